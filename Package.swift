@@ -1,0 +1,261 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// Every target has a place: its folder under `Sources/` (or `Tests/`), and a layer. A target may
+// depend on lower layers, and on its own layer only where it says so with `beside`. The loop at
+// the end of this file stops the build, with a sentence, at any arrow that points up.
+
+enum Layer: Int {
+  case systemLibrary, rpcCore, rpcWire, rpcTransport, rpc
+  case redis, domain, shared, core, service, program
+}
+
+struct Place {
+  var name: String
+  var folder: String
+  var layer: Layer
+  var kind: Kind = .library
+  var uses: [String] = []
+  var beside: [String] = []
+  var products: [Target.Dependency] = []
+  var c: [String] = []
+
+  enum Kind { case library, generatedC, program, systemLibrary(pkgConfig: String) }
+}
+
+func nio(_ names: String...) -> [Target.Dependency] {
+  names.map { .product(name: $0, package: "swift-nio") }
+}
+let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
+let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
+let arguments: Target.Dependency = .product(
+  name: "ArgumentParser", package: "swift-argument-parser")
+let collections: Target.Dependency = .product(name: "Collections", package: "swift-collections")
+let yams: Target.Dependency = .product(name: "Yams", package: "Yams")
+
+let places: [Place] = [
+  // C libraries, as their headers are.
+  Place(
+    name: "CNghttp2", folder: "C", layer: .systemLibrary,
+    kind: .systemLibrary(pkgConfig: "libnghttp2")),
+  Place(
+    name: "CProtobufC", folder: "C", layer: .systemLibrary,
+    kind: .systemLibrary(pkgConfig: "libprotobuf-c")),
+  Place(
+    name: "CHiredis", folder: "C", layer: .systemLibrary,
+    kind: .systemLibrary(pkgConfig: "hiredis")),
+  Place(
+    name: "CSQLite", folder: "C", layer: .systemLibrary,
+    kind: .systemLibrary(pkgConfig: "sqlite3")),
+
+  // The RPC library, which knows nothing of builds.
+  Place(name: "RPCCore", folder: "RPC", layer: .rpcCore),
+  Place(name: "RPCHTTP2", folder: "RPC", layer: .rpcWire, uses: ["CNghttp2", "RPCCore"]),
+  Place(name: "RPCProtobuf", folder: "RPC", layer: .rpcWire, uses: ["CProtobufC", "RPCCore"]),
+  Place(
+    name: "RPCTransport", folder: "RPC", layer: .rpcTransport, uses: ["RPCCore", "RPCHTTP2"],
+    products: nio("NIOCore", "NIOPosix") + [logging]),
+  Place(
+    name: "CRPCProtos", folder: "RPC", layer: .rpcWire, kind: .generatedC, beside: ["CProtobufC"]
+  ),
+  Place(
+    name: "RPC", folder: "RPC", layer: .rpc,
+    uses: ["RPCCore", "RPCProtobuf", "RPCTransport", "CRPCProtos"],
+    products: nio("NIOCore", "NIOPosix") + [logging]),
+
+  // Redis.
+  Place(name: "RedisWire", folder: "Redis", layer: .redis, uses: ["CHiredis"]),
+  Place(
+    name: "RedisClient", folder: "Redis", layer: .redis, beside: ["RedisWire"],
+    products: nio("NIOCore", "NIOPosix") + [logging]),
+
+  // What the services share.
+  Place(name: "Domain", folder: "Shared", layer: .domain),
+  Place(name: "CBuildProtos", folder: "Shared", layer: .domain, kind: .generatedC, uses: ["CProtobufC", "CRPCProtos"]),
+  Place(
+    name: "BuildProtos", folder: "Shared", layer: .shared, uses: ["CBuildProtos", "CRPCProtos", "CProtobufC", "RPCCore", "RPCProtobuf", "RPC"]),
+  Place(
+    name: "PipelineSyntax", folder: "Shared", layer: .shared, uses: ["Domain"], products: [yams]),
+  Place(
+    name: "ServiceRuntime", folder: "Shared", layer: .shared, uses: ["RPC"],
+    products: nio("NIOCore", "NIOPosix", "NIOHTTP1") + [logging, arguments, yams]),
+  Place(
+    name: "PluginKit", folder: "Shared", layer: .shared, uses: ["RPC"], beside: ["BuildProtos"]),
+
+  // The services: a pure core, a shell, a program.
+  Place(
+    name: "SchedulerCore", folder: "Scheduler", layer: .core, uses: ["Domain"],
+    products: [collections]),
+  Place(
+    name: "SchedulerService", folder: "Scheduler", layer: .service,
+    uses: ["SchedulerCore", "Domain", "PipelineSyntax", "BuildProtos", "RPC", "ServiceRuntime"],
+    products: [logging, crypto]),
+  Place(
+    name: "millrace-scheduler", folder: "Scheduler", layer: .program, kind: .program,
+    uses: ["SchedulerService", "ServiceRuntime"]),
+
+  Place(
+    name: "ExecutorAllocatorCore", folder: "ExecutorAllocator", layer: .core, uses: ["Domain"],
+    products: [collections]),
+  Place(
+    name: "ExecutorAllocatorService", folder: "ExecutorAllocator", layer: .service,
+    uses: [
+      "ExecutorAllocatorCore", "Domain", "RedisWire", "RedisClient", "BuildProtos", "RPC",
+      "ServiceRuntime",
+    ],
+    products: nio("NIOCore", "NIOPosix") + [logging]),
+  Place(
+    name: "millrace-executor-allocator", folder: "ExecutorAllocator", layer: .program,
+    kind: .program, uses: ["ExecutorAllocatorService", "ServiceRuntime"]),
+
+  Place(
+    name: "PluginRunnerCore", folder: "PluginRunner", layer: .core, uses: ["Domain"],
+    products: [collections]),
+  Place(
+    name: "PluginRunnerService", folder: "PluginRunner", layer: .service,
+    uses: ["PluginRunnerCore", "Domain", "PluginKit", "BuildProtos", "RPC", "ServiceRuntime"],
+    products: nio("NIOCore", "NIOPosix") + [logging, crypto]),
+  Place(
+    name: "CorePlugins", folder: "PluginRunner", layer: .service,
+    uses: ["PluginKit", "BuildProtos", "RPC"], products: [crypto]),
+  Place(
+    name: "millrace-plugin-runner", folder: "PluginRunner", layer: .program, kind: .program,
+    uses: ["PluginRunnerService", "ServiceRuntime"]),
+  Place(
+    name: "millrace-core-plugin", folder: "PluginRunner", layer: .program, kind: .program,
+    uses: ["CorePlugins", "PluginKit"]),
+
+  Place(
+    name: "DatastoreGatewayCore", folder: "DatastoreGateway", layer: .core, uses: ["Domain"],
+    products: [collections]),
+  Place(
+    name: "DatastoreGatewayService", folder: "DatastoreGateway", layer: .service,
+    uses: ["DatastoreGatewayCore", "Domain", "CSQLite", "BuildProtos", "RPC", "ServiceRuntime"],
+    products: nio("NIOCore", "NIOPosix") + [logging]),
+  Place(
+    name: "millrace-datastore-gateway", folder: "DatastoreGateway", layer: .program,
+    kind: .program, uses: ["DatastoreGatewayService", "ServiceRuntime"]),
+
+  Place(
+    name: "ContentCacheCore", folder: "ContentCache", layer: .core, uses: ["Domain"],
+    products: [collections]),
+  Place(
+    name: "ContentCacheService", folder: "ContentCache", layer: .service,
+    uses: ["ContentCacheCore", "Domain", "BuildProtos", "RPC", "ServiceRuntime"],
+    products: nio("NIOCore", "NIOPosix") + [logging, crypto]),
+  Place(
+    name: "millrace-content-cache", folder: "ContentCache", layer: .program, kind: .program,
+    uses: ["ContentCacheService", "ServiceRuntime"]),
+
+  // Tools.
+  Place(name: "ProtocRPCSwift", folder: "Tools", layer: .core),
+  Place(
+    name: "protoc-gen-rpc-swift", folder: "Tools", layer: .program, kind: .program,
+    uses: ["ProtocRPCSwift"]),
+  Place(
+    name: "CommandLineInterface", folder: "Tools", layer: .service,
+    uses: ["Domain", "PipelineSyntax", "BuildProtos", "RPC"],
+    products: nio("NIOCore", "NIOPosix") + [logging, arguments, crypto]),
+  Place(
+    name: "millrace", folder: "Tools", layer: .program, kind: .program,
+    uses: ["CommandLineInterface"]),
+]
+
+/// A test target, and what it looks into.
+let tests: [(name: String, folder: String, uses: [String], products: [Target.Dependency])] = [
+  ("RPCCoreTests", "RPC", ["RPCCore"], []),
+  ("RPCProtobufTests", "RPC", ["RPCProtobuf", "RPC", "BuildProtos", "CRPCProtos", "CProtobufC"], []),
+  ("RPCTransportTests", "RPC", ["RPC", "RPCCore", "RPCHTTP2", "RPCTransport"], nio("NIOCore", "NIOPosix")),
+  ("RedisWireTests", "Redis", ["RedisWire"], []),
+  ("RedisClientTests", "Redis", ["RedisWire", "RedisClient"], nio("NIOCore", "NIOPosix")),
+  ("DomainTests", "Shared", ["Domain"], []),
+  ("PipelineSyntaxTests", "Shared", ["Domain", "PipelineSyntax"], []),
+  ("ServiceRuntimeTests", "Shared", ["ServiceRuntime", "RPC"], []),
+  ("PluginKitTests", "Shared", ["PluginKit", "BuildProtos"], []),
+  ("SchedulerCoreTests", "Scheduler", ["SchedulerCore", "Domain"], []),
+  ("ExecutorAllocatorCoreTests", "ExecutorAllocator", ["ExecutorAllocatorCore", "Domain"], []),
+  ("ExecutorAllocatorServiceTests", "ExecutorAllocator",
+    ["ExecutorAllocatorService", "ExecutorAllocatorCore", "Domain", "RedisClient", "RedisWire"],
+    nio("NIOCore", "NIOPosix")),
+  ("PluginRunnerCoreTests", "PluginRunner", ["PluginRunnerCore", "Domain"], []),
+  ("PluginRunnerServiceTests", "PluginRunner",
+    ["PluginRunnerService", "PluginRunnerCore", "Domain", "BuildProtos"], []),
+  ("CorePluginsTests", "PluginRunner", ["CorePlugins", "PluginKit", "BuildProtos"], []),
+  ("DatastoreGatewayCoreTests", "DatastoreGateway", ["DatastoreGatewayCore", "Domain"], []),
+  ("DatastoreGatewayServiceTests", "DatastoreGateway",
+    ["DatastoreGatewayService", "DatastoreGatewayCore", "BuildProtos", "Domain"], []),
+  ("ContentCacheCoreTests", "ContentCache", ["ContentCacheCore", "Domain"], []),
+  ("ContentCacheServiceTests", "ContentCache",
+    ["ContentCacheService", "ContentCacheCore", "BuildProtos", "Domain"], []),
+  ("ProtocRPCSwiftTests", "Tools", ["ProtocRPCSwift"], []),
+  ("CommandLineInterfaceTests", "Tools", ["CommandLineInterface", "Domain", "BuildProtos"], []),
+]
+
+// MARK: - The rules
+
+let placeByName = Dictionary(uniqueKeysWithValues: places.map { ($0.name, $0) })
+for place in places {
+  for name in place.uses + place.beside {
+    guard let used = placeByName[name] else {
+      fatalError("Package.swift: \(place.name) uses \(name), which is no target of this package.")
+    }
+    let allowsSame = place.beside.contains(name)
+    if used.layer.rawValue > place.layer.rawValue {
+      fatalError(
+        "Package.swift: \(place.name) (layer \(place.layer)) must not import \(name) (layer "
+          + "\(used.layer)): arrows point down, see docs/architecture.md.")
+    }
+    if used.layer == place.layer && !allowsSame {
+      fatalError(
+        "Package.swift: \(place.name) and \(name) are both in layer \(place.layer); name it under "
+          + "`beside` if \(place.name) really stands on \(name), see docs/architecture.md.")
+    }
+  }
+}
+
+let swiftSettings: [SwiftSetting] = [
+  .swiftLanguageMode(.v6),
+  .treatAllWarnings(as: .error),
+  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("MemberImportVisibility"),
+]
+let libraries = ["RPC": ["RPC"], "PluginKit": ["PluginKit"]]
+
+let package = Package(
+  name: "millrace",
+  platforms: [.macOS(.v15)],
+  products: libraries.keys.sorted().map { .library(name: $0, targets: libraries[$0]!) }
+    + places.filter { if case .program = $0.kind { true } else { false } }
+    .map { .executable(name: $0.name, targets: [$0.name]) },
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+    .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+    .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
+    .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
+  ],
+  targets: places.map { place in
+    let path = "Sources/\(place.folder)/\(place.name)"
+    let dependencies =
+      (place.uses + place.beside).map { Target.Dependency.target(name: $0) } + place.products
+    switch place.kind {
+    case .systemLibrary(let pkgConfig):
+      return .systemLibrary(name: place.name, path: path, pkgConfig: pkgConfig)
+    case .generatedC:
+      return .target(name: place.name, dependencies: dependencies, path: path)
+    case .library:
+      return .target(
+        name: place.name, dependencies: dependencies, path: path, swiftSettings: swiftSettings)
+    case .program:
+      return .executableTarget(
+        name: place.name, dependencies: dependencies, path: path, swiftSettings: swiftSettings)
+    }
+  }
+    + tests.map { test in
+      .testTarget(
+        name: test.name,
+        dependencies: test.uses.map { .target(name: $0) } + test.products,
+        path: "Tests/\(test.folder)/\(test.name)", swiftSettings: swiftSettings)
+    }
+)
