@@ -1,0 +1,95 @@
+/// A message as the transport sees it: something with a name that comes from bytes and goes to
+/// bytes.
+///
+/// The generator's types conform through `ProtobufMessage`; anything else that has an encoding of
+/// its own may conform directly.
+public protocol RPCMessage: Sendable, Hashable {
+  /// The message with every field at its default.
+  init()
+
+  /// The full name in the proto, for example `grpc.health.v1.HealthCheckRequest`.
+  static var messageName: String { get }
+
+  /// Reads a message. The bytes are only used during the call.
+  init(decoding bytes: UnsafeRawBufferPointer) throws(MessageDecodingError)
+
+  /// Writes the message.
+  ///
+  /// `reserving` is called exactly once, with the exact size in bytes, and returns where that many
+  /// bytes may be written; the message is packed right there. If `reserving` throws, nothing is
+  /// written: this is where a transport refuses a message that is too large for it.
+  func encode<Refusal: Error>(
+    reserving: (_ size: Int) throws(Refusal) -> UnsafeMutableRawPointer
+  ) throws(Refusal)
+}
+
+extension RPCMessage {
+  /// Reads a message from an array.
+  @inlinable
+  public init(decoding bytes: [UInt8]) throws(MessageDecodingError) {
+    // `withUnsafeBytes` rethrows only untyped, so the result crosses as a value.
+    let result = bytes.withUnsafeBytes { buffer -> Result<Self, MessageDecodingError> in
+      do throws(MessageDecodingError) {
+        return .success(try Self(decoding: buffer))
+      } catch {
+        return .failure(error)
+      }
+    }
+    self = try result.get()
+  }
+
+  /// The message's encoding.
+  @inlinable
+  public func encoded() -> [UInt8] {
+    var bytes: [UInt8] = []
+    self.encode(reserving: { size in
+      bytes = [UInt8](unsafeUninitializedCapacity: size) { _, count in count = size }
+      // An array's storage stays where it is while the array is neither copied nor changed, which
+      // it is not before `encode` returns.
+      return bytes.withUnsafeMutableBytes { buffer in
+        buffer.baseAddress ?? Self.nowhere
+      }
+    })
+    return bytes
+  }
+
+  /// A place to write no bytes to.
+  @inlinable
+  static var nowhere: UnsafeMutableRawPointer {
+    UnsafeMutableRawPointer(bitPattern: MemoryLayout<UInt>.alignment)!
+  }
+}
+
+/// Why bytes are not the message they should be. Always the sender's fault.
+public struct MessageDecodingError: Error, Hashable, Sendable, CustomStringConvertible {
+  /// The kinds of mistake a sender can make.
+  public enum Reason: Hashable, Sendable {
+    /// Truncated, or not protobuf at all.
+    case malformed
+    /// More than 100 messages inside each other.
+    case nestedTooDeep
+    /// A `string` field holds bytes that are not UTF-8.
+    case invalidUTF8
+    /// Decoded, it would take far more memory than its size allows for.
+    case tooMuchMemory
+  }
+
+  public var reason: Reason
+  /// The full name of the message, or of the field for `invalidUTF8`.
+  public var name: String
+
+  @inlinable
+  public init(_ reason: Reason, in name: String) {
+    self.reason = reason
+    self.name = name
+  }
+
+  public var description: String {
+    switch self.reason {
+    case .malformed: "not a well-formed \(self.name)"
+    case .nestedTooDeep: "\(self.name) nests more than 100 messages inside each other"
+    case .invalidUTF8: "\(self.name) is not UTF-8"
+    case .tooMuchMemory: "\(self.name) would take too much memory for its size"
+    }
+  }
+}
