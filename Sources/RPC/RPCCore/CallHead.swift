@@ -1,0 +1,92 @@
+/// The header fields of a request, as a server reads them.
+package struct RequestHead: ~Copyable {
+  /// Whether `:method` is POST.
+  package private(set) var isPost = false
+  /// Whether `content-type` is gRPC's.
+  package private(set) var isGRPC = false
+  package private(set) var timeout: Duration?
+  /// A `grpc-timeout` that is none.
+  package private(set) var badTimeout: String?
+  /// A `grpc-encoding` other than identity.
+  package private(set) var unknownEncoding: String?
+  /// What is left for the application.
+  package private(set) var metadata = Metadata()
+
+  package init() {}
+
+  /// Takes a field. `:path` is the caller's to look up.
+  package mutating func receive(
+    name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>
+  ) {
+    switch name.count {
+    case 2 where name.equals("te"): return
+    case 7 where name.equals(":method"): self.isPost = value.equals("POST")
+    case 7 where name.equals(":scheme"), 5 where name.equals(":path"): return
+    case 10 where name.equals(":authority"): return
+    case 12 where name.equals("content-type"): self.isGRPC = value.isGRPCContentType
+    case 12 where name.equals("grpc-timeout"):
+      self.timeout = TimeoutHeader.decode(value)
+      if self.timeout == nil { self.badTimeout = String(decoding: value, as: UTF8.self) }
+    case 13 where name.equals("grpc-encoding"):
+      if !value.equals("identity") {
+        self.unknownEncoding = String(decoding: value, as: UTF8.self)
+      }
+    case 20 where name.equals("grpc-accept-encoding"): return
+    default: self.metadata.add(wireName: name, value: value)
+    }
+  }
+}
+
+/// The header fields of a response, or its trailers, as a client reads them.
+package struct ResponseHead: ~Copyable {
+  package private(set) var httpStatus = 0
+  package private(set) var isGRPC = false
+  package private(set) var unknownEncoding: String?
+  /// `grpc-status`; nil if there is none. One that is no number gRPC knows is `unknown`.
+  package private(set) var code: StatusCode?
+  package private(set) var message = ""
+  package private(set) var metadata = Metadata()
+
+  package init() {}
+
+  package mutating func receive(
+    name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>
+  ) {
+    switch name.count {
+    case 7 where name.equals(":status"):
+      self.httpStatus = value.reduce(0) { $0 * 10 + Int($1 &- 0x30) }
+    case 11 where name.equals("grpc-status"):
+      let number = value.count <= 2 ? value.reduce(0) { $0 * 10 + Int($1 &- 0x30) } : -1
+      self.code = StatusCode(rawValue: number) ?? .unknown
+    case 12 where name.equals("content-type"): self.isGRPC = value.isGRPCContentType
+    case 12 where name.equals("grpc-message"): self.message = StatusMessage.decode(value)
+    case 13 where name.equals("grpc-encoding"):
+      if !value.equals("identity") {
+        self.unknownEncoding = String(decoding: value, as: UTF8.self)
+      }
+    case 20 where name.equals("grpc-accept-encoding"): return
+    default: self.metadata.add(wireName: name, value: value)
+    }
+  }
+}
+
+extension UnsafeBufferPointer<UInt8> {
+  package func equals(_ text: StaticString) -> Bool {
+    guard self.count == text.utf8CodeUnitCount else { return false }
+    for index in 0..<self.count where self[index] != text.utf8Start[index] {
+      return false
+    }
+    return true
+  }
+
+  /// `application/grpc`, alone or with a `+` or a `;` behind it.
+  fileprivate var isGRPCContentType: Bool {
+    let name: StaticString = "application/grpc"
+    guard self.count >= name.utf8CodeUnitCount,
+      UnsafeBufferPointer(rebasing: self[..<name.utf8CodeUnitCount]).equals(name)
+    else { return false }
+    guard self.count > name.utf8CodeUnitCount else { return true }
+    let next = self[name.utf8CodeUnitCount]
+    return next == UInt8(ascii: "+") || next == UInt8(ascii: ";")
+  }
+}

@@ -1,0 +1,73 @@
+/// The moment by which a call must be over.
+public struct Deadline: Sendable, Hashable, Comparable {
+  /// On the clock that goes on while the machine sleeps.
+  public let instant: ContinuousClock.Instant
+
+  public init(_ instant: ContinuousClock.Instant) {
+    self.instant = instant
+  }
+
+  /// The moment that is `timeout` from now.
+  public static func after(_ timeout: Duration) -> Self {
+    Self(.now.advanced(by: timeout))
+  }
+
+  /// The time that is left, negative once it has passed.
+  public var remaining: Duration {
+    ContinuousClock.Instant.now.duration(to: self.instant)
+  }
+
+  public static func < (left: Self, right: Self) -> Bool {
+    left.instant < right.instant
+  }
+}
+
+/// The value of the `grpc-timeout` header: at most eight digits and a unit.
+///
+/// See "Timeout" in `doc/PROTOCOL-HTTP2.md` of the gRPC project.
+package enum TimeoutHeader {
+  /// Nil when `text` is no timeout.
+  package static func decode(_ text: UnsafeBufferPointer<UInt8>) -> Duration? {
+    guard (2...9).contains(text.count) else { return nil }
+    var number: Int64 = 0
+    for digit in text.dropLast() {
+      guard (0x30...0x39).contains(digit) else { return nil }
+      number = number * 10 + Int64(digit - 0x30)
+    }
+    return switch text[text.count - 1] {
+    case UInt8(ascii: "H"): .seconds(number * 3_600)
+    case UInt8(ascii: "M"): .seconds(number * 60)
+    case UInt8(ascii: "S"): .seconds(number)
+    case UInt8(ascii: "m"): .milliseconds(number)
+    case UInt8(ascii: "u"): .microseconds(number)
+    case UInt8(ascii: "n"): .nanoseconds(number)
+    default: nil
+    }
+  }
+
+  /// The finest unit that holds the timeout in eight digits, rounded up so that the server never
+  /// gives up before the client does.
+  package static func encode(_ timeout: Duration) -> String {
+    let (seconds, attoseconds) = timeout.components
+    guard seconds >= 0, attoseconds >= 0 else { return "0n" }
+    let largest: Int64 = 99_999_999
+    if seconds == 0 {
+      let nanoseconds = (attoseconds + 999_999_999) / 1_000_000_000
+      if nanoseconds <= largest { return "\(nanoseconds)n" }
+    }
+    if seconds < 99 {
+      let microseconds = seconds * 1_000_000 + (attoseconds + 999_999_999_999) / 1_000_000_000_000
+      if microseconds <= largest { return "\(microseconds)u" }
+    }
+    if seconds < 99_999 {
+      let milliseconds =
+        seconds * 1_000 + (attoseconds + 999_999_999_999_999) / 1_000_000_000_000_000
+      return "\(milliseconds)m"
+    }
+    let whole = attoseconds > 0 && seconds < .max ? seconds + 1 : seconds
+    if whole <= largest { return "\(whole)S" }
+    let minutes = whole / 60 + (whole % 60 > 0 ? 1 : 0)
+    if minutes <= largest { return "\(minutes)M" }
+    return "\(min(largest, minutes / 60 + 1))H"
+  }
+}

@@ -1,0 +1,61 @@
+/// Where a server listens or a client connects: `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`.
+public enum ListenAddress: Sendable, Hashable {
+  case tcp(host: String, port: Int)
+  case unix(path: String)
+
+  /// Why a text is no address.
+  public struct ParseError: Error, Sendable, Hashable, CustomStringConvertible {
+    /// What was given.
+    public let text: String
+    /// What is wrong with it.
+    public let reason: String
+
+    public var description: String {
+      "\"\(self.text)\" is no address: \(self.reason); expected HOST:PORT or unix:PATH"
+    }
+  }
+
+  /// The longest path of a unix socket: `sun_path` on Linux holds 107 bytes and a zero.
+  public static let maximumPathBytes = 107
+
+  public init(_ text: String) throws(ParseError) {
+    if text.hasPrefix("unix:") {
+      var path = text.dropFirst("unix:".count)
+      if path.hasPrefix("///") { path = path.dropFirst(2) }
+      guard !path.isEmpty else { throw ParseError(text: text, reason: "the path is empty") }
+      guard path.utf8.count <= Self.maximumPathBytes else {
+        throw ParseError(
+          text: text,
+          reason: "the path has \(path.utf8.count) bytes, more than \(Self.maximumPathBytes)")
+      }
+      self = .unix(path: String(path))
+      return
+    }
+    guard let colon = text.lastIndex(of: ":") else {
+      throw ParseError(text: text, reason: "there is no port")
+    }
+    var host = text[..<colon]
+    let portText = text[text.index(after: colon)...]
+    guard portText.utf8.allSatisfy({ (0x30...0x39).contains($0) }), let port = Int(portText),
+      port <= 65_535
+    else {
+      throw ParseError(text: text, reason: "the port \"\(portText)\" is no number up to 65535")
+    }
+    if host.hasPrefix("["), host.hasSuffix("]") {
+      host = host.dropFirst().dropLast()
+    } else if host.contains(":") {
+      throw ParseError(text: text, reason: "an IPv6 address stands in square brackets")
+    }
+    guard !host.isEmpty else { throw ParseError(text: text, reason: "the host is empty") }
+    self = .tcp(host: String(host), port: port)
+  }
+}
+
+extension ListenAddress: CustomStringConvertible {
+  public var description: String {
+    switch self {
+    case .tcp(let host, let port): host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
+    case .unix(let path): "unix:\(path)"
+    }
+  }
+}

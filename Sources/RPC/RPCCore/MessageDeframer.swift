@@ -1,0 +1,87 @@
+/// Cuts a stream's bytes into gRPC messages: a flag, a length of four bytes, and the message.
+///
+/// See "Length-Prefixed-Message" in `doc/PROTOCOL-HTTP2.md` of the gRPC project. A message that
+/// lies whole in one chunk is handed on without a copy. Memory grows with the bytes that came, not
+/// with the length that was claimed.
+package struct MessageDeframer: ~Copyable {
+  package enum Failure: Error, Hashable {
+    /// The flag is neither 0 nor 1.
+    case badFlag(UInt8)
+    /// The message is compressed, and no compression was agreed on.
+    case compressed
+    case tooLarge(size: Int, limit: Int)
+  }
+
+  /// The flag and the length before each message.
+  package static let prefixBytes = 5
+
+  private let limit: Int
+  private var prefix: UInt64 = 0
+  private var prefixCount = 0
+  private var size = 0
+  private var body: [UInt8] = []
+
+  /// - Parameter limit: The largest message that is accepted, in bytes.
+  package init(limit: Int) {
+    self.limit = limit
+  }
+
+  /// Whether the bytes so far end with a whole message.
+  package var isAtBoundary: Bool { self.prefixCount == 0 }
+
+  /// Takes the next bytes and calls `receive` with each message that they complete. The pointer is
+  /// valid during the call only.
+  package mutating func append(
+    _ bytes: UnsafeRawBufferPointer, receive: (UnsafeRawBufferPointer) -> Void
+  ) throws(Failure) {
+    var rest = bytes[...]
+    while true {
+      while self.prefixCount < Self.prefixBytes {
+        guard let byte = rest.popFirst() else { return }
+        self.prefix = self.prefix << 8 | UInt64(byte)
+        self.prefixCount += 1
+        if self.prefixCount == Self.prefixBytes {
+          try self.beginMessage()
+        }
+      }
+      if self.body.isEmpty, rest.count >= self.size {
+        receive(UnsafeRawBufferPointer(rebasing: rest.prefix(self.size)))
+        rest = rest.dropFirst(self.size)
+      } else {
+        let part = rest.prefix(self.size - self.body.count)
+        self.body.append(contentsOf: part)
+        rest = rest.dropFirst(part.count)
+        guard self.body.count == self.size else { return }
+        self.body.withUnsafeBytes(receive)
+        self.body.removeAll(keepingCapacity: self.size <= 1 << 16)
+      }
+      self.prefix = 0
+      self.prefixCount = 0
+    }
+  }
+
+  private mutating func beginMessage() throws(Failure) {
+    switch UInt8(truncatingIfNeeded: self.prefix >> 32) {
+    case 0: break
+    case 1: throw .compressed
+    case let flag: throw .badFlag(flag)
+    }
+    self.size = Int(UInt32(truncatingIfNeeded: self.prefix))
+    guard self.size <= self.limit else { throw .tooLarge(size: self.size, limit: self.limit) }
+  }
+}
+
+extension MessageDeframer.Failure {
+  /// The status of a call whose peer sent such bytes.
+  package var error: RPCError {
+    switch self {
+    case .badFlag(let flag):
+      RPCError(.internalError, "a message begins with the flag \(flag), neither 0 nor 1")
+    case .compressed:
+      RPCError(.unimplemented, "a message is compressed, and only identity is understood")
+    case .tooLarge(let size, let limit):
+      RPCError(
+        .resourceExhausted, "a message of \(size) bytes is larger than the limit of \(limit)")
+    }
+  }
+}

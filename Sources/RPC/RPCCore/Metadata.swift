@@ -1,0 +1,176 @@
+/// Names and values that travel beside a call's messages, in order; a name may occur repeatedly.
+///
+/// Names are ASCII and compared without regard to case. A name that ends in `-bin` carries bytes.
+/// Held as one run of bytes, so that receiving metadata makes no strings until one is asked for.
+public struct Metadata: Sendable {
+  private struct Entry: Sendable {
+    var start: Int32
+    var nameCount: Int32
+    var valueCount: Int32
+  }
+
+  private var bytes: [UInt8] = []
+  private var entries: [Entry] = []
+
+  /// No metadata.
+  public init() {}
+
+  /// How many values there are.
+  public var count: Int { self.entries.count }
+
+  public var isEmpty: Bool { self.entries.isEmpty }
+
+  /// Adds a value behind those that are there.
+  ///
+  /// The value must be printable ASCII (`doc/PROTOCOL-HTTP2.md`, "Custom-Metadata"); any other
+  /// byte is replaced by `?`. For bytes use ``add(binary:for:)``.
+  public mutating func add(_ value: String, for name: String) {
+    self.appendEntry(
+      name: name, valueCount: value.utf8.count,
+      value: value.utf8.lazy.map { (0x20...0x7e).contains($0) ? $0 : UInt8(ascii: "?") })
+  }
+
+  /// Adds bytes under a name that ends in `-bin`.
+  public mutating func add(binary value: [UInt8], for name: String) {
+    precondition(name.hasSuffix("-bin"), "the name of binary metadata ends in -bin, not \(name)")
+    let encoded = Base64.encode(value)
+    self.appendEntry(name: name, valueCount: encoded.count, value: encoded)
+  }
+
+  /// Adds a field as it came over the wire.
+  package mutating func add(
+    wireName name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>
+  ) {
+    let start = Int32(self.bytes.count)
+    self.bytes.append(contentsOf: name)
+    self.bytes.append(contentsOf: value)
+    self.entries.append(
+      Entry(start: start, nameCount: Int32(name.count), valueCount: Int32(value.count)))
+  }
+
+  /// The first value of that name.
+  public subscript(name: String) -> String? {
+    self.index(of: name, from: 0).map { self.value(at: $0) }
+  }
+
+  /// All values of that name, in order.
+  public func values(for name: String) -> [String] {
+    var values: [String] = []
+    var next = 0
+    while let index = self.index(of: name, from: next) {
+      values.append(self.value(at: index))
+      next = index + 1
+    }
+    return values
+  }
+
+  /// The first value of that name, decoded; nil if there is none or it is no base64.
+  public func binary(for name: String) -> [UInt8]? {
+    guard let index = self.index(of: name, from: 0) else { return nil }
+    return Base64.decode(self.valueBytes(at: index))
+  }
+
+  /// Takes all values of that name out.
+  public mutating func removeAll(for name: String) {
+    self.entries = self.entries.filter { !self.nameMatches($0, name) }
+  }
+
+  /// Calls `body` with each name and value as they go over the wire.
+  package func forEachField(
+    _ body: (_ name: UnsafeBufferPointer<UInt8>, _ value: UnsafeBufferPointer<UInt8>) -> Void
+  ) {
+    self.bytes.withUnsafeBufferPointer { bytes in
+      for entry in self.entries {
+        let nameEnd = Int(entry.start) + Int(entry.nameCount)
+        body(
+          UnsafeBufferPointer(rebasing: bytes[Int(entry.start)..<nameEnd]),
+          UnsafeBufferPointer(rebasing: bytes[nameEnd..<nameEnd + Int(entry.valueCount)]))
+      }
+    }
+  }
+
+  /// The bytes of all names and values.
+  package var byteCount: Int { self.bytes.count }
+
+  private mutating func appendEntry(
+    name: String, valueCount: Int, value: some Sequence<UInt8>
+  ) {
+    let start = Int32(self.bytes.count)
+    for byte in name.utf8 {
+      self.bytes.append((0x41...0x5a).contains(byte) ? byte | 0x20 : byte)
+    }
+    self.bytes.append(contentsOf: value)
+    self.entries.append(
+      Entry(start: start, nameCount: Int32(name.utf8.count), valueCount: Int32(valueCount)))
+  }
+
+  private func nameMatches(_ entry: Entry, _ name: String) -> Bool {
+    guard Int(entry.nameCount) == name.utf8.count else { return false }
+    var position = Int(entry.start)
+    for byte in name.utf8 {
+      let lowered = (0x41...0x5a).contains(byte) ? byte | 0x20 : byte
+      if self.bytes[position] != lowered { return false }
+      position += 1
+    }
+    return true
+  }
+
+  private func index(of name: String, from first: Int) -> Int? {
+    self.entries[first...].firstIndex { self.nameMatches($0, name) }
+  }
+
+  private func valueBytes(at index: Int) -> ArraySlice<UInt8> {
+    let entry = self.entries[index]
+    let start = Int(entry.start) + Int(entry.nameCount)
+    return self.bytes[start..<start + Int(entry.valueCount)]
+  }
+
+  private func value(at index: Int) -> String {
+    String(decoding: self.valueBytes(at: index), as: UTF8.self)
+  }
+}
+
+extension Metadata: Sequence {
+  /// A name and its value.
+  public typealias Element = (name: String, value: String)
+
+  public func makeIterator() -> AnyIterator<Element> {
+    var index = 0
+    return AnyIterator {
+      guard index < self.entries.count else { return nil }
+      defer { index += 1 }
+      let entry = self.entries[index]
+      let start = Int(entry.start)
+      let name = self.bytes[start..<start + Int(entry.nameCount)]
+      return (String(decoding: name, as: UTF8.self), self.value(at: index))
+    }
+  }
+}
+
+extension Metadata: Hashable {
+  public static func == (left: Self, right: Self) -> Bool {
+    left.elementsEqual(right) { $0.name == $1.name && $0.value == $1.value }
+  }
+
+  public func hash(into hasher: inout Hasher) {
+    for (name, value) in self {
+      hasher.combine(name)
+      hasher.combine(value)
+    }
+  }
+}
+
+extension Metadata: ExpressibleByDictionaryLiteral {
+  public init(dictionaryLiteral elements: (String, String)...) {
+    self.init()
+    for (name, value) in elements {
+      self.add(value, for: name)
+    }
+  }
+}
+
+extension Metadata: CustomStringConvertible {
+  public var description: String {
+    "[" + self.map { "\($0.name): \($0.value)" }.joined(separator: ", ") + "]"
+  }
+}

@@ -1,0 +1,65 @@
+/// Bytes on their way out: appended at the end, taken from the front, one allocation that is used
+/// again.
+package struct ByteQueue: ~Copyable {
+  private var base: UnsafeMutableRawPointer
+  private var capacity: Int
+  private var start = 0
+  private var end = 0
+
+  package init(capacity: Int = 0) {
+    self.capacity = capacity
+    self.base = UnsafeMutableRawPointer.allocate(byteCount: capacity, alignment: 1)
+  }
+
+  deinit {
+    self.base.deallocate()
+  }
+
+  package var count: Int { self.end - self.start }
+
+  package var isEmpty: Bool { self.start == self.end }
+
+  /// Makes room for `count` bytes at the end and counts them in; the caller fills them at once.
+  package mutating func reserve(_ count: Int) -> UnsafeMutableRawPointer {
+    if self.capacity - self.end < count {
+      self.makeRoom(for: count)
+    }
+    defer { self.end += count }
+    return self.base + self.end
+  }
+
+  package mutating func append(_ bytes: UnsafeRawBufferPointer) {
+    guard let source = bytes.baseAddress else { return }
+    self.reserve(bytes.count).copyMemory(from: source, byteCount: bytes.count)
+  }
+
+  /// Moves bytes from the front into `target`, as many as there are and fit.
+  package mutating func move(into target: UnsafeMutableRawBufferPointer) -> Int {
+    let count = min(self.count, target.count)
+    guard count > 0, let address = target.baseAddress else { return 0 }
+    address.copyMemory(from: self.base + self.start, byteCount: count)
+    self.start += count
+    if self.start == self.end {
+      self.start = 0
+      self.end = 0
+    }
+    return count
+  }
+
+  private mutating func makeRoom(for count: Int) {
+    let held = self.count
+    if held + count <= self.capacity, self.start >= held {
+      // The room in front is enough, and the parts do not overlap.
+      self.base.copyMemory(from: self.base + self.start, byteCount: held)
+    } else {
+      let capacity = max(self.capacity * 2, held + count, 256)
+      let larger = UnsafeMutableRawPointer.allocate(byteCount: capacity, alignment: 1)
+      larger.copyMemory(from: self.base + self.start, byteCount: held)
+      self.base.deallocate()
+      self.base = larger
+      self.capacity = capacity
+    }
+    self.start = 0
+    self.end = held
+  }
+}

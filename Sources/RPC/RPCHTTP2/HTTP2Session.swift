@@ -1,0 +1,380 @@
+import CNghttp2
+import RPCCore
+
+/// What happens on a connection as a whole.
+package protocol HTTP2SessionDelegate: AnyObject {
+  /// A request begins: makes its stream, or refuses it by nil.
+  func streamBegan() -> HTTP2Stream?
+  /// The peer's SETTINGS came.
+  func settingsReceived()
+  /// The peer will take no stream after `lastStreamID`.
+  func goAwayReceived(lastStreamID: Int32, code: UInt32)
+  func pingAcknowledged()
+}
+
+/// HTTP/2 framing, header compression and flow control on memory: bytes in, events and bytes out.
+///
+/// Feed it with ``receive(_:)``, collect what it wants to send with ``send(_:)``, and end the
+/// connection when ``isOver`` or when either throws. Not safe for use from several threads: one
+/// event loop owns it. The only code that speaks to libnghttp2.
+package final class HTTP2Session {
+  package enum Role { case client, server }
+
+  package struct Configuration: Sendable {
+    /// How many streams the peer may have open (SETTINGS_MAX_CONCURRENT_STREAMS).
+    package var maximumConcurrentStreams: UInt32 = 1_000
+    /// How much of a stream's body the peer may send before it is read.
+    package var streamWindow: Int32 = 1 << 20
+    /// The same for the connection; large, since streams are bounded one by one.
+    package var connectionWindow: Int32 = 1 << 26
+    /// The largest header list that is accepted (SETTINGS_MAX_HEADER_LIST_SIZE).
+    package var maximumHeaderListBytes: UInt32 = 64 << 10
+    /// Resets that a peer may send at once, and how many each second adds (CVE-2023-44487).
+    package var resetBurst: UInt64 = 1_000
+    package var resetsPerSecond: UInt64 = 200
+    /// PING and SETTINGS answers that may wait to be sent; a flood ends the connection.
+    package var maximumOutboundAcknowledgements = 1_000
+
+    package init() {}
+  }
+
+  /// Why a connection cannot go on.
+  package struct Failure: Error, Sendable, Hashable, CustomStringConvertible {
+    package let description: String
+
+    init(_ code: some BinaryInteger, during what: StaticString) {
+      self.description = "\(what): \(String(cString: nghttp2_strerror(Int32(code))))"
+    }
+  }
+
+  private let session: OpaquePointer
+  private let role: Role
+  private let maximumHeaderListBytes: Int
+  private unowned(unsafe) let delegate: any HTTP2SessionDelegate
+  private var streams: [HTTP2Stream] = []
+  private var headerListBytes = 0
+
+  /// - Parameter delegate: Outlives the session.
+  package init(
+    _ role: Role, configuration: Configuration, delegate: any HTTP2SessionDelegate
+  ) {
+    self.role = role
+    self.delegate = delegate
+    self.maximumHeaderListBytes = Int(configuration.maximumHeaderListBytes)
+    var options: OpaquePointer?
+    Self.check(nghttp2_option_new(&options))
+    defer { nghttp2_option_del(options) }
+    // Back-pressure: the window opens as the application reads, by `consume`.
+    nghttp2_option_set_no_auto_window_update(options, 1)
+    nghttp2_option_set_stream_reset_rate_limit(
+      options, configuration.resetBurst, configuration.resetsPerSecond)
+    nghttp2_option_set_max_outbound_ack(options, configuration.maximumOutboundAcknowledgements)
+    nghttp2_option_set_no_closed_streams(options, 1)
+    var session: OpaquePointer?
+    var settings = [
+      nghttp2_settings_entry(
+        settings_id: Int32(NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE.rawValue),
+        value: UInt32(configuration.streamWindow)),
+      nghttp2_settings_entry(
+        settings_id: Int32(NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE.rawValue),
+        value: configuration.maximumHeaderListBytes),
+    ]
+    switch role {
+    case .server:
+      Self.check(
+        nghttp2_session_server_new2(&session, HTTP2Callbacks.shared.pointer, nil, options))
+      settings.append(
+        nghttp2_settings_entry(
+          settings_id: Int32(NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS.rawValue),
+          value: configuration.maximumConcurrentStreams))
+    case .client:
+      Self.check(
+        nghttp2_session_client_new2(&session, HTTP2Callbacks.shared.pointer, nil, options))
+      settings.append(
+        nghttp2_settings_entry(
+          settings_id: Int32(NGHTTP2_SETTINGS_ENABLE_PUSH.rawValue), value: 0))
+    }
+    self.session = session!
+    nghttp2_session_set_user_data(self.session, Unmanaged.passUnretained(self).toOpaque())
+    Self.check(
+      nghttp2_submit_settings(
+        self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), settings, settings.count))
+    Self.check(
+      nghttp2_session_set_local_window_size(
+        self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), 0, configuration.connectionWindow))
+  }
+
+  deinit {
+    nghttp2_session_del(self.session)
+  }
+
+  // MARK: - Bytes
+
+  /// Takes bytes from the peer.
+  package func receive(_ bytes: UnsafeRawBufferPointer) throws(Failure) {
+    let count = nghttp2_session_mem_recv(
+      self.session, bytes.baseAddress?.assumingMemoryBound(to: UInt8.self), bytes.count)
+    guard count >= 0 else { throw Failure(count, during: "receiving") }
+  }
+
+  /// Calls `sink` with each run of bytes that is to be sent now.
+  package func send(_ sink: (UnsafeRawBufferPointer) -> Void) throws(Failure) {
+    while true {
+      var bytes: UnsafePointer<UInt8>?
+      let count = nghttp2_session_mem_send(self.session, &bytes)
+      guard count >= 0 else { throw Failure(count, during: "sending") }
+      guard count > 0 else { return }
+      sink(UnsafeRawBufferPointer(start: bytes, count: count))
+    }
+  }
+
+  /// Neither side has anything left to say: the connection is to be closed.
+  package var isOver: Bool {
+    nghttp2_session_want_read(self.session) == 0 && nghttp2_session_want_write(self.session) == 0
+  }
+
+  package var openStreams: Int { self.streams.count }
+
+  /// Ends every stream that is open, for a connection that is gone.
+  package func abandonStreams(code: UInt32) {
+    while let stream = self.streams.last {
+      self.close(stream, code: code)
+    }
+  }
+
+  // MARK: - Streams
+
+  /// Sends a request's headers; the body follows from the stream's outbound queue.
+  package func submitRequest(_ fields: borrowing HeaderFields, on stream: HTTP2Stream) {
+    let id = fields.withNameValues { list, count in
+      var provider = Self.provider
+      return nghttp2_submit_request(
+        self.session, nil, list, count, &provider, Unmanaged.passUnretained(stream).toOpaque())
+    }
+    guard id > 0 else {
+      // No stream numbers are left, or the session is ending: as if the peer had refused it.
+      stream.isClosed = true
+      stream.owner.closed(code: NGHTTP2_REFUSED_STREAM.rawValue)
+      return
+    }
+    stream.id = id
+    stream.hasProvider = true
+    self.list(stream)
+  }
+
+  /// Sends a response's headers; the body follows from the stream's outbound queue.
+  package func submitResponse(_ fields: borrowing HeaderFields, on stream: HTTP2Stream) {
+    guard !stream.isClosed else { return }
+    stream.hasProvider = true
+    let result = fields.withNameValues { list, count in
+      var provider = Self.provider
+      return nghttp2_submit_response(self.session, stream.id, list, count, &provider)
+    }
+    self.resetOnError(result, stream)
+  }
+
+  /// Sends the only headers of a response without a body.
+  package func submitTrailersOnly(_ fields: borrowing HeaderFields, on stream: HTTP2Stream) {
+    guard !stream.isClosed else { return }
+    stream.ending = .sent
+    let result = fields.withNameValues { list, count in
+      nghttp2_submit_response(self.session, stream.id, list, count, nil)
+    }
+    self.resetOnError(result, stream)
+  }
+
+  /// Bytes were added to the outbound queue.
+  package func outboundGrew(_ stream: HTTP2Stream) {
+    guard stream.isDeferred, !stream.isClosed else { return }
+    stream.isDeferred = false
+    // The stream may have been closed by a frame that waits to be sent: harmless.
+    _ = nghttp2_session_resume_data(self.session, stream.id)
+  }
+
+  /// Ends our side once the outbound queue is empty.
+  package func endOutbound(_ stream: HTTP2Stream) {
+    guard case .open = stream.ending else { return }
+    stream.ending = .endStream
+    self.outboundGrew(stream)
+  }
+
+  /// Ends our side with trailers once the outbound queue is empty.
+  package func endOutbound(_ stream: HTTP2Stream, trailers: consuming HeaderFields) {
+    guard case .open = stream.ending else { return }
+    stream.ending = .trailers(HTTP2Stream.HeaderFieldsBox(trailers))
+    self.outboundGrew(stream)
+  }
+
+  /// RST_STREAM; `closed` follows.
+  package func reset(_ stream: HTTP2Stream, code: UInt32) {
+    guard !stream.isClosed, stream.id > 0 else { return }
+    nghttp2_submit_rst_stream(
+      self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), stream.id, code)
+  }
+
+  /// Opens the stream's window again by bytes that the application has read.
+  package func consume(_ count: Int, on stream: HTTP2Stream) {
+    guard !stream.isClosed, count > 0 else { return }
+    nghttp2_session_consume_stream(self.session, stream.id, count)
+  }
+
+  // MARK: - The connection
+
+  package func ping() {
+    nghttp2_submit_ping(self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), nil)
+  }
+
+  /// Tells the peer that no further streams are wanted, without refusing those on their way.
+  package func announceShutdown() {
+    nghttp2_submit_shutdown_notice(self.session)
+  }
+
+  /// Takes no further streams; those that are open go on.
+  package func refuseNewStreams() {
+    nghttp2_submit_goaway(
+      self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue),
+      nghttp2_session_get_last_proc_stream_id(self.session), NGHTTP2_NO_ERROR.rawValue, nil, 0)
+  }
+
+  // MARK: - From the callbacks
+
+  func headersBegan(id: Int32, isRequest: Bool) -> Bool {
+    self.headerListBytes = 0
+    if isRequest {
+      guard let stream = self.delegate.streamBegan() else { return false }
+      stream.id = id
+      nghttp2_session_set_stream_user_data(
+        self.session, id, Unmanaged.passUnretained(stream).toOpaque())
+      self.list(stream)
+    }
+    self.stream(id)?.owner.headersBegan()
+    return true
+  }
+
+  /// False when the header list has grown beyond the limit.
+  func headerReceived(
+    id: Int32, name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>
+  ) -> Bool {
+    // RFC 9113, section 6.5.2: a field counts 32 bytes on top of its own.
+    self.headerListBytes += name.count + value.count + 32
+    guard self.headerListBytes <= self.maximumHeaderListBytes else { return false }
+    self.stream(id)?.owner.headerReceived(name: name, value: value)
+    return true
+  }
+
+  func headersEnded(id: Int32, endOfStream: Bool) {
+    guard let stream = self.stream(id) else { return }
+    stream.owner.headersEnded(endOfStream: endOfStream)
+    if endOfStream, !stream.isClosed { stream.owner.endReceived() }
+  }
+
+  func dataReceived(id: Int32, _ bytes: UnsafeRawBufferPointer) {
+    // The connection's window is opened at once; each stream's own holds its sender back.
+    nghttp2_session_consume_connection(self.session, bytes.count)
+    guard let stream = self.stream(id) else { return }
+    stream.owner.dataReceived(bytes)
+  }
+
+  func dataEnded(id: Int32) {
+    guard let stream = self.stream(id), !stream.isClosed else { return }
+    stream.owner.endReceived()
+  }
+
+  func streamClosed(id: Int32, code: UInt32) {
+    guard let stream = self.stream(id) else { return }
+    self.close(stream, code: code)
+  }
+
+  /// A request never left: it was cancelled, or the peer takes no more streams.
+  func requestNotSent(id: Int32) {
+    // nghttp2 knows no stream of that number yet, so its user data cannot be asked for.
+    guard let stream = self.streams.first(where: { $0.id == id }) else { return }
+    self.close(stream, code: NGHTTP2_REFUSED_STREAM.rawValue)
+  }
+
+  func settingsReceived() { self.delegate.settingsReceived() }
+
+  func goAwayReceived(lastStreamID: Int32, code: UInt32) {
+    self.delegate.goAwayReceived(lastStreamID: lastStreamID, code: code)
+  }
+
+  func pingAcknowledged() { self.delegate.pingAcknowledged() }
+
+  /// Fills a DATA frame from the stream's queue.
+  func readOutbound(
+    id: Int32, into target: UnsafeMutableRawBufferPointer, flags: UnsafeMutablePointer<UInt32>
+  ) -> Int {
+    guard let stream = self.stream(id) else {
+      return Int(NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue)
+    }
+    let count = stream.outbound.move(into: target)
+    if stream.outbound.isEmpty {
+      switch stream.ending {
+      case .open, .sent:
+        if count == 0 {
+          stream.isDeferred = true
+          return Int(NGHTTP2_ERR_DEFERRED.rawValue)
+        }
+      case .endStream:
+        stream.ending = .sent
+        flags.pointee |= NGHTTP2_DATA_FLAG_EOF.rawValue
+      case .trailers(let box):
+        stream.ending = .sent
+        flags.pointee |=
+          NGHTTP2_DATA_FLAG_EOF.rawValue | NGHTTP2_DATA_FLAG_NO_END_STREAM.rawValue
+        let result = box.fields.withNameValues { list, count in
+          nghttp2_submit_trailer(self.session, id, list, count)
+        }
+        guard result == 0 else { return Int(NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue) }
+      }
+    }
+    if count > 0 { stream.owner.outboundDrained(remaining: stream.outbound.count) }
+    return count
+  }
+
+  // MARK: -
+
+  private static var provider: nghttp2_data_provider {
+    nghttp2_data_provider(
+      source: nghttp2_data_source(),
+      read_callback: { _, id, buffer, length, flags, _, userData in
+        HTTP2Callbacks.session(userData).readOutbound(
+          id: id, into: UnsafeMutableRawBufferPointer(start: buffer, count: length),
+          flags: flags!)
+      })
+  }
+
+  private func stream(_ id: Int32) -> HTTP2Stream? {
+    guard let pointer = nghttp2_session_get_stream_user_data(self.session, id) else { return nil }
+    return Unmanaged<HTTP2Stream>.fromOpaque(pointer).takeUnretainedValue()
+  }
+
+  /// Listed streams are kept alive; nghttp2 holds bare pointers to them.
+  private func list(_ stream: HTTP2Stream) {
+    stream.slot = self.streams.count
+    self.streams.append(stream)
+  }
+
+  private func close(_ stream: HTTP2Stream, code: UInt32) {
+    guard !stream.isClosed else { return }
+    stream.isClosed = true
+    nghttp2_session_set_stream_user_data(self.session, stream.id, nil)
+    let last = self.streams.removeLast()
+    if last !== stream {
+      self.streams[stream.slot] = last
+      last.slot = stream.slot
+    }
+    stream.owner.closed(code: code)
+  }
+
+  private func resetOnError(_ result: Int32, _ stream: HTTP2Stream) {
+    // The stream was reset by a frame that is still queued, or the header list is too large to
+    // send: either way the peer must not wait for an answer.
+    if result != 0 { self.reset(stream, code: NGHTTP2_INTERNAL_ERROR.rawValue) }
+  }
+
+  /// Out of memory is the only way these fail.
+  private static func check(_ result: Int32) {
+    precondition(result == 0, "libnghttp2: \(String(cString: nghttp2_strerror(result)))")
+  }
+}

@@ -1,0 +1,78 @@
+import CNghttp2
+import RPCCore
+
+/// A header list to be sent, built in place and handed to nghttp2, which copies what is not static.
+package struct HeaderFields: ~Copyable {
+  private enum Text {
+    case constant(StaticString)
+    case bytes(start: Int, count: Int)
+  }
+
+  private var bytes: [UInt8] = []
+  private var fields: [(name: Text, value: Text)] = []
+
+  package init() {}
+
+  package mutating func add(_ name: StaticString, _ value: StaticString) {
+    self.fields.append((.constant(name), .constant(value)))
+  }
+
+  package mutating func add(_ name: StaticString, _ value: String) {
+    self.fields.append((.constant(name), self.hold(value.utf8)))
+  }
+
+  package mutating func add(_ name: StaticString, bytes value: [UInt8]) {
+    self.fields.append((.constant(name), self.hold(value)))
+  }
+
+  package mutating func add(_ metadata: Metadata) {
+    metadata.forEachField { name, value in
+      let name = self.hold(name)
+      self.fields.append((name, self.hold(value)))
+    }
+  }
+
+  private mutating func hold(_ text: some Collection<UInt8>) -> Text {
+    let start = self.bytes.count
+    self.bytes.append(contentsOf: text)
+    return .bytes(start: start, count: self.bytes.count - start)
+  }
+
+  /// Calls `body` with the list as nghttp2 wants it.
+  func withNameValues<Result>(
+    _ body: (UnsafePointer<nghttp2_nv>, Int) -> Result
+  ) -> Result {
+    self.bytes.withUnsafeBufferPointer { bytes in
+      withUnsafeTemporaryAllocation(of: nghttp2_nv.self, capacity: self.fields.count) { list in
+        for (index, field) in self.fields.enumerated() {
+          var flags = NGHTTP2_NV_FLAG_NONE.rawValue
+          let name = Self.pointer(
+            to: field.name, in: bytes, flag: NGHTTP2_NV_FLAG_NO_COPY_NAME, &flags)
+          let value = Self.pointer(
+            to: field.value, in: bytes, flag: NGHTTP2_NV_FLAG_NO_COPY_VALUE, &flags)
+          list.initializeElement(
+            at: index,
+            to: nghttp2_nv(
+              name: name.baseAddress, value: value.baseAddress, namelen: name.count,
+              valuelen: value.count, flags: UInt8(flags)))
+        }
+        return body(UnsafePointer(list.baseAddress!), self.fields.count)
+      }
+    }
+  }
+
+  private static func pointer(
+    to text: Text, in bytes: UnsafeBufferPointer<UInt8>, flag: nghttp2_nv_flag,
+    _ flags: inout UInt32
+  ) -> UnsafeMutableBufferPointer<UInt8> {
+    switch text {
+    case .constant(let text):
+      flags |= flag.rawValue
+      return UnsafeMutableBufferPointer(
+        start: UnsafeMutablePointer(mutating: text.utf8Start), count: text.utf8CodeUnitCount)
+    case .bytes(let start, let count):
+      return UnsafeMutableBufferPointer(
+        mutating: UnsafeBufferPointer(rebasing: bytes[start..<start + count]))
+    }
+  }
+}
