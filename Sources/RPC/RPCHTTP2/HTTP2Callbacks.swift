@@ -70,6 +70,17 @@ final class HTTP2Callbacks: @unchecked Sendable {
       return 0
     }
 
+    nghttp2_session_callbacks_set_on_frame_send_callback(callbacks) { _, frame, userData in
+      let header = frame!.pointee.hd
+      if header.flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0,
+        header.type == UInt8(NGHTTP2_HEADERS.rawValue)
+          || header.type == UInt8(NGHTTP2_DATA.rawValue)
+      {
+        HTTP2Callbacks.session(userData).endOfStreamSent(id: header.stream_id)
+      }
+      return 0
+    }
+
     nghttp2_session_callbacks_set_on_frame_not_send_callback(callbacks) {
       _, frame, _, userData in
       let header = frame!.pointee.hd

@@ -14,7 +14,7 @@ package protocol HTTP2SessionDelegate: AnyObject {
 
 /// HTTP/2 framing, header compression and flow control on memory: bytes in, events and bytes out.
 ///
-/// Feed it with ``receive(_:)``, collect what it wants to send with ``send(_:)``, and end the
+/// Feed it with ``receive(_:)``, collect what it wants to send with ``nextOutput()``, and end the
 /// connection when ``isOver`` or when either throws. Not safe for use from several threads: one
 /// event loop owns it. The only code that speaks to libnghttp2.
 package final class HTTP2Session {
@@ -117,15 +117,13 @@ package final class HTTP2Session {
     guard count >= 0 else { throw Failure(count, during: "receiving") }
   }
 
-  /// Calls `sink` with each run of bytes that is to be sent now.
-  package func send(_ sink: (UnsafeRawBufferPointer) -> Void) throws(Failure) {
-    while true {
-      var bytes: UnsafePointer<UInt8>?
-      let count = nghttp2_session_mem_send(self.session, &bytes)
-      guard count >= 0 else { throw Failure(count, during: "sending") }
-      guard count > 0 else { return }
-      sink(UnsafeRawBufferPointer(start: bytes, count: count))
-    }
+  /// The next run of bytes that is to be sent now, valid until the next call; nil when there is
+  /// none.
+  package func nextOutput() throws(Failure) -> UnsafeRawBufferPointer? {
+    var bytes: UnsafePointer<UInt8>?
+    let count = nghttp2_session_mem_send(self.session, &bytes)
+    guard count >= 0 else { throw Failure(count, during: "sending") }
+    return count > 0 ? UnsafeRawBufferPointer(start: bytes, count: count) : nil
   }
 
   /// Neither side has anything left to say: the connection is to be closed.
@@ -237,6 +235,15 @@ package final class HTTP2Session {
   }
 
   // MARK: - From the callbacks
+
+  /// A server that ends a call before the request has come whole tells the client to stop sending,
+  /// after the trailers: RFC 9113, section 8.1.
+  func endOfStreamSent(id: Int32) {
+    guard self.role == .server, nghttp2_session_get_stream_remote_close(self.session, id) == 0
+    else { return }
+    nghttp2_submit_rst_stream(
+      self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), id, NGHTTP2_NO_ERROR.rawValue)
+  }
 
   func headersBegan(id: Int32, isRequest: Bool) -> Bool {
     self.headerListBytes = 0

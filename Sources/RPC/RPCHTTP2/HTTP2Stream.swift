@@ -1,7 +1,7 @@
 import CNghttp2
 
 /// What happens on one stream, told to whoever owns it. All calls come from within
-/// ``HTTP2Session/receive(_:)`` or ``HTTP2Session/send(_:)``; pointers are valid during the call.
+/// ``HTTP2Session/receive(_:)`` or ``HTTP2Session/nextOutput()``; pointers are valid during the call.
 package protocol HTTP2StreamEvents: AnyObject {
   /// A header list begins: the request's or the response's, or the trailers.
   func headersBegan()

@@ -1,0 +1,233 @@
+import RPCCore
+import Synchronization
+
+/// A call with one request and one response: a continuation that is resumed once.
+///
+/// `@unchecked Sendable`: set up before it is handed to the loop, then only the loop touches it.
+final class UnaryClientCall<Response: RPCMessage>: ClientCall, @unchecked Sendable {
+  private var response: Response?
+  private var hasExtraResponse = false
+  var continuation: UnsafeContinuation<Response, any Error>?
+
+  func initialMetadataReceived(_ metadata: Metadata) {}
+
+  func messageReceived(_ bytes: UnsafeRawBufferPointer) throws(MessageDecodingError) -> Bool {
+    if self.response != nil { self.hasExtraResponse = true }
+    self.response = try Response(decoding: bytes)
+    return true
+  }
+
+  func ended(_ result: Result<Metadata, RPCError>) {
+    guard let continuation = self.continuation else { return }
+    self.continuation = nil
+    switch result {
+    case .failure(let error):
+      continuation.resume(throwing: error)
+    case .success:
+      if let response = self.response, !self.hasExtraResponse {
+        continuation.resume(returning: response)
+      } else {
+        let count = self.hasExtraResponse ? "more than one response" : "no response"
+        continuation.resume(
+          throwing: RPCError(.unimplemented, "a unary call was answered OK with \(count)"))
+      }
+    }
+  }
+}
+
+/// A call whose responses are read one by one.
+final class StreamingClientCall<Response: RPCMessage>: ClientCall {
+  private struct State {
+    var initial: Metadata?
+    var trailing: Metadata?
+    var ending: RPCError?
+    var isEnded = false
+    var waiters: [UnsafeContinuation<Metadata, any Error>] = []
+  }
+
+  let queue: MessageQueue<Response>
+  private let state = Mutex(State())
+
+  init(roomAgain: @escaping @Sendable () -> Void) {
+    self.queue = MessageQueue(bound: MessageQueueBound.bytes, roomAgain: roomAgain)
+  }
+
+  func initialMetadataReceived(_ metadata: Metadata) {
+    let waiters = self.state.withLock { state in
+      state.initial = metadata
+      defer { state.waiters = [] }
+      return state.waiters
+    }
+    for waiter in waiters { waiter.resume(returning: metadata) }
+  }
+
+  func messageReceived(_ bytes: UnsafeRawBufferPointer) throws(MessageDecodingError) -> Bool {
+    self.queue.append(try Response(decoding: bytes), bytes: bytes.count)
+  }
+
+  func ended(_ result: Result<Metadata, RPCError>) {
+    let waiters = self.state.withLock { state in
+      state.isEnded = true
+      switch result {
+      case .success(let trailing): state.trailing = trailing
+      case .failure(let error):
+        state.trailing = error.metadata
+        state.ending = error
+      }
+      defer { state.waiters = [] }
+      return state.waiters
+    }
+    for waiter in waiters {
+      switch result {
+      case .success: waiter.resume(returning: Metadata())
+      case .failure(let error): waiter.resume(throwing: error)
+      }
+    }
+    self.queue.end(result.map { _ in () })
+  }
+
+  var trailingMetadata: Metadata? { self.state.withLock { $0.trailing } }
+
+  func initialMetadata() async throws -> Metadata {
+    try await withUnsafeThrowingContinuation { continuation in
+      let known: Result<Metadata, any Error>? = self.state.withLock { state in
+        if let initial = state.initial { return .success(initial) }
+        if let ending = state.ending { return .failure(ending) }
+        if state.isEnded { return .success(Metadata()) }
+        state.waiters.append(continuation)
+        return nil
+      }
+      if let known { continuation.resume(with: known) }
+    }
+  }
+}
+
+/// Keeps a call alive: when the last one who could read it lets go, the call is cancelled.
+final class CallHandle: Sendable {
+  let stream: ClientStream
+
+  init(_ stream: ClientStream) {
+    self.stream = stream
+  }
+
+  func cancel() {
+    let stream = self.stream
+    stream.executor.execute {
+      stream.cancel(RPCError(.cancelled, "the call was cancelled"))
+    }
+  }
+
+  deinit {
+    let stream = self.stream
+    stream.executor.execute {
+      stream.cancel(RPCError(.cancelled, "nobody reads the call's responses any more"))
+    }
+  }
+}
+
+/// The responses of one call, in the order they were sent. Read by one task.
+///
+/// Ends after the server's OK; throws ``RPCCore/RPCError`` for any other status. What is not read
+/// holds the server back. The call is cancelled when this and everything that was made of it is
+/// let go.
+public struct ResponseStream<Message: RPCMessage>: AsyncSequence, Sendable {
+  let call: StreamingClientCall<Message>
+  let handle: CallHandle
+
+  public struct AsyncIterator: AsyncIteratorProtocol {
+    let call: StreamingClientCall<Message>
+    let handle: CallHandle
+
+    public mutating func next() async throws -> Message? {
+      try await self.call.queue.next()
+    }
+  }
+
+  public func makeAsyncIterator() -> AsyncIterator {
+    AsyncIterator(call: self.call, handle: self.handle)
+  }
+
+  /// Ends the call; reading it throws `cancelled`.
+  public func cancel() {
+    self.handle.cancel()
+  }
+
+  /// What the server sent before its first response. Suspends until it is there.
+  public var initialMetadata: Metadata {
+    get async throws { try await self.call.initialMetadata() }
+  }
+
+  /// What the server sent with its status; nil until then.
+  public var trailingMetadata: Metadata? { self.call.trailingMetadata }
+}
+
+/// A call with a stream of requests and one response.
+public final class ClientStreamingCall<Request: RPCMessage, Response: RPCMessage>: Sendable {
+  private let responses: ResponseStream<Response>
+
+  init(responses: ResponseStream<Response>) {
+    self.responses = responses
+  }
+
+  /// Sends a request. Suspends while the server does not read.
+  ///
+  /// - Throws: ``RPCCore/RPCError``: the call's status, if the server has ended it.
+  public func send(_ request: Request) async throws {
+    let stream = self.responses.handle.stream
+    try await stream.writer.send(request, on: stream)
+  }
+
+  /// Ends the requests and waits for the response.
+  public func finish() async throws -> Response {
+    self.responses.handle.stream.finishSending()
+    var iterator = self.responses.makeAsyncIterator()
+    guard let response = try await iterator.next() else {
+      throw RPCError(.unimplemented, "the call was answered OK with no response")
+    }
+    // The status comes behind the response, and may be an error.
+    while try await iterator.next() != nil {
+      throw RPCError(.unimplemented, "the call was answered with more than one response")
+    }
+    return response
+  }
+
+  /// Ends the call without a response.
+  public func cancel() {
+    self.responses.cancel()
+  }
+}
+
+/// A call with streams both ways.
+public final class BidirectionalCall<Request: RPCMessage, Response: RPCMessage>: Sendable {
+  /// What the server sends.
+  public let responses: ResponseStream<Response>
+
+  init(responses: ResponseStream<Response>) {
+    self.responses = responses
+  }
+
+  /// Sends a request. Suspends while the server does not read.
+  ///
+  /// - Throws: ``RPCCore/RPCError``: the call's status, if the server has ended it.
+  public func send(_ request: Request) async throws {
+    let stream = self.responses.handle.stream
+    try await stream.writer.send(request, on: stream)
+  }
+
+  /// Ends the requests; responses go on.
+  public func finishSending() async {
+    self.responses.handle.stream.finishSending()
+  }
+
+  /// Ends the call.
+  public func cancel() {
+    self.responses.cancel()
+  }
+}
+
+extension ClientStream {
+  /// ``endOutbound()`` from anywhere.
+  fileprivate func finishSending() {
+    self.executor.execute { self.endOutbound() }
+  }
+}

@@ -1,0 +1,91 @@
+import NIOCore
+import Synchronization
+
+/// Runs tasks on an event loop, so that a call never leaves the loop of its connection.
+///
+/// Jobs that are made on the loop run at the end of the current read, before the connections that
+/// they wrote to are flushed: many calls, one system call. `@unchecked Sendable`: what is not in a
+/// mutex is touched on the loop only.
+final class LoopExecutor: TaskExecutor, @unchecked Sendable {
+  let eventLoop: any EventLoop
+  private var jobs: [UnownedJob] = []
+  private var running: [UnownedJob] = []
+  private var dirtyConnections: [Connection] = []
+  private var isScheduled = false
+  private let foreignJobs = Mutex<[UnownedJob]>([])
+
+  private static let executors = Mutex<[ObjectIdentifier: LoopExecutor]>([:])
+
+  /// The executor of that loop; loops live as long as their group, which for servers is the
+  /// process.
+  static func of(_ eventLoop: any EventLoop) -> LoopExecutor {
+    self.executors.withLock { executors in
+      let id = ObjectIdentifier(eventLoop)
+      if let executor = executors[id], executor.eventLoop === eventLoop { return executor }
+      let executor = LoopExecutor(eventLoop)
+      executors[id] = executor
+      return executor
+    }
+  }
+
+  private init(_ eventLoop: any EventLoop) {
+    self.eventLoop = eventLoop
+  }
+
+  var inEventLoop: Bool { self.eventLoop.inEventLoop }
+
+  func enqueue(_ job: consuming ExecutorJob) {
+    let job = UnownedJob(job)
+    if self.inEventLoop {
+      self.jobs.append(job)
+      self.schedule()
+    } else {
+      let isFirst = self.foreignJobs.withLock { jobs in
+        jobs.append(job)
+        return jobs.count == 1
+      }
+      if isFirst { self.eventLoop.execute { self.drain() } }
+    }
+  }
+
+  /// Runs `body` on the loop: now if this is the loop.
+  func execute(_ body: @escaping @Sendable () -> Void) {
+    if self.inEventLoop { body() } else { self.eventLoop.execute(body) }
+  }
+
+  /// Flushes the connection when the jobs that are due have run.
+  func flushLater(_ connection: Connection) {
+    self.dirtyConnections.append(connection)
+    self.schedule()
+  }
+
+  /// Runs what is due, then flushes what it wrote to.
+  func drain() {
+    self.eventLoop.assertInEventLoop()
+    self.isScheduled = false
+    let foreign = self.foreignJobs.withLock { jobs in
+      if jobs.isEmpty { return [UnownedJob]() }
+      defer { jobs.removeAll() }
+      return jobs
+    }
+    for job in foreign {
+      job.runSynchronously(on: self.asUnownedTaskExecutor())
+    }
+    // Jobs that these jobs make run in a later turn, so that a busy task cannot starve the socket.
+    swap(&self.jobs, &self.running)
+    for job in self.running {
+      job.runSynchronously(on: self.asUnownedTaskExecutor())
+    }
+    self.running.removeAll(keepingCapacity: true)
+    while let connection = self.dirtyConnections.popLast() {
+      connection.flush()
+    }
+    if !self.jobs.isEmpty { self.schedule() }
+  }
+
+  private func schedule() {
+    guard !self.isScheduled else { return }
+    self.isScheduled = true
+    self.eventLoop.execute { self.drain() }
+  }
+}

@@ -1,0 +1,192 @@
+import RPCCore
+
+/// One request, one response: the handler starts when the request is whole.
+final class UnaryServerCall<Request: RPCMessage, Response: RPCMessage>: ServerCall {
+  typealias Handler = @Sendable (Request, ServerContext) async throws -> Response
+
+  private let stream: ServerStream
+  private let handler: Handler
+  private var request: Request?
+  private var task: Task<Void, Never>?
+
+  init(stream: ServerStream, handler: @escaping Handler) {
+    self.stream = stream
+    self.handler = handler
+  }
+
+  func messageReceived(_ bytes: UnsafeRawBufferPointer) {
+    guard self.request == nil else {
+      self.stream.fail(RPCError(.unimplemented, "a unary call takes one request, and got another"))
+      return
+    }
+    self.request = decode(bytes, for: self.stream)
+  }
+
+  func endReceived() {
+    guard let request = self.request, let context = self.stream.context else {
+      self.stream.fail(RPCError(.unimplemented, "a unary call takes one request, and got none"))
+      return
+    }
+    let (stream, handler) = (self.stream, self.handler)
+    let task = Task.immediate(executorPreference: stream.executor) {
+      do {
+        let response = try await handler(request, context)
+        stream.finish(with: response)
+      } catch {
+        stream.fail(error)
+      }
+    }
+    if !stream.isFinished { self.task = task }
+  }
+
+  func cancelled(_ error: RPCError) {
+    self.task?.cancel()
+    self.task = nil
+  }
+}
+
+/// One request, many responses.
+final class ServerStreamingCall<Request: RPCMessage, Response: RPCMessage>: ServerCall {
+  typealias Handler =
+    @Sendable (Request, ResponseWriter<Response>, ServerContext) async throws -> Void
+
+  private let stream: ServerStream
+  private let handler: Handler
+  private var request: Request?
+  private var task: Task<Void, Never>?
+
+  init(stream: ServerStream, handler: @escaping Handler) {
+    self.stream = stream
+    self.handler = handler
+  }
+
+  func messageReceived(_ bytes: UnsafeRawBufferPointer) {
+    guard self.request == nil else {
+      self.stream.fail(RPCError(.unimplemented, "this call takes one request, and got another"))
+      return
+    }
+    self.request = decode(bytes, for: self.stream)
+  }
+
+  func endReceived() {
+    guard let request = self.request, let context = self.stream.context else {
+      self.stream.fail(RPCError(.unimplemented, "this call takes one request, and got none"))
+      return
+    }
+    let (stream, handler) = (self.stream, self.handler)
+    let task = Task.immediate(executorPreference: stream.executor) {
+      do {
+        try await handler(request, ResponseWriter(stream: stream), context)
+        stream.finish()
+      } catch {
+        stream.fail(error)
+      }
+    }
+    if !stream.isFinished { self.task = task }
+  }
+
+  func cancelled(_ error: RPCError) {
+    self.task?.cancel()
+    self.task = nil
+  }
+}
+
+/// Many requests: the handler starts with the headers and reads as it likes.
+final class StreamingServerCall<Request: RPCMessage>: ServerCall {
+  typealias Handler =
+    @Sendable (RequestStream<Request>, ServerContext, ServerStream) async throws -> Void
+
+  private let stream: ServerStream
+  private let queue: MessageQueue<Request>
+  private var task: Task<Void, Never>?
+
+  init(stream: ServerStream, handler: @escaping Handler) {
+    self.stream = stream
+    self.queue = MessageQueue(bound: MessageQueueBound.bytes) {
+      stream.executor.execute { stream.roomAgain() }
+    }
+    guard let context = stream.context else { return }
+    let requests = RequestStream(queue: self.queue)
+    let task = Task.immediate(executorPreference: stream.executor) {
+      do {
+        try await handler(requests, context, stream)
+        stream.finish()
+      } catch {
+        stream.fail(error)
+      }
+    }
+    if !stream.isFinished { self.task = task }
+  }
+
+  func messageReceived(_ bytes: UnsafeRawBufferPointer) {
+    guard let message: Request = decode(bytes, for: self.stream) else { return }
+    if !self.queue.append(message, bytes: bytes.count) { self.stream.isHeldBack = true }
+  }
+
+  func endReceived() {
+    self.queue.end(.success(()))
+  }
+
+  func cancelled(_ error: RPCError) {
+    self.queue.end(.failure(error), discarding: true)
+    self.task?.cancel()
+    self.task = nil
+  }
+}
+
+enum MessageQueueBound {
+  /// Unread messages of one stream: enough to keep a reader busy between two turns of the loop.
+  static let bytes = 256 << 10
+}
+
+/// The message, or nil and a call that has failed: bytes that are no message are the client's
+/// fault.
+private func decode<Message: RPCMessage>(
+  _ bytes: UnsafeRawBufferPointer, for stream: ServerStream
+) -> Message? {
+  do {
+    return try Message(decoding: bytes)
+  } catch {
+    stream.fail(RPCError(.internalError, "the request is no \(Message.messageName): \(error)"))
+    return nil
+  }
+}
+
+/// The requests of one call, in the order they were sent. Read by one task.
+///
+/// Ends when the client has sent everything; throws ``RPCCore/RPCError`` when it leaves or the
+/// deadline passes. What is not read holds the client back.
+public struct RequestStream<Message: RPCMessage>: AsyncSequence, Sendable {
+  let queue: MessageQueue<Message>
+
+  public struct AsyncIterator: AsyncIteratorProtocol {
+    let queue: MessageQueue<Message>
+
+    public mutating func next() async throws -> Message? {
+      try await self.queue.next()
+    }
+  }
+
+  public func makeAsyncIterator() -> AsyncIterator {
+    AsyncIterator(queue: self.queue)
+  }
+}
+
+/// Where a handler sends its responses.
+public struct ResponseWriter<Message: RPCMessage>: Sendable {
+  let stream: ServerStream
+
+  /// Sends a response. Suspends while the client does not read.
+  ///
+  /// - Throws: ``RPCCore/RPCError`` once the call is over.
+  public func send(_ message: Message) async throws {
+    try await self.stream.writer.send(message, on: self.stream)
+  }
+
+  /// Sends the initial metadata now instead of with the first response, so that the client knows
+  /// that the call has been taken up.
+  public func sendInitialMetadata() {
+    let stream = self.stream
+    stream.executor.execute { stream.outboundAppended() }
+  }
+}

@@ -1,0 +1,298 @@
+import NIOCore
+import RPCCore
+import RPCHTTP2
+
+/// A call as its method's type sees it: messages in, whatever the shape.
+protocol ServerCall: AnyObject {
+  /// A whole message. The bytes are valid during the call only.
+  func messageReceived(_ bytes: UnsafeRawBufferPointer)
+  /// The client has sent everything.
+  func endReceived()
+  /// The call is over before its handler: the client left, or the deadline passed.
+  func cancelled(_ error: RPCError)
+}
+
+/// The server's side of one stream: headers to a route, bytes to messages, a result to trailers.
+///
+/// States: the header list comes (`head`), then the call is open (`call`), then it is finished
+/// (`isFinished`: trailers are queued or the stream is gone). `@unchecked Sendable`: handlers on
+/// any executor hold it, but only the loop touches it; ``StreamWriter`` and ``MessageQueue`` are
+/// the ways in from elsewhere.
+final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable {
+  let connection: Connection
+  let writer: StreamWriter
+  let peer: PeerName
+  private let configuration: RPCServer.Configuration
+  private let router: Router
+  private var head: RequestHead? = RequestHead()
+  private var route: Route?
+  private var unknownPath = ""
+  private var isTrailing = false
+  private var deframer: MessageDeframer
+  private var call: (any ServerCall)?
+  private(set) var context: ServerContext?
+  private var headersSent = false
+  private(set) var isFinished = false
+  /// Body bytes for which the window has not been opened again.
+  private var unconsumedBytes = 0
+  private var deadlineTimer: Scheduled<Void>?
+  /// The session's stream; nil once it is closed.
+  private(set) var stream: HTTP2Stream?
+
+  init(
+    connection: Connection, router: Router, configuration: RPCServer.Configuration, peer: PeerName
+  ) {
+    self.connection = connection
+    self.router = router
+    self.configuration = configuration
+    self.peer = peer
+    self.writer = StreamWriter(executor: connection.executor)
+    self.deframer = MessageDeframer(limit: configuration.maximumRequestBytes)
+    self.stream = HTTP2Stream(owner: self)
+  }
+
+  var executor: LoopExecutor { self.connection.executor }
+
+  // MARK: - From the session
+
+  func headersBegan() {}
+
+  func headerReceived(name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>) {
+    // A request's trailers mean nothing to gRPC.
+    guard self.head != nil else { return }
+    if name.equals(":path") {
+      self.route = self.router.find(value)
+      if self.route == nil { self.unknownPath = String(decoding: value, as: UTF8.self) }
+    } else {
+      self.head?.receive(name: name, value: value)
+    }
+  }
+
+  func headersEnded(endOfStream: Bool) {
+    guard let head = self.head.take() else { return }
+    guard head.isPost, head.isGRPC else {
+      // `doc/PROTOCOL-HTTP2.md`, "Responses": another content type gets HTTP's 415.
+      var fields = HeaderFields()
+      fields.add(":status", head.isPost ? "415" : "405")
+      self.finish(trailersOnly: fields)
+      return
+    }
+    guard let route = self.route else {
+      self.fail(RPCError(.unimplemented, "there is no method \(self.unknownPath)"))
+      return
+    }
+    if let encoding = head.unknownEncoding {
+      self.fail(
+        RPCError(
+          .unimplemented, "the encoding \(encoding) is not understood",
+          metadata: ["grpc-accept-encoding": "identity"]))
+      return
+    }
+    if let timeout = head.badTimeout {
+      self.fail(RPCError(.internalError, "\"\(timeout)\" is no grpc-timeout"))
+      return
+    }
+    let deadline = head.timeout.map(Deadline.after)
+    self.context = ServerContext(
+      method: route.path, metadata: head.metadata, deadline: deadline, peer: self.peer)
+    if let timeout = head.timeout {
+      self.deadlineTimer = self.executor.eventLoop.scheduleTask(in: TimeAmount(timeout)) {
+        self.deadlinePassed()
+      }
+    }
+    self.call = route.makeCall(self)
+  }
+
+  func dataReceived(_ bytes: UnsafeRawBufferPointer) {
+    guard let call = self.call, !self.isFinished else {
+      self.open(bytes.count)
+      return
+    }
+    self.unconsumedBytes += bytes.count
+    do {
+      try self.deframer.append(bytes) { call.messageReceived($0) }
+    } catch {
+      self.fail(error.error)
+    }
+    if !self.isHeldBack { self.openWindow() }
+  }
+
+  /// Set by a call whose queue is full: the window stays shut until ``roomAgain()``.
+  var isHeldBack = false
+
+  /// The application has read what it was behind with.
+  func roomAgain() {
+    self.isHeldBack = false
+    self.openWindow()
+  }
+
+  func endReceived() {
+    guard let call = self.call, !self.isFinished else { return }
+    guard self.deframer.isAtBoundary else {
+      self.fail(RPCError(.internalError, "the request ended within a message"))
+      return
+    }
+    call.endReceived()
+  }
+
+  func outboundDrained(remaining: Int) {
+    self.writer.drained(remaining: remaining)
+  }
+
+  func closed(code: UInt32) {
+    self.stream = nil
+    self.deadlineTimer?.cancel()
+    self.deadlineTimer = nil
+    let wasFinished = self.isFinished
+    self.isFinished = true
+    let error = RPCError(.cancelled, "the client left the call")
+    self.writer.close(error)
+    // A handler that has returned, or was told before, hears nothing more.
+    if !wasFinished { self.call?.cancelled(error) }
+    self.call = nil
+    self.connectionOwner?.streamClosed()
+  }
+
+  private var connectionOwner: ServerConnection? { self.connection.owner as? ServerConnection }
+
+  // MARK: - From the call
+
+  /// Ends the call with its one response.
+  func finish(with response: some RPCMessage) {
+    guard !self.isFinished else { return }
+    response.encode { size in
+      let target = self.reserveOutbound(size + MessageDeframer.prefixBytes)!
+      writePrefix(size, to: target)
+      return target + MessageDeframer.prefixBytes
+    }
+    self.finish()
+  }
+
+  /// Ends the call well, behind the responses that were sent.
+  func finish() {
+    guard !self.isFinished else { return }
+    self.writer.transfer(to: self)
+    var trailers = HeaderFields()
+    trailers.add("grpc-status", "0")
+    if let metadata = self.context?.trailingMetadata { trailers.add(metadata) }
+    self.finish(trailers: trailers)
+  }
+
+  /// Ends the call with an error, behind the responses that were sent.
+  func fail(_ error: RPCError) {
+    guard !self.isFinished else { return }
+    self.writer.transfer(to: self)
+    var trailers = HeaderFields()
+    if !self.headersSent {
+      trailers.add(":status", "200")
+      trailers.add("content-type", "application/grpc")
+    }
+    trailers.add("grpc-status", String(error.code.rawValue))
+    if !error.message.isEmpty {
+      trailers.add("grpc-message", bytes: StatusMessage.encode(error.message))
+    }
+    trailers.add(error.metadata)
+    if let metadata = self.context?.trailingMetadata { trailers.add(metadata) }
+    if self.headersSent {
+      self.finish(trailers: trailers)
+    } else {
+      self.finish(trailersOnly: trailers)
+    }
+  }
+
+  /// Whatever a handler threw, as a status.
+  func fail(_ error: any Error) {
+    switch error {
+    case let error as RPCError: self.fail(error)
+    case is CancellationError: self.fail(RPCError(.cancelled, "the handler was cancelled"))
+    default: self.fail(RPCError(.unknown, "\(error)"))
+    }
+  }
+
+  private func deadlinePassed() {
+    guard !self.isFinished else { return }
+    let error = RPCError(.deadlineExceeded, "the deadline passed while the call was served")
+    let call = self.call
+    self.fail(error)
+    call?.cancelled(error)
+  }
+
+  private func finish(trailers: consuming HeaderFields) {
+    self.end()
+    guard let session = self.connection.session, let stream = self.stream else { return }
+    if !self.headersSent { self.sendHeaders() }
+    session.endOutbound(stream, trailers: trailers)
+    self.connection.needsFlush()
+  }
+
+  private func finish(trailersOnly fields: borrowing HeaderFields) {
+    self.end()
+    guard let session = self.connection.session, let stream = self.stream else { return }
+    session.submitTrailersOnly(fields, on: stream)
+    self.connection.needsFlush()
+  }
+
+  private func end() {
+    self.isFinished = true
+    self.deadlineTimer?.cancel()
+    self.deadlineTimer = nil
+    self.writer.close(RPCError(.cancelled, "the call is over"))
+    self.openWindow()
+  }
+
+  private func sendHeaders() {
+    self.headersSent = true
+    guard let session = self.connection.session, let stream = self.stream else { return }
+    var fields = HeaderFields()
+    fields.add(":status", "200")
+    fields.add("content-type", "application/grpc")
+    if let metadata = self.context?.initialMetadata { fields.add(metadata) }
+    session.submitResponse(fields, on: stream)
+  }
+
+  // MARK: - From the writer
+
+  func reserveOutbound(_ count: Int) -> UnsafeMutableRawPointer? {
+    self.stream?.outbound.reserve(count)
+  }
+
+  func appendOutbound(_ bytes: UnsafeRawBufferPointer) {
+    self.stream?.outbound.append(bytes)
+  }
+
+  func outboundAppended() {
+    guard let session = self.connection.session, let stream = self.stream, !self.isFinished
+    else { return }
+    if self.headersSent {
+      session.outboundGrew(stream)
+    } else {
+      self.sendHeaders()
+    }
+    self.connection.needsFlush()
+  }
+
+  // MARK: - The window
+
+  private func openWindow() {
+    let count = self.unconsumedBytes
+    self.unconsumedBytes = 0
+    self.open(count)
+  }
+
+  private func open(_ count: Int) {
+    guard count > 0, let session = self.connection.session, let stream = self.stream
+    else { return }
+    session.consume(count, on: stream)
+    self.connection.needsFlush()
+  }
+}
+
+extension TimeAmount {
+  /// As NIO's timers take it; what is longer than 292 years never fires anyway.
+  init(_ duration: Duration) {
+    let (seconds, attoseconds) = duration.components
+    let (nanoseconds, overflow) = seconds.multipliedReportingOverflow(by: 1_000_000_000)
+    self =
+      overflow ? .hours(24 * 365 * 100) : .nanoseconds(nanoseconds + attoseconds / 1_000_000_000)
+  }
+}
