@@ -1,0 +1,66 @@
+import CProtobufC
+import RPCCore
+
+/// What the Swift side knows of a message's C side. Generated code holds one for each message.
+public struct MessageBridge: @unchecked Sendable {
+  // Unchecked: both point to what lives as long as the process and never changes.
+  @usableFromInline let descriptor: UnsafePointer<ProtobufCMessageDescriptor>
+  private let scan: Scan?
+
+  /// Takes the message's generated `…__init`, which knows the descriptor.
+  public init<CMessage>(_ initialize: (UnsafeMutablePointer<CMessage>?) -> Void) {
+    let message = UnsafeMutablePointer<CMessage>.allocate(capacity: 1)
+    defer { message.deallocate() }
+    initialize(message)
+    self.descriptor = UnsafeRawPointer(message).load(as: ProtobufCMessage.self).descriptor
+    self.scan = Scan(self.descriptor)
+  }
+
+  /// Unpacks into the arena, around everything that libprotobuf-c does wrong.
+  @usableFromInline
+  func unpack(
+    _ bytes: UnsafeRawBufferPointer, _ arena: Arena
+  ) throws(MessageDecodingError) -> (UnsafeRawPointer, DecodingSource) {
+    let bytes = bytes.bindMemory(to: UInt8.self)
+    switch self.scan?.look(at: bytes) ?? .fine {
+    case .fine:
+      if let message = protobuf_c_message_unpack(
+        self.descriptor, arena.allocator, bytes.count, bytes.baseAddress)
+      {
+        return (UnsafeRawPointer(message), DecodingSource(isRewritten: false))
+      }
+      return try self.unpackRewritten(bytes, arena)
+    case .odd:
+      return try self.unpackRewritten(bytes, arena)
+    case .nestedTooDeep:
+      throw self.error(.nestedTooDeep)
+    }
+  }
+
+  @inline(never)
+  private func unpackRewritten(
+    _ bytes: UnsafeBufferPointer<UInt8>, _ arena: Arena
+  ) throws(MessageDecodingError) -> (UnsafeRawPointer, DecodingSource) {
+    guard !arena.isExhausted else { throw self.error(.tooMuchMemory) }
+    let rewritten: [UInt8]
+    do {
+      rewritten = try Rewriting.rewrite(bytes, as: self.descriptor)
+    } catch {
+      switch error {
+      case .malformed: throw self.error(.malformed)
+      case .nestedTooDeep: throw self.error(.nestedTooDeep)
+      }
+    }
+    let message = rewritten.withUnsafeBufferPointer { bytes in
+      protobuf_c_message_unpack(self.descriptor, arena.allocator, bytes.count, bytes.baseAddress)
+    }
+    guard let message else {
+      throw self.error(arena.isExhausted ? .tooMuchMemory : .malformed)
+    }
+    return (UnsafeRawPointer(message), DecodingSource(isRewritten: true))
+  }
+
+  private func error(_ reason: MessageDecodingError.Reason) -> MessageDecodingError {
+    MessageDecodingError(reason, in: String(cString: self.descriptor.pointee.name))
+  }
+}

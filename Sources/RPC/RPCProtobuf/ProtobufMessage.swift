@@ -1,0 +1,59 @@
+import CProtobufC
+import RPCCore
+
+/// A generated message: a Swift value with a C struct of libprotobuf-c as its way to the wire.
+///
+/// Bytes are unpacked into C structs in an arena and copied out of it once; a value is written into
+/// C structs in an arena, which are packed straight to where the bytes belong. Only generated code
+/// conforms.
+public protocol ProtobufMessage: RPCMessage {
+  /// The C struct that protobuf-c's generator made of the same message.
+  associatedtype CMessage
+
+  /// What is known of the C side, made once.
+  static var bridge: MessageBridge { get }
+
+  /// Fields that the sender knew and this program does not.
+  var unknownFields: UnknownFields { get set }
+
+  /// Copies everything out of an unpacked C struct.
+  init(
+    copying message: UnsafePointer<CMessage>, _ source: DecodingSource
+  ) throws(MessageDecodingError)
+
+  /// Fills a C struct, which has been initialised, with what lives as long as both the arena and
+  /// this value.
+  func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena)
+}
+
+/// A generated enum. It holds numbers it has no case for, as proto3 wants.
+public protocol ProtobufEnum: Sendable, Hashable, CaseIterable {
+  init(rawValue: Int32)
+  var rawValue: Int32 { get }
+}
+
+extension ProtobufMessage {
+  @inlinable
+  public init(decoding bytes: UnsafeRawBufferPointer) throws(MessageDecodingError) {
+    let arena = Arena.take(budget: Arena.budget(forDecoding: bytes.count))
+    defer { arena.giveBack() }
+    let (message, source) = try Self.bridge.unpack(bytes, arena)
+    self = try Self(copying: message.assumingMemoryBound(to: CMessage.self), source)
+  }
+
+  @inlinable
+  public func encode<Refusal: Error>(
+    reserving: (_ size: Int) throws(Refusal) -> UnsafeMutableRawPointer
+  ) throws(Refusal) {
+    let arena = Arena.take(budget: Int.max)
+    defer { arena.giveBack() }
+    let message = UnsafeMutableRawPointer(arena.place(self))
+      .assumingMemoryBound(to: ProtobufCMessage.self)
+    let size = protobuf_c_message_get_packed_size(message)
+    let place = try reserving(size)
+    // Our bug: lengths on the wire would wrap. A transport refuses such a message in `reserving`.
+    precondition(
+      size <= Int(Int32.max), "A message of \(size) bytes is beyond protobuf's limit of 2 GiB")
+    protobuf_c_message_pack(message, place.assumingMemoryBound(to: UInt8.self))
+  }
+}

@@ -1,0 +1,82 @@
+import CProtobufC
+import RPCCore
+
+/// Fields of a message that its sender knew and this program does not; they go out again with it.
+public struct UnknownFields: Sendable, Hashable {
+  /// Their encoding, one behind the other, in the order they came.
+  public private(set) var bytes: [UInt8]
+
+  /// None.
+  @inlinable
+  public init() {
+    self.init(wellFormed: [])
+  }
+
+  @usableFromInline
+  init(wellFormed bytes: [UInt8]) {
+    self.bytes = bytes
+  }
+
+  @inlinable
+  public var isEmpty: Bool { self.bytes.isEmpty }
+}
+
+extension DecodingSource {
+  @usableFromInline
+  @inline(never)
+  func copyUnknownFields(
+    _ message: ProtobufCMessage
+  ) throws(MessageDecodingError) -> UnknownFields {
+    var bytes: [UInt8] = []
+    for index in 0..<Int(message.n_unknown_fields) {
+      let field = message.unknown_fields[index]
+      // Field number 0 is no number; libprotobuf-c lets it pass.
+      guard field.tag != 0 else {
+        throw MessageDecodingError(.malformed, in: String(cString: message.descriptor.pointee.name))
+      }
+      let data = UnsafeBufferPointer(start: field.data, count: field.len)
+      if self.isRewritten && field.tag == Rewriting.wrappedField {
+        // Behind the length of what was wrapped, as it came.
+        let wrapped = WireReader(data).lengthDelimited()
+        bytes.append(contentsOf: wrapped)
+      } else {
+        bytes.append(varint: UInt64(field.tag) << 3 | UInt64(field.wire_type.rawValue))
+        bytes.append(contentsOf: data)
+      }
+    }
+    return UnknownFields(wellFormed: bytes)
+  }
+}
+
+extension Arena {
+  /// libprotobuf-c writes a field's tag and then its data as they are: so one field, whose data is
+  /// all that follows the first tag, stands for all of them.
+  @usableFromInline
+  @inline(never)
+  func addUnknownFields(_ fields: UnknownFields, to message: inout ProtobufCMessage) {
+    fields.bytes.withUnsafeBufferPointer { buffer in
+      var reader = WireReader(buffer)
+      guard let tag = reader.varint() else { return }
+      let field = self.allocate(1, of: ProtobufCMessageUnknownField.self)
+      field.initialize(
+        to: ProtobufCMessageUnknownField(
+          tag: UInt32(truncatingIfNeeded: tag >> 3),
+          wire_type: ProtobufCWireType(rawValue: UInt32(tag & 7)),
+          len: reader.remaining,
+          data: UnsafeMutablePointer(mutating: reader.cursor)))
+      message.n_unknown_fields = 1
+      message.unknown_fields = field
+    }
+  }
+}
+
+extension [UInt8] {
+  mutating func append(varint: UInt64) {
+    var rest = varint
+    while rest >= 0x80 {
+      self.append(UInt8(truncatingIfNeeded: rest) | 0x80)
+      rest >>= 7
+    }
+    self.append(UInt8(truncatingIfNeeded: rest))
+  }
+}

@@ -1,0 +1,143 @@
+import CProtobufC
+
+// What generated code calls to fill C structs.
+
+extension Arena {
+  /// A message as a C struct.
+  @inlinable
+  func place<M: ProtobufMessage>(_ value: M) -> UnsafeMutablePointer<M.CMessage> {
+    let message = self.allocate(1, of: M.CMessage.self)
+    M.bridge.descriptor.pointee.message_init(
+      UnsafeMutableRawPointer(message).assumingMemoryBound(to: ProtobufCMessage.self))
+    value.write(to: message, self)
+    return message
+  }
+
+  /// A message that may be absent.
+  @inlinable
+  public func message<M: ProtobufMessage>(_ value: M?) -> UnsafeMutablePointer<M.CMessage>? {
+    guard let value else { return nil }
+    return self.place(value)
+  }
+
+  /// A message that may be absent, behind its indirection.
+  @inlinable
+  public func indirectMessage<M: ProtobufMessage>(
+    _ value: Indirect<M>?
+  ) -> UnsafeMutablePointer<M.CMessage>? {
+    guard let value else { return nil }
+    return self.place(value.value)
+  }
+
+  @inlinable
+  public func messages<M: ProtobufMessage>(
+    _ values: [M]
+  ) -> (Int, UnsafeMutablePointer<UnsafeMutablePointer<M.CMessage>?>?) {
+    if values.isEmpty { return (0, nil) }
+    let pointers = self.allocate(values.count, of: UnsafeMutablePointer<M.CMessage>?.self)
+    for index in values.indices {
+      (pointers + index).initialize(to: self.place(values[index]))
+    }
+    return (values.count, pointers)
+  }
+
+  /// A map's entries.
+  @inlinable
+  public func entries<Key, Value, Entry>(
+    _ values: [Key: Value], _ initialize: (UnsafeMutablePointer<Entry>?) -> Void,
+    _ write: (UnsafeMutablePointer<Entry>, Key, Value) -> Void
+  ) -> (Int, UnsafeMutablePointer<UnsafeMutablePointer<Entry>?>?) {
+    if values.isEmpty { return (0, nil) }
+    let pointers = self.allocate(values.count, of: UnsafeMutablePointer<Entry>?.self)
+    let entries = self.allocate(values.count, of: Entry.self)
+    var index = 0
+    for (key, value) in values {
+      initialize(entries + index)
+      write(entries + index, key, value)
+      (pointers + index).initialize(to: entries + index)
+      index &+= 1
+    }
+    return (index, pointers)
+  }
+
+  /// The array's own storage: it outlives the encoding, during which the message is not changed.
+  @inlinable
+  public func bytes(_ value: [UInt8]) -> ProtobufCBinaryData {
+    value.withUnsafeBufferPointer { buffer in
+      ProtobufCBinaryData(
+        len: buffer.count, data: UnsafeMutablePointer(mutating: buffer.baseAddress))
+    }
+  }
+
+  @inlinable
+  public func bytes(
+    _ values: [[UInt8]]
+  ) -> (Int, UnsafeMutablePointer<ProtobufCBinaryData>?) {
+    if values.isEmpty { return (0, nil) }
+    let pointers = self.allocate(values.count, of: ProtobufCBinaryData.self)
+    for index in values.indices {
+      (pointers + index).initialize(to: self.bytes(values[index]))
+    }
+    return (values.count, pointers)
+  }
+
+  /// A copy of the string's UTF-8: short strings have no storage to point at.
+  @inlinable
+  public func string(_ value: String) -> ProtobufCBinaryData {
+    if value.isEmpty { return ProtobufCBinaryData(len: 0, data: nil) }
+    var value = value
+    return value.withUTF8 { buffer in
+      let copy = self.allocate(buffer.count).assumingMemoryBound(to: UInt8.self)
+      copy.initialize(from: buffer.baseAddress!, count: buffer.count)
+      return ProtobufCBinaryData(len: buffer.count, data: copy)
+    }
+  }
+
+  @inlinable
+  public func strings(
+    _ values: [String]
+  ) -> (Int, UnsafeMutablePointer<ProtobufCBinaryData>?) {
+    if values.isEmpty { return (0, nil) }
+    let pointers = self.allocate(values.count, of: ProtobufCBinaryData.self)
+    for index in values.indices {
+      (pointers + index).initialize(to: self.string(values[index]))
+    }
+    return (values.count, pointers)
+  }
+
+  /// The array's own storage, as with `bytes`.
+  @inlinable
+  public func numbers<T: BitwiseCopyable>(_ values: [T]) -> (Int, UnsafeMutablePointer<T>?) {
+    values.withUnsafeBufferPointer { buffer in
+      (buffer.count, UnsafeMutablePointer(mutating: buffer.baseAddress))
+    }
+  }
+
+  @inlinable
+  public func bools(_ values: [Bool]) -> (Int, UnsafeMutablePointer<protobuf_c_boolean>?) {
+    if values.isEmpty { return (0, nil) }
+    let numbers = self.allocate(values.count, of: protobuf_c_boolean.self)
+    for index in values.indices {
+      (numbers + index).initialize(to: values[index] ? 1 : 0)
+    }
+    return (values.count, numbers)
+  }
+
+  @inlinable
+  public func enums<E: ProtobufEnum>(_ values: [E]) -> (Int, UnsafeMutablePointer<Int32>?) {
+    if values.isEmpty { return (0, nil) }
+    let numbers = self.allocate(values.count, of: Int32.self)
+    for index in values.indices {
+      (numbers + index).initialize(to: values[index].rawValue)
+    }
+    return (values.count, numbers)
+  }
+
+  /// Puts unknown fields back.
+  @inlinable
+  public func unknownFields(_ fields: UnknownFields, _ message: inout ProtobufCMessage) {
+    if !fields.isEmpty {
+      self.addUnknownFields(fields, to: &message)
+    }
+  }
+}

@@ -1,0 +1,56 @@
+/// Makes a Swift enum of a proto's.
+struct EnumGenerator {
+  var model: EnumModel
+  var visibility: String
+
+  /// The case names, in the order of the values. If names without the enum's prefix collide, all
+  /// keep it.
+  static func cases(of model: EnumModel) -> [String] {
+    let short = model.values.map { Naming.enumCase($0.name, of: model.name) }
+    guard Set(short).count == short.count else {
+      return model.values.map { Naming.member($0.name.lowercased()) }
+    }
+    return short
+  }
+
+  func write(to text: inout SwiftText) {
+    let name = Naming.type(self.model.name)
+    let cases = Self.cases(of: self.model).map(Naming.quoted)
+    var firstOfNumber: [Int: String] = [:]
+    text.document(self.model.comment, fallback: "`\(self.model.fullName)`.")
+    text.block("\(self.visibility) enum \(name): ProtobufEnum") { text in
+      for (value, caseName) in zip(self.model.values, cases) {
+        if let first = firstOfNumber[value.number] {
+          text.document(value.comment, fallback: "Another name of `\(first)`.")
+          text.line("\(self.visibility) static var \(caseName): \(name) { .\(first) }")
+        } else {
+          firstOfNumber[value.number] = caseName
+          text.document(value.comment)
+          text.line("case \(caseName)")
+        }
+      }
+      text.line("/// A number that this program has no name for.")
+      text.line("case unrecognized(Int32)")
+      let distinct = zip(self.model.values, cases).filter { firstOfNumber[$0.number] == $1 }
+      text.line()
+      text.block("\(self.visibility) init(rawValue: Int32)") { text in
+        text.line("switch rawValue {")
+        for (value, caseName) in distinct { text.line("case \(value.number): self = .\(caseName)") }
+        text.line("default: self = .unrecognized(rawValue)")
+        text.line("}")
+      }
+      text.line()
+      text.block("\(self.visibility) var rawValue: Int32") { text in
+        text.line("switch self {")
+        for (value, caseName) in distinct { text.line("case .\(caseName): \(value.number)") }
+        text.line("case .unrecognized(let number): number")
+        text.line("}")
+      }
+      text.line()
+      text.line("/// Every value that has a name.")
+      text.line(
+        "\(self.visibility) static var allCases: [\(name)] { ["
+          + distinct.map { ".\($0.1)" }.joined(separator: ", ") + "] }")
+    }
+  }
+}

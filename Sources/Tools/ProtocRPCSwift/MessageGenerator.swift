@@ -1,0 +1,416 @@
+/// Makes a Swift struct of a proto's message, and its way to and from the C struct.
+struct MessageGenerator {
+  var model: MessageModel
+  var types: TypeTable
+  var visibility: String
+
+  /// A member of the struct: a field, or a oneof with several.
+  private enum Member {
+    case field(FieldModel)
+    /// A field that says whether it was set: the only one of its oneof.
+    case optional(FieldModel, oneof: String)
+    case oneof(OneofModel, [FieldModel])
+  }
+
+  private var members: [Member] {
+    var seen: Set<Int> = []
+    return self.model.fields.compactMap { field in
+      guard let index = field.oneof else { return .field(field) }
+      guard seen.insert(index).inserted else { return nil }
+      let oneof = self.model.oneofs[index]
+      let fields = self.model.fields.filter { $0.oneof == index }
+      return fields.count == 1 ? .optional(field, oneof: oneof.name) : .oneof(oneof, fields)
+    }
+  }
+
+  private var key: String { ".\(self.model.fullName)" }
+
+  // MARK: - Names and types
+
+  /// A type of the standard library or of ours, qualified where the protos define one so named.
+  private func known(_ name: String, in module: String = "Swift") -> String {
+    self.types.shortNames.contains(name) ? "\(module).\(name)" : name
+  }
+
+  private func scalar(_ kind: FieldModel.Kind) -> String {
+    switch kind {
+    case .double: self.known("Double")
+    case .float: self.known("Float")
+    case .int64, .sint64, .sfixed64: self.known("Int64")
+    case .uint64, .fixed64: self.known("UInt64")
+    case .int32, .sint32, .sfixed32: self.known("Int32")
+    case .uint32, .fixed32: self.known("UInt32")
+    case .bool: self.known("Bool")
+    case .string: self.known("String")
+    case .bytes: "[\(self.known("UInt8"))]"
+    case .message, .enum, .group: ""
+    }
+  }
+
+  /// The type of one value of a field.
+  private func element(_ field: FieldModel) throws(GeneratorError) -> String {
+    switch field.kind {
+    case .message, .enum: try self.types[field.typeName].swiftName
+    case .group:
+      throw GeneratorError("\(self.model.fullName).\(field.name): groups are not supported")
+    default: self.scalar(field.kind)
+    }
+  }
+
+  private func mapEntry(
+    _ field: FieldModel
+  ) throws(GeneratorError) -> (key: FieldModel, value: FieldModel)? {
+    guard field.kind == .message, field.isRepeated,
+      let entry = try self.types[field.typeName].message, entry.isMapEntry,
+      let key = entry.fields.first(where: { $0.number == 1 }),
+      let value = entry.fields.first(where: { $0.number == 2 })
+    else { return nil }
+    return (key, value)
+  }
+
+  private func isIndirect(_ field: FieldModel) -> Bool {
+    field.kind == .message && !field.isRepeated && self.types.holds(field.typeName, self.key)
+  }
+
+  private func memberName(_ member: Member) -> String {
+    switch member {
+    case .field(let field), .optional(let field, _): Naming.member(field.name)
+    case .oneof(let oneof, _): Naming.member(oneof.name)
+    }
+  }
+
+  /// The nested enum of a oneof; another name if the message has a type of that name.
+  private func oneofType(_ oneof: OneofModel) -> String {
+    let name = Naming.type(oneof.name)
+    let taken =
+      self.model.messages.map { Naming.type($0.name) }
+      + self.model.enums.map { Naming.type($0.name) }
+    return taken.contains(name) ? name + "Oneof" : name
+  }
+
+  private func memberType(_ member: Member) throws(GeneratorError) -> String {
+    switch member {
+    case .field(let field):
+      if let (key, value) = try self.mapEntry(field) {
+        return "[\(try self.element(key)): \(try self.element(value))]"
+      }
+      let element = try self.element(field)
+      if field.isRepeated { return "[\(element)]" }
+      return field.kind == .message ? "\(element)?" : element
+    case .optional(let field, _):
+      return "\(try self.element(field))?"
+    case .oneof(let oneof, _):
+      return "\(self.oneofType(oneof))?"
+    }
+  }
+
+  private func memberDefault(_ member: Member) throws(GeneratorError) -> String {
+    guard case .field(let field) = member else { return "nil" }
+    if field.isRepeated { return try self.mapEntry(field) == nil ? "[]" : "[:]" }
+    switch field.kind {
+    case .message: return "nil"
+    case .enum: return ".\(try self.types[field.typeName].firstCase)"
+    case .string: return "\"\""
+    case .bytes: return "[]"
+    case .bool: return "false"
+    default: return "0"
+    }
+  }
+
+  private func comment(_ member: Member) -> String {
+    switch member {
+    case .field(let field), .optional(let field, _): field.comment
+    case .oneof(let oneof, _): oneof.comment
+    }
+  }
+
+  // MARK: - The struct
+
+  func write(to text: inout SwiftText, in scope: String) throws(GeneratorError) {
+    let name = Naming.type(self.model.name)
+    let members = self.members
+    let names = members.map { self.memberName($0) }
+    guard Set(names).count == names.count else {
+      throw GeneratorError(
+        "\(self.model.fullName): two fields have the same name in Swift: \(names)")
+    }
+    let inits = self.visibility
+    try text.block("extension \(scope)") { (text) throws(GeneratorError) in
+      text.document(self.model.comment, fallback: "`\(self.model.fullName)`.")
+      let conformance = self.known("ProtobufMessage", in: "RPCProtobuf")
+      try text.block("\(inits) struct \(name): \(conformance)") { (text) throws(GeneratorError) in
+        for member in members { try self.declare(member, &text) }
+        if !members.isEmpty { text.line() }
+        let unknown = self.known("UnknownFields", in: "RPCProtobuf")
+        text.line("\(inits) var unknownFields: \(unknown)")
+        text.line()
+        try text.block("\(inits) init()") { (text) throws(GeneratorError) in
+          for member in members {
+            text.line("\(self.storage(member)) = \(try self.memberDefault(member))")
+          }
+          text.line("self.unknownFields = \(unknown)()")
+        }
+        if !members.isEmpty {
+          text.line()
+          text.line("\(inits) init(")
+          for (index, member) in members.enumerated() {
+            let comma = index + 1 < members.count ? "," : ""
+            text.line(
+              "  \(Naming.quoted(self.memberName(member))): \(try self.memberType(member)) = "
+                + "\(try self.memberDefault(member))\(comma)")
+          }
+          text.block(")") { text in
+            for member in members {
+              let value = Naming.quoted(self.memberName(member))
+              text.line("\(self.storage(member)) = \(self.wrap(member, value))")
+            }
+            text.line("self.unknownFields = \(unknown)()")
+          }
+        }
+      }
+    }
+    for case .oneof(let oneof, let fields) in members {
+      text.line()
+      try self.writeOneof(oneof, fields, &text, in: "\(scope).\(name)")
+    }
+    text.line()
+    try self.writeBridge(&text, "\(scope).\(name)", members)
+  }
+
+  /// Where a member is stored, with `self`.
+  private func storage(_ member: Member) -> String {
+    if let field = self.indirectField(member) {
+      return "self.indirect\(Naming.upperFirst(Naming.member(field.name)))"
+    }
+    return "self.\(self.memberName(member))"
+  }
+
+  private func wrap(_ member: Member, _ value: String) -> String {
+    self.indirectField(member) == nil ? value : "\(value).map { .value($0) }"
+  }
+
+  private func indirectField(_ member: Member) -> FieldModel? {
+    switch member {
+    case .field(let field), .optional(let field, _): self.isIndirect(field) ? field : nil
+    case .oneof: nil
+    }
+  }
+
+  private func declare(_ member: Member, _ text: inout SwiftText) throws(GeneratorError) {
+    let type = try self.memberType(member)
+    let quoted = Naming.quoted(self.memberName(member))
+    text.document(self.comment(member))
+    guard let field = self.indirectField(member) else {
+      text.line("\(self.visibility) var \(quoted): \(type)")
+      return
+    }
+    let stored = "indirect\(Naming.upperFirst(Naming.member(field.name)))"
+    text.block("\(self.visibility) var \(quoted): \(type)") { text in
+      text.line("get { self.\(stored)?.value }")
+      text.line("set { self.\(stored) = newValue.map { .value($0) } }")
+    }
+    let indirect = self.known("Indirect", in: "RPCProtobuf")
+    text.line("private var \(stored): \(indirect)<\(type.dropLast())>?")
+  }
+
+  private func writeOneof(
+    _ oneof: OneofModel, _ fields: [FieldModel], _ text: inout SwiftText, in scope: String
+  ) throws(GeneratorError) {
+    try text.block("extension \(scope)") { (text) throws(GeneratorError) in
+      text.document(
+        oneof.comment, fallback: "`\(self.model.fullName).\(oneof.name)`: one of these.")
+      try text.block(
+        "\(self.visibility) enum \(self.oneofType(oneof)): Sendable, Hashable"
+      ) { (text) throws(GeneratorError) in
+        for field in fields {
+          text.document(field.comment)
+          let indirect = self.isIndirect(field) ? "indirect " : ""
+          text.line("\(indirect)case \(self.caseName(field))(\(try self.element(field)))")
+        }
+      }
+    }
+  }
+
+  private func caseName(_ field: FieldModel) -> String {
+    let name = Naming.member(field.name)
+    // `.none` would be taken for Optional's.
+    return name == "none" || name == "some" ? name + "Value" : Naming.quoted(name)
+  }
+
+  // MARK: - The way to C
+
+  private func writeBridge(
+    _ text: inout SwiftText, _ name: String, _ members: [Member]
+  ) throws(GeneratorError) {
+    let arena = self.known("Arena", in: "RPCProtobuf")
+    let source = self.known("DecodingSource", in: "RPCProtobuf")
+    let bridge = self.known("MessageBridge", in: "RPCProtobuf")
+    let function = Naming.cFunction(self.model.fullName)
+    let v = self.visibility
+    try text.block("extension \(name)") { (text) throws(GeneratorError) in
+      text.line("\(v) typealias CMessage = \(Naming.cStruct(self.model.fullName))")
+      text.line()
+      text.line("\(v) static let bridge = \(bridge)(\(function)__init)")
+      text.line()
+      text.line(
+        "\(v) static var messageName: \(self.known("String")) { \"\(self.model.fullName)\" }")
+      text.line()
+      text.line("\(v) init(")
+      text.line("  copying message: UnsafePointer<CMessage>, _ source: \(source)")
+      try text.block(") throws(MessageDecodingError)") { (text) throws(GeneratorError) in
+        for member in members { try self.read(member, &text) }
+        text.line("self.unknownFields = try source.unknownFields(message.pointee.base)")
+      }
+      text.line()
+      try text.block(
+        "\(v) func write(to message: UnsafeMutablePointer<CMessage>, _ arena: \(arena))"
+      ) { (text) throws(GeneratorError) in
+        for member in members { try self.write(member, &text) }
+        text.line("arena.unknownFields(self.unknownFields, &message.pointee.base)")
+      }
+    }
+  }
+
+  /// One value out of C.
+  private func readValue(
+    _ field: FieldModel, _ c: String, _ fullName: String
+  ) throws(GeneratorError) -> String {
+    switch field.kind {
+    case .string: "try source.string(\(c), in: \"\(fullName)\")"
+    case .bytes: "source.bytes(\(c))"
+    case .bool: "\(c) != 0"
+    case .enum: "\(try self.element(field))(rawValue: \(c))"
+    case .message: "try source.message(\(c)) ?? \(try self.element(field))()"
+    default: c
+    }
+  }
+
+  private func read(_ member: Member, _ text: inout SwiftText) throws(GeneratorError) {
+    let target = self.storage(member)
+    switch member {
+    case .field(let field):
+      let c = "message.pointee.\(Naming.cMember(field.name))"
+      let fullName = "\(self.model.fullName).\(field.name)"
+      if let (key, value) = try self.mapEntry(field) {
+        let count = "message.pointee.n_\(Naming.cMember(field.name))"
+        try text.block("do") { (text) throws(GeneratorError) in
+          text.line("var map: \(try self.memberType(member)) = [:]")
+          text.line("map.reserveCapacity(\(count))")
+          try text.block(
+            "for case let entry? in source.entries(\(count), \(c))"
+          ) { (text) throws(GeneratorError) in
+            text.line("let key = \(try self.readValue(key, "entry.pointee.key", fullName))")
+            text.line("map[key] = \(try self.readValue(value, "entry.pointee.value", fullName))")
+          }
+          text.line("\(target) = map")
+        }
+        return
+      }
+      guard field.isRepeated else {
+        if self.isIndirect(field) {
+          text.line("\(target) = try source.indirectMessage(\(c))")
+        } else if field.kind == .message {
+          text.line("\(target) = try source.message(\(c))")
+        } else {
+          text.line("\(target) = \(try self.readValue(field, c, fullName))")
+        }
+        return
+      }
+      let arguments = "message.pointee.n_\(Naming.cMember(field.name)), \(c)"
+      switch field.kind {
+      case .string: text.line("\(target) = try source.strings(\(arguments), in: \"\(fullName)\")")
+      case .bytes: text.line("\(target) = source.bytes(\(arguments))")
+      case .bool: text.line("\(target) = source.bools(\(arguments))")
+      case .enum: text.line("\(target) = source.enums(\(arguments))")
+      case .message: text.line("\(target) = try source.messages(\(arguments))")
+      default: text.line("\(target) = source.numbers(\(arguments))")
+      }
+    case .optional(let field, let oneof):
+      let c = "message.pointee.\(Naming.cMember(field.name))"
+      text.line(
+        "if message.pointee.\(Naming.cCase(oneof)).rawValue == \(field.number) {")
+      let value =
+        self.isIndirect(field)
+        ? "try source.indirectMessage(\(c))"
+        : field.kind == .message
+          ? "try source.message(\(c))"
+          : try self.readValue(field, c, "\(self.model.fullName).\(field.name)")
+      text.line("  \(target) = \(value)")
+      text.line("} else {")
+      text.line("  \(target) = nil")
+      text.line("}")
+    case .oneof(let oneof, let fields):
+      text.line("switch message.pointee.\(Naming.cCase(oneof.name)).rawValue {")
+      for field in fields {
+        let c = "message.pointee.\(Naming.cMember(field.name))"
+        let value = try self.readValue(field, c, "\(self.model.fullName).\(field.name)")
+        text.line("case \(field.number): \(target) = .\(self.caseName(field))(\(value))")
+      }
+      text.line("default: \(target) = nil")
+      text.line("}")
+    }
+  }
+
+  /// One value into C.
+  private func writeValue(_ field: FieldModel, _ value: String) -> String {
+    switch field.kind {
+    case .string: "arena.string(\(value))"
+    case .bytes: "arena.bytes(\(value))"
+    case .bool: "\(value) ? 1 : 0"
+    case .enum: "\(value).rawValue"
+    case .message: "arena.message(\(value))"
+    default: value
+    }
+  }
+
+  private func write(_ member: Member, _ text: inout SwiftText) throws(GeneratorError) {
+    let value = self.storage(member)
+    switch member {
+    case .field(let field):
+      let c = "message.pointee.\(Naming.cMember(field.name))"
+      let count = "message.pointee.n_\(Naming.cMember(field.name))"
+      if let (key, entryValue) = try self.mapEntry(field) {
+        let entry = try self.types[field.typeName].fullName
+        let initialize = "\(Naming.cFunction(entry))__init"
+        text.line(
+          "(\(count), \(c)) = arena.entries(\(value), \(initialize)) { entry, key, value in")
+        text.line("  entry.pointee.key = \(self.writeValue(key, "key"))")
+        text.line("  entry.pointee.value = \(self.writeValue(entryValue, "value"))")
+        text.line("}")
+        return
+      }
+      guard field.isRepeated else {
+        text.line(
+          self.isIndirect(field)
+            ? "\(c) = arena.indirectMessage(\(value))" : "\(c) = \(self.writeValue(field, value))")
+        return
+      }
+      switch field.kind {
+      case .string: text.line("(\(count), \(c)) = arena.strings(\(value))")
+      case .bytes: text.line("(\(count), \(c)) = arena.bytes(\(value))")
+      case .bool: text.line("(\(count), \(c)) = arena.bools(\(value))")
+      case .enum: text.line("(\(count), \(c)) = arena.enums(\(value))")
+      case .message: text.line("(\(count), \(c)) = arena.messages(\(value))")
+      default: text.line("(\(count), \(c)) = arena.numbers(\(value))")
+      }
+    case .optional(let field, let oneof):
+      let c = "message.pointee.\(Naming.cMember(field.name))"
+      text.block("if let value = \(value)") { text in
+        text.line("message.pointee.\(Naming.cCase(oneof)) = .init(rawValue: \(field.number))")
+        text.line(
+          "\(c) = \(self.writeValue(field, self.isIndirect(field) ? "value.value" : "value"))")
+      }
+    case .oneof(let oneof, let fields):
+      text.line("switch \(value) {")
+      for field in fields {
+        let c = "message.pointee.\(Naming.cMember(field.name))"
+        text.line("case .\(self.caseName(field))(let value):")
+        text.line(
+          "  message.pointee.\(Naming.cCase(oneof.name)) = .init(rawValue: \(field.number))")
+        text.line("  \(c) = \(self.writeValue(field, "value"))")
+      }
+      text.line("case nil: break")
+      text.line("}")
+    }
+  }
+}

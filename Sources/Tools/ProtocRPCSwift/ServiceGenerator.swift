@@ -1,0 +1,138 @@
+/// Makes a server's protocol and a client's struct of a proto's service.
+struct ServiceGenerator {
+  var model: ServiceModel
+  var types: TypeTable
+  var visibility: String
+  var namespace: String
+  /// The static member that holds the file's descriptor.
+  var file: String
+
+  /// `SchedulerService` and `Datastore` to `Scheduler` and `Datastore`.
+  private var base: String {
+    let name = Naming.type(self.model.name)
+    return name.hasSuffix("Service") && name != "Service" ? String(name.dropLast(7)) : name
+  }
+
+  private var protocolName: String { self.base + "Service" }
+  private var descriptorName: String { Naming.lowerFirst(self.base) + "ServiceDescriptor" }
+  private var methodsName: String { self.base + "Methods" }
+
+  private func name(_ method: ServiceModel.Method) -> String {
+    Naming.quoted(Naming.lowerFirst(Naming.type(method.name)))
+  }
+
+  func write(to text: inout SwiftText) throws(GeneratorError) {
+    try self.writeProtocol(&text)
+    text.line()
+    self.writeRegistration(&text)
+    text.line()
+    try self.writeMethods(&text)
+    text.line()
+    try self.writeClient(&text)
+  }
+
+  private func writeProtocol(_ text: inout SwiftText) throws(GeneratorError) {
+    try text.block("extension \(self.namespace)") { (text) throws(GeneratorError) in
+      text.document(self.model.comment, fallback: "Serves `\(self.model.fullName)`.")
+      try text.block(
+        "\(self.visibility) protocol \(self.protocolName): RPCService"
+      ) { (text) throws(GeneratorError) in
+        for (index, method) in self.model.methods.enumerated() {
+          if index > 0 { text.line() }
+          let input = try self.types[method.input].swiftName
+          let output = try self.types[method.output].swiftName
+          let request =
+            method.streamsRequests ? "_ requests: RequestStream<\(input)>" : "_ request: \(input)"
+          let responses = method.streamsResponses ? "responses: ResponseWriter<\(output)>, " : ""
+          let result = method.streamsResponses ? "" : " -> \(output)"
+          text.document(method.comment)
+          text.line("func \(self.name(method))(")
+          text.line("  \(request), \(responses)context: ServerContext")
+          text.line(") async throws\(result)")
+        }
+      }
+    }
+  }
+
+  private func writeRegistration(_ text: inout SwiftText) {
+    let v = self.visibility
+    text.block("extension \(self.namespace).\(self.protocolName)") { text in
+      text.block("\(v) var descriptor: ServiceDescriptor") { text in
+        text.line("\(self.namespace).\(self.descriptorName)")
+      }
+      text.line()
+      text.block("\(v) func registerMethods(with router: inout Router)") { text in
+        for method in self.model.methods {
+          let descriptor = "\(self.namespace).\(self.methodsName).\(self.name(method))"
+          let (kind, call) =
+            switch (method.streamsRequests, method.streamsResponses) {
+            case (false, false): ("unary", "$0, context: $1")
+            case (false, true): ("serverStreaming", "$0, responses: $1, context: $2")
+            case (true, false): ("clientStreaming", "$0, context: $1")
+            case (true, true): ("bidirectional", "$0, responses: $1, context: $2")
+            }
+          text.block("router.\(kind)(\(descriptor))") { text in
+            text.line("try await self.\(self.name(method))(\(call))")
+          }
+        }
+      }
+    }
+  }
+
+  private func writeMethods(_ text: inout SwiftText) throws(GeneratorError) {
+    let v = self.visibility
+    try text.block("extension \(self.namespace)") { (text) throws(GeneratorError) in
+      text.line("/// What reflection tells of `\(self.model.fullName)`.")
+      text.line("\(v) static let \(self.descriptorName) = ServiceDescriptor(")
+      text.line("  fullName: \"\(self.model.fullName)\",")
+      text.line(
+        "  methods: [" + self.model.methods.map { "\"\($0.name)\"" }.joined(separator: ", ") + "],")
+      text.line("  file: \(self.file))")
+      text.line()
+      text.line("/// The methods of `\(self.model.fullName)`.")
+      try text.block("\(v) enum \(self.methodsName)") { (text) throws(GeneratorError) in
+        for method in self.model.methods {
+          text.line("\(v) static let \(self.name(method)) = MethodDescriptor<")
+          text.line(
+            "  \(try self.types[method.input].swiftName), "
+              + "\(try self.types[method.output].swiftName)")
+          text.line(">(\"/\(self.model.fullName)/\(method.name)\")")
+        }
+      }
+    }
+  }
+
+  private func writeClient(_ text: inout SwiftText) throws(GeneratorError) {
+    let v = self.visibility
+    try text.block("extension \(self.namespace)") { (text) throws(GeneratorError) in
+      text.line("/// Calls `\(self.model.fullName)`. Every call throws `RPCError`.")
+      try text.block("\(v) struct \(self.base)Client: Sendable") { (text) throws(GeneratorError) in
+        text.line("\(v) let channel: RPCChannel")
+        text.line()
+        text.block("\(v) init(_ channel: RPCChannel)") { $0.line("self.channel = channel") }
+        for method in self.model.methods {
+          let input = try self.types[method.input].swiftName
+          let output = try self.types[method.output].swiftName
+          let descriptor = "\(self.methodsName).\(self.name(method))"
+          let (kind, result) =
+            switch (method.streamsRequests, method.streamsResponses) {
+            case (false, false): ("unary", output)
+            case (false, true): ("serverStreaming", "ResponseStream<\(output)>")
+            case (true, false): ("clientStreaming", "ClientStreamingCall<\(input), \(output)>")
+            case (true, true): ("bidirectional", "BidirectionalCall<\(input), \(output)>")
+            }
+          let request = method.streamsRequests ? "" : "_ request: \(input), "
+          let argument = method.streamsRequests ? "" : "request, "
+          text.line()
+          text.document(method.comment)
+          text.line("\(v) func \(self.name(method))(")
+          text.line("  \(request)options: CallOptions = CallOptions()")
+          text.block(") async throws -> \(result)") { text in
+            text.line("try await self.channel.\(kind)(")
+            text.line("  \(descriptor), \(argument)options: options)")
+          }
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,71 @@
+/// Every message and enum that a run may refer to, by its full name with the leading dot.
+struct TypeTable {
+  struct Entry {
+    /// Qualified with the namespace: `SchedulerV1.Build`.
+    var swiftName: String
+    var fullName: String
+    var file: String
+    var message: MessageModel?
+    /// The first value's case, for enums.
+    var firstCase = ""
+  }
+
+  private(set) var entries: [String: Entry] = [:]
+  /// Last components of all Swift names.
+  private(set) var shortNames: Set<String> = []
+
+  init(_ files: [FileModel]) {
+    for file in files {
+      let namespace = Self.namespace(of: file)
+      for message in file.messages { self.add(message, in: namespace, file.name) }
+      for value in file.enums { self.add(value, in: namespace, file.name) }
+    }
+  }
+
+  static func namespace(of file: FileModel) -> String {
+    if let prefix = file.swiftPrefix, !prefix.isEmpty { return prefix }
+    return Naming.namespace(file.package)
+  }
+
+  subscript(name: String) -> Entry {
+    get throws(GeneratorError) {
+      guard let entry = self.entries[name] else {
+        throw GeneratorError("no type \(name) in the request")
+      }
+      return entry
+    }
+  }
+
+  /// Whether a message holds another one by value, directly or through others: then a member of
+  /// that type needs an indirection.
+  func holds(_ start: String, _ goal: String) -> Bool {
+    var seen: Set<String> = []
+    var open = [start]
+    while let next = open.popLast() {
+      if next == goal { return true }
+      guard seen.insert(next).inserted, let message = self.entries[next]?.message else { continue }
+      for field in message.fields where field.kind == .message && !field.isRepeated {
+        open.append(field.typeName)
+      }
+    }
+    return false
+  }
+
+  private mutating func add(_ message: MessageModel, in scope: String, _ file: String) {
+    let short = Naming.type(message.name)
+    let name = "\(scope).\(short)"
+    self.entries[".\(message.fullName)"] = Entry(
+      swiftName: name, fullName: message.fullName, file: file, message: message)
+    if !message.isMapEntry { self.shortNames.insert(short) }
+    for nested in message.messages { self.add(nested, in: name, file) }
+    for value in message.enums { self.add(value, in: name, file) }
+  }
+
+  private mutating func add(_ value: EnumModel, in scope: String, _ file: String) {
+    let short = Naming.type(value.name)
+    self.entries[".\(value.fullName)"] = Entry(
+      swiftName: "\(scope).\(short)", fullName: value.fullName, file: file, message: nil,
+      firstCase: EnumGenerator.cases(of: value)[0])
+    self.shortNames.insert(short)
+  }
+}

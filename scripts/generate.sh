@@ -1,0 +1,46 @@
+#!/bin/sh
+# Makes the committed C and Swift of every proto anew: `make generate`.
+#
+# Needs protoc and protoc-gen-c (Debian: protobuf-compiler protobuf-c-compiler libprotobuf-dev).
+# RPC_SWIFT_PLUGIN names a built protoc-gen-rpc-swift; without it one is built.
+set -eu
+cd "$(dirname "$0")/.."
+
+plugin=${RPC_SWIFT_PLUGIN:-}
+if [ -z "$plugin" ]; then
+  swift build --product protoc-gen-rpc-swift
+  plugin=$(swift build --show-bin-path)/protoc-gen-rpc-swift
+fi
+if [ "${1:-}" = "--check" ]; then
+  root=$(mktemp -d)
+  trap 'rm -rf "$root"' EXIT
+else
+  root=.
+fi
+
+# generate OPTIONS C-FOLDER SWIFT-FOLDER PROTO...
+generate() {
+  options=$1 c=$2 swift=$3
+  shift 3
+  rm -rf "${root:?}/$c" "${root:?}/$swift"
+  mkdir -p "$root/$c" "$root/$swift"
+  protoc -I proto -I /usr/include --plugin=protoc-gen-rpc-swift="$plugin" \
+    --rpc-swift_out="$root/$c" --rpc-swift_opt="emit=c,$options" "$@"
+  protoc -I proto -I /usr/include --plugin=protoc-gen-rpc-swift="$plugin" \
+    --rpc-swift_out="$root/$swift" --rpc-swift_opt="emit=swift,$options" "$@"
+  if [ "$root" != . ]; then
+    diff -r "$c" "$root/$c"
+    diff -r "$swift" "$root/$swift"
+  fi
+}
+
+# What the RPC library carries: the well-known types, health and reflection.
+well_known="any duration empty field_mask struct timestamp wrappers"
+generate module=RPC,c_module=CRPCProtos Sources/RPC/CRPCProtos Sources/RPC/RPC/Generated \
+  $(for name in $well_known; do echo "google/protobuf/$name.proto"; done) \
+  $(cd proto && find grpc -name '*.proto' | LC_ALL=C sort)
+
+# What the services speak: our own protos, and the public contracts.
+generate module=BuildProtos,c_module=CBuildProtos Sources/Shared/CBuildProtos \
+  Sources/Shared/BuildProtos \
+  $(cd proto && find build google millrace -name '*.proto' | LC_ALL=C sort)
