@@ -165,7 +165,7 @@ let places: [Place] = [
 let tests: [(name: String, folder: String, uses: [String], products: [Target.Dependency])] = [
   ("RPCCoreTests", "RPC", ["RPCCore"], []),
   ("RPCProtobufTests", "RPC", ["RPCProtobuf", "RPC", "BuildProtos", "CRPCProtos", "CProtobufC"], []),
-  ("RPCTransportTests", "RPC", ["RPC", "RPCCore", "RPCHTTP2", "RPCTransport"], nio("NIOCore", "NIOPosix")),
+  ("RPCTransportTests", "RPC", ["RPCCore", "RPCHTTP2", "RPCTransport"], nio("NIOCore", "NIOPosix")),
   ("RedisWireTests", "Redis", ["RedisWire"], []),
   ("RedisClientTests", "Redis", ["RedisWire", "RedisClient"], nio("NIOCore", "NIOPosix")),
   ("DomainTests", "Shared", ["Domain"], []),

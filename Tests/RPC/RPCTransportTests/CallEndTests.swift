@@ -1,0 +1,172 @@
+import RPCCore
+import RPCTransport
+import Synchronization
+import Testing
+
+@Suite struct CallEndTests {
+  @Test func aThrownErrorIsTheStatusWithItsMetadata() async throws {
+    var service = TestService()
+    service.unary = { _, context in
+      #expect(context.metadata["x-in"] == "1")
+      #expect(context.metadata.binary(for: "x-in-bin") == [0, 255, 7])
+      context.setTrailingMetadata(["x-out": "2"])
+      throw RPCError(
+        .failedPrecondition, "ünïcode \n 100%", metadata: ["x-more": "3"],
+        retryDelay: .milliseconds(1_500))
+    }
+    try await withServer(service) { channel, _ in
+      var metadata: Metadata = ["X-In": "1"]
+      metadata.add(binary: [0, 255, 7], for: "x-in-bin")
+      let error = await #expect(throws: RPCError.self) {
+        try await channel.unary(
+          Methods.unary, Blob(), options: CallOptions(metadata: metadata))
+      }
+      #expect(error?.code == .failedPrecondition)
+      #expect(error?.message == "ünïcode \n 100%")
+      #expect(error?.metadata["x-out"] == "2")
+      #expect(error?.metadata["x-more"] == "3")
+      #expect(error?.retryDelay == .milliseconds(1_500))
+    }
+  }
+
+  @Test func initialAndTrailingMetadataArrive() async throws {
+    var service = TestService()
+    service.server = { _, responses, context in
+      context.setInitialMetadata(["first": "a"])
+      context.setTrailingMetadata(["last": "b"])
+      try await responses.send(Blob("x"))
+    }
+    try await withServer(service) { channel, _ in
+      let responses = try await channel.serverStreaming(Methods.server, Blob())
+      #expect(try await responses.initialMetadata["first"] == "a")
+      var count = 0
+      for try await _ in responses { count += 1 }
+      #expect(count == 1)
+      #expect(responses.trailingMetadata?["last"] == "b")
+    }
+  }
+
+  @Test func aDeadlineEndsTheCallAndCancelsTheHandler() async throws {
+    let cancelled = Signal()
+    var service = TestService()
+    service.unary = { _, context in
+      #expect(context.deadline != nil)
+      await withTaskCancellationHandler {
+        await withUnsafeContinuation { (continuation: UnsafeContinuation<Void, Never>) in
+          Task {
+            await cancelled.wait()
+            continuation.resume()
+          }
+        }
+      } onCancel: {
+        Task { await cancelled.set() }
+      }
+      return Blob()
+    }
+    try await withServer(service) { channel, _ in
+      let error = await #expect(throws: RPCError.self) {
+        try await channel.unary(
+          Methods.unary, Blob(), options: CallOptions(timeout: .milliseconds(50)))
+      }
+      #expect(error?.code == .deadlineExceeded)
+      await cancelled.wait()
+    }
+  }
+
+  @Test func cancellingTheCallerCancelsTheHandler() async throws {
+    let started = Signal()
+    let cancelled = Signal()
+    var service = TestService()
+    service.both = { requests, _, _ in
+      await started.set()
+      do {
+        for try await _ in requests {}
+      } catch {
+        await cancelled.set()
+        throw error
+      }
+    }
+    try await withServer(service) { channel, _ in
+      let call: BidirectionalCall<Blob, Blob> = try await channel.bidirectional(Methods.both)
+      try await call.send(Blob("x"))
+      await started.wait()
+      call.cancel()
+      await cancelled.wait()
+      let error = await #expect(throws: RPCError.self) {
+        for try await _ in call.responses {}
+      }
+      #expect(error?.code == .cancelled)
+    }
+  }
+
+  @Test func lettingGoOfAStreamCancelsIt() async throws {
+    let cancelled = Signal()
+    var service = TestService()
+    service.server = { _, responses, _ in
+      do {
+        while true { try await responses.send(Blob([UInt8](repeating: 1, count: 1_000))) }
+      } catch {
+        await cancelled.set()
+      }
+    }
+    try await withServer(service) { channel, _ in
+      do {
+        let responses = try await channel.serverStreaming(Methods.server, Blob())
+        for try await _ in responses { break }
+      }
+      await cancelled.wait()
+    }
+  }
+
+  @Test func aReaderThatWaitsHoldsTheSenderBack() async throws {
+    let sent = Mutex(0)
+    let stuck = Signal()
+    var service = TestService()
+    service.server = { _, responses, _ in
+      for _ in 0..<20_000 {
+        try await responses.send(Blob([UInt8](repeating: 1, count: 1_000)))
+        sent.withLock { $0 += 1 }
+        if sent.withLock({ $0 }) == 100 { await stuck.set() }
+      }
+    }
+    try await withServer(service) { channel, _ in
+      let responses = try await channel.serverStreaming(Methods.server, Blob())
+      var iterator = responses.makeAsyncIterator()
+      _ = try await iterator.next()
+      await stuck.wait()
+      // Enough turns for a sender that is not held back to send everything.
+      for _ in 0..<50 { _ = try await channel.unary(Methods.unary, Blob("turn")) }
+      // 1 MiB of window, queues of 256 KiB on both sides, and what is under way.
+      #expect(sent.withLock { $0 } < 5_000)
+      var received = 1
+      while try await iterator.next() != nil { received += 1 }
+      #expect(received == 20_000)
+    }
+  }
+
+  @Test func aSlowHandlerHoldsTheClientBack() async throws {
+    let release = Signal()
+    var service = TestService()
+    service.client = { requests, _ in
+      await release.wait()
+      var count = 0
+      for try await _ in requests { count += 1 }
+      return Blob("\(count)")
+    }
+    try await withServer(service) { channel, _ in
+      let call: ClientStreamingCall<Blob, Blob> = try await channel.clientStreaming(Methods.client)
+      let sent = Mutex(0)
+      async let sending: Void = {
+        for _ in 0..<20_000 {
+          try await call.send(Blob([UInt8](repeating: 1, count: 1_000)))
+          sent.withLock { $0 += 1 }
+        }
+      }()
+      for _ in 0..<100 { _ = try await channel.unary(Methods.unary, Blob("turn")) }
+      #expect(sent.withLock { $0 } < 5_000)
+      await release.set()
+      try await sending
+      #expect(try await call.finish().text == "20000")
+    }
+  }
+}

@@ -1,0 +1,109 @@
+import RPCCore
+import RPCTransport
+
+/// A message that is its bytes: the transport's tests need no protobuf.
+struct Blob: RPCMessage {
+  static var messageName: String { "test.Blob" }
+  var bytes: [UInt8] = []
+
+  init() {}
+  init(_ bytes: [UInt8]) { self.bytes = bytes }
+  init(_ text: String) { self.bytes = Array(text.utf8) }
+
+  init(decoding bytes: UnsafeRawBufferPointer) throws(MessageDecodingError) {
+    guard bytes.first != 0xff else { throw MessageDecodingError(.malformed, in: "test.Blob") }
+    self.bytes = Array(bytes)
+  }
+
+  func encode<Refusal: Error>(
+    reserving: (Int) throws(Refusal) -> UnsafeMutableRawPointer
+  ) throws(Refusal) {
+    let target = try reserving(self.bytes.count)
+    self.bytes.withUnsafeBytes { source in
+      UnsafeMutableRawBufferPointer(start: target, count: source.count).copyMemory(from: source)
+    }
+  }
+
+  var text: String { String(decoding: self.bytes, as: UTF8.self) }
+}
+
+enum Methods {
+  static let unary = MethodDescriptor<Blob, Blob>("/test.Test/Unary")
+  static let server = MethodDescriptor<Blob, Blob>("/test.Test/Server")
+  static let client = MethodDescriptor<Blob, Blob>("/test.Test/Client")
+  static let both = MethodDescriptor<Blob, Blob>("/test.Test/Both")
+  static let missing = MethodDescriptor<Blob, Blob>("/test.Test/Missing")
+}
+
+/// A service made of closures.
+struct TestService: RPCService {
+  var unary: @Sendable (Blob, ServerContext) async throws -> Blob = { request, _ in request }
+  var server: @Sendable (Blob, ResponseWriter<Blob>, ServerContext) async throws -> Void = {
+    request, responses, _ in
+    for index in 0..<(Int(request.text) ?? 0) { try await responses.send(Blob("\(index)")) }
+  }
+  var client: @Sendable (RequestStream<Blob>, ServerContext) async throws -> Blob = {
+    requests, _ in
+    var count = 0
+    for try await request in requests { count += request.bytes.count }
+    return Blob("\(count)")
+  }
+  var both:
+    @Sendable (RequestStream<Blob>, ResponseWriter<Blob>, ServerContext) async throws -> Void = {
+      requests, responses, _ in
+      for try await request in requests { try await responses.send(request) }
+    }
+
+  var descriptor: ServiceDescriptor {
+    ServiceDescriptor(
+      fullName: "test.Test", methods: ["Unary", "Server", "Client", "Both"],
+      file: FileDescriptor(
+        name: "test.proto", package: "test", serialized: [], symbols: [], dependencies: []))
+  }
+
+  func registerMethods(with router: inout Router) {
+    router.unary(Methods.unary, handler: self.unary)
+    router.serverStreaming(Methods.server, handler: self.server)
+    router.clientStreaming(Methods.client, handler: self.client)
+    router.bidirectional(Methods.both, handler: self.both)
+  }
+}
+
+/// Runs `body` with a server on a free port and a channel to it.
+func withServer(
+  _ service: TestService = TestService(),
+  configuration: RPCServer.Configuration = RPCServer.Configuration(),
+  channelConfiguration: RPCChannel.Configuration = RPCChannel.Configuration(),
+  _ body: (RPCChannel, RPCServer) async throws -> Void
+) async throws {
+  let server = RPCServer(services: [service], configuration: configuration)
+  let address = try await server.listen(on: .tcp(host: "127.0.0.1", port: 0))
+  let channel = RPCChannel(to: address, configuration: channelConfiguration)
+  let result: Result<Void, any Error>
+  do {
+    try await body(channel, server)
+    result = .success(())
+  } catch {
+    result = .failure(error)
+  }
+  await channel.close()
+  await server.shutdown(grace: .seconds(5))
+  return try result.get()
+}
+
+/// Lets one task tell another that something has happened, without a clock.
+actor Signal {
+  private var isSet = false
+  private var waiters: [CheckedContinuation<Void, Never>] = []
+
+  func set() {
+    self.isSet = true
+    for waiter in self.waiters { waiter.resume() }
+    self.waiters = []
+  }
+
+  func wait() async {
+    if self.isSet { return }
+    await withCheckedContinuation { self.waiters.append($0) }
+  }
+}
