@@ -4,6 +4,21 @@
 /// The executor-allocator owns executors: capacity, usage, leases and liveness.
 public enum AllocatorV1 {}
 
+/// Versions by semver.org.
+public enum BazelSemver {}
+
+/// Bytes of any number, read and written by name.
+public enum ByteStreamV1 {}
+
+/// What an aggregation came to.
+public enum DatastoreV1 {}
+
+/// How calls fail, for programs.
+public enum GoogleRPC {}
+
+/// Values of everyday use.
+public enum GoogleType {}
+
 /// Live logs: append-only streams of bytes, followed while they grow and sealed into a blob.
 public enum LogsV1 {}
 
