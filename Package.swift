@@ -124,6 +124,8 @@ let places: [Place] = [
   Place(
     name: "millrace-core-plugin", folder: "PluginRunner", layer: .program, kind: .program,
     uses: ["CorePlugins", "PluginKit"]),
+  // In C: between fork and exec nothing may touch the Swift runtime.
+  Place(name: "millrace-step-supervisor", folder: "PluginRunner", layer: .program, kind: .program),
 
   Place(
     name: "DatastoreGatewayCore", folder: "DatastoreGateway", layer: .core, uses: ["Domain"],

@@ -1,0 +1,271 @@
+// The parent of one step's (or one plugin's) processes: starts the program, and leaves none of its
+// descendants behind.
+//
+//   millrace-step-supervisor [--chdir DIR] [--cgroups N] -- PROGRAM [ARGUMENT...]
+//
+// It is a program of its own, in C, because what happens between fork and exec must not touch the
+// Swift runtime, and because it must outlive a runner that dies by SIGKILL for the moment it takes
+// to clean up behind it.
+//
+// File descriptors: 0, 1, 2 are the program's. 3 is a stream socket to the runner. 4 ... 4+N-1 are
+// `cgroup.procs` files, open for writing, that the program joins before it begins.
+//
+// The runner writes single letters to 3:
+//   t  SIGTERM to the program's process group
+//   k  SIGKILL to the whole tree
+//   s  SIGKILL to everything but the program itself (between two calls of a plugin)
+// and reads lines:
+//   started PID
+//   failed ERRNO STAGE                         the program never began
+//   exited CODE SIGNAL CPU_MICROS PEAK_BYTES   after the last descendant is gone
+// When the runner's end of 3 closes, the tree is killed: a runner that dies takes its steps along.
+//
+// How nothing escapes: the supervisor is a child subreaper (or process 1 of a pid namespace), so
+// every orphan below it, whatever sessions it made, becomes its child; it kills and reaps until
+// it has no child left.
+
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { CONTROL = 3, FIRST_CGROUP = 4, MAXIMUM_CGROUPS = 8 };
+
+// While the tree is being killed we look again this often, for a fork that raced with the scan.
+enum { RESCAN_MILLISECONDS = 10 };
+
+static pid_t program = -1;
+static int program_status = 0;
+static int program_ended = 0;
+static int killing = 0;
+static long long cpu_micros = 0;
+static long long peak_bytes = 0;
+
+static void say(const char *format, long long a, long long b, long long c, long long d) {
+  char line[128];
+  int length = snprintf(line, sizeof line, format, a, b, c, d);
+  for (int done = 0; done < length;) {
+    ssize_t n = send(CONTROL, line + done, (size_t)(length - done), MSG_NOSIGNAL);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return;  // The runner is gone; its end of the socket tells the main loop.
+    done += (int)n;
+  }
+}
+
+struct process {
+  pid_t pid;
+  pid_t parent;
+  int ours;
+};
+
+// Parent of a process from /proc/PID/stat; the name in it may hold anything, so look behind the
+// last parenthesis.
+static pid_t parent_of(const char *pid) {
+  char path[64], text[512];
+  snprintf(path, sizeof path, "/proc/%.20s/stat", pid);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return -1;
+  ssize_t n = read(fd, text, sizeof text - 1);
+  close(fd);
+  if (n <= 0) return -1;
+  text[n] = 0;
+  char *end = strrchr(text, ')');
+  int parent = -1;
+  if (end == NULL || sscanf(end + 1, " %*c %d", &parent) != 1) return -1;
+  return parent;
+}
+
+// Kills every descendant, except one (or -1).
+static void kill_descendants(pid_t spared) {
+  if (getpid() == 1 && spared < 0) {
+    kill(-1, SIGKILL);
+    return;
+  }
+  DIR *directory = opendir("/proc");
+  if (directory == NULL) {
+    if (program > 0 && program != spared && !program_ended) kill(-program, SIGKILL);
+    return;
+  }
+  static struct process *table = NULL;
+  static size_t room = 0;
+  size_t count = 0;
+  for (struct dirent *entry; (entry = readdir(directory)) != NULL;) {
+    if (entry->d_name[0] < '1' || entry->d_name[0] > '9') continue;
+    if (count == room) {
+      size_t larger = room == 0 ? 1024 : room * 2;
+      struct process *moved = realloc(table, larger * sizeof *table);
+      if (moved == NULL) break;
+      table = moved;
+      room = larger;
+    }
+    table[count].pid = (pid_t)atoi(entry->d_name);
+    table[count].parent = parent_of(entry->d_name);
+    table[count].ours = 0;
+    count++;
+  }
+  closedir(directory);
+  pid_t self = getpid();
+  for (int found = 1; found;) {
+    found = 0;
+    for (size_t i = 0; i < count; i++) {
+      if (table[i].ours) continue;
+      int ours = table[i].parent == self;
+      for (size_t j = 0; !ours && j < count; j++)
+        ours = table[j].ours && table[j].pid == table[i].parent;
+      if (ours) table[i].ours = found = 1;
+    }
+  }
+  for (size_t i = 0; i < count; i++)
+    if (table[i].ours && table[i].pid != spared) kill(table[i].pid, SIGKILL);
+}
+
+// Reaps what has ended. Returns 0 when there is no child left.
+static int reap(void) {
+  for (;;) {
+    int status;
+    struct rusage usage;
+    pid_t pid = wait4(-1, &status, WNOHANG, &usage);
+    if (pid == 0) return 1;
+    if (pid < 0) {
+      if (errno == EINTR) continue;
+      return 0;
+    }
+    cpu_micros += (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000LL +
+                  usage.ru_utime.tv_usec + usage.ru_stime.tv_usec;
+    if (usage.ru_maxrss * 1024LL > peak_bytes) peak_bytes = usage.ru_maxrss * 1024LL;
+    if (pid == program) {
+      program_status = status;
+      program_ended = 1;
+      killing = 1;  // What the program leaves behind ends with it.
+    }
+  }
+}
+
+// In the child, before exec: says over `report` which stage failed, and why.
+static void fail(int report, int stage) {
+  int words[2] = {errno, stage};
+  ssize_t ignored = write(report, words, sizeof words);
+  (void)ignored;
+  _exit(127);
+}
+
+static void run_program(char **arguments, const char *folder, int cgroups, int report) {
+  setsid();
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  for (int i = 0; i < cgroups; i++)
+    if (write(FIRST_CGROUP + i, "0", 1) != 1) fail(report, 1);
+  // When memory runs out the kernel shall pick the step, not its supervisor.
+  int score = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+  if (score >= 0) {
+    ssize_t ignored = write(score, "500", 3);
+    (void)ignored;
+    close(score);
+  }
+  for (int number = 1; number < 65; number++) signal(number, SIG_DFL);
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, NULL);
+  if (folder != NULL && chdir(folder) != 0) fail(report, 2);
+  execvp(arguments[0], arguments);
+  fail(report, 3);
+}
+
+int main(int count, char **arguments) {
+  const char *folder = NULL;
+  int cgroups = 0, at = 1;
+  for (; at < count && strcmp(arguments[at], "--") != 0; at += 2) {
+    if (at + 1 < count && strcmp(arguments[at], "--chdir") == 0) {
+      folder = arguments[at + 1];
+    } else if (at + 1 < count && strcmp(arguments[at], "--cgroups") == 0) {
+      cgroups = atoi(arguments[at + 1]);
+    } else {
+      at = count;
+    }
+  }
+  if (at + 1 >= count || cgroups < 0 || cgroups > MAXIMUM_CGROUPS) {
+    fprintf(stderr,
+            "usage: millrace-step-supervisor [--chdir DIR] [--cgroups N] -- PROGRAM [ARGUMENT...]\n"
+            "It is started by millrace-plugin-runner, with a socket as file descriptor 3.\n");
+    return 2;
+  }
+  setsid();
+  prctl(PR_SET_CHILD_SUBREAPER, 1);
+  signal(SIGINT, SIG_IGN);
+  signal(SIGTERM, SIG_IGN);
+  signal(SIGHUP, SIG_IGN);
+  signal(SIGPIPE, SIG_IGN);
+  sigset_t children;
+  sigemptyset(&children);
+  sigaddset(&children, SIGCHLD);
+  sigprocmask(SIG_BLOCK, &children, NULL);
+  int signals = signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK);
+  int report[2];
+  if (signals < 0 || pipe2(report, O_CLOEXEC) != 0) {
+    say("failed %lld 0\n", errno, 0, 0, 0);
+    return 126;
+  }
+  for (int fd = CONTROL; fd < FIRST_CGROUP + cgroups; fd++) fcntl(fd, F_SETFD, FD_CLOEXEC);
+
+  program = fork();
+  if (program == 0) run_program(arguments + at + 1, folder, cgroups, report[1]);
+  if (program < 0) {
+    say("failed %lld 0\n", errno, 0, 0, 0);
+    return 126;
+  }
+  close(report[1]);
+  for (int i = 0; i < cgroups; i++) close(FIRST_CGROUP + i);
+  int words[2];
+  ssize_t n;
+  do n = read(report[0], words, sizeof words);
+  while (n < 0 && errno == EINTR);
+  close(report[0]);
+  if (n == (ssize_t)sizeof words) {
+    waitpid(program, NULL, 0);
+    say("failed %lld %lld\n", words[0], words[1], 0, 0);
+    return 127;
+  }
+  say("started %lld\n", program, 0, 0, 0);
+  // Only the program may hold its ends of the pipes, or the runner never sees their ends.
+  int nothing = open("/dev/null", O_RDWR);
+  if (nothing >= 0) {
+    for (int fd = 0; fd < 3; fd++) dup2(nothing, fd);
+    if (nothing > 2) close(nothing);
+  }
+
+  struct pollfd waits[2] = {{.fd = CONTROL, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
+  for (;;) {
+    poll(waits, 2, killing ? RESCAN_MILLISECONDS : -1);
+    struct signalfd_siginfo information;
+    while (read(signals, &information, sizeof information) > 0) continue;
+    char command;
+    ssize_t got = recv(CONTROL, &command, 1, MSG_DONTWAIT);
+    if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) {
+      killing = 1;
+      waits[0].fd = -1;  // Ended: poll it no more.
+    } else if (got == 1) {
+      if (command == 't' && !program_ended) {
+        kill(-program, SIGTERM);
+        kill(-program, SIGCONT);
+      }
+      if (command == 'k') killing = 1;
+      if (command == 's') kill_descendants(program);
+    }
+    if (!reap()) break;
+    if (killing) kill_descendants(-1);
+  }
+  int code = WIFEXITED(program_status) ? WEXITSTATUS(program_status) : -1;
+  int number = WIFSIGNALED(program_status) ? WTERMSIG(program_status) : 0;
+  say("exited %lld %lld %lld %lld\n", code, number, cpu_micros, peak_bytes);
+  return 0;
+}
