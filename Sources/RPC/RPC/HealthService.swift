@@ -1,0 +1,88 @@
+import RPCCore
+import RPCTransport
+import Synchronization
+
+/// Tells clients and load balancers whether services can be used: `grpc.health.v1.Health`.
+///
+/// Statuses are set by whoever runs the server; the empty name is the server as a whole. Watchers
+/// get the newest status; one that is slow skips those between.
+public final class HealthService: HealthV1.HealthService {
+  public typealias Status = HealthV1.HealthCheckResponse.ServingStatus
+
+  /// Watches that one server serves; one more is refused with `resourceExhausted`.
+  public static let maximumWatches = 1_000
+
+  private struct State {
+    var statuses: [String: Status] = ["": .serving]
+    var watches: [Int: (service: String, continuation: AsyncStream<Status>.Continuation)] = [:]
+    var nextWatch = 0
+  }
+
+  private let state = Mutex(State())
+
+  /// The server as a whole is serving.
+  public init() {}
+
+  /// Sets a service's status.
+  public func set(_ status: Status, for service: String = "") {
+    self.state.withLock { state in
+      guard state.statuses[service] != status else { return }
+      state.statuses[service] = status
+      for watch in state.watches.values where watch.service == service {
+        watch.continuation.yield(status)
+      }
+    }
+  }
+
+  /// Sets the status of every service that has one.
+  public func setAll(_ status: Status) {
+    for service in self.state.withLock({ Array($0.statuses.keys) }) {
+      self.set(status, for: service)
+    }
+  }
+
+  public func check(
+    _ request: HealthV1.HealthCheckRequest, context: ServerContext
+  ) async throws -> HealthV1.HealthCheckResponse {
+    guard let status = self.state.withLock({ $0.statuses[request.service] }) else {
+      throw RPCError(.notFound, "there is no service \"\(request.service)\"")
+    }
+    return HealthV1.HealthCheckResponse(status: status)
+  }
+
+  public func list(
+    _ request: HealthV1.HealthListRequest, context: ServerContext
+  ) async throws -> HealthV1.HealthListResponse {
+    let statuses = self.state.withLock { $0.statuses }
+    return HealthV1.HealthListResponse(
+      statuses: statuses.mapValues { HealthV1.HealthCheckResponse(status: $0) })
+  }
+
+  public func watch(
+    _ request: HealthV1.HealthCheckRequest,
+    responses: ResponseWriter<HealthV1.HealthCheckResponse>, context: ServerContext
+  ) async throws {
+    let (id, statuses) = try self.beginWatch(request.service)
+    defer { self.state.withLock { $0.watches[id] = nil } }
+    for await status in statuses {
+      try await responses.send(HealthV1.HealthCheckResponse(status: status))
+    }
+  }
+
+  private func beginWatch(_ service: String) throws -> (Int, AsyncStream<Status>) {
+    let (stream, continuation) = AsyncStream.makeStream(
+      of: Status.self, bufferingPolicy: .bufferingNewest(1))
+    let id = try self.state.withLock { state in
+      guard state.watches.count < Self.maximumWatches else {
+        throw RPCError(
+          .resourceExhausted, "\(Self.maximumWatches) watches of the server's health are open",
+          retryDelay: .seconds(1))
+      }
+      state.nextWatch += 1
+      state.watches[state.nextWatch] = (service, continuation)
+      continuation.yield(state.statuses[service] ?? .serviceUnknown)
+      return state.nextWatch
+    }
+    return (id, stream)
+  }
+}
