@@ -29,6 +29,9 @@ public enum LogsV1 {}
 /// error goes to the step's log. It ends when its standard input ends.
 public enum PluginV1 {}
 
+/// Bazel's Remote Execution API: content by digest, and results of actions.
+public enum RemoteExecutionV2 {}
+
 /// The plugin-runner owns one executor: its slots, workspaces, plugin processes and sandboxes.
 public enum RunnerV1 {}
 
