@@ -58,6 +58,10 @@ let places: [Place] = [
   Place(
     name: "CRPCProtos", folder: "RPC", layer: .rpcWire, kind: .generatedC, beside: ["CProtobufC"]
   ),
+  // For the tests of RPCProtobuf.
+  Place(
+    name: "CEverythingProtos", folder: "RPC", layer: .rpcWire, kind: .generatedC,
+    beside: ["CProtobufC", "CRPCProtos"]),
   Place(
     name: "RPC", folder: "RPC", layer: .rpc,
     uses: ["RPCCore", "RPCProtobuf", "RPCTransport", "CRPCProtos"],
@@ -166,7 +170,11 @@ let places: [Place] = [
 /// A test target, and what it looks into.
 let tests: [(name: String, folder: String, uses: [String], products: [Target.Dependency])] = [
   ("RPCCoreTests", "RPC", ["RPCCore"], []),
-  ("RPCProtobufTests", "RPC", ["RPCProtobuf", "RPC", "BuildProtos", "CRPCProtos", "CProtobufC"], []),
+  ("RPCProtobufTests", "RPC",
+    [
+      "RPCProtobuf", "RPCCore", "RPC", "BuildProtos", "CRPCProtos", "CEverythingProtos",
+      "CProtobufC",
+    ], []),
   ("RPCTransportTests", "RPC", ["RPCCore", "RPCHTTP2", "RPCTransport"], nio("NIOCore", "NIOPosix")),
   ("RedisWireTests", "Redis", ["RedisWire"], []),
   ("RedisClientTests", "Redis", ["RedisWire", "RedisClient"], nio("NIOCore", "NIOPosix")),

@@ -44,3 +44,8 @@ generate module=RPC,c_module=CRPCProtos Sources/RPC/CRPCProtos Sources/RPC/RPC/G
 generate module=BuildProtos,c_module=CBuildProtos Sources/Shared/CBuildProtos \
   Sources/Shared/BuildProtos \
   $(cd proto && find build google millrace -name '*.proto' | LC_ALL=C sort)
+
+# What the tests of the generator and of RPCProtobuf take apart.
+generate module=EverythingProtos,c_module=CEverythingProtos,visibility=package \
+  Sources/RPC/CEverythingProtos Tests/RPC/RPCProtobufTests/Generated \
+  $(cd proto && find testing -name '*.proto' | LC_ALL=C sort)

@@ -1,6 +1,7 @@
 /// Makes a Swift enum of a proto's.
 struct EnumGenerator {
   var model: EnumModel
+  var types: TypeTable
   var visibility: String
 
   /// The case names, in the order of the values. If names without the enum's prefix collide, all
@@ -15,10 +16,11 @@ struct EnumGenerator {
 
   func write(to text: inout SwiftText) {
     let name = Naming.type(self.model.name)
+    let number = self.types.known("Int32")
     let cases = Self.cases(of: self.model).map(Naming.quoted)
     var firstOfNumber: [Int: String] = [:]
     text.document(self.model.comment, fallback: "`\(self.model.fullName)`.")
-    text.block("\(self.visibility) enum \(name): ProtobufEnum") { text in
+    text.block("\(self.visibility) enum \(name): \(self.types.known("ProtobufEnum"))") { text in
       for (value, caseName) in zip(self.model.values, cases) {
         if let first = firstOfNumber[value.number] {
           text.document(value.comment, fallback: "Another name of `\(first)`.")
@@ -30,17 +32,17 @@ struct EnumGenerator {
         }
       }
       text.line("/// A number that this program has no name for.")
-      text.line("case unrecognized(Int32)")
+      text.line("case unrecognized(\(number))")
       let distinct = zip(self.model.values, cases).filter { firstOfNumber[$0.number] == $1 }
       text.line()
-      text.block("\(self.visibility) init(rawValue: Int32)") { text in
+      text.block("\(self.visibility) init(rawValue: \(number))") { text in
         text.line("switch rawValue {")
         for (value, caseName) in distinct { text.line("case \(value.number): self = .\(caseName)") }
         text.line("default: self = .unrecognized(rawValue)")
         text.line("}")
       }
       text.line()
-      text.block("\(self.visibility) var rawValue: Int32") { text in
+      text.block("\(self.visibility) var rawValue: \(number)") { text in
         text.line("switch self {")
         for (value, caseName) in distinct { text.line("case .\(caseName): \(value.number)") }
         text.line("case .unrecognized(let number): number")

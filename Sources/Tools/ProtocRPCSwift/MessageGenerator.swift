@@ -27,10 +27,7 @@ struct MessageGenerator {
 
   // MARK: - Names and types
 
-  /// A type of the standard library or of ours, qualified where the protos define one so named.
-  private func known(_ name: String, in module: String = "Swift") -> String {
-    self.types.shortNames.contains(name) ? "\(module).\(name)" : name
-  }
+  private func known(_ name: String) -> String { self.types.known(name) }
 
   private func scalar(_ kind: FieldModel.Kind) -> String {
     switch kind {
@@ -137,11 +134,11 @@ struct MessageGenerator {
     let inits = self.visibility
     try text.block("extension \(scope)") { (text) throws(GeneratorError) in
       text.document(self.model.comment, fallback: "`\(self.model.fullName)`.")
-      let conformance = self.known("ProtobufMessage", in: "RPCProtobuf")
+      let conformance = self.known("ProtobufMessage")
       try text.block("\(inits) struct \(name): \(conformance)") { (text) throws(GeneratorError) in
         for member in members { try self.declare(member, &text) }
         if !members.isEmpty { text.line() }
-        let unknown = self.known("UnknownFields", in: "RPCProtobuf")
+        let unknown = self.known("UnknownFields")
         text.line("\(inits) var unknownFields: \(unknown)")
         text.line()
         try text.block("\(inits) init()") { (text) throws(GeneratorError) in
@@ -209,7 +206,7 @@ struct MessageGenerator {
       text.line("get { self.\(stored)?.value }")
       text.line("set { self.\(stored) = newValue.map { .value($0) } }")
     }
-    let indirect = self.known("Indirect", in: "RPCProtobuf")
+    let indirect = self.known("Indirect")
     text.line("private var \(stored): \(indirect)<\(type.dropLast())>?")
   }
 
@@ -220,7 +217,7 @@ struct MessageGenerator {
       text.document(
         oneof.comment, fallback: "`\(self.model.fullName).\(oneof.name)`: one of these.")
       try text.block(
-        "\(self.visibility) enum \(self.oneofType(oneof)): Sendable, Hashable"
+        "\(self.visibility) enum \(self.oneofType(oneof)): \(self.known("Sendable")), \(self.known("Hashable"))"
       ) { (text) throws(GeneratorError) in
         for field in fields {
           text.document(field.comment)
@@ -242,9 +239,9 @@ struct MessageGenerator {
   private func writeBridge(
     _ text: inout SwiftText, _ name: String, _ members: [Member]
   ) throws(GeneratorError) {
-    let arena = self.known("Arena", in: "RPCProtobuf")
-    let source = self.known("DecodingSource", in: "RPCProtobuf")
-    let bridge = self.known("MessageBridge", in: "RPCProtobuf")
+    let arena = self.known("Arena")
+    let source = self.known("DecodingSource")
+    let bridge = self.known("MessageBridge")
     let function = Naming.cFunction(self.model.fullName)
     let v = self.visibility
     try text.block("extension \(name)") { (text) throws(GeneratorError) in
@@ -256,14 +253,14 @@ struct MessageGenerator {
         "\(v) static var messageName: \(self.known("String")) { \"\(self.model.fullName)\" }")
       text.line()
       text.line("\(v) init(")
-      text.line("  copying message: UnsafePointer<CMessage>, _ source: \(source)")
-      try text.block(") throws(MessageDecodingError)") { (text) throws(GeneratorError) in
+      text.line("  copying message: \(self.known("UnsafePointer"))<CMessage>, _ source: \(source)")
+      try text.block(") throws(\(self.known("MessageDecodingError")))") { (text) throws(GeneratorError) in
         for member in members { try self.read(member, &text) }
         text.line("self.unknownFields = try source.unknownFields(message.pointee.base)")
       }
       text.line()
       try text.block(
-        "\(v) func write(to message: UnsafeMutablePointer<CMessage>, _ arena: \(arena))"
+        "\(v) func write(to message: \(self.known("UnsafeMutablePointer"))<CMessage>, _ arena: \(arena))"
       ) { (text) throws(GeneratorError) in
         for member in members { try self.write(member, &text) }
         text.line("arena.unknownFields(self.unknownFields, &message.pointee.base)")

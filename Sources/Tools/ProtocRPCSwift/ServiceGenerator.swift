@@ -17,6 +17,8 @@ struct ServiceGenerator {
   private var descriptorName: String { Naming.lowerFirst(self.base) + "ServiceDescriptor" }
   private var methodsName: String { self.base + "Methods" }
 
+  private func known(_ name: String) -> String { self.types.known(name) }
+
   private func name(_ method: ServiceModel.Method) -> String {
     Naming.quoted(Naming.lowerFirst(Naming.type(method.name)))
   }
@@ -57,7 +59,7 @@ struct ServiceGenerator {
   private func writeRegistration(_ text: inout SwiftText) {
     let v = self.visibility
     text.block("extension \(self.namespace).\(self.protocolName)") { text in
-      text.block("\(v) var descriptor: ServiceDescriptor") { text in
+      text.block("\(v) var descriptor: \(self.known("ServiceDescriptor"))") { text in
         text.line("\(self.namespace).\(self.descriptorName)")
       }
       text.line()
@@ -83,7 +85,7 @@ struct ServiceGenerator {
     let v = self.visibility
     try text.block("extension \(self.namespace)") { (text) throws(GeneratorError) in
       text.line("/// What reflection tells of `\(self.model.fullName)`.")
-      text.line("\(v) static let \(self.descriptorName) = ServiceDescriptor(")
+      text.line("\(v) static let \(self.descriptorName) = \(self.known("ServiceDescriptor"))(")
       text.line("  fullName: \"\(self.model.fullName)\",")
       text.line(
         "  methods: [" + self.model.methods.map { "\"\($0.name)\"" }.joined(separator: ", ") + "],")
@@ -92,7 +94,7 @@ struct ServiceGenerator {
       text.line("/// The methods of `\(self.model.fullName)`.")
       try text.block("\(v) enum \(self.methodsName)") { (text) throws(GeneratorError) in
         for method in self.model.methods {
-          text.line("\(v) static let \(self.name(method)) = MethodDescriptor<")
+          text.line("\(v) static let \(self.name(method)) = \(self.known("MethodDescriptor"))<")
           text.line(
             "  \(try self.types[method.input].swiftName), "
               + "\(try self.types[method.output].swiftName)")
@@ -106,7 +108,7 @@ struct ServiceGenerator {
     let v = self.visibility
     try text.block("extension \(self.namespace)") { (text) throws(GeneratorError) in
       text.line("/// Calls `\(self.model.fullName)`. Every call throws `RPCError`.")
-      try text.block("\(v) struct \(self.base)Client: Sendable") { (text) throws(GeneratorError) in
+      try text.block("\(v) struct \(self.base)Client: \(self.known("Sendable"))") { (text) throws(GeneratorError) in
         text.line("\(v) let channel: RPCChannel")
         text.line()
         text.block("\(v) init(_ channel: RPCChannel)") { $0.line("self.channel = channel") }
@@ -126,7 +128,7 @@ struct ServiceGenerator {
           text.line()
           text.document(method.comment)
           text.line("\(v) func \(self.name(method))(")
-          text.line("  \(request)options: CallOptions = CallOptions()")
+          text.line("  \(request)options: \(self.known("CallOptions")) = \(self.known("CallOptions"))()")
           text.block(") async throws -> \(result)") { text in
             text.line("try await self.channel.\(kind)(")
             text.line("  \(descriptor), \(argument)options: options)")

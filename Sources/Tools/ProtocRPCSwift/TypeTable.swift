@@ -22,6 +22,19 @@ struct TypeTable {
     }
   }
 
+  /// The modules of the names that generated code uses unqualified.
+  private static let modules: [String: String] = [
+    "Arena": "RPCProtobuf", "DecodingSource": "RPCProtobuf", "Indirect": "RPCProtobuf",
+    "MessageBridge": "RPCProtobuf", "ProtobufEnum": "RPCProtobuf", "ProtobufMessage": "RPCProtobuf",
+    "UnknownFields": "RPCProtobuf", "FileDescriptor": "RPCCore", "MessageDecodingError": "RPCCore",
+    "MethodDescriptor": "RPCCore", "ServiceDescriptor": "RPCCore", "CallOptions": "RPCCore",
+  ]
+
+  /// A type of the standard library or of ours, qualified where a proto defines one so named.
+  func known(_ name: String) -> String {
+    self.shortNames.contains(name) ? "\(Self.modules[name] ?? "Swift").\(name)" : name
+  }
+
   static func namespace(of file: FileModel) -> String {
     if let prefix = file.swiftPrefix, !prefix.isEmpty { return prefix }
     return Naming.namespace(file.package)
