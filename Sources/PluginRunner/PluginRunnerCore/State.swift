@@ -1,0 +1,55 @@
+import Domain
+
+/// What this executor is, for as long as its process lives.
+package struct ExecutorProfile: Hashable, Sendable {
+  package var id: ExecutorID
+  package var capacity: Resources
+  /// Plugins that steps may name.
+  package var plugins: Set<String>
+
+  package init(id: ExecutorID, capacity: Resources, plugins: Set<String>) {
+    self.id = id
+    self.capacity = capacity
+    self.plugins = plugins
+  }
+}
+
+/// A lease whose job this runner holds, as heartbeats tell it.
+package struct HeldLease: Hashable, Sendable {
+  package var lease: LeaseID
+  package var attempt: AttemptID
+  package var token: FencingToken
+  package var resources: Resources
+  package var project: ProjectID
+}
+
+/// An attempt this runner knows, running or over.
+package struct HeldJob: Hashable, Sendable {
+  package var attempt: AttemptID
+  package var lease: LeaseID
+  package var token: FencingToken
+  package var lastSequence: Int64
+  package var finished: Bool
+}
+
+/// Why a job was not taken.
+package enum Refusal: Error, Hashable, Sendable, CustomStringConvertible {
+  case draining(ExecutorID)
+  case staleToken(LeaseID, offered: FencingToken, seen: FencingToken)
+  case noRoom(asked: Resources, free: Resources)
+  case tooManySteps(Int, limit: Int)
+
+  package var description: String {
+    switch self {
+    case .draining(let executor):
+      "executor \(executor) drains and takes no further jobs"
+    case .staleToken(let lease, let offered, let seen):
+      "fencing token \(offered) of lease \(lease) is not newer than \(seen), which was seen before"
+    case .noRoom(let asked, let free):
+      "the job asks for \(asked.cpuMillis) mCPU, \(spoken(asked.memory)) and \(asked.slots) slots; "
+        + "free are \(free.cpuMillis) mCPU, \(spoken(free.memory)) and \(free.slots) slots"
+    case .tooManySteps(let count, let limit):
+      "the job has \(count) steps; at most \(limit) are allowed"
+    }
+  }
+}
