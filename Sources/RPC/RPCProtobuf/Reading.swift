@@ -53,7 +53,7 @@ public struct DecodingSource {
   }
 
   @inlinable
-  public func bools(_ count: Int, _ fields: UnsafePointer<protobuf_c_boolean>?) -> [Bool] {
+  public func bools(_ count: Int, _ fields: UnsafePointer<UInt64>?) -> [Bool] {
     UnsafeBufferPointer(start: fields, count: count).map { $0 != 0 }
   }
 

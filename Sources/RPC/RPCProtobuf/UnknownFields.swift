@@ -68,6 +68,25 @@ extension Arena {
       message.unknown_fields = field
     }
   }
+
+  /// Adds a field to those that go out as they are. Its sign bit is the last one on the wire.
+  @usableFromInline
+  @inline(never)
+  func addMinusZero(
+    _ number: UInt32, _ wireType: ProtobufCWireType, _ message: inout ProtobufCMessage
+  ) {
+    let size = wireType == PROTOBUF_C_WIRE_TYPE_64BIT ? 8 : 4
+    let data = self.allocate(size, of: UInt8.self)
+    data.initialize(repeating: 0, count: size)
+    data[size - 1] = 0x80
+    let count = Int(message.n_unknown_fields)
+    let fields = self.allocate(count + 1, of: ProtobufCMessageUnknownField.self)
+    if count > 0 { fields.initialize(from: message.unknown_fields, count: count) }
+    (fields + count).initialize(
+      to: ProtobufCMessageUnknownField(tag: number, wire_type: wireType, len: size, data: data))
+    message.n_unknown_fields = UInt32(count + 1)
+    message.unknown_fields = fields
+  }
 }
 
 extension [UInt8] {

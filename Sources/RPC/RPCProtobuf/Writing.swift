@@ -114,9 +114,9 @@ extension Arena {
   }
 
   @inlinable
-  public func bools(_ values: [Bool]) -> (Int, UnsafeMutablePointer<protobuf_c_boolean>?) {
+  public func bools(_ values: [Bool]) -> (Int, UnsafeMutablePointer<UInt64>?) {
     if values.isEmpty { return (0, nil) }
-    let numbers = self.allocate(values.count, of: protobuf_c_boolean.self)
+    let numbers = self.allocate(values.count, of: UInt64.self)
     for index in values.indices {
       (numbers + index).initialize(to: values[index] ? 1 : 0)
     }
@@ -138,6 +138,21 @@ extension Arena {
   public func unknownFields(_ fields: UnknownFields, _ message: inout ProtobufCMessage) {
     if !fields.isEmpty {
       self.addUnknownFields(fields, to: &message)
+    }
+  }
+
+  /// Sees to it that a singular -0.0 goes out: libprotobuf-c takes it for the default, 0.0.
+  @inlinable
+  public func minusZero(_ value: Double, _ number: UInt32, _ message: inout ProtobufCMessage) {
+    if value == 0 && value.sign == .minus {
+      self.addMinusZero(number, PROTOBUF_C_WIRE_TYPE_64BIT, &message)
+    }
+  }
+
+  @inlinable
+  public func minusZero(_ value: Float, _ number: UInt32, _ message: inout ProtobufCMessage) {
+    if value == 0 && value.sign == .minus {
+      self.addMinusZero(number, PROTOBUF_C_WIRE_TYPE_32BIT, &message)
     }
   }
 }

@@ -52,6 +52,8 @@ extension GoogleType.LatLng {
     message.pointee.latitude = self.latitude
     message.pointee.longitude = self.longitude
     arena.unknownFields(self.unknownFields, &message.pointee.base)
+    arena.minusZero(self.latitude, 1, &message.pointee.base)
+    arena.minusZero(self.longitude, 2, &message.pointee.base)
   }
 }
 

@@ -5,6 +5,7 @@ package enum CDescriptors {
   ///
   /// * `string` becomes `bytes`: no NUL ends it; UTF-8 is checked when the Swift string is made;
   /// * enums become `int32`, and are left out: Swift has its own;
+  /// * `bool` becomes `uint64`: libprotobuf-c takes a bool of any wire type, which it should not;
   /// * `proto3_optional` goes; the oneof that protoc makes for it stays and tells presence;
   /// * `map_entry` goes: entries are plain repeated messages;
   /// * services, comments, JSON names, defaults and reserved names go.
@@ -37,6 +38,8 @@ package enum CDescriptors {
       case .enum:
         field.set(5, .varint(UInt64(FieldModel.Kind.int32.rawValue)))
         field.remove(6)
+      case .bool:
+        field.set(5, .varint(UInt64(FieldModel.Kind.uint64.rawValue)))
       default: break
       }
       // Of the options only `packed` matters.

@@ -264,6 +264,12 @@ struct MessageGenerator {
       ) { (text) throws(GeneratorError) in
         for member in members { try self.write(member, &text) }
         text.line("arena.unknownFields(self.unknownFields, &message.pointee.base)")
+        for case .field(let field) in members
+        where !field.isRepeated && (field.kind == .double || field.kind == .float) {
+          text.line(
+            "arena.minusZero(self.\(Naming.member(field.name)), \(field.number), "
+              + "&message.pointee.base)")
+        }
       }
     }
   }
@@ -373,6 +379,9 @@ struct MessageGenerator {
           "(\(count), \(c)) = arena.entries(\(value), \(initialize)) { entry, key, value in")
         text.line("  entry.pointee.key = \(self.writeValue(key, "key"))")
         text.line("  entry.pointee.value = \(self.writeValue(entryValue, "value"))")
+        if entryValue.kind == .double || entryValue.kind == .float {
+          text.line("  arena.minusZero(value, 2, &entry.pointee.base)")
+        }
         text.line("}")
         return
       }

@@ -47,6 +47,7 @@ extension GoogleProtobuf.DoubleValue {
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
     message.pointee.value = self.value
     arena.unknownFields(self.unknownFields, &message.pointee.base)
+    arena.minusZero(self.value, 1, &message.pointee.base)
   }
 }
 
@@ -91,6 +92,7 @@ extension GoogleProtobuf.FloatValue {
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
     message.pointee.value = self.value
     arena.unknownFields(self.unknownFields, &message.pointee.base)
+    arena.minusZero(self.value, 1, &message.pointee.base)
   }
 }
 

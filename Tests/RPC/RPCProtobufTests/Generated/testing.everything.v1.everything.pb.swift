@@ -615,6 +615,7 @@ extension EverythingV1.Everything {
     (message.pointee.n_by_uint32, message.pointee.by_uint32) = arena.entries(self.byUint32, testing__everything__v1__everything__by_uint32_entry__init) { entry, key, value in
       entry.pointee.key = key
       entry.pointee.value = value
+      arena.minusZero(value, 2, &entry.pointee.base)
     }
     (message.pointee.n_by_uint64, message.pointee.by_uint64) = arena.entries(self.byUint64, testing__everything__v1__everything__by_uint64_entry__init) { entry, key, value in
       entry.pointee.key = key
@@ -631,6 +632,7 @@ extension EverythingV1.Everything {
     (message.pointee.n_by_fixed32, message.pointee.by_fixed32) = arena.entries(self.byFixed32, testing__everything__v1__everything__by_fixed32_entry__init) { entry, key, value in
       entry.pointee.key = key
       entry.pointee.value = value
+      arena.minusZero(value, 2, &entry.pointee.base)
     }
     (message.pointee.n_by_fixed64, message.pointee.by_fixed64) = arena.entries(self.byFixed64, testing__everything__v1__everything__by_fixed64_entry__init) { entry, key, value in
       entry.pointee.key = key
@@ -684,6 +686,8 @@ extension EverythingV1.Everything {
     message.pointee.any_json = arena.message(self.anyJSON)
     message.pointee.last = arena.string(self.last)
     arena.unknownFields(self.unknownFields, &message.pointee.base)
+    arena.minusZero(self.aDouble, 1, &message.pointee.base)
+    arena.minusZero(self.aFloat, 2, &message.pointee.base)
   }
 }
 

@@ -410,7 +410,7 @@ static const ProtobufCFieldDescriptor google__bytestream__write_request__field_d
     "finish_write",
     3,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Google__Bytestream__WriteRequest, finish_write),
     NULL,
@@ -552,7 +552,7 @@ static const ProtobufCFieldDescriptor google__bytestream__query_write_status_res
     "complete",
     2,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Google__Bytestream__QueryWriteStatusResponse, complete),
     NULL,

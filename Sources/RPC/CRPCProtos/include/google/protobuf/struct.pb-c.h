@@ -68,7 +68,7 @@ struct  Google__Protobuf__Value
     int32_t null_value;
     double number_value;
     ProtobufCBinaryData string_value;
-    protobuf_c_boolean bool_value;
+    uint64_t bool_value;
     Google__Protobuf__Struct *struct_value;
     Google__Protobuf__ListValue *list_value;
   };

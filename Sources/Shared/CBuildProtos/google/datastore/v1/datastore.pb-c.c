@@ -2580,7 +2580,7 @@ static const ProtobufCFieldDescriptor google__datastore__v1__mutation_result__fi
     "conflict_detected",
     5,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Google__Datastore__V1__MutationResult, conflict_detected),
     NULL,

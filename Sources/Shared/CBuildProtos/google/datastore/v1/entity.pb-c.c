@@ -468,7 +468,7 @@ static const ProtobufCFieldDescriptor google__datastore__v1__value__field_descri
     "boolean_value",
     1,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     offsetof(Google__Datastore__V1__Value, value_type_case),
     offsetof(Google__Datastore__V1__Value, boolean_value),
     NULL,
@@ -612,7 +612,7 @@ static const ProtobufCFieldDescriptor google__datastore__v1__value__field_descri
     "exclude_from_indexes",
     19,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Google__Datastore__V1__Value, exclude_from_indexes),
     NULL,

@@ -1663,7 +1663,7 @@ static const ProtobufCFieldDescriptor google__datastore__v1__gql_query__field_de
     "allow_literals",
     2,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Google__Datastore__V1__GqlQuery, allow_literals),
     NULL,

@@ -194,7 +194,7 @@ static const ProtobufCFieldDescriptor google__datastore__v1__explain_options__fi
     "analyze",
     1,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Google__Datastore__V1__ExplainOptions, analyze),
     NULL,

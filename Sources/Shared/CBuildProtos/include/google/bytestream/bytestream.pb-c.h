@@ -56,7 +56,7 @@ struct  Google__Bytestream__WriteRequest
   ProtobufCMessage base;
   ProtobufCBinaryData resource_name;
   int64_t write_offset;
-  protobuf_c_boolean finish_write;
+  uint64_t finish_write;
   ProtobufCBinaryData data;
 };
 #define GOOGLE__BYTESTREAM__WRITE_REQUEST__INIT \
@@ -88,7 +88,7 @@ struct  Google__Bytestream__QueryWriteStatusResponse
 {
   ProtobufCMessage base;
   int64_t committed_size;
-  protobuf_c_boolean complete;
+  uint64_t complete;
 };
 #define GOOGLE__BYTESTREAM__QUERY_WRITE_STATUS_RESPONSE__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&google__bytestream__query_write_status_response__descriptor) \

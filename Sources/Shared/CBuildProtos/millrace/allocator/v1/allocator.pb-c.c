@@ -979,7 +979,7 @@ static const ProtobufCFieldDescriptor millrace__allocator__v1__heartbeat_request
     "draining",
     8,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Millrace__Allocator__V1__HeartbeatRequest, draining),
     NULL,

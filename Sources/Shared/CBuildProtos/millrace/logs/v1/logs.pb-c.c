@@ -320,7 +320,7 @@ static const ProtobufCFieldDescriptor millrace__logs__v1__append_log_request__fi
     "seal",
     4,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Millrace__Logs__V1__AppendLogRequest, seal),
     NULL,
@@ -448,7 +448,7 @@ static const ProtobufCFieldDescriptor millrace__logs__v1__read_log_request__fiel
     "follow",
     4,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Millrace__Logs__V1__ReadLogRequest, follow),
     NULL,
@@ -513,7 +513,7 @@ static const ProtobufCFieldDescriptor millrace__logs__v1__read_log_response__fie
     "complete",
     3,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Millrace__Logs__V1__ReadLogResponse, complete),
     NULL,
@@ -603,7 +603,7 @@ static const ProtobufCFieldDescriptor millrace__logs__v1__get_log_response__fiel
     "sealed",
     2,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Millrace__Logs__V1__GetLogResponse, sealed),
     NULL,

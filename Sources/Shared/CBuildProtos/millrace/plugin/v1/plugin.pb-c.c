@@ -760,7 +760,7 @@ static const ProtobufCFieldDescriptor millrace__plugin__v1__describe_response__f
     "wants_source_archive",
     6,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Millrace__Plugin__V1__DescribeResponse, wants_source_archive),
     NULL,
@@ -1354,7 +1354,7 @@ static const ProtobufCFieldDescriptor millrace__plugin__v1__step_finished__field
     "succeeded",
     1,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Millrace__Plugin__V1__StepFinished, succeeded),
     NULL,
@@ -1378,7 +1378,7 @@ static const ProtobufCFieldDescriptor millrace__plugin__v1__step_finished__field
     "retryable",
     3,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Millrace__Plugin__V1__StepFinished, retryable),
     NULL,

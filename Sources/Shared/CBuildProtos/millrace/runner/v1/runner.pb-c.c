@@ -1189,7 +1189,7 @@ static const ProtobufCFieldDescriptor millrace__runner__v1__step_spec__field_des
     "continue_on_error",
     8,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Millrace__Runner__V1__StepSpec, continue_on_error),
     NULL,
@@ -1842,7 +1842,7 @@ static const ProtobufCFieldDescriptor millrace__runner__v1__held_job__field_desc
     "finished",
     5,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Millrace__Runner__V1__HeldJob, finished),
     NULL,

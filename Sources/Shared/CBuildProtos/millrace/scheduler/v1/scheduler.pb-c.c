@@ -1878,7 +1878,7 @@ static const ProtobufCFieldDescriptor millrace__scheduler__v1__submit_build_resp
     "existed",
     2,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Millrace__Scheduler__V1__SubmitBuildResponse, existed),
     NULL,
@@ -2157,7 +2157,7 @@ static const ProtobufCFieldDescriptor millrace__scheduler__v1__list_builds_reque
     "active",
     4,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Millrace__Scheduler__V1__ListBuildsRequest, active),
     NULL,

@@ -88,7 +88,7 @@ struct  Testing__Everything__V1__Everything__ByUint64Entry
 {
   ProtobufCMessage base;
   uint64_t key;
-  protobuf_c_boolean value;
+  uint64_t value;
 };
 #define TESTING__EVERYTHING__V1__EVERYTHING__BY_UINT64_ENTRY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&testing__everything__v1__everything__by_uint64_entry__descriptor) \
@@ -164,7 +164,7 @@ struct  Testing__Everything__V1__Everything__BySfixed64Entry
 struct  Testing__Everything__V1__Everything__ByBoolEntry
 {
   ProtobufCMessage base;
-  protobuf_c_boolean key;
+  uint64_t key;
   int32_t value;
 };
 #define TESTING__EVERYTHING__V1__EVERYTHING__BY_BOOL_ENTRY__INIT \
@@ -253,7 +253,7 @@ struct  Testing__Everything__V1__Everything
   int32_t an_int32;
   uint64_t a_fixed64;
   uint32_t a_fixed32;
-  protobuf_c_boolean a_bool;
+  uint64_t a_bool;
   ProtobufCBinaryData a_string;
   ProtobufCBinaryData some_bytes;
   uint32_t a_uint32;
@@ -278,7 +278,7 @@ struct  Testing__Everything__V1__Everything
   size_t n_fixed32s;
   uint32_t *fixed32s;
   size_t n_bools;
-  protobuf_c_boolean *bools;
+  uint64_t *bools;
   size_t n_strings;
   ProtobufCBinaryData *strings;
   size_t n_byte_strings;
@@ -333,7 +333,7 @@ struct  Testing__Everything__V1__Everything
     int64_t build_id;
     ProtobufCBinaryData source_url;
     ProtobufCBinaryData raw_sha;
-    protobuf_c_boolean none;
+    uint64_t none;
     int32_t colour;
     Testing__Everything__V1__Point *point;
     Testing__Everything__V1__Everything *inner;
@@ -352,7 +352,7 @@ struct  Testing__Everything__V1__Everything
   };
   Testing__Everything__V1__Everything__MaybeBoolCase _maybe_bool_case;
   union {
-    protobuf_c_boolean maybe_bool;
+    uint64_t maybe_bool;
   };
   Testing__Everything__V1__Everything__MaybeStringCase _maybe_string_case;
   union {

@@ -378,7 +378,7 @@ struct  Google__Datastore__V1__MutationResult
   int64_t version;
   Google__Protobuf__Timestamp *create_time;
   Google__Protobuf__Timestamp *update_time;
-  protobuf_c_boolean conflict_detected;
+  uint64_t conflict_detected;
   size_t n_transform_results;
   Google__Datastore__V1__Value **transform_results;
 };

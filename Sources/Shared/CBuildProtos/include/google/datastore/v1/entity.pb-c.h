@@ -110,11 +110,11 @@ struct  Google__Datastore__V1__Value
 {
   ProtobufCMessage base;
   int32_t meaning;
-  protobuf_c_boolean exclude_from_indexes;
+  uint64_t exclude_from_indexes;
   Google__Datastore__V1__Value__ValueTypeCase value_type_case;
   union {
     int32_t null_value;
-    protobuf_c_boolean boolean_value;
+    uint64_t boolean_value;
     int64_t integer_value;
     double double_value;
     Google__Protobuf__Timestamp *timestamp_value;

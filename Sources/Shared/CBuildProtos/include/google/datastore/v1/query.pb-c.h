@@ -273,7 +273,7 @@ struct  Google__Datastore__V1__GqlQuery
 {
   ProtobufCMessage base;
   ProtobufCBinaryData query_string;
-  protobuf_c_boolean allow_literals;
+  uint64_t allow_literals;
   size_t n_named_bindings;
   Google__Datastore__V1__GqlQuery__NamedBindingsEntry **named_bindings;
   size_t n_positional_bindings;

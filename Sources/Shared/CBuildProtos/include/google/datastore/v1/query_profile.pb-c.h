@@ -32,7 +32,7 @@ typedef struct Google__Datastore__V1__ExecutionStats Google__Datastore__V1__Exec
 struct  Google__Datastore__V1__ExplainOptions
 {
   ProtobufCMessage base;
-  protobuf_c_boolean analyze;
+  uint64_t analyze;
 };
 #define GOOGLE__DATASTORE__V1__EXPLAIN_OPTIONS__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&google__datastore__v1__explain_options__descriptor) \

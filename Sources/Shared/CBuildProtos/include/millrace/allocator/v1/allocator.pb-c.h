@@ -71,7 +71,7 @@ struct  Millrace__Allocator__V1__HeartbeatRequest
   Millrace__Types__V1__Resources *capacity;
   size_t n_leases;
   Millrace__Allocator__V1__HeldLease **leases;
-  protobuf_c_boolean draining;
+  uint64_t draining;
   size_t n_warm_projects;
   ProtobufCBinaryData *warm_projects;
   Millrace__Types__V1__Resources *used;

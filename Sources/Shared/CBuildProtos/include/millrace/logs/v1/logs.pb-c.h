@@ -36,7 +36,7 @@ struct  Millrace__Logs__V1__AppendLogRequest
   ProtobufCBinaryData name;
   int64_t offset;
   ProtobufCBinaryData data;
-  protobuf_c_boolean seal;
+  uint64_t seal;
 };
 #define MILLRACE__LOGS__V1__APPEND_LOG_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&millrace__logs__v1__append_log_request__descriptor) \
@@ -60,7 +60,7 @@ struct  Millrace__Logs__V1__ReadLogRequest
   ProtobufCBinaryData name;
   int64_t offset;
   int64_t limit;
-  protobuf_c_boolean follow;
+  uint64_t follow;
 };
 #define MILLRACE__LOGS__V1__READ_LOG_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&millrace__logs__v1__read_log_request__descriptor) \
@@ -72,7 +72,7 @@ struct  Millrace__Logs__V1__ReadLogResponse
   ProtobufCMessage base;
   int64_t offset;
   ProtobufCBinaryData data;
-  protobuf_c_boolean complete;
+  uint64_t complete;
 };
 #define MILLRACE__LOGS__V1__READ_LOG_RESPONSE__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&millrace__logs__v1__read_log_response__descriptor) \
@@ -93,7 +93,7 @@ struct  Millrace__Logs__V1__GetLogResponse
 {
   ProtobufCMessage base;
   int64_t size_bytes;
-  protobuf_c_boolean sealed;
+  uint64_t sealed;
   Millrace__Types__V1__BlobDigest *digest;
 };
 #define MILLRACE__LOGS__V1__GET_LOG_RESPONSE__INIT \

@@ -101,7 +101,7 @@ struct  Millrace__Plugin__V1__DescribeResponse
   int32_t kind;
   ProtobufCBinaryData inputs_schema;
   int32_t contract_version;
-  protobuf_c_boolean wants_source_archive;
+  uint64_t wants_source_archive;
 };
 #define MILLRACE__PLUGIN__V1__DESCRIBE_RESPONSE__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&millrace__plugin__v1__describe_response__descriptor) \
@@ -224,9 +224,9 @@ struct  Millrace__Plugin__V1__StepOutput
 struct  Millrace__Plugin__V1__StepFinished
 {
   ProtobufCMessage base;
-  protobuf_c_boolean succeeded;
+  uint64_t succeeded;
   ProtobufCBinaryData message;
-  protobuf_c_boolean retryable;
+  uint64_t retryable;
 };
 #define MILLRACE__PLUGIN__V1__STEP_FINISHED__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&millrace__plugin__v1__step_finished__descriptor) \

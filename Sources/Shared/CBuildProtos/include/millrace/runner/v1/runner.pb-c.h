@@ -133,7 +133,7 @@ struct  Millrace__Runner__V1__StepSpec
   size_t n_env;
   Millrace__Runner__V1__StepSpec__EnvEntry **env;
   ProtobufCBinaryData condition;
-  protobuf_c_boolean continue_on_error;
+  uint64_t continue_on_error;
   Google__Protobuf__Duration *timeout;
   ProtobufCBinaryData working_directory;
   ProtobufCBinaryData shell;
@@ -287,7 +287,7 @@ struct  Millrace__Runner__V1__HeldJob
   ProtobufCBinaryData lease_id;
   int64_t fencing_token;
   int64_t last_sequence;
-  protobuf_c_boolean finished;
+  uint64_t finished;
 };
 #define MILLRACE__RUNNER__V1__HELD_JOB__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&millrace__runner__v1__held_job__descriptor) \

@@ -204,7 +204,7 @@ struct  Millrace__Scheduler__V1__SubmitBuildResponse
 {
   ProtobufCMessage base;
   Millrace__Scheduler__V1__Build *build;
-  protobuf_c_boolean existed;
+  uint64_t existed;
 };
 #define MILLRACE__SCHEDULER__V1__SUBMIT_BUILD_RESPONSE__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&millrace__scheduler__v1__submit_build_response__descriptor) \
@@ -262,7 +262,7 @@ struct  Millrace__Scheduler__V1__ListBuildsRequest
   ProtobufCBinaryData project;
   int32_t page_size;
   ProtobufCBinaryData page_token;
-  protobuf_c_boolean active;
+  uint64_t active;
 };
 #define MILLRACE__SCHEDULER__V1__LIST_BUILDS_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&millrace__scheduler__v1__list_builds_request__descriptor) \

@@ -1886,7 +1886,7 @@ static const ProtobufCFieldDescriptor build__bazel__remote__execution__v2__actio
     "do_not_cache",
     7,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Build__Bazel__Remote__Execution__V2__Action, do_not_cache),
     NULL,
@@ -2454,7 +2454,7 @@ static const ProtobufCFieldDescriptor build__bazel__remote__execution__v2__file_
     "is_executable",
     4,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Build__Bazel__Remote__Execution__V2__FileNode, is_executable),
     NULL,
@@ -3049,7 +3049,7 @@ static const ProtobufCFieldDescriptor build__bazel__remote__execution__v2__outpu
     "is_executable",
     4,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Build__Bazel__Remote__Execution__V2__OutputFile, is_executable),
     NULL,
@@ -3192,7 +3192,7 @@ static const ProtobufCFieldDescriptor build__bazel__remote__execution__v2__outpu
     "is_topologically_sorted",
     4,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Build__Bazel__Remote__Execution__V2__OutputDirectory, is_topologically_sorted),
     NULL,
@@ -3373,7 +3373,7 @@ static const ProtobufCFieldDescriptor build__bazel__remote__execution__v2__get_a
     "inline_stdout",
     3,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Build__Bazel__Remote__Execution__V2__GetActionResultRequest, inline_stdout),
     NULL,
@@ -3385,7 +3385,7 @@ static const ProtobufCFieldDescriptor build__bazel__remote__execution__v2__get_a
     "inline_stderr",
     4,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Build__Bazel__Remote__Execution__V2__GetActionResultRequest, inline_stderr),
     NULL,
@@ -4341,7 +4341,7 @@ static const ProtobufCFieldDescriptor build__bazel__remote__execution__v2__actio
     "update_enabled",
     1,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Build__Bazel__Remote__Execution__V2__ActionCacheUpdateCapabilities, update_enabled),
     NULL,
@@ -4600,7 +4600,7 @@ static const ProtobufCFieldDescriptor build__bazel__remote__execution__v2__cache
     "split_blob_support",
     9,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Build__Bazel__Remote__Execution__V2__CacheCapabilities, split_blob_support),
     NULL,
@@ -4612,7 +4612,7 @@ static const ProtobufCFieldDescriptor build__bazel__remote__execution__v2__cache
     "splice_blob_support",
     10,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Build__Bazel__Remote__Execution__V2__CacheCapabilities, splice_blob_support),
     NULL,
@@ -4799,7 +4799,7 @@ static const ProtobufCFieldDescriptor build__bazel__remote__execution__v2__execu
     "exec_enabled",
     2,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Build__Bazel__Remote__Execution__V2__ExecutionCapabilities, exec_enabled),
     NULL,

@@ -81,7 +81,7 @@ struct  Build__Bazel__Remote__Execution__V2__Action
   Build__Bazel__Remote__Execution__V2__Digest *command_digest;
   Build__Bazel__Remote__Execution__V2__Digest *input_root_digest;
   Google__Protobuf__Duration *timeout;
-  protobuf_c_boolean do_not_cache;
+  uint64_t do_not_cache;
   ProtobufCBinaryData salt;
   Build__Bazel__Remote__Execution__V2__Platform *platform;
 };
@@ -192,7 +192,7 @@ struct  Build__Bazel__Remote__Execution__V2__FileNode
   ProtobufCMessage base;
   ProtobufCBinaryData name;
   Build__Bazel__Remote__Execution__V2__Digest *digest;
-  protobuf_c_boolean is_executable;
+  uint64_t is_executable;
   Build__Bazel__Remote__Execution__V2__NodeProperties *node_properties;
 };
 #define BUILD__BAZEL__REMOTE__EXECUTION__V2__FILE_NODE__INIT \
@@ -286,7 +286,7 @@ struct  Build__Bazel__Remote__Execution__V2__OutputFile
   ProtobufCMessage base;
   ProtobufCBinaryData path;
   Build__Bazel__Remote__Execution__V2__Digest *digest;
-  protobuf_c_boolean is_executable;
+  uint64_t is_executable;
   ProtobufCBinaryData contents;
   Build__Bazel__Remote__Execution__V2__NodeProperties *node_properties;
 };
@@ -312,7 +312,7 @@ struct  Build__Bazel__Remote__Execution__V2__OutputDirectory
   ProtobufCMessage base;
   ProtobufCBinaryData path;
   Build__Bazel__Remote__Execution__V2__Digest *tree_digest;
-  protobuf_c_boolean is_topologically_sorted;
+  uint64_t is_topologically_sorted;
   Build__Bazel__Remote__Execution__V2__Digest *root_directory_digest;
 };
 #define BUILD__BAZEL__REMOTE__EXECUTION__V2__OUTPUT_DIRECTORY__INIT \
@@ -347,8 +347,8 @@ struct  Build__Bazel__Remote__Execution__V2__GetActionResultRequest
   ProtobufCMessage base;
   ProtobufCBinaryData instance_name;
   Build__Bazel__Remote__Execution__V2__Digest *action_digest;
-  protobuf_c_boolean inline_stdout;
-  protobuf_c_boolean inline_stderr;
+  uint64_t inline_stdout;
+  uint64_t inline_stderr;
   size_t n_inline_output_files;
   ProtobufCBinaryData *inline_output_files;
   int32_t digest_function;
@@ -544,7 +544,7 @@ struct  Build__Bazel__Remote__Execution__V2__DigestFunction
 struct  Build__Bazel__Remote__Execution__V2__ActionCacheUpdateCapabilities
 {
   ProtobufCMessage base;
-  protobuf_c_boolean update_enabled;
+  uint64_t update_enabled;
 };
 #define BUILD__BAZEL__REMOTE__EXECUTION__V2__ACTION_CACHE_UPDATE_CAPABILITIES__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&build__bazel__remote__execution__v2__action_cache_update_capabilities__descriptor) \
@@ -605,8 +605,8 @@ struct  Build__Bazel__Remote__Execution__V2__CacheCapabilities
   size_t n_supported_batch_update_compressors;
   int32_t *supported_batch_update_compressors;
   int64_t max_cas_blob_size_bytes;
-  protobuf_c_boolean split_blob_support;
-  protobuf_c_boolean splice_blob_support;
+  uint64_t split_blob_support;
+  uint64_t splice_blob_support;
   Build__Bazel__Remote__Execution__V2__FastCdc2020Params *fast_cdc_2020_params;
   Build__Bazel__Remote__Execution__V2__RepMaxCdcParams *rep_max_cdc_params;
 };
@@ -641,7 +641,7 @@ struct  Build__Bazel__Remote__Execution__V2__ExecutionCapabilities
 {
   ProtobufCMessage base;
   int32_t digest_function;
-  protobuf_c_boolean exec_enabled;
+  uint64_t exec_enabled;
   Build__Bazel__Remote__Execution__V2__PriorityCapabilities *execution_priority_capabilities;
   size_t n_supported_node_properties;
   ProtobufCBinaryData *supported_node_properties;
