@@ -18,15 +18,16 @@ else
   root=.
 fi
 
-# generate OPTIONS C-FOLDER SWIFT-FOLDER PROTO...
+# generate OPTIONS C-FOLDER SWIFT-FOLDER PROTO..., protos below $protos
+protos=proto
 generate() {
   options=$1 c=$2 swift=$3
   shift 3
   rm -rf "${root:?}/$c" "${root:?}/$swift"
   mkdir -p "$root/$c" "$root/$swift"
-  protoc -I proto -I /usr/include --plugin=protoc-gen-rpc-swift="$plugin" \
+  protoc -I "$protos" -I /usr/include --plugin=protoc-gen-rpc-swift="$plugin" \
     --rpc-swift_out="$root/$c" --rpc-swift_opt="emit=c,$options" "$@"
-  protoc -I proto -I /usr/include --plugin=protoc-gen-rpc-swift="$plugin" \
+  protoc -I "$protos" -I /usr/include --plugin=protoc-gen-rpc-swift="$plugin" \
     --rpc-swift_out="$root/$swift" --rpc-swift_opt="emit=swift,$options" "$@"
   if [ "$root" != . ]; then
     diff -r "$c" "$root/$c"
@@ -49,3 +50,11 @@ generate module=BuildProtos,c_module=CBuildProtos Sources/Shared/CBuildProtos \
 generate module=EverythingProtos,c_module=CEverythingProtos,visibility=package \
   Sources/RPC/CEverythingProtos Tests/RPC/RPCProtobufTests/Generated \
   $(cd proto && find testing -name '*.proto' | LC_ALL=C sort)
+
+# What the benchmarks and the tests with other implementations speak.
+protos=Benchmarks/proto
+generate module=EchoProtos,c_module=CEchoProtos Benchmarks/Sources/CEchoProtos \
+  Benchmarks/Sources/EchoProtos echo.proto
+protos=Interop/proto
+generate module=InteropProtos,c_module=CInteropProtos Interop/Sources/CInteropProtos \
+  Interop/Sources/InteropProtos interop.proto

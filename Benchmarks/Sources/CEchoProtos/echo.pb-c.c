@@ -95,7 +95,7 @@ static const ProtobufCFieldDescriptor echo__echo_msg__field_descriptors[6] =
     "flag",
     4,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_BOOL,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
     offsetof(Echo__EchoMsg, flag),
     NULL,

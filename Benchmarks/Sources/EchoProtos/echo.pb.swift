@@ -74,6 +74,7 @@ extension Echo.EchoMsg {
     (message.pointee.n_values, message.pointee.values) = arena.numbers(self.values)
     message.pointee.blob = arena.bytes(self.blob)
     arena.unknownFields(self.unknownFields, &message.pointee.base)
+    arena.minusZero(self.score, 3, &message.pointee.base)
   }
 }
 

@@ -30,7 +30,7 @@ struct  Echo__EchoMsg
   int64_t id;
   ProtobufCBinaryData name;
   double score;
-  protobuf_c_boolean flag;
+  uint64_t flag;
   size_t n_values;
   int32_t *values;
   ProtobufCBinaryData blob;
