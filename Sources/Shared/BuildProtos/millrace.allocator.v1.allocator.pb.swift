@@ -490,6 +490,8 @@ extension AllocatorV1.AcquireRequest {
     case demand(AllocatorV1.Demand)
     /// No longer wanted, by request id.
     case withdraw(String)
+    /// A lease that the caller believes to hold from before this stream.
+    case hold(AllocatorV1.Hold)
   }
 }
 
@@ -506,6 +508,7 @@ extension AllocatorV1.AcquireRequest {
     switch message.pointee.change_case.rawValue {
     case 1: self.change = .demand(try source.message(message.pointee.demand) ?? AllocatorV1.Demand())
     case 2: self.change = .withdraw(try source.string(message.pointee.withdraw, in: "millrace.allocator.v1.AcquireRequest.withdraw"))
+    case 3: self.change = .hold(try source.message(message.pointee.hold) ?? AllocatorV1.Hold())
     default: self.change = nil
     }
     self.unknownFields = try source.unknownFields(message.pointee.base)
@@ -519,8 +522,68 @@ extension AllocatorV1.AcquireRequest {
     case .withdraw(let value):
       message.pointee.change_case = .init(rawValue: 2)
       message.pointee.withdraw = arena.string(value)
+    case .hold(let value):
+      message.pointee.change_case = .init(rawValue: 3)
+      message.pointee.hold = arena.message(value)
     case nil: break
     }
+    arena.unknownFields(self.unknownFields, &message.pointee.base)
+  }
+}
+
+extension AllocatorV1 {
+  /// A lease from before this stream: sent for each running attempt when the stream is opened anew.
+  /// Answered by LeaseLost on this stream if the lease is over, now or at any later time until its
+  /// release; by nothing while it holds. After a restart of the table behind the allocator the
+  /// answer waits until the executors have had the time to report.
+  public struct Hold: ProtobufMessage {
+    public var leaseID: String
+    /// The attempt it was granted for.
+    public var requestID: String
+    public var executorID: String
+
+    public var unknownFields: UnknownFields
+
+    public init() {
+      self.leaseID = ""
+      self.requestID = ""
+      self.executorID = ""
+      self.unknownFields = UnknownFields()
+    }
+
+    public init(
+      leaseID: String = "",
+      requestID: String = "",
+      executorID: String = ""
+    ) {
+      self.leaseID = leaseID
+      self.requestID = requestID
+      self.executorID = executorID
+      self.unknownFields = UnknownFields()
+    }
+  }
+}
+
+extension AllocatorV1.Hold {
+  public typealias CMessage = Millrace__Allocator__V1__Hold
+
+  public static let bridge = MessageBridge(millrace__allocator__v1__hold__init)
+
+  public static var messageName: String { "millrace.allocator.v1.Hold" }
+
+  public init(
+    copying message: UnsafePointer<CMessage>, _ source: DecodingSource
+  ) throws(MessageDecodingError) {
+    self.leaseID = try source.string(message.pointee.lease_id, in: "millrace.allocator.v1.Hold.lease_id")
+    self.requestID = try source.string(message.pointee.request_id, in: "millrace.allocator.v1.Hold.request_id")
+    self.executorID = try source.string(message.pointee.executor_id, in: "millrace.allocator.v1.Hold.executor_id")
+    self.unknownFields = try source.unknownFields(message.pointee.base)
+  }
+
+  public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
+    message.pointee.lease_id = arena.string(self.leaseID)
+    message.pointee.request_id = arena.string(self.requestID)
+    message.pointee.executor_id = arena.string(self.executorID)
     arena.unknownFields(self.unknownFields, &message.pointee.base)
   }
 }
@@ -538,7 +601,8 @@ extension AllocatorV1 {
     public var resources: TypesV1.Resources?
     /// Smaller is served first; equal ones in the order they came.
     public var rank: Int64
-    /// Executors not to use, because an attempt was lost there.
+    /// Executors not to use, because an attempt was lost there. Used all the same where no other
+    /// executor matches.
     public var avoidExecutorIds: [String]
 
     public var unknownFields: UnknownFields
@@ -1105,41 +1169,43 @@ extension AllocatorV1 {
       dGJlYXQYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25SDW5leHRIZWFydGJlYXQSOAoKbG9zdF9hZnRlchgD\
       IAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvblIJbG9zdEFmdGVyIlYKEURlcmVnaXN0ZXJSZXF1ZXN0Eh8KC2V4\
       ZWN1dG9yX2lkGAEgASgJUgpleGVjdXRvcklkEiAKC2luY2FybmF0aW9uGAIgASgJUgtpbmNhcm5hdGlvbiIUChJEZXJl\
-      Z2lzdGVyUmVzcG9uc2UicQoOQWNxdWlyZVJlcXVlc3QSNwoGZGVtYW5kGAEgASgLMh0ubWlsbHJhY2UuYWxsb2NhdG9y\
-      LnYxLkRlbWFuZEgAUgZkZW1hbmQSHAoId2l0aGRyYXcYAiABKAlIAFIId2l0aGRyYXdCCAoGY2hhbmdlIusBCgZEZW1h\
-      bmQSHQoKcmVxdWVzdF9pZBgBIAEoCVIJcmVxdWVzdElkEhgKB3Byb2plY3QYAiABKAlSB3Byb2plY3QSEgoEcG9vbBgD\
-      IAEoCVIEcG9vbBIWCgZsYWJlbHMYBCADKAlSBmxhYmVscxI6CglyZXNvdXJjZXMYBSABKAsyHC5taWxscmFjZS50eXBl\
-      cy52MS5SZXNvdXJjZXNSCXJlc291cmNlcxISCgRyYW5rGAYgASgDUgRyYW5rEiwKEmF2b2lkX2V4ZWN1dG9yX2lkcxgH\
-      IAMoCVIQYXZvaWRFeGVjdXRvcklkcyKWAgoPQWNxdWlyZVJlc3BvbnNlEjgKB2dyYW50ZWQYASABKAsyHC5taWxscmFj\
-      ZS5hbGxvY2F0b3IudjEuTGVhc2VIAFIHZ3JhbnRlZBJMCg11bnNhdGlzZmlhYmxlGAIgASgLMiQubWlsbHJhY2UuYWxs\
-      b2NhdG9yLnYxLlVuc2F0aXNmaWFibGVIAFINdW5zYXRpc2ZpYWJsZRI2CgRsb3N0GAMgASgLMiAubWlsbHJhY2UuYWxs\
-      b2NhdG9yLnYxLkxlYXNlTG9zdEgAUgRsb3N0EjoKB3dhaXRpbmcYBCABKAsyHi5taWxscmFjZS5hbGxvY2F0b3IudjEu\
-      V2FpdGluZ0gAUgd3YWl0aW5nQgcKBWV2ZW50IkYKDVVuc2F0aXNmaWFibGUSHQoKcmVxdWVzdF9pZBgBIAEoCVIJcmVx\
-      dWVzdElkEhYKBnJlYXNvbhgCIAEoCVIGcmVhc29uIkAKB1dhaXRpbmcSHQoKcmVxdWVzdF9pZBgBIAEoCVIJcmVxdWVz\
-      dElkEhYKBnJlYXNvbhgCIAEoCVIGcmVhc29uIr0BCglMZWFzZUxvc3QSGQoIbGVhc2VfaWQYASABKAlSB2xlYXNlSWQS\
-      HQoKcmVxdWVzdF9pZBgCIAEoCVIJcmVxdWVzdElkEh8KC2V4ZWN1dG9yX2lkGAMgASgJUgpleGVjdXRvcklkEjsKBWNh\
-      dXNlGAQgASgOMiUubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkxlYXNlTG9zdENhdXNlUgVjYXVzZRIYCgdtZXNzYWdlGAUg\
-      ASgJUgdtZXNzYWdlIi0KDlJlbGVhc2VSZXF1ZXN0EhsKCWxlYXNlX2lkcxgBIAMoCVIIbGVhc2VJZHMiEQoPUmVsZWFz\
-      ZVJlc3BvbnNlIioKFExpc3RFeGVjdXRvcnNSZXF1ZXN0EhIKBHBvb2wYASABKAlSBHBvb2wiVgoVTGlzdEV4ZWN1dG9y\
-      c1Jlc3BvbnNlEj0KCWV4ZWN1dG9ycxgBIAMoCzIfLm1pbGxyYWNlLmFsbG9jYXRvci52MS5FeGVjdXRvclIJZXhlY3V0\
-      b3JzIoUDCghFeGVjdXRvchIOCgJpZBgBIAEoCVICaWQSGAoHYWRkcmVzcxgCIAEoCVIHYWRkcmVzcxISCgRwb29sGAMg\
-      ASgJUgRwb29sEhYKBmxhYmVscxgEIAMoCVIGbGFiZWxzEjoKBXN0YXRlGAUgASgOMiQubWlsbHJhY2UuYWxsb2NhdG9y\
-      LnYxLkV4ZWN1dG9yU3RhdGVSBXN0YXRlEjgKCGNhcGFjaXR5GAYgASgLMhwubWlsbHJhY2UudHlwZXMudjEuUmVzb3Vy\
-      Y2VzUghjYXBhY2l0eRI0CgZsZWFzZWQYByABKAsyHC5taWxscmFjZS50eXBlcy52MS5SZXNvdXJjZXNSBmxlYXNlZBI0\
-      CgZsZWFzZXMYCCADKAsyHC5taWxscmFjZS5hbGxvY2F0b3IudjEuTGVhc2VSBmxlYXNlcxJBCg5sYXN0X2hlYXJ0YmVh\
-      dBgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSDWxhc3RIZWFydGJlYXQqnQEKDkxlYXNlTG9zdENhdXNl\
-      EiAKHExFQVNFX0xPU1RfQ0FVU0VfVU5TUEVDSUZJRUQQABIiCh5MRUFTRV9MT1NUX0NBVVNFX0VYRUNVVE9SX0xPU1QQ\
-      ARIcChhMRUFTRV9MT1NUX0NBVVNFX0VYUElSRUQQAhInCiNMRUFTRV9MT1NUX0NBVVNFX0VYRUNVVE9SX1JFU1RBUlRF\
-      RBADKoIBCg1FeGVjdXRvclN0YXRlEh4KGkVYRUNVVE9SX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoURVhFQ1VUT1JfU1RB\
-      VEVfUkVBRFkQARIaChZFWEVDVVRPUl9TVEFURV9TVVNQRUNUEAISGwoXRVhFQ1VUT1JfU1RBVEVfRFJBSU5JTkcQAzL5\
-      AwoQQWxsb2NhdG9yU2VydmljZRJeCglIZWFydGJlYXQSJy5taWxscmFjZS5hbGxvY2F0b3IudjEuSGVhcnRiZWF0UmVx\
-      dWVzdBooLm1pbGxyYWNlLmFsbG9jYXRvci52MS5IZWFydGJlYXRSZXNwb25zZRJhCgpEZXJlZ2lzdGVyEigubWlsbHJh\
-      Y2UuYWxsb2NhdG9yLnYxLkRlcmVnaXN0ZXJSZXF1ZXN0GikubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkRlcmVnaXN0ZXJS\
-      ZXNwb25zZRJcCgdBY3F1aXJlEiUubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkFjcXVpcmVSZXF1ZXN0GiYubWlsbHJhY2Uu\
-      YWxsb2NhdG9yLnYxLkFjcXVpcmVSZXNwb25zZSgBMAESWAoHUmVsZWFzZRIlLm1pbGxyYWNlLmFsbG9jYXRvci52MS5S\
-      ZWxlYXNlUmVxdWVzdBomLm1pbGxyYWNlLmFsbG9jYXRvci52MS5SZWxlYXNlUmVzcG9uc2USagoNTGlzdEV4ZWN1dG9y\
-      cxIrLm1pbGxyYWNlLmFsbG9jYXRvci52MS5MaXN0RXhlY3V0b3JzUmVxdWVzdBosLm1pbGxyYWNlLmFsbG9jYXRvci52\
-      MS5MaXN0RXhlY3V0b3JzUmVzcG9uc2VCDroCC0FsbG9jYXRvclYxYgZwcm90bzM=
+      Z2lzdGVyUmVzcG9uc2UipAEKDkFjcXVpcmVSZXF1ZXN0EjcKBmRlbWFuZBgBIAEoCzIdLm1pbGxyYWNlLmFsbG9jYXRv\
+      ci52MS5EZW1hbmRIAFIGZGVtYW5kEhwKCHdpdGhkcmF3GAIgASgJSABSCHdpdGhkcmF3EjEKBGhvbGQYAyABKAsyGy5t\
+      aWxscmFjZS5hbGxvY2F0b3IudjEuSG9sZEgAUgRob2xkQggKBmNoYW5nZSJhCgRIb2xkEhkKCGxlYXNlX2lkGAEgASgJ\
+      UgdsZWFzZUlkEh0KCnJlcXVlc3RfaWQYAiABKAlSCXJlcXVlc3RJZBIfCgtleGVjdXRvcl9pZBgDIAEoCVIKZXhlY3V0\
+      b3JJZCLrAQoGRGVtYW5kEh0KCnJlcXVlc3RfaWQYASABKAlSCXJlcXVlc3RJZBIYCgdwcm9qZWN0GAIgASgJUgdwcm9q\
+      ZWN0EhIKBHBvb2wYAyABKAlSBHBvb2wSFgoGbGFiZWxzGAQgAygJUgZsYWJlbHMSOgoJcmVzb3VyY2VzGAUgASgLMhwu\
+      bWlsbHJhY2UudHlwZXMudjEuUmVzb3VyY2VzUglyZXNvdXJjZXMSEgoEcmFuaxgGIAEoA1IEcmFuaxIsChJhdm9pZF9l\
+      eGVjdXRvcl9pZHMYByADKAlSEGF2b2lkRXhlY3V0b3JJZHMilgIKD0FjcXVpcmVSZXNwb25zZRI4CgdncmFudGVkGAEg\
+      ASgLMhwubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkxlYXNlSABSB2dyYW50ZWQSTAoNdW5zYXRpc2ZpYWJsZRgCIAEoCzIk\
+      Lm1pbGxyYWNlLmFsbG9jYXRvci52MS5VbnNhdGlzZmlhYmxlSABSDXVuc2F0aXNmaWFibGUSNgoEbG9zdBgDIAEoCzIg\
+      Lm1pbGxyYWNlLmFsbG9jYXRvci52MS5MZWFzZUxvc3RIAFIEbG9zdBI6Cgd3YWl0aW5nGAQgASgLMh4ubWlsbHJhY2Uu\
+      YWxsb2NhdG9yLnYxLldhaXRpbmdIAFIHd2FpdGluZ0IHCgVldmVudCJGCg1VbnNhdGlzZmlhYmxlEh0KCnJlcXVlc3Rf\
+      aWQYASABKAlSCXJlcXVlc3RJZBIWCgZyZWFzb24YAiABKAlSBnJlYXNvbiJACgdXYWl0aW5nEh0KCnJlcXVlc3RfaWQY\
+      ASABKAlSCXJlcXVlc3RJZBIWCgZyZWFzb24YAiABKAlSBnJlYXNvbiK9AQoJTGVhc2VMb3N0EhkKCGxlYXNlX2lkGAEg\
+      ASgJUgdsZWFzZUlkEh0KCnJlcXVlc3RfaWQYAiABKAlSCXJlcXVlc3RJZBIfCgtleGVjdXRvcl9pZBgDIAEoCVIKZXhl\
+      Y3V0b3JJZBI7CgVjYXVzZRgEIAEoDjIlLm1pbGxyYWNlLmFsbG9jYXRvci52MS5MZWFzZUxvc3RDYXVzZVIFY2F1c2US\
+      GAoHbWVzc2FnZRgFIAEoCVIHbWVzc2FnZSItCg5SZWxlYXNlUmVxdWVzdBIbCglsZWFzZV9pZHMYASADKAlSCGxlYXNl\
+      SWRzIhEKD1JlbGVhc2VSZXNwb25zZSIqChRMaXN0RXhlY3V0b3JzUmVxdWVzdBISCgRwb29sGAEgASgJUgRwb29sIlYK\
+      FUxpc3RFeGVjdXRvcnNSZXNwb25zZRI9CglleGVjdXRvcnMYASADKAsyHy5taWxscmFjZS5hbGxvY2F0b3IudjEuRXhl\
+      Y3V0b3JSCWV4ZWN1dG9ycyKFAwoIRXhlY3V0b3ISDgoCaWQYASABKAlSAmlkEhgKB2FkZHJlc3MYAiABKAlSB2FkZHJl\
+      c3MSEgoEcG9vbBgDIAEoCVIEcG9vbBIWCgZsYWJlbHMYBCADKAlSBmxhYmVscxI6CgVzdGF0ZRgFIAEoDjIkLm1pbGxy\
+      YWNlLmFsbG9jYXRvci52MS5FeGVjdXRvclN0YXRlUgVzdGF0ZRI4CghjYXBhY2l0eRgGIAEoCzIcLm1pbGxyYWNlLnR5\
+      cGVzLnYxLlJlc291cmNlc1IIY2FwYWNpdHkSNAoGbGVhc2VkGAcgASgLMhwubWlsbHJhY2UudHlwZXMudjEuUmVzb3Vy\
+      Y2VzUgZsZWFzZWQSNAoGbGVhc2VzGAggAygLMhwubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkxlYXNlUgZsZWFzZXMSQQoO\
+      bGFzdF9oZWFydGJlYXQYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wUg1sYXN0SGVhcnRiZWF0Kp0BCg5M\
+      ZWFzZUxvc3RDYXVzZRIgChxMRUFTRV9MT1NUX0NBVVNFX1VOU1BFQ0lGSUVEEAASIgoeTEVBU0VfTE9TVF9DQVVTRV9F\
+      WEVDVVRPUl9MT1NUEAESHAoYTEVBU0VfTE9TVF9DQVVTRV9FWFBJUkVEEAISJwojTEVBU0VfTE9TVF9DQVVTRV9FWEVD\
+      VVRPUl9SRVNUQVJURUQQAyqCAQoNRXhlY3V0b3JTdGF0ZRIeChpFWEVDVVRPUl9TVEFURV9VTlNQRUNJRklFRBAAEhgK\
+      FEVYRUNVVE9SX1NUQVRFX1JFQURZEAESGgoWRVhFQ1VUT1JfU1RBVEVfU1VTUEVDVBACEhsKF0VYRUNVVE9SX1NUQVRF\
+      X0RSQUlOSU5HEAMy+QMKEEFsbG9jYXRvclNlcnZpY2USXgoJSGVhcnRiZWF0EicubWlsbHJhY2UuYWxsb2NhdG9yLnYx\
+      LkhlYXJ0YmVhdFJlcXVlc3QaKC5taWxscmFjZS5hbGxvY2F0b3IudjEuSGVhcnRiZWF0UmVzcG9uc2USYQoKRGVyZWdp\
+      c3RlchIoLm1pbGxyYWNlLmFsbG9jYXRvci52MS5EZXJlZ2lzdGVyUmVxdWVzdBopLm1pbGxyYWNlLmFsbG9jYXRvci52\
+      MS5EZXJlZ2lzdGVyUmVzcG9uc2USXAoHQWNxdWlyZRIlLm1pbGxyYWNlLmFsbG9jYXRvci52MS5BY3F1aXJlUmVxdWVz\
+      dBomLm1pbGxyYWNlLmFsbG9jYXRvci52MS5BY3F1aXJlUmVzcG9uc2UoATABElgKB1JlbGVhc2USJS5taWxscmFjZS5h\
+      bGxvY2F0b3IudjEuUmVsZWFzZVJlcXVlc3QaJi5taWxscmFjZS5hbGxvY2F0b3IudjEuUmVsZWFzZVJlc3BvbnNlEmoK\
+      DUxpc3RFeGVjdXRvcnMSKy5taWxscmFjZS5hbGxvY2F0b3IudjEuTGlzdEV4ZWN1dG9yc1JlcXVlc3QaLC5taWxscmFj\
+      ZS5hbGxvY2F0b3IudjEuTGlzdEV4ZWN1dG9yc1Jlc3BvbnNlQg66AgtBbGxvY2F0b3JWMWIGcHJvdG8z
       """,
     symbols: [
       "millrace.allocator.v1.Lease",
@@ -1178,7 +1244,12 @@ extension AllocatorV1 {
       "millrace.allocator.v1.AcquireRequest",
       "millrace.allocator.v1.AcquireRequest.demand",
       "millrace.allocator.v1.AcquireRequest.withdraw",
+      "millrace.allocator.v1.AcquireRequest.hold",
       "millrace.allocator.v1.AcquireRequest.change",
+      "millrace.allocator.v1.Hold",
+      "millrace.allocator.v1.Hold.lease_id",
+      "millrace.allocator.v1.Hold.request_id",
+      "millrace.allocator.v1.Hold.executor_id",
       "millrace.allocator.v1.Demand",
       "millrace.allocator.v1.Demand.request_id",
       "millrace.allocator.v1.Demand.project",

@@ -20,7 +20,10 @@ extension AllocatorV1 {
     ) async throws -> AllocatorV1.DeregisterResponse
 
     /// Demand in, leases out, for as long as the caller lives. When the stream ends its open
-    /// demand is forgotten; leases stay.
+    /// demand is forgotten; leases stay. A demand whose request already has a lease is answered by
+    /// that lease, so a caller may ask again for whatever it is not sure of.
+    /// RESOURCE_EXHAUSTED: more open demand than the allocator takes, or answers are not read.
+    /// While the table behind the allocator cannot be reached, demand waits and says so.
     func acquire(
       _ requests: RequestStream<AllocatorV1.AcquireRequest>, responses: ResponseWriter<AllocatorV1.AcquireResponse>, context: ServerContext
     ) async throws
@@ -115,7 +118,10 @@ extension AllocatorV1 {
     }
 
     /// Demand in, leases out, for as long as the caller lives. When the stream ends its open
-    /// demand is forgotten; leases stay.
+    /// demand is forgotten; leases stay. A demand whose request already has a lease is answered by
+    /// that lease, so a caller may ask again for whatever it is not sure of.
+    /// RESOURCE_EXHAUSTED: more open demand than the allocator takes, or answers are not read.
+    /// While the table behind the allocator cannot be reached, demand waits and says so.
     public func acquire(
       options: CallOptions = CallOptions()
     ) async throws -> BidirectionalCall<AllocatorV1.AcquireRequest, AllocatorV1.AcquireResponse> {

@@ -323,6 +323,51 @@ void   millrace__allocator__v1__acquire_request__free_unpacked
   assert(message->base.descriptor == &millrace__allocator__v1__acquire_request__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   millrace__allocator__v1__hold__init
+                     (Millrace__Allocator__V1__Hold         *message)
+{
+  static const Millrace__Allocator__V1__Hold init_value = MILLRACE__ALLOCATOR__V1__HOLD__INIT;
+  *message = init_value;
+}
+size_t millrace__allocator__v1__hold__get_packed_size
+                     (const Millrace__Allocator__V1__Hold *message)
+{
+  assert(message->base.descriptor == &millrace__allocator__v1__hold__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t millrace__allocator__v1__hold__pack
+                     (const Millrace__Allocator__V1__Hold *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &millrace__allocator__v1__hold__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t millrace__allocator__v1__hold__pack_to_buffer
+                     (const Millrace__Allocator__V1__Hold *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &millrace__allocator__v1__hold__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Millrace__Allocator__V1__Hold *
+       millrace__allocator__v1__hold__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Millrace__Allocator__V1__Hold *)
+     protobuf_c_message_unpack (&millrace__allocator__v1__hold__descriptor,
+                                allocator, len, data);
+}
+void   millrace__allocator__v1__hold__free_unpacked
+                     (Millrace__Allocator__V1__Hold *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &millrace__allocator__v1__hold__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 void   millrace__allocator__v1__demand__init
                      (Millrace__Allocator__V1__Demand         *message)
 {
@@ -1267,7 +1312,7 @@ const ProtobufCMessageDescriptor millrace__allocator__v1__deregister_response__d
   (ProtobufCMessageInit) millrace__allocator__v1__deregister_response__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor millrace__allocator__v1__acquire_request__field_descriptors[2] =
+static const ProtobufCFieldDescriptor millrace__allocator__v1__acquire_request__field_descriptors[3] =
 {
   {
     "demand",
@@ -1293,15 +1338,28 @@ static const ProtobufCFieldDescriptor millrace__allocator__v1__acquire_request__
     0 | PROTOBUF_C_FIELD_FLAG_ONEOF,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "hold",
+    3,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Millrace__Allocator__V1__AcquireRequest, change_case),
+    offsetof(Millrace__Allocator__V1__AcquireRequest, hold),
+    &millrace__allocator__v1__hold__descriptor,
+    NULL,
+    0 | PROTOBUF_C_FIELD_FLAG_ONEOF,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned millrace__allocator__v1__acquire_request__field_indices_by_name[] = {
   0,   /* field[0] = demand */
+  2,   /* field[2] = hold */
   1,   /* field[1] = withdraw */
 };
 static const ProtobufCIntRange millrace__allocator__v1__acquire_request__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 2 }
+  { 0, 3 }
 };
 const ProtobufCMessageDescriptor millrace__allocator__v1__acquire_request__descriptor =
 {
@@ -1311,11 +1369,75 @@ const ProtobufCMessageDescriptor millrace__allocator__v1__acquire_request__descr
   "Millrace__Allocator__V1__AcquireRequest",
   "millrace.allocator.v1",
   sizeof(Millrace__Allocator__V1__AcquireRequest),
-  2,
+  3,
   millrace__allocator__v1__acquire_request__field_descriptors,
   millrace__allocator__v1__acquire_request__field_indices_by_name,
   1,  millrace__allocator__v1__acquire_request__number_ranges,
   (ProtobufCMessageInit) millrace__allocator__v1__acquire_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor millrace__allocator__v1__hold__field_descriptors[3] =
+{
+  {
+    "lease_id",
+    1,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_BYTES,
+    0,   /* quantifier_offset */
+    offsetof(Millrace__Allocator__V1__Hold, lease_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "request_id",
+    2,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_BYTES,
+    0,   /* quantifier_offset */
+    offsetof(Millrace__Allocator__V1__Hold, request_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "executor_id",
+    3,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_BYTES,
+    0,   /* quantifier_offset */
+    offsetof(Millrace__Allocator__V1__Hold, executor_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned millrace__allocator__v1__hold__field_indices_by_name[] = {
+  2,   /* field[2] = executor_id */
+  0,   /* field[0] = lease_id */
+  1,   /* field[1] = request_id */
+};
+static const ProtobufCIntRange millrace__allocator__v1__hold__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 3 }
+};
+const ProtobufCMessageDescriptor millrace__allocator__v1__hold__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "millrace.allocator.v1.Hold",
+  "Hold",
+  "Millrace__Allocator__V1__Hold",
+  "millrace.allocator.v1",
+  sizeof(Millrace__Allocator__V1__Hold),
+  3,
+  millrace__allocator__v1__hold__field_descriptors,
+  millrace__allocator__v1__hold__field_indices_by_name,
+  1,  millrace__allocator__v1__hold__number_ranges,
+  (ProtobufCMessageInit) millrace__allocator__v1__hold__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const ProtobufCFieldDescriptor millrace__allocator__v1__demand__field_descriptors[7] =

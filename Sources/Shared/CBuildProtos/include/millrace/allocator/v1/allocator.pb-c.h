@@ -26,6 +26,7 @@ typedef struct Millrace__Allocator__V1__HeartbeatResponse Millrace__Allocator__V
 typedef struct Millrace__Allocator__V1__DeregisterRequest Millrace__Allocator__V1__DeregisterRequest;
 typedef struct Millrace__Allocator__V1__DeregisterResponse Millrace__Allocator__V1__DeregisterResponse;
 typedef struct Millrace__Allocator__V1__AcquireRequest Millrace__Allocator__V1__AcquireRequest;
+typedef struct Millrace__Allocator__V1__Hold Millrace__Allocator__V1__Hold;
 typedef struct Millrace__Allocator__V1__Demand Millrace__Allocator__V1__Demand;
 typedef struct Millrace__Allocator__V1__AcquireResponse Millrace__Allocator__V1__AcquireResponse;
 typedef struct Millrace__Allocator__V1__Unsatisfiable Millrace__Allocator__V1__Unsatisfiable;
@@ -131,7 +132,8 @@ struct  Millrace__Allocator__V1__DeregisterResponse
 typedef enum {
   MILLRACE__ALLOCATOR__V1__ACQUIRE_REQUEST__CHANGE__NOT_SET = 0,
   MILLRACE__ALLOCATOR__V1__ACQUIRE_REQUEST__CHANGE_DEMAND = 1,
-  MILLRACE__ALLOCATOR__V1__ACQUIRE_REQUEST__CHANGE_WITHDRAW = 2
+  MILLRACE__ALLOCATOR__V1__ACQUIRE_REQUEST__CHANGE_WITHDRAW = 2,
+  MILLRACE__ALLOCATOR__V1__ACQUIRE_REQUEST__CHANGE_HOLD = 3
     PROTOBUF_C__FORCE_ENUM_TO_BE_INT_SIZE(MILLRACE__ALLOCATOR__V1__ACQUIRE_REQUEST__CHANGE__CASE)
 } Millrace__Allocator__V1__AcquireRequest__ChangeCase;
 
@@ -142,11 +144,24 @@ struct  Millrace__Allocator__V1__AcquireRequest
   union {
     Millrace__Allocator__V1__Demand *demand;
     ProtobufCBinaryData withdraw;
+    Millrace__Allocator__V1__Hold *hold;
   };
 };
 #define MILLRACE__ALLOCATOR__V1__ACQUIRE_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&millrace__allocator__v1__acquire_request__descriptor) \
     , MILLRACE__ALLOCATOR__V1__ACQUIRE_REQUEST__CHANGE__NOT_SET, {0} }
+
+
+struct  Millrace__Allocator__V1__Hold
+{
+  ProtobufCMessage base;
+  ProtobufCBinaryData lease_id;
+  ProtobufCBinaryData request_id;
+  ProtobufCBinaryData executor_id;
+};
+#define MILLRACE__ALLOCATOR__V1__HOLD__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&millrace__allocator__v1__hold__descriptor) \
+    , {0,NULL}, {0,NULL}, {0,NULL} }
 
 
 struct  Millrace__Allocator__V1__Demand
@@ -422,6 +437,25 @@ Millrace__Allocator__V1__AcquireRequest *
 void   millrace__allocator__v1__acquire_request__free_unpacked
                      (Millrace__Allocator__V1__AcquireRequest *message,
                       ProtobufCAllocator *allocator);
+/* Millrace__Allocator__V1__Hold methods */
+void   millrace__allocator__v1__hold__init
+                     (Millrace__Allocator__V1__Hold         *message);
+size_t millrace__allocator__v1__hold__get_packed_size
+                     (const Millrace__Allocator__V1__Hold   *message);
+size_t millrace__allocator__v1__hold__pack
+                     (const Millrace__Allocator__V1__Hold   *message,
+                      uint8_t             *out);
+size_t millrace__allocator__v1__hold__pack_to_buffer
+                     (const Millrace__Allocator__V1__Hold   *message,
+                      ProtobufCBuffer     *buffer);
+Millrace__Allocator__V1__Hold *
+       millrace__allocator__v1__hold__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   millrace__allocator__v1__hold__free_unpacked
+                     (Millrace__Allocator__V1__Hold *message,
+                      ProtobufCAllocator *allocator);
 /* Millrace__Allocator__V1__Demand methods */
 void   millrace__allocator__v1__demand__init
                      (Millrace__Allocator__V1__Demand         *message);
@@ -635,6 +669,9 @@ typedef void (*Millrace__Allocator__V1__DeregisterResponse_Closure)
 typedef void (*Millrace__Allocator__V1__AcquireRequest_Closure)
                  (const Millrace__Allocator__V1__AcquireRequest *message,
                   void *closure_data);
+typedef void (*Millrace__Allocator__V1__Hold_Closure)
+                 (const Millrace__Allocator__V1__Hold *message,
+                  void *closure_data);
 typedef void (*Millrace__Allocator__V1__Demand_Closure)
                  (const Millrace__Allocator__V1__Demand *message,
                   void *closure_data);
@@ -678,6 +715,7 @@ extern const ProtobufCMessageDescriptor millrace__allocator__v1__heartbeat_respo
 extern const ProtobufCMessageDescriptor millrace__allocator__v1__deregister_request__descriptor;
 extern const ProtobufCMessageDescriptor millrace__allocator__v1__deregister_response__descriptor;
 extern const ProtobufCMessageDescriptor millrace__allocator__v1__acquire_request__descriptor;
+extern const ProtobufCMessageDescriptor millrace__allocator__v1__hold__descriptor;
 extern const ProtobufCMessageDescriptor millrace__allocator__v1__demand__descriptor;
 extern const ProtobufCMessageDescriptor millrace__allocator__v1__acquire_response__descriptor;
 extern const ProtobufCMessageDescriptor millrace__allocator__v1__unsatisfiable__descriptor;
