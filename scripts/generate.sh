@@ -50,6 +50,18 @@ generate module=BuildProtos,c_module=CBuildProtos Sources/Shared/CBuildProtos \
 generate module=EverythingProtos,c_module=CEverythingProtos,visibility=package \
   Sources/RPC/CEverythingProtos Tests/RPC/RPCProtobufTests/Generated \
   $(cd proto && find testing -name '*.proto' | LC_ALL=C sort)
+# What protoc asks for, as the generator's own test replays it.
+golden=Tests/Tools/Golden
+mkdir -p "$root/$golden"
+recorder=$(mktemp)
+# Its answer says that it knows of `optional`, and has no files.
+printf '#!/bin/sh\ncat > "%s"\nprintf "\\020\\001"\n' "$root/$golden/everything.request" > "$recorder"
+chmod +x "$recorder"
+protoc -I proto -I /usr/include --plugin=protoc-gen-record="$recorder" --record_out="$root/$golden" \
+  --record_opt=emit=swift,module=EverythingProtos,c_module=CEverythingProtos,visibility=package \
+  testing/everything/v1/everything.proto
+rm -f "$recorder"
+if [ "$root" != . ]; then diff -r "$golden" "$root/$golden"; fi
 
 # What the benchmarks and the tests with other implementations speak.
 protos=Benchmarks/proto
