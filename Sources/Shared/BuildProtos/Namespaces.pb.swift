@@ -35,7 +35,8 @@ public enum RemoteExecutionV2 {}
 /// The plugin-runner owns one executor: its slots, workspaces, plugin processes and sandboxes.
 public enum RunnerV1 {}
 
-/// The scheduler owns builds and jobs: their state, order and attempts.
+/// How the scheduler keeps a build: one datastore entity of kind `Build` for each, with an encoded
+/// BuildRecord as its property `record`. Nobody but the scheduler reads these messages.
 public enum SchedulerV1 {}
 
 /// Values that more than one Millrace service speaks of.

@@ -269,7 +269,7 @@ extension SchedulerV1 {
     public var id: String
     /// For people.
     public var name: String
-    /// Job ids that come before.
+    /// Keys in `jobs` that come before; a matrix job's key stands for all of its legs.
     public var needs: [String]
     public var state: SchedulerV1.JobState
     /// Set when state is JOB_STATE_FINISHED.

@@ -15,5 +15,6 @@
 #include "millrace/logs/v1/logs.pb-c.h"
 #include "millrace/plugin/v1/plugin.pb-c.h"
 #include "millrace/runner/v1/runner.pb-c.h"
+#include "millrace/scheduler/v1/record.pb-c.h"
 #include "millrace/scheduler/v1/scheduler.pb-c.h"
 #include "millrace/types/v1/types.pb-c.h"
