@@ -47,6 +47,8 @@ let places: [Place] = [
   Place(
     name: "CSQLite", folder: "C", layer: .systemLibrary,
     kind: .systemLibrary(pkgConfig: "sqlite3")),
+  // C of our own: what starting processes needs and Swift's view of the C library leaves out.
+  Place(name: "CProcess", folder: "C", layer: .systemLibrary, kind: .generatedC),
 
   // The RPC library, which knows nothing of builds.
   Place(name: "RPCCore", folder: "RPC", layer: .rpcCore),
@@ -117,7 +119,9 @@ let places: [Place] = [
     products: [collections]),
   Place(
     name: "PluginRunnerService", folder: "PluginRunner", layer: .service,
-    uses: ["PluginRunnerCore", "Domain", "PluginKit", "BuildProtos", "RPC", "ServiceRuntime"],
+    uses: [
+      "PluginRunnerCore", "Domain", "PluginKit", "BuildProtos", "RPC", "ServiceRuntime", "CProcess",
+    ],
     products: nio("NIOCore", "NIOPosix") + [logging, crypto]),
   Place(
     name: "CorePlugins", folder: "PluginRunner", layer: .service,

@@ -1,0 +1,17 @@
+// What starting processes needs and Swift's view of the C library leaves out.
+#ifndef MILLRACE_CPROCESS_H
+#define MILLRACE_CPROCESS_H
+
+#include <sys/types.h>
+
+// Starts a program, found through PATH, in a session of its own, with default signal handling. It
+// gets exactly `count` descriptors: descriptors[0] as 0, and so on; every other one is closed.
+// Returns 0 or an errno.
+int millrace_spawn(
+    pid_t *pid, char *const arguments[], char *const environment[], const int descriptors[],
+    int count);
+
+// pipe2 with O_CLOEXEC, of at least `size` bytes where that is allowed. Returns 0 or an errno.
+int millrace_pipe(int ends[2], int size);
+
+#endif
