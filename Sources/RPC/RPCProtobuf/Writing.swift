@@ -84,13 +84,26 @@ extension Arena {
   /// A copy of the string's UTF-8: short strings have no storage to point at.
   @inlinable
   public func string(_ value: String) -> ProtobufCBinaryData {
-    if value.isEmpty { return ProtobufCBinaryData(len: 0, data: nil) }
-    var value = value
-    return value.withUTF8 { buffer in
-      let copy = self.allocate(buffer.count).assumingMemoryBound(to: UInt8.self)
-      copy.initialize(from: buffer.baseAddress!, count: buffer.count)
-      return ProtobufCBinaryData(len: buffer.count, data: copy)
+    // `withUTF8` would want a copy of the string to change.
+    value.utf8.withContiguousStorageIfAvailable { self.copy($0) } ?? self.bridgedString(value)
+  }
+
+  @inlinable
+  func copy(_ utf8: UnsafeBufferPointer<UInt8>) -> ProtobufCBinaryData {
+    guard let start = utf8.baseAddress, utf8.count > 0 else {
+      return ProtobufCBinaryData(len: 0, data: nil)
     }
+    let copy = self.allocate(utf8.count).assumingMemoryBound(to: UInt8.self)
+    copy.initialize(from: start, count: utf8.count)
+    return ProtobufCBinaryData(len: utf8.count, data: copy)
+  }
+
+  /// A string that has no UTF-8 of its own: Objective-C's.
+  @usableFromInline
+  @inline(never)
+  func bridgedString(_ value: String) -> ProtobufCBinaryData {
+    var value = value
+    return value.withUTF8 { self.copy($0) }
   }
 
   @inlinable

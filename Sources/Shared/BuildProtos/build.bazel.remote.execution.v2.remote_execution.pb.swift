@@ -63,13 +63,20 @@ extension RemoteExecutionV2.Action {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.commandDigest = try source.message(message.pointee.command_digest)
-    self.inputRootDigest = try source.message(message.pointee.input_root_digest)
-    self.timeout = try source.message(message.pointee.timeout)
-    self.doNotCache = message.pointee.do_not_cache != 0
-    self.salt = source.bytes(message.pointee.salt)
-    self.platform = try source.message(message.pointee.platform)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let commandDigest: RemoteExecutionV2.Digest? = try source.message(message.pointee.command_digest)
+    let inputRootDigest: RemoteExecutionV2.Digest? = try source.message(message.pointee.input_root_digest)
+    let timeout: GoogleProtobuf.Duration? = try source.message(message.pointee.timeout)
+    let doNotCache: Bool = message.pointee.do_not_cache != 0
+    let salt: [UInt8] = source.bytes(message.pointee.salt)
+    let platform: RemoteExecutionV2.Platform? = try source.message(message.pointee.platform)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.commandDigest = commandDigest
+    self.inputRootDigest = inputRootDigest
+    self.timeout = timeout
+    self.doNotCache = doNotCache
+    self.salt = salt
+    self.platform = platform
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -153,16 +160,26 @@ extension RemoteExecutionV2.Command {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.arguments = try source.strings(message.pointee.n_arguments, message.pointee.arguments, in: "build.bazel.remote.execution.v2.Command.arguments")
-    self.environmentVariables = try source.messages(message.pointee.n_environment_variables, message.pointee.environment_variables)
-    self.outputFiles = try source.strings(message.pointee.n_output_files, message.pointee.output_files, in: "build.bazel.remote.execution.v2.Command.output_files")
-    self.outputDirectories = try source.strings(message.pointee.n_output_directories, message.pointee.output_directories, in: "build.bazel.remote.execution.v2.Command.output_directories")
-    self.outputPaths = try source.strings(message.pointee.n_output_paths, message.pointee.output_paths, in: "build.bazel.remote.execution.v2.Command.output_paths")
-    self.platform = try source.message(message.pointee.platform)
-    self.workingDirectory = try source.string(message.pointee.working_directory, in: "build.bazel.remote.execution.v2.Command.working_directory")
-    self.outputNodeProperties = try source.strings(message.pointee.n_output_node_properties, message.pointee.output_node_properties, in: "build.bazel.remote.execution.v2.Command.output_node_properties")
-    self.outputDirectoryFormat = RemoteExecutionV2.Command.OutputDirectoryFormat(rawValue: message.pointee.output_directory_format)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let arguments: [String] = try source.strings(message.pointee.n_arguments, message.pointee.arguments, in: "build.bazel.remote.execution.v2.Command.arguments")
+    let environmentVariables: [RemoteExecutionV2.Command.EnvironmentVariable] = try source.messages(message.pointee.n_environment_variables, message.pointee.environment_variables)
+    let outputFiles: [String] = try source.strings(message.pointee.n_output_files, message.pointee.output_files, in: "build.bazel.remote.execution.v2.Command.output_files")
+    let outputDirectories: [String] = try source.strings(message.pointee.n_output_directories, message.pointee.output_directories, in: "build.bazel.remote.execution.v2.Command.output_directories")
+    let outputPaths: [String] = try source.strings(message.pointee.n_output_paths, message.pointee.output_paths, in: "build.bazel.remote.execution.v2.Command.output_paths")
+    let platform: RemoteExecutionV2.Platform? = try source.message(message.pointee.platform)
+    let workingDirectory: String = try source.string(message.pointee.working_directory, in: "build.bazel.remote.execution.v2.Command.working_directory")
+    let outputNodeProperties: [String] = try source.strings(message.pointee.n_output_node_properties, message.pointee.output_node_properties, in: "build.bazel.remote.execution.v2.Command.output_node_properties")
+    let outputDirectoryFormat: RemoteExecutionV2.Command.OutputDirectoryFormat = RemoteExecutionV2.Command.OutputDirectoryFormat(rawValue: message.pointee.output_directory_format)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.arguments = arguments
+    self.environmentVariables = environmentVariables
+    self.outputFiles = outputFiles
+    self.outputDirectories = outputDirectories
+    self.outputPaths = outputPaths
+    self.platform = platform
+    self.workingDirectory = workingDirectory
+    self.outputNodeProperties = outputNodeProperties
+    self.outputDirectoryFormat = outputDirectoryFormat
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -248,9 +265,12 @@ extension RemoteExecutionV2.Command.EnvironmentVariable {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.name = try source.string(message.pointee.name, in: "build.bazel.remote.execution.v2.Command.EnvironmentVariable.name")
-    self.value = try source.string(message.pointee.value, in: "build.bazel.remote.execution.v2.Command.EnvironmentVariable.value")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let name: String = try source.string(message.pointee.name, in: "build.bazel.remote.execution.v2.Command.EnvironmentVariable.name")
+    let valueField: String = try source.string(message.pointee.value, in: "build.bazel.remote.execution.v2.Command.EnvironmentVariable.value")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.name = name
+    self.value = valueField
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -292,8 +312,10 @@ extension RemoteExecutionV2.Platform {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.properties = try source.messages(message.pointee.n_properties, message.pointee.properties)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let properties: [RemoteExecutionV2.Platform.Property] = try source.messages(message.pointee.n_properties, message.pointee.properties)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.properties = properties
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -337,9 +359,12 @@ extension RemoteExecutionV2.Platform.Property {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.name = try source.string(message.pointee.name, in: "build.bazel.remote.execution.v2.Platform.Property.name")
-    self.value = try source.string(message.pointee.value, in: "build.bazel.remote.execution.v2.Platform.Property.value")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let name: String = try source.string(message.pointee.name, in: "build.bazel.remote.execution.v2.Platform.Property.name")
+    let valueField: String = try source.string(message.pointee.value, in: "build.bazel.remote.execution.v2.Platform.Property.value")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.name = name
+    self.value = valueField
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -393,11 +418,16 @@ extension RemoteExecutionV2.Directory {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.files = try source.messages(message.pointee.n_files, message.pointee.files)
-    self.directories = try source.messages(message.pointee.n_directories, message.pointee.directories)
-    self.symlinks = try source.messages(message.pointee.n_symlinks, message.pointee.symlinks)
-    self.nodeProperties = try source.message(message.pointee.node_properties)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let files: [RemoteExecutionV2.FileNode] = try source.messages(message.pointee.n_files, message.pointee.files)
+    let directories: [RemoteExecutionV2.DirectoryNode] = try source.messages(message.pointee.n_directories, message.pointee.directories)
+    let symlinks: [RemoteExecutionV2.SymlinkNode] = try source.messages(message.pointee.n_symlinks, message.pointee.symlinks)
+    let nodeProperties: RemoteExecutionV2.NodeProperties? = try source.message(message.pointee.node_properties)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.files = files
+    self.directories = directories
+    self.symlinks = symlinks
+    self.nodeProperties = nodeProperties
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -444,9 +474,12 @@ extension RemoteExecutionV2.NodeProperty {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.name = try source.string(message.pointee.name, in: "build.bazel.remote.execution.v2.NodeProperty.name")
-    self.value = try source.string(message.pointee.value, in: "build.bazel.remote.execution.v2.NodeProperty.value")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let name: String = try source.string(message.pointee.name, in: "build.bazel.remote.execution.v2.NodeProperty.name")
+    let valueField: String = try source.string(message.pointee.value, in: "build.bazel.remote.execution.v2.NodeProperty.value")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.name = name
+    self.value = valueField
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -495,10 +528,14 @@ extension RemoteExecutionV2.NodeProperties {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.properties = try source.messages(message.pointee.n_properties, message.pointee.properties)
-    self.mtime = try source.message(message.pointee.mtime)
-    self.unixMode = try source.message(message.pointee.unix_mode)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let properties: [RemoteExecutionV2.NodeProperty] = try source.messages(message.pointee.n_properties, message.pointee.properties)
+    let mtime: GoogleProtobuf.Timestamp? = try source.message(message.pointee.mtime)
+    let unixMode: GoogleProtobuf.UInt32Value? = try source.message(message.pointee.unix_mode)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.properties = properties
+    self.mtime = mtime
+    self.unixMode = unixMode
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -552,11 +589,16 @@ extension RemoteExecutionV2.FileNode {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.name = try source.string(message.pointee.name, in: "build.bazel.remote.execution.v2.FileNode.name")
-    self.digest = try source.message(message.pointee.digest)
-    self.isExecutable = message.pointee.is_executable != 0
-    self.nodeProperties = try source.message(message.pointee.node_properties)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let name: String = try source.string(message.pointee.name, in: "build.bazel.remote.execution.v2.FileNode.name")
+    let digest: RemoteExecutionV2.Digest? = try source.message(message.pointee.digest)
+    let isExecutable: Bool = message.pointee.is_executable != 0
+    let nodeProperties: RemoteExecutionV2.NodeProperties? = try source.message(message.pointee.node_properties)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.name = name
+    self.digest = digest
+    self.isExecutable = isExecutable
+    self.nodeProperties = nodeProperties
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -604,9 +646,12 @@ extension RemoteExecutionV2.DirectoryNode {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.name = try source.string(message.pointee.name, in: "build.bazel.remote.execution.v2.DirectoryNode.name")
-    self.digest = try source.message(message.pointee.digest)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let name: String = try source.string(message.pointee.name, in: "build.bazel.remote.execution.v2.DirectoryNode.name")
+    let digest: RemoteExecutionV2.Digest? = try source.message(message.pointee.digest)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.name = name
+    self.digest = digest
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -655,10 +700,14 @@ extension RemoteExecutionV2.SymlinkNode {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.name = try source.string(message.pointee.name, in: "build.bazel.remote.execution.v2.SymlinkNode.name")
-    self.target = try source.string(message.pointee.target, in: "build.bazel.remote.execution.v2.SymlinkNode.target")
-    self.nodeProperties = try source.message(message.pointee.node_properties)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let name: String = try source.string(message.pointee.name, in: "build.bazel.remote.execution.v2.SymlinkNode.name")
+    let target: String = try source.string(message.pointee.target, in: "build.bazel.remote.execution.v2.SymlinkNode.target")
+    let nodeProperties: RemoteExecutionV2.NodeProperties? = try source.message(message.pointee.node_properties)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.name = name
+    self.target = target
+    self.nodeProperties = nodeProperties
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -704,9 +753,12 @@ extension RemoteExecutionV2.Digest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.hash = try source.string(message.pointee.hash, in: "build.bazel.remote.execution.v2.Digest.hash")
-    self.sizeBytes = message.pointee.size_bytes
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let hash: String = try source.string(message.pointee.hash, in: "build.bazel.remote.execution.v2.Digest.hash")
+    let sizeBytes: Int64 = message.pointee.size_bytes
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.hash = hash
+    self.sizeBytes = sizeBytes
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -791,19 +843,32 @@ extension RemoteExecutionV2.ExecutedActionMetadata {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.worker = try source.string(message.pointee.worker, in: "build.bazel.remote.execution.v2.ExecutedActionMetadata.worker")
-    self.queuedTimestamp = try source.message(message.pointee.queued_timestamp)
-    self.workerStartTimestamp = try source.message(message.pointee.worker_start_timestamp)
-    self.workerCompletedTimestamp = try source.message(message.pointee.worker_completed_timestamp)
-    self.inputFetchStartTimestamp = try source.message(message.pointee.input_fetch_start_timestamp)
-    self.inputFetchCompletedTimestamp = try source.message(message.pointee.input_fetch_completed_timestamp)
-    self.executionStartTimestamp = try source.message(message.pointee.execution_start_timestamp)
-    self.executionCompletedTimestamp = try source.message(message.pointee.execution_completed_timestamp)
-    self.virtualExecutionDuration = try source.message(message.pointee.virtual_execution_duration)
-    self.outputUploadStartTimestamp = try source.message(message.pointee.output_upload_start_timestamp)
-    self.outputUploadCompletedTimestamp = try source.message(message.pointee.output_upload_completed_timestamp)
-    self.auxiliaryMetadata = try source.messages(message.pointee.n_auxiliary_metadata, message.pointee.auxiliary_metadata)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let worker: String = try source.string(message.pointee.worker, in: "build.bazel.remote.execution.v2.ExecutedActionMetadata.worker")
+    let queuedTimestamp: GoogleProtobuf.Timestamp? = try source.message(message.pointee.queued_timestamp)
+    let workerStartTimestamp: GoogleProtobuf.Timestamp? = try source.message(message.pointee.worker_start_timestamp)
+    let workerCompletedTimestamp: GoogleProtobuf.Timestamp? = try source.message(message.pointee.worker_completed_timestamp)
+    let inputFetchStartTimestamp: GoogleProtobuf.Timestamp? = try source.message(message.pointee.input_fetch_start_timestamp)
+    let inputFetchCompletedTimestamp: GoogleProtobuf.Timestamp? = try source.message(message.pointee.input_fetch_completed_timestamp)
+    let executionStartTimestamp: GoogleProtobuf.Timestamp? = try source.message(message.pointee.execution_start_timestamp)
+    let executionCompletedTimestamp: GoogleProtobuf.Timestamp? = try source.message(message.pointee.execution_completed_timestamp)
+    let virtualExecutionDuration: GoogleProtobuf.Duration? = try source.message(message.pointee.virtual_execution_duration)
+    let outputUploadStartTimestamp: GoogleProtobuf.Timestamp? = try source.message(message.pointee.output_upload_start_timestamp)
+    let outputUploadCompletedTimestamp: GoogleProtobuf.Timestamp? = try source.message(message.pointee.output_upload_completed_timestamp)
+    let auxiliaryMetadata: [GoogleProtobuf.AnyMessage] = try source.messages(message.pointee.n_auxiliary_metadata, message.pointee.auxiliary_metadata)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.worker = worker
+    self.queuedTimestamp = queuedTimestamp
+    self.workerStartTimestamp = workerStartTimestamp
+    self.workerCompletedTimestamp = workerCompletedTimestamp
+    self.inputFetchStartTimestamp = inputFetchStartTimestamp
+    self.inputFetchCompletedTimestamp = inputFetchCompletedTimestamp
+    self.executionStartTimestamp = executionStartTimestamp
+    self.executionCompletedTimestamp = executionCompletedTimestamp
+    self.virtualExecutionDuration = virtualExecutionDuration
+    self.outputUploadStartTimestamp = outputUploadStartTimestamp
+    self.outputUploadCompletedTimestamp = outputUploadCompletedTimestamp
+    self.auxiliaryMetadata = auxiliaryMetadata
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -897,18 +962,30 @@ extension RemoteExecutionV2.ActionResult {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.outputFiles = try source.messages(message.pointee.n_output_files, message.pointee.output_files)
-    self.outputFileSymlinks = try source.messages(message.pointee.n_output_file_symlinks, message.pointee.output_file_symlinks)
-    self.outputSymlinks = try source.messages(message.pointee.n_output_symlinks, message.pointee.output_symlinks)
-    self.outputDirectories = try source.messages(message.pointee.n_output_directories, message.pointee.output_directories)
-    self.outputDirectorySymlinks = try source.messages(message.pointee.n_output_directory_symlinks, message.pointee.output_directory_symlinks)
-    self.exitCode = message.pointee.exit_code
-    self.stdoutRaw = source.bytes(message.pointee.stdout_raw)
-    self.stdoutDigest = try source.message(message.pointee.stdout_digest)
-    self.stderrRaw = source.bytes(message.pointee.stderr_raw)
-    self.stderrDigest = try source.message(message.pointee.stderr_digest)
-    self.executionMetadata = try source.message(message.pointee.execution_metadata)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let outputFiles: [RemoteExecutionV2.OutputFile] = try source.messages(message.pointee.n_output_files, message.pointee.output_files)
+    let outputFileSymlinks: [RemoteExecutionV2.OutputSymlink] = try source.messages(message.pointee.n_output_file_symlinks, message.pointee.output_file_symlinks)
+    let outputSymlinks: [RemoteExecutionV2.OutputSymlink] = try source.messages(message.pointee.n_output_symlinks, message.pointee.output_symlinks)
+    let outputDirectories: [RemoteExecutionV2.OutputDirectory] = try source.messages(message.pointee.n_output_directories, message.pointee.output_directories)
+    let outputDirectorySymlinks: [RemoteExecutionV2.OutputSymlink] = try source.messages(message.pointee.n_output_directory_symlinks, message.pointee.output_directory_symlinks)
+    let exitCode: Int32 = message.pointee.exit_code
+    let stdoutRaw: [UInt8] = source.bytes(message.pointee.stdout_raw)
+    let stdoutDigest: RemoteExecutionV2.Digest? = try source.message(message.pointee.stdout_digest)
+    let stderrRaw: [UInt8] = source.bytes(message.pointee.stderr_raw)
+    let stderrDigest: RemoteExecutionV2.Digest? = try source.message(message.pointee.stderr_digest)
+    let executionMetadata: RemoteExecutionV2.ExecutedActionMetadata? = try source.message(message.pointee.execution_metadata)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.outputFiles = outputFiles
+    self.outputFileSymlinks = outputFileSymlinks
+    self.outputSymlinks = outputSymlinks
+    self.outputDirectories = outputDirectories
+    self.outputDirectorySymlinks = outputDirectorySymlinks
+    self.exitCode = exitCode
+    self.stdoutRaw = stdoutRaw
+    self.stdoutDigest = stdoutDigest
+    self.stderrRaw = stderrRaw
+    self.stderrDigest = stderrDigest
+    self.executionMetadata = executionMetadata
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -976,12 +1053,18 @@ extension RemoteExecutionV2.OutputFile {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.path = try source.string(message.pointee.path, in: "build.bazel.remote.execution.v2.OutputFile.path")
-    self.digest = try source.message(message.pointee.digest)
-    self.isExecutable = message.pointee.is_executable != 0
-    self.contents = source.bytes(message.pointee.contents)
-    self.nodeProperties = try source.message(message.pointee.node_properties)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let path: String = try source.string(message.pointee.path, in: "build.bazel.remote.execution.v2.OutputFile.path")
+    let digest: RemoteExecutionV2.Digest? = try source.message(message.pointee.digest)
+    let isExecutable: Bool = message.pointee.is_executable != 0
+    let contents: [UInt8] = source.bytes(message.pointee.contents)
+    let nodeProperties: RemoteExecutionV2.NodeProperties? = try source.message(message.pointee.node_properties)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.path = path
+    self.digest = digest
+    self.isExecutable = isExecutable
+    self.contents = contents
+    self.nodeProperties = nodeProperties
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1030,9 +1113,12 @@ extension RemoteExecutionV2.Tree {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.root = try source.message(message.pointee.root)
-    self.children = try source.messages(message.pointee.n_children, message.pointee.children)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let root: RemoteExecutionV2.Directory? = try source.message(message.pointee.root)
+    let children: [RemoteExecutionV2.Directory] = try source.messages(message.pointee.n_children, message.pointee.children)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.root = root
+    self.children = children
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1088,11 +1174,16 @@ extension RemoteExecutionV2.OutputDirectory {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.path = try source.string(message.pointee.path, in: "build.bazel.remote.execution.v2.OutputDirectory.path")
-    self.treeDigest = try source.message(message.pointee.tree_digest)
-    self.isTopologicallySorted = message.pointee.is_topologically_sorted != 0
-    self.rootDirectoryDigest = try source.message(message.pointee.root_directory_digest)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let path: String = try source.string(message.pointee.path, in: "build.bazel.remote.execution.v2.OutputDirectory.path")
+    let treeDigest: RemoteExecutionV2.Digest? = try source.message(message.pointee.tree_digest)
+    let isTopologicallySorted: Bool = message.pointee.is_topologically_sorted != 0
+    let rootDirectoryDigest: RemoteExecutionV2.Digest? = try source.message(message.pointee.root_directory_digest)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.path = path
+    self.treeDigest = treeDigest
+    self.isTopologicallySorted = isTopologicallySorted
+    self.rootDirectoryDigest = rootDirectoryDigest
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1144,10 +1235,14 @@ extension RemoteExecutionV2.OutputSymlink {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.path = try source.string(message.pointee.path, in: "build.bazel.remote.execution.v2.OutputSymlink.path")
-    self.target = try source.string(message.pointee.target, in: "build.bazel.remote.execution.v2.OutputSymlink.target")
-    self.nodeProperties = try source.message(message.pointee.node_properties)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let path: String = try source.string(message.pointee.path, in: "build.bazel.remote.execution.v2.OutputSymlink.path")
+    let target: String = try source.string(message.pointee.target, in: "build.bazel.remote.execution.v2.OutputSymlink.target")
+    let nodeProperties: RemoteExecutionV2.NodeProperties? = try source.message(message.pointee.node_properties)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.path = path
+    self.target = target
+    self.nodeProperties = nodeProperties
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1190,8 +1285,10 @@ extension RemoteExecutionV2.ResultsCachePolicy {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.priority = message.pointee.priority
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let priority: Int32 = message.pointee.priority
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.priority = priority
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1252,13 +1349,20 @@ extension RemoteExecutionV2.GetActionResultRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.instanceName = try source.string(message.pointee.instance_name, in: "build.bazel.remote.execution.v2.GetActionResultRequest.instance_name")
-    self.actionDigest = try source.message(message.pointee.action_digest)
-    self.inlineStdout = message.pointee.inline_stdout != 0
-    self.inlineStderr = message.pointee.inline_stderr != 0
-    self.inlineOutputFiles = try source.strings(message.pointee.n_inline_output_files, message.pointee.inline_output_files, in: "build.bazel.remote.execution.v2.GetActionResultRequest.inline_output_files")
-    self.digestFunction = RemoteExecutionV2.DigestFunction.Value(rawValue: message.pointee.digest_function)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let instanceName: String = try source.string(message.pointee.instance_name, in: "build.bazel.remote.execution.v2.GetActionResultRequest.instance_name")
+    let actionDigest: RemoteExecutionV2.Digest? = try source.message(message.pointee.action_digest)
+    let inlineStdout: Bool = message.pointee.inline_stdout != 0
+    let inlineStderr: Bool = message.pointee.inline_stderr != 0
+    let inlineOutputFiles: [String] = try source.strings(message.pointee.n_inline_output_files, message.pointee.inline_output_files, in: "build.bazel.remote.execution.v2.GetActionResultRequest.inline_output_files")
+    let digestFunction: RemoteExecutionV2.DigestFunction.Value = RemoteExecutionV2.DigestFunction.Value(rawValue: message.pointee.digest_function)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.instanceName = instanceName
+    self.actionDigest = actionDigest
+    self.inlineStdout = inlineStdout
+    self.inlineStderr = inlineStderr
+    self.inlineOutputFiles = inlineOutputFiles
+    self.digestFunction = digestFunction
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1319,12 +1423,18 @@ extension RemoteExecutionV2.UpdateActionResultRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.instanceName = try source.string(message.pointee.instance_name, in: "build.bazel.remote.execution.v2.UpdateActionResultRequest.instance_name")
-    self.actionDigest = try source.message(message.pointee.action_digest)
-    self.actionResult = try source.message(message.pointee.action_result)
-    self.resultsCachePolicy = try source.message(message.pointee.results_cache_policy)
-    self.digestFunction = RemoteExecutionV2.DigestFunction.Value(rawValue: message.pointee.digest_function)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let instanceName: String = try source.string(message.pointee.instance_name, in: "build.bazel.remote.execution.v2.UpdateActionResultRequest.instance_name")
+    let actionDigest: RemoteExecutionV2.Digest? = try source.message(message.pointee.action_digest)
+    let actionResult: RemoteExecutionV2.ActionResult? = try source.message(message.pointee.action_result)
+    let resultsCachePolicy: RemoteExecutionV2.ResultsCachePolicy? = try source.message(message.pointee.results_cache_policy)
+    let digestFunction: RemoteExecutionV2.DigestFunction.Value = RemoteExecutionV2.DigestFunction.Value(rawValue: message.pointee.digest_function)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.instanceName = instanceName
+    self.actionDigest = actionDigest
+    self.actionResult = actionResult
+    self.resultsCachePolicy = resultsCachePolicy
+    self.digestFunction = digestFunction
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1376,10 +1486,14 @@ extension RemoteExecutionV2.FindMissingBlobsRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.instanceName = try source.string(message.pointee.instance_name, in: "build.bazel.remote.execution.v2.FindMissingBlobsRequest.instance_name")
-    self.blobDigests = try source.messages(message.pointee.n_blob_digests, message.pointee.blob_digests)
-    self.digestFunction = RemoteExecutionV2.DigestFunction.Value(rawValue: message.pointee.digest_function)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let instanceName: String = try source.string(message.pointee.instance_name, in: "build.bazel.remote.execution.v2.FindMissingBlobsRequest.instance_name")
+    let blobDigests: [RemoteExecutionV2.Digest] = try source.messages(message.pointee.n_blob_digests, message.pointee.blob_digests)
+    let digestFunction: RemoteExecutionV2.DigestFunction.Value = RemoteExecutionV2.DigestFunction.Value(rawValue: message.pointee.digest_function)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.instanceName = instanceName
+    self.blobDigests = blobDigests
+    self.digestFunction = digestFunction
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1421,8 +1535,10 @@ extension RemoteExecutionV2.FindMissingBlobsResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.missingBlobDigests = try source.messages(message.pointee.n_missing_blob_digests, message.pointee.missing_blob_digests)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let missingBlobDigests: [RemoteExecutionV2.Digest] = try source.messages(message.pointee.n_missing_blob_digests, message.pointee.missing_blob_digests)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.missingBlobDigests = missingBlobDigests
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1470,10 +1586,14 @@ extension RemoteExecutionV2.BatchUpdateBlobsRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.instanceName = try source.string(message.pointee.instance_name, in: "build.bazel.remote.execution.v2.BatchUpdateBlobsRequest.instance_name")
-    self.requests = try source.messages(message.pointee.n_requests, message.pointee.requests)
-    self.digestFunction = RemoteExecutionV2.DigestFunction.Value(rawValue: message.pointee.digest_function)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let instanceName: String = try source.string(message.pointee.instance_name, in: "build.bazel.remote.execution.v2.BatchUpdateBlobsRequest.instance_name")
+    let requests: [RemoteExecutionV2.BatchUpdateBlobsRequest.Request] = try source.messages(message.pointee.n_requests, message.pointee.requests)
+    let digestFunction: RemoteExecutionV2.DigestFunction.Value = RemoteExecutionV2.DigestFunction.Value(rawValue: message.pointee.digest_function)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.instanceName = instanceName
+    self.requests = requests
+    self.digestFunction = digestFunction
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1524,10 +1644,14 @@ extension RemoteExecutionV2.BatchUpdateBlobsRequest.Request {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.digest = try source.message(message.pointee.digest)
-    self.data = source.bytes(message.pointee.data)
-    self.compressor = RemoteExecutionV2.Compressor.Value(rawValue: message.pointee.compressor)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let digest: RemoteExecutionV2.Digest? = try source.message(message.pointee.digest)
+    let data: [UInt8] = source.bytes(message.pointee.data)
+    let compressor: RemoteExecutionV2.Compressor.Value = RemoteExecutionV2.Compressor.Value(rawValue: message.pointee.compressor)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.digest = digest
+    self.data = data
+    self.compressor = compressor
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1569,8 +1693,10 @@ extension RemoteExecutionV2.BatchUpdateBlobsResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.responses = try source.messages(message.pointee.n_responses, message.pointee.responses)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let responses: [RemoteExecutionV2.BatchUpdateBlobsResponse.Response] = try source.messages(message.pointee.n_responses, message.pointee.responses)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.responses = responses
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1614,9 +1740,12 @@ extension RemoteExecutionV2.BatchUpdateBlobsResponse.Response {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.digest = try source.message(message.pointee.digest)
-    self.status = try source.message(message.pointee.status)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let digest: RemoteExecutionV2.Digest? = try source.message(message.pointee.digest)
+    let status: GoogleRPC.Status? = try source.message(message.pointee.status)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.digest = digest
+    self.status = status
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1670,11 +1799,16 @@ extension RemoteExecutionV2.BatchReadBlobsRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.instanceName = try source.string(message.pointee.instance_name, in: "build.bazel.remote.execution.v2.BatchReadBlobsRequest.instance_name")
-    self.digests = try source.messages(message.pointee.n_digests, message.pointee.digests)
-    self.acceptableCompressors = source.enums(message.pointee.n_acceptable_compressors, message.pointee.acceptable_compressors)
-    self.digestFunction = RemoteExecutionV2.DigestFunction.Value(rawValue: message.pointee.digest_function)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let instanceName: String = try source.string(message.pointee.instance_name, in: "build.bazel.remote.execution.v2.BatchReadBlobsRequest.instance_name")
+    let digests: [RemoteExecutionV2.Digest] = try source.messages(message.pointee.n_digests, message.pointee.digests)
+    let acceptableCompressors: [RemoteExecutionV2.Compressor.Value] = source.enums(message.pointee.n_acceptable_compressors, message.pointee.acceptable_compressors)
+    let digestFunction: RemoteExecutionV2.DigestFunction.Value = RemoteExecutionV2.DigestFunction.Value(rawValue: message.pointee.digest_function)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.instanceName = instanceName
+    self.digests = digests
+    self.acceptableCompressors = acceptableCompressors
+    self.digestFunction = digestFunction
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1717,8 +1851,10 @@ extension RemoteExecutionV2.BatchReadBlobsResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.responses = try source.messages(message.pointee.n_responses, message.pointee.responses)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let responses: [RemoteExecutionV2.BatchReadBlobsResponse.Response] = try source.messages(message.pointee.n_responses, message.pointee.responses)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.responses = responses
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1770,11 +1906,16 @@ extension RemoteExecutionV2.BatchReadBlobsResponse.Response {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.digest = try source.message(message.pointee.digest)
-    self.data = source.bytes(message.pointee.data)
-    self.compressor = RemoteExecutionV2.Compressor.Value(rawValue: message.pointee.compressor)
-    self.status = try source.message(message.pointee.status)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let digest: RemoteExecutionV2.Digest? = try source.message(message.pointee.digest)
+    let data: [UInt8] = source.bytes(message.pointee.data)
+    let compressor: RemoteExecutionV2.Compressor.Value = RemoteExecutionV2.Compressor.Value(rawValue: message.pointee.compressor)
+    let status: GoogleRPC.Status? = try source.message(message.pointee.status)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.digest = digest
+    self.data = data
+    self.compressor = compressor
+    self.status = status
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1835,12 +1976,18 @@ extension RemoteExecutionV2.GetTreeRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.instanceName = try source.string(message.pointee.instance_name, in: "build.bazel.remote.execution.v2.GetTreeRequest.instance_name")
-    self.rootDigest = try source.message(message.pointee.root_digest)
-    self.pageSize = message.pointee.page_size
-    self.pageToken = try source.string(message.pointee.page_token, in: "build.bazel.remote.execution.v2.GetTreeRequest.page_token")
-    self.digestFunction = RemoteExecutionV2.DigestFunction.Value(rawValue: message.pointee.digest_function)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let instanceName: String = try source.string(message.pointee.instance_name, in: "build.bazel.remote.execution.v2.GetTreeRequest.instance_name")
+    let rootDigest: RemoteExecutionV2.Digest? = try source.message(message.pointee.root_digest)
+    let pageSize: Int32 = message.pointee.page_size
+    let pageToken: String = try source.string(message.pointee.page_token, in: "build.bazel.remote.execution.v2.GetTreeRequest.page_token")
+    let digestFunction: RemoteExecutionV2.DigestFunction.Value = RemoteExecutionV2.DigestFunction.Value(rawValue: message.pointee.digest_function)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.instanceName = instanceName
+    self.rootDigest = rootDigest
+    self.pageSize = pageSize
+    self.pageToken = pageToken
+    self.digestFunction = digestFunction
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1889,9 +2036,12 @@ extension RemoteExecutionV2.GetTreeResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.directories = try source.messages(message.pointee.n_directories, message.pointee.directories)
-    self.nextPageToken = try source.string(message.pointee.next_page_token, in: "build.bazel.remote.execution.v2.GetTreeResponse.next_page_token")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let directories: [RemoteExecutionV2.Directory] = try source.messages(message.pointee.n_directories, message.pointee.directories)
+    let nextPageToken: String = try source.string(message.pointee.next_page_token, in: "build.bazel.remote.execution.v2.GetTreeResponse.next_page_token")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.directories = directories
+    self.nextPageToken = nextPageToken
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1932,8 +2082,10 @@ extension RemoteExecutionV2.GetCapabilitiesRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.instanceName = try source.string(message.pointee.instance_name, in: "build.bazel.remote.execution.v2.GetCapabilitiesRequest.instance_name")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let instanceName: String = try source.string(message.pointee.instance_name, in: "build.bazel.remote.execution.v2.GetCapabilitiesRequest.instance_name")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.instanceName = instanceName
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1990,12 +2142,18 @@ extension RemoteExecutionV2.ServerCapabilities {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.cacheCapabilities = try source.message(message.pointee.cache_capabilities)
-    self.executionCapabilities = try source.message(message.pointee.execution_capabilities)
-    self.deprecatedApiVersion = try source.message(message.pointee.deprecated_api_version)
-    self.lowApiVersion = try source.message(message.pointee.low_api_version)
-    self.highApiVersion = try source.message(message.pointee.high_api_version)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let cacheCapabilities: RemoteExecutionV2.CacheCapabilities? = try source.message(message.pointee.cache_capabilities)
+    let executionCapabilities: RemoteExecutionV2.ExecutionCapabilities? = try source.message(message.pointee.execution_capabilities)
+    let deprecatedApiVersion: BazelSemver.SemVer? = try source.message(message.pointee.deprecated_api_version)
+    let lowApiVersion: BazelSemver.SemVer? = try source.message(message.pointee.low_api_version)
+    let highApiVersion: BazelSemver.SemVer? = try source.message(message.pointee.high_api_version)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.cacheCapabilities = cacheCapabilities
+    self.executionCapabilities = executionCapabilities
+    self.deprecatedApiVersion = deprecatedApiVersion
+    self.lowApiVersion = lowApiVersion
+    self.highApiVersion = highApiVersion
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2029,7 +2187,8 @@ extension RemoteExecutionV2.DigestFunction {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2125,8 +2284,10 @@ extension RemoteExecutionV2.ActionCacheUpdateCapabilities {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.updateEnabled = message.pointee.update_enabled != 0
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let updateEnabled: Bool = message.pointee.update_enabled != 0
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.updateEnabled = updateEnabled
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2166,8 +2327,10 @@ extension RemoteExecutionV2.PriorityCapabilities {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.priorities = try source.messages(message.pointee.n_priorities, message.pointee.priorities)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let priorities: [RemoteExecutionV2.PriorityCapabilities.PriorityRange] = try source.messages(message.pointee.n_priorities, message.pointee.priorities)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.priorities = priorities
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2211,9 +2374,12 @@ extension RemoteExecutionV2.PriorityCapabilities.PriorityRange {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.minPriority = message.pointee.min_priority
-    self.maxPriority = message.pointee.max_priority
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let minPriority: Int32 = message.pointee.min_priority
+    let maxPriority: Int32 = message.pointee.max_priority
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.minPriority = minPriority
+    self.maxPriority = maxPriority
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2244,7 +2410,8 @@ extension RemoteExecutionV2.SymlinkAbsolutePathStrategy {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2305,7 +2472,8 @@ extension RemoteExecutionV2.Compressor {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2427,19 +2595,32 @@ extension RemoteExecutionV2.CacheCapabilities {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.digestFunctions = source.enums(message.pointee.n_digest_functions, message.pointee.digest_functions)
-    self.actionCacheUpdateCapabilities = try source.message(message.pointee.action_cache_update_capabilities)
-    self.cachePriorityCapabilities = try source.message(message.pointee.cache_priority_capabilities)
-    self.maxBatchTotalSizeBytes = message.pointee.max_batch_total_size_bytes
-    self.symlinkAbsolutePathStrategy = RemoteExecutionV2.SymlinkAbsolutePathStrategy.Value(rawValue: message.pointee.symlink_absolute_path_strategy)
-    self.supportedCompressors = source.enums(message.pointee.n_supported_compressors, message.pointee.supported_compressors)
-    self.supportedBatchUpdateCompressors = source.enums(message.pointee.n_supported_batch_update_compressors, message.pointee.supported_batch_update_compressors)
-    self.maxCasBlobSizeBytes = message.pointee.max_cas_blob_size_bytes
-    self.splitBlobSupport = message.pointee.split_blob_support != 0
-    self.spliceBlobSupport = message.pointee.splice_blob_support != 0
-    self.fastCdc2020Params = try source.message(message.pointee.fast_cdc_2020_params)
-    self.repMaxCdcParams = try source.message(message.pointee.rep_max_cdc_params)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let digestFunctions: [RemoteExecutionV2.DigestFunction.Value] = source.enums(message.pointee.n_digest_functions, message.pointee.digest_functions)
+    let actionCacheUpdateCapabilities: RemoteExecutionV2.ActionCacheUpdateCapabilities? = try source.message(message.pointee.action_cache_update_capabilities)
+    let cachePriorityCapabilities: RemoteExecutionV2.PriorityCapabilities? = try source.message(message.pointee.cache_priority_capabilities)
+    let maxBatchTotalSizeBytes: Int64 = message.pointee.max_batch_total_size_bytes
+    let symlinkAbsolutePathStrategy: RemoteExecutionV2.SymlinkAbsolutePathStrategy.Value = RemoteExecutionV2.SymlinkAbsolutePathStrategy.Value(rawValue: message.pointee.symlink_absolute_path_strategy)
+    let supportedCompressors: [RemoteExecutionV2.Compressor.Value] = source.enums(message.pointee.n_supported_compressors, message.pointee.supported_compressors)
+    let supportedBatchUpdateCompressors: [RemoteExecutionV2.Compressor.Value] = source.enums(message.pointee.n_supported_batch_update_compressors, message.pointee.supported_batch_update_compressors)
+    let maxCasBlobSizeBytes: Int64 = message.pointee.max_cas_blob_size_bytes
+    let splitBlobSupport: Bool = message.pointee.split_blob_support != 0
+    let spliceBlobSupport: Bool = message.pointee.splice_blob_support != 0
+    let fastCdc2020Params: RemoteExecutionV2.FastCdc2020Params? = try source.message(message.pointee.fast_cdc_2020_params)
+    let repMaxCdcParams: RemoteExecutionV2.RepMaxCdcParams? = try source.message(message.pointee.rep_max_cdc_params)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.digestFunctions = digestFunctions
+    self.actionCacheUpdateCapabilities = actionCacheUpdateCapabilities
+    self.cachePriorityCapabilities = cachePriorityCapabilities
+    self.maxBatchTotalSizeBytes = maxBatchTotalSizeBytes
+    self.symlinkAbsolutePathStrategy = symlinkAbsolutePathStrategy
+    self.supportedCompressors = supportedCompressors
+    self.supportedBatchUpdateCompressors = supportedBatchUpdateCompressors
+    self.maxCasBlobSizeBytes = maxCasBlobSizeBytes
+    self.splitBlobSupport = splitBlobSupport
+    self.spliceBlobSupport = spliceBlobSupport
+    self.fastCdc2020Params = fastCdc2020Params
+    self.repMaxCdcParams = repMaxCdcParams
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2494,9 +2675,12 @@ extension RemoteExecutionV2.FastCdc2020Params {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.avgChunkSizeBytes = message.pointee.avg_chunk_size_bytes
-    self.seed = message.pointee.seed
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let avgChunkSizeBytes: UInt64 = message.pointee.avg_chunk_size_bytes
+    let seed: UInt32 = message.pointee.seed
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.avgChunkSizeBytes = avgChunkSizeBytes
+    self.seed = seed
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2541,9 +2725,12 @@ extension RemoteExecutionV2.RepMaxCdcParams {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.minChunkSizeBytes = message.pointee.min_chunk_size_bytes
-    self.horizonSizeBytes = message.pointee.horizon_size_bytes
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let minChunkSizeBytes: UInt64 = message.pointee.min_chunk_size_bytes
+    let horizonSizeBytes: UInt64 = message.pointee.horizon_size_bytes
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.minChunkSizeBytes = minChunkSizeBytes
+    self.horizonSizeBytes = horizonSizeBytes
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2601,12 +2788,18 @@ extension RemoteExecutionV2.ExecutionCapabilities {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.digestFunction = RemoteExecutionV2.DigestFunction.Value(rawValue: message.pointee.digest_function)
-    self.execEnabled = message.pointee.exec_enabled != 0
-    self.executionPriorityCapabilities = try source.message(message.pointee.execution_priority_capabilities)
-    self.supportedNodeProperties = try source.strings(message.pointee.n_supported_node_properties, message.pointee.supported_node_properties, in: "build.bazel.remote.execution.v2.ExecutionCapabilities.supported_node_properties")
-    self.digestFunctions = source.enums(message.pointee.n_digest_functions, message.pointee.digest_functions)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let digestFunction: RemoteExecutionV2.DigestFunction.Value = RemoteExecutionV2.DigestFunction.Value(rawValue: message.pointee.digest_function)
+    let execEnabled: Bool = message.pointee.exec_enabled != 0
+    let executionPriorityCapabilities: RemoteExecutionV2.PriorityCapabilities? = try source.message(message.pointee.execution_priority_capabilities)
+    let supportedNodeProperties: [String] = try source.strings(message.pointee.n_supported_node_properties, message.pointee.supported_node_properties, in: "build.bazel.remote.execution.v2.ExecutionCapabilities.supported_node_properties")
+    let digestFunctions: [RemoteExecutionV2.DigestFunction.Value] = source.enums(message.pointee.n_digest_functions, message.pointee.digest_functions)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.digestFunction = digestFunction
+    self.execEnabled = execEnabled
+    self.executionPriorityCapabilities = executionPriorityCapabilities
+    self.supportedNodeProperties = supportedNodeProperties
+    self.digestFunctions = digestFunctions
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2654,9 +2847,12 @@ extension RemoteExecutionV2.ToolDetails {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.toolName = try source.string(message.pointee.tool_name, in: "build.bazel.remote.execution.v2.ToolDetails.tool_name")
-    self.toolVersion = try source.string(message.pointee.tool_version, in: "build.bazel.remote.execution.v2.ToolDetails.tool_version")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let toolName: String = try source.string(message.pointee.tool_name, in: "build.bazel.remote.execution.v2.ToolDetails.tool_name")
+    let toolVersion: String = try source.string(message.pointee.tool_version, in: "build.bazel.remote.execution.v2.ToolDetails.tool_version")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.toolName = toolName
+    self.toolVersion = toolVersion
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2722,14 +2918,22 @@ extension RemoteExecutionV2.RequestMetadata {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.toolDetails = try source.message(message.pointee.tool_details)
-    self.actionID = try source.string(message.pointee.action_id, in: "build.bazel.remote.execution.v2.RequestMetadata.action_id")
-    self.toolInvocationID = try source.string(message.pointee.tool_invocation_id, in: "build.bazel.remote.execution.v2.RequestMetadata.tool_invocation_id")
-    self.correlatedInvocationsID = try source.string(message.pointee.correlated_invocations_id, in: "build.bazel.remote.execution.v2.RequestMetadata.correlated_invocations_id")
-    self.actionMnemonic = try source.string(message.pointee.action_mnemonic, in: "build.bazel.remote.execution.v2.RequestMetadata.action_mnemonic")
-    self.targetID = try source.string(message.pointee.target_id, in: "build.bazel.remote.execution.v2.RequestMetadata.target_id")
-    self.configurationID = try source.string(message.pointee.configuration_id, in: "build.bazel.remote.execution.v2.RequestMetadata.configuration_id")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let toolDetails: RemoteExecutionV2.ToolDetails? = try source.message(message.pointee.tool_details)
+    let actionID: String = try source.string(message.pointee.action_id, in: "build.bazel.remote.execution.v2.RequestMetadata.action_id")
+    let toolInvocationID: String = try source.string(message.pointee.tool_invocation_id, in: "build.bazel.remote.execution.v2.RequestMetadata.tool_invocation_id")
+    let correlatedInvocationsID: String = try source.string(message.pointee.correlated_invocations_id, in: "build.bazel.remote.execution.v2.RequestMetadata.correlated_invocations_id")
+    let actionMnemonic: String = try source.string(message.pointee.action_mnemonic, in: "build.bazel.remote.execution.v2.RequestMetadata.action_mnemonic")
+    let targetID: String = try source.string(message.pointee.target_id, in: "build.bazel.remote.execution.v2.RequestMetadata.target_id")
+    let configurationID: String = try source.string(message.pointee.configuration_id, in: "build.bazel.remote.execution.v2.RequestMetadata.configuration_id")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.toolDetails = toolDetails
+    self.actionID = actionID
+    self.toolInvocationID = toolInvocationID
+    self.correlatedInvocationsID = correlatedInvocationsID
+    self.actionMnemonic = actionMnemonic
+    self.targetID = targetID
+    self.configurationID = configurationID
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -50,11 +50,16 @@ extension BazelSemver.SemVer {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.major = message.pointee.major
-    self.minor = message.pointee.minor
-    self.patch = message.pointee.patch
-    self.prerelease = try source.string(message.pointee.prerelease, in: "build.bazel.semver.SemVer.prerelease")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let major: Int32 = message.pointee.major
+    let minor: Int32 = message.pointee.minor
+    let patch: Int32 = message.pointee.patch
+    let prerelease: String = try source.string(message.pointee.prerelease, in: "build.bazel.semver.SemVer.prerelease")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.major = major
+    self.minor = minor
+    self.patch = patch
+    self.prerelease = prerelease
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

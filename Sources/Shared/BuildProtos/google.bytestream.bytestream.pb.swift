@@ -47,10 +47,14 @@ extension ByteStreamV1.ReadRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.resourceName = try source.string(message.pointee.resource_name, in: "google.bytestream.ReadRequest.resource_name")
-    self.readOffset = message.pointee.read_offset
-    self.readLimit = message.pointee.read_limit
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let resourceName: String = try source.string(message.pointee.resource_name, in: "google.bytestream.ReadRequest.resource_name")
+    let readOffset: Int64 = message.pointee.read_offset
+    let readLimit: Int64 = message.pointee.read_limit
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.resourceName = resourceName
+    self.readOffset = readOffset
+    self.readLimit = readLimit
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -93,8 +97,10 @@ extension ByteStreamV1.ReadResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.data = source.bytes(message.pointee.data)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let data: [UInt8] = source.bytes(message.pointee.data)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.data = data
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -149,11 +155,16 @@ extension ByteStreamV1.WriteRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.resourceName = try source.string(message.pointee.resource_name, in: "google.bytestream.WriteRequest.resource_name")
-    self.writeOffset = message.pointee.write_offset
-    self.finishWrite = message.pointee.finish_write != 0
-    self.data = source.bytes(message.pointee.data)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let resourceName: String = try source.string(message.pointee.resource_name, in: "google.bytestream.WriteRequest.resource_name")
+    let writeOffset: Int64 = message.pointee.write_offset
+    let finishWrite: Bool = message.pointee.finish_write != 0
+    let data: [UInt8] = source.bytes(message.pointee.data)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.resourceName = resourceName
+    self.writeOffset = writeOffset
+    self.finishWrite = finishWrite
+    self.data = data
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -197,8 +208,10 @@ extension ByteStreamV1.WriteResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.committedSize = message.pointee.committed_size
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let committedSize: Int64 = message.pointee.committed_size
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.committedSize = committedSize
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -238,8 +251,10 @@ extension ByteStreamV1.QueryWriteStatusRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.resourceName = try source.string(message.pointee.resource_name, in: "google.bytestream.QueryWriteStatusRequest.resource_name")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let resourceName: String = try source.string(message.pointee.resource_name, in: "google.bytestream.QueryWriteStatusRequest.resource_name")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.resourceName = resourceName
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -284,9 +299,12 @@ extension ByteStreamV1.QueryWriteStatusResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.committedSize = message.pointee.committed_size
-    self.complete = message.pointee.complete != 0
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let committedSize: Int64 = message.pointee.committed_size
+    let complete: Bool = message.pointee.complete != 0
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.committedSize = committedSize
+    self.complete = complete
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

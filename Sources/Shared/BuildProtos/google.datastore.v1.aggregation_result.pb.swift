@@ -40,16 +40,16 @@ extension DatastoreV1.AggregationResult {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    do {
-      var map: [String: DatastoreV1.Value] = [:]
-      map.reserveCapacity(message.pointee.n_aggregate_properties)
-      for case let entry? in source.entries(message.pointee.n_aggregate_properties, message.pointee.aggregate_properties) {
-        let key = try source.string(entry.pointee.key, in: "google.datastore.v1.AggregationResult.aggregate_properties")
-        map[key] = try source.message(entry.pointee.value) ?? DatastoreV1.Value()
-      }
-      self.aggregateProperties = map
+    var aggregateProperties: [String: DatastoreV1.Value] = [:]
+    aggregateProperties.reserveCapacity(message.pointee.n_aggregate_properties)
+    for case let entry? in source.entries(message.pointee.n_aggregate_properties, message.pointee.aggregate_properties) {
+      let key = try source.string(entry.pointee.key, in: "google.datastore.v1.AggregationResult.aggregate_properties")
+      let value = try source.message(entry.pointee.value) ?? DatastoreV1.Value()
+      aggregateProperties.updateValue(value, forKey: key)
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.aggregateProperties = aggregateProperties
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -102,10 +102,14 @@ extension DatastoreV1.AggregationResultBatch {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.aggregationResults = try source.messages(message.pointee.n_aggregation_results, message.pointee.aggregation_results)
-    self.moreResults = DatastoreV1.QueryResultBatch.MoreResultsType(rawValue: message.pointee.more_results)
-    self.readTime = try source.message(message.pointee.read_time)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let aggregationResults: [DatastoreV1.AggregationResult] = try source.messages(message.pointee.n_aggregation_results, message.pointee.aggregation_results)
+    let moreResults: DatastoreV1.QueryResultBatch.MoreResultsType = DatastoreV1.QueryResultBatch.MoreResultsType(rawValue: message.pointee.more_results)
+    let readTime: GoogleProtobuf.Timestamp? = try source.message(message.pointee.read_time)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.aggregationResults = aggregationResults
+    self.moreResults = moreResults
+    self.readTime = readTime
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -61,13 +61,20 @@ extension DatastoreV1.LookupRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.projectID = try source.string(message.pointee.project_id, in: "google.datastore.v1.LookupRequest.project_id")
-    self.databaseID = try source.string(message.pointee.database_id, in: "google.datastore.v1.LookupRequest.database_id")
-    self.readOptions = try source.message(message.pointee.read_options)
-    self.keys = try source.messages(message.pointee.n_keys, message.pointee.keys)
-    self.propertyMask = try source.message(message.pointee.property_mask)
-    self.requestOptions = try source.message(message.pointee.request_options)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let projectID: String = try source.string(message.pointee.project_id, in: "google.datastore.v1.LookupRequest.project_id")
+    let databaseID: String = try source.string(message.pointee.database_id, in: "google.datastore.v1.LookupRequest.database_id")
+    let readOptions: DatastoreV1.ReadOptions? = try source.message(message.pointee.read_options)
+    let keys: [DatastoreV1.Key] = try source.messages(message.pointee.n_keys, message.pointee.keys)
+    let propertyMask: DatastoreV1.PropertyMask? = try source.message(message.pointee.property_mask)
+    let requestOptions: DatastoreV1.RequestOptions? = try source.message(message.pointee.request_options)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.projectID = projectID
+    self.databaseID = databaseID
+    self.readOptions = readOptions
+    self.keys = keys
+    self.propertyMask = propertyMask
+    self.requestOptions = requestOptions
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -131,12 +138,18 @@ extension DatastoreV1.LookupResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.found = try source.messages(message.pointee.n_found, message.pointee.found)
-    self.missing = try source.messages(message.pointee.n_missing, message.pointee.missing)
-    self.deferred = try source.messages(message.pointee.n_deferred, message.pointee.deferred)
-    self.transaction = source.bytes(message.pointee.transaction)
-    self.readTime = try source.message(message.pointee.read_time)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let found: [DatastoreV1.EntityResult] = try source.messages(message.pointee.n_found, message.pointee.found)
+    let missing: [DatastoreV1.EntityResult] = try source.messages(message.pointee.n_missing, message.pointee.missing)
+    let deferred: [DatastoreV1.Key] = try source.messages(message.pointee.n_deferred, message.pointee.deferred)
+    let transaction: [UInt8] = source.bytes(message.pointee.transaction)
+    let readTime: GoogleProtobuf.Timestamp? = try source.message(message.pointee.read_time)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.found = found
+    self.missing = missing
+    self.deferred = deferred
+    self.transaction = transaction
+    self.readTime = readTime
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -217,19 +230,29 @@ extension DatastoreV1.RunQueryRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.projectID = try source.string(message.pointee.project_id, in: "google.datastore.v1.RunQueryRequest.project_id")
-    self.databaseID = try source.string(message.pointee.database_id, in: "google.datastore.v1.RunQueryRequest.database_id")
-    self.partitionID = try source.message(message.pointee.partition_id)
-    self.readOptions = try source.message(message.pointee.read_options)
+    let projectID: String = try source.string(message.pointee.project_id, in: "google.datastore.v1.RunQueryRequest.project_id")
+    let databaseID: String = try source.string(message.pointee.database_id, in: "google.datastore.v1.RunQueryRequest.database_id")
+    let partitionID: DatastoreV1.PartitionId? = try source.message(message.pointee.partition_id)
+    let readOptions: DatastoreV1.ReadOptions? = try source.message(message.pointee.read_options)
+    let queryType: QueryType?
     switch message.pointee.query_type_case.rawValue {
-    case 3: self.queryType = .query(try source.message(message.pointee.query) ?? DatastoreV1.Query())
-    case 7: self.queryType = .gqlQuery(try source.message(message.pointee.gql_query) ?? DatastoreV1.GqlQuery())
-    default: self.queryType = nil
+    case 3: queryType = .query(try source.message(message.pointee.query) ?? DatastoreV1.Query())
+    case 7: queryType = .gqlQuery(try source.message(message.pointee.gql_query) ?? DatastoreV1.GqlQuery())
+    default: queryType = nil
     }
-    self.propertyMask = try source.message(message.pointee.property_mask)
-    self.explainOptions = try source.message(message.pointee.explain_options)
-    self.requestOptions = try source.message(message.pointee.request_options)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let propertyMask: DatastoreV1.PropertyMask? = try source.message(message.pointee.property_mask)
+    let explainOptions: DatastoreV1.ExplainOptions? = try source.message(message.pointee.explain_options)
+    let requestOptions: DatastoreV1.RequestOptions? = try source.message(message.pointee.request_options)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.projectID = projectID
+    self.databaseID = databaseID
+    self.partitionID = partitionID
+    self.readOptions = readOptions
+    self.queryType = queryType
+    self.propertyMask = propertyMask
+    self.explainOptions = explainOptions
+    self.requestOptions = requestOptions
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -298,11 +321,16 @@ extension DatastoreV1.RunQueryResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.batch = try source.message(message.pointee.batch)
-    self.query = try source.message(message.pointee.query)
-    self.transaction = source.bytes(message.pointee.transaction)
-    self.explainMetrics = try source.message(message.pointee.explain_metrics)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let batch: DatastoreV1.QueryResultBatch? = try source.message(message.pointee.batch)
+    let query: DatastoreV1.Query? = try source.message(message.pointee.query)
+    let transaction: [UInt8] = source.bytes(message.pointee.transaction)
+    let explainMetrics: DatastoreV1.ExplainMetrics? = try source.message(message.pointee.explain_metrics)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.batch = batch
+    self.query = query
+    self.transaction = transaction
+    self.explainMetrics = explainMetrics
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -377,18 +405,27 @@ extension DatastoreV1.RunAggregationQueryRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.projectID = try source.string(message.pointee.project_id, in: "google.datastore.v1.RunAggregationQueryRequest.project_id")
-    self.databaseID = try source.string(message.pointee.database_id, in: "google.datastore.v1.RunAggregationQueryRequest.database_id")
-    self.partitionID = try source.message(message.pointee.partition_id)
-    self.readOptions = try source.message(message.pointee.read_options)
+    let projectID: String = try source.string(message.pointee.project_id, in: "google.datastore.v1.RunAggregationQueryRequest.project_id")
+    let databaseID: String = try source.string(message.pointee.database_id, in: "google.datastore.v1.RunAggregationQueryRequest.database_id")
+    let partitionID: DatastoreV1.PartitionId? = try source.message(message.pointee.partition_id)
+    let readOptions: DatastoreV1.ReadOptions? = try source.message(message.pointee.read_options)
+    let queryType: QueryType?
     switch message.pointee.query_type_case.rawValue {
-    case 3: self.queryType = .aggregationQuery(try source.message(message.pointee.aggregation_query) ?? DatastoreV1.AggregationQuery())
-    case 7: self.queryType = .gqlQuery(try source.message(message.pointee.gql_query) ?? DatastoreV1.GqlQuery())
-    default: self.queryType = nil
+    case 3: queryType = .aggregationQuery(try source.message(message.pointee.aggregation_query) ?? DatastoreV1.AggregationQuery())
+    case 7: queryType = .gqlQuery(try source.message(message.pointee.gql_query) ?? DatastoreV1.GqlQuery())
+    default: queryType = nil
     }
-    self.explainOptions = try source.message(message.pointee.explain_options)
-    self.requestOptions = try source.message(message.pointee.request_options)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let explainOptions: DatastoreV1.ExplainOptions? = try source.message(message.pointee.explain_options)
+    let requestOptions: DatastoreV1.RequestOptions? = try source.message(message.pointee.request_options)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.projectID = projectID
+    self.databaseID = databaseID
+    self.partitionID = partitionID
+    self.readOptions = readOptions
+    self.queryType = queryType
+    self.explainOptions = explainOptions
+    self.requestOptions = requestOptions
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -455,11 +492,16 @@ extension DatastoreV1.RunAggregationQueryResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.batch = try source.message(message.pointee.batch)
-    self.query = try source.message(message.pointee.query)
-    self.transaction = source.bytes(message.pointee.transaction)
-    self.explainMetrics = try source.message(message.pointee.explain_metrics)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let batch: DatastoreV1.AggregationResultBatch? = try source.message(message.pointee.batch)
+    let query: DatastoreV1.AggregationQuery? = try source.message(message.pointee.query)
+    let transaction: [UInt8] = source.bytes(message.pointee.transaction)
+    let explainMetrics: DatastoreV1.ExplainMetrics? = try source.message(message.pointee.explain_metrics)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.batch = batch
+    self.query = query
+    self.transaction = transaction
+    self.explainMetrics = explainMetrics
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -514,11 +556,16 @@ extension DatastoreV1.BeginTransactionRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.projectID = try source.string(message.pointee.project_id, in: "google.datastore.v1.BeginTransactionRequest.project_id")
-    self.databaseID = try source.string(message.pointee.database_id, in: "google.datastore.v1.BeginTransactionRequest.database_id")
-    self.transactionOptions = try source.message(message.pointee.transaction_options)
-    self.requestOptions = try source.message(message.pointee.request_options)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let projectID: String = try source.string(message.pointee.project_id, in: "google.datastore.v1.BeginTransactionRequest.project_id")
+    let databaseID: String = try source.string(message.pointee.database_id, in: "google.datastore.v1.BeginTransactionRequest.database_id")
+    let transactionOptions: DatastoreV1.TransactionOptions? = try source.message(message.pointee.transaction_options)
+    let requestOptions: DatastoreV1.RequestOptions? = try source.message(message.pointee.request_options)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.projectID = projectID
+    self.databaseID = databaseID
+    self.transactionOptions = transactionOptions
+    self.requestOptions = requestOptions
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -562,8 +609,10 @@ extension DatastoreV1.BeginTransactionResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.transaction = source.bytes(message.pointee.transaction)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let transaction: [UInt8] = source.bytes(message.pointee.transaction)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.transaction = transaction
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -615,11 +664,16 @@ extension DatastoreV1.RollbackRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.projectID = try source.string(message.pointee.project_id, in: "google.datastore.v1.RollbackRequest.project_id")
-    self.databaseID = try source.string(message.pointee.database_id, in: "google.datastore.v1.RollbackRequest.database_id")
-    self.transaction = source.bytes(message.pointee.transaction)
-    self.requestOptions = try source.message(message.pointee.request_options)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let projectID: String = try source.string(message.pointee.project_id, in: "google.datastore.v1.RollbackRequest.project_id")
+    let databaseID: String = try source.string(message.pointee.database_id, in: "google.datastore.v1.RollbackRequest.database_id")
+    let transaction: [UInt8] = source.bytes(message.pointee.transaction)
+    let requestOptions: DatastoreV1.RequestOptions? = try source.message(message.pointee.request_options)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.projectID = projectID
+    self.databaseID = databaseID
+    self.transaction = transaction
+    self.requestOptions = requestOptions
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -652,7 +706,8 @@ extension DatastoreV1.RollbackResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -722,17 +777,25 @@ extension DatastoreV1.CommitRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.projectID = try source.string(message.pointee.project_id, in: "google.datastore.v1.CommitRequest.project_id")
-    self.databaseID = try source.string(message.pointee.database_id, in: "google.datastore.v1.CommitRequest.database_id")
-    self.mode = DatastoreV1.CommitRequest.Mode(rawValue: message.pointee.mode)
+    let projectID: String = try source.string(message.pointee.project_id, in: "google.datastore.v1.CommitRequest.project_id")
+    let databaseID: String = try source.string(message.pointee.database_id, in: "google.datastore.v1.CommitRequest.database_id")
+    let mode: DatastoreV1.CommitRequest.Mode = DatastoreV1.CommitRequest.Mode(rawValue: message.pointee.mode)
+    let transactionSelector: TransactionSelector?
     switch message.pointee.transaction_selector_case.rawValue {
-    case 1: self.transactionSelector = .transaction(source.bytes(message.pointee.transaction))
-    case 10: self.transactionSelector = .singleUseTransaction(try source.message(message.pointee.single_use_transaction) ?? DatastoreV1.TransactionOptions())
-    default: self.transactionSelector = nil
+    case 1: transactionSelector = .transaction(source.bytes(message.pointee.transaction))
+    case 10: transactionSelector = .singleUseTransaction(try source.message(message.pointee.single_use_transaction) ?? DatastoreV1.TransactionOptions())
+    default: transactionSelector = nil
     }
-    self.mutations = try source.messages(message.pointee.n_mutations, message.pointee.mutations)
-    self.requestOptions = try source.message(message.pointee.request_options)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let mutations: [DatastoreV1.Mutation] = try source.messages(message.pointee.n_mutations, message.pointee.mutations)
+    let requestOptions: DatastoreV1.RequestOptions? = try source.message(message.pointee.request_options)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.projectID = projectID
+    self.databaseID = databaseID
+    self.mode = mode
+    self.transactionSelector = transactionSelector
+    self.mutations = mutations
+    self.requestOptions = requestOptions
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -828,10 +891,14 @@ extension DatastoreV1.CommitResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.mutationResults = try source.messages(message.pointee.n_mutation_results, message.pointee.mutation_results)
-    self.indexUpdates = message.pointee.index_updates
-    self.commitTime = try source.message(message.pointee.commit_time)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let mutationResults: [DatastoreV1.MutationResult] = try source.messages(message.pointee.n_mutation_results, message.pointee.mutation_results)
+    let indexUpdates: Int32 = message.pointee.index_updates
+    let commitTime: GoogleProtobuf.Timestamp? = try source.message(message.pointee.commit_time)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.mutationResults = mutationResults
+    self.indexUpdates = indexUpdates
+    self.commitTime = commitTime
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -886,11 +953,16 @@ extension DatastoreV1.AllocateIdsRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.projectID = try source.string(message.pointee.project_id, in: "google.datastore.v1.AllocateIdsRequest.project_id")
-    self.databaseID = try source.string(message.pointee.database_id, in: "google.datastore.v1.AllocateIdsRequest.database_id")
-    self.keys = try source.messages(message.pointee.n_keys, message.pointee.keys)
-    self.requestOptions = try source.message(message.pointee.request_options)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let projectID: String = try source.string(message.pointee.project_id, in: "google.datastore.v1.AllocateIdsRequest.project_id")
+    let databaseID: String = try source.string(message.pointee.database_id, in: "google.datastore.v1.AllocateIdsRequest.database_id")
+    let keys: [DatastoreV1.Key] = try source.messages(message.pointee.n_keys, message.pointee.keys)
+    let requestOptions: DatastoreV1.RequestOptions? = try source.message(message.pointee.request_options)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.projectID = projectID
+    self.databaseID = databaseID
+    self.keys = keys
+    self.requestOptions = requestOptions
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -934,8 +1006,10 @@ extension DatastoreV1.AllocateIdsResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.keys = try source.messages(message.pointee.n_keys, message.pointee.keys)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let keys: [DatastoreV1.Key] = try source.messages(message.pointee.n_keys, message.pointee.keys)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.keys = keys
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -988,11 +1062,16 @@ extension DatastoreV1.ReserveIdsRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.projectID = try source.string(message.pointee.project_id, in: "google.datastore.v1.ReserveIdsRequest.project_id")
-    self.databaseID = try source.string(message.pointee.database_id, in: "google.datastore.v1.ReserveIdsRequest.database_id")
-    self.keys = try source.messages(message.pointee.n_keys, message.pointee.keys)
-    self.requestOptions = try source.message(message.pointee.request_options)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let projectID: String = try source.string(message.pointee.project_id, in: "google.datastore.v1.ReserveIdsRequest.project_id")
+    let databaseID: String = try source.string(message.pointee.database_id, in: "google.datastore.v1.ReserveIdsRequest.database_id")
+    let keys: [DatastoreV1.Key] = try source.messages(message.pointee.n_keys, message.pointee.keys)
+    let requestOptions: DatastoreV1.RequestOptions? = try source.message(message.pointee.request_options)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.projectID = projectID
+    self.databaseID = databaseID
+    self.keys = keys
+    self.requestOptions = requestOptions
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1025,7 +1104,8 @@ extension DatastoreV1.ReserveIdsResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1107,22 +1187,30 @@ extension DatastoreV1.Mutation {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
+    let operation: Operation?
     switch message.pointee.operation_case.rawValue {
-    case 4: self.operation = .insert(try source.message(message.pointee.insert) ?? DatastoreV1.Entity())
-    case 5: self.operation = .update(try source.message(message.pointee.update) ?? DatastoreV1.Entity())
-    case 6: self.operation = .upsert(try source.message(message.pointee.upsert) ?? DatastoreV1.Entity())
-    case 7: self.operation = .delete(try source.message(message.pointee.delete_) ?? DatastoreV1.Key())
-    default: self.operation = nil
+    case 4: operation = .insert(try source.message(message.pointee.insert) ?? DatastoreV1.Entity())
+    case 5: operation = .update(try source.message(message.pointee.update) ?? DatastoreV1.Entity())
+    case 6: operation = .upsert(try source.message(message.pointee.upsert) ?? DatastoreV1.Entity())
+    case 7: operation = .delete(try source.message(message.pointee.delete_) ?? DatastoreV1.Key())
+    default: operation = nil
     }
+    let conflictDetectionStrategy: ConflictDetectionStrategy?
     switch message.pointee.conflict_detection_strategy_case.rawValue {
-    case 8: self.conflictDetectionStrategy = .baseVersion(message.pointee.base_version)
-    case 11: self.conflictDetectionStrategy = .updateTime(try source.message(message.pointee.update_time) ?? GoogleProtobuf.Timestamp())
-    default: self.conflictDetectionStrategy = nil
+    case 8: conflictDetectionStrategy = .baseVersion(message.pointee.base_version)
+    case 11: conflictDetectionStrategy = .updateTime(try source.message(message.pointee.update_time) ?? GoogleProtobuf.Timestamp())
+    default: conflictDetectionStrategy = nil
     }
-    self.conflictResolutionStrategy = DatastoreV1.Mutation.ConflictResolutionStrategy(rawValue: message.pointee.conflict_resolution_strategy)
-    self.propertyMask = try source.message(message.pointee.property_mask)
-    self.propertyTransforms = try source.messages(message.pointee.n_property_transforms, message.pointee.property_transforms)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let conflictResolutionStrategy: DatastoreV1.Mutation.ConflictResolutionStrategy = DatastoreV1.Mutation.ConflictResolutionStrategy(rawValue: message.pointee.conflict_resolution_strategy)
+    let propertyMask: DatastoreV1.PropertyMask? = try source.message(message.pointee.property_mask)
+    let propertyTransforms: [DatastoreV1.PropertyTransform] = try source.messages(message.pointee.n_property_transforms, message.pointee.property_transforms)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.operation = operation
+    self.conflictDetectionStrategy = conflictDetectionStrategy
+    self.conflictResolutionStrategy = conflictResolutionStrategy
+    self.propertyMask = propertyMask
+    self.propertyTransforms = propertyTransforms
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1239,17 +1327,21 @@ extension DatastoreV1.PropertyTransform {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.property = try source.string(message.pointee.property, in: "google.datastore.v1.PropertyTransform.property")
+    let property: String = try source.string(message.pointee.property, in: "google.datastore.v1.PropertyTransform.property")
+    let transformType: TransformType?
     switch message.pointee.transform_type_case.rawValue {
-    case 2: self.transformType = .setToServerValue(DatastoreV1.PropertyTransform.ServerValue(rawValue: message.pointee.set_to_server_value))
-    case 3: self.transformType = .increment(try source.message(message.pointee.increment) ?? DatastoreV1.Value())
-    case 4: self.transformType = .maximum(try source.message(message.pointee.maximum) ?? DatastoreV1.Value())
-    case 5: self.transformType = .minimum(try source.message(message.pointee.minimum) ?? DatastoreV1.Value())
-    case 6: self.transformType = .appendMissingElements(try source.message(message.pointee.append_missing_elements) ?? DatastoreV1.ArrayValue())
-    case 7: self.transformType = .removeAllFromArray(try source.message(message.pointee.remove_all_from_array) ?? DatastoreV1.ArrayValue())
-    default: self.transformType = nil
+    case 2: transformType = .setToServerValue(DatastoreV1.PropertyTransform.ServerValue(rawValue: message.pointee.set_to_server_value))
+    case 3: transformType = .increment(try source.message(message.pointee.increment) ?? DatastoreV1.Value())
+    case 4: transformType = .maximum(try source.message(message.pointee.maximum) ?? DatastoreV1.Value())
+    case 5: transformType = .minimum(try source.message(message.pointee.minimum) ?? DatastoreV1.Value())
+    case 6: transformType = .appendMissingElements(try source.message(message.pointee.append_missing_elements) ?? DatastoreV1.ArrayValue())
+    case 7: transformType = .removeAllFromArray(try source.message(message.pointee.remove_all_from_array) ?? DatastoreV1.ArrayValue())
+    default: transformType = nil
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.property = property
+    self.transformType = transformType
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1363,13 +1455,20 @@ extension DatastoreV1.MutationResult {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.key = try source.message(message.pointee.key)
-    self.version = message.pointee.version
-    self.createTime = try source.message(message.pointee.create_time)
-    self.updateTime = try source.message(message.pointee.update_time)
-    self.conflictDetected = message.pointee.conflict_detected != 0
-    self.transformResults = try source.messages(message.pointee.n_transform_results, message.pointee.transform_results)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let keyField: DatastoreV1.Key? = try source.message(message.pointee.key)
+    let version: Int64 = message.pointee.version
+    let createTime: GoogleProtobuf.Timestamp? = try source.message(message.pointee.create_time)
+    let updateTime: GoogleProtobuf.Timestamp? = try source.message(message.pointee.update_time)
+    let conflictDetected: Bool = message.pointee.conflict_detected != 0
+    let transformResults: [DatastoreV1.Value] = try source.messages(message.pointee.n_transform_results, message.pointee.transform_results)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.key = keyField
+    self.version = version
+    self.createTime = createTime
+    self.updateTime = updateTime
+    self.conflictDetected = conflictDetected
+    self.transformResults = transformResults
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1415,8 +1514,10 @@ extension DatastoreV1.PropertyMask {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.paths = try source.strings(message.pointee.n_paths, message.pointee.paths, in: "google.datastore.v1.PropertyMask.paths")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let paths: [String] = try source.strings(message.pointee.n_paths, message.pointee.paths, in: "google.datastore.v1.PropertyMask.paths")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.paths = paths
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1467,14 +1568,17 @@ extension DatastoreV1.ReadOptions {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
+    let consistencyType: ConsistencyType?
     switch message.pointee.consistency_type_case.rawValue {
-    case 1: self.consistencyType = .readConsistency(DatastoreV1.ReadOptions.ReadConsistency(rawValue: message.pointee.read_consistency))
-    case 2: self.consistencyType = .transaction(source.bytes(message.pointee.transaction))
-    case 3: self.consistencyType = .newTransaction(try source.message(message.pointee.new_transaction) ?? DatastoreV1.TransactionOptions())
-    case 4: self.consistencyType = .readTime(try source.message(message.pointee.read_time) ?? GoogleProtobuf.Timestamp())
-    default: self.consistencyType = nil
+    case 1: consistencyType = .readConsistency(DatastoreV1.ReadOptions.ReadConsistency(rawValue: message.pointee.read_consistency))
+    case 2: consistencyType = .transaction(source.bytes(message.pointee.transaction))
+    case 3: consistencyType = .newTransaction(try source.message(message.pointee.new_transaction) ?? DatastoreV1.TransactionOptions())
+    case 4: consistencyType = .readTime(try source.message(message.pointee.read_time) ?? GoogleProtobuf.Timestamp())
+    default: consistencyType = nil
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.consistencyType = consistencyType
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1568,12 +1672,15 @@ extension DatastoreV1.TransactionOptions {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
+    let mode: Mode?
     switch message.pointee.mode_case.rawValue {
-    case 1: self.mode = .readWrite(try source.message(message.pointee.read_write) ?? DatastoreV1.TransactionOptions.ReadWrite())
-    case 2: self.mode = .readOnly(try source.message(message.pointee.read_only) ?? DatastoreV1.TransactionOptions.ReadOnly())
-    default: self.mode = nil
+    case 1: mode = .readWrite(try source.message(message.pointee.read_write) ?? DatastoreV1.TransactionOptions.ReadWrite())
+    case 2: mode = .readOnly(try source.message(message.pointee.read_only) ?? DatastoreV1.TransactionOptions.ReadOnly())
+    default: mode = nil
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.mode = mode
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1622,8 +1729,10 @@ extension DatastoreV1.TransactionOptions.ReadWrite {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.previousTransaction = source.bytes(message.pointee.previous_transaction)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let previousTransaction: [UInt8] = source.bytes(message.pointee.previous_transaction)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.previousTransaction = previousTransaction
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1663,8 +1772,10 @@ extension DatastoreV1.TransactionOptions.ReadOnly {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.readTime = try source.message(message.pointee.read_time)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let readTime: GoogleProtobuf.Timestamp? = try source.message(message.pointee.read_time)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.readTime = readTime
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1705,8 +1816,10 @@ extension DatastoreV1.RequestOptions {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.requestTags = try source.strings(message.pointee.n_request_tags, message.pointee.request_tags, in: "google.datastore.v1.RequestOptions.request_tags")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let requestTags: [String] = try source.strings(message.pointee.n_request_tags, message.pointee.request_tags, in: "google.datastore.v1.RequestOptions.request_tags")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.requestTags = requestTags
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

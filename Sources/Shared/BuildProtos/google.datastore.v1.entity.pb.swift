@@ -49,10 +49,14 @@ extension DatastoreV1.PartitionId {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.projectID = try source.string(message.pointee.project_id, in: "google.datastore.v1.PartitionId.project_id")
-    self.databaseID = try source.string(message.pointee.database_id, in: "google.datastore.v1.PartitionId.database_id")
-    self.namespaceID = try source.string(message.pointee.namespace_id, in: "google.datastore.v1.PartitionId.namespace_id")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let projectID: String = try source.string(message.pointee.project_id, in: "google.datastore.v1.PartitionId.project_id")
+    let databaseID: String = try source.string(message.pointee.database_id, in: "google.datastore.v1.PartitionId.database_id")
+    let namespaceID: String = try source.string(message.pointee.namespace_id, in: "google.datastore.v1.PartitionId.namespace_id")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.projectID = projectID
+    self.databaseID = databaseID
+    self.namespaceID = namespaceID
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -99,9 +103,12 @@ extension DatastoreV1.Key {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.partitionID = try source.message(message.pointee.partition_id)
-    self.path = try source.messages(message.pointee.n_path, message.pointee.path)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let partitionID: DatastoreV1.PartitionId? = try source.message(message.pointee.partition_id)
+    let path: [DatastoreV1.Key.PathElement] = try source.messages(message.pointee.n_path, message.pointee.path)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.partitionID = partitionID
+    self.path = path
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -155,13 +162,17 @@ extension DatastoreV1.Key.PathElement {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.kind = try source.string(message.pointee.kind, in: "google.datastore.v1.Key.PathElement.kind")
+    let kind: String = try source.string(message.pointee.kind, in: "google.datastore.v1.Key.PathElement.kind")
+    let idType: IdType?
     switch message.pointee.id_type_case.rawValue {
-    case 2: self.idType = .id(message.pointee.id)
-    case 3: self.idType = .name(try source.string(message.pointee.name, in: "google.datastore.v1.Key.PathElement.name"))
-    default: self.idType = nil
+    case 2: idType = .id(message.pointee.id)
+    case 3: idType = .name(try source.string(message.pointee.name, in: "google.datastore.v1.Key.PathElement.name"))
+    default: idType = nil
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.kind = kind
+    self.idType = idType
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -211,8 +222,10 @@ extension DatastoreV1.ArrayValue {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.values = try source.messages(message.pointee.n_values, message.pointee.values)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let values: [DatastoreV1.Value] = try source.messages(message.pointee.n_values, message.pointee.values)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.values = values
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -281,23 +294,28 @@ extension DatastoreV1.Value {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
+    let valueType: ValueType?
     switch message.pointee.value_type_case.rawValue {
-    case 11: self.valueType = .nullValue(GoogleProtobuf.NullValue(rawValue: message.pointee.null_value))
-    case 1: self.valueType = .booleanValue(message.pointee.boolean_value != 0)
-    case 2: self.valueType = .integerValue(message.pointee.integer_value)
-    case 3: self.valueType = .doubleValue(message.pointee.double_value)
-    case 10: self.valueType = .timestampValue(try source.message(message.pointee.timestamp_value) ?? GoogleProtobuf.Timestamp())
-    case 5: self.valueType = .keyValue(try source.message(message.pointee.key_value) ?? DatastoreV1.Key())
-    case 17: self.valueType = .stringValue(try source.string(message.pointee.string_value, in: "google.datastore.v1.Value.string_value"))
-    case 18: self.valueType = .blobValue(source.bytes(message.pointee.blob_value))
-    case 8: self.valueType = .geoPointValue(try source.message(message.pointee.geo_point_value) ?? GoogleType.LatLng())
-    case 6: self.valueType = .entityValue(try source.message(message.pointee.entity_value) ?? DatastoreV1.Entity())
-    case 9: self.valueType = .arrayValue(try source.message(message.pointee.array_value) ?? DatastoreV1.ArrayValue())
-    default: self.valueType = nil
+    case 11: valueType = .nullValue(GoogleProtobuf.NullValue(rawValue: message.pointee.null_value))
+    case 1: valueType = .booleanValue(message.pointee.boolean_value != 0)
+    case 2: valueType = .integerValue(message.pointee.integer_value)
+    case 3: valueType = .doubleValue(message.pointee.double_value)
+    case 10: valueType = .timestampValue(try source.message(message.pointee.timestamp_value) ?? GoogleProtobuf.Timestamp())
+    case 5: valueType = .keyValue(try source.message(message.pointee.key_value) ?? DatastoreV1.Key())
+    case 17: valueType = .stringValue(try source.string(message.pointee.string_value, in: "google.datastore.v1.Value.string_value"))
+    case 18: valueType = .blobValue(source.bytes(message.pointee.blob_value))
+    case 8: valueType = .geoPointValue(try source.message(message.pointee.geo_point_value) ?? GoogleType.LatLng())
+    case 6: valueType = .entityValue(try source.message(message.pointee.entity_value) ?? DatastoreV1.Entity())
+    case 9: valueType = .arrayValue(try source.message(message.pointee.array_value) ?? DatastoreV1.ArrayValue())
+    default: valueType = nil
     }
-    self.meaning = message.pointee.meaning
-    self.excludeFromIndexes = message.pointee.exclude_from_indexes != 0
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let meaning: Int32 = message.pointee.meaning
+    let excludeFromIndexes: Bool = message.pointee.exclude_from_indexes != 0
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.valueType = valueType
+    self.meaning = meaning
+    self.excludeFromIndexes = excludeFromIndexes
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -379,17 +397,18 @@ extension DatastoreV1.Entity {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.key = try source.message(message.pointee.key)
-    do {
-      var map: [String: DatastoreV1.Value] = [:]
-      map.reserveCapacity(message.pointee.n_properties)
-      for case let entry? in source.entries(message.pointee.n_properties, message.pointee.properties) {
-        let key = try source.string(entry.pointee.key, in: "google.datastore.v1.Entity.properties")
-        map[key] = try source.message(entry.pointee.value) ?? DatastoreV1.Value()
-      }
-      self.properties = map
+    let keyField: DatastoreV1.Key? = try source.message(message.pointee.key)
+    var properties: [String: DatastoreV1.Value] = [:]
+    properties.reserveCapacity(message.pointee.n_properties)
+    for case let entry? in source.entries(message.pointee.n_properties, message.pointee.properties) {
+      let key = try source.string(entry.pointee.key, in: "google.datastore.v1.Entity.properties")
+      let value = try source.message(entry.pointee.value) ?? DatastoreV1.Value()
+      properties.updateValue(value, forKey: key)
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.key = keyField
+    self.properties = properties
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

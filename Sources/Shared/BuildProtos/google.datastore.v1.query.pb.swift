@@ -57,12 +57,18 @@ extension DatastoreV1.EntityResult {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.entity = try source.message(message.pointee.entity)
-    self.version = message.pointee.version
-    self.createTime = try source.message(message.pointee.create_time)
-    self.updateTime = try source.message(message.pointee.update_time)
-    self.cursor = source.bytes(message.pointee.cursor)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let entity: DatastoreV1.Entity? = try source.message(message.pointee.entity)
+    let version: Int64 = message.pointee.version
+    let createTime: GoogleProtobuf.Timestamp? = try source.message(message.pointee.create_time)
+    let updateTime: GoogleProtobuf.Timestamp? = try source.message(message.pointee.update_time)
+    let cursor: [UInt8] = source.bytes(message.pointee.cursor)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.entity = entity
+    self.version = version
+    self.createTime = createTime
+    self.updateTime = updateTime
+    self.cursor = cursor
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -184,17 +190,28 @@ extension DatastoreV1.Query {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.projection = try source.messages(message.pointee.n_projection, message.pointee.projection)
-    self.kind = try source.messages(message.pointee.n_kind, message.pointee.kind)
-    self.filter = try source.message(message.pointee.filter)
-    self.order = try source.messages(message.pointee.n_order, message.pointee.order)
-    self.distinctOn = try source.messages(message.pointee.n_distinct_on, message.pointee.distinct_on)
-    self.startCursor = source.bytes(message.pointee.start_cursor)
-    self.endCursor = source.bytes(message.pointee.end_cursor)
-    self.offset = message.pointee.offset
-    self.limit = try source.message(message.pointee.limit)
-    self.findNearest = try source.message(message.pointee.find_nearest)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let projection: [DatastoreV1.Projection] = try source.messages(message.pointee.n_projection, message.pointee.projection)
+    let kind: [DatastoreV1.KindExpression] = try source.messages(message.pointee.n_kind, message.pointee.kind)
+    let filter: DatastoreV1.Filter? = try source.message(message.pointee.filter)
+    let order: [DatastoreV1.PropertyOrder] = try source.messages(message.pointee.n_order, message.pointee.order)
+    let distinctOn: [DatastoreV1.PropertyReference] = try source.messages(message.pointee.n_distinct_on, message.pointee.distinct_on)
+    let startCursor: [UInt8] = source.bytes(message.pointee.start_cursor)
+    let endCursor: [UInt8] = source.bytes(message.pointee.end_cursor)
+    let offset: Int32 = message.pointee.offset
+    let limit: GoogleProtobuf.Int32Value? = try source.message(message.pointee.limit)
+    let findNearest: DatastoreV1.FindNearest? = try source.message(message.pointee.find_nearest)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.projection = projection
+    self.kind = kind
+    self.filter = filter
+    self.order = order
+    self.distinctOn = distinctOn
+    self.startCursor = startCursor
+    self.endCursor = endCursor
+    self.offset = offset
+    self.limit = limit
+    self.findNearest = findNearest
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -248,13 +265,17 @@ extension DatastoreV1.AggregationQuery {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
+    let nestedQuery: DatastoreV1.Query?
     if message.pointee.query_type_case.rawValue == 1 {
-      self.nestedQuery = try source.message(message.pointee.nested_query)
+      nestedQuery = try source.message(message.pointee.nested_query)
     } else {
-      self.nestedQuery = nil
+      nestedQuery = nil
     }
-    self.aggregations = try source.messages(message.pointee.n_aggregations, message.pointee.aggregations)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let aggregations: [DatastoreV1.AggregationQuery.Aggregation] = try source.messages(message.pointee.n_aggregations, message.pointee.aggregations)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.nestedQuery = nestedQuery
+    self.aggregations = aggregations
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -312,14 +333,18 @@ extension DatastoreV1.AggregationQuery.Aggregation {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
+    let `operator`: Operator?
     switch message.pointee.operator_case.rawValue {
-    case 1: self.operator = .count(try source.message(message.pointee.count) ?? DatastoreV1.AggregationQuery.Aggregation.Count())
-    case 2: self.operator = .sum(try source.message(message.pointee.sum) ?? DatastoreV1.AggregationQuery.Aggregation.Sum())
-    case 3: self.operator = .avg(try source.message(message.pointee.avg) ?? DatastoreV1.AggregationQuery.Aggregation.Avg())
-    default: self.operator = nil
+    case 1: `operator` = .count(try source.message(message.pointee.count) ?? DatastoreV1.AggregationQuery.Aggregation.Count())
+    case 2: `operator` = .sum(try source.message(message.pointee.sum) ?? DatastoreV1.AggregationQuery.Aggregation.Sum())
+    case 3: `operator` = .avg(try source.message(message.pointee.avg) ?? DatastoreV1.AggregationQuery.Aggregation.Avg())
+    default: `operator` = nil
     }
-    self.alias = try source.string(message.pointee.alias, in: "google.datastore.v1.AggregationQuery.Aggregation.alias")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let alias: String = try source.string(message.pointee.alias, in: "google.datastore.v1.AggregationQuery.Aggregation.alias")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.operator = `operator`
+    self.alias = alias
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -372,8 +397,10 @@ extension DatastoreV1.AggregationQuery.Aggregation.Count {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.upTo = try source.message(message.pointee.up_to)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let upTo: GoogleProtobuf.Int64Value? = try source.message(message.pointee.up_to)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.upTo = upTo
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -413,8 +440,10 @@ extension DatastoreV1.AggregationQuery.Aggregation.Sum {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.property = try source.message(message.pointee.property)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let property: DatastoreV1.PropertyReference? = try source.message(message.pointee.property)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.property = property
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -454,8 +483,10 @@ extension DatastoreV1.AggregationQuery.Aggregation.Avg {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.property = try source.message(message.pointee.property)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let property: DatastoreV1.PropertyReference? = try source.message(message.pointee.property)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.property = property
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -495,8 +526,10 @@ extension DatastoreV1.KindExpression {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.name = try source.string(message.pointee.name, in: "google.datastore.v1.KindExpression.name")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let name: String = try source.string(message.pointee.name, in: "google.datastore.v1.KindExpression.name")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.name = name
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -536,8 +569,10 @@ extension DatastoreV1.PropertyReference {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.name = try source.string(message.pointee.name, in: "google.datastore.v1.PropertyReference.name")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let name: String = try source.string(message.pointee.name, in: "google.datastore.v1.PropertyReference.name")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.name = name
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -577,8 +612,10 @@ extension DatastoreV1.Projection {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.property = try source.message(message.pointee.property)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let property: DatastoreV1.PropertyReference? = try source.message(message.pointee.property)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.property = property
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -623,9 +660,12 @@ extension DatastoreV1.PropertyOrder {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.property = try source.message(message.pointee.property)
-    self.direction = DatastoreV1.PropertyOrder.Direction(rawValue: message.pointee.direction)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let property: DatastoreV1.PropertyReference? = try source.message(message.pointee.property)
+    let direction: DatastoreV1.PropertyOrder.Direction = DatastoreV1.PropertyOrder.Direction(rawValue: message.pointee.direction)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.property = property
+    self.direction = direction
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -706,12 +746,15 @@ extension DatastoreV1.Filter {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
+    let filterType: FilterType?
     switch message.pointee.filter_type_case.rawValue {
-    case 1: self.filterType = .compositeFilter(try source.message(message.pointee.composite_filter) ?? DatastoreV1.CompositeFilter())
-    case 2: self.filterType = .propertyFilter(try source.message(message.pointee.property_filter) ?? DatastoreV1.PropertyFilter())
-    default: self.filterType = nil
+    case 1: filterType = .compositeFilter(try source.message(message.pointee.composite_filter) ?? DatastoreV1.CompositeFilter())
+    case 2: filterType = .propertyFilter(try source.message(message.pointee.property_filter) ?? DatastoreV1.PropertyFilter())
+    default: filterType = nil
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.filterType = filterType
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -763,9 +806,12 @@ extension DatastoreV1.CompositeFilter {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.op = DatastoreV1.CompositeFilter.Operator(rawValue: message.pointee.op)
-    self.filters = try source.messages(message.pointee.n_filters, message.pointee.filters)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let op: DatastoreV1.CompositeFilter.Operator = DatastoreV1.CompositeFilter.Operator(rawValue: message.pointee.op)
+    let filters: [DatastoreV1.Filter] = try source.messages(message.pointee.n_filters, message.pointee.filters)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.op = op
+    self.filters = filters
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -846,10 +892,14 @@ extension DatastoreV1.PropertyFilter {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.property = try source.message(message.pointee.property)
-    self.op = DatastoreV1.PropertyFilter.Operator(rawValue: message.pointee.op)
-    self.value = try source.message(message.pointee.value)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let property: DatastoreV1.PropertyReference? = try source.message(message.pointee.property)
+    let op: DatastoreV1.PropertyFilter.Operator = DatastoreV1.PropertyFilter.Operator(rawValue: message.pointee.op)
+    let valueField: DatastoreV1.Value? = try source.message(message.pointee.value)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.property = property
+    self.op = op
+    self.value = valueField
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -968,13 +1018,20 @@ extension DatastoreV1.FindNearest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.vectorProperty = try source.message(message.pointee.vector_property)
-    self.queryVector = try source.message(message.pointee.query_vector)
-    self.distanceMeasure = DatastoreV1.FindNearest.DistanceMeasure(rawValue: message.pointee.distance_measure)
-    self.limit = try source.message(message.pointee.limit)
-    self.distanceResultProperty = try source.string(message.pointee.distance_result_property, in: "google.datastore.v1.FindNearest.distance_result_property")
-    self.distanceThreshold = try source.message(message.pointee.distance_threshold)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let vectorProperty: DatastoreV1.PropertyReference? = try source.message(message.pointee.vector_property)
+    let queryVector: DatastoreV1.Value? = try source.message(message.pointee.query_vector)
+    let distanceMeasure: DatastoreV1.FindNearest.DistanceMeasure = DatastoreV1.FindNearest.DistanceMeasure(rawValue: message.pointee.distance_measure)
+    let limit: GoogleProtobuf.Int32Value? = try source.message(message.pointee.limit)
+    let distanceResultProperty: String = try source.string(message.pointee.distance_result_property, in: "google.datastore.v1.FindNearest.distance_result_property")
+    let distanceThreshold: GoogleProtobuf.DoubleValue? = try source.message(message.pointee.distance_threshold)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.vectorProperty = vectorProperty
+    self.queryVector = queryVector
+    self.distanceMeasure = distanceMeasure
+    self.limit = limit
+    self.distanceResultProperty = distanceResultProperty
+    self.distanceThreshold = distanceThreshold
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1069,19 +1126,22 @@ extension DatastoreV1.GqlQuery {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.queryString = try source.string(message.pointee.query_string, in: "google.datastore.v1.GqlQuery.query_string")
-    self.allowLiterals = message.pointee.allow_literals != 0
-    do {
-      var map: [String: DatastoreV1.GqlQueryParameter] = [:]
-      map.reserveCapacity(message.pointee.n_named_bindings)
-      for case let entry? in source.entries(message.pointee.n_named_bindings, message.pointee.named_bindings) {
-        let key = try source.string(entry.pointee.key, in: "google.datastore.v1.GqlQuery.named_bindings")
-        map[key] = try source.message(entry.pointee.value) ?? DatastoreV1.GqlQueryParameter()
-      }
-      self.namedBindings = map
+    let queryString: String = try source.string(message.pointee.query_string, in: "google.datastore.v1.GqlQuery.query_string")
+    let allowLiterals: Bool = message.pointee.allow_literals != 0
+    var namedBindings: [String: DatastoreV1.GqlQueryParameter] = [:]
+    namedBindings.reserveCapacity(message.pointee.n_named_bindings)
+    for case let entry? in source.entries(message.pointee.n_named_bindings, message.pointee.named_bindings) {
+      let key = try source.string(entry.pointee.key, in: "google.datastore.v1.GqlQuery.named_bindings")
+      let value = try source.message(entry.pointee.value) ?? DatastoreV1.GqlQueryParameter()
+      namedBindings.updateValue(value, forKey: key)
     }
-    self.positionalBindings = try source.messages(message.pointee.n_positional_bindings, message.pointee.positional_bindings)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let positionalBindings: [DatastoreV1.GqlQueryParameter] = try source.messages(message.pointee.n_positional_bindings, message.pointee.positional_bindings)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.queryString = queryString
+    self.allowLiterals = allowLiterals
+    self.namedBindings = namedBindings
+    self.positionalBindings = positionalBindings
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1135,12 +1195,15 @@ extension DatastoreV1.GqlQueryParameter {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
+    let parameterType: ParameterType?
     switch message.pointee.parameter_type_case.rawValue {
-    case 2: self.parameterType = .value(try source.message(message.pointee.value) ?? DatastoreV1.Value())
-    case 3: self.parameterType = .cursor(source.bytes(message.pointee.cursor))
-    default: self.parameterType = nil
+    case 2: parameterType = .value(try source.message(message.pointee.value) ?? DatastoreV1.Value())
+    case 3: parameterType = .cursor(source.bytes(message.pointee.cursor))
+    default: parameterType = nil
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.parameterType = parameterType
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1219,15 +1282,24 @@ extension DatastoreV1.QueryResultBatch {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.skippedResults = message.pointee.skipped_results
-    self.skippedCursor = source.bytes(message.pointee.skipped_cursor)
-    self.entityResultType = DatastoreV1.EntityResult.ResultType(rawValue: message.pointee.entity_result_type)
-    self.entityResults = try source.messages(message.pointee.n_entity_results, message.pointee.entity_results)
-    self.endCursor = source.bytes(message.pointee.end_cursor)
-    self.moreResults = DatastoreV1.QueryResultBatch.MoreResultsType(rawValue: message.pointee.more_results)
-    self.snapshotVersion = message.pointee.snapshot_version
-    self.readTime = try source.message(message.pointee.read_time)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let skippedResults: Int32 = message.pointee.skipped_results
+    let skippedCursor: [UInt8] = source.bytes(message.pointee.skipped_cursor)
+    let entityResultType: DatastoreV1.EntityResult.ResultType = DatastoreV1.EntityResult.ResultType(rawValue: message.pointee.entity_result_type)
+    let entityResults: [DatastoreV1.EntityResult] = try source.messages(message.pointee.n_entity_results, message.pointee.entity_results)
+    let endCursor: [UInt8] = source.bytes(message.pointee.end_cursor)
+    let moreResults: DatastoreV1.QueryResultBatch.MoreResultsType = DatastoreV1.QueryResultBatch.MoreResultsType(rawValue: message.pointee.more_results)
+    let snapshotVersion: Int64 = message.pointee.snapshot_version
+    let readTime: GoogleProtobuf.Timestamp? = try source.message(message.pointee.read_time)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.skippedResults = skippedResults
+    self.skippedCursor = skippedCursor
+    self.entityResultType = entityResultType
+    self.entityResults = entityResults
+    self.endCursor = endCursor
+    self.moreResults = moreResults
+    self.snapshotVersion = snapshotVersion
+    self.readTime = readTime
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

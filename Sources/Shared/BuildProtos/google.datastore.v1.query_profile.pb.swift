@@ -40,8 +40,10 @@ extension DatastoreV1.ExplainOptions {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.analyze = message.pointee.analyze != 0
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let analyze: Bool = message.pointee.analyze != 0
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.analyze = analyze
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -85,9 +87,12 @@ extension DatastoreV1.ExplainMetrics {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.planSummary = try source.message(message.pointee.plan_summary)
-    self.executionStats = try source.message(message.pointee.execution_stats)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let planSummary: DatastoreV1.PlanSummary? = try source.message(message.pointee.plan_summary)
+    let executionStats: DatastoreV1.ExecutionStats? = try source.message(message.pointee.execution_stats)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.planSummary = planSummary
+    self.executionStats = executionStats
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -129,8 +134,10 @@ extension DatastoreV1.PlanSummary {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.indexesUsed = try source.messages(message.pointee.n_indexes_used, message.pointee.indexes_used)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let indexesUsed: [GoogleProtobuf.Struct] = try source.messages(message.pointee.n_indexes_used, message.pointee.indexes_used)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.indexesUsed = indexesUsed
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -182,11 +189,16 @@ extension DatastoreV1.ExecutionStats {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.resultsReturned = message.pointee.results_returned
-    self.executionDuration = try source.message(message.pointee.execution_duration)
-    self.readOperations = message.pointee.read_operations
-    self.debugStats = try source.message(message.pointee.debug_stats)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let resultsReturned: Int64 = message.pointee.results_returned
+    let executionDuration: GoogleProtobuf.Duration? = try source.message(message.pointee.execution_duration)
+    let readOperations: Int64 = message.pointee.read_operations
+    let debugStats: GoogleProtobuf.Struct? = try source.message(message.pointee.debug_stats)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.resultsReturned = resultsReturned
+    self.executionDuration = executionDuration
+    self.readOperations = readOperations
+    self.debugStats = debugStats
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -50,18 +50,20 @@ extension GoogleRPC.ErrorInfo {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.reason = try source.string(message.pointee.reason, in: "google.rpc.ErrorInfo.reason")
-    self.domain = try source.string(message.pointee.domain, in: "google.rpc.ErrorInfo.domain")
-    do {
-      var map: [String: String] = [:]
-      map.reserveCapacity(message.pointee.n_metadata)
-      for case let entry? in source.entries(message.pointee.n_metadata, message.pointee.metadata) {
-        let key = try source.string(entry.pointee.key, in: "google.rpc.ErrorInfo.metadata")
-        map[key] = try source.string(entry.pointee.value, in: "google.rpc.ErrorInfo.metadata")
-      }
-      self.metadata = map
+    let reason: String = try source.string(message.pointee.reason, in: "google.rpc.ErrorInfo.reason")
+    let domain: String = try source.string(message.pointee.domain, in: "google.rpc.ErrorInfo.domain")
+    var metadata: [String: String] = [:]
+    metadata.reserveCapacity(message.pointee.n_metadata)
+    for case let entry? in source.entries(message.pointee.n_metadata, message.pointee.metadata) {
+      let key = try source.string(entry.pointee.key, in: "google.rpc.ErrorInfo.metadata")
+      let value = try source.string(entry.pointee.value, in: "google.rpc.ErrorInfo.metadata")
+      metadata.updateValue(value, forKey: key)
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.reason = reason
+    self.domain = domain
+    self.metadata = metadata
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -107,8 +109,10 @@ extension GoogleRPC.RetryInfo {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.retryDelay = try source.message(message.pointee.retry_delay)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let retryDelay: GoogleProtobuf.Duration? = try source.message(message.pointee.retry_delay)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.retryDelay = retryDelay
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -152,9 +156,12 @@ extension GoogleRPC.DebugInfo {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.stackEntries = try source.strings(message.pointee.n_stack_entries, message.pointee.stack_entries, in: "google.rpc.DebugInfo.stack_entries")
-    self.detail = try source.string(message.pointee.detail, in: "google.rpc.DebugInfo.detail")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let stackEntries: [String] = try source.strings(message.pointee.n_stack_entries, message.pointee.stack_entries, in: "google.rpc.DebugInfo.stack_entries")
+    let detail: String = try source.string(message.pointee.detail, in: "google.rpc.DebugInfo.detail")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.stackEntries = stackEntries
+    self.detail = detail
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -195,8 +202,10 @@ extension GoogleRPC.QuotaFailure {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.violations = try source.messages(message.pointee.n_violations, message.pointee.violations)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let violations: [GoogleRPC.QuotaFailure.Violation] = try source.messages(message.pointee.n_violations, message.pointee.violations)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.violations = violations
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -265,27 +274,35 @@ extension GoogleRPC.QuotaFailure.Violation {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.subject = try source.string(message.pointee.subject, in: "google.rpc.QuotaFailure.Violation.subject")
-    self.description = try source.string(message.pointee.description, in: "google.rpc.QuotaFailure.Violation.description")
-    self.apiService = try source.string(message.pointee.api_service, in: "google.rpc.QuotaFailure.Violation.api_service")
-    self.quotaMetric = try source.string(message.pointee.quota_metric, in: "google.rpc.QuotaFailure.Violation.quota_metric")
-    self.quotaID = try source.string(message.pointee.quota_id, in: "google.rpc.QuotaFailure.Violation.quota_id")
-    do {
-      var map: [String: String] = [:]
-      map.reserveCapacity(message.pointee.n_quota_dimensions)
-      for case let entry? in source.entries(message.pointee.n_quota_dimensions, message.pointee.quota_dimensions) {
-        let key = try source.string(entry.pointee.key, in: "google.rpc.QuotaFailure.Violation.quota_dimensions")
-        map[key] = try source.string(entry.pointee.value, in: "google.rpc.QuotaFailure.Violation.quota_dimensions")
-      }
-      self.quotaDimensions = map
+    let subject: String = try source.string(message.pointee.subject, in: "google.rpc.QuotaFailure.Violation.subject")
+    let description: String = try source.string(message.pointee.description, in: "google.rpc.QuotaFailure.Violation.description")
+    let apiService: String = try source.string(message.pointee.api_service, in: "google.rpc.QuotaFailure.Violation.api_service")
+    let quotaMetric: String = try source.string(message.pointee.quota_metric, in: "google.rpc.QuotaFailure.Violation.quota_metric")
+    let quotaID: String = try source.string(message.pointee.quota_id, in: "google.rpc.QuotaFailure.Violation.quota_id")
+    var quotaDimensions: [String: String] = [:]
+    quotaDimensions.reserveCapacity(message.pointee.n_quota_dimensions)
+    for case let entry? in source.entries(message.pointee.n_quota_dimensions, message.pointee.quota_dimensions) {
+      let key = try source.string(entry.pointee.key, in: "google.rpc.QuotaFailure.Violation.quota_dimensions")
+      let value = try source.string(entry.pointee.value, in: "google.rpc.QuotaFailure.Violation.quota_dimensions")
+      quotaDimensions.updateValue(value, forKey: key)
     }
-    self.quotaValue = message.pointee.quota_value
+    let quotaValue: Int64 = message.pointee.quota_value
+    let futureQuotaValue: Int64?
     if message.pointee._future_quota_value_case.rawValue == 8 {
-      self.futureQuotaValue = message.pointee.future_quota_value
+      futureQuotaValue = message.pointee.future_quota_value
     } else {
-      self.futureQuotaValue = nil
+      futureQuotaValue = nil
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.subject = subject
+    self.description = description
+    self.apiService = apiService
+    self.quotaMetric = quotaMetric
+    self.quotaID = quotaID
+    self.quotaDimensions = quotaDimensions
+    self.quotaValue = quotaValue
+    self.futureQuotaValue = futureQuotaValue
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -338,8 +355,10 @@ extension GoogleRPC.PreconditionFailure {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.violations = try source.messages(message.pointee.n_violations, message.pointee.violations)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let violations: [GoogleRPC.PreconditionFailure.Violation] = try source.messages(message.pointee.n_violations, message.pointee.violations)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.violations = violations
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -389,10 +408,14 @@ extension GoogleRPC.PreconditionFailure.Violation {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.type = try source.string(message.pointee.type_, in: "google.rpc.PreconditionFailure.Violation.type")
-    self.subject = try source.string(message.pointee.subject, in: "google.rpc.PreconditionFailure.Violation.subject")
-    self.description = try source.string(message.pointee.description, in: "google.rpc.PreconditionFailure.Violation.description")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let type: String = try source.string(message.pointee.type_, in: "google.rpc.PreconditionFailure.Violation.type")
+    let subject: String = try source.string(message.pointee.subject, in: "google.rpc.PreconditionFailure.Violation.subject")
+    let description: String = try source.string(message.pointee.description, in: "google.rpc.PreconditionFailure.Violation.description")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.type = type
+    self.subject = subject
+    self.description = description
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -434,8 +457,10 @@ extension GoogleRPC.BadRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.fieldViolations = try source.messages(message.pointee.n_field_violations, message.pointee.field_violations)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let fieldViolations: [GoogleRPC.BadRequest.FieldViolation] = try source.messages(message.pointee.n_field_violations, message.pointee.field_violations)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.fieldViolations = fieldViolations
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -489,11 +514,16 @@ extension GoogleRPC.BadRequest.FieldViolation {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.field = try source.string(message.pointee.field, in: "google.rpc.BadRequest.FieldViolation.field")
-    self.description = try source.string(message.pointee.description, in: "google.rpc.BadRequest.FieldViolation.description")
-    self.reason = try source.string(message.pointee.reason, in: "google.rpc.BadRequest.FieldViolation.reason")
-    self.localizedMessage = try source.message(message.pointee.localized_message)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let field: String = try source.string(message.pointee.field, in: "google.rpc.BadRequest.FieldViolation.field")
+    let description: String = try source.string(message.pointee.description, in: "google.rpc.BadRequest.FieldViolation.description")
+    let reason: String = try source.string(message.pointee.reason, in: "google.rpc.BadRequest.FieldViolation.reason")
+    let localizedMessage: GoogleRPC.LocalizedMessage? = try source.message(message.pointee.localized_message)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.field = field
+    self.description = description
+    self.reason = reason
+    self.localizedMessage = localizedMessage
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -540,9 +570,12 @@ extension GoogleRPC.RequestInfo {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.requestID = try source.string(message.pointee.request_id, in: "google.rpc.RequestInfo.request_id")
-    self.servingData = try source.string(message.pointee.serving_data, in: "google.rpc.RequestInfo.serving_data")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let requestID: String = try source.string(message.pointee.request_id, in: "google.rpc.RequestInfo.request_id")
+    let servingData: String = try source.string(message.pointee.serving_data, in: "google.rpc.RequestInfo.serving_data")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.requestID = requestID
+    self.servingData = servingData
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -595,11 +628,16 @@ extension GoogleRPC.ResourceInfo {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.resourceType = try source.string(message.pointee.resource_type, in: "google.rpc.ResourceInfo.resource_type")
-    self.resourceName = try source.string(message.pointee.resource_name, in: "google.rpc.ResourceInfo.resource_name")
-    self.owner = try source.string(message.pointee.owner, in: "google.rpc.ResourceInfo.owner")
-    self.description = try source.string(message.pointee.description, in: "google.rpc.ResourceInfo.description")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let resourceType: String = try source.string(message.pointee.resource_type, in: "google.rpc.ResourceInfo.resource_type")
+    let resourceName: String = try source.string(message.pointee.resource_name, in: "google.rpc.ResourceInfo.resource_name")
+    let owner: String = try source.string(message.pointee.owner, in: "google.rpc.ResourceInfo.owner")
+    let description: String = try source.string(message.pointee.description, in: "google.rpc.ResourceInfo.description")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.resourceType = resourceType
+    self.resourceName = resourceName
+    self.owner = owner
+    self.description = description
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -642,8 +680,10 @@ extension GoogleRPC.Help {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.links = try source.messages(message.pointee.n_links, message.pointee.links)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let links: [GoogleRPC.Help.Link] = try source.messages(message.pointee.n_links, message.pointee.links)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.links = links
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -687,9 +727,12 @@ extension GoogleRPC.Help.Link {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.description = try source.string(message.pointee.description, in: "google.rpc.Help.Link.description")
-    self.url = try source.string(message.pointee.url, in: "google.rpc.Help.Link.url")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let description: String = try source.string(message.pointee.description, in: "google.rpc.Help.Link.description")
+    let url: String = try source.string(message.pointee.url, in: "google.rpc.Help.Link.url")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.description = description
+    self.url = url
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -735,9 +778,12 @@ extension GoogleRPC.LocalizedMessage {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.locale = try source.string(message.pointee.locale, in: "google.rpc.LocalizedMessage.locale")
-    self.message = try source.string(message.pointee.message, in: "google.rpc.LocalizedMessage.message")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let locale: String = try source.string(message.pointee.locale, in: "google.rpc.LocalizedMessage.locale")
+    let messageField: String = try source.string(message.pointee.message, in: "google.rpc.LocalizedMessage.message")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.locale = locale
+    self.message = messageField
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -50,10 +50,14 @@ extension GoogleRPC.Status {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.code = message.pointee.code
-    self.message = try source.string(message.pointee.message, in: "google.rpc.Status.message")
-    self.details = try source.messages(message.pointee.n_details, message.pointee.details)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let code: Int32 = message.pointee.code
+    let messageField: String = try source.string(message.pointee.message, in: "google.rpc.Status.message")
+    let details: [GoogleProtobuf.AnyMessage] = try source.messages(message.pointee.n_details, message.pointee.details)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.code = code
+    self.message = messageField
+    self.details = details
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

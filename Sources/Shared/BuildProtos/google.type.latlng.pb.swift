@@ -43,9 +43,12 @@ extension GoogleType.LatLng {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.latitude = message.pointee.latitude
-    self.longitude = message.pointee.longitude
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let latitude: Double = message.pointee.latitude
+    let longitude: Double = message.pointee.longitude
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.latitude = latitude
+    self.longitude = longitude
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -141,14 +141,22 @@ extension AllocatorV1.Lease {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.id = try source.string(message.pointee.id, in: "millrace.allocator.v1.Lease.id")
-    self.executorID = try source.string(message.pointee.executor_id, in: "millrace.allocator.v1.Lease.executor_id")
-    self.executorAddress = try source.string(message.pointee.executor_address, in: "millrace.allocator.v1.Lease.executor_address")
-    self.resources = try source.message(message.pointee.resources)
-    self.fencingToken = message.pointee.fencing_token
-    self.requestID = try source.string(message.pointee.request_id, in: "millrace.allocator.v1.Lease.request_id")
-    self.expiresAt = try source.message(message.pointee.expires_at)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let id: String = try source.string(message.pointee.id, in: "millrace.allocator.v1.Lease.id")
+    let executorID: String = try source.string(message.pointee.executor_id, in: "millrace.allocator.v1.Lease.executor_id")
+    let executorAddress: String = try source.string(message.pointee.executor_address, in: "millrace.allocator.v1.Lease.executor_address")
+    let resources: TypesV1.Resources? = try source.message(message.pointee.resources)
+    let fencingToken: Int64 = message.pointee.fencing_token
+    let requestID: String = try source.string(message.pointee.request_id, in: "millrace.allocator.v1.Lease.request_id")
+    let expiresAt: GoogleProtobuf.Timestamp? = try source.message(message.pointee.expires_at)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.id = id
+    self.executorID = executorID
+    self.executorAddress = executorAddress
+    self.resources = resources
+    self.fencingToken = fencingToken
+    self.requestID = requestID
+    self.expiresAt = expiresAt
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -237,17 +245,28 @@ extension AllocatorV1.HeartbeatRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.executorID = try source.string(message.pointee.executor_id, in: "millrace.allocator.v1.HeartbeatRequest.executor_id")
-    self.incarnation = try source.string(message.pointee.incarnation, in: "millrace.allocator.v1.HeartbeatRequest.incarnation")
-    self.address = try source.string(message.pointee.address, in: "millrace.allocator.v1.HeartbeatRequest.address")
-    self.pool = try source.string(message.pointee.pool, in: "millrace.allocator.v1.HeartbeatRequest.pool")
-    self.labels = try source.strings(message.pointee.n_labels, message.pointee.labels, in: "millrace.allocator.v1.HeartbeatRequest.labels")
-    self.capacity = try source.message(message.pointee.capacity)
-    self.leases = try source.messages(message.pointee.n_leases, message.pointee.leases)
-    self.draining = message.pointee.draining != 0
-    self.warmProjects = try source.strings(message.pointee.n_warm_projects, message.pointee.warm_projects, in: "millrace.allocator.v1.HeartbeatRequest.warm_projects")
-    self.used = try source.message(message.pointee.used)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let executorID: String = try source.string(message.pointee.executor_id, in: "millrace.allocator.v1.HeartbeatRequest.executor_id")
+    let incarnation: String = try source.string(message.pointee.incarnation, in: "millrace.allocator.v1.HeartbeatRequest.incarnation")
+    let address: String = try source.string(message.pointee.address, in: "millrace.allocator.v1.HeartbeatRequest.address")
+    let pool: String = try source.string(message.pointee.pool, in: "millrace.allocator.v1.HeartbeatRequest.pool")
+    let labels: [String] = try source.strings(message.pointee.n_labels, message.pointee.labels, in: "millrace.allocator.v1.HeartbeatRequest.labels")
+    let capacity: TypesV1.Resources? = try source.message(message.pointee.capacity)
+    let leases: [AllocatorV1.HeldLease] = try source.messages(message.pointee.n_leases, message.pointee.leases)
+    let draining: Bool = message.pointee.draining != 0
+    let warmProjects: [String] = try source.strings(message.pointee.n_warm_projects, message.pointee.warm_projects, in: "millrace.allocator.v1.HeartbeatRequest.warm_projects")
+    let used: TypesV1.Resources? = try source.message(message.pointee.used)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.executorID = executorID
+    self.incarnation = incarnation
+    self.address = address
+    self.pool = pool
+    self.labels = labels
+    self.capacity = capacity
+    self.leases = leases
+    self.draining = draining
+    self.warmProjects = warmProjects
+    self.used = used
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -312,12 +331,18 @@ extension AllocatorV1.HeldLease {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.leaseID = try source.string(message.pointee.lease_id, in: "millrace.allocator.v1.HeldLease.lease_id")
-    self.requestID = try source.string(message.pointee.request_id, in: "millrace.allocator.v1.HeldLease.request_id")
-    self.fencingToken = message.pointee.fencing_token
-    self.resources = try source.message(message.pointee.resources)
-    self.project = try source.string(message.pointee.project, in: "millrace.allocator.v1.HeldLease.project")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let leaseID: String = try source.string(message.pointee.lease_id, in: "millrace.allocator.v1.HeldLease.lease_id")
+    let requestID: String = try source.string(message.pointee.request_id, in: "millrace.allocator.v1.HeldLease.request_id")
+    let fencingToken: Int64 = message.pointee.fencing_token
+    let resources: TypesV1.Resources? = try source.message(message.pointee.resources)
+    let project: String = try source.string(message.pointee.project, in: "millrace.allocator.v1.HeldLease.project")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.leaseID = leaseID
+    self.requestID = requestID
+    self.fencingToken = fencingToken
+    self.resources = resources
+    self.project = project
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -372,10 +397,14 @@ extension AllocatorV1.HeartbeatResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.stopLeaseIds = try source.strings(message.pointee.n_stop_lease_ids, message.pointee.stop_lease_ids, in: "millrace.allocator.v1.HeartbeatResponse.stop_lease_ids")
-    self.nextHeartbeat = try source.message(message.pointee.next_heartbeat)
-    self.lostAfter = try source.message(message.pointee.lost_after)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let stopLeaseIds: [String] = try source.strings(message.pointee.n_stop_lease_ids, message.pointee.stop_lease_ids, in: "millrace.allocator.v1.HeartbeatResponse.stop_lease_ids")
+    let nextHeartbeat: GoogleProtobuf.Duration? = try source.message(message.pointee.next_heartbeat)
+    let lostAfter: GoogleProtobuf.Duration? = try source.message(message.pointee.lost_after)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.stopLeaseIds = stopLeaseIds
+    self.nextHeartbeat = nextHeartbeat
+    self.lostAfter = lostAfter
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -421,9 +450,12 @@ extension AllocatorV1.DeregisterRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.executorID = try source.string(message.pointee.executor_id, in: "millrace.allocator.v1.DeregisterRequest.executor_id")
-    self.incarnation = try source.string(message.pointee.incarnation, in: "millrace.allocator.v1.DeregisterRequest.incarnation")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let executorID: String = try source.string(message.pointee.executor_id, in: "millrace.allocator.v1.DeregisterRequest.executor_id")
+    let incarnation: String = try source.string(message.pointee.incarnation, in: "millrace.allocator.v1.DeregisterRequest.incarnation")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.executorID = executorID
+    self.incarnation = incarnation
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -454,7 +486,8 @@ extension AllocatorV1.DeregisterResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -505,13 +538,16 @@ extension AllocatorV1.AcquireRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
+    let change: Change?
     switch message.pointee.change_case.rawValue {
-    case 1: self.change = .demand(try source.message(message.pointee.demand) ?? AllocatorV1.Demand())
-    case 2: self.change = .withdraw(try source.string(message.pointee.withdraw, in: "millrace.allocator.v1.AcquireRequest.withdraw"))
-    case 3: self.change = .hold(try source.message(message.pointee.hold) ?? AllocatorV1.Hold())
-    default: self.change = nil
+    case 1: change = .demand(try source.message(message.pointee.demand) ?? AllocatorV1.Demand())
+    case 2: change = .withdraw(try source.string(message.pointee.withdraw, in: "millrace.allocator.v1.AcquireRequest.withdraw"))
+    case 3: change = .hold(try source.message(message.pointee.hold) ?? AllocatorV1.Hold())
+    default: change = nil
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.change = change
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -574,10 +610,14 @@ extension AllocatorV1.Hold {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.leaseID = try source.string(message.pointee.lease_id, in: "millrace.allocator.v1.Hold.lease_id")
-    self.requestID = try source.string(message.pointee.request_id, in: "millrace.allocator.v1.Hold.request_id")
-    self.executorID = try source.string(message.pointee.executor_id, in: "millrace.allocator.v1.Hold.executor_id")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let leaseID: String = try source.string(message.pointee.lease_id, in: "millrace.allocator.v1.Hold.lease_id")
+    let requestID: String = try source.string(message.pointee.request_id, in: "millrace.allocator.v1.Hold.request_id")
+    let executorID: String = try source.string(message.pointee.executor_id, in: "millrace.allocator.v1.Hold.executor_id")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.leaseID = leaseID
+    self.requestID = requestID
+    self.executorID = executorID
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -649,14 +689,22 @@ extension AllocatorV1.Demand {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.requestID = try source.string(message.pointee.request_id, in: "millrace.allocator.v1.Demand.request_id")
-    self.project = try source.string(message.pointee.project, in: "millrace.allocator.v1.Demand.project")
-    self.pool = try source.string(message.pointee.pool, in: "millrace.allocator.v1.Demand.pool")
-    self.labels = try source.strings(message.pointee.n_labels, message.pointee.labels, in: "millrace.allocator.v1.Demand.labels")
-    self.resources = try source.message(message.pointee.resources)
-    self.rank = message.pointee.rank
-    self.avoidExecutorIds = try source.strings(message.pointee.n_avoid_executor_ids, message.pointee.avoid_executor_ids, in: "millrace.allocator.v1.Demand.avoid_executor_ids")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let requestID: String = try source.string(message.pointee.request_id, in: "millrace.allocator.v1.Demand.request_id")
+    let project: String = try source.string(message.pointee.project, in: "millrace.allocator.v1.Demand.project")
+    let pool: String = try source.string(message.pointee.pool, in: "millrace.allocator.v1.Demand.pool")
+    let labels: [String] = try source.strings(message.pointee.n_labels, message.pointee.labels, in: "millrace.allocator.v1.Demand.labels")
+    let resources: TypesV1.Resources? = try source.message(message.pointee.resources)
+    let rank: Int64 = message.pointee.rank
+    let avoidExecutorIds: [String] = try source.strings(message.pointee.n_avoid_executor_ids, message.pointee.avoid_executor_ids, in: "millrace.allocator.v1.Demand.avoid_executor_ids")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.requestID = requestID
+    self.project = project
+    self.pool = pool
+    self.labels = labels
+    self.resources = resources
+    self.rank = rank
+    self.avoidExecutorIds = avoidExecutorIds
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -714,14 +762,17 @@ extension AllocatorV1.AcquireResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
+    let event: Event?
     switch message.pointee.event_case.rawValue {
-    case 1: self.event = .granted(try source.message(message.pointee.granted) ?? AllocatorV1.Lease())
-    case 2: self.event = .unsatisfiable(try source.message(message.pointee.unsatisfiable) ?? AllocatorV1.Unsatisfiable())
-    case 3: self.event = .lost(try source.message(message.pointee.lost) ?? AllocatorV1.LeaseLost())
-    case 4: self.event = .waiting(try source.message(message.pointee.waiting) ?? AllocatorV1.Waiting())
-    default: self.event = nil
+    case 1: event = .granted(try source.message(message.pointee.granted) ?? AllocatorV1.Lease())
+    case 2: event = .unsatisfiable(try source.message(message.pointee.unsatisfiable) ?? AllocatorV1.Unsatisfiable())
+    case 3: event = .lost(try source.message(message.pointee.lost) ?? AllocatorV1.LeaseLost())
+    case 4: event = .waiting(try source.message(message.pointee.waiting) ?? AllocatorV1.Waiting())
+    default: event = nil
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.event = event
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -780,9 +831,12 @@ extension AllocatorV1.Unsatisfiable {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.requestID = try source.string(message.pointee.request_id, in: "millrace.allocator.v1.Unsatisfiable.request_id")
-    self.reason = try source.string(message.pointee.reason, in: "millrace.allocator.v1.Unsatisfiable.reason")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let requestID: String = try source.string(message.pointee.request_id, in: "millrace.allocator.v1.Unsatisfiable.request_id")
+    let reason: String = try source.string(message.pointee.reason, in: "millrace.allocator.v1.Unsatisfiable.reason")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.requestID = requestID
+    self.reason = reason
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -827,9 +881,12 @@ extension AllocatorV1.Waiting {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.requestID = try source.string(message.pointee.request_id, in: "millrace.allocator.v1.Waiting.request_id")
-    self.reason = try source.string(message.pointee.reason, in: "millrace.allocator.v1.Waiting.reason")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let requestID: String = try source.string(message.pointee.request_id, in: "millrace.allocator.v1.Waiting.request_id")
+    let reason: String = try source.string(message.pointee.reason, in: "millrace.allocator.v1.Waiting.reason")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.requestID = requestID
+    self.reason = reason
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -886,12 +943,18 @@ extension AllocatorV1.LeaseLost {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.leaseID = try source.string(message.pointee.lease_id, in: "millrace.allocator.v1.LeaseLost.lease_id")
-    self.requestID = try source.string(message.pointee.request_id, in: "millrace.allocator.v1.LeaseLost.request_id")
-    self.executorID = try source.string(message.pointee.executor_id, in: "millrace.allocator.v1.LeaseLost.executor_id")
-    self.cause = AllocatorV1.LeaseLostCause(rawValue: message.pointee.cause)
-    self.message = try source.string(message.pointee.message, in: "millrace.allocator.v1.LeaseLost.message")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let leaseID: String = try source.string(message.pointee.lease_id, in: "millrace.allocator.v1.LeaseLost.lease_id")
+    let requestID: String = try source.string(message.pointee.request_id, in: "millrace.allocator.v1.LeaseLost.request_id")
+    let executorID: String = try source.string(message.pointee.executor_id, in: "millrace.allocator.v1.LeaseLost.executor_id")
+    let cause: AllocatorV1.LeaseLostCause = AllocatorV1.LeaseLostCause(rawValue: message.pointee.cause)
+    let messageField: String = try source.string(message.pointee.message, in: "millrace.allocator.v1.LeaseLost.message")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.leaseID = leaseID
+    self.requestID = requestID
+    self.executorID = executorID
+    self.cause = cause
+    self.message = messageField
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -935,8 +998,10 @@ extension AllocatorV1.ReleaseRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.leaseIds = try source.strings(message.pointee.n_lease_ids, message.pointee.lease_ids, in: "millrace.allocator.v1.ReleaseRequest.lease_ids")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let leaseIds: [String] = try source.strings(message.pointee.n_lease_ids, message.pointee.lease_ids, in: "millrace.allocator.v1.ReleaseRequest.lease_ids")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.leaseIds = leaseIds
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -966,7 +1031,8 @@ extension AllocatorV1.ReleaseResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1005,8 +1071,10 @@ extension AllocatorV1.ListExecutorsRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.pool = try source.string(message.pointee.pool, in: "millrace.allocator.v1.ListExecutorsRequest.pool")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let pool: String = try source.string(message.pointee.pool, in: "millrace.allocator.v1.ListExecutorsRequest.pool")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.pool = pool
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1046,8 +1114,10 @@ extension AllocatorV1.ListExecutorsResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.executors = try source.messages(message.pointee.n_executors, message.pointee.executors)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let executors: [AllocatorV1.Executor] = try source.messages(message.pointee.n_executors, message.pointee.executors)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.executors = executors
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1119,16 +1189,26 @@ extension AllocatorV1.Executor {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.id = try source.string(message.pointee.id, in: "millrace.allocator.v1.Executor.id")
-    self.address = try source.string(message.pointee.address, in: "millrace.allocator.v1.Executor.address")
-    self.pool = try source.string(message.pointee.pool, in: "millrace.allocator.v1.Executor.pool")
-    self.labels = try source.strings(message.pointee.n_labels, message.pointee.labels, in: "millrace.allocator.v1.Executor.labels")
-    self.state = AllocatorV1.ExecutorState(rawValue: message.pointee.state)
-    self.capacity = try source.message(message.pointee.capacity)
-    self.leased = try source.message(message.pointee.leased)
-    self.leases = try source.messages(message.pointee.n_leases, message.pointee.leases)
-    self.lastHeartbeat = try source.message(message.pointee.last_heartbeat)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let id: String = try source.string(message.pointee.id, in: "millrace.allocator.v1.Executor.id")
+    let address: String = try source.string(message.pointee.address, in: "millrace.allocator.v1.Executor.address")
+    let pool: String = try source.string(message.pointee.pool, in: "millrace.allocator.v1.Executor.pool")
+    let labels: [String] = try source.strings(message.pointee.n_labels, message.pointee.labels, in: "millrace.allocator.v1.Executor.labels")
+    let state: AllocatorV1.ExecutorState = AllocatorV1.ExecutorState(rawValue: message.pointee.state)
+    let capacity: TypesV1.Resources? = try source.message(message.pointee.capacity)
+    let leased: TypesV1.Resources? = try source.message(message.pointee.leased)
+    let leases: [AllocatorV1.Lease] = try source.messages(message.pointee.n_leases, message.pointee.leases)
+    let lastHeartbeat: GoogleProtobuf.Timestamp? = try source.message(message.pointee.last_heartbeat)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.id = id
+    self.address = address
+    self.pool = pool
+    self.labels = labels
+    self.state = state
+    self.capacity = capacity
+    self.leased = leased
+    self.leases = leases
+    self.lastHeartbeat = lastHeartbeat
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -51,11 +51,16 @@ extension LogsV1.AppendLogRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.name = try source.string(message.pointee.name, in: "millrace.logs.v1.AppendLogRequest.name")
-    self.offset = message.pointee.offset
-    self.data = source.bytes(message.pointee.data)
-    self.seal = message.pointee.seal != 0
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let name: String = try source.string(message.pointee.name, in: "millrace.logs.v1.AppendLogRequest.name")
+    let offset: Int64 = message.pointee.offset
+    let data: [UInt8] = source.bytes(message.pointee.data)
+    let seal: Bool = message.pointee.seal != 0
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.name = name
+    self.offset = offset
+    self.data = data
+    self.seal = seal
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -104,9 +109,12 @@ extension LogsV1.AppendLogResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.sizeBytes = message.pointee.size_bytes
-    self.digest = try source.message(message.pointee.digest)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let sizeBytes: Int64 = message.pointee.size_bytes
+    let digest: TypesV1.BlobDigest? = try source.message(message.pointee.digest)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.sizeBytes = sizeBytes
+    self.digest = digest
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -160,11 +168,16 @@ extension LogsV1.ReadLogRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.name = try source.string(message.pointee.name, in: "millrace.logs.v1.ReadLogRequest.name")
-    self.offset = message.pointee.offset
-    self.limit = message.pointee.limit
-    self.follow = message.pointee.follow != 0
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let name: String = try source.string(message.pointee.name, in: "millrace.logs.v1.ReadLogRequest.name")
+    let offset: Int64 = message.pointee.offset
+    let limit: Int64 = message.pointee.limit
+    let follow: Bool = message.pointee.follow != 0
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.name = name
+    self.offset = offset
+    self.limit = limit
+    self.follow = follow
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -217,10 +230,14 @@ extension LogsV1.ReadLogResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.offset = message.pointee.offset
-    self.data = source.bytes(message.pointee.data)
-    self.complete = message.pointee.complete != 0
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let offset: Int64 = message.pointee.offset
+    let data: [UInt8] = source.bytes(message.pointee.data)
+    let complete: Bool = message.pointee.complete != 0
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.offset = offset
+    self.data = data
+    self.complete = complete
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -262,8 +279,10 @@ extension LogsV1.GetLogRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.name = try source.string(message.pointee.name, in: "millrace.logs.v1.GetLogRequest.name")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let name: String = try source.string(message.pointee.name, in: "millrace.logs.v1.GetLogRequest.name")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.name = name
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -311,10 +330,14 @@ extension LogsV1.GetLogResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.sizeBytes = message.pointee.size_bytes
-    self.sealed = message.pointee.sealed != 0
-    self.digest = try source.message(message.pointee.digest)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let sizeBytes: Int64 = message.pointee.size_bytes
+    let sealed: Bool = message.pointee.sealed != 0
+    let digest: TypesV1.BlobDigest? = try source.message(message.pointee.digest)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.sizeBytes = sizeBytes
+    self.sealed = sealed
+    self.digest = digest
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -83,14 +83,18 @@ extension PluginV1.HostMessage {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.callID = message.pointee.call_id
+    let callID: UInt64 = message.pointee.call_id
+    let call: Call?
     switch message.pointee.call_case.rawValue {
-    case 2: self.call = .describe(try source.message(message.pointee.describe) ?? PluginV1.DescribeRequest())
-    case 3: self.call = .executeBuildStep(try source.message(message.pointee.execute_build_step) ?? PluginV1.BuildContext())
-    case 4: self.call = .cancel(try source.message(message.pointee.cancel) ?? PluginV1.CancelRequest())
-    default: self.call = nil
+    case 2: call = .describe(try source.message(message.pointee.describe) ?? PluginV1.DescribeRequest())
+    case 3: call = .executeBuildStep(try source.message(message.pointee.execute_build_step) ?? PluginV1.BuildContext())
+    case 4: call = .cancel(try source.message(message.pointee.cancel) ?? PluginV1.CancelRequest())
+    default: call = nil
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.callID = callID
+    self.call = call
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -154,13 +158,17 @@ extension PluginV1.PluginMessage {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.callID = message.pointee.call_id
+    let callID: UInt64 = message.pointee.call_id
+    let answer: Answer?
     switch message.pointee.answer_case.rawValue {
-    case 2: self.answer = .describe(try source.message(message.pointee.describe) ?? PluginV1.DescribeResponse())
-    case 3: self.answer = .stepEvent(try source.message(message.pointee.step_event) ?? PluginV1.StepEvent())
-    default: self.answer = nil
+    case 2: answer = .describe(try source.message(message.pointee.describe) ?? PluginV1.DescribeResponse())
+    case 3: answer = .stepEvent(try source.message(message.pointee.step_event) ?? PluginV1.StepEvent())
+    default: answer = nil
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.callID = callID
+    self.answer = answer
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -210,8 +218,10 @@ extension PluginV1.DescribeRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.contractVersion = message.pointee.contract_version
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let contractVersion: Int32 = message.pointee.contract_version
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.contractVersion = contractVersion
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -274,13 +284,20 @@ extension PluginV1.DescribeResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.name = try source.string(message.pointee.name, in: "millrace.plugin.v1.DescribeResponse.name")
-    self.version = try source.string(message.pointee.version, in: "millrace.plugin.v1.DescribeResponse.version")
-    self.kind = PluginV1.PluginKind(rawValue: message.pointee.kind)
-    self.inputsSchema = try source.string(message.pointee.inputs_schema, in: "millrace.plugin.v1.DescribeResponse.inputs_schema")
-    self.contractVersion = message.pointee.contract_version
-    self.wantsSourceArchive = message.pointee.wants_source_archive != 0
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let name: String = try source.string(message.pointee.name, in: "millrace.plugin.v1.DescribeResponse.name")
+    let version: String = try source.string(message.pointee.version, in: "millrace.plugin.v1.DescribeResponse.version")
+    let kind: PluginV1.PluginKind = PluginV1.PluginKind(rawValue: message.pointee.kind)
+    let inputsSchema: String = try source.string(message.pointee.inputs_schema, in: "millrace.plugin.v1.DescribeResponse.inputs_schema")
+    let contractVersion: Int32 = message.pointee.contract_version
+    let wantsSourceArchive: Bool = message.pointee.wants_source_archive != 0
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.name = name
+    self.version = version
+    self.kind = kind
+    self.inputsSchema = inputsSchema
+    self.contractVersion = contractVersion
+    self.wantsSourceArchive = wantsSourceArchive
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -378,36 +395,46 @@ extension PluginV1.BuildContext {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.buildID = try source.string(message.pointee.build_id, in: "millrace.plugin.v1.BuildContext.build_id")
-    self.jobID = try source.string(message.pointee.job_id, in: "millrace.plugin.v1.BuildContext.job_id")
-    self.stepID = try source.string(message.pointee.step_id, in: "millrace.plugin.v1.BuildContext.step_id")
-    self.attempt = message.pointee.attempt
-    self.project = try source.string(message.pointee.project, in: "millrace.plugin.v1.BuildContext.project")
-    do {
-      var map: [String: String] = [:]
-      map.reserveCapacity(message.pointee.n_inputs)
-      for case let entry? in source.entries(message.pointee.n_inputs, message.pointee.inputs) {
-        let key = try source.string(entry.pointee.key, in: "millrace.plugin.v1.BuildContext.inputs")
-        map[key] = try source.string(entry.pointee.value, in: "millrace.plugin.v1.BuildContext.inputs")
-      }
-      self.inputs = map
+    let buildID: String = try source.string(message.pointee.build_id, in: "millrace.plugin.v1.BuildContext.build_id")
+    let jobID: String = try source.string(message.pointee.job_id, in: "millrace.plugin.v1.BuildContext.job_id")
+    let stepID: String = try source.string(message.pointee.step_id, in: "millrace.plugin.v1.BuildContext.step_id")
+    let attempt: Int32 = message.pointee.attempt
+    let project: String = try source.string(message.pointee.project, in: "millrace.plugin.v1.BuildContext.project")
+    var inputs: [String: String] = [:]
+    inputs.reserveCapacity(message.pointee.n_inputs)
+    for case let entry? in source.entries(message.pointee.n_inputs, message.pointee.inputs) {
+      let key = try source.string(entry.pointee.key, in: "millrace.plugin.v1.BuildContext.inputs")
+      let value = try source.string(entry.pointee.value, in: "millrace.plugin.v1.BuildContext.inputs")
+      inputs.updateValue(value, forKey: key)
     }
-    do {
-      var map: [String: String] = [:]
-      map.reserveCapacity(message.pointee.n_env)
-      for case let entry? in source.entries(message.pointee.n_env, message.pointee.env) {
-        let key = try source.string(entry.pointee.key, in: "millrace.plugin.v1.BuildContext.env")
-        map[key] = try source.string(entry.pointee.value, in: "millrace.plugin.v1.BuildContext.env")
-      }
-      self.env = map
+    var env: [String: String] = [:]
+    env.reserveCapacity(message.pointee.n_env)
+    for case let entry? in source.entries(message.pointee.n_env, message.pointee.env) {
+      let key = try source.string(entry.pointee.key, in: "millrace.plugin.v1.BuildContext.env")
+      let value = try source.string(entry.pointee.value, in: "millrace.plugin.v1.BuildContext.env")
+      env.updateValue(value, forKey: key)
     }
-    self.workspace = try source.string(message.pointee.workspace, in: "millrace.plugin.v1.BuildContext.workspace")
-    self.scratch = try source.string(message.pointee.scratch, in: "millrace.plugin.v1.BuildContext.scratch")
-    self.source = try source.message(message.pointee.source)
-    self.sourceArchive = try source.string(message.pointee.source_archive, in: "millrace.plugin.v1.BuildContext.source_archive")
-    self.build = source.bytes(message.pointee.build)
-    self.idempotencyID = try source.string(message.pointee.idempotency_id, in: "millrace.plugin.v1.BuildContext.idempotency_id")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let workspace: String = try source.string(message.pointee.workspace, in: "millrace.plugin.v1.BuildContext.workspace")
+    let scratch: String = try source.string(message.pointee.scratch, in: "millrace.plugin.v1.BuildContext.scratch")
+    let sourceField: TypesV1.Source? = try source.message(message.pointee.source)
+    let sourceArchive: String = try source.string(message.pointee.source_archive, in: "millrace.plugin.v1.BuildContext.source_archive")
+    let build: [UInt8] = source.bytes(message.pointee.build)
+    let idempotencyID: String = try source.string(message.pointee.idempotency_id, in: "millrace.plugin.v1.BuildContext.idempotency_id")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.buildID = buildID
+    self.jobID = jobID
+    self.stepID = stepID
+    self.attempt = attempt
+    self.project = project
+    self.inputs = inputs
+    self.env = env
+    self.workspace = workspace
+    self.scratch = scratch
+    self.source = sourceField
+    self.sourceArchive = sourceArchive
+    self.build = build
+    self.idempotencyID = idempotencyID
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -465,8 +492,10 @@ extension PluginV1.CancelRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.reason = try source.string(message.pointee.reason, in: "millrace.plugin.v1.CancelRequest.reason")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let reason: String = try source.string(message.pointee.reason, in: "millrace.plugin.v1.CancelRequest.reason")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.reason = reason
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -518,14 +547,17 @@ extension PluginV1.StepEvent {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
+    let event: Event?
     switch message.pointee.event_case.rawValue {
-    case 1: self.event = .log(try source.message(message.pointee.log) ?? PluginV1.LogOutput())
-    case 2: self.event = .artifact(try source.message(message.pointee.artifact) ?? PluginV1.ArtifactFile())
-    case 3: self.event = .finished(try source.message(message.pointee.finished) ?? PluginV1.StepFinished())
-    case 4: self.event = .output(try source.message(message.pointee.output) ?? PluginV1.StepOutput())
-    default: self.event = nil
+    case 1: event = .log(try source.message(message.pointee.log) ?? PluginV1.LogOutput())
+    case 2: event = .artifact(try source.message(message.pointee.artifact) ?? PluginV1.ArtifactFile())
+    case 3: event = .finished(try source.message(message.pointee.finished) ?? PluginV1.StepFinished())
+    case 4: event = .output(try source.message(message.pointee.output) ?? PluginV1.StepOutput())
+    default: event = nil
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.event = event
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -579,8 +611,10 @@ extension PluginV1.LogOutput {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.data = source.bytes(message.pointee.data)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let data: [UInt8] = source.bytes(message.pointee.data)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.data = data
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -625,9 +659,12 @@ extension PluginV1.ArtifactFile {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.name = try source.string(message.pointee.name, in: "millrace.plugin.v1.ArtifactFile.name")
-    self.path = try source.string(message.pointee.path, in: "millrace.plugin.v1.ArtifactFile.path")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let name: String = try source.string(message.pointee.name, in: "millrace.plugin.v1.ArtifactFile.name")
+    let path: String = try source.string(message.pointee.path, in: "millrace.plugin.v1.ArtifactFile.path")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.name = name
+    self.path = path
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -672,9 +709,12 @@ extension PluginV1.StepOutput {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.name = try source.string(message.pointee.name, in: "millrace.plugin.v1.StepOutput.name")
-    self.value = try source.string(message.pointee.value, in: "millrace.plugin.v1.StepOutput.value")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let name: String = try source.string(message.pointee.name, in: "millrace.plugin.v1.StepOutput.name")
+    let valueField: String = try source.string(message.pointee.value, in: "millrace.plugin.v1.StepOutput.value")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.name = name
+    self.value = valueField
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -724,10 +764,14 @@ extension PluginV1.StepFinished {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.succeeded = message.pointee.succeeded != 0
-    self.message = try source.string(message.pointee.message, in: "millrace.plugin.v1.StepFinished.message")
-    self.retryable = message.pointee.retryable != 0
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let succeeded: Bool = message.pointee.succeeded != 0
+    let messageField: String = try source.string(message.pointee.message, in: "millrace.plugin.v1.StepFinished.message")
+    let retryable: Bool = message.pointee.retryable != 0
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.succeeded = succeeded
+    self.message = messageField
+    self.retryable = retryable
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -105,39 +105,52 @@ extension RunnerV1.JobSpec {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.attemptID = try source.string(message.pointee.attempt_id, in: "millrace.runner.v1.JobSpec.attempt_id")
-    self.buildID = try source.string(message.pointee.build_id, in: "millrace.runner.v1.JobSpec.build_id")
-    self.jobID = try source.string(message.pointee.job_id, in: "millrace.runner.v1.JobSpec.job_id")
-    self.attempt = message.pointee.attempt
-    self.project = try source.string(message.pointee.project, in: "millrace.runner.v1.JobSpec.project")
-    self.leaseID = try source.string(message.pointee.lease_id, in: "millrace.runner.v1.JobSpec.lease_id")
-    self.fencingToken = message.pointee.fencing_token
-    self.resources = try source.message(message.pointee.resources)
-    do {
-      var map: [String: String] = [:]
-      map.reserveCapacity(message.pointee.n_env)
-      for case let entry? in source.entries(message.pointee.n_env, message.pointee.env) {
-        let key = try source.string(entry.pointee.key, in: "millrace.runner.v1.JobSpec.env")
-        map[key] = try source.string(entry.pointee.value, in: "millrace.runner.v1.JobSpec.env")
-      }
-      self.env = map
+    let attemptID: String = try source.string(message.pointee.attempt_id, in: "millrace.runner.v1.JobSpec.attempt_id")
+    let buildID: String = try source.string(message.pointee.build_id, in: "millrace.runner.v1.JobSpec.build_id")
+    let jobID: String = try source.string(message.pointee.job_id, in: "millrace.runner.v1.JobSpec.job_id")
+    let attempt: Int32 = message.pointee.attempt
+    let project: String = try source.string(message.pointee.project, in: "millrace.runner.v1.JobSpec.project")
+    let leaseID: String = try source.string(message.pointee.lease_id, in: "millrace.runner.v1.JobSpec.lease_id")
+    let fencingToken: Int64 = message.pointee.fencing_token
+    let resources: TypesV1.Resources? = try source.message(message.pointee.resources)
+    var env: [String: String] = [:]
+    env.reserveCapacity(message.pointee.n_env)
+    for case let entry? in source.entries(message.pointee.n_env, message.pointee.env) {
+      let key = try source.string(entry.pointee.key, in: "millrace.runner.v1.JobSpec.env")
+      let value = try source.string(entry.pointee.value, in: "millrace.runner.v1.JobSpec.env")
+      env.updateValue(value, forKey: key)
     }
-    self.timeout = try source.message(message.pointee.timeout)
-    self.steps = try source.messages(message.pointee.n_steps, message.pointee.steps)
-    self.source = try source.message(message.pointee.source)
-    self.logName = try source.string(message.pointee.log_name, in: "millrace.runner.v1.JobSpec.log_name")
-    do {
-      var map: [String: String] = [:]
-      map.reserveCapacity(message.pointee.n_matrix)
-      for case let entry? in source.entries(message.pointee.n_matrix, message.pointee.matrix) {
-        let key = try source.string(entry.pointee.key, in: "millrace.runner.v1.JobSpec.matrix")
-        map[key] = try source.string(entry.pointee.value, in: "millrace.runner.v1.JobSpec.matrix")
-      }
-      self.matrix = map
+    let timeout: GoogleProtobuf.Duration? = try source.message(message.pointee.timeout)
+    let steps: [RunnerV1.StepSpec] = try source.messages(message.pointee.n_steps, message.pointee.steps)
+    let sourceField: TypesV1.Source? = try source.message(message.pointee.source)
+    let logName: String = try source.string(message.pointee.log_name, in: "millrace.runner.v1.JobSpec.log_name")
+    var matrix: [String: String] = [:]
+    matrix.reserveCapacity(message.pointee.n_matrix)
+    for case let entry? in source.entries(message.pointee.n_matrix, message.pointee.matrix) {
+      let key = try source.string(entry.pointee.key, in: "millrace.runner.v1.JobSpec.matrix")
+      let value = try source.string(entry.pointee.value, in: "millrace.runner.v1.JobSpec.matrix")
+      matrix.updateValue(value, forKey: key)
     }
-    self.name = try source.string(message.pointee.name, in: "millrace.runner.v1.JobSpec.name")
-    self.build = source.bytes(message.pointee.build)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let name: String = try source.string(message.pointee.name, in: "millrace.runner.v1.JobSpec.name")
+    let build: [UInt8] = source.bytes(message.pointee.build)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.attemptID = attemptID
+    self.buildID = buildID
+    self.jobID = jobID
+    self.attempt = attempt
+    self.project = project
+    self.leaseID = leaseID
+    self.fencingToken = fencingToken
+    self.resources = resources
+    self.env = env
+    self.timeout = timeout
+    self.steps = steps
+    self.source = sourceField
+    self.logName = logName
+    self.matrix = matrix
+    self.name = name
+    self.build = build
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -248,37 +261,45 @@ extension RunnerV1.StepSpec {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.id = try source.string(message.pointee.id, in: "millrace.runner.v1.StepSpec.id")
-    self.name = try source.string(message.pointee.name, in: "millrace.runner.v1.StepSpec.name")
+    let id: String = try source.string(message.pointee.id, in: "millrace.runner.v1.StepSpec.id")
+    let name: String = try source.string(message.pointee.name, in: "millrace.runner.v1.StepSpec.name")
+    let action: Action?
     switch message.pointee.action_case.rawValue {
-    case 3: self.action = .run(try source.string(message.pointee.run, in: "millrace.runner.v1.StepSpec.run"))
-    case 4: self.action = .uses(try source.string(message.pointee.uses, in: "millrace.runner.v1.StepSpec.uses"))
-    default: self.action = nil
+    case 3: action = .run(try source.string(message.pointee.run, in: "millrace.runner.v1.StepSpec.run"))
+    case 4: action = .uses(try source.string(message.pointee.uses, in: "millrace.runner.v1.StepSpec.uses"))
+    default: action = nil
     }
-    do {
-      var map: [String: String] = [:]
-      map.reserveCapacity(message.pointee.n_with)
-      for case let entry? in source.entries(message.pointee.n_with, message.pointee.with) {
-        let key = try source.string(entry.pointee.key, in: "millrace.runner.v1.StepSpec.with")
-        map[key] = try source.string(entry.pointee.value, in: "millrace.runner.v1.StepSpec.with")
-      }
-      self.with = map
+    var with: [String: String] = [:]
+    with.reserveCapacity(message.pointee.n_with)
+    for case let entry? in source.entries(message.pointee.n_with, message.pointee.with) {
+      let key = try source.string(entry.pointee.key, in: "millrace.runner.v1.StepSpec.with")
+      let value = try source.string(entry.pointee.value, in: "millrace.runner.v1.StepSpec.with")
+      with.updateValue(value, forKey: key)
     }
-    do {
-      var map: [String: String] = [:]
-      map.reserveCapacity(message.pointee.n_env)
-      for case let entry? in source.entries(message.pointee.n_env, message.pointee.env) {
-        let key = try source.string(entry.pointee.key, in: "millrace.runner.v1.StepSpec.env")
-        map[key] = try source.string(entry.pointee.value, in: "millrace.runner.v1.StepSpec.env")
-      }
-      self.env = map
+    var env: [String: String] = [:]
+    env.reserveCapacity(message.pointee.n_env)
+    for case let entry? in source.entries(message.pointee.n_env, message.pointee.env) {
+      let key = try source.string(entry.pointee.key, in: "millrace.runner.v1.StepSpec.env")
+      let value = try source.string(entry.pointee.value, in: "millrace.runner.v1.StepSpec.env")
+      env.updateValue(value, forKey: key)
     }
-    self.condition = try source.string(message.pointee.condition, in: "millrace.runner.v1.StepSpec.condition")
-    self.continueOnError = message.pointee.continue_on_error != 0
-    self.timeout = try source.message(message.pointee.timeout)
-    self.workingDirectory = try source.string(message.pointee.working_directory, in: "millrace.runner.v1.StepSpec.working_directory")
-    self.shell = try source.string(message.pointee.shell, in: "millrace.runner.v1.StepSpec.shell")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let condition: String = try source.string(message.pointee.condition, in: "millrace.runner.v1.StepSpec.condition")
+    let continueOnError: Bool = message.pointee.continue_on_error != 0
+    let timeout: GoogleProtobuf.Duration? = try source.message(message.pointee.timeout)
+    let workingDirectory: String = try source.string(message.pointee.working_directory, in: "millrace.runner.v1.StepSpec.working_directory")
+    let shell: String = try source.string(message.pointee.shell, in: "millrace.runner.v1.StepSpec.shell")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.id = id
+    self.name = name
+    self.action = action
+    self.with = with
+    self.env = env
+    self.condition = condition
+    self.continueOnError = continueOnError
+    self.timeout = timeout
+    self.workingDirectory = workingDirectory
+    self.shell = shell
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -341,8 +362,10 @@ extension RunnerV1.RunJobRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.job = try source.message(message.pointee.job)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let job: RunnerV1.JobSpec? = try source.message(message.pointee.job)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.job = job
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -382,8 +405,10 @@ extension RunnerV1.RunJobResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.event = try source.message(message.pointee.event)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let event: RunnerV1.JobEvent? = try source.message(message.pointee.event)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.event = event
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -428,9 +453,12 @@ extension RunnerV1.AttachJobRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.attemptID = try source.string(message.pointee.attempt_id, in: "millrace.runner.v1.AttachJobRequest.attempt_id")
-    self.afterSequence = message.pointee.after_sequence
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let attemptID: String = try source.string(message.pointee.attempt_id, in: "millrace.runner.v1.AttachJobRequest.attempt_id")
+    let afterSequence: Int64 = message.pointee.after_sequence
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.attemptID = attemptID
+    self.afterSequence = afterSequence
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -471,8 +499,10 @@ extension RunnerV1.AttachJobResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.event = try source.message(message.pointee.event)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let event: RunnerV1.JobEvent? = try source.message(message.pointee.event)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.event = event
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -533,16 +563,21 @@ extension RunnerV1.JobEvent {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.sequence = message.pointee.sequence
-    self.time = try source.message(message.pointee.time)
+    let sequence: Int64 = message.pointee.sequence
+    let time: GoogleProtobuf.Timestamp? = try source.message(message.pointee.time)
+    let what: What?
     switch message.pointee.what_case.rawValue {
-    case 3: self.what = .accepted(try source.message(message.pointee.accepted) ?? RunnerV1.JobAccepted())
-    case 4: self.what = .step(try source.message(message.pointee.step) ?? TypesV1.StepStatus())
-    case 5: self.what = .artifact(try source.message(message.pointee.artifact) ?? TypesV1.Artifact())
-    case 6: self.what = .finished(try source.message(message.pointee.finished) ?? RunnerV1.JobFinished())
-    default: self.what = nil
+    case 3: what = .accepted(try source.message(message.pointee.accepted) ?? RunnerV1.JobAccepted())
+    case 4: what = .step(try source.message(message.pointee.step) ?? TypesV1.StepStatus())
+    case 5: what = .artifact(try source.message(message.pointee.artifact) ?? TypesV1.Artifact())
+    case 6: what = .finished(try source.message(message.pointee.finished) ?? RunnerV1.JobFinished())
+    default: what = nil
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.sequence = sequence
+    self.time = time
+    self.what = what
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -598,8 +633,10 @@ extension RunnerV1.JobAccepted {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.executorID = try source.string(message.pointee.executor_id, in: "millrace.runner.v1.JobAccepted.executor_id")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let executorID: String = try source.string(message.pointee.executor_id, in: "millrace.runner.v1.JobAccepted.executor_id")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.executorID = executorID
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -652,11 +689,16 @@ extension RunnerV1.JobFinished {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.outcome = TypesV1.Outcome(rawValue: message.pointee.outcome)
-    self.message = try source.string(message.pointee.message, in: "millrace.runner.v1.JobFinished.message")
-    self.usage = try source.message(message.pointee.usage)
-    self.logBytes = message.pointee.log_bytes
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let outcome: TypesV1.Outcome = TypesV1.Outcome(rawValue: message.pointee.outcome)
+    let messageField: String = try source.string(message.pointee.message, in: "millrace.runner.v1.JobFinished.message")
+    let usage: TypesV1.Usage? = try source.message(message.pointee.usage)
+    let logBytes: Int64 = message.pointee.log_bytes
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.outcome = outcome
+    self.message = messageField
+    self.usage = usage
+    self.logBytes = logBytes
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -709,10 +751,14 @@ extension RunnerV1.StopJobRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.attemptID = try source.string(message.pointee.attempt_id, in: "millrace.runner.v1.StopJobRequest.attempt_id")
-    self.reason = try source.string(message.pointee.reason, in: "millrace.runner.v1.StopJobRequest.reason")
-    self.outcome = TypesV1.Outcome(rawValue: message.pointee.outcome)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let attemptID: String = try source.string(message.pointee.attempt_id, in: "millrace.runner.v1.StopJobRequest.attempt_id")
+    let reason: String = try source.string(message.pointee.reason, in: "millrace.runner.v1.StopJobRequest.reason")
+    let outcome: TypesV1.Outcome = TypesV1.Outcome(rawValue: message.pointee.outcome)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.attemptID = attemptID
+    self.reason = reason
+    self.outcome = outcome
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -744,7 +790,8 @@ extension RunnerV1.StopJobResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -773,7 +820,8 @@ extension RunnerV1.ListJobsRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -812,8 +860,10 @@ extension RunnerV1.ListJobsResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.jobs = try source.messages(message.pointee.n_jobs, message.pointee.jobs)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let jobs: [RunnerV1.HeldJob] = try source.messages(message.pointee.n_jobs, message.pointee.jobs)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.jobs = jobs
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -869,12 +919,18 @@ extension RunnerV1.HeldJob {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.attemptID = try source.string(message.pointee.attempt_id, in: "millrace.runner.v1.HeldJob.attempt_id")
-    self.leaseID = try source.string(message.pointee.lease_id, in: "millrace.runner.v1.HeldJob.lease_id")
-    self.fencingToken = message.pointee.fencing_token
-    self.lastSequence = message.pointee.last_sequence
-    self.finished = message.pointee.finished != 0
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let attemptID: String = try source.string(message.pointee.attempt_id, in: "millrace.runner.v1.HeldJob.attempt_id")
+    let leaseID: String = try source.string(message.pointee.lease_id, in: "millrace.runner.v1.HeldJob.lease_id")
+    let fencingToken: Int64 = message.pointee.fencing_token
+    let lastSequence: Int64 = message.pointee.last_sequence
+    let finished: Bool = message.pointee.finished != 0
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.attemptID = attemptID
+    self.leaseID = leaseID
+    self.fencingToken = fencingToken
+    self.lastSequence = lastSequence
+    self.finished = finished
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -81,24 +81,32 @@ extension SchedulerV1.BuildRecord {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.format = message.pointee.format
-    self.owner = try source.string(message.pointee.owner, in: "millrace.scheduler.v1.BuildRecord.owner")
-    self.build = try source.message(message.pointee.build)
-    self.pipeline = try source.message(message.pointee.pipeline)
-    self.plans = source.numbers(message.pointee.n_plans, message.pointee.plans)
-    self.heldAttemptIds = try source.strings(message.pointee.n_held_attempt_ids, message.pointee.held_attempt_ids, in: "millrace.scheduler.v1.BuildRecord.held_attempt_ids")
-    self.round = message.pointee.round
-    do {
-      var map: [String: String] = [:]
-      map.reserveCapacity(message.pointee.n_env)
-      for case let entry? in source.entries(message.pointee.n_env, message.pointee.env) {
-        let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.BuildRecord.env")
-        map[key] = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.BuildRecord.env")
-      }
-      self.env = map
+    let format: Int32 = message.pointee.format
+    let owner: String = try source.string(message.pointee.owner, in: "millrace.scheduler.v1.BuildRecord.owner")
+    let build: SchedulerV1.Build? = try source.message(message.pointee.build)
+    let pipeline: SchedulerV1.PipelineRecord? = try source.message(message.pointee.pipeline)
+    let plans: [Int32] = source.numbers(message.pointee.n_plans, message.pointee.plans)
+    let heldAttemptIds: [String] = try source.strings(message.pointee.n_held_attempt_ids, message.pointee.held_attempt_ids, in: "millrace.scheduler.v1.BuildRecord.held_attempt_ids")
+    let round: Int32 = message.pointee.round
+    var env: [String: String] = [:]
+    env.reserveCapacity(message.pointee.n_env)
+    for case let entry? in source.entries(message.pointee.n_env, message.pointee.env) {
+      let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.BuildRecord.env")
+      let value = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.BuildRecord.env")
+      env.updateValue(value, forKey: key)
     }
-    self.notificationPlans = source.numbers(message.pointee.n_notification_plans, message.pointee.notification_plans)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let notificationPlans: [Int32] = source.numbers(message.pointee.n_notification_plans, message.pointee.notification_plans)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.format = format
+    self.owner = owner
+    self.build = build
+    self.pipeline = pipeline
+    self.plans = plans
+    self.heldAttemptIds = heldAttemptIds
+    self.round = round
+    self.env = env
+    self.notificationPlans = notificationPlans
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -165,20 +173,24 @@ extension SchedulerV1.PipelineRecord {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.name = try source.string(message.pointee.name, in: "millrace.scheduler.v1.PipelineRecord.name")
-    do {
-      var map: [String: String] = [:]
-      map.reserveCapacity(message.pointee.n_env)
-      for case let entry? in source.entries(message.pointee.n_env, message.pointee.env) {
-        let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.PipelineRecord.env")
-        map[key] = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.PipelineRecord.env")
-      }
-      self.env = map
+    let name: String = try source.string(message.pointee.name, in: "millrace.scheduler.v1.PipelineRecord.name")
+    var env: [String: String] = [:]
+    env.reserveCapacity(message.pointee.n_env)
+    for case let entry? in source.entries(message.pointee.n_env, message.pointee.env) {
+      let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.PipelineRecord.env")
+      let value = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.PipelineRecord.env")
+      env.updateValue(value, forKey: key)
     }
-    self.concurrency = try source.message(message.pointee.concurrency)
-    self.jobs = try source.messages(message.pointee.n_jobs, message.pointee.jobs)
-    self.notifications = try source.messages(message.pointee.n_notifications, message.pointee.notifications)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let concurrency: SchedulerV1.ConcurrencyRecord? = try source.message(message.pointee.concurrency)
+    let jobs: [SchedulerV1.JobPlan] = try source.messages(message.pointee.n_jobs, message.pointee.jobs)
+    let notifications: [SchedulerV1.NotificationPlan] = try source.messages(message.pointee.n_notifications, message.pointee.notifications)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.name = name
+    self.env = env
+    self.concurrency = concurrency
+    self.jobs = jobs
+    self.notifications = notifications
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -229,9 +241,12 @@ extension SchedulerV1.ConcurrencyRecord {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.group = try source.string(message.pointee.group, in: "millrace.scheduler.v1.ConcurrencyRecord.group")
-    self.cancelInProgress = message.pointee.cancel_in_progress != 0
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let group: String = try source.string(message.pointee.group, in: "millrace.scheduler.v1.ConcurrencyRecord.group")
+    let cancelInProgress: Bool = message.pointee.cancel_in_progress != 0
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.group = group
+    self.cancelInProgress = cancelInProgress
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -310,25 +325,34 @@ extension SchedulerV1.JobPlan {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.key = try source.string(message.pointee.key, in: "millrace.scheduler.v1.JobPlan.key")
-    self.needs = try source.strings(message.pointee.n_needs, message.pointee.needs, in: "millrace.scheduler.v1.JobPlan.needs")
-    do {
-      var map: [String: String] = [:]
-      map.reserveCapacity(message.pointee.n_env)
-      for case let entry? in source.entries(message.pointee.n_env, message.pointee.env) {
-        let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.JobPlan.env")
-        map[key] = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.JobPlan.env")
-      }
-      self.env = map
+    let keyField: String = try source.string(message.pointee.key, in: "millrace.scheduler.v1.JobPlan.key")
+    let needs: [String] = try source.strings(message.pointee.n_needs, message.pointee.needs, in: "millrace.scheduler.v1.JobPlan.needs")
+    var env: [String: String] = [:]
+    env.reserveCapacity(message.pointee.n_env)
+    for case let entry? in source.entries(message.pointee.n_env, message.pointee.env) {
+      let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.JobPlan.env")
+      let value = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.JobPlan.env")
+      env.updateValue(value, forKey: key)
     }
-    self.timeout = try source.message(message.pointee.timeout)
-    self.retry = try source.message(message.pointee.retry)
-    self.condition = try source.string(message.pointee.condition, in: "millrace.scheduler.v1.JobPlan.condition")
-    self.steps = try source.messages(message.pointee.n_steps, message.pointee.steps)
-    self.failFast = message.pointee.fail_fast != 0
-    self.maxParallel = message.pointee.max_parallel
-    self.pool = try source.string(message.pointee.pool, in: "millrace.scheduler.v1.JobPlan.pool")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let timeout: GoogleProtobuf.Duration? = try source.message(message.pointee.timeout)
+    let retry: SchedulerV1.RetryPlan? = try source.message(message.pointee.retry)
+    let condition: String = try source.string(message.pointee.condition, in: "millrace.scheduler.v1.JobPlan.condition")
+    let steps: [RunnerV1.StepSpec] = try source.messages(message.pointee.n_steps, message.pointee.steps)
+    let failFast: Bool = message.pointee.fail_fast != 0
+    let maxParallel: Int32 = message.pointee.max_parallel
+    let pool: String = try source.string(message.pointee.pool, in: "millrace.scheduler.v1.JobPlan.pool")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.key = keyField
+    self.needs = needs
+    self.env = env
+    self.timeout = timeout
+    self.retry = retry
+    self.condition = condition
+    self.steps = steps
+    self.failFast = failFast
+    self.maxParallel = maxParallel
+    self.pool = pool
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -385,9 +409,12 @@ extension SchedulerV1.RetryPlan {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.limit = message.pointee.limit
-    self.outcomes = source.enums(message.pointee.n_outcomes, message.pointee.outcomes)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let limit: Int32 = message.pointee.limit
+    let outcomes: [TypesV1.Outcome] = source.enums(message.pointee.n_outcomes, message.pointee.outcomes)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.limit = limit
+    self.outcomes = outcomes
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -441,19 +468,22 @@ extension SchedulerV1.NotificationPlan {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.uses = try source.string(message.pointee.uses, in: "millrace.scheduler.v1.NotificationPlan.uses")
-    do {
-      var map: [String: String] = [:]
-      map.reserveCapacity(message.pointee.n_with)
-      for case let entry? in source.entries(message.pointee.n_with, message.pointee.with) {
-        let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.NotificationPlan.with")
-        map[key] = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.NotificationPlan.with")
-      }
-      self.with = map
+    let uses: String = try source.string(message.pointee.uses, in: "millrace.scheduler.v1.NotificationPlan.uses")
+    var with: [String: String] = [:]
+    with.reserveCapacity(message.pointee.n_with)
+    for case let entry? in source.entries(message.pointee.n_with, message.pointee.with) {
+      let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.NotificationPlan.with")
+      let value = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.NotificationPlan.with")
+      with.updateValue(value, forKey: key)
     }
-    self.onSuccess = message.pointee.on_success != 0
-    self.onFailure = message.pointee.on_failure != 0
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let onSuccess: Bool = message.pointee.on_success != 0
+    let onFailure: Bool = message.pointee.on_failure != 0
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.uses = uses
+    self.with = with
+    self.onSuccess = onSuccess
+    self.onFailure = onFailure
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

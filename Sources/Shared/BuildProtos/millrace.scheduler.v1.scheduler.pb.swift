@@ -213,30 +213,44 @@ extension SchedulerV1.Build {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.id = try source.string(message.pointee.id, in: "millrace.scheduler.v1.Build.id")
-    self.project = try source.string(message.pointee.project, in: "millrace.scheduler.v1.Build.project")
-    self.name = try source.string(message.pointee.name, in: "millrace.scheduler.v1.Build.name")
-    self.state = SchedulerV1.BuildState(rawValue: message.pointee.state)
-    self.outcome = TypesV1.Outcome(rawValue: message.pointee.outcome)
-    self.revision = message.pointee.revision
-    self.createdAt = try source.message(message.pointee.created_at)
-    self.startedAt = try source.message(message.pointee.started_at)
-    self.finishedAt = try source.message(message.pointee.finished_at)
-    self.jobs = try source.messages(message.pointee.n_jobs, message.pointee.jobs)
-    self.source = try source.message(message.pointee.source)
-    self.priority = message.pointee.priority
-    do {
-      var map: [String: String] = [:]
-      map.reserveCapacity(message.pointee.n_annotations)
-      for case let entry? in source.entries(message.pointee.n_annotations, message.pointee.annotations) {
-        let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.Build.annotations")
-        map[key] = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.Build.annotations")
-      }
-      self.annotations = map
+    let id: String = try source.string(message.pointee.id, in: "millrace.scheduler.v1.Build.id")
+    let project: String = try source.string(message.pointee.project, in: "millrace.scheduler.v1.Build.project")
+    let name: String = try source.string(message.pointee.name, in: "millrace.scheduler.v1.Build.name")
+    let state: SchedulerV1.BuildState = SchedulerV1.BuildState(rawValue: message.pointee.state)
+    let outcome: TypesV1.Outcome = TypesV1.Outcome(rawValue: message.pointee.outcome)
+    let revision: Int64 = message.pointee.revision
+    let createdAt: GoogleProtobuf.Timestamp? = try source.message(message.pointee.created_at)
+    let startedAt: GoogleProtobuf.Timestamp? = try source.message(message.pointee.started_at)
+    let finishedAt: GoogleProtobuf.Timestamp? = try source.message(message.pointee.finished_at)
+    let jobs: [SchedulerV1.Job] = try source.messages(message.pointee.n_jobs, message.pointee.jobs)
+    let sourceField: TypesV1.Source? = try source.message(message.pointee.source)
+    let priority: Int32 = message.pointee.priority
+    var annotations: [String: String] = [:]
+    annotations.reserveCapacity(message.pointee.n_annotations)
+    for case let entry? in source.entries(message.pointee.n_annotations, message.pointee.annotations) {
+      let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.Build.annotations")
+      let value = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.Build.annotations")
+      annotations.updateValue(value, forKey: key)
     }
-    self.notifications = try source.messages(message.pointee.n_notifications, message.pointee.notifications)
-    self.message = try source.string(message.pointee.message, in: "millrace.scheduler.v1.Build.message")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let notifications: [SchedulerV1.Notification] = try source.messages(message.pointee.n_notifications, message.pointee.notifications)
+    let messageField: String = try source.string(message.pointee.message, in: "millrace.scheduler.v1.Build.message")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.id = id
+    self.project = project
+    self.name = name
+    self.state = state
+    self.outcome = outcome
+    self.revision = revision
+    self.createdAt = createdAt
+    self.startedAt = startedAt
+    self.finishedAt = finishedAt
+    self.jobs = jobs
+    self.source = sourceField
+    self.priority = priority
+    self.annotations = annotations
+    self.notifications = notifications
+    self.message = messageField
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -339,26 +353,36 @@ extension SchedulerV1.Job {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.id = try source.string(message.pointee.id, in: "millrace.scheduler.v1.Job.id")
-    self.name = try source.string(message.pointee.name, in: "millrace.scheduler.v1.Job.name")
-    self.needs = try source.strings(message.pointee.n_needs, message.pointee.needs, in: "millrace.scheduler.v1.Job.needs")
-    self.state = SchedulerV1.JobState(rawValue: message.pointee.state)
-    self.outcome = TypesV1.Outcome(rawValue: message.pointee.outcome)
-    self.attempts = try source.messages(message.pointee.n_attempts, message.pointee.attempts)
-    self.waitingFor = try source.string(message.pointee.waiting_for, in: "millrace.scheduler.v1.Job.waiting_for")
-    do {
-      var map: [String: String] = [:]
-      map.reserveCapacity(message.pointee.n_matrix)
-      for case let entry? in source.entries(message.pointee.n_matrix, message.pointee.matrix) {
-        let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.Job.matrix")
-        map[key] = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.Job.matrix")
-      }
-      self.matrix = map
+    let id: String = try source.string(message.pointee.id, in: "millrace.scheduler.v1.Job.id")
+    let name: String = try source.string(message.pointee.name, in: "millrace.scheduler.v1.Job.name")
+    let needs: [String] = try source.strings(message.pointee.n_needs, message.pointee.needs, in: "millrace.scheduler.v1.Job.needs")
+    let state: SchedulerV1.JobState = SchedulerV1.JobState(rawValue: message.pointee.state)
+    let outcome: TypesV1.Outcome = TypesV1.Outcome(rawValue: message.pointee.outcome)
+    let attempts: [SchedulerV1.Attempt] = try source.messages(message.pointee.n_attempts, message.pointee.attempts)
+    let waitingFor: String = try source.string(message.pointee.waiting_for, in: "millrace.scheduler.v1.Job.waiting_for")
+    var matrix: [String: String] = [:]
+    matrix.reserveCapacity(message.pointee.n_matrix)
+    for case let entry? in source.entries(message.pointee.n_matrix, message.pointee.matrix) {
+      let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.Job.matrix")
+      let value = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.Job.matrix")
+      matrix.updateValue(value, forKey: key)
     }
-    self.message = try source.string(message.pointee.message, in: "millrace.scheduler.v1.Job.message")
-    self.runsOn = try source.strings(message.pointee.n_runs_on, message.pointee.runs_on, in: "millrace.scheduler.v1.Job.runs_on")
-    self.resources = try source.message(message.pointee.resources)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let messageField: String = try source.string(message.pointee.message, in: "millrace.scheduler.v1.Job.message")
+    let runsOn: [String] = try source.strings(message.pointee.n_runs_on, message.pointee.runs_on, in: "millrace.scheduler.v1.Job.runs_on")
+    let resources: TypesV1.Resources? = try source.message(message.pointee.resources)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.id = id
+    self.name = name
+    self.needs = needs
+    self.state = state
+    self.outcome = outcome
+    self.attempts = attempts
+    self.waitingFor = waitingFor
+    self.matrix = matrix
+    self.message = messageField
+    self.runsOn = runsOn
+    self.resources = resources
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -467,21 +491,36 @@ extension SchedulerV1.Attempt {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.number = message.pointee.number
-    self.id = try source.string(message.pointee.id, in: "millrace.scheduler.v1.Attempt.id")
-    self.executorID = try source.string(message.pointee.executor_id, in: "millrace.scheduler.v1.Attempt.executor_id")
-    self.executorAddress = try source.string(message.pointee.executor_address, in: "millrace.scheduler.v1.Attempt.executor_address")
-    self.fencingToken = message.pointee.fencing_token
-    self.leaseID = try source.string(message.pointee.lease_id, in: "millrace.scheduler.v1.Attempt.lease_id")
-    self.outcome = TypesV1.Outcome(rawValue: message.pointee.outcome)
-    self.message = try source.string(message.pointee.message, in: "millrace.scheduler.v1.Attempt.message")
-    self.startedAt = try source.message(message.pointee.started_at)
-    self.finishedAt = try source.message(message.pointee.finished_at)
-    self.steps = try source.messages(message.pointee.n_steps, message.pointee.steps)
-    self.artifacts = try source.messages(message.pointee.n_artifacts, message.pointee.artifacts)
-    self.usage = try source.message(message.pointee.usage)
-    self.logName = try source.string(message.pointee.log_name, in: "millrace.scheduler.v1.Attempt.log_name")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let number: Int32 = message.pointee.number
+    let id: String = try source.string(message.pointee.id, in: "millrace.scheduler.v1.Attempt.id")
+    let executorID: String = try source.string(message.pointee.executor_id, in: "millrace.scheduler.v1.Attempt.executor_id")
+    let executorAddress: String = try source.string(message.pointee.executor_address, in: "millrace.scheduler.v1.Attempt.executor_address")
+    let fencingToken: Int64 = message.pointee.fencing_token
+    let leaseID: String = try source.string(message.pointee.lease_id, in: "millrace.scheduler.v1.Attempt.lease_id")
+    let outcome: TypesV1.Outcome = TypesV1.Outcome(rawValue: message.pointee.outcome)
+    let messageField: String = try source.string(message.pointee.message, in: "millrace.scheduler.v1.Attempt.message")
+    let startedAt: GoogleProtobuf.Timestamp? = try source.message(message.pointee.started_at)
+    let finishedAt: GoogleProtobuf.Timestamp? = try source.message(message.pointee.finished_at)
+    let steps: [TypesV1.StepStatus] = try source.messages(message.pointee.n_steps, message.pointee.steps)
+    let artifacts: [TypesV1.Artifact] = try source.messages(message.pointee.n_artifacts, message.pointee.artifacts)
+    let usage: TypesV1.Usage? = try source.message(message.pointee.usage)
+    let logName: String = try source.string(message.pointee.log_name, in: "millrace.scheduler.v1.Attempt.log_name")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.number = number
+    self.id = id
+    self.executorID = executorID
+    self.executorAddress = executorAddress
+    self.fencingToken = fencingToken
+    self.leaseID = leaseID
+    self.outcome = outcome
+    self.message = messageField
+    self.startedAt = startedAt
+    self.finishedAt = finishedAt
+    self.steps = steps
+    self.artifacts = artifacts
+    self.usage = usage
+    self.logName = logName
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -552,12 +591,18 @@ extension SchedulerV1.Notification {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.id = try source.string(message.pointee.id, in: "millrace.scheduler.v1.Notification.id")
-    self.uses = try source.string(message.pointee.uses, in: "millrace.scheduler.v1.Notification.uses")
-    self.state = SchedulerV1.NotificationState(rawValue: message.pointee.state)
-    self.attempts = message.pointee.attempts
-    self.message = try source.string(message.pointee.message, in: "millrace.scheduler.v1.Notification.message")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let id: String = try source.string(message.pointee.id, in: "millrace.scheduler.v1.Notification.id")
+    let uses: String = try source.string(message.pointee.uses, in: "millrace.scheduler.v1.Notification.uses")
+    let state: SchedulerV1.NotificationState = SchedulerV1.NotificationState(rawValue: message.pointee.state)
+    let attempts: Int32 = message.pointee.attempts
+    let messageField: String = try source.string(message.pointee.message, in: "millrace.scheduler.v1.Notification.message")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.id = id
+    self.uses = uses
+    self.state = state
+    self.attempts = attempts
+    self.message = messageField
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -635,31 +680,36 @@ extension SchedulerV1.SubmitBuildRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.project = try source.string(message.pointee.project, in: "millrace.scheduler.v1.SubmitBuildRequest.project")
-    self.idempotencyKey = try source.string(message.pointee.idempotency_key, in: "millrace.scheduler.v1.SubmitBuildRequest.idempotency_key")
-    self.pipeline = source.bytes(message.pointee.pipeline)
-    self.pipelinePath = try source.string(message.pointee.pipeline_path, in: "millrace.scheduler.v1.SubmitBuildRequest.pipeline_path")
-    self.source = try source.message(message.pointee.source)
-    do {
-      var map: [String: String] = [:]
-      map.reserveCapacity(message.pointee.n_env)
-      for case let entry? in source.entries(message.pointee.n_env, message.pointee.env) {
-        let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.SubmitBuildRequest.env")
-        map[key] = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.SubmitBuildRequest.env")
-      }
-      self.env = map
+    let project: String = try source.string(message.pointee.project, in: "millrace.scheduler.v1.SubmitBuildRequest.project")
+    let idempotencyKey: String = try source.string(message.pointee.idempotency_key, in: "millrace.scheduler.v1.SubmitBuildRequest.idempotency_key")
+    let pipeline: [UInt8] = source.bytes(message.pointee.pipeline)
+    let pipelinePath: String = try source.string(message.pointee.pipeline_path, in: "millrace.scheduler.v1.SubmitBuildRequest.pipeline_path")
+    let sourceField: TypesV1.Source? = try source.message(message.pointee.source)
+    var env: [String: String] = [:]
+    env.reserveCapacity(message.pointee.n_env)
+    for case let entry? in source.entries(message.pointee.n_env, message.pointee.env) {
+      let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.SubmitBuildRequest.env")
+      let value = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.SubmitBuildRequest.env")
+      env.updateValue(value, forKey: key)
     }
-    self.priority = message.pointee.priority
-    do {
-      var map: [String: String] = [:]
-      map.reserveCapacity(message.pointee.n_annotations)
-      for case let entry? in source.entries(message.pointee.n_annotations, message.pointee.annotations) {
-        let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.SubmitBuildRequest.annotations")
-        map[key] = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.SubmitBuildRequest.annotations")
-      }
-      self.annotations = map
+    let priority: Int32 = message.pointee.priority
+    var annotations: [String: String] = [:]
+    annotations.reserveCapacity(message.pointee.n_annotations)
+    for case let entry? in source.entries(message.pointee.n_annotations, message.pointee.annotations) {
+      let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.SubmitBuildRequest.annotations")
+      let value = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.SubmitBuildRequest.annotations")
+      annotations.updateValue(value, forKey: key)
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.project = project
+    self.idempotencyKey = idempotencyKey
+    self.pipeline = pipeline
+    self.pipelinePath = pipelinePath
+    self.source = sourceField
+    self.env = env
+    self.priority = priority
+    self.annotations = annotations
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -717,9 +767,12 @@ extension SchedulerV1.SubmitBuildResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.build = try source.message(message.pointee.build)
-    self.existed = message.pointee.existed != 0
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let build: SchedulerV1.Build? = try source.message(message.pointee.build)
+    let existed: Bool = message.pointee.existed != 0
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.build = build
+    self.existed = existed
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -774,11 +827,16 @@ extension SchedulerV1.PipelineMistake {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.line = message.pointee.line
-    self.column = message.pointee.column
-    self.message = try source.string(message.pointee.message, in: "millrace.scheduler.v1.PipelineMistake.message")
-    self.suggestion = try source.string(message.pointee.suggestion, in: "millrace.scheduler.v1.PipelineMistake.suggestion")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let line: Int32 = message.pointee.line
+    let column: Int32 = message.pointee.column
+    let messageField: String = try source.string(message.pointee.message, in: "millrace.scheduler.v1.PipelineMistake.message")
+    let suggestion: String = try source.string(message.pointee.suggestion, in: "millrace.scheduler.v1.PipelineMistake.suggestion")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.line = line
+    self.column = column
+    self.message = messageField
+    self.suggestion = suggestion
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -825,9 +883,12 @@ extension SchedulerV1.PipelineMistakes {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.path = try source.string(message.pointee.path, in: "millrace.scheduler.v1.PipelineMistakes.path")
-    self.mistakes = try source.messages(message.pointee.n_mistakes, message.pointee.mistakes)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let path: String = try source.string(message.pointee.path, in: "millrace.scheduler.v1.PipelineMistakes.path")
+    let mistakes: [SchedulerV1.PipelineMistake] = try source.messages(message.pointee.n_mistakes, message.pointee.mistakes)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.path = path
+    self.mistakes = mistakes
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -868,8 +929,10 @@ extension SchedulerV1.GetBuildRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.buildID = try source.string(message.pointee.build_id, in: "millrace.scheduler.v1.GetBuildRequest.build_id")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let buildID: String = try source.string(message.pointee.build_id, in: "millrace.scheduler.v1.GetBuildRequest.build_id")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.buildID = buildID
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -909,8 +972,10 @@ extension SchedulerV1.GetBuildResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.build = try source.message(message.pointee.build)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let build: SchedulerV1.Build? = try source.message(message.pointee.build)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.build = build
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -965,11 +1030,16 @@ extension SchedulerV1.ListBuildsRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.project = try source.string(message.pointee.project, in: "millrace.scheduler.v1.ListBuildsRequest.project")
-    self.pageSize = message.pointee.page_size
-    self.pageToken = try source.string(message.pointee.page_token, in: "millrace.scheduler.v1.ListBuildsRequest.page_token")
-    self.active = message.pointee.active != 0
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let project: String = try source.string(message.pointee.project, in: "millrace.scheduler.v1.ListBuildsRequest.project")
+    let pageSize: Int32 = message.pointee.page_size
+    let pageToken: String = try source.string(message.pointee.page_token, in: "millrace.scheduler.v1.ListBuildsRequest.page_token")
+    let active: Bool = message.pointee.active != 0
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.project = project
+    self.pageSize = pageSize
+    self.pageToken = pageToken
+    self.active = active
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1017,9 +1087,12 @@ extension SchedulerV1.ListBuildsResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.builds = try source.messages(message.pointee.n_builds, message.pointee.builds)
-    self.nextPageToken = try source.string(message.pointee.next_page_token, in: "millrace.scheduler.v1.ListBuildsResponse.next_page_token")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let builds: [SchedulerV1.Build] = try source.messages(message.pointee.n_builds, message.pointee.builds)
+    let nextPageToken: String = try source.string(message.pointee.next_page_token, in: "millrace.scheduler.v1.ListBuildsResponse.next_page_token")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.builds = builds
+    self.nextPageToken = nextPageToken
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1065,9 +1138,12 @@ extension SchedulerV1.WatchBuildRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.buildID = try source.string(message.pointee.build_id, in: "millrace.scheduler.v1.WatchBuildRequest.build_id")
-    self.afterRevision = message.pointee.after_revision
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let buildID: String = try source.string(message.pointee.build_id, in: "millrace.scheduler.v1.WatchBuildRequest.build_id")
+    let afterRevision: Int64 = message.pointee.after_revision
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.buildID = buildID
+    self.afterRevision = afterRevision
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1108,8 +1184,10 @@ extension SchedulerV1.WatchBuildResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.build = try source.message(message.pointee.build)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let build: SchedulerV1.Build? = try source.message(message.pointee.build)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.build = build
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1153,9 +1231,12 @@ extension SchedulerV1.CancelBuildRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.buildID = try source.string(message.pointee.build_id, in: "millrace.scheduler.v1.CancelBuildRequest.build_id")
-    self.reason = try source.string(message.pointee.reason, in: "millrace.scheduler.v1.CancelBuildRequest.reason")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let buildID: String = try source.string(message.pointee.build_id, in: "millrace.scheduler.v1.CancelBuildRequest.build_id")
+    let reason: String = try source.string(message.pointee.reason, in: "millrace.scheduler.v1.CancelBuildRequest.reason")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.buildID = buildID
+    self.reason = reason
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1196,8 +1277,10 @@ extension SchedulerV1.CancelBuildResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.build = try source.message(message.pointee.build)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let build: SchedulerV1.Build? = try source.message(message.pointee.build)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.build = build
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1242,9 +1325,12 @@ extension SchedulerV1.RetryBuildRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.buildID = try source.string(message.pointee.build_id, in: "millrace.scheduler.v1.RetryBuildRequest.build_id")
-    self.jobIds = try source.strings(message.pointee.n_job_ids, message.pointee.job_ids, in: "millrace.scheduler.v1.RetryBuildRequest.job_ids")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let buildID: String = try source.string(message.pointee.build_id, in: "millrace.scheduler.v1.RetryBuildRequest.build_id")
+    let jobIds: [String] = try source.strings(message.pointee.n_job_ids, message.pointee.job_ids, in: "millrace.scheduler.v1.RetryBuildRequest.job_ids")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.buildID = buildID
+    self.jobIds = jobIds
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1285,8 +1371,10 @@ extension SchedulerV1.RetryBuildResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.build = try source.message(message.pointee.build)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let build: SchedulerV1.Build? = try source.message(message.pointee.build)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.build = build
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

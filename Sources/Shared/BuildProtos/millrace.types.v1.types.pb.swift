@@ -144,10 +144,14 @@ extension TypesV1.Resources {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.cpuMillis = message.pointee.cpu_millis
-    self.memoryBytes = message.pointee.memory_bytes
-    self.slots = message.pointee.slots
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let cpuMillis: Int64 = message.pointee.cpu_millis
+    let memoryBytes: Int64 = message.pointee.memory_bytes
+    let slots: Int32 = message.pointee.slots
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.cpuMillis = cpuMillis
+    self.memoryBytes = memoryBytes
+    self.slots = slots
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -200,10 +204,14 @@ extension TypesV1.Usage {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.cpuMicros = message.pointee.cpu_micros
-    self.peakMemoryBytes = message.pointee.peak_memory_bytes
-    self.wallMicros = message.pointee.wall_micros
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let cpuMicros: Int64 = message.pointee.cpu_micros
+    let peakMemoryBytes: Int64 = message.pointee.peak_memory_bytes
+    let wallMicros: Int64 = message.pointee.wall_micros
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.cpuMicros = cpuMicros
+    self.peakMemoryBytes = peakMemoryBytes
+    self.wallMicros = wallMicros
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -249,9 +257,12 @@ extension TypesV1.BlobDigest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.hash = try source.string(message.pointee.hash, in: "millrace.types.v1.BlobDigest.hash")
-    self.sizeBytes = message.pointee.size_bytes
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let hash: String = try source.string(message.pointee.hash, in: "millrace.types.v1.BlobDigest.hash")
+    let sizeBytes: Int64 = message.pointee.size_bytes
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.hash = hash
+    self.sizeBytes = sizeBytes
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -302,12 +313,15 @@ extension TypesV1.Source {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
+    let origin: Origin?
     switch message.pointee.origin_case.rawValue {
-    case 1: self.origin = .archive(try source.message(message.pointee.archive) ?? TypesV1.BlobDigest())
-    case 2: self.origin = .git(try source.message(message.pointee.git) ?? TypesV1.GitSource())
-    default: self.origin = nil
+    case 1: origin = .archive(try source.message(message.pointee.archive) ?? TypesV1.BlobDigest())
+    case 2: origin = .git(try source.message(message.pointee.git) ?? TypesV1.GitSource())
+    default: origin = nil
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.origin = origin
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -361,9 +375,12 @@ extension TypesV1.GitSource {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.url = try source.string(message.pointee.url, in: "millrace.types.v1.GitSource.url")
-    self.revision = try source.string(message.pointee.revision, in: "millrace.types.v1.GitSource.revision")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let url: String = try source.string(message.pointee.url, in: "millrace.types.v1.GitSource.url")
+    let revision: String = try source.string(message.pointee.revision, in: "millrace.types.v1.GitSource.revision")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.url = url
+    self.revision = revision
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -458,20 +475,34 @@ extension TypesV1.StepStatus {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.index = message.pointee.index
-    self.id = try source.string(message.pointee.id, in: "millrace.types.v1.StepStatus.id")
-    self.name = try source.string(message.pointee.name, in: "millrace.types.v1.StepStatus.name")
-    self.state = TypesV1.StepState(rawValue: message.pointee.state)
-    self.outcome = TypesV1.Outcome(rawValue: message.pointee.outcome)
-    self.exitCode = message.pointee.exit_code
-    self.signal = message.pointee.signal
-    self.message = try source.string(message.pointee.message, in: "millrace.types.v1.StepStatus.message")
-    self.startedAt = try source.message(message.pointee.started_at)
-    self.finishedAt = try source.message(message.pointee.finished_at)
-    self.usage = try source.message(message.pointee.usage)
-    self.logStart = message.pointee.log_start
-    self.logEnd = message.pointee.log_end
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let index: Int32 = message.pointee.index
+    let id: String = try source.string(message.pointee.id, in: "millrace.types.v1.StepStatus.id")
+    let name: String = try source.string(message.pointee.name, in: "millrace.types.v1.StepStatus.name")
+    let state: TypesV1.StepState = TypesV1.StepState(rawValue: message.pointee.state)
+    let outcome: TypesV1.Outcome = TypesV1.Outcome(rawValue: message.pointee.outcome)
+    let exitCode: Int32 = message.pointee.exit_code
+    let signal: Int32 = message.pointee.signal
+    let messageField: String = try source.string(message.pointee.message, in: "millrace.types.v1.StepStatus.message")
+    let startedAt: GoogleProtobuf.Timestamp? = try source.message(message.pointee.started_at)
+    let finishedAt: GoogleProtobuf.Timestamp? = try source.message(message.pointee.finished_at)
+    let usage: TypesV1.Usage? = try source.message(message.pointee.usage)
+    let logStart: Int64 = message.pointee.log_start
+    let logEnd: Int64 = message.pointee.log_end
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.index = index
+    self.id = id
+    self.name = name
+    self.state = state
+    self.outcome = outcome
+    self.exitCode = exitCode
+    self.signal = signal
+    self.message = messageField
+    self.startedAt = startedAt
+    self.finishedAt = finishedAt
+    self.usage = usage
+    self.logStart = logStart
+    self.logEnd = logEnd
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -537,11 +568,16 @@ extension TypesV1.Artifact {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.name = try source.string(message.pointee.name, in: "millrace.types.v1.Artifact.name")
-    self.path = try source.string(message.pointee.path, in: "millrace.types.v1.Artifact.path")
-    self.digest = try source.message(message.pointee.digest)
-    self.mode = message.pointee.mode
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let name: String = try source.string(message.pointee.name, in: "millrace.types.v1.Artifact.name")
+    let path: String = try source.string(message.pointee.path, in: "millrace.types.v1.Artifact.path")
+    let digest: TypesV1.BlobDigest? = try source.message(message.pointee.digest)
+    let mode: UInt32 = message.pointee.mode
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.name = name
+    self.path = path
+    self.digest = digest
+    self.mode = mode
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

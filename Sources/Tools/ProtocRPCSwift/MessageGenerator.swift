@@ -254,9 +254,12 @@ struct MessageGenerator {
       text.line()
       text.line("\(v) init(")
       text.line("  copying message: \(self.known("UnsafePointer"))<CMessage>, _ source: \(source)")
-      try text.block(") throws(\(self.known("MessageDecodingError")))") { (text) throws(GeneratorError) in
+      try text.block(") throws(\(self.known("MessageDecodingError")))") {
+        (text) throws(GeneratorError) in
         for member in members { try self.read(member, &text) }
-        text.line("self.unknownFields = try source.unknownFields(message.pointee.base)")
+        text.line("let unknownFields = try source.unknownFields(message.pointee.base)")
+        for member in members { text.line("\(self.storage(member)) = \(self.local(member))") }
+        text.line("self.unknownFields = unknownFields")
       }
       text.line()
       try text.block(
@@ -288,69 +291,84 @@ struct MessageGenerator {
     }
   }
 
+  /// The constant that a member is read into. All of them are read before any is stored: a struct
+  /// that is half filled when something throws would be copied and torn down piece by piece.
+  private func local(_ member: Member) -> String {
+    let name = self.memberName(member)
+    return ["message", "source", "entry", "key", "value"].contains(name) ? name + "Field" : Naming.quoted(name)
+  }
+
+  /// The type that a member is stored as.
+  private func storedType(_ member: Member) throws(GeneratorError) -> String {
+    let type = try self.memberType(member)
+    return self.indirectField(member) == nil
+      ? type : "\(self.known("Indirect"))<\(type.dropLast())>?"
+  }
+
   private func read(_ member: Member, _ text: inout SwiftText) throws(GeneratorError) {
-    let target = self.storage(member)
+    let local = self.local(member)
+    let type = try self.storedType(member)
     switch member {
     case .field(let field):
       let c = "message.pointee.\(Naming.cMember(field.name))"
+      let count = "message.pointee.n_\(Naming.cMember(field.name))"
       let fullName = "\(self.model.fullName).\(field.name)"
       if let (key, value) = try self.mapEntry(field) {
-        let count = "message.pointee.n_\(Naming.cMember(field.name))"
-        try text.block("do") { (text) throws(GeneratorError) in
-          text.line("var map: \(try self.memberType(member)) = [:]")
-          text.line("map.reserveCapacity(\(count))")
-          try text.block(
-            "for case let entry? in source.entries(\(count), \(c))"
-          ) { (text) throws(GeneratorError) in
-            text.line("let key = \(try self.readValue(key, "entry.pointee.key", fullName))")
-            text.line("map[key] = \(try self.readValue(value, "entry.pointee.value", fullName))")
-          }
-          text.line("\(target) = map")
+        text.line("var \(local): \(type) = [:]")
+        text.line("\(local).reserveCapacity(\(count))")
+        try text.block(
+          "for case let entry? in source.entries(\(count), \(c))"
+        ) { (text) throws(GeneratorError) in
+          text.line("let key = \(try self.readValue(key, "entry.pointee.key", fullName))")
+          text.line("let value = \(try self.readValue(value, "entry.pointee.value", fullName))")
+          text.line("\(local).updateValue(value, forKey: key)")
         }
         return
       }
-      guard field.isRepeated else {
-        if self.isIndirect(field) {
-          text.line("\(target) = try source.indirectMessage(\(c))")
-        } else if field.kind == .message {
-          text.line("\(target) = try source.message(\(c))")
-        } else {
-          text.line("\(target) = \(try self.readValue(field, c, fullName))")
-        }
-        return
-      }
-      let arguments = "message.pointee.n_\(Naming.cMember(field.name)), \(c)"
-      switch field.kind {
-      case .string: text.line("\(target) = try source.strings(\(arguments), in: \"\(fullName)\")")
-      case .bytes: text.line("\(target) = source.bytes(\(arguments))")
-      case .bool: text.line("\(target) = source.bools(\(arguments))")
-      case .enum: text.line("\(target) = source.enums(\(arguments))")
-      case .message: text.line("\(target) = try source.messages(\(arguments))")
-      default: text.line("\(target) = source.numbers(\(arguments))")
-      }
+      text.line("let \(local): \(type) = \(try self.readField(field, c, count, fullName))")
     case .optional(let field, let oneof):
       let c = "message.pointee.\(Naming.cMember(field.name))"
-      text.line(
-        "if message.pointee.\(Naming.cCase(oneof)).rawValue == \(field.number) {")
+      text.line("let \(local): \(type)")
+      text.line("if message.pointee.\(Naming.cCase(oneof)).rawValue == \(field.number) {")
       let value =
         self.isIndirect(field)
         ? "try source.indirectMessage(\(c))"
         : field.kind == .message
           ? "try source.message(\(c))"
           : try self.readValue(field, c, "\(self.model.fullName).\(field.name)")
-      text.line("  \(target) = \(value)")
+      text.line("  \(local) = \(value)")
       text.line("} else {")
-      text.line("  \(target) = nil")
+      text.line("  \(local) = nil")
       text.line("}")
     case .oneof(let oneof, let fields):
+      text.line("let \(local): \(type)")
       text.line("switch message.pointee.\(Naming.cCase(oneof.name)).rawValue {")
       for field in fields {
         let c = "message.pointee.\(Naming.cMember(field.name))"
         let value = try self.readValue(field, c, "\(self.model.fullName).\(field.name)")
-        text.line("case \(field.number): \(target) = .\(self.caseName(field))(\(value))")
+        text.line("case \(field.number): \(local) = .\(self.caseName(field))(\(value))")
       }
-      text.line("default: \(target) = nil")
+      text.line("default: \(local) = nil")
       text.line("}")
+    }
+  }
+
+  /// A field that is no map out of C.
+  private func readField(
+    _ field: FieldModel, _ c: String, _ count: String, _ fullName: String
+  ) throws(GeneratorError) -> String {
+    guard field.isRepeated else {
+      if self.isIndirect(field) { return "try source.indirectMessage(\(c))" }
+      if field.kind == .message { return "try source.message(\(c))" }
+      return try self.readValue(field, c, fullName)
+    }
+    switch field.kind {
+    case .string: return "try source.strings(\(count), \(c), in: \"\(fullName)\")"
+    case .bytes: return "source.bytes(\(count), \(c))"
+    case .bool: return "source.bools(\(count), \(c))"
+    case .enum: return "source.enums(\(count), \(c))"
+    case .message: return "try source.messages(\(count), \(c))"
+    default: return "source.numbers(\(count), \(c))"
     }
   }
 

@@ -108,7 +108,8 @@ struct ServiceGenerator {
     let v = self.visibility
     try text.block("extension \(self.namespace)") { (text) throws(GeneratorError) in
       text.line("/// Calls `\(self.model.fullName)`. Every call throws `RPCError`.")
-      try text.block("\(v) struct \(self.base)Client: \(self.known("Sendable"))") { (text) throws(GeneratorError) in
+      try text.block("\(v) struct \(self.base)Client: \(self.known("Sendable"))") {
+        (text) throws(GeneratorError) in
         text.line("\(v) let channel: RPCChannel")
         text.line()
         text.block("\(v) init(_ channel: RPCChannel)") { $0.line("self.channel = channel") }
@@ -128,7 +129,8 @@ struct ServiceGenerator {
           text.line()
           text.document(method.comment)
           text.line("\(v) func \(self.name(method))(")
-          text.line("  \(request)options: \(self.known("CallOptions")) = \(self.known("CallOptions"))()")
+          text.line(
+            "  \(request)options: \(self.known("CallOptions")) = \(self.known("CallOptions"))()")
           text.block(") async throws -> \(result)") { text in
             text.line("try await self.channel.\(kind)(")
             text.line("  \(descriptor), \(argument)options: options)")

@@ -80,7 +80,8 @@ struct SwiftGenerator {
       for value in enums {
         text.line()
         text.block("extension \(scope)") { text in
-          EnumGenerator(model: value, types: self.types, visibility: self.visibility).write(to: &text)
+          EnumGenerator(model: value, types: self.types, visibility: self.visibility).write(
+            to: &text)
         }
       }
     }
@@ -133,7 +134,9 @@ struct SwiftGenerator {
   ) {
     text.block("extension \(namespace)") { text in
       text.line("/// `\(file.name)`, for reflection.")
-      text.line("\(self.visibility) static let \(Self.descriptorName(file)) = \(self.types.known("FileDescriptor"))(")
+      text.line(
+        "\(self.visibility) static let \(Self.descriptorName(file)) = \(self.types.known("FileDescriptor"))("
+      )
       text.line("  name: \"\(file.name)\", package: \"\(file.package)\",")
       text.line("  base64: \"\"\"")
       let base64 = Array(Self.base64(file.serialized))

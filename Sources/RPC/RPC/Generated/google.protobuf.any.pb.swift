@@ -150,9 +150,12 @@ extension GoogleProtobuf.AnyMessage {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.typeURL = try source.string(message.pointee.type_url, in: "google.protobuf.Any.type_url")
-    self.value = source.bytes(message.pointee.value)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let typeURL: String = try source.string(message.pointee.type_url, in: "google.protobuf.Any.type_url")
+    let valueField: [UInt8] = source.bytes(message.pointee.value)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.typeURL = typeURL
+    self.value = valueField
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

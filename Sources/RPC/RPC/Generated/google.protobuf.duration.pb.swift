@@ -107,9 +107,12 @@ extension GoogleProtobuf.Duration {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.seconds = message.pointee.seconds
-    self.nanos = message.pointee.nanos
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let seconds: Int64 = message.pointee.seconds
+    let nanos: Int32 = message.pointee.nanos
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.seconds = seconds
+    self.nanos = nanos
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

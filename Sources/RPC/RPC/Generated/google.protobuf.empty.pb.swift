@@ -33,7 +33,8 @@ extension GoogleProtobuf.Empty {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -236,8 +236,10 @@ extension GoogleProtobuf.FieldMask {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.paths = try source.strings(message.pointee.n_paths, message.pointee.paths, in: "google.protobuf.FieldMask.paths")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let paths: [String] = try source.strings(message.pointee.n_paths, message.pointee.paths, in: "google.protobuf.FieldMask.paths")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.paths = paths
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -75,16 +75,16 @@ extension GoogleProtobuf.Struct {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    do {
-      var map: [String: GoogleProtobuf.Value] = [:]
-      map.reserveCapacity(message.pointee.n_fields)
-      for case let entry? in source.entries(message.pointee.n_fields, message.pointee.fields) {
-        let key = try source.string(entry.pointee.key, in: "google.protobuf.Struct.fields")
-        map[key] = try source.message(entry.pointee.value) ?? GoogleProtobuf.Value()
-      }
-      self.fields = map
+    var fields: [String: GoogleProtobuf.Value] = [:]
+    fields.reserveCapacity(message.pointee.n_fields)
+    for case let entry? in source.entries(message.pointee.n_fields, message.pointee.fields) {
+      let key = try source.string(entry.pointee.key, in: "google.protobuf.Struct.fields")
+      let value = try source.message(entry.pointee.value) ?? GoogleProtobuf.Value()
+      fields.updateValue(value, forKey: key)
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.fields = fields
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -151,16 +151,19 @@ extension GoogleProtobuf.Value {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
+    let kind: Kind?
     switch message.pointee.kind_case.rawValue {
-    case 1: self.kind = .nullValue(GoogleProtobuf.NullValue(rawValue: message.pointee.null_value))
-    case 2: self.kind = .numberValue(message.pointee.number_value)
-    case 3: self.kind = .stringValue(try source.string(message.pointee.string_value, in: "google.protobuf.Value.string_value"))
-    case 4: self.kind = .boolValue(message.pointee.bool_value != 0)
-    case 5: self.kind = .structValue(try source.message(message.pointee.struct_value) ?? GoogleProtobuf.Struct())
-    case 6: self.kind = .listValue(try source.message(message.pointee.list_value) ?? GoogleProtobuf.ListValue())
-    default: self.kind = nil
+    case 1: kind = .nullValue(GoogleProtobuf.NullValue(rawValue: message.pointee.null_value))
+    case 2: kind = .numberValue(message.pointee.number_value)
+    case 3: kind = .stringValue(try source.string(message.pointee.string_value, in: "google.protobuf.Value.string_value"))
+    case 4: kind = .boolValue(message.pointee.bool_value != 0)
+    case 5: kind = .structValue(try source.message(message.pointee.struct_value) ?? GoogleProtobuf.Struct())
+    case 6: kind = .listValue(try source.message(message.pointee.list_value) ?? GoogleProtobuf.ListValue())
+    default: kind = nil
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.kind = kind
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -223,8 +226,10 @@ extension GoogleProtobuf.ListValue {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.values = try source.messages(message.pointee.n_values, message.pointee.values)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let values: [GoogleProtobuf.Value] = try source.messages(message.pointee.n_values, message.pointee.values)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.values = values
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -40,8 +40,10 @@ extension GoogleProtobuf.DoubleValue {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.value = message.pointee.value
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let valueField: Double = message.pointee.value
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.value = valueField
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -85,8 +87,10 @@ extension GoogleProtobuf.FloatValue {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.value = message.pointee.value
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let valueField: Float = message.pointee.value
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.value = valueField
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -130,8 +134,10 @@ extension GoogleProtobuf.Int64Value {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.value = message.pointee.value
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let valueField: Int64 = message.pointee.value
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.value = valueField
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -174,8 +180,10 @@ extension GoogleProtobuf.UInt64Value {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.value = message.pointee.value
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let valueField: UInt64 = message.pointee.value
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.value = valueField
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -218,8 +226,10 @@ extension GoogleProtobuf.Int32Value {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.value = message.pointee.value
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let valueField: Int32 = message.pointee.value
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.value = valueField
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -262,8 +272,10 @@ extension GoogleProtobuf.UInt32Value {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.value = message.pointee.value
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let valueField: UInt32 = message.pointee.value
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.value = valueField
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -306,8 +318,10 @@ extension GoogleProtobuf.BoolValue {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.value = message.pointee.value != 0
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let valueField: Bool = message.pointee.value != 0
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.value = valueField
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -350,8 +364,10 @@ extension GoogleProtobuf.StringValue {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.value = try source.string(message.pointee.value, in: "google.protobuf.StringValue.value")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let valueField: String = try source.string(message.pointee.value, in: "google.protobuf.StringValue.value")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.value = valueField
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -394,8 +410,10 @@ extension GoogleProtobuf.BytesValue {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.value = source.bytes(message.pointee.value)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let valueField: [UInt8] = source.bytes(message.pointee.value)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.value = valueField
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -38,8 +38,10 @@ extension HealthV1.HealthCheckRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.service = try source.string(message.pointee.service, in: "grpc.health.v1.HealthCheckRequest.service")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let service: String = try source.string(message.pointee.service, in: "grpc.health.v1.HealthCheckRequest.service")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.service = service
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -79,8 +81,10 @@ extension HealthV1.HealthCheckResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.status = HealthV1.HealthCheckResponse.ServingStatus(rawValue: message.pointee.status)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let status: HealthV1.HealthCheckResponse.ServingStatus = HealthV1.HealthCheckResponse.ServingStatus(rawValue: message.pointee.status)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.status = status
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -146,7 +150,8 @@ extension HealthV1.HealthListRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -186,16 +191,16 @@ extension HealthV1.HealthListResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    do {
-      var map: [String: HealthV1.HealthCheckResponse] = [:]
-      map.reserveCapacity(message.pointee.n_statuses)
-      for case let entry? in source.entries(message.pointee.n_statuses, message.pointee.statuses) {
-        let key = try source.string(entry.pointee.key, in: "grpc.health.v1.HealthListResponse.statuses")
-        map[key] = try source.message(entry.pointee.value) ?? HealthV1.HealthCheckResponse()
-      }
-      self.statuses = map
+    var statuses: [String: HealthV1.HealthCheckResponse] = [:]
+    statuses.reserveCapacity(message.pointee.n_statuses)
+    for case let entry? in source.entries(message.pointee.n_statuses, message.pointee.statuses) {
+      let key = try source.string(entry.pointee.key, in: "grpc.health.v1.HealthListResponse.statuses")
+      let value = try source.message(entry.pointee.value) ?? HealthV1.HealthCheckResponse()
+      statuses.updateValue(value, forKey: key)
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.statuses = statuses
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

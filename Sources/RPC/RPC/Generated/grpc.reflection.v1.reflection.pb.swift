@@ -57,16 +57,20 @@ extension ReflectionV1.ServerReflectionRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.host = try source.string(message.pointee.host, in: "grpc.reflection.v1.ServerReflectionRequest.host")
+    let host: String = try source.string(message.pointee.host, in: "grpc.reflection.v1.ServerReflectionRequest.host")
+    let messageRequest: MessageRequest?
     switch message.pointee.message_request_case.rawValue {
-    case 3: self.messageRequest = .fileByFilename(try source.string(message.pointee.file_by_filename, in: "grpc.reflection.v1.ServerReflectionRequest.file_by_filename"))
-    case 4: self.messageRequest = .fileContainingSymbol(try source.string(message.pointee.file_containing_symbol, in: "grpc.reflection.v1.ServerReflectionRequest.file_containing_symbol"))
-    case 5: self.messageRequest = .fileContainingExtension(try source.message(message.pointee.file_containing_extension) ?? ReflectionV1.ExtensionRequest())
-    case 6: self.messageRequest = .allExtensionNumbersOfType(try source.string(message.pointee.all_extension_numbers_of_type, in: "grpc.reflection.v1.ServerReflectionRequest.all_extension_numbers_of_type"))
-    case 7: self.messageRequest = .listServices(try source.string(message.pointee.list_services, in: "grpc.reflection.v1.ServerReflectionRequest.list_services"))
-    default: self.messageRequest = nil
+    case 3: messageRequest = .fileByFilename(try source.string(message.pointee.file_by_filename, in: "grpc.reflection.v1.ServerReflectionRequest.file_by_filename"))
+    case 4: messageRequest = .fileContainingSymbol(try source.string(message.pointee.file_containing_symbol, in: "grpc.reflection.v1.ServerReflectionRequest.file_containing_symbol"))
+    case 5: messageRequest = .fileContainingExtension(try source.message(message.pointee.file_containing_extension) ?? ReflectionV1.ExtensionRequest())
+    case 6: messageRequest = .allExtensionNumbersOfType(try source.string(message.pointee.all_extension_numbers_of_type, in: "grpc.reflection.v1.ServerReflectionRequest.all_extension_numbers_of_type"))
+    case 7: messageRequest = .listServices(try source.string(message.pointee.list_services, in: "grpc.reflection.v1.ServerReflectionRequest.list_services"))
+    default: messageRequest = nil
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.host = host
+    self.messageRequest = messageRequest
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -129,9 +133,12 @@ extension ReflectionV1.ExtensionRequest {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.containingType = try source.string(message.pointee.containing_type, in: "grpc.reflection.v1.ExtensionRequest.containing_type")
-    self.extensionNumber = message.pointee.extension_number
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let containingType: String = try source.string(message.pointee.containing_type, in: "grpc.reflection.v1.ExtensionRequest.containing_type")
+    let extensionNumber: Int32 = message.pointee.extension_number
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.containingType = containingType
+    self.extensionNumber = extensionNumber
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -191,16 +198,21 @@ extension ReflectionV1.ServerReflectionResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.validHost = try source.string(message.pointee.valid_host, in: "grpc.reflection.v1.ServerReflectionResponse.valid_host")
-    self.originalRequest = try source.message(message.pointee.original_request)
+    let validHost: String = try source.string(message.pointee.valid_host, in: "grpc.reflection.v1.ServerReflectionResponse.valid_host")
+    let originalRequest: ReflectionV1.ServerReflectionRequest? = try source.message(message.pointee.original_request)
+    let messageResponse: MessageResponse?
     switch message.pointee.message_response_case.rawValue {
-    case 4: self.messageResponse = .fileDescriptorResponse(try source.message(message.pointee.file_descriptor_response) ?? ReflectionV1.FileDescriptorResponse())
-    case 5: self.messageResponse = .allExtensionNumbersResponse(try source.message(message.pointee.all_extension_numbers_response) ?? ReflectionV1.ExtensionNumberResponse())
-    case 6: self.messageResponse = .listServicesResponse(try source.message(message.pointee.list_services_response) ?? ReflectionV1.ListServiceResponse())
-    case 7: self.messageResponse = .errorResponse(try source.message(message.pointee.error_response) ?? ReflectionV1.ErrorResponse())
-    default: self.messageResponse = nil
+    case 4: messageResponse = .fileDescriptorResponse(try source.message(message.pointee.file_descriptor_response) ?? ReflectionV1.FileDescriptorResponse())
+    case 5: messageResponse = .allExtensionNumbersResponse(try source.message(message.pointee.all_extension_numbers_response) ?? ReflectionV1.ExtensionNumberResponse())
+    case 6: messageResponse = .listServicesResponse(try source.message(message.pointee.list_services_response) ?? ReflectionV1.ListServiceResponse())
+    case 7: messageResponse = .errorResponse(try source.message(message.pointee.error_response) ?? ReflectionV1.ErrorResponse())
+    default: messageResponse = nil
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.validHost = validHost
+    self.originalRequest = originalRequest
+    self.messageResponse = messageResponse
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -257,8 +269,10 @@ extension ReflectionV1.FileDescriptorResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.fileDescriptorProto = source.bytes(message.pointee.n_file_descriptor_proto, message.pointee.file_descriptor_proto)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let fileDescriptorProto: [[UInt8]] = source.bytes(message.pointee.n_file_descriptor_proto, message.pointee.file_descriptor_proto)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.fileDescriptorProto = fileDescriptorProto
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -303,9 +317,12 @@ extension ReflectionV1.ExtensionNumberResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.baseTypeName = try source.string(message.pointee.base_type_name, in: "grpc.reflection.v1.ExtensionNumberResponse.base_type_name")
-    self.extensionNumber = source.numbers(message.pointee.n_extension_number, message.pointee.extension_number)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let baseTypeName: String = try source.string(message.pointee.base_type_name, in: "grpc.reflection.v1.ExtensionNumberResponse.base_type_name")
+    let extensionNumber: [Int32] = source.numbers(message.pointee.n_extension_number, message.pointee.extension_number)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.baseTypeName = baseTypeName
+    self.extensionNumber = extensionNumber
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -346,8 +363,10 @@ extension ReflectionV1.ListServiceResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.service = try source.messages(message.pointee.n_service, message.pointee.service)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let service: [ReflectionV1.ServiceResponse] = try source.messages(message.pointee.n_service, message.pointee.service)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.service = service
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -388,8 +407,10 @@ extension ReflectionV1.ServiceResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.name = try source.string(message.pointee.name, in: "grpc.reflection.v1.ServiceResponse.name")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let name: String = try source.string(message.pointee.name, in: "grpc.reflection.v1.ServiceResponse.name")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.name = name
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -434,9 +455,12 @@ extension ReflectionV1.ErrorResponse {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.errorCode = message.pointee.error_code
-    self.errorMessage = try source.string(message.pointee.error_message, in: "grpc.reflection.v1.ErrorResponse.error_message")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let errorCode: Int32 = message.pointee.error_code
+    let errorMessage: String = try source.string(message.pointee.error_message, in: "grpc.reflection.v1.ErrorResponse.error_message")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.errorCode = errorCode
+    self.errorMessage = errorMessage
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -339,204 +339,250 @@ extension EverythingV1.Everything {
   package init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.aDouble = message.pointee.a_double
-    self.aFloat = message.pointee.a_float
-    self.anInt64 = message.pointee.an_int64
-    self.aUint64 = message.pointee.a_uint64
-    self.anInt32 = message.pointee.an_int32
-    self.aFixed64 = message.pointee.a_fixed64
-    self.aFixed32 = message.pointee.a_fixed32
-    self.aBool = message.pointee.a_bool != 0
-    self.aString = try source.string(message.pointee.a_string, in: "testing.everything.v1.Everything.a_string")
-    self.someBytes = source.bytes(message.pointee.some_bytes)
-    self.aUint32 = message.pointee.a_uint32
-    self.anSfixed32 = message.pointee.an_sfixed32
-    self.anSfixed64 = message.pointee.an_sfixed64
-    self.anSint32 = message.pointee.an_sint32
-    self.anSint64 = message.pointee.an_sint64
-    self.aColour = EverythingV1.Colour(rawValue: message.pointee.a_colour)
-    self.aPoint = try source.message(message.pointee.a_point)
-    self.doubles = source.numbers(message.pointee.n_doubles, message.pointee.doubles)
-    self.floats = source.numbers(message.pointee.n_floats, message.pointee.floats)
-    self.int64s = source.numbers(message.pointee.n_int64s, message.pointee.int64s)
-    self.uint64s = source.numbers(message.pointee.n_uint64s, message.pointee.uint64s)
-    self.int32s = source.numbers(message.pointee.n_int32s, message.pointee.int32s)
-    self.fixed64s = source.numbers(message.pointee.n_fixed64s, message.pointee.fixed64s)
-    self.fixed32s = source.numbers(message.pointee.n_fixed32s, message.pointee.fixed32s)
-    self.bools = source.bools(message.pointee.n_bools, message.pointee.bools)
-    self.strings = try source.strings(message.pointee.n_strings, message.pointee.strings, in: "testing.everything.v1.Everything.strings")
-    self.byteStrings = source.bytes(message.pointee.n_byte_strings, message.pointee.byte_strings)
-    self.uint32s = source.numbers(message.pointee.n_uint32s, message.pointee.uint32s)
-    self.sfixed32s = source.numbers(message.pointee.n_sfixed32s, message.pointee.sfixed32s)
-    self.sfixed64s = source.numbers(message.pointee.n_sfixed64s, message.pointee.sfixed64s)
-    self.sint32s = source.numbers(message.pointee.n_sint32s, message.pointee.sint32s)
-    self.sint64s = source.numbers(message.pointee.n_sint64s, message.pointee.sint64s)
-    self.colours = source.enums(message.pointee.n_colours, message.pointee.colours)
-    self.points = try source.messages(message.pointee.n_points, message.pointee.points)
-    self.unpacked = source.numbers(message.pointee.n_unpacked, message.pointee.unpacked)
-    self.unpackedColours = source.enums(message.pointee.n_unpacked_colours, message.pointee.unpacked_colours)
+    let aDouble: Double = message.pointee.a_double
+    let aFloat: Float = message.pointee.a_float
+    let anInt64: Int64 = message.pointee.an_int64
+    let aUint64: UInt64 = message.pointee.a_uint64
+    let anInt32: Swift.Int32 = message.pointee.an_int32
+    let aFixed64: UInt64 = message.pointee.a_fixed64
+    let aFixed32: UInt32 = message.pointee.a_fixed32
+    let aBool: Bool = message.pointee.a_bool != 0
+    let aString: Swift.String = try source.string(message.pointee.a_string, in: "testing.everything.v1.Everything.a_string")
+    let someBytes: [UInt8] = source.bytes(message.pointee.some_bytes)
+    let aUint32: UInt32 = message.pointee.a_uint32
+    let anSfixed32: Swift.Int32 = message.pointee.an_sfixed32
+    let anSfixed64: Int64 = message.pointee.an_sfixed64
+    let anSint32: Swift.Int32 = message.pointee.an_sint32
+    let anSint64: Int64 = message.pointee.an_sint64
+    let aColour: EverythingV1.Colour = EverythingV1.Colour(rawValue: message.pointee.a_colour)
+    let aPoint: EverythingV1.Point? = try source.message(message.pointee.a_point)
+    let doubles: [Double] = source.numbers(message.pointee.n_doubles, message.pointee.doubles)
+    let floats: [Float] = source.numbers(message.pointee.n_floats, message.pointee.floats)
+    let int64s: [Int64] = source.numbers(message.pointee.n_int64s, message.pointee.int64s)
+    let uint64s: [UInt64] = source.numbers(message.pointee.n_uint64s, message.pointee.uint64s)
+    let int32s: [Swift.Int32] = source.numbers(message.pointee.n_int32s, message.pointee.int32s)
+    let fixed64s: [UInt64] = source.numbers(message.pointee.n_fixed64s, message.pointee.fixed64s)
+    let fixed32s: [UInt32] = source.numbers(message.pointee.n_fixed32s, message.pointee.fixed32s)
+    let bools: [Bool] = source.bools(message.pointee.n_bools, message.pointee.bools)
+    let strings: [Swift.String] = try source.strings(message.pointee.n_strings, message.pointee.strings, in: "testing.everything.v1.Everything.strings")
+    let byteStrings: [[UInt8]] = source.bytes(message.pointee.n_byte_strings, message.pointee.byte_strings)
+    let uint32s: [UInt32] = source.numbers(message.pointee.n_uint32s, message.pointee.uint32s)
+    let sfixed32s: [Swift.Int32] = source.numbers(message.pointee.n_sfixed32s, message.pointee.sfixed32s)
+    let sfixed64s: [Int64] = source.numbers(message.pointee.n_sfixed64s, message.pointee.sfixed64s)
+    let sint32s: [Swift.Int32] = source.numbers(message.pointee.n_sint32s, message.pointee.sint32s)
+    let sint64s: [Int64] = source.numbers(message.pointee.n_sint64s, message.pointee.sint64s)
+    let colours: [EverythingV1.Colour] = source.enums(message.pointee.n_colours, message.pointee.colours)
+    let points: [EverythingV1.Point] = try source.messages(message.pointee.n_points, message.pointee.points)
+    let unpacked: [Swift.Int32] = source.numbers(message.pointee.n_unpacked, message.pointee.unpacked)
+    let unpackedColours: [EverythingV1.Colour] = source.enums(message.pointee.n_unpacked_colours, message.pointee.unpacked_colours)
+    let maybeDouble: Double?
     if message.pointee._maybe_double_case.rawValue == 41 {
-      self.maybeDouble = message.pointee.maybe_double
+      maybeDouble = message.pointee.maybe_double
     } else {
-      self.maybeDouble = nil
+      maybeDouble = nil
     }
+    let maybeInt64: Int64?
     if message.pointee._maybe_int64_case.rawValue == 43 {
-      self.maybeInt64 = message.pointee.maybe_int64
+      maybeInt64 = message.pointee.maybe_int64
     } else {
-      self.maybeInt64 = nil
+      maybeInt64 = nil
     }
+    let maybeBool: Bool?
     if message.pointee._maybe_bool_case.rawValue == 48 {
-      self.maybeBool = message.pointee.maybe_bool != 0
+      maybeBool = message.pointee.maybe_bool != 0
     } else {
-      self.maybeBool = nil
+      maybeBool = nil
     }
+    let maybeString: Swift.String?
     if message.pointee._maybe_string_case.rawValue == 49 {
-      self.maybeString = try source.string(message.pointee.maybe_string, in: "testing.everything.v1.Everything.maybe_string")
+      maybeString = try source.string(message.pointee.maybe_string, in: "testing.everything.v1.Everything.maybe_string")
     } else {
-      self.maybeString = nil
+      maybeString = nil
     }
+    let maybeBytes: [UInt8]?
     if message.pointee._maybe_bytes_case.rawValue == 50 {
-      self.maybeBytes = source.bytes(message.pointee.maybe_bytes)
+      maybeBytes = source.bytes(message.pointee.maybe_bytes)
     } else {
-      self.maybeBytes = nil
+      maybeBytes = nil
     }
+    let maybeColour: EverythingV1.Colour?
     if message.pointee._maybe_colour_case.rawValue == 56 {
-      self.maybeColour = EverythingV1.Colour(rawValue: message.pointee.maybe_colour)
+      maybeColour = EverythingV1.Colour(rawValue: message.pointee.maybe_colour)
     } else {
-      self.maybeColour = nil
+      maybeColour = nil
     }
+    let maybePoint: EverythingV1.Point?
     if message.pointee._maybe_point_case.rawValue == 57 {
-      self.maybePoint = try source.message(message.pointee.maybe_point)
+      maybePoint = try source.message(message.pointee.maybe_point)
     } else {
-      self.maybePoint = nil
+      maybePoint = nil
     }
-    do {
-      var map: [Swift.Int32: Swift.String] = [:]
-      map.reserveCapacity(message.pointee.n_by_int32)
-      for case let entry? in source.entries(message.pointee.n_by_int32, message.pointee.by_int32) {
-        let key = entry.pointee.key
-        map[key] = try source.string(entry.pointee.value, in: "testing.everything.v1.Everything.by_int32")
-      }
-      self.byInt32 = map
+    var byInt32: [Swift.Int32: Swift.String] = [:]
+    byInt32.reserveCapacity(message.pointee.n_by_int32)
+    for case let entry? in source.entries(message.pointee.n_by_int32, message.pointee.by_int32) {
+      let key = entry.pointee.key
+      let value = try source.string(entry.pointee.value, in: "testing.everything.v1.Everything.by_int32")
+      byInt32.updateValue(value, forKey: key)
     }
-    do {
-      var map: [Int64: [UInt8]] = [:]
-      map.reserveCapacity(message.pointee.n_by_int64)
-      for case let entry? in source.entries(message.pointee.n_by_int64, message.pointee.by_int64) {
-        let key = entry.pointee.key
-        map[key] = source.bytes(entry.pointee.value)
-      }
-      self.byInt64 = map
+    var byInt64: [Int64: [UInt8]] = [:]
+    byInt64.reserveCapacity(message.pointee.n_by_int64)
+    for case let entry? in source.entries(message.pointee.n_by_int64, message.pointee.by_int64) {
+      let key = entry.pointee.key
+      let value = source.bytes(entry.pointee.value)
+      byInt64.updateValue(value, forKey: key)
     }
-    do {
-      var map: [UInt32: Double] = [:]
-      map.reserveCapacity(message.pointee.n_by_uint32)
-      for case let entry? in source.entries(message.pointee.n_by_uint32, message.pointee.by_uint32) {
-        let key = entry.pointee.key
-        map[key] = entry.pointee.value
-      }
-      self.byUint32 = map
+    var byUint32: [UInt32: Double] = [:]
+    byUint32.reserveCapacity(message.pointee.n_by_uint32)
+    for case let entry? in source.entries(message.pointee.n_by_uint32, message.pointee.by_uint32) {
+      let key = entry.pointee.key
+      let value = entry.pointee.value
+      byUint32.updateValue(value, forKey: key)
     }
-    do {
-      var map: [UInt64: Bool] = [:]
-      map.reserveCapacity(message.pointee.n_by_uint64)
-      for case let entry? in source.entries(message.pointee.n_by_uint64, message.pointee.by_uint64) {
-        let key = entry.pointee.key
-        map[key] = entry.pointee.value != 0
-      }
-      self.byUint64 = map
+    var byUint64: [UInt64: Bool] = [:]
+    byUint64.reserveCapacity(message.pointee.n_by_uint64)
+    for case let entry? in source.entries(message.pointee.n_by_uint64, message.pointee.by_uint64) {
+      let key = entry.pointee.key
+      let value = entry.pointee.value != 0
+      byUint64.updateValue(value, forKey: key)
     }
-    do {
-      var map: [Swift.Int32: EverythingV1.Colour] = [:]
-      map.reserveCapacity(message.pointee.n_by_sint32)
-      for case let entry? in source.entries(message.pointee.n_by_sint32, message.pointee.by_sint32) {
-        let key = entry.pointee.key
-        map[key] = EverythingV1.Colour(rawValue: entry.pointee.value)
-      }
-      self.bySint32 = map
+    var bySint32: [Swift.Int32: EverythingV1.Colour] = [:]
+    bySint32.reserveCapacity(message.pointee.n_by_sint32)
+    for case let entry? in source.entries(message.pointee.n_by_sint32, message.pointee.by_sint32) {
+      let key = entry.pointee.key
+      let value = EverythingV1.Colour(rawValue: entry.pointee.value)
+      bySint32.updateValue(value, forKey: key)
     }
-    do {
-      var map: [Int64: EverythingV1.Point] = [:]
-      map.reserveCapacity(message.pointee.n_by_sint64)
-      for case let entry? in source.entries(message.pointee.n_by_sint64, message.pointee.by_sint64) {
-        let key = entry.pointee.key
-        map[key] = try source.message(entry.pointee.value) ?? EverythingV1.Point()
-      }
-      self.bySint64 = map
+    var bySint64: [Int64: EverythingV1.Point] = [:]
+    bySint64.reserveCapacity(message.pointee.n_by_sint64)
+    for case let entry? in source.entries(message.pointee.n_by_sint64, message.pointee.by_sint64) {
+      let key = entry.pointee.key
+      let value = try source.message(entry.pointee.value) ?? EverythingV1.Point()
+      bySint64.updateValue(value, forKey: key)
     }
-    do {
-      var map: [UInt32: Float] = [:]
-      map.reserveCapacity(message.pointee.n_by_fixed32)
-      for case let entry? in source.entries(message.pointee.n_by_fixed32, message.pointee.by_fixed32) {
-        let key = entry.pointee.key
-        map[key] = entry.pointee.value
-      }
-      self.byFixed32 = map
+    var byFixed32: [UInt32: Float] = [:]
+    byFixed32.reserveCapacity(message.pointee.n_by_fixed32)
+    for case let entry? in source.entries(message.pointee.n_by_fixed32, message.pointee.by_fixed32) {
+      let key = entry.pointee.key
+      let value = entry.pointee.value
+      byFixed32.updateValue(value, forKey: key)
     }
-    do {
-      var map: [UInt64: UInt32] = [:]
-      map.reserveCapacity(message.pointee.n_by_fixed64)
-      for case let entry? in source.entries(message.pointee.n_by_fixed64, message.pointee.by_fixed64) {
-        let key = entry.pointee.key
-        map[key] = entry.pointee.value
-      }
-      self.byFixed64 = map
+    var byFixed64: [UInt64: UInt32] = [:]
+    byFixed64.reserveCapacity(message.pointee.n_by_fixed64)
+    for case let entry? in source.entries(message.pointee.n_by_fixed64, message.pointee.by_fixed64) {
+      let key = entry.pointee.key
+      let value = entry.pointee.value
+      byFixed64.updateValue(value, forKey: key)
     }
-    do {
-      var map: [Swift.Int32: Int64] = [:]
-      map.reserveCapacity(message.pointee.n_by_sfixed32)
-      for case let entry? in source.entries(message.pointee.n_by_sfixed32, message.pointee.by_sfixed32) {
-        let key = entry.pointee.key
-        map[key] = entry.pointee.value
-      }
-      self.bySfixed32 = map
+    var bySfixed32: [Swift.Int32: Int64] = [:]
+    bySfixed32.reserveCapacity(message.pointee.n_by_sfixed32)
+    for case let entry? in source.entries(message.pointee.n_by_sfixed32, message.pointee.by_sfixed32) {
+      let key = entry.pointee.key
+      let value = entry.pointee.value
+      bySfixed32.updateValue(value, forKey: key)
     }
-    do {
-      var map: [Int64: UInt64] = [:]
-      map.reserveCapacity(message.pointee.n_by_sfixed64)
-      for case let entry? in source.entries(message.pointee.n_by_sfixed64, message.pointee.by_sfixed64) {
-        let key = entry.pointee.key
-        map[key] = entry.pointee.value
-      }
-      self.bySfixed64 = map
+    var bySfixed64: [Int64: UInt64] = [:]
+    bySfixed64.reserveCapacity(message.pointee.n_by_sfixed64)
+    for case let entry? in source.entries(message.pointee.n_by_sfixed64, message.pointee.by_sfixed64) {
+      let key = entry.pointee.key
+      let value = entry.pointee.value
+      bySfixed64.updateValue(value, forKey: key)
     }
-    do {
-      var map: [Bool: Swift.Int32] = [:]
-      map.reserveCapacity(message.pointee.n_by_bool)
-      for case let entry? in source.entries(message.pointee.n_by_bool, message.pointee.by_bool) {
-        let key = entry.pointee.key != 0
-        map[key] = entry.pointee.value
-      }
-      self.byBool = map
+    var byBool: [Bool: Swift.Int32] = [:]
+    byBool.reserveCapacity(message.pointee.n_by_bool)
+    for case let entry? in source.entries(message.pointee.n_by_bool, message.pointee.by_bool) {
+      let key = entry.pointee.key != 0
+      let value = entry.pointee.value
+      byBool.updateValue(value, forKey: key)
     }
-    do {
-      var map: [Swift.String: EverythingV1.Everything] = [:]
-      map.reserveCapacity(message.pointee.n_by_string)
-      for case let entry? in source.entries(message.pointee.n_by_string, message.pointee.by_string) {
-        let key = try source.string(entry.pointee.key, in: "testing.everything.v1.Everything.by_string")
-        map[key] = try source.message(entry.pointee.value) ?? EverythingV1.Everything()
-      }
-      self.byString = map
+    var byString: [Swift.String: EverythingV1.Everything] = [:]
+    byString.reserveCapacity(message.pointee.n_by_string)
+    for case let entry? in source.entries(message.pointee.n_by_string, message.pointee.by_string) {
+      let key = try source.string(entry.pointee.key, in: "testing.everything.v1.Everything.by_string")
+      let value = try source.message(entry.pointee.value) ?? EverythingV1.Everything()
+      byString.updateValue(value, forKey: key)
     }
+    let choice: Choice?
     switch message.pointee.choice_case.rawValue {
-    case 81: self.choice = .buildID(message.pointee.build_id)
-    case 82: self.choice = .sourceURL(try source.string(message.pointee.source_url, in: "testing.everything.v1.Everything.source_url"))
-    case 83: self.choice = .rawSHA(source.bytes(message.pointee.raw_sha))
-    case 84: self.choice = .noneValue(message.pointee.none != 0)
-    case 85: self.choice = .colour(EverythingV1.Colour(rawValue: message.pointee.colour))
-    case 86: self.choice = .point(try source.message(message.pointee.point) ?? EverythingV1.Point())
-    case 87: self.choice = .inner(try source.message(message.pointee.inner) ?? EverythingV1.Everything())
-    default: self.choice = nil
+    case 81: choice = .buildID(message.pointee.build_id)
+    case 82: choice = .sourceURL(try source.string(message.pointee.source_url, in: "testing.everything.v1.Everything.source_url"))
+    case 83: choice = .rawSHA(source.bytes(message.pointee.raw_sha))
+    case 84: choice = .noneValue(message.pointee.none != 0)
+    case 85: choice = .colour(EverythingV1.Colour(rawValue: message.pointee.colour))
+    case 86: choice = .point(try source.message(message.pointee.point) ?? EverythingV1.Point())
+    case 87: choice = .inner(try source.message(message.pointee.inner) ?? EverythingV1.Everything())
+    default: choice = nil
     }
+    let only: Swift.String?
     if message.pointee.lonely_case.rawValue == 91 {
-      self.only = try source.string(message.pointee.only, in: "testing.everything.v1.Everything.only")
+      only = try source.string(message.pointee.only, in: "testing.everything.v1.Everything.only")
     } else {
-      self.only = nil
+      only = nil
     }
-    self.time = try source.message(message.pointee.time)
-    self.anyJSON = try source.message(message.pointee.any_json)
-    self.last = try source.string(message.pointee.last, in: "testing.everything.v1.Everything.last")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let time: GoogleProtobuf.Timestamp? = try source.message(message.pointee.time)
+    let anyJSON: GoogleProtobuf.Value? = try source.message(message.pointee.any_json)
+    let last: Swift.String = try source.string(message.pointee.last, in: "testing.everything.v1.Everything.last")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.aDouble = aDouble
+    self.aFloat = aFloat
+    self.anInt64 = anInt64
+    self.aUint64 = aUint64
+    self.anInt32 = anInt32
+    self.aFixed64 = aFixed64
+    self.aFixed32 = aFixed32
+    self.aBool = aBool
+    self.aString = aString
+    self.someBytes = someBytes
+    self.aUint32 = aUint32
+    self.anSfixed32 = anSfixed32
+    self.anSfixed64 = anSfixed64
+    self.anSint32 = anSint32
+    self.anSint64 = anSint64
+    self.aColour = aColour
+    self.aPoint = aPoint
+    self.doubles = doubles
+    self.floats = floats
+    self.int64s = int64s
+    self.uint64s = uint64s
+    self.int32s = int32s
+    self.fixed64s = fixed64s
+    self.fixed32s = fixed32s
+    self.bools = bools
+    self.strings = strings
+    self.byteStrings = byteStrings
+    self.uint32s = uint32s
+    self.sfixed32s = sfixed32s
+    self.sfixed64s = sfixed64s
+    self.sint32s = sint32s
+    self.sint64s = sint64s
+    self.colours = colours
+    self.points = points
+    self.unpacked = unpacked
+    self.unpackedColours = unpackedColours
+    self.maybeDouble = maybeDouble
+    self.maybeInt64 = maybeInt64
+    self.maybeBool = maybeBool
+    self.maybeString = maybeString
+    self.maybeBytes = maybeBytes
+    self.maybeColour = maybeColour
+    self.maybePoint = maybePoint
+    self.byInt32 = byInt32
+    self.byInt64 = byInt64
+    self.byUint32 = byUint32
+    self.byUint64 = byUint64
+    self.bySint32 = bySint32
+    self.bySint64 = bySint64
+    self.byFixed32 = byFixed32
+    self.byFixed64 = byFixed64
+    self.bySfixed32 = bySfixed32
+    self.bySfixed64 = bySfixed64
+    self.byBool = byBool
+    self.byString = byString
+    self.choice = choice
+    self.only = only
+    self.time = time
+    self.anyJSON = anyJSON
+    self.last = last
+    self.unknownFields = unknownFields
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -726,9 +772,12 @@ extension EverythingV1.Point {
   package init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.x = message.pointee.x
-    self.y = message.pointee.y
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let x: Swift.Int32 = message.pointee.x
+    let y: Swift.Int32 = message.pointee.y
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.x = x
+    self.y = y
+    self.unknownFields = unknownFields
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -806,29 +855,36 @@ extension EverythingV1.Tree {
   package init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.label = try source.string(message.pointee.label, in: "testing.everything.v1.Tree.label")
-    self.indirectLeft = try source.indirectMessage(message.pointee.left)
+    let label: Swift.String = try source.string(message.pointee.label, in: "testing.everything.v1.Tree.label")
+    let left: Indirect<EverythingV1.Tree>? = try source.indirectMessage(message.pointee.left)
+    let right: Indirect<EverythingV1.Tree>?
     if message.pointee._right_case.rawValue == 3 {
-      self.indirectRight = try source.indirectMessage(message.pointee.right)
+      right = try source.indirectMessage(message.pointee.right)
     } else {
-      self.indirectRight = nil
+      right = nil
     }
-    self.children = try source.messages(message.pointee.n_children, message.pointee.children)
-    do {
-      var map: [Swift.String: EverythingV1.Tree] = [:]
-      map.reserveCapacity(message.pointee.n_named)
-      for case let entry? in source.entries(message.pointee.n_named, message.pointee.named) {
-        let key = try source.string(entry.pointee.key, in: "testing.everything.v1.Tree.named")
-        map[key] = try source.message(entry.pointee.value) ?? EverythingV1.Tree()
-      }
-      self.named = map
+    let children: [EverythingV1.Tree] = try source.messages(message.pointee.n_children, message.pointee.children)
+    var named: [Swift.String: EverythingV1.Tree] = [:]
+    named.reserveCapacity(message.pointee.n_named)
+    for case let entry? in source.entries(message.pointee.n_named, message.pointee.named) {
+      let key = try source.string(entry.pointee.key, in: "testing.everything.v1.Tree.named")
+      let value = try source.message(entry.pointee.value) ?? EverythingV1.Tree()
+      named.updateValue(value, forKey: key)
     }
+    let other: Other?
     switch message.pointee.other_case.rawValue {
-    case 6: self.other = .next(try source.message(message.pointee.next) ?? EverythingV1.Tree())
-    case 7: self.other = .wrapped(try source.message(message.pointee.wrapped) ?? EverythingV1.Tree.Wrapper())
-    default: self.other = nil
+    case 6: other = .next(try source.message(message.pointee.next) ?? EverythingV1.Tree())
+    case 7: other = .wrapped(try source.message(message.pointee.wrapped) ?? EverythingV1.Tree.Wrapper())
+    default: other = nil
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.label = label
+    self.indirectLeft = left
+    self.indirectRight = right
+    self.children = children
+    self.named = named
+    self.other = other
+    self.unknownFields = unknownFields
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -895,9 +951,12 @@ extension EverythingV1.Tree.Wrapper {
   package init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.indirectTree = try source.indirectMessage(message.pointee.tree)
-    self.depth = EverythingV1.Tree.Wrapper.Depth(rawValue: message.pointee.depth)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let tree: Indirect<EverythingV1.Tree>? = try source.indirectMessage(message.pointee.tree)
+    let depth: EverythingV1.Tree.Wrapper.Depth = EverythingV1.Tree.Wrapper.Depth(rawValue: message.pointee.depth)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.indirectTree = tree
+    self.depth = depth
+    self.unknownFields = unknownFields
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -967,8 +1026,10 @@ extension EverythingV1.Chain {
   package init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.links = try source.messages(message.pointee.n_links, message.pointee.links)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let links: [EverythingV1.Chain] = try source.messages(message.pointee.n_links, message.pointee.links)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.links = links
+    self.unknownFields = unknownFields
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1136,50 +1197,81 @@ extension EverythingV1.Words {
   package init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.base = try source.string(message.pointee.base_, in: "testing.everything.v1.Words.base")
-    self.initField = try source.string(message.pointee.init_, in: "testing.everything.v1.Words.init")
-    self.selfField = try source.string(message.pointee.self_, in: "testing.everything.v1.Words.self")
-    self.type = try source.string(message.pointee.type_, in: "testing.everything.v1.Words.type")
-    self.class = try source.string(message.pointee.class_, in: "testing.everything.v1.Words.class")
-    self.hash = try source.string(message.pointee.hash, in: "testing.everything.v1.Words.hash")
-    self.description = try source.string(message.pointee.description, in: "testing.everything.v1.Words.description")
-    self.hashValueField = try source.string(message.pointee.hash_value, in: "testing.everything.v1.Words.hash_value")
-    self.unknownFieldsField = try source.string(message.pointee.unknown_fields, in: "testing.everything.v1.Words.unknown_fields")
-    self.nItems = try source.string(message.pointee.n_items_, in: "testing.everything.v1.Words.n_items")
-    self.items = try source.strings(message.pointee.n_items, message.pointee.items, in: "testing.everything.v1.Words.items")
-    self.message = try source.string(message.pointee.message, in: "testing.everything.v1.Words.message")
-    self.source = try source.string(message.pointee.source, in: "testing.everything.v1.Words.source")
-    self.arena = try source.string(message.pointee.arena, in: "testing.everything.v1.Words.arena")
-    self.int = try source.string(message.pointee.int_, in: "testing.everything.v1.Words.int")
-    self.in = try source.string(message.pointee.in, in: "testing.everything.v1.Words.in")
-    self.default = try source.string(message.pointee.default_, in: "testing.everything.v1.Words.default")
-    self.encoded = try source.string(message.pointee.encoded, in: "testing.everything.v1.Words.encoded")
-    self.scalerMetadata = try source.string(message.pointee.scalermetadata, in: "testing.everything.v1.Words.scalerMetadata")
-    self.buildID = try source.string(message.pointee.build_id, in: "testing.everything.v1.Words.build_id")
-    self.leaseIds = try source.strings(message.pointee.n_lease_ids, message.pointee.lease_ids, in: "testing.everything.v1.Words.lease_ids")
-    self.usesURL = try source.string(message.pointee.uses_url, in: "testing.everything.v1.Words.uses_url")
-    self.value = try source.string(message.pointee.value, in: "testing.everything.v1.Words.value")
-    self.key = try source.string(message.pointee.key, in: "testing.everything.v1.Words.key")
-    self.map = try source.string(message.pointee.map, in: "testing.everything.v1.Words.map")
-    self.entry = try source.string(message.pointee.entry, in: "testing.everything.v1.Words.entry")
-    do {
-      var map: [Swift.String: Swift.String] = [:]
-      map.reserveCapacity(message.pointee.n_entries)
-      for case let entry? in source.entries(message.pointee.n_entries, message.pointee.entries) {
-        let key = try source.string(entry.pointee.key, in: "testing.everything.v1.Words.entries")
-        map[key] = try source.string(entry.pointee.value, in: "testing.everything.v1.Words.entries")
-      }
-      self.entries = map
+    let base: Swift.String = try source.string(message.pointee.base_, in: "testing.everything.v1.Words.base")
+    let initField: Swift.String = try source.string(message.pointee.init_, in: "testing.everything.v1.Words.init")
+    let selfField: Swift.String = try source.string(message.pointee.self_, in: "testing.everything.v1.Words.self")
+    let type: Swift.String = try source.string(message.pointee.type_, in: "testing.everything.v1.Words.type")
+    let `class`: Swift.String = try source.string(message.pointee.class_, in: "testing.everything.v1.Words.class")
+    let hash: Swift.String = try source.string(message.pointee.hash, in: "testing.everything.v1.Words.hash")
+    let description: Swift.String = try source.string(message.pointee.description, in: "testing.everything.v1.Words.description")
+    let hashValueField: Swift.String = try source.string(message.pointee.hash_value, in: "testing.everything.v1.Words.hash_value")
+    let unknownFieldsField: Swift.String = try source.string(message.pointee.unknown_fields, in: "testing.everything.v1.Words.unknown_fields")
+    let nItems: Swift.String = try source.string(message.pointee.n_items_, in: "testing.everything.v1.Words.n_items")
+    let items: [Swift.String] = try source.strings(message.pointee.n_items, message.pointee.items, in: "testing.everything.v1.Words.items")
+    let messageField: Swift.String = try source.string(message.pointee.message, in: "testing.everything.v1.Words.message")
+    let sourceField: Swift.String = try source.string(message.pointee.source, in: "testing.everything.v1.Words.source")
+    let arena: Swift.String = try source.string(message.pointee.arena, in: "testing.everything.v1.Words.arena")
+    let int: Swift.String = try source.string(message.pointee.int_, in: "testing.everything.v1.Words.int")
+    let `in`: Swift.String = try source.string(message.pointee.in, in: "testing.everything.v1.Words.in")
+    let `default`: Swift.String = try source.string(message.pointee.default_, in: "testing.everything.v1.Words.default")
+    let encoded: Swift.String = try source.string(message.pointee.encoded, in: "testing.everything.v1.Words.encoded")
+    let scalerMetadata: Swift.String = try source.string(message.pointee.scalermetadata, in: "testing.everything.v1.Words.scalerMetadata")
+    let buildID: Swift.String = try source.string(message.pointee.build_id, in: "testing.everything.v1.Words.build_id")
+    let leaseIds: [Swift.String] = try source.strings(message.pointee.n_lease_ids, message.pointee.lease_ids, in: "testing.everything.v1.Words.lease_ids")
+    let usesURL: Swift.String = try source.string(message.pointee.uses_url, in: "testing.everything.v1.Words.uses_url")
+    let valueField: Swift.String = try source.string(message.pointee.value, in: "testing.everything.v1.Words.value")
+    let keyField: Swift.String = try source.string(message.pointee.key, in: "testing.everything.v1.Words.key")
+    let map: Swift.String = try source.string(message.pointee.map, in: "testing.everything.v1.Words.map")
+    let entryField: Swift.String = try source.string(message.pointee.entry, in: "testing.everything.v1.Words.entry")
+    var entries: [Swift.String: Swift.String] = [:]
+    entries.reserveCapacity(message.pointee.n_entries)
+    for case let entry? in source.entries(message.pointee.n_entries, message.pointee.entries) {
+      let key = try source.string(entry.pointee.key, in: "testing.everything.v1.Words.entries")
+      let value = try source.string(entry.pointee.value, in: "testing.everything.v1.Words.entries")
+      entries.updateValue(value, forKey: key)
     }
-    self.choiceCase = try source.string(message.pointee.choice_case_, in: "testing.everything.v1.Words.choice_case")
-    self.messageNameField = try source.string(message.pointee.message_name, in: "testing.everything.v1.Words.message_name")
-    self.inout = try source.string(message.pointee.inout, in: "testing.everything.v1.Words.inout")
+    let choiceCase: Swift.String = try source.string(message.pointee.choice_case_, in: "testing.everything.v1.Words.choice_case")
+    let messageNameField: Swift.String = try source.string(message.pointee.message_name, in: "testing.everything.v1.Words.message_name")
+    let `inout`: Swift.String = try source.string(message.pointee.inout, in: "testing.everything.v1.Words.inout")
+    let `switch`: Switch?
     switch message.pointee.switch_case.rawValue {
-    case 31: self.switch = .`case`(try source.string(message.pointee.case_, in: "testing.everything.v1.Words.case"))
-    case 32: self.switch = .`where`(try source.string(message.pointee.where, in: "testing.everything.v1.Words.where"))
-    default: self.switch = nil
+    case 31: `switch` = .`case`(try source.string(message.pointee.case_, in: "testing.everything.v1.Words.case"))
+    case 32: `switch` = .`where`(try source.string(message.pointee.where, in: "testing.everything.v1.Words.where"))
+    default: `switch` = nil
     }
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.base = base
+    self.initField = initField
+    self.selfField = selfField
+    self.type = type
+    self.class = `class`
+    self.hash = hash
+    self.description = description
+    self.hashValueField = hashValueField
+    self.unknownFieldsField = unknownFieldsField
+    self.nItems = nItems
+    self.items = items
+    self.message = messageField
+    self.source = sourceField
+    self.arena = arena
+    self.int = int
+    self.in = `in`
+    self.default = `default`
+    self.encoded = encoded
+    self.scalerMetadata = scalerMetadata
+    self.buildID = buildID
+    self.leaseIds = leaseIds
+    self.usesURL = usesURL
+    self.value = valueField
+    self.key = keyField
+    self.map = map
+    self.entry = entryField
+    self.entries = entries
+    self.choiceCase = choiceCase
+    self.messageNameField = messageNameField
+    self.inout = `inout`
+    self.switch = `switch`
+    self.unknownFields = unknownFields
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1264,9 +1356,12 @@ extension EverythingV1.String {
   package init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.text = try source.string(message.pointee.text, in: "testing.everything.v1.String.text")
-    self.number = try source.message(message.pointee.number)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let text: Swift.String = try source.string(message.pointee.text, in: "testing.everything.v1.String.text")
+    let number: EverythingV1.Int32? = try source.message(message.pointee.number)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.text = text
+    self.number = number
+    self.unknownFields = unknownFields
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1307,8 +1402,10 @@ extension EverythingV1.Int32 {
   package init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.value = message.pointee.value
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let valueField: Swift.Int32 = message.pointee.value
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.value = valueField
+    self.unknownFields = unknownFields
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1348,8 +1445,10 @@ extension EverythingV1.TypeMessage {
   package init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.name = try source.string(message.pointee.name, in: "testing.everything.v1.Type.name")
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let name: Swift.String = try source.string(message.pointee.name, in: "testing.everything.v1.Type.name")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.name = name
+    self.unknownFields = unknownFields
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1389,8 +1488,10 @@ extension EverythingV1.AnyMessage {
   package init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.value = source.bytes(message.pointee.value)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let valueField: [UInt8] = source.bytes(message.pointee.value)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.value = valueField
+    self.unknownFields = unknownFields
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1430,8 +1531,10 @@ extension EverythingV1.Arena {
   package init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.text = try source.message(message.pointee.text)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let text: EverythingV1.String? = try source.message(message.pointee.text)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.text = text
+    self.unknownFields = unknownFields
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1461,7 +1564,8 @@ extension EverythingV1.Empty {
   package init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.unknownFields = unknownFields
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
