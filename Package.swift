@@ -75,6 +75,9 @@ let places: [Place] = [
     name: "RedisClient", folder: "Redis", layer: .redis, beside: ["RedisWire"],
     products: nio("NIOCore", "NIOPosix") + [logging]),
 
+  // A real redis-server for one test; only tests use it.
+  Place(name: "RedisTesting", folder: "Redis", layer: .redis),
+
   // What the services share.
   Place(name: "Domain", folder: "Shared", layer: .domain),
   Place(name: "CBuildProtos", folder: "Shared", layer: .domain, kind: .generatedC, uses: ["CProtobufC", "CRPCProtos"]),
@@ -181,7 +184,8 @@ let tests: [(name: String, folder: String, uses: [String], products: [Target.Dep
     ], []),
   ("RPCTransportTests", "RPC", ["RPCCore", "RPCHTTP2", "RPCTransport"], nio("NIOCore", "NIOPosix")),
   ("RedisWireTests", "Redis", ["RedisWire"], []),
-  ("RedisClientTests", "Redis", ["RedisWire", "RedisClient"], nio("NIOCore", "NIOPosix")),
+  ("RedisClientTests", "Redis", ["RedisWire", "RedisClient", "RedisTesting"],
+    nio("NIOCore", "NIOPosix") + [logging]),
   ("DomainTests", "Shared", ["Domain"], []),
   ("PipelineSyntaxTests", "Shared", ["Domain", "PipelineSyntax"], []),
   ("ServiceRuntimeTests", "Shared", ["ServiceRuntime", "RPC"], []),
@@ -189,8 +193,10 @@ let tests: [(name: String, folder: String, uses: [String], products: [Target.Dep
   ("SchedulerCoreTests", "Scheduler", ["SchedulerCore", "Domain"], []),
   ("ExecutorAllocatorCoreTests", "ExecutorAllocator", ["ExecutorAllocatorCore", "Domain"], []),
   ("ExecutorAllocatorServiceTests", "ExecutorAllocator",
-    ["ExecutorAllocatorService", "ExecutorAllocatorCore", "Domain", "RedisClient", "RedisWire"],
-    nio("NIOCore", "NIOPosix")),
+    [
+      "ExecutorAllocatorService", "ExecutorAllocatorCore", "Domain", "RedisClient", "RedisWire",
+      "RedisTesting", "BuildProtos", "RPC", "ServiceRuntime",
+    ], nio("NIOCore", "NIOPosix") + [logging]),
   ("PluginRunnerCoreTests", "PluginRunner", ["PluginRunnerCore", "Domain"], []),
   ("PluginRunnerServiceTests", "PluginRunner",
     ["PluginRunnerService", "PluginRunnerCore", "Domain", "BuildProtos"], []),
