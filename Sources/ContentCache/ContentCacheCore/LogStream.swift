@@ -85,11 +85,6 @@ package struct LogStream: Hashable, Sendable {
     return true
   }
 
-  /// The log could not be kept as a blob: it is as it was before.
-  package mutating func sealFailed() {
-    if self.state == .sealing { self.state = .open }
-  }
-
   /// The log is a blob now.
   package mutating func sealed(_ digest: Digest) {
     precondition(self.state == .sealing, "a log was sealed without being asked to")

@@ -12,8 +12,9 @@ package struct Policy: Hashable, Sendable {
   package var readChunkBytes = 256 << 10
   /// Data in one message of a log, as `ReadLogResponse` promises.
   package var logChunkBytes = 64 << 10
-  /// An upload up to this size is kept in memory and written in one go.
-  package var memoryUploadBytes: Int64 = 256 << 10
+  /// A blob up to this size is kept in memory until it is whole, then written in one go; when its
+  /// stream is lost the client sends it again from the start.
+  package var memoryUploadBytes: Int64 = 64 << 10
   /// Uploads that were begun and may be resumed; beyond it the oldest that has no writer is
   /// forgotten, and one more is refused while all have one.
   package var maximumUploads = 1_024
@@ -21,6 +22,11 @@ package struct Policy: Hashable, Sendable {
   package var uploadIdleTime = Duration.seconds(3_600)
   /// Logs that are read or written at one time; each holds a file open.
   package var maximumOpenLogs = 8_192
+  /// Callers that read or write one log at one time.
+  package var maximumCallersPerLog = 1_024
+  /// Unsealed logs that stay open after their last caller, so that one that comes back need not
+  /// hash the log again.
+  package var maximumIdleLogs = 256
   /// Characters in a log's name, as `AppendLogRequest` promises.
   package var maximumLogNameCharacters = 512
   /// Directories that GetTree puts into one message.

@@ -1,4 +1,7 @@
+import ContentCacheService
+import ServiceRuntime
+
 @main
-struct Main {
-  static func main() {}
+struct Program {
+  static func main() async { await ServiceRuntime.run(ContentCache.self) }
 }

@@ -1,0 +1,20 @@
+import ContentCacheCore
+import ServiceRuntime
+
+/// The cache's settings, beside those that every service has.
+package struct Configuration: Sendable {
+  package static let settings: [Setting] = [
+    Setting(
+      "disk-threads", default: "8",
+      help: "Threads that wait for the disk; more help on disks that take many requests at once"),
+    Setting("max-blob-size", default: "64GiB", help: "The largest blob, and the longest log"),
+  ]
+
+  package var diskThreads: Int
+  package var policy = Policy()
+
+  package init(_ settings: SettingValues) throws {
+    self.diskThreads = max(1, try settings.int("disk-threads"))
+    self.policy.maximumBlobBytes = try settings.byteCount("max-blob-size")
+  }
+}
