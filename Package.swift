@@ -87,7 +87,7 @@ let places: [Place] = [
     name: "PipelineSyntax", folder: "Shared", layer: .shared, uses: ["Domain"], products: [yams]),
   Place(
     name: "ServiceRuntime", folder: "Shared", layer: .shared, uses: ["RPC"],
-    products: nio("NIOCore", "NIOPosix", "NIOHTTP1") + [logging, arguments, yams]),
+    products: nio("NIOCore", "NIOPosix", "NIOHTTP1") + [logging, yams]),
   Place(
     name: "PluginKit", folder: "Shared", layer: .shared, uses: ["RPC"], beside: ["BuildProtos"]),
 
@@ -188,8 +188,9 @@ let tests: [(name: String, folder: String, uses: [String], products: [Target.Dep
     nio("NIOCore", "NIOPosix") + [logging]),
   ("DomainTests", "Shared", ["Domain"], []),
   ("PipelineSyntaxTests", "Shared", ["Domain", "PipelineSyntax"], []),
-  ("ServiceRuntimeTests", "Shared", ["ServiceRuntime", "RPC"], []),
-  ("PluginKitTests", "Shared", ["PluginKit", "BuildProtos"], []),
+  ("ServiceRuntimeTests", "Shared", ["ServiceRuntime", "RPC"],
+    nio("NIOCore", "NIOPosix") + [logging]),
+  ("PluginKitTests", "Shared", ["PluginKit", "BuildProtos", "RPC"], []),
   ("SchedulerCoreTests", "Scheduler", ["SchedulerCore", "Domain"], []),
   ("ExecutorAllocatorCoreTests", "ExecutorAllocator", ["ExecutorAllocatorCore", "Domain"], []),
   ("ExecutorAllocatorServiceTests", "ExecutorAllocator",
@@ -199,14 +200,18 @@ let tests: [(name: String, folder: String, uses: [String], products: [Target.Dep
     ], nio("NIOCore", "NIOPosix") + [logging]),
   ("PluginRunnerCoreTests", "PluginRunner", ["PluginRunnerCore", "Domain"], []),
   ("PluginRunnerServiceTests", "PluginRunner",
-    ["PluginRunnerService", "PluginRunnerCore", "Domain", "BuildProtos"], []),
-  ("CorePluginsTests", "PluginRunner", ["CorePlugins", "PluginKit", "BuildProtos"], []),
+    [
+      "PluginRunnerService", "PluginRunnerCore", "Domain", "BuildProtos", "PluginKit", "RPC",
+      "ServiceRuntime",
+    ], nio("NIOCore", "NIOPosix") + [logging]),
+  ("CorePluginsTests", "PluginRunner", ["CorePlugins", "PluginKit", "BuildProtos", "RPC"], []),
   ("DatastoreGatewayCoreTests", "DatastoreGateway", ["DatastoreGatewayCore", "Domain"], []),
   ("DatastoreGatewayServiceTests", "DatastoreGateway",
     ["DatastoreGatewayService", "DatastoreGatewayCore", "BuildProtos", "Domain"], []),
   ("ContentCacheCoreTests", "ContentCache", ["ContentCacheCore", "Domain"], []),
   ("ContentCacheServiceTests", "ContentCache",
-    ["ContentCacheService", "ContentCacheCore", "BuildProtos", "Domain"], []),
+    ["ContentCacheService", "ContentCacheCore", "BuildProtos", "Domain", "RPC", "ServiceRuntime"],
+    []),
   ("ProtocRPCSwiftTests", "Tools", ["ProtocRPCSwift"], []),
   ("CommandLineInterfaceTests", "Tools", ["CommandLineInterface", "Domain", "BuildProtos"], []),
 ]
