@@ -60,6 +60,10 @@ package final class Storage: Sendable {
   package struct Locked: Error, Hashable, Sendable, CustomStringConvertible {
     package let directory: String
 
+    package init(directory: String) {
+      self.directory = directory
+    }
+
     package var description: String {
       "another content-cache uses the data directory \(self.directory)"
     }
@@ -86,6 +90,11 @@ package final class Storage: Sendable {
     self.uploads = UploadStore(blobs: self.blobs, policy: policy)
     self.disk = disk
     self.policy = policy
+  }
+
+  /// Lets another cache have the directory; nothing may be called any more.
+  package func close() {
+    self.lock.unlock()
   }
 
   /// The services over this directory.

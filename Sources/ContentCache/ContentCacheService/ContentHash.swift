@@ -3,12 +3,12 @@ import Crypto
 import Domain
 
 /// The digest of bytes that come one after the other.
-struct ContentHash: Sendable {
+package struct ContentHash: Sendable {
   private var hasher = SHA256()
   private var size: Int64 = 0
 
   /// Of bytes that are all here.
-  static func digest(of bytes: [UInt8]) -> Domain.Digest {
+  package static func digest(of bytes: [UInt8]) -> Domain.Digest {
     var hash = Self()
     hash.update(bytes[...])
     return hash.digest

@@ -55,7 +55,9 @@ package final class OpenLog: Sendable {
     try self.locked { contents throws(LogStore.Failure) in
       let stream = try self.stream(&contents)
       let effect: LogStream.Effect
-      do throws(LogStream.Refusal) { effect = try stream.chunkReceived(offset: offset, count: chunk.count) } catch {
+      do throws(LogStream.Refusal) {
+        effect = try stream.chunkReceived(offset: offset, count: chunk.count)
+      } catch {
         throw .refused(error)
       }
       guard case .write(let skipping) = effect else {
@@ -66,7 +68,9 @@ package final class OpenLog: Sendable {
       }
       let file = try self.writableFile(&contents)
       let fresh = chunk[skipping...]
-      do throws(FileError) { try file.write(fresh, at: stream.size) } catch { throw self.failure(error) }
+      do throws(FileError) { try file.write(fresh, at: stream.size) } catch {
+        throw self.failure(error)
+      }
       contents.hash?.update(fresh)
       contents.stream?.written(fresh.count)
       self.publish(contents)
@@ -101,7 +105,9 @@ package final class OpenLog: Sendable {
       } catch {
         throw self.failure(error)
       }
-      do throws(BlobStore.Failure) { try self.blobs.adopt(file.path, as: digest) } catch { throw .blob(error) }
+      do throws(BlobStore.Failure) { try self.blobs.adopt(file.path, as: digest) } catch {
+        throw .blob(error)
+      }
       do throws(FileError) {
         try self.writeMarker(digest)
         try Path.remove(file.path)
@@ -130,7 +136,9 @@ package final class OpenLog: Sendable {
     _ body: (inout Contents) throws(LogStore.Failure) -> Value
   ) throws(LogStore.Failure) -> Value {
     let result: Result<Value, LogStore.Failure> = self.contents.withLock { contents in
-      do throws(LogStore.Failure) { return .success(try body(&contents)) } catch { return .failure(error) }
+      do throws(LogStore.Failure) { return .success(try body(&contents)) } catch {
+        return .failure(error)
+      }
     }
     return try result.get()
   }

@@ -58,15 +58,6 @@ private let seal = Digest(hash: String(repeating: "0", count: 64), size: 10)
       try log.chunkReceived(offset: 10, count: 1)
     }
   }
-
-  @Test func aSealThatFailsMayBeRepeated() {
-    var log = LogStream(size: 10, seal: nil, policy: Policy())
-    let first = log.sealReceived()
-    #expect(first)
-    log.sealFailed()
-    let second = log.sealReceived()
-    #expect(second)
-  }
 }
 
 @Suite struct LogReaders {
