@@ -23,7 +23,8 @@ func replies(
 }
 
 @Suite struct ReplyReaderTests {
-  static let everyKind = "+OK\r\n-ERR no such thing\r\n:-42\r\n$-1\r\n*-1\r\n$0\r\n\r\n"
+  static let everyKind =
+    "+OK\r\n-ERR no such thing\r\n:-42\r\n$-1\r\n*-1\r\n$0\r\n\r\n"
     + "$5\r\na\r\n\0b\r\n*0\r\n*3\r\n:1\r\n*2\r\n$1\r\nx\r\n$-1\r\n+y\r\n:9223372036854775807\r\n"
   static let everyValue: [RedisValue] = [
     .status("OK"), .error(RedisErrorReply("ERR no such thing")), .integer(-42), .null, .null,
