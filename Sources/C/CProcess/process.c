@@ -7,10 +7,6 @@
 #include <spawn.h>
 #include <unistd.h>
 
-// Descriptors are copied here first, so that no target is overwritten before it was copied; above
-// what the runner has open when it starts a step, and below any usual limit.
-enum { ABOVE = 960 };
-
 int millrace_spawn(
     pid_t *pid, char *const arguments[], char *const environment[], const int descriptors[],
     int count) {
@@ -23,10 +19,14 @@ int millrace_spawn(
     posix_spawn_file_actions_destroy(&actions);
     return error;
   }
+  // First above all of them, so that no target is overwritten before it was copied.
+  int above = count;
+  for (int i = 0; i < count; i++)
+    if (descriptors[i] >= above) above = descriptors[i] + 1;
   for (int i = 0; i < count && error == 0; i++)
-    error = posix_spawn_file_actions_adddup2(&actions, descriptors[i], ABOVE + i);
+    error = posix_spawn_file_actions_adddup2(&actions, descriptors[i], above + i);
   for (int i = 0; i < count && error == 0; i++)
-    error = posix_spawn_file_actions_adddup2(&actions, ABOVE + i, i);
+    error = posix_spawn_file_actions_adddup2(&actions, above + i, i);
   if (error == 0) error = posix_spawn_file_actions_addclosefrom_np(&actions, count);
   sigset_t all, none;
   sigfillset(&all);

@@ -117,10 +117,14 @@ package struct StepReport: Hashable, Sendable {
   package var outputs: [String: String]
   /// Size of the attempt's log when the step's last byte was in.
   package var logEnd: Int64
+  /// What else people should know if it failed: the workspace is full, for example.
+  package var remark: String
 
   package init(
-    ending: Ending, usage: Usage = Usage(), outputs: [String: String] = [:], logEnd: Int64 = 0
+    ending: Ending, usage: Usage = Usage(), outputs: [String: String] = [:], logEnd: Int64 = 0,
+    remark: String = ""
   ) {
+    self.remark = remark
     self.ending = ending
     self.usage = usage
     self.outputs = outputs

@@ -173,7 +173,7 @@ package struct JobMachine: Sendable {
       let limit = self.spec.steps[index].timeout ?? .zero
       message = "step \(self.title(index)) ran longer than its \(spoken(limit))"
     case nil:
-      break
+      if outcome != .succeeded, !report.remark.isEmpty { message += "; " + report.remark }
     }
     self.finishStep(index, outcome, message: message, at: now)
     return self.startNext(from: index + 1, logBytes: self.steps[index].logEnd, at: now)

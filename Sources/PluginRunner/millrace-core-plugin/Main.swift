@@ -1,4 +1,5 @@
-@main
-struct Main {
-  static func main() {}
+import CorePlugins
+
+@main struct Program {
+  static func main() async { await CorePlugins.run(CommandLine.arguments) }
 }

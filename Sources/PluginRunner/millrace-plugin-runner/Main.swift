@@ -1,4 +1,6 @@
-@main
-struct Main {
-  static func main() {}
+import PluginRunnerService
+import ServiceRuntime
+
+@main struct Program {
+  static func main() async { await ServiceRuntime.run(Runner.self) }
 }

@@ -1,0 +1,165 @@
+import BuildProtos
+import RPC
+
+/// Carries one attempt's log to the content-cache.
+///
+/// A stream takes a window of bytes and is finished to learn that they are durable; what is not
+/// acknowledged is kept and sent again, from the offset the cache names, when a stream is lost.
+struct LogAppender {
+  /// Bytes sent and not acknowledged: kept in memory, so a bound on it.
+  static let windowBytes = 4 << 20
+  /// How long a seal is tried while the cache is away: a restart's time, with room. Then the
+  /// attempt ends without the rest of its log, and says so.
+  static let sealLimit = Duration.seconds(60)
+  static let firstBackoff = Duration.milliseconds(50)
+  static let maximumBackoff = Duration.seconds(2)
+
+  let client: LogsV1.LogClient
+  let name: String
+  let buffer: LogBuffer
+  let clock = ContinuousClock()
+
+  /// What became of the log.
+  struct End: Sendable, Hashable {
+    var bytes: Int64
+    var problem: String?
+  }
+
+  private typealias Call = ClientStreamingCall<LogsV1.AppendLogRequest, LogsV1.AppendLogResponse>
+
+  /// Takes everything out of the buffer to its end, then seals the log.
+  func run() async -> End {
+    var window = Window()
+    var call: Call?
+    var ended = false
+    while !ended {
+      if window.bytes < Self.windowBytes {
+        if let chunk = await self.buffer.next() {
+          window.chunks.append(chunk)
+          window.bytes += chunk.count
+        } else {
+          ended = true
+        }
+      }
+      let isFull = window.bytes >= Self.windowBytes
+      var backoff = Self.firstBackoff
+      let deadline = self.clock.now + Self.sealLimit
+      while true {
+        do {
+          try await self.advance(&window, &call, closing: isFull || ended, sealing: ended)
+          break
+        } catch {
+          call?.cancel()
+          call = nil
+          if let problem = self.givesUp(error, ended && self.clock.now > deadline) {
+            return self.abandon(window, problem)
+          }
+          // Cancellation is the runner's own end: no time is left for a cache that is away.
+          guard (try? await Task.sleep(for: backoff)) != nil else {
+            return self.abandon(window, "the runner ended before its log was saved")
+          }
+          backoff = min(backoff * 2, Self.maximumBackoff)
+          do {
+            try await self.resume(&window)
+          } catch let error as Lost {
+            return self.abandon(window, error.description)
+          } catch {
+            continue
+          }
+        }
+      }
+    }
+    return End(bytes: window.acknowledged, problem: nil)
+  }
+
+  /// What is kept until the cache has it for good.
+  private struct Window {
+    /// Size of the log that is durable.
+    var acknowledged: Int64 = 0
+    var chunks: [[UInt8]] = []
+    var bytes = 0
+    /// Chunks that the open stream has.
+    var sent = 0
+    var sealed = false
+  }
+
+  /// The cache has less than it acknowledged.
+  private struct Lost: Error, CustomStringConvertible {
+    var description: String
+  }
+
+  /// Sends what the stream does not have yet; with `closing`, finishes it and lets go what it took.
+  private func advance(
+    _ window: inout Window, _ call: inout Call?, closing: Bool, sealing: Bool
+  ) async throws {
+    if window.sealed { return }
+    let open: Call
+    if let call {
+      open = call
+    } else {
+      open = try await self.client.appendLog()
+      call = open
+      window.sent = 0
+    }
+    var offset = window.acknowledged
+    for chunk in window.chunks.prefix(window.sent) { offset += Int64(chunk.count) }
+    while window.sent < window.chunks.count {
+      let chunk = window.chunks[window.sent]
+      let isLast = sealing && window.sent == window.chunks.count - 1
+      try await open.send(
+        LogsV1.AppendLogRequest(name: self.name, offset: offset, data: chunk, seal: isLast))
+      offset += Int64(chunk.count)
+      window.sent += 1
+    }
+    guard closing else { return }
+    if sealing, window.chunks.isEmpty {
+      try await open.send(LogsV1.AppendLogRequest(name: self.name, offset: offset, seal: true))
+    }
+    let answer = try await open.finish()
+    call = nil
+    guard answer.sizeBytes >= offset else {
+      throw RPCError(.dataLoss, "the log \(self.name) has \(answer.sizeBytes) of \(offset) bytes")
+    }
+    window = Window(acknowledged: offset, sealed: sealing)
+  }
+
+  /// Asks the cache what it has, and forgets that much.
+  private func resume(_ window: inout Window) async throws {
+    var state = LogsV1.GetLogResponse()
+    do {
+      state = try await self.client.getLog(
+        LogsV1.GetLogRequest(name: self.name), options: CallOptions(timeout: .seconds(5)))
+    } catch let error as RPCError where error.code == .notFound {}
+    guard state.sizeBytes >= window.acknowledged else {
+      throw Lost(
+        description: "the content-cache lost the log \(self.name): it has \(state.sizeBytes) of "
+          + "\(window.acknowledged) bytes")
+    }
+    while let chunk = window.chunks.first,
+      window.acknowledged + Int64(chunk.count) <= state.sizeBytes
+    {
+      window.acknowledged += Int64(chunk.count)
+      window.bytes -= chunk.count
+      window.chunks.removeFirst()
+    }
+    window.sent = 0
+    window.sealed = state.sealed
+  }
+
+  /// Why another try is useless, or nil.
+  private func givesUp(_ error: any Error, _ isLate: Bool) -> String? {
+    if isLate { return "the log could not be saved: \(error)" }
+    guard let error = error as? RPCError else { return nil }
+    switch error.code {
+    case .invalidArgument, .unimplemented, .permissionDenied, .unauthenticated:
+      return "the log could not be saved: \(error)"
+    default:
+      return nil
+    }
+  }
+
+  private func abandon(_ window: Window, _ problem: String) -> End {
+    self.buffer.abandon()
+    return End(bytes: window.acknowledged, problem: problem)
+  }
+}

@@ -1,0 +1,255 @@
+import BuildProtos
+import Domain
+import PluginRunnerCore
+import RPC
+
+// Proto to domain: what comes in.
+
+extension JobSpec {
+  /// A job as it was offered. Throws INVALID_ARGUMENT, which names the field.
+  init(_ message: RunnerV1.JobSpec) throws(RPCError) {
+    for (name, value) in [
+      ("attempt_id", message.attemptID), ("lease_id", message.leaseID),
+      ("log_name", message.logName),
+    ] where value.isEmpty {
+      throw RPCError(.invalidArgument, "job.\(name) is empty")
+    }
+    guard message.logName.utf8.count <= 512 else {
+      throw RPCError(.invalidArgument, "job.log_name is longer than 512 bytes")
+    }
+    let resources = message.resources ?? TypesV1.Resources(slots: 1)
+    guard resources.cpuMillis >= 0, resources.memoryBytes >= 0, resources.slots >= 0 else {
+      throw RPCError(.invalidArgument, "job.resources has a negative share")
+    }
+    var steps: [StepSpec] = []
+    for (index, step) in message.steps.enumerated() {
+      guard let step = StepSpec(step) else {
+        throw RPCError(.invalidArgument, "job.steps[\(index)] has neither run nor uses")
+      }
+      steps.append(step)
+    }
+    self.init(
+      attempt: AttemptID(message.attemptID), build: BuildID(message.buildID),
+      job: JobID(message.jobID), number: message.attempt, project: ProjectID(message.project),
+      lease: LeaseID(message.leaseID), token: FencingToken(message.fencingToken),
+      resources: Resources(
+        cpuMillis: resources.cpuMillis, memory: ByteCount(resources.memoryBytes),
+        slots: resources.slots),
+      environment: message.env, timeout: message.timeout.flatMap(Duration.init(positive:)),
+      steps: steps, source: message.source.flatMap(Source.init), logName: message.logName,
+      matrix: message.matrix)
+  }
+}
+
+extension StepSpec {
+  /// Nil if it says nothing to do.
+  init?(_ message: RunnerV1.StepSpec) {
+    let action: Action
+    switch message.action {
+    case .run(let script): action = .run(script)
+    case .uses(let plugin): action = .uses(plugin)
+    case nil: return nil
+    }
+    self.init(
+      id: message.id, name: message.name, action: action, inputs: message.with,
+      environment: message.env, condition: message.condition,
+      continueOnError: message.continueOnError,
+      timeout: message.timeout.flatMap(Duration.init(positive:)),
+      workingDirectory: message.workingDirectory, shell: message.shell)
+  }
+}
+
+extension Source {
+  /// Nil for a source that has no origin.
+  init?(_ message: TypesV1.Source) {
+    switch message.origin {
+    case .archive(let digest):
+      self = .archive(Digest(hash: digest.hash, size: digest.sizeBytes))
+    case .git(let git):
+      self = .git(url: git.url, revision: git.revision)
+    case nil:
+      return nil
+    }
+  }
+}
+
+extension StopOrder {
+  init(_ message: RunnerV1.StopJobRequest) throws(RPCError) {
+    switch message.outcome {
+    case .cancelled, .unspecified:
+      self.init(outcome: .cancelled, reason: message.reason, allowsCleanup: true)
+    case .timedOut:
+      self.init(outcome: .timedOut, reason: message.reason, allowsCleanup: true)
+    case .preempted:
+      self.init(outcome: .preempted, reason: message.reason, allowsCleanup: false)
+    default:
+      throw RPCError(
+        .invalidArgument,
+        "a job is not stopped with outcome \(message.outcome): it is cancelled, timed out or "
+          + "preempted")
+    }
+  }
+}
+
+extension Duration {
+  /// Nil for one that is zero or less, which is how protos leave a limit out.
+  init?(positive message: GoogleProtobuf.Duration) {
+    let duration = Duration(
+      secondsComponent: message.seconds, attosecondsComponent: Int64(message.nanos) * 1_000_000_000)
+    guard duration > .zero else { return nil }
+    self = duration
+  }
+}
+
+// Domain to proto: what goes out.
+
+extension RunnerV1.JobEvent {
+  init(_ event: JobEvent) {
+    self.init(
+      sequence: event.sequence, time: GoogleProtobuf.Timestamp(event.time),
+      what: {
+        switch event.what {
+        case .accepted(let executor):
+          .accepted(RunnerV1.JobAccepted(executorID: executor.rawValue))
+        case .step(let status): .step(TypesV1.StepStatus(status))
+        case .artifact(let artifact): .artifact(TypesV1.Artifact(artifact))
+        case .finished(let end): .finished(RunnerV1.JobFinished(end))
+        }
+      }())
+  }
+}
+
+extension RunnerV1.JobFinished {
+  init(_ end: JobEnd) {
+    self.init(
+      outcome: TypesV1.Outcome(end.outcome), message: end.message, usage: TypesV1.Usage(end.usage),
+      logBytes: end.logBytes)
+  }
+}
+
+extension TypesV1.StepStatus {
+  init(_ status: StepStatus) {
+    self.init(
+      index: Int32(clamping: status.index), id: status.id, name: status.name,
+      state: {
+        switch status.state {
+        case .pending: .pending
+        case .running: .running
+        case .finished: .finished
+        }
+      }(),
+      outcome: status.outcome.map(TypesV1.Outcome.init) ?? .unspecified,
+      exitCode: status.exitCode, signal: status.signal, message: status.message,
+      startedAt: status.startedAt.map(GoogleProtobuf.Timestamp.init),
+      finishedAt: status.finishedAt.map(GoogleProtobuf.Timestamp.init),
+      usage: TypesV1.Usage(status.usage), logStart: status.logStart, logEnd: status.logEnd)
+  }
+}
+
+extension TypesV1.Outcome {
+  init(_ outcome: Outcome) {
+    self =
+      switch outcome {
+      case .succeeded: .succeeded
+      case .failed: .failed
+      case .timedOut: .timedOut
+      case .cancelled: .cancelled
+      case .outOfMemory: .outOfMemory
+      case .executorLost: .executorLost
+      case .preempted: .preempted
+      case .skipped: .skipped
+      case .rejected: .rejected
+      }
+  }
+}
+
+extension TypesV1.Usage {
+  init(_ usage: Usage) {
+    self.init(
+      cpuMicros: usage.cpuTime.microseconds, peakMemoryBytes: usage.peakMemory.bytes,
+      wallMicros: usage.wallTime.microseconds)
+  }
+}
+
+extension TypesV1.Artifact {
+  init(_ artifact: Artifact) {
+    self.init(
+      name: artifact.name, path: artifact.path,
+      digest: TypesV1.BlobDigest(hash: artifact.digest.hash, sizeBytes: artifact.digest.size),
+      mode: artifact.mode)
+  }
+}
+
+extension TypesV1.Resources {
+  init(_ resources: Resources) {
+    self.init(
+      cpuMillis: resources.cpuMillis, memoryBytes: resources.memory.bytes, slots: resources.slots)
+  }
+}
+
+extension TypesV1.Source {
+  init(_ source: Source) {
+    switch source {
+    case .archive(let digest):
+      self.init(
+        origin: .archive(TypesV1.BlobDigest(hash: digest.hash, sizeBytes: digest.size)))
+    case .git(let url, let revision):
+      self.init(origin: .git(TypesV1.GitSource(url: url, revision: revision)))
+    }
+  }
+}
+
+extension GoogleProtobuf.Timestamp {
+  init(_ time: Timestamp) {
+    // Rounded down, so that the nanoseconds are never negative.
+    let seconds = time.microseconds.quotientAndRemainder(dividingBy: 1_000_000)
+    let isBefore = seconds.remainder < 0
+    self.init(
+      seconds: seconds.quotient - (isBefore ? 1 : 0),
+      nanos: Int32((seconds.remainder + (isBefore ? 1_000_000 : 0)) * 1_000))
+  }
+}
+
+extension RunnerV1.HeldJob {
+  init(_ job: HeldJob) {
+    self.init(
+      attemptID: job.attempt.rawValue, leaseID: job.lease.rawValue,
+      fencingToken: job.token.rawValue, lastSequence: job.lastSequence, finished: job.finished)
+  }
+}
+
+extension AllocatorV1.HeldLease {
+  init(_ lease: HeldLease) {
+    self.init(
+      leaseID: lease.lease.rawValue, requestID: lease.attempt.rawValue,
+      fencingToken: lease.token.rawValue, resources: TypesV1.Resources(lease.resources),
+      project: lease.project.rawValue)
+  }
+}
+
+extension PluginV1.BuildContext {
+  /// A plugin's step, as the plugin is to see it.
+  init(_ run: AttemptRun, _ call: StepCall, environment: [String: String], scratch: String) {
+    let spec = run.spec
+    let step = spec.steps[call.index].id
+    self.init(
+      buildID: spec.build.rawValue, jobID: spec.job.rawValue, stepID: step, attempt: spec.number,
+      project: spec.project.rawValue, inputs: call.inputs, env: environment,
+      workspace: run.workspace.work, scratch: scratch, source: spec.source.map(TypesV1.Source.init),
+      build: run.build,
+      // The attempt's number is no part of it: a repetition says the same to its receiver.
+      idempotencyID: "\(spec.build)/\(spec.job)/\(step.isEmpty ? "\(call.index + 1)" : step)")
+  }
+}
+
+extension RPCError {
+  init(_ refusal: Refusal) {
+    switch refusal {
+    case .draining: self.init(.unavailable, refusal.description)
+    case .staleToken: self.init(.failedPrecondition, refusal.description)
+    case .noRoom:
+      self.init(.resourceExhausted, refusal.description, retryDelay: .milliseconds(500))
+    case .tooManySteps: self.init(.invalidArgument, refusal.description)
+    }
+  }
+}

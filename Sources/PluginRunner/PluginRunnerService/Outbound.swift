@@ -1,0 +1,103 @@
+import BuildProtos
+import Domain
+import Logging
+import PluginRunnerCore
+import RPC
+import Synchronization
+
+/// Tells the executor-allocator what this runner is and what it runs, and does what it answers.
+///
+/// A lost allocator changes nothing here: jobs run on, and the next heartbeat that arrives heals
+/// its table.
+final class Outbound: Sendable {
+  /// Until the allocator says otherwise.
+  static let firstInterval = Duration.seconds(1)
+  /// A heartbeat that takes longer is of no use: the next one says more.
+  static let timeout = Duration.seconds(2)
+  /// An answer may not silence the runner for longer than this, nor make it spin.
+  static let intervals = Duration.milliseconds(50)...Duration.seconds(10)
+
+  /// How it stands with the allocator.
+  enum Link: Sendable, Hashable {
+    case notYet
+    case up
+    case down(String)
+  }
+
+  private let client: AllocatorV1.AllocatorClient
+  private let driver: Driver
+  private let configuration: Configuration
+  private let incarnation: String
+  private let logger: Logger
+  private let link = Mutex(Link.notYet)
+
+  init(
+    client: AllocatorV1.AllocatorClient, driver: Driver, configuration: Configuration,
+    logger: Logger
+  ) {
+    self.client = client
+    self.driver = driver
+    self.configuration = configuration
+    self.incarnation = String(UInt64.random(in: .min ... .max), radix: 16)
+    self.logger = logger
+  }
+
+  var state: Link { self.link.withLock { $0 } }
+
+  /// Heartbeats until it is cancelled.
+  func run(address: String) async {
+    while !Task.isCancelled {
+      let interval = await self.beat(address: address)
+      // Cancellation ends the sleep and the loop.
+      try? await Task.sleep(for: interval)
+    }
+  }
+
+  /// One heartbeat; says when the next is due.
+  private func beat(address: String) async -> Duration {
+    let request = self.driver.read { core in
+      AllocatorV1.HeartbeatRequest(
+        executorID: core.profile.id.rawValue, incarnation: self.incarnation, address: address,
+        pool: self.configuration.pool, labels: self.configuration.labels,
+        capacity: TypesV1.Resources(core.profile.capacity),
+        leases: core.heldLeases.map(AllocatorV1.HeldLease.init), draining: core.draining,
+        warmProjects: core.warmProjects.map(\.rawValue))
+    }
+    do {
+      let answer = try await self.client.heartbeat(
+        request, options: CallOptions(timeout: Self.timeout))
+      self.note(.up)
+      self.driver.heartbeatAnswered(stopping: answer.stopLeaseIds.map { LeaseID($0) })
+      let wanted = answer.nextHeartbeat.flatMap(Duration.init(positive:)) ?? Self.firstInterval
+      return min(max(wanted, Self.intervals.lowerBound), Self.intervals.upperBound)
+    } catch {
+      if !Task.isCancelled { self.note(.down("\(error)")) }
+      return Self.firstInterval
+    }
+  }
+
+  /// The runner ends for good.
+  func deregister() async {
+    _ = try? await self.client.deregister(
+      AllocatorV1.DeregisterRequest(
+        executorID: self.configuration.executorID, incarnation: self.incarnation),
+      options: CallOptions(timeout: Self.timeout))
+  }
+
+  /// Says a change once, not each second.
+  private func note(_ new: Link) {
+    let old = self.link.withLock { link in
+      defer { link = new }
+      return link
+    }
+    switch (old, new) {
+    case (.up, .up), (.down, .down): break
+    case (_, .down(let why)):
+      self.logger.warning(
+        "the executor-allocator does not answer; running jobs go on", metadata: ["error": "\(why)"])
+    case (_, .up):
+      self.logger.info("the executor-allocator knows this executor")
+    case (_, .notYet): break
+    }
+  }
+}

@@ -1,0 +1,194 @@
+import BuildProtos
+import Glibc
+import PluginKit
+import Synchronization
+
+/// One warm plugin process, which carries out one call at a time.
+final class PluginProcess: Sendable {
+  /// How a call ended.
+  enum Answer: Sendable {
+    case described(PluginV1.DescribeResponse)
+    case finished(PluginV1.StepFinished)
+    /// The process crashed, spoke garbage or broke a bound: it is of no further use.
+    case broken(String)
+  }
+
+  /// Who hears what happens in a call; both are called on the process' own threads and may wait.
+  struct Listener: Sendable {
+    var output: @Sendable (ArraySlice<UInt8>) -> Void
+    var event: @Sendable (PluginV1.StepEvent) -> Void
+  }
+
+  private struct Call {
+    var id: UInt64
+    var listener: Listener
+    var answer: Promise<Answer>
+  }
+
+  private struct State {
+    var call: Call?
+    var lastID: UInt64 = 0
+    var broken: String?
+  }
+
+  let name: String
+  private let process: SupervisedProcess
+  private let input: Descriptor
+  private let state = Mutex(State())
+
+  /// Starts the process and the threads that read from it.
+  static func start(
+    name: String, _ launch: SupervisedProcess.Launch
+  ) throws(SystemError) -> PluginProcess {
+    let input = try Descriptor.pipe()
+    let output = try Descriptor.pipe()
+    let errors = try Descriptor.pipe()
+    let process = try SupervisedProcess.launch(
+      launch, input: input.read.raw, output: output.write.raw, error: errors.write.raw)
+    for end in [input.read, output.write, errors.write] { end.close() }
+    let plugin = PluginProcess(name: name, process: process, input: input.write)
+    Threads.start("plugin-out") { plugin.readMessages(from: output.read) }
+    Threads.start("plugin-err") { plugin.readErrors(from: errors.read) }
+    return plugin
+  }
+
+  private init(name: String, process: SupervisedProcess, input: Descriptor) {
+    self.name = name
+    self.process = process
+    self.input = input
+  }
+
+  /// Whether another call may go to it.
+  var isUsable: Bool { self.state.withLock { $0.broken == nil && $0.call == nil } }
+
+  /// Makes a call and waits for its end.
+  func call(_ message: PluginV1.HostMessage.Call, listener: Listener) async -> Answer {
+    let answer = Promise<Answer>()
+    let id: UInt64? = self.state.withLock { state in
+      guard state.broken == nil else { return nil }
+      precondition(state.call == nil, "plugin \(self.name) has a call already")
+      state.lastID += 1
+      state.call = Call(id: state.lastID, listener: listener, answer: answer)
+      return state.lastID
+    }
+    guard let id else { return .broken(self.state.withLock { $0.broken } ?? "") }
+    let frame = MessageFrames.frame(PluginV1.HostMessage(callID: id, call: message))
+    guard frame.count <= MessageFrames.maximumMessageBytes else {
+      self.state.withLock { $0.call = nil }
+      return .broken("the call is \(MessageFrames.FrameError.tooLarge(frame.count))")
+    }
+    // A plugin that does not read makes this write wait; the step's timeout kills it, and so ends
+    // the wait.
+    let problem = try? await blocking { () throws(SystemError) -> String? in
+      do {
+        try MessageFrames.write(frame, to: self.input.raw)
+        return nil
+      } catch {
+        return "it does not take calls: \(error)"
+      }
+    }
+    if let problem = problem ?? nil { self.fail(problem) }
+    let result = await answer.value()
+    // What the call left running ends with it.
+    self.process.sweep()
+    return result
+  }
+
+  /// Asks the plugin to end its call early.
+  func cancel(reason: String) {
+    guard let id = self.state.withLock({ $0.call?.id }) else { return }
+    let frame = MessageFrames.frame(
+      PluginV1.HostMessage(
+        callID: id, call: .cancel(PluginV1.CancelRequest(reason: reason))))
+    // Non-blocking: if the pipe is full, the grace's end kills it.
+    let flags = fcntl(self.input.raw, F_GETFL)
+    _ = fcntl(self.input.raw, F_SETFL, flags | O_NONBLOCK)
+    try? MessageFrames.write(frame, to: self.input.raw)
+    _ = fcntl(self.input.raw, F_SETFL, flags)
+  }
+
+  /// Ends the process and everything below it.
+  func kill() {
+    self.process.kill()
+  }
+
+  /// Ends it as plugins end: its input does. What does not, is killed.
+  func retire() {
+    self.state.withLock { $0.broken = $0.broken ?? "retired" }
+    self.input.close()
+    self.process.terminate()
+    self.process.kill()
+  }
+
+  // MARK: Its threads
+
+  private func readMessages(from output: Descriptor) {
+    var reader = MessageFrames.Reader(output.raw)
+    do {
+      while let message = try reader.next(PluginV1.PluginMessage.self) { self.received(message) }
+      self.fail(nil)
+    } catch {
+      self.fail("it sent \(error)")
+    }
+  }
+
+  private func received(_ message: PluginV1.PluginMessage) {
+    guard let call = self.state.withLock({ $0.call }), call.id == message.callID else {
+      return  // The end of a call that was given up.
+    }
+    switch message.answer {
+    case .describe(let description):
+      self.finish(call, .described(description))
+    case .stepEvent(let step):
+      switch step.event {
+      case .log(let log): call.listener.output(log.data[...])
+      case .finished(let finished): self.finish(call, .finished(finished))
+      case .artifact, .output: call.listener.event(step)
+      case nil: break
+      }
+    case nil:
+      break
+    }
+  }
+
+  private func readErrors(from errors: Descriptor) {
+    var chunk = [UInt8](repeating: 0, count: 64 << 10)
+    while true {
+      let count = read(errors.raw, &chunk, chunk.count)
+      if count < 0 && errno == EINTR { continue }
+      guard count > 0 else { return }
+      self.state.withLock { $0.call?.listener }?.output(chunk[..<count])
+    }
+  }
+
+  private func finish(_ call: Call, _ answer: Answer) {
+    self.state.withLock { state in
+      if state.call?.id == call.id { state.call = nil }
+    }
+    call.answer.fulfil(answer)
+  }
+
+  /// The process is of no further use. With no reason given, its own end is the reason.
+  private func fail(_ reason: String?) {
+    self.process.kill()
+    // Unstructured: the wait for the processes' end is short, and it has no caller to belong to.
+    Task {
+      let end = await self.process.ended()
+      let why = reason ?? Self.words(for: end)
+      let call = self.state.withLock { state in
+        state.broken = state.broken ?? why
+        defer { state.call = nil }
+        return state.call
+      }
+      call?.answer.fulfil(.broken(why))
+    }
+  }
+
+  private static func words(for end: SupervisedProcess.Exit) -> String {
+    switch end {
+    case .exited(_, let signal, _, _) where signal != 0: "it was ended by signal \(signal)"
+    case .exited(let code, _, _, _): "it ended with exit code \(code) before its answer"
+    case .notStarted(let why), .supervisorLost(let why): why
+    }
+  }
+}

@@ -1,0 +1,143 @@
+import CProcess
+import Domain
+import Glibc
+import PluginKit
+import Synchronization
+
+/// A program that runs under `millrace-step-supervisor`: all its descendants end with it, with an
+/// order to, or with the runner.
+package final class SupervisedProcess: Sendable {
+  /// What to start, and with what.
+  package struct Launch: Sendable {
+    /// The supervisor's path.
+    package var supervisor: String
+    /// A program that makes the sandbox, with its arguments; empty is none.
+    package var sandbox: [String] = []
+    package var arguments: [String]
+    package var environment: [String: String]
+    /// The program's working directory; nil is where the sandbox begins.
+    package var directory: String?
+    /// `cgroup.procs` files that the program joins.
+    package var cgroups: [Descriptor] = []
+
+    package init(
+      supervisor: String, sandbox: [String] = [], arguments: [String],
+      environment: [String: String], directory: String? = nil, cgroups: [Descriptor] = []
+    ) {
+      self.supervisor = supervisor
+      self.sandbox = sandbox
+      self.arguments = arguments
+      self.environment = environment
+      self.directory = directory
+      self.cgroups = cgroups
+    }
+  }
+
+  /// How it all ended, once no process was left.
+  package enum Exit: Hashable, Sendable {
+    case exited(code: Int32, signal: Int32, cpu: Duration, peakMemory: ByteCount)
+    /// The program never began.
+    case notStarted(String)
+    /// The supervisor itself was ended by somebody; what it watched over may live on.
+    case supervisorLost(String)
+  }
+
+  /// The child of ours: the sandbox program, or the supervisor.
+  package let pid: pid_t
+  private let control: Descriptor
+  private let exit = Promise<Exit>()
+
+  /// Starts the program. Its standard streams are the three descriptors.
+  package static func launch(
+    _ launch: Launch, input: Int32, output: Int32, error: Int32
+  ) throws(SystemError) -> SupervisedProcess {
+    let (ours, theirs) = try Descriptor.socketPair()
+    var arguments = launch.sandbox + [launch.supervisor]
+    if let directory = launch.directory { arguments += ["--chdir", directory] }
+    if !launch.cgroups.isEmpty { arguments += ["--cgroups", "\(launch.cgroups.count)"] }
+    arguments += ["--"] + launch.arguments
+    let passed = [input, output, error, theirs.raw] + launch.cgroups.map(\.raw)
+    let environment = launch.environment.map { "\($0.key)=\($0.value)" }
+    let pid = try spawn(arguments, environment: environment, descriptors: passed)
+    theirs.close()
+    return SupervisedProcess(pid: pid, control: ours)
+  }
+
+  private init(pid: pid_t, control: Descriptor) {
+    self.pid = pid
+    self.control = control
+    Threads.start("step-\(pid)") { [self] in self.watch() }
+  }
+
+  /// SIGTERM to the program's process group.
+  package func terminate() { self.order("t") }
+
+  /// SIGKILL to the whole tree.
+  package func kill() { self.order("k") }
+
+  /// SIGKILL to everything but the program itself.
+  package func sweep() { self.order("s") }
+
+  /// Waits until no process is left.
+  package func ended() async -> Exit { await self.exit.value() }
+
+  private func order(_ letter: Unicode.Scalar) {
+    var byte = UInt8(letter.value)
+    // A supervisor that is gone has nothing left to be told.
+    _ = send(self.control.raw, &byte, 1, Int32(MSG_NOSIGNAL) | Int32(MSG_DONTWAIT))
+  }
+
+  /// Reads the supervisor's lines to their end, then takes its exit status off the system.
+  private func watch() {
+    var text = [UInt8]()
+    var chunk = [UInt8](repeating: 0, count: 512)
+    // The supervisor writes two lines; more would not be its words.
+    while text.count < 4_096 {
+      let count = recv(self.control.raw, &chunk, chunk.count, 0)
+      if count < 0 && errno == EINTR { continue }
+      if count <= 0 { break }
+      text += chunk[..<count]
+    }
+    let said = Self.exit(from: String(decoding: text, as: UTF8.self))
+    if said == nil { _ = Glibc.kill(self.pid, SIGKILL) }
+    var status: Int32 = 0
+    while waitpid(self.pid, &status, 0) < 0 && errno == EINTR {}
+    self.control.close()
+    self.exit.fulfil(said ?? .supervisorLost("its supervisor ended with status \(status)"))
+  }
+
+  private static func exit(from text: String) -> Exit? {
+    for line in text.split(separator: "\n") {
+      let words = line.split(separator: " ")
+      let numbers = words.dropFirst().compactMap { Int64($0) }
+      if words.first == "exited", numbers.count == 4 {
+        return .exited(
+          code: Int32(clamping: numbers[0]), signal: Int32(clamping: numbers[1]),
+          cpu: .microseconds(numbers[2]), peakMemory: ByteCount(numbers[3]))
+      }
+      if words.first == "failed", numbers.count == 2 {
+        let reason = String(cString: strerror(Int32(clamping: numbers[0])))
+        switch numbers[1] {
+        case 1: return .notStarted("cannot join its cgroup: \(reason)")
+        case 2: return .notStarted("cannot enter its working directory: \(reason)")
+        case 3: return .notStarted("cannot execute the program: \(reason)")
+        default: return .notStarted("cannot make a process: \(reason)")
+        }
+      }
+    }
+    return nil
+  }
+}
+
+/// Starts a program in a session of its own; it gets exactly these descriptors, from 0 on.
+func spawn(
+  _ arguments: [String], environment: [String], descriptors: [Int32]
+) throws(SystemError) -> pid_t {
+  var argv = arguments.map { strdup($0) } + [nil]
+  var envp = environment.map { strdup($0) } + [nil]
+  defer { for string in argv + envp { free(string) } }
+  var pid: pid_t = 0
+  let result = millrace_spawn(&pid, &argv, &envp, descriptors, Int32(descriptors.count))
+  guard result == 0 else { throw SystemError("start", arguments[0], code: result) }
+  return pid
+}
