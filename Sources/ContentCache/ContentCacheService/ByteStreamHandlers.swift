@@ -33,7 +33,7 @@ struct ByteStreamHandlers: ByteStreamV1.ByteStreamService {
           throw RPCError(.dataLoss, "\(file.path) is shorter than it was")
         }
         try await responses.send(ByteStreamV1.ReadResponse(data: bytes))
-        self.metrics.blobBytesRead.increment(by: bytes.count)
+        self.metrics.blobBytesRead.increment(by: Int64(bytes.count))
         offset += Int64(count)
       }
     } catch {
@@ -135,7 +135,7 @@ struct ByteStreamHandlers: ByteStreamV1.ByteStreamService {
         return try uploads.receive(
           request.data, at: request.writeOffset, finish: request.finishWrite, for: upload)
       }
-      self.metrics.blobBytesWritten.increment(by: request.data.count)
+      self.metrics.blobBytesWritten.increment(by: Int64(request.data.count))
       switch progress {
       case .finished: return ByteStreamV1.WriteResponse(committedSize: size)
       case .committed(let bytes): committed = bytes

@@ -19,7 +19,6 @@ package final class ContentCache: ServiceProgram {
 
   package init(_ environment: ServiceEnvironment) async throws {
     let configuration = try Configuration(environment.settings)
-    raiseFileLimit()
     let storage = try await Storage(
       dataDirectory: environment.dataDirectory, policy: configuration.policy,
       disk: Disk(threads: configuration.diskThreads))
@@ -38,11 +37,6 @@ package final class ContentCache: ServiceProgram {
 
   package var services: [any RPCService] { self.storage.services(self.metrics) }
 
-  package func run() async throws {
-    // Everything happens in calls; this only lasts as long as the service.
-    while true { try await Task.sleep(for: .seconds(86_400)) }
-  }
-
   package func drain() async {
     self.isDraining.store(true, ordering: .releasing)
     // Unary calls and writers may finish; followers would last as long as their builds.
@@ -54,47 +48,22 @@ package final class ContentCache: ServiceProgram {
   }
 }
 
-/// The cache's data directory, opened for this process alone.
+/// The cache's data directory. One process has it at a time, which the runtime sees to.
 package final class Storage: Sendable {
-  /// Another process has the data directory.
-  package struct Locked: Error, Hashable, Sendable, CustomStringConvertible {
-    package let directory: String
-
-    package init(directory: String) {
-      self.directory = directory
-    }
-
-    package var description: String {
-      "another content-cache uses the data directory \(self.directory)"
-    }
-  }
-
   package let blobs: BlobStore
   package let uploads: UploadStore
   package let logs: LogStore
   private let disk: Disk
   private let policy: Policy
-  private let lock: File
 
   package init(dataDirectory: String, policy: Policy, disk: Disk) async throws {
-    let opened = try await disk.run { () -> (File, BlobStore, LogStore) in
-      try Path.makeDirectories(dataDirectory)
-      let lock = try File(dataDirectory + "/lock", O_RDWR | O_CREAT)
-      guard try lock.lock() else { throw Locked(directory: dataDirectory) }
+    (self.blobs, self.logs) = try await disk.run {
       let blobs = try BlobStore(dataDirectory: dataDirectory)
-      return (
-        lock, blobs, try LogStore(dataDirectory: dataDirectory, blobs: blobs, policy: policy)
-      )
+      return (blobs, try LogStore(dataDirectory: dataDirectory, blobs: blobs, policy: policy))
     }
-    (self.lock, self.blobs, self.logs) = opened
     self.uploads = UploadStore(blobs: self.blobs, policy: policy)
     self.disk = disk
     self.policy = policy
-  }
-
-  /// Lets another cache have the directory; nothing may be called any more.
-  package func close() {
-    self.lock.unlock()
   }
 
   /// The services over this directory.
@@ -108,14 +77,6 @@ package final class Storage: Sendable {
       LogHandlers(logs: self.logs, disk: self.disk, policy: self.policy, metrics: metrics),
     ]
   }
-}
-
-/// Each open log holds a file, and the usual soft limit of 1,024 is from a time of `select`.
-private func raiseFileLimit() {
-  var limit = rlimit()
-  guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
-  limit.rlim_cur = limit.rlim_max
-  _ = setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
 }
 
 private func freeBytes(_ path: String) -> UInt64 {

@@ -95,18 +95,6 @@ package final class File: Sendable {
   package func synchronize() throws(FileError) {
     guard fsync(self.descriptor) == 0 else { throw FileError("fsync", self.path) }
   }
-
-  /// Gives up what ``lock()`` took.
-  package func unlock() {
-    flock(self.descriptor, LOCK_UN)
-  }
-
-  /// Takes the file for this process alone; false if another process has it.
-  package func lock() throws(FileError) -> Bool {
-    if flock(self.descriptor, LOCK_EX | LOCK_NB) == 0 { return true }
-    if errno == EWOULDBLOCK { return false }
-    throw FileError("lock", self.path)
-  }
 }
 
 /// Names in the file system. Every call blocks.

@@ -32,7 +32,7 @@ struct LogHandlers: LogsV1.LogService {
           let fresh = try log.append(request.data, at: request.offset)
           return (fresh, request.seal ? try log.seal() : nil)
         }
-        self.metrics.logBytesWritten.increment(by: fresh)
+        self.metrics.logBytesWritten.increment(by: Int64(fresh))
         if let seal {
           return LogsV1.AppendLogResponse(
             sizeBytes: seal.size, digest: Mapping.blobDigest(seal))
@@ -70,7 +70,7 @@ struct LogHandlers: LogsV1.LogService {
         case .read(let offset, let count):
           let bytes = try await self.disk.run { try log.read(count, at: offset) }
           try await responses.send(LogsV1.ReadLogResponse(offset: offset, data: bytes))
-          self.metrics.logBytesRead.increment(by: count)
+          self.metrics.logBytesRead.increment(by: Int64(count))
           reader.sent(count)
         case .wait(let beyond):
           try await log.tail.grows(beyond: beyond)

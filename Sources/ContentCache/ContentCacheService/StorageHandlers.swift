@@ -48,7 +48,7 @@ struct StorageHandlers: RemoteExecutionV2.ContentAddressableStorageService {
       }
     }
     for (request, status) in zip(requests, statuses) {
-      if status.code == 0 { self.metrics.blobBytesWritten.increment(by: request.data.count) }
+      if status.code == 0 { self.metrics.blobBytesWritten.increment(by: Int64(request.data.count)) }
       if status.code == Int32(StatusCode.invalidArgument.rawValue) {
         self.metrics.digestMismatches.increment(by: 1)
       }
@@ -78,7 +78,8 @@ struct StorageHandlers: RemoteExecutionV2.ContentAddressableStorageService {
         }
       }
     }
-    self.metrics.blobBytesRead.increment(by: responses.reduce(0) { $0 + $1.data.count })
+    self.metrics.blobBytesRead.increment(
+      by: responses.reduce(0) { $0 + Int64($1.data.count) })
     return RemoteExecutionV2.BatchReadBlobsResponse(responses: responses)
   }
 

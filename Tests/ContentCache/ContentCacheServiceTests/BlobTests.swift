@@ -207,15 +207,6 @@ import Testing
       #expect(directories.map { $0.encoded() } == [root, leaf])
     }
   }
-
-  @Test func aDataDirectoryServesOneCacheAtATime() async throws {
-    try await withCache { cache in
-      await #expect(throws: Storage.Locked(directory: cache.directory)) {
-        _ = try await Storage(
-          dataDirectory: cache.directory, policy: Policy(), disk: Disk(threads: 1))
-      }
-    }
-  }
 }
 
 func contentDigest(of bytes: [UInt8]) -> Digest { ContentHash.digest(of: bytes) }

@@ -37,7 +37,6 @@ final class TestCache: Sendable {
     await self.channel.close()
     await self.server.shutdown(grace: .seconds(5))
     await self.disk.stop()
-    self.storage.close()
   }
 
   /// Files in `DATA/temporary`.
