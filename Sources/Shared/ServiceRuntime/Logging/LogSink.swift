@@ -1,4 +1,3 @@
-import Dispatch
 import Glibc
 import Synchronization
 
@@ -12,22 +11,41 @@ package final class LogSink: Sendable {
 
   private struct State {
     var bytes: [UInt8] = []
+    /// Bytes that are being written, and may be stuck.
+    var writing = 0
     var dropped = 0
     var isWriting = false
   }
 
   private let state = Mutex(State())
-  private let queue = DispatchQueue(label: "millrace.log")
   private let descriptor: Int32
+  /// A byte here wakes the thread.
+  private let wake: (readEnd: Int32, writeEnd: Int32)
 
   package init(descriptor: Int32) {
     self.descriptor = descriptor
+    var ends: [Int32] = [-1, -1]
+    precondition(pipe(&ends) == 0, "no pipe could be made: \(SystemError.last)")
+    for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
+    self.wake = (ends[0], ends[1])
+    let readEnd = ends[0]
+    SystemThread.start { [weak self] in
+      var byte: UInt8 = 0
+      while true {
+        let count = read(readEnd, &byte, 1)
+        if count == 1 { self?.drain() }
+        if count == 0 || (count < 0 && errno != EINTR) { break }
+      }
+      close(readEnd)
+    }
   }
+
+  deinit { close(self.wake.writeEnd) }
 
   /// Takes a line, which ends with a newline.
   package func write(_ line: String) {
-    let mustStart = self.state.withLock { state in
-      guard state.bytes.count + line.utf8.count <= Self.maximumBytes else {
+    let mustWake = self.state.withLock { state in
+      guard state.writing + state.bytes.count + line.utf8.count <= Self.maximumBytes else {
         state.dropped += 1
         return false
       }
@@ -35,14 +53,14 @@ package final class LogSink: Sendable {
       defer { state.isWriting = true }
       return !state.isWriting
     }
-    if mustStart { self.queue.async { self.drain() } }
+    var byte: UInt8 = 1
+    if mustWake { _ = Glibc.write(self.wake.writeEnd, &byte, 1) }
   }
 
-  /// Waits until what was taken is written, but no longer than `seconds`.
-  package func flush(seconds: Double = 1) {
-    let done = DispatchSemaphore(value: 0)
-    self.queue.async { done.signal() }
-    _ = done.wait(timeout: .now() + seconds)
+  /// Waits until what was taken is written, but no longer than a second; for a process that ends.
+  package func flush() {
+    var pause = timespec(tv_sec: 0, tv_nsec: 1_000_000)
+    for _ in 0..<1_000 where self.state.withLock({ $0.isWriting }) { nanosleep(&pause, nil) }
   }
 
   private func drain() {
@@ -52,6 +70,7 @@ package final class LogSink: Sendable {
           state.bytes = []
           state.dropped = 0
         }
+        state.writing = state.bytes.count
         if state.bytes.isEmpty { state.isWriting = false }
         return (state.bytes, state.dropped)
       }

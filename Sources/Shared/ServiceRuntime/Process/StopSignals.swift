@@ -55,7 +55,7 @@ enum StopSignals {
       sigaction(number, &action, nil)
     }
     let readEnd = ends[0]
-    self.startThread {
+    SystemThread.start {
       var byte: UInt8 = 0
       while true {
         let count = read(readEnd, &byte, 1)
@@ -64,7 +64,7 @@ enum StopSignals {
       }
     }
     if let parent = self.parentProcess(parent) {
-      self.startThread {
+      SystemThread.start {
         var pause = self.parentCheckInterval
         while getppid() == parent { nanosleep(&pause, nil) }
         continuation.yield(.parentEnded)
@@ -79,22 +79,5 @@ enum StopSignals {
     let parent = getppid()
     // As a container's first process: its end is the container's.
     return parent > 1 ? parent : nil
-  }
-
-  private final class Body: Sendable {
-    let run: @Sendable () -> Void
-    init(_ run: @escaping @Sendable () -> Void) { self.run = run }
-  }
-
-  private static func startThread(_ run: @escaping @Sendable () -> Void) {
-    var thread = pthread_t()
-    let body = Unmanaged.passRetained(Body(run))
-    let result = pthread_create(
-      &thread, nil,
-      { argument in
-        Unmanaged<Body>.fromOpaque(argument!).takeRetainedValue().run()
-        return nil
-      }, body.toOpaque())
-    if result == 0 { pthread_detach(thread) } else { body.release() }
   }
 }

@@ -6,7 +6,11 @@ struct SystemError: Error, CustomStringConvertible {
 
   static var last: Self { Self(number: errno) }
 
-  var description: String { String(cString: strerror(self.number)) }
+  /// In the middle of a sentence: "address already in use".
+  var description: String {
+    let text = String(cString: strerror(self.number))
+    return text.prefix(1).lowercased() + text.dropFirst()
+  }
 }
 
 /// Small files, read as a whole.
