@@ -1,1 +1,230 @@
+import BuildProtos
+import Glibc
+import PluginKit
+import RPC
+import Synchronization
+import Testing
 
+@testable import CorePlugins
+
+/// What a plugin said in its step.
+final class Heard: Sendable {
+  let value = Mutex((log: "", artifacts: [String]()))
+
+  var events: StepEvents {
+    StepEvents { event in
+      self.value.withLock { value in
+        switch event.event {
+        case .log(let log): value.log += String(decoding: log.data, as: UTF8.self)
+        case .artifact(let file): value.artifacts.append(file.path)
+        default: break
+        }
+      }
+    }
+  }
+
+  var log: String { self.value.withLock { $0.log } }
+  var artifacts: [String] { self.value.withLock { $0.artifacts } }
+}
+
+/// A folder for one test, with a workspace and scratch room.
+final class Place {
+  let path: String
+
+  init() {
+    var template = Array("/tmp/millrace-test-XXXXXX".utf8CString)
+    self.path =
+      mkdtemp(&template).map { String(cString: $0) } ?? "/nonexistent"
+    for name in ["work", "scratch"] { mkdir("\(self.path)/\(name)", 0o755) }
+  }
+
+  deinit {
+    _ = self.shell("rm -rf \(self.path)")
+  }
+
+  /// Runs a command line; its status.
+  @discardableResult func shell(_ line: String) -> Int32 {
+    var pid: pid_t = 0
+    let words = ["sh", "-c", line]
+    let variables = ["PATH=/usr/bin:/bin", "HOME=\(self.path)"]
+    var argv = words.map { strdup($0) } + [nil]
+    var envp = variables.map { strdup($0) } + [nil]
+    defer { for string in argv + envp { free(string) } }
+    guard posix_spawnp(&pid, "sh", nil, nil, &argv, &envp) == 0 else { return -1 }
+    var status: Int32 = 0
+    waitpid(pid, &status, 0)
+    return status
+  }
+
+  func context(_ inputs: [String: String], source: BuildContext.Source? = nil) -> BuildContext {
+    BuildContext(
+      buildID: "b1", project: "p", inputs: inputs,
+      environment: ["PATH": "/usr/bin:/bin", "HOME": self.path], workspace: self.path + "/work",
+      scratch: self.path + "/scratch", source: source, idempotencyID: "n1")
+  }
+
+  func has(_ name: String) -> Bool { access("\(self.path)/work/\(name)", F_OK) == 0 }
+}
+
+@Suite struct CheckoutTests {
+  @Test func aLocalArchiveIsUnpackedWhenItsDigestIsRight() async throws {
+    let place = Place()
+    place.shell("mkdir -p \(place.path)/s/top; echo x > \(place.path)/s/top/f")
+    place.shell("tar czf \(place.path)/a.tgz -C \(place.path)/s .")
+    let hash = try Checkout.sha256(of: place.path + "/a.tgz")
+    let heard = Heard()
+    try await Checkout().executeBuildStep(
+      place.context(["archive": place.path + "/a.tgz", "sha256": hash, "strip-components": "2"]),
+      events: heard.events)
+    #expect(place.has("f"))
+    let wrong = place.context([
+      "archive": place.path + "/a.tgz", "sha256": String(repeating: "0", count: 64),
+    ])
+    await #expect(throws: StepFailure.self) {
+      try await Checkout().executeBuildStep(wrong, events: heard.events)
+    }
+  }
+
+  @Test func anArchiveCannotWriteOutsideTheWorkspace() async throws {
+    let place = Place()
+    // A name that climbs, an absolute one, and a file behind a link that the archive brings.
+    place.shell(
+      """
+      cd \(place.path) && mkdir s && cd s && echo bad > evil && ln -s \(place.path) link &&
+      tar -cf ../a.tar --transform 's,^evil$,../../escaped,' -P evil &&
+      tar -rf ../a.tar link && rm link && mkdir link && echo bad > link/through &&
+      tar -rf ../a.tar link/through
+      """)
+    try? await Checkout().executeBuildStep(
+      place.context(["archive": place.path + "/a.tar"]), events: Heard().events)
+    #expect(access(place.path + "/escaped", F_OK) != 0)
+    #expect(access("\(place.path)/../escaped", F_OK) != 0)
+    #expect(access(place.path + "/through", F_OK) != 0)
+  }
+
+  @Test func aFolderOfThisMachineIsCopied() async throws {
+    let place = Place()
+    place.shell("mkdir -p \(place.path)/s/sub; echo x > \(place.path)/s/sub/f")
+    try await Checkout().executeBuildStep(
+      place.context(["path": place.path + "/s", "into": "deep/er"]), events: Heard().events)
+    #expect(place.has("deep/er/sub/f"))
+  }
+
+  @Test func aRepositoryIsClonedAtItsRevision() async throws {
+    let place = Place()
+    #expect(
+      place.shell(
+        """
+        cd \(place.path) && git init -q r && cd r && git config user.email a@b &&
+        git config user.name a && echo 1 > f && git add f && git commit -qm one &&
+        git tag v1 && echo 2 > f && git commit -qam two
+        """) == 0)
+    try await Checkout().executeBuildStep(
+      place.context(["revision": "v1"], source: .git(url: place.path + "/r", revision: "")),
+      events: Heard().events)
+    #expect(place.shell("test $(cat \(place.path)/work/f) = 1") == 0)
+  }
+
+  @Test(arguments: [
+    (["path": "relative"], "absolute path"), (["path": "/no/such"], "no such folder"),
+    (["into": "../x", "path": "/tmp"], "inside the workspace"), (["pth": "/tmp"], "unknown input"),
+    (["url": "--upload-pack=x"], "cannot clone"), ([:], "no source"),
+    (["archive": "http://localhost/a.tgz"], "needs `sha256`"),
+    (["archive": "ftp://localhost/a.tgz"], "http or https"),
+  ])
+  func badInputsHaveOneClearAnswer(inputs: [String: String], message: String) async throws {
+    let place = Place()
+    let failure = await #expect(throws: StepFailure.self) {
+      try await Checkout().executeBuildStep(place.context(inputs), events: Heard().events)
+    }
+    #expect(failure?.message.contains(message) == true, "\(failure?.message ?? "")")
+  }
+}
+
+@Suite struct ArtifactsTests {
+  @Test(arguments: [
+    ("*.so", ["a.so"]), ("**/*.so", ["a.so", "x/b.so", "x/y/c.so"]), ("x", ["x/b.so", "x/y/c.so"]),
+    ("x/**", ["x/b.so", "x/y/c.so"]), ("./a.?o", ["a.so"]),
+    ("[ab].so\nx/y/c.so", ["a.so", "x/y/c.so"]),
+    ("**/*.so\n!x/y/**", ["a.so", "x/b.so"]), ("**/y/*", ["x/y/c.so"]), ("[!b].so", ["a.so"]),
+  ])
+  func patternsMeanWhatPeopleExpect(pattern: String, files: [String]) async throws {
+    let place = Place()
+    place.shell(
+      "cd \(place.path)/work && mkdir -p x/y && touch a.so x/b.so x/y/c.so && ln -s /etc/passwd p.so"
+    )
+    let heard = Heard()
+    try await Artifacts().executeBuildStep(
+      place.context(["path": pattern]), events: heard.events)
+    #expect(heard.artifacts == files)
+  }
+
+  @Test func noFileIsAnErrorUnlessTheStepSaysOtherwise() async throws {
+    let place = Place()
+    let heard = Heard()
+    await #expect(throws: StepFailure.self) {
+      try await Artifacts().executeBuildStep(place.context(["path": "x"]), events: heard.events)
+    }
+    try await Artifacts().executeBuildStep(
+      place.context(["path": "x", "if-no-files-found": "warn"]), events: heard.events)
+    #expect(heard.log == "warning: no file in the workspace matches x\n")
+    await #expect(throws: StepFailure.self) {
+      try await Artifacts().executeBuildStep(
+        place.context(["path": "x", "if-no-files-found": "maybe"]), events: heard.events)
+    }
+  }
+}
+
+@Suite struct WebhookTests {
+  /// The example of the Standard Webhooks specification's reference libraries.
+  @Test func theSignatureIsTheSpecifications() throws {
+    let signature = try Webhook.signature(
+      id: "msg_p5jXN8AQM9LWM0D4loKWxJek", timestamp: 1_614_265_330,
+      body: Array(#"{"test": 2432232314}"#.utf8),
+      secrets: ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
+    #expect(signature == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=")
+  }
+
+  @Test func severalSecretsSignForRotation() throws {
+    let signature = try Webhook.signature(
+      id: "m", timestamp: 1, body: [], secrets: ["whsec_AAAA", "whsec_BBBB"])
+    #expect(signature.split(separator: " ").count == 2)
+    #expect(throws: StepFailure.self) {
+      _ = try Webhook.signature(id: "m", timestamp: 1, body: [], secrets: ["plain"])
+    }
+  }
+
+  @Test func theBodyTellsOfTheBuild() throws {
+    let build = SchedulerV1.Build(
+      id: "b1", project: "p", outcome: .failed,
+      finishedAt: GoogleProtobuf.Timestamp(seconds: 1_700_000_000, nanos: 5_000_000))
+    var context = Place().context([:])
+    context.build = build.encoded()
+    let text = String(decoding: try Webhook.body(context, timestamp: 1_700_000_001), as: UTF8.self)
+    #expect(
+      text == """
+        {"data":{"finished_at":"2023-11-14T22:13:20.005Z","id":"b1","jobs":[],"outcome":"failed",\
+        "project":"p"},"timestamp":"2023-11-14T22:13:21.000Z","type":"build.finished"}
+        """)
+  }
+
+  @Test(arguments: [(200, nil), (204, nil), (410, false), (500, true), (404, true), (302, true)])
+  func answersAreJudged(code: Int, retryable: Bool?) {
+    do {
+      try Webhook.judge(Program.Output(status: 0, text: "\(code)"), url: "u")
+      #expect(retryable == nil)
+    } catch {
+      #expect((error as? StepFailure)?.retryable == retryable)
+    }
+  }
+
+  @Test func anUnreachableReceiverMayBeThereLater() async throws {
+    let place = Place()
+    let failure = await #expect(throws: StepFailure.self) {
+      try await Webhook().executeBuildStep(
+        place.context(["url": "http://127.0.0.1:1/hook"]), events: Heard().events)
+    }
+    #expect(failure?.retryable == true)
+    #expect(failure?.message.contains("cannot be reached") == true)
+  }
+}

@@ -213,4 +213,46 @@ import Testing
     #expect(world.send(.artifactKept(artifact)) == [.publish("b/j/1")])
     #expect(world.send(.artifactKept(artifact)) == [])
   }
+
+  @Test func laterStepsSeeOutcomesAndOutputsOfEarlierOnes() throws {
+    var world = World()
+    let steps = [
+      script("a", id: "one", continueOnError: true),
+      script(
+        "echo ${{ steps.one.outputs.answer }} ${{ env.WHO }} $HOME",
+        if: "steps.one.outcome == 'failure' && steps.one.outputs.answer == '42'"),
+      script("c", if: "steps.one.outcome == 'success'"),
+    ]
+    var spec = job(steps)
+    spec.environment = ["WHO": "ann"]
+    _ = try world.offer(spec)
+    _ = world.send(.workspacePrepared(logBytes: 0))
+    let effects = world.end(0, .exited(code: 1), outputs: ["answer": "42"])
+    guard case .startStep(_, let call)? = effects.first else {
+      Issue.record("the second step did not start: \(effects)")
+      return
+    }
+    #expect(call.action == .run("echo 42 ann $HOME"))
+    _ = world.end(1)
+    #expect(world.outcomes == [.failed, .succeeded, .skipped])
+  }
+
+  @Test func aConditionThatCannotBeReadFailsItsStep() throws {
+    var world = World()
+    _ = try world.offer(job([script("a", if: "success(")]))
+    let effects = world.send(.workspacePrepared(logBytes: 0))
+    #expect(effects.contains(.wrapUp("b/j/1")))
+    #expect(world.outcomes == [.failed])
+    #expect(world.steps[0].message.contains("success("))
+  }
+
+  @Test func aFullWorkspaceIsNamedBesideTheExitCode() throws {
+    var world = World()
+    _ = try world.offer(job([script("a")]))
+    _ = world.send(.workspacePrepared(logBytes: 0))
+    let remark = "the workspace /w is full: no space left on device (ENOSPC)"
+    _ = world.send(
+      .stepEnded(index: 0, StepReport(ending: .exited(code: 1), remark: remark)))
+    #expect(world.steps[0].message == "step 1 ended with exit code 1; \(remark)")
+  }
 }

@@ -105,14 +105,13 @@ struct LogAppender {
     for chunk in window.chunks.prefix(window.sent) { offset += Int64(chunk.count) }
     while window.sent < window.chunks.count {
       let chunk = window.chunks[window.sent]
-      let isLast = sealing && window.sent == window.chunks.count - 1
       try await open.send(
-        LogsV1.AppendLogRequest(name: self.name, offset: offset, data: chunk, seal: isLast))
+        LogsV1.AppendLogRequest(name: self.name, offset: offset, data: chunk))
       offset += Int64(chunk.count)
       window.sent += 1
     }
     guard closing else { return }
-    if sealing, window.chunks.isEmpty {
+    if sealing {
       try await open.send(LogsV1.AppendLogRequest(name: self.name, offset: offset, seal: true))
     }
     let answer = try await open.finish()

@@ -1,0 +1,82 @@
+import Domain
+import Glibc
+import Testing
+
+@testable import PluginRunnerService
+
+@Suite struct FilesTests {
+  @Test func aTreeIsRemovedWithItsReadOnlyFoldersAndLinksAreNotFollowed() throws {
+    let folder = try TestFolder()
+    let (outside, tree) = (folder.path + "/outside", folder.path + "/tree")
+    try makeFolders(outside)
+    try makeFolders(tree + "/a/b/c")
+    try createFile(outside + "/kept", [1], mode: 0o644)
+    try createFile(tree + "/a/b/file", [1], mode: 0o400)
+    symlink(outside, tree + "/a/link")
+    chmod(tree + "/a/b/c", 0)
+    chmod(tree + "/a/b", 0o500)
+    try removeTree(tree)
+    #expect(!isFolder(tree))
+    #expect(try listFolder(outside) == ["kept"])
+  }
+
+  @Test func aTreeDeeperThanDescriptorsAllowIsRemoved() throws {
+    let folder = try TestFolder()
+    let tree = folder.path + "/tree"
+    try makeFolders(tree)
+    let start = open(".", O_RDONLY)
+    defer { close(start) }
+    var level = open(tree, O_RDONLY)
+    for _ in 0..<300 {
+      mkdirat(level, "a-folder-with-a-rather-long-name", 0o755)
+      let next = openat(level, "a-folder-with-a-rather-long-name", O_RDONLY)
+      close(level)
+      level = next
+    }
+    close(level)
+    try removeTree(tree)
+    #expect(!isFolder(tree))
+  }
+
+  @Test func aLinkIsRemovedNotItsTarget() throws {
+    let folder = try TestFolder()
+    try makeFolders(folder.path + "/target/inner")
+    symlink(folder.path + "/target", folder.path + "/link")
+    try removeTree(folder.path + "/link")
+    #expect(try listFolder(folder.path) == ["target"])
+  }
+
+  @Test func attemptsHaveFoldersOfTheirOwn() {
+    let names = [
+      "b/j (x, y)/1", "b/j (x- y)/1", "b-j--x--y--1", String(repeating: "x", count: 500),
+    ]
+    .map { Workspace.name(of: AttemptID($0)) }
+    #expect(Set(names).count == 4)
+    #expect(names.allSatisfy { $0.utf8.count < 120 && !$0.contains("/") && !$0.contains(" ") })
+  }
+
+  @Test func aPathThatLeavesTheWorkspaceIsNoPathInIt() throws {
+    let folder = try TestFolder()
+    let workspace = Workspace(root: folder.path, attempt: "b/j/1")
+    try workspace.make()
+    try createFile(workspace.work + "/file", [1], mode: 0o644)
+    symlink("/etc/passwd", workspace.work + "/link")
+    #expect(workspace.resolve("file") != nil)
+    #expect(workspace.resolve("link") == nil)
+    #expect(workspace.resolve("../home") == nil)
+    #expect(workspace.resolve("missing") == nil)
+  }
+
+  @Test func outputsAreNameAndValue() {
+    #expect(
+      ScriptStep.outputs(in: "a=1\nno value\n=x\nb=c=d\n") == ["a": "1", "b": "c=d"])
+  }
+
+  @Test(arguments: [
+    ("python", ["python3", "s"]), ("perl -w", ["perl", "-w", "s"]),
+    ("env -i bash {0} x", ["env", "-i", "bash", "s", "x"]),
+  ])
+  func aShellIsAProgramOrACommand(shell: String, words: [String]) {
+    #expect(ScriptStep.shell(shell, script: "s") == words)
+  }
+}

@@ -1,0 +1,148 @@
+import BuildProtos
+import Domain
+import Glibc
+import PluginKit
+import RPC
+import Synchronization
+import Testing
+
+@testable import PluginRunnerService
+
+/// A log service in memory that can be told to fail.
+final class MemoryLogs: LogsV1.LogService {
+  struct State {
+    var bytes: [UInt8] = []
+    var sealed = false
+    /// Streams that are cut after this many messages, one after the other.
+    var cuts: [Int] = []
+    var streams = 0
+  }
+
+  let state: Mutex<State>
+
+  init(cuts: [Int] = []) {
+    self.state = Mutex(State(cuts: cuts))
+  }
+
+  func appendLog(
+    _ requests: RequestStream<LogsV1.AppendLogRequest>, context: ServerContext
+  ) async throws -> LogsV1.AppendLogResponse {
+    var left = self.state.withLock { state in
+      state.streams += 1
+      return state.cuts.isEmpty ? Int.max : state.cuts.removeFirst()
+    }
+    for try await request in requests {
+      guard left > 0 else { throw RPCError(.unavailable, "cut") }
+      left -= 1
+      try self.state.withLock { state in
+        guard request.offset <= Int64(state.bytes.count) else {
+          throw RPCError(.outOfRange, "a gap at \(request.offset)")
+        }
+        state.bytes += request.data.dropFirst(state.bytes.count - Int(request.offset))
+        state.sealed = state.sealed || request.seal
+      }
+    }
+    return LogsV1.AppendLogResponse(sizeBytes: self.state.withLock { Int64($0.bytes.count) })
+  }
+
+  func readLog(
+    _ request: LogsV1.ReadLogRequest, responses: ResponseWriter<LogsV1.ReadLogResponse>,
+    context: ServerContext
+  ) async throws {}
+
+  func getLog(
+    _ request: LogsV1.GetLogRequest, context: ServerContext
+  ) async throws -> LogsV1.GetLogResponse {
+    self.state.withLock {
+      LogsV1.GetLogResponse(sizeBytes: Int64($0.bytes.count), sealed: $0.sealed)
+    }
+  }
+}
+
+@Suite struct LogTests {
+  /// Carries `count` bytes through an appender into `logs`.
+  func carry(_ count: Int, to logs: MemoryLogs) async throws -> LogAppender.End {
+    let server = RPCServer(services: [logs])
+    let address = try await server.listen(on: ListenAddress("127.0.0.1:0"))
+    let channel = RPCChannel(to: address)
+    let buffer = LogBuffer()
+    let appender = LogAppender(client: LogsV1.LogClient(channel), name: "log", buffer: buffer)
+    Threads.start("writer") {
+      var written = 0
+      while written < count {
+        let part = min(50_000, count - written)
+        buffer.append((0..<part).map { UInt8(truncatingIfNeeded: (written + $0) % 251) })
+        written += part
+      }
+      buffer.end()
+    }
+    let end = await appender.run()
+    await channel.close()
+    await server.shutdown(grace: .zero)
+    return end
+  }
+
+  func isComplete(_ logs: MemoryLogs, _ count: Int) -> Bool {
+    logs.state.withLock { state in
+      state.sealed && state.bytes.count == count
+        && state.bytes.indices.allSatisfy { state.bytes[$0] == UInt8($0 % 251) }
+    }
+  }
+
+  @Test(arguments: [0, 1, 300_000, 10_000_000])
+  func aLogArrivesCompleteAndSealed(count: Int) async throws {
+    let logs = MemoryLogs()
+    #expect(try await self.carry(count, to: logs) == LogAppender.End(bytes: Int64(count)))
+    #expect(self.isComplete(logs, count))
+  }
+
+  @Test func lostStreamsAreTakenUpWhereTheyBroke() async throws {
+    let logs = MemoryLogs(cuts: [0, 1, 3, 0, 7])
+    #expect(try await self.carry(6_000_000, to: logs) == LogAppender.End(bytes: 6_000_000))
+    #expect(self.isComplete(logs, 6_000_000))
+    #expect(logs.state.withLock { $0.streams } > 5)
+  }
+
+  @Test func aFullBufferMakesTheWriterWait() async throws {
+    let buffer = LogBuffer()
+    let finished = Promise<Void>()
+    let counter = Counter64()
+    Threads.start("writer") {
+      for _ in 0..<64 {
+        buffer.append([UInt8](repeating: 1, count: 64 << 10))
+        counter.add(64 << 10)
+      }
+      buffer.end()
+      finished.fulfil(())
+    }
+    var taken = 0
+    while let chunk = await buffer.next() {
+      taken += chunk.count
+      // Never more ahead than the bound and one write.
+      #expect(counter.value - taken <= LogBuffer.maximumBytes + (64 << 10))
+    }
+    await finished.value()
+    #expect(taken == 64 * (64 << 10))
+  }
+
+  @Test func anAbandonedBufferLetsStepsEnd() async {
+    let buffer = LogBuffer()
+    let finished = Promise<Void>()
+    Threads.start("writer") {
+      for _ in 0..<100 { buffer.append([UInt8](repeating: 1, count: 64 << 10)) }
+      finished.fulfil(())
+    }
+    buffer.abandon()
+    await finished.value()
+    #expect(buffer.size == 100 * (64 << 10))
+  }
+}
+
+/// A number that two threads share.
+final class Counter64: Sendable {
+  private let number = Atomic<Int>(0)
+
+  var value: Int { self.number.load(ordering: .sequentiallyConsistent) }
+
+  func add(_ count: Int) { self.number.add(count, ordering: .sequentiallyConsistent) }
+}

@@ -1,0 +1,304 @@
+import Domain
+import Glibc
+import PluginKit
+import Synchronization
+import Testing
+
+@testable import PluginRunnerService
+
+/// Programs that the build put beside the tests.
+enum Programs {
+  static let folder: String = {
+    guard let real = realpath("/proc/self/exe", nil) else { return "." }
+    defer { free(real) }
+    let path = String(cString: real)
+    return path.lastIndex(of: "/").map { String(path[..<$0]) } ?? "."
+  }()
+
+  static var supervisor: String { self.folder + "/millrace-step-supervisor" }
+  static var corePlugin: String { self.folder + "/millrace-core-plugin" }
+}
+
+/// A folder for one test, removed with it.
+final class TestFolder: Sendable {
+  let path: String
+
+  init() throws {
+    var template = Array("/tmp/millrace-test-XXXXXX".utf8CString)
+    guard mkdtemp(&template) != nil else { throw SystemError("make", "a folder in /tmp") }
+    self.path = template.withUnsafeBufferPointer { String(cString: $0.baseAddress!) }
+  }
+
+  deinit {
+    try? removeTree(self.path)
+  }
+}
+
+/// A program under the supervisor, with its output.
+struct Supervised {
+  let process: SupervisedProcess
+  private let output: Promise<String>
+
+  init(
+    _ script: String, sandbox: [String] = [], directory: String? = nil,
+    environment: [String: String] = [:], cgroup: StepCgroup? = nil
+  ) throws {
+    let nothing = try Descriptor.open("/dev/null", O_RDONLY)
+    let (read, write) = try Descriptor.pipe()
+    var variables = ["PATH": "/usr/local/bin:/usr/bin:/bin"]
+    variables.merge(environment) { _, own in own }
+    self.process = try SupervisedProcess.launch(
+      SupervisedProcess.Launch(
+        supervisor: Programs.supervisor, sandbox: sandbox,
+        arguments: ["bash", "-c", script], environment: variables, directory: directory,
+        cgroups: cgroup?.folders.map(\.procs) ?? []),
+      input: nothing.raw, output: write.raw, error: write.raw)
+    write.close()
+    let output = Promise<String>()
+    self.output = output
+    Thread.start {
+      var text: [UInt8] = []
+      var chunk = [UInt8](repeating: 0, count: 4_096)
+      while case let count = Glibc.read(read.raw, &chunk, chunk.count), count > 0 {
+        text += chunk[..<count]
+      }
+      output.fulfil(String(decoding: text, as: UTF8.self))
+    }
+  }
+
+  func text() async -> String { await self.output.value() }
+}
+
+/// A named pipe that scripts write to when they have come to a point: tests wait for it, not for
+/// time.
+struct Gate {
+  let path: String
+
+  init(in folder: TestFolder, _ name: String = "gate") throws {
+    self.path = "\(folder.path)/\(name)"
+    guard mkfifo(self.path, 0o666) == 0 else { throw SystemError("make", self.path) }
+  }
+
+  /// Waits for the next line.
+  func line() async -> String {
+    let path = self.path
+    return await withCheckedContinuation { continuation in
+      Thread.start {
+        let file = open(path, O_RDONLY)
+        var bytes = [UInt8](repeating: 0, count: 4_096)
+        let count = max(0, Glibc.read(file, &bytes, bytes.count))
+        close(file)
+        continuation.resume(returning: String(decoding: bytes[..<count], as: UTF8.self))
+      }
+    }
+  }
+}
+
+/// A short name for the runner's threads.
+enum Thread {
+  static func start(_ body: @escaping @Sendable () -> Void) {
+    Threads.start("test", body)
+  }
+}
+
+@Suite struct SupervisionTests {
+  @Test(arguments: [("exit 0", Int32(0), Int32(0)), ("exit 7", 7, 0), ("kill -11 $$", -1, 11)])
+  func anEndIsReportedAsItWas(script: String, code: Int32, signal: Int32) async throws {
+    let supervised = try Supervised(script)
+    guard case .exited(let gotCode, let gotSignal, _, let peak) = await supervised.process.ended()
+    else {
+      Issue.record("the program did not end by itself")
+      return
+    }
+    #expect(gotCode == code)
+    #expect(gotSignal == signal)
+    #expect(peak.bytes > 100_000)
+  }
+
+  @Test func processorTimeOfGrandchildrenIsCounted() async throws {
+    let busy = "for i in 1 2; do (i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done) & done; wait"
+    guard case .exited(0, 0, let cpu, _) = await (try Supervised(busy)).process.ended() else {
+      Issue.record("the program did not end well")
+      return
+    }
+    #expect(cpu > .milliseconds(20))
+  }
+
+  @Test func aProgramThatIsNotThereIsSaidSo() async throws {
+    let nothing = try Descriptor.open("/dev/null", O_RDWR)
+    let process = try SupervisedProcess.launch(
+      SupervisedProcess.Launch(
+        supervisor: Programs.supervisor, arguments: ["no-such-program"], environment: [:]),
+      input: nothing.raw, output: nothing.raw, error: nothing.raw)
+    #expect(
+      await process.ended()
+        == .notStarted("cannot execute the program: No such file or directory"))
+  }
+
+  @Test func aMissingWorkingDirectoryIsSaidSo() async throws {
+    let supervised = try Supervised("true", directory: "/no/such/folder")
+    #expect(
+      await supervised.process.ended()
+        == .notStarted("cannot enter its working directory: No such file or directory"))
+  }
+
+  /// Children that ignore SIGTERM, in sessions of their own, orphaned.
+  static let escape = """
+    trap '' TERM
+    (trap '' TERM; setsid bash -c 'trap "" TERM; sleep 1000' & setsid sleep 1000 &)
+    sleep 1000 &
+    echo ready > $GATE
+    while :; do sleep 1000; done
+    """
+
+  @Test func aKillTakesEverySessionAndOrphanAlong() async throws {
+    let folder = try TestFolder()
+    let gate = try Gate(in: folder)
+    let supervised = try Supervised(
+      Self.escape, environment: ["GATE": gate.path, Leftovers.mark: folder.path])
+    #expect(await gate.line() == "ready\n")
+    supervised.process.terminate()
+    #expect(Leftovers.find(markedWith: folder.path).count >= 4)
+    supervised.process.kill()
+    guard case .exited(_, let signal, _, _) = await supervised.process.ended() else {
+      Issue.record("the supervisor was lost")
+      return
+    }
+    #expect(signal == 9)
+    #expect(Leftovers.find(markedWith: folder.path) == [])
+  }
+
+  @Test func whatAStepLeavesBehindEndsWithIt() async throws {
+    let folder = try TestFolder()
+    let supervised = try Supervised(
+      "setsid sleep 1000 & setsid bash -c 'trap \"\" TERM; sleep 1000' & exit 3",
+      environment: [Leftovers.mark: folder.path])
+    guard case .exited(3, 0, _, _) = await supervised.process.ended() else {
+      Issue.record("the program did not end with its code")
+      return
+    }
+    #expect(Leftovers.find(markedWith: folder.path) == [])
+    #expect(await supervised.text() == "")
+  }
+
+  @Test func aLostSupervisorIsToldAndTheMarkFindsTheRest() async throws {
+    let folder = try TestFolder()
+    let gate = try Gate(in: folder)
+    let supervised = try Supervised(
+      "setsid sleep 1000 & echo ready > $GATE; sleep 1000",
+      environment: ["GATE": gate.path, Leftovers.mark: folder.path])
+    _ = await gate.line()
+    kill(supervised.process.pid, SIGKILL)
+    guard case .supervisorLost = await supervised.process.ended() else {
+      Issue.record("the loss was not told")
+      return
+    }
+    #expect(Leftovers.kill(markedWith: folder.path) >= 1)
+    #expect(Leftovers.find(markedWith: folder.path) == [])
+  }
+
+  @Test func aTermSignalReachesTheGroup() async throws {
+    let folder = try TestFolder()
+    let gate = try Gate(in: folder)
+    let supervised = try Supervised(
+      "trap 'exit 42' TERM; echo ready > $GATE; while :; do sleep 1000 & wait; done",
+      environment: ["GATE": gate.path])
+    _ = await gate.line()
+    supervised.process.terminate()
+    guard case .exited(42, 0, _, _) = await supervised.process.ended() else {
+      Issue.record("the trap did not run")
+      return
+    }
+  }
+}
+
+@Suite struct CgroupTests {
+  @Test func memoryBeyondTheLimitIsToldApart() async throws {
+    let cgroups = Cgroups.probe(name: "millrace-test-\(getpid())-oom")
+    defer { cgroups.remove() }
+    guard cgroups.limitsMemory else { return }  // Nothing to limit with on this machine.
+    let group = cgroups.make("step", memory: .mebibytes(48))
+    let supervised = try Supervised(
+      "x=$(head -c 200000000 /dev/zero | tr '\\0' 'x'); echo ${#x}", cgroup: group)
+    let end = await supervised.process.ended()
+    #expect(end != .exited(code: 0, signal: 0, cpu: .zero, peakMemory: ByteCount(0)))
+    #expect(group.ranOutOfMemory)
+    #expect((group.peakMemory ?? ByteCount(0)) > .mebibytes(30))
+    group.remove()
+    #expect(group.folders.allSatisfy { !isFolder($0.path) })
+  }
+
+  @Test func aStepWithinItsLimitIsNotCalledOutOfMemory() async throws {
+    let cgroups = Cgroups.probe(name: "millrace-test-\(getpid())-ok")
+    defer { cgroups.remove() }
+    let group = cgroups.make("step", memory: .mebibytes(64))
+    _ = await (try Supervised("true", cgroup: group)).process.ended()
+    #expect(!group.ranOutOfMemory)
+    group.remove()
+  }
+}
+
+@Suite struct SandboxTests {
+  /// Bubblewrap's words for an attempt's folder, or nil where it does not work.
+  func words(_ data: TestFolder, _ attempt: String) throws -> [String]? {
+    guard
+      let (sandbox, _) = Sandbox.choose(
+        "bubblewrap", supervisor: Programs.supervisor, dataDirectory: data.path),
+      sandbox != .none
+    else { return nil }
+    for name in ["work", "tmp"] { try makeFolders("\(attempt)/\(name)") }
+    return sandbox.command(
+      attemptFolder: attempt, dataDirectory: data.path, supervisor: Programs.supervisor)
+  }
+
+  @Test func aStepSeesTheSystemToReadItsFolderToWriteAndNothingOfOthers() async throws {
+    let data = try TestFolder()
+    let attempt = data.path + "/workspaces/a"
+    try makeFolders(data.path + "/workspaces/other")
+    guard let words = try self.words(data, attempt) else { return }
+    let supervised = try Supervised(
+      """
+      touch here /tmp/there && echo writes
+      touch /usr/forbidden 2>/dev/null || echo system-is-read-only
+      mount -o remount,rw / 2>/dev/null || echo no-remount
+      ls \(data.path)/workspaces
+      kill -9 1; echo $$
+      """, sandbox: words, directory: attempt + "/work")
+    guard case .exited(0, 0, _, _) = await supervised.process.ended() else {
+      Issue.record("the sandboxed program failed: \(await supervised.text())")
+      return
+    }
+    let lines = await supervised.text().split(separator: "\n")
+    #expect(lines.prefix(4) == ["writes", "system-is-read-only", "no-remount", "a"])
+    #expect(Int(lines.last ?? "").map { $0 < 100 } == true)
+    #expect(access(attempt + "/work/here", F_OK) == 0)
+    #expect(access(attempt + "/tmp/there", F_OK) == 0)
+  }
+
+  @Test func aKillEndsTheSandbox() async throws {
+    let data = try TestFolder()
+    let attempt = data.path + "/workspaces/a"
+    guard let words = try self.words(data, attempt) else { return }
+    let gate = "\(attempt)/work/gate"
+    guard mkfifo(gate, 0o666) == 0 else { throw SystemError("make", gate) }
+    let supervised = try Supervised(
+      SupervisionTests.escape, sandbox: words, directory: attempt + "/work",
+      environment: ["GATE": gate, Leftovers.mark: data.path])
+    let ready = Promise<Void>()
+    Thread.start {
+      close(open(gate, O_RDONLY))
+      ready.fulfil(())
+    }
+    await ready.value()
+    supervised.process.kill()
+    guard case .exited(_, 9, _, _) = await supervised.process.ended() else {
+      Issue.record("the program was not killed")
+      return
+    }
+    #expect(Leftovers.find(markedWith: data.path) == [])
+  }
+
+  @Test func anUnknownSandboxIsNone() {
+    #expect(Sandbox.choose("chroot", supervisor: "", dataDirectory: "/") == nil)
+  }
+}
