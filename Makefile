@@ -1,0 +1,47 @@
+# Every verb is one line of `make`; what it does is in scripts/.
+.DEFAULT_GOAL := help
+.PHONY: help setup build test format lint generate check bench demo up clean
+
+# `swift build` refuses a target that imports what its manifest does not name.
+BUILD = swift build --explicit-target-dependency-import-check error
+
+# The generator's files have a manner of their own.
+SWIFT_FILES = git ls-files -z --cached --others --exclude-standard --deduplicate -- \
+	'*.swift' ':!*.pb.swift' ':!*.rpc.swift'
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Install what is missing: Debian packages, Python packages in .venv
+	@scripts/setup
+
+build: setup ## Build everything, for debugging
+	$(BUILD)
+
+test: setup ## Run all checks and tests: what CI runs
+	@scripts/test
+
+format: ## Format the Swift files that people write
+	@$(SWIFT_FILES) | xargs -0 swift format --in-place --parallel
+
+lint: ## Check formatting and style of the Swift files that people write
+	@$(SWIFT_FILES) | xargs -0 swift format lint --strict --parallel
+
+generate: ## Make the code of every proto anew
+	@scripts/generate.sh
+
+check: setup lint ## Check what needs no tests: style, protos, generated code
+	@scripts/check-protos
+	@scripts/generate.sh --check
+
+bench: setup ## Build the benchmarks, optimised, and run them
+	@scripts/bench
+
+demo: setup ## Build real upstream projects on a local farm, and show it
+	@demo/run
+
+up: build ## Start a farm on this machine, until Ctrl-C
+	@"$$(swift build --show-bin-path)/millrace" up
+
+clean: ## Remove what was built
+	rm -rf .build Interop/.build Benchmarks/.build .venv
