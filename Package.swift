@@ -105,7 +105,10 @@ let places: [Place] = [
 
   Place(
     name: "ExecutorAllocatorCore", folder: "ExecutorAllocator", layer: .core, uses: ["Domain"],
-    products: [collections]),
+    products: [
+      .product(name: "HeapModule", package: "swift-collections"),
+      .product(name: "DequeModule", package: "swift-collections"),
+    ]),
   Place(
     name: "ExecutorAllocatorService", folder: "ExecutorAllocator", layer: .service,
     uses: [

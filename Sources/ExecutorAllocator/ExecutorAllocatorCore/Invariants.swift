@@ -1,0 +1,52 @@
+import Domain
+import HeapModule
+
+extension State {
+  /// What must hold after every input. Answers the first thing that does not, or nil.
+  package var violation: String? {
+    for (request, open) in self.demands {
+      if open.demand.request != request { return "demand \(request) is kept as \(open.demand)" }
+      if self.streams[open.stream]?.demands.contains(request) != true {
+        return "demand \(request) belongs to stream \(open.stream), which does not know it"
+      }
+      let pool = self.pools[open.demand.shape.pool]
+      switch open.phase {
+      case .waiting:
+        let places = pool?.queues[open.demand.shape]?.places.unordered ?? []
+        let count = places.count { $0.request == request && $0.arrival == open.arrival }
+        if count != 1 { return "waiting demand \(request) stands in its queue \(count) times" }
+      case .trying:
+        if pool?.trying?.contains(where: { $0.arrival == open.arrival }) != true {
+          return "demand \(request) is tried in no batch"
+        }
+      }
+    }
+    for (id, stream) in self.streams {
+      for request in stream.demands where self.demands[request]?.stream != id {
+        return "stream \(id) has demand \(request), which is not its"
+      }
+      for lease in stream.leases where self.watches[lease]?.stream != id {
+        return "stream \(id) has lease \(lease), which it does not watch"
+      }
+    }
+    for (lease, watch) in self.watches
+    where self.streams[watch.stream]?.leases.contains(lease) != true {
+      return "lease \(lease) is watched for stream \(watch.stream), which does not know it"
+    }
+    for (name, pool) in self.pools {
+      for (shape, queue) in pool.queues {
+        let waiting = self.demands.values.count {
+          $0.phase == .waiting && $0.demand.shape == shape
+        }
+        if waiting != queue.count {
+          return "a queue of pool \(name) counts \(queue.count) demands and has \(waiting)"
+        }
+        if queue.count == 0 && pool.trying == nil { return "pool \(name) keeps an empty queue" }
+      }
+      if pool.queues.isEmpty && pool.trying == nil && !pool.isSurveying {
+        return "pool \(name) is kept for nothing"
+      }
+    }
+    return nil
+  }
+}

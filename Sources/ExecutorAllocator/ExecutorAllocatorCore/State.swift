@@ -1,0 +1,109 @@
+import DequeModule
+import Domain
+import HeapModule
+
+/// All that an allocator remembers: wishes and watches of the schedulers that are connected. The
+/// facts (executors, leases) are in the table; losing this loses nothing that a scheduler does not
+/// say again.
+package struct State: Sendable {
+  package var streams: [StreamID: Stream] = [:]
+  package var demands: [AttemptID: OpenDemand] = [:]
+  package var pools: [PoolName: Pool] = [:]
+  package var watches: [LeaseID: Watch] = [:]
+  package var table = Table.lost(reason: "not connected yet")
+  /// The largest fencing token seen, so that tokens grow even if the table and its clock forget.
+  package var highestToken = FencingToken(0)
+  /// Numbers demands in the order in which they came.
+  package var arrivals: UInt64 = 0
+
+  package var isSweeping = false
+  package var lastSweep: Timestamp?
+  package var lastRetry: Timestamp?
+  package var lastCheck: Timestamp?
+  /// Leases to look up next, and those being looked up.
+  package var checkQueue: Deque<LeaseID> = []
+  package var checking: [HeldByScheduler]?
+
+  package init() {}
+
+  /// Whether the table can be asked.
+  package enum Table: Hashable, Sendable {
+    case connected
+    case lost(reason: String)
+  }
+
+  /// One scheduler.
+  package struct Stream: Hashable, Sendable {
+    package var demands: Set<AttemptID> = []
+    package var leases: Set<LeaseID> = []
+  }
+
+  /// A demand without a lease.
+  package struct OpenDemand: Hashable, Sendable {
+    package enum Phase: Hashable, Sendable {
+      /// In its shape's queue.
+      case waiting
+      /// In the batch that is with the table.
+      case trying
+    }
+
+    package var demand: Demand
+    package var stream: StreamID
+    package var arrival: UInt64
+    package var phase: Phase
+    /// The last reason its scheduler was told.
+    package var told: String?
+  }
+
+  /// A lease whose end a stream must hear of.
+  package struct Watch: Hashable, Sendable {
+    package var held: HeldByScheduler
+    package var stream: StreamID
+    /// The scheduler brought it up and has no answer yet, so even a release must be told.
+    package var isClaim: Bool
+  }
+
+  /// The open demand of one pool.
+  package struct Pool: Sendable {
+    package var queues: [Shape: Queue] = [:]
+    /// The batch that is with the table.
+    package var trying: [Tried]?
+    /// Of that batch, what was withdrawn since: a lease for it goes back.
+    package var withdrawn: Set<AttemptID> = []
+    /// Room was made while the batch was with the table: "no room" may be out of date.
+    package var isWoken = false
+    package var batch = 0
+    package var isSurveying = false
+    package var lastSurvey: Timestamp?
+    /// A shape found no room that has not been explained yet.
+    package var wantsSurvey = false
+  }
+
+  package struct Tried: Hashable, Sendable {
+    package var demand: Demand
+    package var arrival: UInt64
+  }
+
+  /// The waiting demands of one shape, in order.
+  package struct Queue: Sendable {
+    /// Also holds places of demands that are gone; they are dropped as they come up.
+    package var places = Heap<Place>()
+    /// How many of the places count.
+    package var count = 0
+    /// There was no room for this shape, and nothing has changed since.
+    package var isBlocked = false
+    package var reason: String?
+  }
+
+  /// Where a demand stands in its queue.
+  package struct Place: Comparable, Sendable {
+    package var rank: Int64
+    package var arrival: UInt64
+    package var request: AttemptID
+
+    package static func == (left: Self, right: Self) -> Bool { left.arrival == right.arrival }
+    package static func < (left: Self, right: Self) -> Bool {
+      (left.rank, left.arrival) < (right.rank, right.arrival)
+    }
+  }
+}

@@ -1,0 +1,522 @@
+import DequeModule
+import Domain
+import HeapModule
+
+/// Decides which demand is tried when, and what schedulers and runners are told.
+///
+/// Feed it every input with ``handle(_:at:)`` and carry out the effects in their order; each result
+/// is a further input. `ticked` should come several times a second.
+///
+/// A demand goes waiting -> trying -> granted, or back to waiting when there was no room; then its
+/// whole shape is *blocked* until there is a sign of room (a release, an executor, a lost lease) or
+/// the retry interval is over. Of all demands that are not blocked the smallest rank goes first.
+/// Each pool has one batch with the table at a time, so a later, smaller rank is never overtaken by
+/// more than one batch.
+package struct StateMachine: Sendable {
+  package private(set) var state = State()
+  package let policy: Policy
+  private var effects: [Effect] = []
+  /// Surveys for shapes that have just found no room are at least this far apart.
+  private static let promptSurveyInterval = Duration.milliseconds(100)
+
+  package init(policy: Policy = Policy()) {
+    self.policy = policy
+  }
+
+  package mutating func handle(_ input: Input, at now: Timestamp) -> [Effect] {
+    switch input {
+    case .streamOpened(let stream): self.state.streams[stream] = State.Stream()
+    case .streamClosed(let stream): self.forget(stream)
+    case .demanded(let stream, let demand): self.demanded(stream, demand, at: now)
+    case .withdrew(let stream, let request): self.withdrew(stream, request)
+    case .claimed(let stream, let held): self.claimed(stream, held)
+    case .released(let leases, let pools):
+      for lease in leases { self.unwatch(lease) }
+      self.wake(pools)
+    case .heartbeatRecorded(let heartbeat, let record):
+      self.heartbeatRecorded(heartbeat, record)
+    case .deregistered(let ended): self.leasesEnded(ended)
+    case .acquired(let pool, let leases): self.acquired(pool, leases, at: now)
+    case .acquireFailed(let pool, _): self.acquireFailed(pool)
+    case .surveyed(let pool, let survey): self.surveyed(pool, survey)
+    case .surveyFailed(let pool): self.state.pools[pool]?.isSurveying = false
+    case .checked(let standings): self.checked(standings)
+    case .checkFailed:
+      self.state.checking = nil
+      // The next round asks for all of them again.
+      self.state.checkQueue.removeAll()
+    case .swept(let ended, let pools):
+      self.state.isSweeping = false
+      self.leasesEnded(ended)
+      self.wake(pools)
+    case .sweepFailed: self.state.isSweeping = false
+    case .tableConnected: self.tableConnected(at: now)
+    case .tableLost(let reason): self.state.table = .lost(reason: reason)
+    case .ticked: self.ticked(at: now)
+    }
+    defer { self.effects = [] }
+    return self.effects
+  }
+
+  /// What to answer to a heartbeat that was recorded.
+  package func answer(
+    to record: HeartbeatRecord, of heartbeat: Heartbeat
+  ) throws(HeartbeatRefusal) -> HeartbeatAnswer {
+    let stop: [LeaseID]
+    switch record {
+    case .recorded(let recorded): stop = recorded.stop
+    case .deregistered: stop = heartbeat.held.map(\.lease)
+    case .duplicate(let address, let silentFor):
+      throw .duplicate(
+        heartbeat.executor, address: address, silentFor: silentFor,
+        lostAfter: self.policy.lostAfter)
+    }
+    return HeartbeatAnswer(
+      stop: stop, nextHeartbeat: self.policy.heartbeatInterval, lostAfter: self.policy.lostAfter)
+  }
+
+  // MARK: Demand
+
+  private mutating func demanded(_ stream: StreamID, _ demand: Demand, at now: Timestamp) {
+    // A message that was on its way when its stream ended.
+    guard self.state.streams[stream] != nil else { return }
+    if let mistake = Policy.mistake(inName: demand.request.rawValue, of: "request_id") {
+      self.refuse(stream, .invalid(mistake))
+      return
+    }
+    self.remove(demand.request)
+    if let mistake = self.policy.mistake(in: demand) {
+      // One build's mistake; the stream carries other people's.
+      self.effects.append(.send(stream, .unsatisfiable(demand.request, reason: mistake)))
+      return
+    }
+    guard self.state.demands.count < self.policy.maximumOpenDemand else {
+      self.refuse(stream, .tooMuchDemand(limit: self.policy.maximumOpenDemand))
+      return
+    }
+    self.state.arrivals += 1
+    self.state.demands[demand.request] = State.OpenDemand(
+      demand: demand, stream: stream, arrival: self.state.arrivals, phase: .waiting)
+    self.state.streams[stream]?.demands.insert(demand.request)
+    self.enqueue(demand, arrival: self.state.arrivals)
+    self.tryNext(demand.shape.pool)
+  }
+
+  private mutating func withdrew(_ stream: StreamID, _ request: AttemptID) {
+    // Granted or unsatisfiable in the meantime, or taken over by another stream.
+    guard let open = self.state.demands[request], open.stream == stream else { return }
+    if open.phase == .trying {
+      self.state.pools[open.demand.shape.pool]?.withdrawn.insert(request)
+    }
+    self.remove(request)
+  }
+
+  private mutating func enqueue(_ demand: Demand, arrival: UInt64) {
+    let place = State.Place(rank: demand.rank, arrival: arrival, request: demand.request)
+    var queue =
+      self.state.pools[demand.shape.pool, default: State.Pool()]
+      .queues.removeValue(forKey: demand.shape) ?? State.Queue()
+    queue.places.insert(place)
+    queue.count += 1
+    // Places of demands that were withdrawn are dropped when they come up; should they be most of
+    // the queue, all at once.
+    if queue.places.count > 2 * queue.count + 64 {
+      queue.places = Heap(queue.places.unordered.filter { self.counts($0) })
+    }
+    self.state.pools[demand.shape.pool, default: State.Pool()].queues[demand.shape] = queue
+  }
+
+  private func counts(_ place: State.Place) -> Bool {
+    guard let open = self.state.demands[place.request] else { return false }
+    return open.arrival == place.arrival && open.phase == .waiting
+  }
+
+  /// Forgets a demand, wherever it is.
+  private mutating func remove(_ request: AttemptID) {
+    guard let open = self.state.demands.removeValue(forKey: request) else { return }
+    self.state.streams[open.stream]?.demands.remove(request)
+    if open.phase == .waiting { self.left(open.demand.shape) }
+  }
+
+  /// One demand fewer waits in the queue of that shape.
+  private mutating func left(_ shape: Shape) {
+    guard let count = self.state.pools[shape.pool]?.queues[shape]?.count else { return }
+    if count > 1 {
+      self.state.pools[shape.pool]?.queues[shape]?.count = count - 1
+    } else {
+      self.state.pools[shape.pool]?.queues[shape] = nil
+      self.dropIfIdle(shape.pool)
+    }
+  }
+
+  private mutating func dropIfIdle(_ name: PoolName) {
+    guard let pool = self.state.pools[name], pool.queues.isEmpty, pool.trying == nil,
+      !pool.isSurveying
+    else { return }
+    self.state.pools[name] = nil
+  }
+
+  // MARK: Trying
+
+  /// Sends the next batch of a pool to the table, if there is one to send.
+  private mutating func tryNext(_ name: PoolName) {
+    guard self.state.table == .connected, var pool = self.state.pools[name], pool.trying == nil
+    else { return }
+    // So that the pool's queues are changed in place below.
+    self.state.pools[name] = nil
+    defer { self.state.pools[name] = pool }
+
+    var heads = Heap<Head>()
+    for index in pool.queues.indices where !pool.queues.values[index].isBlocked {
+      self.dropStale(&pool.queues.values[index])
+      if let place = pool.queues.values[index].places.min {
+        heads.insert(Head(place: place, shape: pool.queues.keys[index]))
+      }
+    }
+    pool.batch = max(pool.batch, self.policy.smallestBatch)
+    var batch: [State.Tried] = []
+    while batch.count < pool.batch, let head = heads.popMin() {
+      guard var queue = pool.queues.removeValue(forKey: head.shape) else { continue }
+      _ = queue.places.popMin()
+      queue.count -= 1
+      self.state.demands[head.place.request]?.phase = .trying
+      if let demand = self.state.demands[head.place.request]?.demand {
+        batch.append(State.Tried(demand: demand, arrival: head.place.arrival))
+      }
+      self.dropStale(&queue)
+      if let next = queue.places.min { heads.insert(Head(place: next, shape: head.shape)) }
+      // An empty queue stays while its demand is tried: it knows the reason that was told.
+      pool.queues[head.shape] = queue
+    }
+    guard !batch.isEmpty else { return }
+    pool.trying = batch
+    pool.isWoken = false
+    self.effects.append(
+      .acquire(name, batch.map(\.demand), above: self.state.highestToken))
+  }
+
+  private struct Head: Comparable {
+    var place: State.Place
+    var shape: Shape
+    static func == (left: Self, right: Self) -> Bool { left.place == right.place }
+    static func < (left: Self, right: Self) -> Bool { left.place < right.place }
+  }
+
+  private func dropStale(_ queue: inout State.Queue) {
+    while let place = queue.places.min, !self.counts(place) { _ = queue.places.popMin() }
+  }
+
+  private mutating func acquired(_ name: PoolName, _ leases: [Lease?], at now: Timestamp) {
+    guard let tried = self.state.pools[name]?.trying else {
+      preconditionFailure("leases for pool \(name), which has no batch with the table")
+    }
+    precondition(
+      tried.count == leases.count, "\(leases.count) answers to \(tried.count) demands")
+    let batch = self.state.pools[name]?.batch ?? 0
+    let withdrawn = self.endTry(name)
+    let isWoken = self.state.pools[name]?.isWoken ?? false
+    var unwanted: [LeaseID] = []
+    for (one, lease) in zip(tried, leases) {
+      guard let lease else {
+        self.putBack(one, block: !isWoken)
+        continue
+      }
+      self.state.highestToken = max(self.state.highestToken, lease.token)
+      if let open = self.state.demands[one.demand.request], open.demand.shape == one.demand.shape {
+        self.remove(open.demand.request)
+        self.watch(
+          HeldByScheduler(lease: lease.id, request: lease.request, executor: lease.executor),
+          for: open.stream, isClaim: false)
+        self.effects.append(.send(open.stream, .granted(lease)))
+      } else if self.state.watches[lease.id] != nil {
+        // The request moved to another pool meanwhile and got this very lease there.
+      } else if withdrawn.contains(one.demand.request)
+        || self.state.demands[one.demand.request] != nil
+      {
+        unwanted.append(lease.id)
+      }
+      // Otherwise its stream ended: the scheduler comes back and asks for it again, perhaps at
+      // another replica, and gets this lease; or it expires.
+    }
+    if !unwanted.isEmpty { self.effects.append(.release(unwanted)) }
+    if leases.contains(nil) {
+      self.state.pools[name]?.batch = self.policy.smallestBatch
+    } else {
+      self.state.pools[name]?.batch = min(2 * batch, self.policy.largestBatch)
+    }
+    self.afterTry(name, tried)
+    if self.state.pools[name]?.wantsSurvey == true {
+      self.survey(name, every: Self.promptSurveyInterval, at: now)
+    }
+    self.tryNext(name)
+  }
+
+  private mutating func acquireFailed(_ name: PoolName) {
+    guard let tried = self.state.pools[name]?.trying else {
+      preconditionFailure("a failed batch of pool \(name), which has none with the table")
+    }
+    _ = self.endTry(name)
+    // Blocked, so that the next attempt is the retry interval's.
+    for one in tried { self.putBack(one, block: true) }
+    self.afterTry(name, tried)
+  }
+
+  private mutating func endTry(_ name: PoolName) -> Set<AttemptID> {
+    let withdrawn = self.state.pools[name]?.withdrawn ?? []
+    self.state.pools[name]?.trying = nil
+    self.state.pools[name]?.withdrawn = []
+    return withdrawn
+  }
+
+  /// Back into the queue, if it is still the demand that was tried.
+  private mutating func putBack(_ tried: State.Tried, block: Bool) {
+    let request = tried.demand.request
+    if let open = self.state.demands[request], open.arrival == tried.arrival {
+      self.state.demands[request]?.phase = .waiting
+      self.enqueue(tried.demand, arrival: tried.arrival)
+    }
+    let shape = tried.demand.shape
+    if block, self.state.pools[shape.pool]?.queues[shape]?.isBlocked == false {
+      self.state.pools[shape.pool]?.queues[shape]?.isBlocked = true
+      if self.state.pools[shape.pool]?.queues[shape]?.reason == nil {
+        self.state.pools[shape.pool]?.wantsSurvey = true
+      }
+    }
+  }
+
+  /// Queues that were kept for the batch only.
+  private mutating func afterTry(_ name: PoolName, _ tried: [State.Tried]) {
+    for one in tried where self.state.pools[name]?.queues[one.demand.shape]?.count == 0 {
+      self.state.pools[name]?.queues[one.demand.shape] = nil
+    }
+    self.dropIfIdle(name)
+  }
+
+  /// There may be room where there was none.
+  private mutating func wake(_ names: [PoolName]) {
+    for name in names {
+      guard self.state.pools[name] != nil else { continue }
+      self.unblock(name)
+      self.tryNext(name)
+    }
+  }
+
+  private mutating func unblock(_ name: PoolName) {
+    guard var pool = self.state.pools.removeValue(forKey: name) else { return }
+    for index in pool.queues.indices { pool.queues.values[index].isBlocked = false }
+    pool.isWoken = true
+    self.state.pools[name] = pool
+  }
+
+  // MARK: Reasons
+
+  private mutating func survey(_ name: PoolName, every interval: Duration, at now: Timestamp) {
+    guard self.state.table == .connected, let pool = self.state.pools[name], !pool.isSurveying,
+      Self.isDue(pool.lastSurvey, interval, now)
+    else { return }
+    self.state.pools[name]?.isSurveying = true
+    self.state.pools[name]?.lastSurvey = now
+    self.state.pools[name]?.wantsSurvey = false
+    self.effects.append(.survey(name))
+  }
+
+  private mutating func surveyed(_ name: PoolName, _ survey: PoolSurvey) {
+    self.state.pools[name]?.isSurveying = false
+    let blocked = self.state.pools[name]?.queues.filter { $0.value.isBlocked } ?? [:]
+    for (shape, queue) in Self.inOrder(blocked) {
+      switch survey.verdict(on: shape, policy: self.policy) {
+      case .waits(let reason): self.explain(shape, reason)
+      case .impossible(let reason):
+        var places = queue.places
+        while let place = places.popMin() {
+          guard self.counts(place), let open = self.state.demands[place.request] else { continue }
+          self.effects.append(
+            .send(open.stream, .unsatisfiable(place.request, reason: reason)))
+          self.remove(place.request)
+        }
+      }
+    }
+    self.dropIfIdle(name)
+  }
+
+  /// Tells the first demands of a shape why they wait, unless they know.
+  private mutating func explain(_ shape: Shape, _ reason: String) {
+    guard var places = self.state.pools[shape.pool]?.queues[shape]?.places else { return }
+    self.state.pools[shape.pool]?.queues[shape]?.reason = reason
+    var told = 0
+    while told < self.policy.maximumExplained, let place = places.popMin() {
+      guard self.counts(place), let open = self.state.demands[place.request] else { continue }
+      told += 1
+      guard open.told != reason else { continue }
+      self.state.demands[place.request]?.told = reason
+      self.effects.append(.send(open.stream, .waiting(place.request, reason: reason)))
+    }
+  }
+
+  /// By their first places: dictionaries have another order in every process.
+  private static func inOrder(
+    _ queues: [Shape: State.Queue]
+  ) -> [(shape: Shape, queue: State.Queue)] {
+    queues.compactMap { shape, queue in
+      queue.places.min.map { (place: $0, shape: shape, queue: queue) }
+    }
+    .sorted { $0.place < $1.place }
+    .map { ($0.shape, $0.queue) }
+  }
+
+  // MARK: Leases that schedulers count on
+
+  private mutating func claimed(_ stream: StreamID, _ held: HeldByScheduler) {
+    guard self.state.streams[stream] != nil else { return }
+    if let mistake = Policy.mistake(inName: held.lease.rawValue, of: "lease_id") {
+      self.refuse(stream, .invalid(mistake))
+      return
+    }
+    self.watch(held, for: stream, isClaim: true)
+    guard self.state.watches[held.lease]?.stream == stream else { return }
+    self.state.checkQueue.append(held.lease)
+    self.checkNext()
+  }
+
+  private mutating func watch(_ held: HeldByScheduler, for stream: StreamID, isClaim: Bool) {
+    if let before = self.state.watches[held.lease] {
+      self.state.streams[before.stream]?.leases.remove(held.lease)
+    } else if self.state.watches.count >= self.policy.maximumWatchedLeases {
+      self.refuse(stream, .tooManyLeases(limit: self.policy.maximumWatchedLeases))
+      return
+    }
+    self.state.watches[held.lease] = State.Watch(held: held, stream: stream, isClaim: isClaim)
+    self.state.streams[stream]?.leases.insert(held.lease)
+  }
+
+  private mutating func unwatch(_ lease: LeaseID) {
+    guard let watch = self.state.watches.removeValue(forKey: lease) else { return }
+    self.state.streams[watch.stream]?.leases.remove(lease)
+  }
+
+  private mutating func leasesEnded(_ ended: [EndedLease]) {
+    for lease in ended {
+      guard let watch = self.state.watches[lease.id] else { continue }
+      self.unwatch(lease.id)
+      // Whoever released it knows; it may have been another replica that was told.
+      if lease.cause == .released && !watch.isClaim { continue }
+      var lease = lease
+      // The scheduler's own name for it: a runner that brought the lease back may use another.
+      lease.request = watch.held.request
+      self.effects.append(.send(watch.stream, .lost(lease)))
+    }
+  }
+
+  private mutating func checkNext() {
+    guard self.state.table == .connected, self.state.checking == nil else { return }
+    var batch: [HeldByScheduler] = []
+    while batch.count < self.policy.checkBatch, let lease = self.state.checkQueue.popFirst() {
+      if let watch = self.state.watches[lease] { batch.append(watch.held) }
+    }
+    guard !batch.isEmpty else { return }
+    self.state.checking = batch
+    self.effects.append(.check(batch))
+  }
+
+  private mutating func checked(_ standings: [LeaseStanding]) {
+    guard let asked = self.state.checking else {
+      preconditionFailure("an answer to a check that was not asked for")
+    }
+    precondition(asked.count == standings.count)
+    self.state.checking = nil
+    for (held, standing) in zip(asked, standings) {
+      switch standing {
+      case .held: self.state.watches[held.lease]?.isClaim = false
+      case .unknownYet: break  // The next round asks again.
+      case .ended(let cause, let message):
+        self.leasesEnded([
+          EndedLease(
+            id: held.lease, request: held.request, executor: held.executor, cause: cause,
+            message: message)
+        ])
+      }
+    }
+    self.checkNext()
+  }
+
+  // MARK: Runners
+
+  private mutating func heartbeatRecorded(_ heartbeat: Heartbeat, _ record: HeartbeatRecord) {
+    guard case .recorded(let recorded) = record else { return }
+    for held in heartbeat.held {
+      self.state.highestToken = max(self.state.highestToken, held.token)
+    }
+    self.leasesEnded(recorded.ended)
+    if recorded.madeRoom { self.wake([heartbeat.pool]) }
+  }
+
+  // MARK: Streams
+
+  private mutating func refuse(_ stream: StreamID, _ refusal: Effect.Refusal) {
+    self.forget(stream)
+    self.effects.append(.end(stream, refusal))
+  }
+
+  private mutating func forget(_ stream: StreamID) {
+    guard let gone = self.state.streams.removeValue(forKey: stream) else { return }
+    for request in gone.demands { self.remove(request) }
+    for lease in gone.leases { self.state.watches[lease] = nil }
+  }
+
+  // MARK: Table and time
+
+  private mutating func tableConnected(at now: Timestamp) {
+    self.state.table = .connected
+    self.startCheckRound(at: now)
+    self.wake(self.state.pools.keys.sorted())
+  }
+
+  private mutating func ticked(at now: Timestamp) {
+    let names = self.state.pools.keys.sorted()
+    if case .lost(let reason) = self.state.table {
+      for name in names {
+        for (shape, _) in Self.inOrder(self.state.pools[name]?.queues ?? [:]) {
+          self.explain(shape, "the allocator cannot reach its table: \(reason)")
+        }
+      }
+      return
+    }
+    if !self.state.isSweeping,
+      Self.isDue(self.state.lastSweep, self.policy.sweepInterval, now)
+    {
+      self.state.isSweeping = true
+      self.state.lastSweep = now
+      self.effects.append(.sweep)
+    }
+    if Self.isDue(self.state.lastCheck, self.policy.checkInterval, now) {
+      self.startCheckRound(at: now)
+    }
+    for name in names {
+      guard let pool = self.state.pools[name] else { continue }
+      if pool.wantsSurvey {
+        self.survey(name, every: Self.promptSurveyInterval, at: now)
+      } else if pool.queues.values.contains(where: { $0.isBlocked }) {
+        self.survey(name, every: self.policy.surveyInterval, at: now)
+      }
+    }
+    if Self.isDue(self.state.lastRetry, self.policy.retryInterval, now) {
+      self.state.lastRetry = now
+      self.wake(names)
+    }
+  }
+
+  private mutating func startCheckRound(at now: Timestamp) {
+    self.state.lastCheck = now
+    // A round that is still going on is enough.
+    if self.state.checkQueue.isEmpty {
+      self.state.checkQueue.append(contentsOf: self.state.watches.keys.sorted())
+    }
+    self.checkNext()
+  }
+
+  /// Also when the clock went back: no interval lasts longer than its length because of that.
+  private static func isDue(_ last: Timestamp?, _ interval: Duration, _ now: Timestamp) -> Bool {
+    guard let last else { return true }
+    return now - last >= interval || now < last
+  }
+}

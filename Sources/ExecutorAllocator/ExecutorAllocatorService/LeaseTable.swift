@@ -1,0 +1,249 @@
+import Domain
+import ExecutorAllocatorCore
+import RedisClient
+import RedisWire
+
+/// The executors and leases in Redis: each operation is one run of one script.
+///
+/// Completions run on the Redis client's event loop. A failed operation may have been carried out
+/// all the same; each may be repeated.
+package struct LeaseTable: Sendable {
+  package typealias Completion<Value> = @Sendable (Result<Value, LeaseTableError>) -> Void
+
+  /// An executor as the table has it.
+  package struct ExecutorRecord: Hashable, Sendable {
+    package var executor: ExecutorID
+    package var address: String
+    package var pool: PoolName
+    package var labels: [String]
+    package var state: PoolSurvey.Group.State
+    package var capacity: Resources
+    package var lastHeartbeat: Timestamp
+    package var leases: [LeaseRecord]
+  }
+
+  package struct LeaseRecord: Hashable, Sendable {
+    package var lease: LeaseID
+    package var request: AttemptID
+    package var token: FencingToken
+    package var resources: Resources
+    /// Nil while the runner confirms it.
+    package var expires: Timestamp?
+  }
+
+  package struct Swept: Hashable, Sendable {
+    package var ended: [EndedLease]
+    package var pools: [PoolName]
+  }
+
+  private let client: RedisClient
+  private let policy: Policy
+  /// Tests bring their own time; else Redis' own clock counts, so that replicas need not agree.
+  private let clock: @Sendable () -> Timestamp?
+
+  package init(
+    client: RedisClient, policy: Policy, clock: @escaping @Sendable () -> Timestamp? = { nil }
+  ) {
+    self.client = client
+    self.policy = policy
+    self.clock = clock
+  }
+
+  // MARK: Operations
+
+  /// A lease, or nil where there is no room, for each demand.
+  package func acquire(
+    _ demands: [Demand], pool: PoolName, above token: FencingToken,
+    then completion: @escaping Completion<[Lease?]>
+  ) {
+    var arguments = self.arguments()
+    arguments.append(self.policy.suspectAfter.microseconds)
+    arguments.append(self.policy.grantExpiry.microseconds)
+    arguments.append(token.rawValue)
+    arguments.append(pool.rawValue)
+    var numbers: [Shape: Int] = [:]
+    for demand in demands {
+      let number = numbers[demand.shape] ?? numbers.count
+      numbers[demand.shape] = number
+      arguments.append(demand.request.rawValue)
+      arguments.append(demand.project.rawValue)
+      arguments.append(Int64(number))
+      arguments.append(demand.shape.resources)
+      arguments.append(joined: demand.shape.labels)
+      arguments.append(joined: demand.shape.avoid.map(\.rawValue))
+    }
+    let requests = demands.map(\.request)
+    self.run(Scripts.acquire, arguments, completion) { reply in
+      guard let elements = reply.elements, elements.count == requests.count else { return nil }
+      var leases: [Lease?] = []
+      for (request, element) in zip(requests, elements) {
+        if element == .integer(0) {
+          leases.append(nil)
+          continue
+        }
+        guard let fields = element.elements, let lease = Self.lease(fields, request) else {
+          return nil
+        }
+        leases.append(lease)
+      }
+      return leases
+    }
+  }
+
+  /// Answers the pools that have room now.
+  package func release(_ leases: [LeaseID], then completion: @escaping Completion<[PoolName]>) {
+    var arguments = self.arguments()
+    for lease in leases { arguments.append(lease.rawValue) }
+    self.run(Scripts.release, arguments, completion) { Self.pools($0) }
+  }
+
+  package func record(
+    _ heartbeat: Heartbeat, then completion: @escaping Completion<HeartbeatRecord>
+  ) {
+    var arguments = self.arguments()
+    arguments.append(self.policy.lostAfter.microseconds)
+    arguments.append(self.policy.grantExpiry.microseconds)
+    arguments.append(heartbeat.executor.rawValue)
+    arguments.append(heartbeat.incarnation)
+    arguments.append(heartbeat.address)
+    arguments.append(heartbeat.pool.rawValue)
+    arguments.append(joined: heartbeat.labels)
+    arguments.append(heartbeat.capacity)
+    arguments.append(heartbeat.isDraining ? 1 : 0)
+    arguments.append(joined: heartbeat.warmProjects.map(\.rawValue))
+    arguments.append(heartbeat.used.cpuMillis)
+    arguments.append(heartbeat.used.memory.bytes)
+    for held in heartbeat.held {
+      arguments.append(held.lease.rawValue)
+      arguments.append(held.request.rawValue)
+      arguments.append(held.token.rawValue)
+      arguments.append(held.resources)
+      arguments.append(held.project.rawValue)
+    }
+    self.run(Scripts.heartbeat, arguments, completion) { Self.record($0) }
+  }
+
+  /// Answers the leases that ended with the executor.
+  package func deregister(
+    _ executor: ExecutorID, incarnation: String, then completion: @escaping Completion<[EndedLease]>
+  ) {
+    var arguments = self.arguments()
+    arguments.append(executor.rawValue)
+    arguments.append(incarnation)
+    self.run(Scripts.deregister, arguments, completion) { Self.ended($0) }
+  }
+
+  package func sweep(then completion: @escaping Completion<Swept>) {
+    var arguments = self.arguments()
+    arguments.append(self.policy.lostAfter.microseconds)
+    arguments.append(self.policy.suspectAfter.microseconds)
+    arguments.append(self.policy.sweepGap.microseconds)
+    self.run(Scripts.sweep, arguments, completion) { reply in
+      guard let parts = reply.elements, parts.count == 2, let ended = Self.ended(parts[0]),
+        let pools = Self.pools(parts[1])
+      else { return nil }
+      return Swept(ended: ended, pools: pools)
+    }
+  }
+
+  package func survey(_ pool: PoolName, then completion: @escaping Completion<PoolSurvey>) {
+    var arguments = self.arguments()
+    arguments.append(self.policy.departedMemory.microseconds)
+    arguments.append(pool.rawValue)
+    self.run(Scripts.survey, arguments, completion) { Self.survey($0) }
+  }
+
+  /// The standing of each lease, in order.
+  package func check(
+    _ leases: [HeldByScheduler], then completion: @escaping Completion<[LeaseStanding]>
+  ) {
+    var arguments = self.arguments()
+    arguments.append(self.policy.sweepGap.microseconds)
+    for lease in leases {
+      arguments.append(lease.lease.rawValue)
+      arguments.append(lease.executor.rawValue)
+    }
+    self.run(Scripts.check, arguments, completion) { reply in
+      guard let elements = reply.elements, elements.count == leases.count else { return nil }
+      return Self.all(elements) { Self.standing($0) }
+    }
+  }
+
+  /// A page of executors by name, and the name to go on behind; nil at the end.
+  package func list(
+    pool: PoolName?, behind name: String, count: Int,
+    then completion: @escaping Completion<(executors: [ExecutorRecord], last: String?)>
+  ) {
+    var arguments = self.arguments()
+    arguments.append(name)
+    arguments.append(Int64(count))
+    arguments.append(pool?.rawValue ?? "")
+    self.run(Scripts.list, arguments, completion) { reply in
+      guard let parts = reply.elements, parts.count == 2, let last = parts[0].text,
+        let elements = parts[1].elements,
+        let executors = Self.all(elements, { Self.executor($0) })
+      else { return nil }
+      return (executors, last.isEmpty ? nil : last)
+    }
+  }
+
+  private func arguments() -> RedisArguments {
+    RedisArguments([self.clock().map { String($0.microseconds) } ?? ""])
+  }
+
+  private func run<Value>(
+    _ script: RedisScript, _ arguments: RedisArguments, _ completion: @escaping Completion<Value>,
+    _ decode: @escaping @Sendable (RedisValue) -> Value?
+  ) {
+    self.client.evaluate(script, arguments: arguments) { result in
+      switch result {
+      case .failure(let error): completion(.failure(LeaseTableError(error, in: script)))
+      case .success(let reply):
+        if let value = decode(reply) {
+          completion(.success(value))
+        } else {
+          completion(.failure(.broken("script \(script.name) answered \(reply)")))
+        }
+      }
+    }
+  }
+}
+
+/// Why an operation on the table has no result.
+package enum LeaseTableError: Error, Hashable, Sendable, CustomStringConvertible {
+  /// Redis is not there or not able; later it may be.
+  case unavailable(String)
+  /// A script failed or answered nonsense: a defect of this program, or of what is in Redis.
+  case broken(String)
+
+  init(_ error: RedisError, in script: RedisScript) {
+    switch error {
+    case .refused(_, let reply) where reply.code == "ERR" || reply.code == "WRONGTYPE":
+      self = .broken("script \(script.name) failed: \(reply)")
+    case .notConnected, .connectionLost, .timedOut, .tooMuchInFlight, .refused, .closed:
+      self = .unavailable("\(error)")
+    case .invalidCommand: self = .broken("script \(script.name): \(error)")
+    }
+  }
+
+  package var description: String {
+    switch self {
+    case .unavailable(let reason), .broken(let reason): reason
+    }
+  }
+}
+
+extension RedisArguments {
+  /// Between the parts of a list; names hold no control characters (``Policy`` sees to it).
+  static let separator = "\u{1f}"
+
+  mutating func append(joined texts: [String]) {
+    self.append(texts.joined(separator: Self.separator))
+  }
+
+  mutating func append(_ resources: Resources) {
+    self.append(resources.cpuMillis)
+    self.append(resources.memory.bytes)
+    self.append(Int64(resources.slots))
+  }
+}

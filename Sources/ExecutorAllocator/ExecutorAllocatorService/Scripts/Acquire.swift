@@ -1,0 +1,216 @@
+import RedisClient
+
+extension Scripts {
+  /// Leases for a batch of demands of one pool, in their order.
+  ///
+  /// Arguments: now, suspect after, grant expiry, smallest token, pool, then for each demand:
+  /// request, project, number of its shape in the batch, CPU, memory, slots, labels (joined), and
+  /// executors to avoid (joined). Answers for each demand a lease, or 0: no room.
+  package static let acquire = script(
+    "acquire",
+    #"""
+    local suspect_after, grant_expiry = tonumber(ARGV[2]), tonumber(ARGV[3])
+    local floor, pool = tonumber(ARGV[4]), ARGV[5]
+    begin()
+    local token = math.max(tonumber(redis.call('GET', key('token')) or '0'), floor)
+
+    -- How many executors that hold caches of the project are looked at: a preference, not worth
+    -- more of everybody's time.
+    local WARM_CANDIDATES = 16
+    local PAGE = 16
+
+    local classes_of = {}
+    -- The label sets that hold all of `labels`: all executors in one, when there is nothing to ask.
+    local function matching_classes(joined)
+      if joined == '' then return {'*'} end
+      if classes_of[joined] then return classes_of[joined] end
+      local wanted, found = split(joined), {}
+      for _, class in ipairs(redis.call('HKEYS', key('classes', pool))) do
+        local has = {}
+        for _, label in ipairs(split(class)) do has[label] = true end
+        local all = true
+        for _, label in ipairs(wanted) do all = all and has[label] end
+        if all then found[#found + 1] = class end
+      end
+      classes_of[joined] = found
+      return found
+    end
+
+    -- Whether the executor has the room, exactly; the index knows memory in mebibytes only, and
+    -- not that an executor has fallen silent since.
+    local function has_room(id, d)
+      local e = redis.call('HMGET', key('executor', id), 'free_cpu', 'free_memory', 'free_slots',
+        'bucket')
+      if not e[1] or e[4] == '' then return false end
+      if tonumber(e[1]) < d.cpu or tonumber(e[2]) < d.memory or tonumber(e[3]) < d.slots then
+        return false
+      end
+      local heard = tonumber(redis.call('ZSCORE', key('executors'), id) or '0')
+      if now - heard > suspect_after then
+        suspect(id)
+        return false, true
+      end
+      return true, false, tonumber(e[1]) * 16777216 + mebibytes(tonumber(e[2]))
+    end
+
+    -- The tightest executor: least free CPU that fits, then least free memory.
+    local function find(d, avoid)
+      local best, best_score
+      for _, class in ipairs(matching_classes(d.labels)) do
+        for _, bucket in ipairs(redis.call('SMEMBERS', key('buckets', pool, class))) do
+          if tonumber(bucket) >= d.bucket then
+            local members = key('free', pool, bucket, class)
+            local offset, over = 0, false
+            while not over do
+              local page = redis.call('ZRANGEBYSCORE', members, whole(d.cpu * 16777216), '+inf',
+                'WITHSCORES', 'LIMIT', offset, PAGE)
+              for i = 1, #page, 2 do
+                local id, score = page[i], tonumber(page[i + 1])
+                if best and (score > best_score or (score == best_score and id >= best)) then
+                  over = true
+                  break
+                end
+                local removed = false
+                if score % 16777216 >= d.mib and not avoid[id] then
+                  local fits, fell_silent = has_room(id, d)
+                  removed = fell_silent
+                  if fits then
+                    best, best_score, over = id, score, true
+                    break
+                  end
+                end
+                if not removed then offset = offset + 1 end
+              end
+              if #page < 2 * PAGE then over = true end
+            end
+          end
+        end
+      end
+      return best
+    end
+
+    local function labels_match(id, joined)
+      if joined == '' then return true end
+      local labels = redis.call('HGET', key('executor', id), 'labels')
+      for _, class in ipairs(matching_classes(joined)) do
+        if class == labels then return true end
+      end
+      return false
+    end
+
+    -- Of the executors that hold caches of the project, the tightest.
+    local function find_warm(d, avoid)
+      local best, best_score
+      local warm = redis.call('ZREVRANGE', key('warm', pool, d.project), 0, WARM_CANDIDATES - 1)
+      for _, id in ipairs(warm) do
+        if not avoid[id] then
+          local fits, _, score = has_room(id, d)
+          if fits and (not best or score < best_score) and labels_match(id, d.labels) then
+            best, best_score = id, score
+          end
+        end
+      end
+      return best
+    end
+
+    -- Whether the only executors that could ever meet the demand are those to avoid.
+    local function only_avoided_match(d, avoid)
+      local function matches(name)
+        local state, cpu, memory, slots, labels = string.match(name,
+          '^(%a)|(%d+)|(%d+)|(%d+)|(.*)$')
+        if state == 'd' or tonumber(cpu) < d.cpu or tonumber(memory) < d.memory
+          or tonumber(slots) < d.slots then return false end
+        if d.labels == '' then return true end
+        for _, class in ipairs(matching_classes(d.labels)) do
+          if class == labels then return true end
+        end
+        return false
+      end
+      local all, groups = 0, redis.call('HGETALL', key('groups', pool))
+      for i = 1, #groups, 2 do
+        if matches(groups[i]) then all = all + tonumber(groups[i + 1]) end
+      end
+      for id in pairs(avoid) do
+        local name, its_pool = kind_of(id)
+        if name and its_pool == pool and matches(name) then all = all - 1 end
+      end
+      return all <= 0
+    end
+
+    local function lease_reply(lease, id, token, d, expires)
+      return {lease, id, redis.call('HGET', key('executor', id), 'address'), whole(token),
+        whole(d.cpu), whole(d.memory), whole(d.slots), whole(expires)}
+    end
+
+    -- The lease that the request already has: the answer to an earlier call may have been lost.
+    local function existing(d)
+      local lease = redis.call('GET', key('request', d.request))
+      if not lease then return nil end
+      local l = redis.call('HMGET', key('lease', lease), 'executor', 'token', 'cpu', 'memory',
+        'slots')
+      if not l[1] then return nil end
+      local expires = now + grant_expiry
+      redis.call('ZADD', key('due'), 'XX', whole(expires), lease)
+      return lease_reply(lease, l[1], tonumber(l[2]),
+        {cpu = tonumber(l[3]), memory = tonumber(l[4]), slots = tonumber(l[5])}, expires)
+    end
+
+    local replies, full = {}, {}
+    for i = 6, #ARGV, 8 do
+      local d = {request = ARGV[i], project = ARGV[i + 1], shape = ARGV[i + 2],
+        cpu = tonumber(ARGV[i + 3]), memory = tonumber(ARGV[i + 4]),
+        slots = tonumber(ARGV[i + 5]), labels = ARGV[i + 6]}
+      d.mib = mebibytes(d.memory)
+      d.bucket = bucket_of(d.mib)
+      local reply = existing(d)
+      if not reply and not full[d.shape] then
+        local avoid, avoids = {}, false
+        for _, id in ipairs(split(ARGV[i + 7])) do avoid[id], avoids = true, true end
+        local id = find(d, avoid)
+        if not id and avoids and only_avoided_match(d, avoid) then
+          avoid = {}
+          id = find(d, avoid)
+        end
+        if id then
+          id = find_warm(d, avoid) or id
+          token = math.max(token + 1, now)
+          local lease, expires = 'lease-' .. whole(token), now + grant_expiry
+          begin_lease(id, lease, d.request, d.project, token, d.cpu, d.memory, d.slots)
+          redis.call('ZADD', key('due'), whole(expires), lease)
+          redis.call('SET', key('token'), whole(token))
+          reindex(id)
+          reply = lease_reply(lease, id, token, d, expires)
+        else
+          full[d.shape] = true
+        end
+      end
+      replies[#replies + 1] = reply or 0
+    end
+    return replies
+    """#)
+
+  /// Gives leases back. Arguments: now, then the leases. Answers the pools that have room now.
+  package static let release = script(
+    "release",
+    #"""
+    local pools, seen = {}, {}
+    for i = 2, #ARGV do
+      local lease = ARGV[i]
+      local id = redis.call('HGET', key('lease', lease), 'executor')
+      if id then
+        end_lease(lease, 'released', 'its scheduler gave it back')
+        local pool = redis.call('HGET', key('executor', id), 'pool')
+        if pool and not seen[pool] then
+          seen[pool] = true
+          pools[#pools + 1] = pool
+        end
+      else
+        -- Unknown after the table was lost, perhaps: a runner that reports it must not bring it
+        -- back.
+        redis.call('SET', key('ended', lease), 'released' .. SEPARATOR
+          .. 'its scheduler gave it back', 'EX', ENDED_MEMORY, 'NX')
+      end
+    end
+    return pools
+    """#)
+}

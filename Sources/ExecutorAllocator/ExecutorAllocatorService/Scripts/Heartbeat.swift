@@ -1,0 +1,140 @@
+import RedisClient
+
+extension Scripts {
+  /// Records a heartbeat: registers the executor, confirms its leases, and brings back those that
+  /// an earlier table knew.
+  ///
+  /// Arguments: now, lost after, grant expiry, executor, incarnation, address, pool, labels
+  /// (joined), CPU, memory, slots, draining, warm projects (joined), CPU and memory in use, then
+  /// for each lease: lease, request, token, CPU, memory, slots, project. Answers
+  /// `{'recorded', room, leases to stop, ended leases}`, `{'duplicate', address, silent for}` or
+  /// `{'deregistered'}`.
+  package static let heartbeat = script(
+    "heartbeat",
+    #"""
+    local lost_after, grant_expiry = tonumber(ARGV[2]), tonumber(ARGV[3])
+    local id, incarnation, address, pool = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+    local labels, draining, warm = ARGV[8], ARGV[12], ARGV[13]
+    local cpu, memory, slots = ARGV[9], ARGV[10], ARGV[11]
+    local executor = key('executor', id)
+    local epoch = begin()
+
+    if redis.call('GET', key('gone', id)) == incarnation then return {'deregistered'} end
+
+    local ended, room = {}, 0
+    local e = redis.call('HMGET', executor, 'incarnation', 'address', 'pool', 'labels', 'cpu',
+      'memory', 'slots', 'draining', 'suspect', 'warm')
+    if e[1] and e[1] ~= incarnation then
+      local silent = now - tonumber(redis.call('ZSCORE', key('executors'), id) or '0')
+      -- At the same address the old process cannot be alive: the new one listens there.
+      if e[2] ~= address and silent < lost_after then
+        return {'duplicate', e[2], whole(silent)}
+      end
+      ended = remove_executor(id, 'executorRestarted',
+        'executor ' .. id .. ' came back as another process')
+      e = {}
+    elseif e[1] and (e[3] ~= pool or e[4] ~= labels) then
+      -- One process never changes these; whoever made it do so gets a fresh entry.
+      ended = remove_executor(id, 'executorRestarted',
+        'executor ' .. id .. ' changed its pool or labels')
+      e = {}
+    end
+
+    local changed = false
+    if not e[1] then
+      redis.call('HSET', executor, 'pool', pool, 'labels', labels, 'free_cpu', cpu,
+        'free_memory', memory, 'free_slots', slots, 'draining', draining, 'suspect', '0',
+        'bucket', '', 'warm', '', 'cpu', cpu, 'memory', memory, 'slots', slots,
+        'incarnation', incarnation, 'address', address)
+      count_kind(pool, kind(state_of(draining, '0'), cpu, memory, slots, labels), 1)
+      redis.call('HINCRBY', key('classes', pool), labels, 1)
+      redis.call('HINCRBY', key('pool', pool), 'count', 1)
+      redis.call('HSETNX', key('pool', pool), 'since', whole(now))
+      redis.call('ZADD', key('names'), 0, id)
+      e = {incarnation, address, pool, labels, cpu, memory, slots, draining, '0', ''}
+      changed, room = true, 1
+    elseif e[5] ~= cpu or e[6] ~= memory or e[7] ~= slots or e[8] ~= draining or e[9] == '1'
+      or e[2] ~= address then
+      count_kind(pool, kind(state_of(e[8], e[9]), e[5], e[6], e[7], labels), -1)
+      count_kind(pool, kind(state_of(draining, '0'), cpu, memory, slots, labels), 1)
+      redis.call('HINCRBY', executor, 'free_cpu', whole(tonumber(cpu) - tonumber(e[5])))
+      redis.call('HINCRBY', executor, 'free_memory', whole(tonumber(memory) - tonumber(e[6])))
+      redis.call('HINCRBY', executor, 'free_slots', whole(tonumber(slots) - tonumber(e[7])))
+      redis.call('HSET', executor, 'address', address, 'cpu', cpu, 'memory', memory, 'slots',
+        slots, 'draining', draining, 'suspect', '0')
+      changed, room = true, 1
+    end
+    redis.call('ZADD', key('executors'), whole(now), id)
+    redis.call('HSET', executor, 'used_cpu', ARGV[14], 'used_memory', ARGV[15])
+
+    if e[10] ~= warm then
+      local before, after = {}, {}
+      for _, project in ipairs(split(e[10])) do before[project] = true end
+      for _, project in ipairs(split(warm)) do
+        after[project] = true
+        if not before[project] then
+          redis.call('ZADD', key('warm', pool, project), whole(now), id)
+        end
+      end
+      for project in pairs(before) do
+        if not after[project] then redis.call('ZREM', key('warm', pool, project), id) end
+      end
+      redis.call('HSET', executor, 'warm', warm)
+    end
+
+    -- Its leases. One that is unknown and was given out before this table began is brought back:
+    -- the runner's word is all that is left of it. Any other unknown one is over.
+    local counter = tonumber(redis.call('GET', key('token')) or '0')
+    local stop, reported, largest, known = {}, {}, counter, 0
+    for i = 16, #ARGV, 7 do
+      local lease, request, token = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
+      if not reported[lease] then
+        reported[lease] = true
+        largest = math.max(largest, token)
+        local owner = redis.call('HGET', key('lease', lease), 'executor')
+        if owner == id then
+          known = known + 1
+          redis.call('ZREM', key('due'), lease)
+        elseif owner or redis.call('EXISTS', key('ended', lease)) == 1
+          or (token >= epoch and token <= counter) then
+          stop[#stop + 1] = lease
+        else
+          known = known + 1
+          begin_lease(id, lease, request, ARGV[i + 6], token, tonumber(ARGV[i + 3]),
+            tonumber(ARGV[i + 4]), tonumber(ARGV[i + 5]))
+          changed = true
+        end
+      end
+    end
+    if largest > counter then
+      -- Given out by a table before this one, perhaps by another clock: new tokens are larger, and
+      -- what is unknown up to here is no proof of anything.
+      redis.call('SET', key('token'), whole(largest))
+      if largest >= epoch then redis.call('SET', key('epoch'), whole(largest + 1)) end
+    end
+
+    -- Leases that the runner was known to hold and does not report end soon, unless released.
+    if redis.call('SCARD', key('held', id)) > known then
+      for _, lease in ipairs(redis.call('SMEMBERS', key('held', id))) do
+        if not reported[lease] and not redis.call('ZSCORE', key('due'), lease) then
+          redis.call('ZADD', key('due'), whole(now + grant_expiry), lease)
+        end
+      end
+    end
+
+    if changed then reindex(id) end
+    return {'recorded', room, stop, ended}
+    """#)
+
+  /// Takes an executor out. Arguments: now, executor, incarnation. Answers its ended leases.
+  package static let deregister = script(
+    "deregister",
+    #"""
+    local id, incarnation = ARGV[2], ARGV[3]
+    redis.call('SET', key('gone', id), incarnation, 'EX', GONE_MEMORY)
+    if redis.call('HGET', key('executor', id), 'incarnation') ~= incarnation then return {} end
+    local ended = remove_executor(id, 'executorLost',
+      'executor ' .. id .. ' was taken out of the farm')
+    return ended
+    """#)
+}

@@ -1,0 +1,219 @@
+import RedisClient
+
+/// The changes of the table in Redis, each one script: Redis runs nothing else meanwhile, so
+/// several allocators may work on one table.
+///
+/// What is kept (all keys begin with `millrace:`; times are microseconds since 1970):
+///
+/// | key | holds |
+/// | --- | --- |
+/// | `executors` | sorted set: executor by its last heartbeat |
+/// | `names` | sorted set: executors by name |
+/// | `executor:E` | hash: what E is, its free share, where the index has it |
+/// | `held:E` | set: the leases on E |
+/// | `lease:L` | hash: a lease |
+/// | `due` | sorted set: leases that nobody confirms, by expiry |
+/// | `request:R` | the lease that request R has |
+/// | `ended:L` | why lease L is over, for an hour |
+/// | `gone:E` | the process of E that was taken out, for a minute |
+/// | `pool:P` | hash: since when P has executors, and how many |
+/// | `groups:P` | hash: kinds of executors in P, and how many of each |
+/// | `departed:P` | sorted set: kinds that left, by when |
+/// | `classes:P` | hash: sets of labels in P, and how many executors have them |
+/// | `buckets:P:C` | set: which of the next hold anything, for label set C (or `*`, all) |
+/// | `free:P:B:C` | sorted set: executors of C with room, by free CPU, then free memory |
+/// | `warm:P:J` | sorted set: executors that hold caches of project J, by since when |
+/// | `token` | the largest fencing token given out or seen |
+/// | `epoch` | the token at which this table began: older leases may be unknown to it |
+/// | `swept`, `grace` | when silent executors were last looked for; until when they are excused |
+package enum Scripts {
+  /// Begins every script: `now`, the keys, and what several of them do.
+  static let prelude = #"""
+    local now = tonumber(ARGV[1])
+    if not now then
+      local time = redis.call('TIME')
+      now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+    end
+
+    local SEPARATOR = '\31'
+    -- How long the end of a lease is remembered, in seconds: longer than any caller is away.
+    local ENDED_MEMORY = 3600
+    -- How long a process that was taken out stays out, in seconds: its last calls are on the way.
+    local GONE_MEMORY = 60
+    -- How many kinds of executors that left are remembered for a pool.
+    local DEPARTED_KINDS = 1000
+
+    local function key(...) return 'millrace:' .. table.concat({...}, ':') end
+    -- Lua's own conversion would write large numbers as 1.7e+15.
+    local function whole(number) return string.format('%.0f', number) end
+
+    local function split(text)
+      local parts = {}
+      for part in string.gmatch(text, '[^' .. SEPARATOR .. ']+') do parts[#parts + 1] = part end
+      return parts
+    end
+
+    -- Makes sure that the table has a beginning: of leases given out before, it knows nothing.
+    local function begin()
+      local epoch = tonumber(redis.call('GET', key('epoch')))
+      if not epoch then
+        epoch = math.max(now, tonumber(redis.call('GET', key('token')) or '0') + 1)
+        redis.call('SET', key('epoch'), whole(epoch))
+      end
+      return epoch
+    end
+
+    -- The index: executors with room, in sorted sets by powers of two of their free memory. Within
+    -- one, the score is the free CPU, then the free memory, so that the first that fits is the
+    -- tightest. Scores are exact: 29 bits of CPU above 24 bits of mebibytes.
+    local function mebibytes(bytes) return math.floor(bytes / 1048576) end
+    local function bucket_of(mib)
+      local _, exponent = math.frexp(mib + 1)
+      return exponent
+    end
+
+    local function index_remove(id, pool, labels, bucket)
+      for _, class in ipairs({'*', labels}) do
+        local members = key('free', pool, bucket, class)
+        redis.call('ZREM', members, id)
+        if redis.call('EXISTS', members) == 0 then
+          redis.call('SREM', key('buckets', pool, class), bucket)
+        end
+      end
+    end
+
+    -- Puts the executor where its free share belongs in the index, or takes it out.
+    local function reindex(id)
+      local e = redis.call('HMGET', key('executor', id), 'pool', 'labels', 'free_cpu',
+        'free_memory', 'free_slots', 'draining', 'suspect', 'bucket')
+      local pool, labels, old = e[1], e[2], e[8]
+      local cpu, memory, slots = tonumber(e[3]), tonumber(e[4]), tonumber(e[5])
+      local bucket = ''
+      if e[6] == '0' and e[7] == '0' and cpu >= 0 and memory >= 0 and slots >= 1 then
+        bucket = tostring(bucket_of(mebibytes(memory)))
+      end
+      if old ~= '' and old ~= bucket then index_remove(id, pool, labels, old) end
+      if bucket ~= '' then
+        local score = whole(cpu * 16777216 + mebibytes(memory))
+        for _, class in ipairs({'*', labels}) do
+          redis.call('ZADD', key('free', pool, bucket, class), score, id)
+          if old ~= bucket then redis.call('SADD', key('buckets', pool, class), bucket) end
+        end
+      end
+      if old ~= bucket then redis.call('HSET', key('executor', id), 'bucket', bucket) end
+    end
+
+    -- Counts executors of one kind; `state` is r(eady), s(uspect) or d(raining).
+    local function kind(state, cpu, memory, slots, labels)
+      return table.concat({state, cpu, memory, slots, labels}, '|')
+    end
+
+    local function count_kind(pool, name, by)
+      if redis.call('HINCRBY', key('groups', pool), name, by) == 0 then
+        redis.call('HDEL', key('groups', pool), name)
+      end
+    end
+
+    local function state_of(draining, suspect)
+      if suspect == '1' then return 's' end
+      if draining == '1' then return 'd' end
+      return 'r'
+    end
+
+    -- Its kind as it is stored.
+    local function kind_of(id)
+      local e = redis.call('HMGET', key('executor', id), 'draining', 'suspect', 'cpu', 'memory',
+        'slots', 'labels', 'pool')
+      if not e[7] then return nil end
+      return kind(state_of(e[1], e[2]), e[3], e[4], e[5], e[6]), e[7]
+    end
+
+    -- Silent for too long to be given work.
+    local function suspect(id)
+      local old, pool = kind_of(id)
+      if not old or string.sub(old, 1, 1) == 's' then return end
+      redis.call('HSET', key('executor', id), 'suspect', '1')
+      count_kind(pool, old, -1)
+      count_kind(pool, 's' .. string.sub(old, 2), 1)
+      reindex(id)
+    end
+
+    -- Ends a lease: its share is free again, and why is remembered. Answers what was ended.
+    local function end_lease(lease, cause, message, keep_index)
+      local l = redis.call('HMGET', key('lease', lease), 'executor', 'request', 'cpu', 'memory',
+        'slots')
+      local id, request = l[1], l[2]
+      if not id then return nil end
+      redis.call('DEL', key('lease', lease))
+      redis.call('SREM', key('held', id), lease)
+      redis.call('ZREM', key('due'), lease)
+      if redis.call('GET', key('request', request)) == lease then
+        redis.call('DEL', key('request', request))
+      end
+      redis.call('SET', key('ended', lease), cause .. SEPARATOR .. message, 'EX', ENDED_MEMORY)
+      local executor = key('executor', id)
+      if redis.call('EXISTS', executor) == 1 then
+        redis.call('HINCRBY', executor, 'free_cpu', l[3])
+        redis.call('HINCRBY', executor, 'free_memory', l[4])
+        redis.call('HINCRBY', executor, 'free_slots', l[5])
+        if not keep_index then reindex(id) end
+      end
+      return {lease, request, id, cause, message}
+    end
+
+    -- Writes a lease down and takes its share.
+    local function begin_lease(id, lease, request, project, token, cpu, memory, slots)
+      redis.call('HSET', key('lease', lease), 'executor', id, 'request', request, 'project',
+        project, 'token', whole(token), 'cpu', whole(cpu), 'memory', whole(memory), 'slots',
+        whole(slots))
+      redis.call('SADD', key('held', id), lease)
+      redis.call('SET', key('request', request), lease)
+      local executor = key('executor', id)
+      redis.call('HINCRBY', executor, 'free_cpu', whole(-cpu))
+      redis.call('HINCRBY', executor, 'free_memory', whole(-memory))
+      redis.call('HINCRBY', executor, 'free_slots', whole(-slots))
+    end
+
+    -- Forgets an executor; its leases end. Answers them.
+    local function remove_executor(id, cause, message)
+      local ended = {}
+      local executor = key('executor', id)
+      for _, lease in ipairs(redis.call('SMEMBERS', key('held', id))) do
+        local done = end_lease(lease, cause, message, true)
+        if done then ended[#ended + 1] = done end
+      end
+      local name, pool = kind_of(id)
+      if name then
+        local e = redis.call('HMGET', executor, 'labels', 'bucket', 'warm')
+        if e[2] ~= '' then index_remove(id, pool, e[1], e[2]) end
+        count_kind(pool, name, -1)
+        redis.call('ZADD', key('departed', pool), whole(now), 'r' .. string.sub(name, 2))
+        redis.call('ZREMRANGEBYRANK', key('departed', pool), 0, -1 - DEPARTED_KINDS)
+        if redis.call('HINCRBY', key('classes', pool), e[1], -1) == 0 then
+          redis.call('HDEL', key('classes', pool), e[1])
+        end
+        if redis.call('HINCRBY', key('pool', pool), 'count', -1) == 0 then
+          redis.call('DEL', key('pool', pool))
+        end
+        for _, project in ipairs(split(e[3] or '')) do
+          redis.call('ZREM', key('warm', pool, project), id)
+        end
+      end
+      redis.call('DEL', executor, key('held', id))
+      redis.call('ZREM', key('executors'), id)
+      redis.call('ZREM', key('names'), id)
+      return ended, pool
+    end
+
+    -- Whether nobody looked after the table lately: silence then says nothing of executors.
+    local function unattended(gap)
+      local swept = tonumber(redis.call('GET', key('swept')))
+      return not swept or now - swept > gap
+    end
+
+    """# + "\n"
+
+  static func script(_ name: String, _ body: String) -> RedisScript {
+    RedisScript(name: name, source: self.prelude + body)
+  }
+}

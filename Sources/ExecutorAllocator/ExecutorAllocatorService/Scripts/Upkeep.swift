@@ -1,0 +1,128 @@
+import RedisClient
+
+extension Scripts {
+  /// Looks for silent executors and overdue leases. Arguments: now, lost after, suspect after, gap.
+  /// Answers `{ended leases, pools with room}`.
+  package static let sweep = script(
+    "sweep",
+    #"""
+    local lost_after, suspect_after = tonumber(ARGV[2]), tonumber(ARGV[3])
+    -- What one run does at most: some milliseconds' work; the rest is for the next run.
+    local MOST_SUSPECTS, MOST_EXECUTORS, MOST_LEASES = 1000, 100, 500
+    begin()
+    local late = unattended(tonumber(ARGV[4]))
+    redis.call('SET', key('swept'), whole(now))
+    if late then redis.call('SET', key('grace'), whole(now + lost_after)) end
+
+    local executors = key('executors')
+    local silent = redis.call('ZRANGEBYSCORE', executors, '-inf',
+      '(' .. whole(now - suspect_after), 'LIMIT', 0, MOST_SUSPECTS)
+    for _, id in ipairs(silent) do suspect(id) end
+
+    local ended, pools, seen = {}, {}, {}
+    if now < tonumber(redis.call('GET', key('grace')) or '0') then return {ended, pools} end
+
+    local function room(pool)
+      if pool and not seen[pool] then
+        seen[pool] = true
+        pools[#pools + 1] = pool
+      end
+    end
+    local lost = redis.call('ZRANGEBYSCORE', executors, '-inf', '(' .. whole(now - lost_after),
+      'WITHSCORES', 'LIMIT', 0, MOST_EXECUTORS)
+    for i = 1, #lost, 2 do
+      local id, seconds = lost[i], (now - tonumber(lost[i + 1])) / 1000000
+      local leases, pool = remove_executor(id, 'executorLost',
+        string.format('executor %s was silent for %.1f s', id, seconds))
+      for _, lease in ipairs(leases) do ended[#ended + 1] = lease end
+      room(pool)
+    end
+    local due = redis.call('ZRANGEBYSCORE', key('due'), '-inf', whole(now), 'LIMIT', 0,
+      MOST_LEASES)
+    for _, lease in ipairs(due) do
+      local id = redis.call('HGET', key('lease', lease), 'executor')
+      local done = end_lease(lease, 'expired',
+        'executor ' .. tostring(id) .. ' does not hold its job')
+      if done then
+        ended[#ended + 1] = done
+        room(redis.call('HGET', key('executor', id), 'pool'))
+      else
+        redis.call('ZREM', key('due'), lease)
+      end
+    end
+    return {ended, pools}
+    """#)
+
+  /// What a pool consists of. Arguments: now, departed memory, pool. Answers
+  /// `{now, live since or '', {kind, count, ...}, {departed kind, ...}}`.
+  package static let survey = script(
+    "survey",
+    #"""
+    local memory, pool = tonumber(ARGV[2]), ARGV[3]
+    redis.call('ZREMRANGEBYSCORE', key('departed', pool), '-inf', whole(now - memory))
+    return {whole(now), redis.call('HGET', key('pool', pool), 'since') or '',
+      redis.call('HGETALL', key('groups', pool)),
+      redis.call('ZRANGE', key('departed', pool), 0, -1)}
+    """#)
+
+  /// Whether leases still hold. Arguments: now, gap, then for each: lease, executor.
+  /// Answers for each `{'held'}`, `{'unknown yet'}` or `{'ended', cause, message}`.
+  package static let check = script(
+    "check",
+    #"""
+    begin()
+    local excused = unattended(tonumber(ARGV[2]))
+      or now < tonumber(redis.call('GET', key('grace')) or '0')
+    local replies = {}
+    for i = 3, #ARGV, 2 do
+      local lease, id = ARGV[i], ARGV[i + 1]
+      local reply
+      if redis.call('EXISTS', key('lease', lease)) == 1 then
+        reply = {'held'}
+      else
+        local why = redis.call('GET', key('ended', lease))
+        if why then
+          local cause, message = string.match(why, '^(.-)' .. SEPARATOR .. '(.*)$')
+          reply = {'ended', cause, message}
+        elseif excused then
+          -- The table is younger than what it is asked about: executors report first.
+          reply = {'unknown yet'}
+        elseif redis.call('ZSCORE', key('executors'), id) then
+          reply = {'ended', 'expired', 'executor ' .. id .. ' does not hold its job'}
+        else
+          reply = {'ended', 'executorLost', 'executor ' .. id .. ' is not known'}
+        end
+      end
+      replies[#replies + 1] = reply
+    end
+    return replies
+    """#)
+
+  /// Executors with their leases, a page at a time. Arguments: now, name to begin behind, count, pool or
+  /// ''. Answers `{last name or '', executors}`, each `{id, address, pool, labels, draining, suspect, CPU, memory, slots, last heard, {lease,
+  /// request, token, CPU, memory, slots, expires or ''}...}`.
+  package static let list = script(
+    "list",
+    #"""
+    local ids = redis.call('ZRANGEBYLEX', key('names'), '(' .. ARGV[2], '+', 'LIMIT', 0,
+      tonumber(ARGV[3]))
+    local replies = {}
+    for _, id in ipairs(ids) do
+      local e = redis.call('HMGET', key('executor', id), 'address', 'pool', 'labels', 'draining',
+        'suspect', 'cpu', 'memory', 'slots')
+      if ARGV[4] == '' or ARGV[4] == e[2] then
+        local leases = {}
+        for _, lease in ipairs(redis.call('SMEMBERS', key('held', id))) do
+          local l = redis.call('HMGET', key('lease', lease), 'request', 'token', 'cpu', 'memory',
+            'slots')
+          local due = tonumber(redis.call('ZSCORE', key('due'), lease))
+          leases[#leases + 1] = {lease, l[1], l[2], l[3], l[4], l[5], due and whole(due) or ''}
+        end
+        local heard = tonumber(redis.call('ZSCORE', key('executors'), id) or '0')
+        replies[#replies + 1] = {id, e[1], e[2], e[3], e[4], e[5], e[6], e[7], e[8], whole(heard),
+          leases}
+      end
+    end
+    return {ids[#ids] or '', replies}
+    """#)
+}
