@@ -159,6 +159,10 @@ final class Driver: Sendable {
       // The process ends: nothing may be left of its steps.
       for run in self.state.withLock({ Array($0.runs.values) }) { run.endAtOnce() }
     }
+    let workspaces = self.tools.configuration.workspaces
+    try? await blocking { () throws(SystemError) in
+      for name in try listFolder(workspaces) { try removeTree("\(workspaces)/\(name)") }
+    }
   }
 
   private func carryOut(

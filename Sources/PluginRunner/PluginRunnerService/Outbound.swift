@@ -78,10 +78,14 @@ final class Outbound: Sendable {
 
   /// The runner ends for good.
   func deregister() async {
-    _ = try? await self.client.deregister(
-      AllocatorV1.DeregisterRequest(
-        executorID: self.configuration.executorID, incarnation: self.incarnation),
-      options: CallOptions(timeout: Self.timeout))
+    let request = AllocatorV1.DeregisterRequest(
+      executorID: self.configuration.executorID, incarnation: self.incarnation)
+    let client = self.client
+    // A task of its own: the runner's is cancelled by then, and this call must still go out.
+    let call = Task {
+      try await client.deregister(request, options: CallOptions(timeout: Self.timeout))
+    }
+    _ = await call.result
   }
 
   /// Says a change once, not each second.

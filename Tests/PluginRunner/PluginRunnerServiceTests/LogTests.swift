@@ -71,7 +71,7 @@ final class MemoryLogs: LogsV1.LogService {
       var written = 0
       while written < count {
         let part = min(50_000, count - written)
-        buffer.append((0..<part).map { UInt8(truncatingIfNeeded: (written + $0) % 251) })
+        buffer.append((0..<part).map { UInt8(truncatingIfNeeded: (written + $0) % 251) }[...])
         written += part
       }
       buffer.end()
@@ -109,7 +109,7 @@ final class MemoryLogs: LogsV1.LogService {
     let counter = Counter64()
     Threads.start("writer") {
       for _ in 0..<64 {
-        buffer.append([UInt8](repeating: 1, count: 64 << 10))
+        buffer.append([UInt8](repeating: 1, count: 64 << 10)[...])
         counter.add(64 << 10)
       }
       buffer.end()
@@ -129,7 +129,7 @@ final class MemoryLogs: LogsV1.LogService {
     let buffer = LogBuffer()
     let finished = Promise<Void>()
     Threads.start("writer") {
-      for _ in 0..<100 { buffer.append([UInt8](repeating: 1, count: 64 << 10)) }
+      for _ in 0..<100 { buffer.append([UInt8](repeating: 1, count: 64 << 10)[...]) }
       finished.fulfil(())
     }
     buffer.abandon()

@@ -291,8 +291,9 @@ enum Thread {
     }
     await ready.value()
     supervised.process.kill()
-    guard case .exited(_, 9, _, _) = await supervised.process.ended() else {
-      Issue.record("the program was not killed")
+    let end = await supervised.process.ended()
+    guard case .exited(_, 9, _, _) = end else {
+      Issue.record("the program was not killed: \(end), \(await supervised.text())")
       return
     }
     #expect(Leftovers.find(markedWith: data.path) == [])

@@ -200,9 +200,17 @@ func hexadecimal(_ bytes: some Sequence<UInt8>) -> String {
   return String(decoding: text, as: UTF8.self)
 }
 
-/// Runs what blocks on a thread that may.
+/// Runs what blocks on a thread that may. It runs to its end even if the task is cancelled: what
+/// cleans up must not be skipped.
 func blocking<Value: Sendable>(
   _ body: @escaping @Sendable () throws(SystemError) -> Value
 ) async throws -> Value {
-  try await NIOThreadPool.singleton.runIfActive { try body() }
+  try await withCheckedThrowingContinuation { continuation in
+    NIOThreadPool.singleton.submit { state in
+      switch state {
+      case .active: continuation.resume(with: Result { try body() })
+      case .cancelled: continuation.resume(throwing: CancellationError())
+      }
+    }
+  }
 }

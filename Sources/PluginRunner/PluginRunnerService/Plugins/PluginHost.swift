@@ -128,10 +128,12 @@ actor PluginHost {
     }
   }
 
-  /// Ends every process that waits.
-  func shutDown() {
-    for process in self.idle.values.joined() { process.retire() }
+  /// Ends every process that waits for a call, and returns when they are gone.
+  func shutDown() async {
+    let processes = Array(self.idle.values.joined())
     self.idle = [:]
+    for process in processes { process.retire() }
+    for process in processes { await process.ended() }
   }
 
   // MARK: Processes

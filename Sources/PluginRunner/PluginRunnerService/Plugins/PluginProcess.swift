@@ -112,12 +112,16 @@ final class PluginProcess: Sendable {
     self.process.kill()
   }
 
-  /// Ends it as plugins end: its input does. What does not, is killed.
+  /// Takes it out of use, with everything below it. It has no call, so nothing is lost.
   func retire() {
     self.state.withLock { $0.broken = $0.broken ?? "retired" }
     self.input.close()
-    self.process.terminate()
     self.process.kill()
+  }
+
+  /// Returns when no process of it is left.
+  func ended() async {
+    _ = await self.process.ended()
   }
 
   // MARK: Its threads

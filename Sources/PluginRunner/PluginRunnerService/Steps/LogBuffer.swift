@@ -41,7 +41,7 @@ package final class LogBuffer: @unchecked Sendable {
   }
 
   /// Adds bytes; waits while there is no room. For threads, never for tasks.
-  package func append(_ bytes: some Collection<UInt8>) {
+  package func append(_ bytes: ArraySlice<UInt8>) {
     pthread_mutex_lock(self.mutex)
     while self.waiting.count >= Self.maximumBytes && !self.isAbandoned {
       pthread_cond_wait(self.hasRoom, self.mutex)
@@ -54,7 +54,7 @@ package final class LogBuffer: @unchecked Sendable {
   /// Adds a line of the runner's own, room or not: there are few of them.
   package func appendLine(_ line: String) {
     pthread_mutex_lock(self.mutex)
-    let taken = self.add(Array("\(line)\n".utf8))
+    let taken = self.add(Array("\(line)\n".utf8)[...])
     pthread_mutex_unlock(self.mutex)
     taken?()
   }
@@ -98,7 +98,7 @@ package final class LogBuffer: @unchecked Sendable {
   }
 
   /// Under the lock; returns what is to be done behind it.
-  private func add(_ bytes: some Collection<UInt8>) -> (() -> Void)? {
+  private func add(_ bytes: ArraySlice<UInt8>) -> (() -> Void)? {
     guard !bytes.isEmpty else { return nil }
     self.total += Int64(bytes.count)
     guard !self.isAbandoned else { return nil }
