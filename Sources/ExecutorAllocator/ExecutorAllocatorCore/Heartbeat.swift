@@ -84,6 +84,12 @@ package struct HeartbeatAnswer: Hashable, Sendable {
   package var stop: [LeaseID]
   package var nextHeartbeat: Duration
   package var lostAfter: Duration
+
+  package init(stop: [LeaseID], nextHeartbeat: Duration, lostAfter: Duration) {
+    self.stop = stop
+    self.nextHeartbeat = nextHeartbeat
+    self.lostAfter = lostAfter
+  }
 }
 
 /// Why a runner's heartbeat is refused.

@@ -1,0 +1,245 @@
+import Domain
+import ExecutorAllocatorCore
+import Testing
+
+@Suite struct DemandTests {
+  @Test func aDemandIsTriedAtOnceAndGrantedToItsStream() {
+    var allocator = Allocator()
+    #expect(
+      allocator.demand("a") == [.acquire(.standard, [.test("a")], above: FencingToken(0))])
+    let lease = allocator.lease("a")
+    #expect(
+      allocator.handle(.acquired(.standard, [lease])) == [.send(Allocator.one, .granted(lease))])
+    #expect(allocator.state.demands.isEmpty && allocator.state.pools.isEmpty)
+  }
+
+  @Test func oneBatchOfAPoolIsOutAtATimeAndTheSmallestRankGoesFirst() {
+    var allocator = Allocator()
+    allocator.demand("a", rank: 9)
+    for (request, rank) in [("b", 5), ("c", 7), ("d", 1), ("e", 5), ("f", 3)] as [(String, Int64)] {
+      #expect(allocator.demand(request, rank: rank).isEmpty)
+    }
+    let lease = allocator.lease("a")
+    let effects = allocator.handle(.acquired(.standard, [lease]))
+    #expect(effects.batches == [["d", "f", "b", "e", "c"]])
+  }
+
+  @Test func ranksCountAcrossShapes() {
+    var allocator = Allocator()
+    allocator.demand("first")
+    allocator.demand("a", rank: 2)
+    allocator.demand("b", rank: 1, shape: .gpu)
+    allocator.demand("c", rank: 3, shape: .gpu)
+    allocator.demand("d", rank: 0)
+    let effects = allocator.handle(.acquired(.standard, [nil]))
+    // No room for the first one's shape: only the other shape is worth trying.
+    #expect(effects.batches == [["b", "c"]])
+    allocator.handle(.acquired(.standard, [nil, nil]))
+    #expect(
+      allocator.handle(.released([], pools: [.standard])).batches == [["first", "d", "b", "a"]])
+  }
+
+  @Test func poolsDoNotWaitForEachOther() {
+    var allocator = Allocator()
+    let other = Shape(pool: "arm", resources: .small)
+    #expect(allocator.demand("a").batches == [["a"]])
+    #expect(allocator.demand("b", shape: other).batches == [["b"]])
+  }
+
+  @Test func aBatchGrowsWhileAllOfItIsGrantedAndShrinksAtTheFirstRefusal() {
+    var policy = Policy()
+    policy.smallestBatch = 1
+    policy.largestBatch = 4
+    var allocator = Allocator(policy: policy)
+    var sizes: [Int] = []
+    var batches = allocator.demand("0").batches
+    for number in 1..<40 { allocator.demand("\(number)") }
+    for _ in 0..<5 {
+      sizes.append(batches[0].count)
+      let leases = batches[0].map { allocator.lease($0) }
+      batches = allocator.handle(.acquired(.standard, leases)).batches
+    }
+    #expect(sizes == [1, 2, 4, 4, 4])
+    allocator.handle(.acquired(.standard, [allocator.lease("15"), nil, nil, nil]))
+    #expect(allocator.handle(.released([], pools: [.standard])).batches.map(\.count) == [1])
+  }
+
+  @Test func aShapeWithoutRoomRestsUntilThereIsASignOfRoom() {
+    var allocator = Allocator()
+    allocator.demand("a")
+    allocator.handle(.acquired(.standard, [nil]))
+    // More of the same shape need not ask.
+    #expect(allocator.demand("b").batches.isEmpty)
+    #expect(
+      allocator.handle(.swept(ended: [], pools: [.standard])).batches == [["a", "b"]])
+  }
+
+  @Test func anotherReplicasReleaseIsFoundByTheRetryInterval() {
+    var allocator = Allocator()
+    allocator.pass(.milliseconds(1))
+    allocator.demand("a")
+    allocator.handle(.acquired(.standard, [nil]))
+    #expect(allocator.pass(.milliseconds(900)).batches.isEmpty)
+    #expect(allocator.pass(.milliseconds(100)).batches == [["a"]])
+  }
+
+  @Test func roomThatIsMadeWhileABatchIsOutIsNotMissed() {
+    var allocator = Allocator()
+    allocator.demand("a")
+    #expect(allocator.handle(.released([], pools: [.standard])).batches.isEmpty)
+    #expect(allocator.handle(.acquired(.standard, [nil])).batches == [["a"]])
+  }
+
+  @Test func aWithdrawnDemandIsForgottenAndALeaseForItGoesBack() {
+    var allocator = Allocator()
+    allocator.demand("a")
+    allocator.demand("b")
+    allocator.handle(.withdrew(Allocator.one, "a"))
+    allocator.handle(.withdrew(Allocator.one, "b"))
+    let lease = allocator.lease("a")
+    #expect(allocator.handle(.acquired(.standard, [lease])) == [.release([lease.id])])
+    #expect(allocator.state.pools.isEmpty)
+  }
+
+  @Test func oneStreamCannotWithdrawAnothersDemand() {
+    var allocator = Allocator()
+    allocator.handle(.streamOpened(Allocator.two))
+    allocator.demand("a")
+    allocator.handle(.withdrew(Allocator.two, "a"))
+    #expect(allocator.state.demands["a"] != nil)
+  }
+
+  @Test func theSameRequestAgainReplacesTheDemand() {
+    var allocator = Allocator()
+    allocator.demand("first")
+    allocator.demand("a", rank: 1)
+    allocator.demand("b", rank: 2)
+    allocator.demand("a", rank: 3)
+    #expect(allocator.state.demands.count == 3)
+    let lease = allocator.lease("first")
+    #expect(allocator.handle(.acquired(.standard, [lease])).batches == [["b", "a"]])
+  }
+
+  @Test func aRequestThatMovesToANewStreamWhileItIsTriedIsGrantedThere() {
+    var allocator = Allocator()
+    allocator.demand("a")
+    allocator.handle(.streamClosed(Allocator.one))
+    allocator.handle(.streamOpened(Allocator.two))
+    allocator.demand("a", stream: Allocator.two)
+    let lease = allocator.lease("a")
+    #expect(
+      allocator.handle(.acquired(.standard, [lease])) == [.send(Allocator.two, .granted(lease))])
+  }
+
+  @Test func aLeaseWhoseStreamIsGoneWaitsForItsSchedulerToComeBack() {
+    var allocator = Allocator()
+    allocator.demand("a")
+    allocator.handle(.streamClosed(Allocator.one))
+    // Not released: the scheduler asks again, perhaps another replica, and gets this one.
+    #expect(allocator.handle(.acquired(.standard, [allocator.lease("a")])).isEmpty)
+  }
+
+  @Test func aChangedWishGivesBackWhatTheOldOneGot() {
+    var allocator = Allocator()
+    allocator.demand("a")
+    allocator.demand("a", shape: .gpu)
+    let lease = allocator.lease("a")
+    let effects = allocator.handle(.acquired(.standard, [lease]))
+    #expect(effects.contains(.release([lease.id])))
+    #expect(effects.batches == [["a"]] && effects.sent.isEmpty)
+  }
+
+  @Test func aClosedStreamLeavesNothingBehind() {
+    var allocator = Allocator()
+    _ = allocator.grant("x")
+    for number in 0..<10 { allocator.demand("\(number)", shape: number % 2 == 0 ? .small : .gpu) }
+    allocator.handle(.streamClosed(Allocator.one))
+    allocator.handle(.acquired(.standard, [nil]))
+    #expect(allocator.state.demands.isEmpty && allocator.state.pools.isEmpty)
+    #expect(allocator.state.watches.isEmpty && allocator.state.streams.isEmpty)
+  }
+
+  @Test func openDemandHasABound() {
+    var policy = Policy()
+    policy.maximumOpenDemand = 2
+    var allocator = Allocator(policy: policy)
+    allocator.demand("a")
+    allocator.demand("b")
+    // Replacing is not more.
+    #expect(allocator.demand("b", rank: 4).isEmpty)
+    #expect(allocator.demand("c") == [.end(Allocator.one, .tooMuchDemand(limit: 2))])
+    #expect(allocator.state.demands.isEmpty)
+    // What was on its way on the refused stream.
+    #expect(allocator.demand("d").isEmpty)
+  }
+
+  @Test func aWrongDemandFailsAloneAndANamelessOneEndsItsStream() {
+    var allocator = Allocator()
+    let wrong = Shape(pool: "a pool", resources: .small)
+    #expect(
+      allocator.demand("a", shape: wrong).sent == [
+        .unsatisfiable(
+          "a",
+          reason: "pool \"a pool\" holds something other than letters, digits, \"-\", \"_\", \".\"")
+      ])
+    let nothing = Shape(resources: .none)
+    #expect(
+      allocator.demand("b", shape: nothing).sent == [
+        .unsatisfiable("b", reason: "resources.slots is 0, not from 1 to 1048576")
+      ])
+    #expect(
+      allocator.demand("") == [.end(Allocator.one, .invalid("request_id is empty"))])
+  }
+
+  @Test func tokensAreAskedForAboveAllThatWereSeen() {
+    var allocator = Allocator()
+    let heartbeat = Heartbeat(
+      executor: "e1", incarnation: "i", address: "a:1", capacity: .machine,
+      held: [
+        .init(
+          lease: "l", request: "r", token: FencingToken(70), resources: .small, project: "lua")
+      ])
+    allocator.handle(.heartbeatRecorded(heartbeat, .recorded(.init())))
+    #expect(
+      allocator.demand("a") == [.acquire(.standard, [.test("a")], above: FencingToken(70))])
+    allocator.handle(.acquired(.standard, [.test("a", token: 90)]))
+    #expect(
+      allocator.demand("b") == [.acquire(.standard, [.test("b")], above: FencingToken(90))])
+  }
+
+  @Test func manyDemandsAreServedEachOnceInOrder() {
+    var allocator = Allocator()
+    var random = Seeded(state: 7)
+    let ranks = (0..<2_000).map { _ in Int64.random(in: 0..<50, using: &random) }
+    let shapes: [Shape] = (1...7).map {
+      Shape(resources: Resources(cpuMillis: Int64($0), memory: ByteCount(1)))
+    }
+    var machine = allocator.machine
+    var batches: [[String]] = []
+    for (number, rank) in ranks.enumerated() {
+      let demand = Demand.test("\(number)", rank: rank, shape: shapes[number % shapes.count])
+      batches += machine.handle(.demanded(Allocator.one, demand), at: allocator.now).batches
+    }
+    var served: [String] = []
+    while let batch = batches.first {
+      served += batch
+      let leases = batch.map { allocator.lease($0) }
+      batches = machine.handle(.acquired(.standard, leases), at: allocator.now).batches
+    }
+    // The first demand left alone, before the others came.
+    let expected = ranks.indices.dropFirst().sorted { (ranks[$0], $0) < (ranks[$1], $1) }
+    #expect(served == ["0"] + expected.map { "\($0)" })
+  }
+}
+
+/// SplitMix64: the same numbers from the same seed, everywhere.
+struct Seeded: RandomNumberGenerator {
+  var state: UInt64
+  mutating func next() -> UInt64 {
+    self.state &+= 0x9e37_79b9_7f4a_7c15
+    var z = self.state
+    z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
+    z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
+    return z ^ (z >> 31)
+  }
+}
