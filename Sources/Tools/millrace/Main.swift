@@ -1,4 +1,6 @@
+import CommandLineInterface
+
 @main
-struct Main {
-  static func main() {}
+struct Program {
+  static func main() async { await CommandLineInterface.main() }
 }
