@@ -1,0 +1,337 @@
+import Domain
+import ExecutorAllocatorCore
+import ExecutorAllocatorService
+import RedisClient
+import RedisTesting
+import RedisWire
+import Testing
+
+@Suite(.needsRedis, .timeLimit(.minutes(1))) struct AcquireTests {
+  @Test func anEmptyFarmHasNoRoom() async throws {
+    try await Farm.with { farm in
+      let lease = try await farm.acquire("a")
+      #expect(lease == nil)
+    }
+  }
+
+  @Test func aLeaseNamesItsExecutorItsTokenAndItsExpiry() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("e1"))
+      let lease = try #require(try await farm.acquire("a"))
+      let now = farm.clock.time
+      #expect(
+        lease
+          == Lease(
+            id: LeaseID("lease-\(now.microseconds)"), executor: "e1", address: "e1:1",
+            resources: .small, token: FencingToken(now.microseconds), request: "a",
+            expires: now + .seconds(10)))
+    }
+  }
+
+  @Test func anExecutorIsFilledAndNotOverfilled() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("e1"))
+      let demands = (0..<6).map {
+        Demand(request: AttemptID("\($0)"), project: "lua", shape: .small)
+      }
+      let leases = try await farm.acquire(demands)
+      #expect(leases.map { $0 != nil } == [true, true, true, true, false, false])
+      let tokens = leases.compactMap { $0?.token }
+      #expect(tokens == tokens.sorted() && Set(tokens).count == 4)
+    }
+  }
+
+  @Test func eachResourceIsALimit() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("e1"))
+      let memory = Shape(resources: Resources(cpuMillis: 1, memory: .gibibytes(5)))
+      let cpu = Shape(resources: Resources(cpuMillis: 3_000, memory: ByteCount(1)))
+      let slots = Shape(resources: Resources(cpuMillis: 1, memory: ByteCount(1), slots: 5))
+      #expect(try await farm.acquire("slots", shape: slots) == nil)
+      #expect(try await farm.acquire("a", shape: memory) != nil)
+      #expect(try await farm.acquire("b", shape: memory) == nil)
+      #expect(try await farm.acquire("c", shape: cpu) != nil)
+      #expect(try await farm.acquire("d", shape: cpu) == nil)
+    }
+  }
+
+  @Test func memoryIsCountedToTheByte() async throws {
+    try await Farm.with { farm in
+      // Not whole mebibytes: the index rounds, the decision must not.
+      let bytes = ByteCount(1_500_000_001)
+      let capacity = Resources(cpuMillis: 4_000, memory: bytes, slots: 4)
+      try await farm.heartbeat(.test("e1", capacity: capacity))
+      let more = Shape(resources: Resources(cpuMillis: 1, memory: ByteCount(bytes.bytes + 1)))
+      #expect(try await farm.acquire("a", shape: more) == nil)
+      let exact = Shape(resources: Resources(cpuMillis: 1, memory: bytes))
+      #expect(try await farm.acquire("b", shape: exact) != nil)
+    }
+  }
+
+  @Test func aReleasedShareIsFreeAgain() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("e1"))
+      let whole = Shape(resources: .machine)
+      let lease = try #require(try await farm.acquire("a", shape: whole))
+      #expect(try await farm.acquire("b", shape: whole) == nil)
+      #expect(try await farm.release(lease) == [.standard])
+      // Again is no error and frees nothing twice.
+      #expect(try await farm.release(lease) == [])
+      #expect(try await farm.acquire("b", shape: whole) != nil)
+      #expect(try await farm.acquire("c", shape: whole) == nil)
+    }
+  }
+
+  @Test func theTightestExecutorIsChosen() async throws {
+    try await Farm.with { farm in
+      let sizes: [(ExecutorID, Int64, Int64)] = [
+        ("large", 16_000, 64), ("tight", 2_000, 4), ("medium", 4_000, 8), ("tiny", 500, 64),
+        ("memory", 2_000, 32),
+      ]
+      for (id, cpu, memory) in sizes {
+        try await farm.heartbeat(
+          .test(
+            id, capacity: Resources(cpuMillis: cpu, memory: .gibibytes(memory), slots: 8)))
+      }
+      let shape = Shape(resources: Resources(cpuMillis: 2_000, memory: .gibibytes(4)))
+      var order: [ExecutorID] = []
+      for number in 0..<3 {
+        order.append(try #require(try await farm.acquire("\(number)", shape: shape)).executor)
+      }
+      // Least free CPU that fits, then least free memory.
+      #expect(order == ["tight", "memory", "medium"])
+    }
+  }
+
+  @Test func everyLabelMustMatch() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("plain"))
+      try await farm.heartbeat(.test("gpu", labels: ["gpu", "linux"]))
+      try await farm.heartbeat(.test("both", labels: ["arm", "gpu", "linux"]))
+      func executor(_ request: String, _ labels: [String]) async throws -> ExecutorID? {
+        try await farm.acquire(request, shape: Shape(labels: labels, resources: .machine))?.executor
+      }
+      #expect(try await executor("a", ["gpu", "arm"]) == "both")
+      #expect(try await executor("b", ["gpu", "arm"]) == nil)
+      #expect(try await executor("c", ["linux"]) == "gpu")
+      #expect(try await executor("d", ["linux"]) == nil)
+      #expect(try await executor("e", []) == "plain")
+      #expect(try await executor("f", ["windows"]) == nil)
+    }
+  }
+
+  @Test func poolsAreApart() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("e1", pool: "arm"))
+      #expect(try await farm.acquire("a") == nil)
+      let shape = Shape(pool: "arm", resources: .small)
+      #expect(try await farm.acquire("a", shape: shape)?.executor == "e1")
+    }
+  }
+
+  @Test func aWarmExecutorIsPreferredToATighterOne() async throws {
+    try await Farm.with { farm in
+      let large = Resources(cpuMillis: 64_000, memory: .gibibytes(64), slots: 1)
+      try await farm.heartbeat(.test("cold"))
+      try await farm.heartbeat(.test("warm", capacity: large, warm: ["zlib", "lua"]))
+      #expect(try await farm.acquire("a", project: "lua")?.executor == "warm")
+      // Full: then any.
+      #expect(try await farm.acquire("b", project: "lua")?.executor == "cold")
+      #expect(try await farm.acquire("c", project: "other")?.executor == "cold")
+    }
+  }
+
+  @Test func aProjectIsForgottenWithItsCache() async throws {
+    try await Farm.with { farm in
+      let large = Resources(cpuMillis: 64_000, memory: .gibibytes(64), slots: 8)
+      try await farm.heartbeat(.test("cold"))
+      try await farm.heartbeat(.test("was warm", capacity: large, warm: ["lua"]))
+      try await farm.heartbeat(.test("was warm", capacity: large, warm: ["zlib"]))
+      #expect(try await farm.acquire("a", project: "lua")?.executor == "cold")
+      #expect(try await farm.acquire("b", project: "zlib")?.executor == "was warm")
+    }
+  }
+
+  @Test func anExecutorToAvoidIsTheLastResort() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("a"))
+      try await farm.heartbeat(.test("b"))
+      let avoidA = Shape(resources: .machine, avoid: ["a"])
+      #expect(try await farm.acquire("1", shape: avoidA)?.executor == "b")
+      // The other one matches and is full: that is worth waiting for.
+      #expect(try await farm.acquire("2", shape: avoidA) == nil)
+      let avoidBoth = Shape(resources: .machine, avoid: ["a", "b"])
+      #expect(try await farm.acquire("3", shape: avoidBoth)?.executor == "a")
+    }
+  }
+
+  @Test func theOnlyExecutorIsUsedEvenIfToBeAvoided() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("only"))
+      // One that could never do it does not count.
+      try await farm.heartbeat(.test("small", capacity: .small))
+      let shape = Shape(resources: .machine, avoid: ["only", "long gone"])
+      #expect(try await farm.acquire("1", shape: shape)?.executor == "only")
+    }
+  }
+
+  @Test func aDrainingOrSilentExecutorGetsNothing() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("e1", draining: true))
+      #expect(try await farm.acquire("a") == nil)
+      #expect(try await farm.recorded(.test("e1")).madeRoom)
+      farm.clock.pass(.milliseconds(3_001))
+      // Nobody swept: the choice itself looks.
+      #expect(try await farm.acquire("a") == nil)
+      #expect(try await farm.survey().groups.map(\.state) == [.suspect])
+      #expect(try await farm.recorded(.test("e1")).madeRoom)
+      #expect(try await farm.acquire("a") != nil)
+    }
+  }
+
+  @Test func theSameRequestGetsTheSameLease() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("e1"))
+      let first = try #require(try await farm.acquire("a"))
+      farm.clock.pass(.seconds(2))
+      var again = try #require(try await farm.acquire("a"))
+      #expect(again.expires == first.expires + .seconds(2))
+      again.expires = first.expires
+      #expect(again == first)
+      try await farm.release(first)
+      let next = try #require(try await farm.acquire("a"))
+      #expect(next.token > first.token)
+    }
+  }
+
+  @Test func concurrentClientsNeverLeaseAShareTwice() async throws {
+    try await Farm.with { farm in
+      let other = LeaseTable(
+        client: try await Farm.connect(farm.server), policy: Policy(),
+        clock: { farm.clock.time })
+      let executors = 20
+      for number in 0..<executors { try await farm.heartbeat(.test(ExecutorID("e\(number)"))) }
+
+      let tables = [farm.table, other]
+      let leases = try await withThrowingTaskGroup(of: [Lease?].self) { group in
+        for worker in 0..<8 {
+          group.addTask {
+            var mine: [Lease?] = []
+            for round in 0..<10 {
+              let demands = (0..<3).map {
+                Demand(
+                  request: AttemptID("\(worker)/\(round)/\($0)"), project: "lua", shape: .small)
+              }
+              let leases = try await result {
+                tables[worker % 2].acquire(
+                  demands, pool: .standard, above: FencingToken(0), then: $0)
+              }
+              mine += leases
+              // Some come back while the others ask.
+              if let lease = leases[0], round % 2 == 0 {
+                _ = try await result { tables[(worker + 1) % 2].release([lease.id], then: $0) }
+                mine.removeAll { $0 == lease }
+              }
+            }
+            return mine
+          }
+        }
+        return try await group.reduce(into: []) { $0 += $1 }
+      }.compactMap { $0 }
+      #expect(leases.count == executors * 4, "every slot is in use, and none twice")
+      #expect(Set(leases.map(\.id)).count == leases.count)
+      #expect(Set(leases.map(\.token)).count == leases.count)
+      for (executor, mine) in Dictionary(grouping: leases, by: \.executor) {
+        #expect(mine.count == 4, "\(executor) has \(mine.count) leases on 4 slots")
+      }
+    }
+  }
+
+  @Test func theIndexIsRightAfterManyChanges() async throws {
+    try await Farm.with { farm in
+      var random = Seeded(state: 11)
+      var capacities: [ExecutorID: Resources] = [:]
+      for number in 0..<15 {
+        let id = ExecutorID("e\(number)")
+        let capacity = Resources(
+          cpuMillis: Int64.random(in: 1...16, using: &random) * 500,
+          memory: ByteCount(Int64.random(in: 1...(16 << 30), using: &random)),
+          slots: Int32.random(in: 1...4, using: &random))
+        capacities[id] = capacity
+        try await farm.heartbeat(
+          .test(id, labels: number % 3 == 0 ? ["odd"] : [], capacity: capacity))
+      }
+      var leases: [Lease] = []
+      for step in 0..<600 {
+        if leases.isEmpty || Int.random(in: 0..<5, using: &random) < 3 {
+          let shape = Shape(
+            labels: Bool.random(using: &random) ? ["odd"] : [],
+            resources: Resources(
+              cpuMillis: Int64.random(in: 0...4_000, using: &random),
+              memory: ByteCount(Int64.random(in: 0...(4 << 30), using: &random))))
+          // What the choice must be, from the leases alone.
+          func free(_ id: ExecutorID) -> Resources {
+            leases.filter { $0.executor == id }.reduce(capacities[id] ?? .none) {
+              $0 - $1.resources
+            }
+          }
+          func score(_ id: ExecutorID) -> (Int64, Int64, String) {
+            (free(id).cpuMillis, free(id).memory.bytes >> 20, id.rawValue)
+          }
+          let candidates = capacities.keys.filter { id in
+            free(id).fits(shape.resources)
+              && (shape.labels.isEmpty || (Int(id.rawValue.dropFirst()) ?? 1) % 3 == 0)
+          }
+          let lease = try await farm.acquire("\(step)", shape: shape)
+          #expect(lease?.executor == candidates.min { score($0) < score($1) }, "step \(step)")
+          if let lease { leases.append(lease) }
+        } else {
+          let lease = leases.remove(at: Int.random(in: 0..<leases.count, using: &random))
+          try await farm.release(lease)
+        }
+      }
+      for lease in leases { try await farm.release(lease) }
+      // All is as it was; nothing is left behind but what is remembered for a while.
+      let whole = try await farm.executors()
+      #expect(whole.allSatisfy { $0.leases.isEmpty && $0.capacity == capacities[$0.executor] })
+      #expect(try await farm.client.send(RedisCommand("ZCARD", "millrace:due")) == .integer(0))
+    }
+  }
+
+  @Test func largeFarmsAreNotScanned() async throws {
+    try await Farm.with { farm in
+      // 2,000 executors that are full, and one with room: the choice must not look at all of them.
+      for number in 0..<2_000 {
+        let id = ExecutorID("e\(number)")
+        let lease = Lease(
+          id: LeaseID("l\(number)"), executor: id, address: "a", resources: .machine,
+          token: FencingToken(Int64(number + 1)), request: AttemptID("r\(number)"),
+          expires: farm.clock.time)
+        try await farm.heartbeat(.test(id, holding: [lease]))
+      }
+      try await farm.heartbeat(.test("free"))
+      _ = try await farm.client.send(RedisCommand("CONFIG", "RESETSTAT"))
+      #expect(try await farm.acquire("a", shape: Shape(resources: .machine))?.executor == "free")
+      let stats = try await farm.client.send(RedisCommand("INFO", "commandstats")).text ?? ""
+      let calls = stats.split(separator: "\n").compactMap { line -> Int? in
+        guard let calls = line.split(separator: ":").last?.split(separator: ",").first else {
+          return nil
+        }
+        return Int(calls.dropFirst("calls=".count))
+      }
+      #expect(calls.reduce(0, +) < 60, "one choice took \(stats)")
+    }
+  }
+}
+
+/// SplitMix64: the same numbers from the same seed, everywhere.
+struct Seeded: RandomNumberGenerator {
+  var state: UInt64
+  mutating func next() -> UInt64 {
+    self.state &+= 0x9e37_79b9_7f4a_7c15
+    var z = self.state
+    z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
+    z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
+    return z ^ (z >> 31)
+  }
+}
