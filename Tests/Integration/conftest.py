@@ -1,0 +1,60 @@
+"""Starts farms of real processes for the tests: `millrace up` on free ports and a folder of its own.
+
+MILLRACE_BIN names the folder of the programs; without it the debug build is taken.
+"""
+
+import os
+import sys
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "demo"))
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+from farm import BIN, Farm  # noqa: E402
+
+LOG_TAIL_BYTES = 4000
+
+
+def pytest_configure(config):
+    if not os.path.exists(os.path.join(BIN, "millrace")):
+        pytest.exit(f"there is no {BIN}/millrace: build first, or set MILLRACE_BIN", returncode=2)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failed test shows the end of every log of its farm."""
+    outcome = yield
+    report = outcome.get_result()
+    if not report.failed:
+        return
+    for name in ("farm", "stack", "two_runners"):
+        farm = getattr(item, "funcargs", {}).get(name)
+        if isinstance(farm, Farm):
+            for path in farm.logs():
+                with open(path, "rb") as file:
+                    file.seek(max(os.path.getsize(path) - LOG_TAIL_BYTES, 0))
+                    text = file.read().decode(errors="replace")
+                report.sections.append((os.path.basename(path), text))
+
+
+@pytest.fixture(scope="session")
+def farm():
+    """One farm for all tests that do it no harm, with two runners."""
+    with Farm(runners=2) as farm:
+        yield farm
+
+
+@pytest.fixture
+def stack():
+    """A farm of the test's own, with one runner."""
+    with Farm(runners=1) as farm:
+        yield farm
+
+
+@pytest.fixture
+def two_runners():
+    """A farm of the test's own, with two runners."""
+    with Farm(runners=2) as farm:
+        yield farm

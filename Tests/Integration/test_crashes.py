@@ -1,0 +1,143 @@
+"""Whatever is killed: no answered build is lost, none is finished twice, every one ends."""
+
+import signal
+import subprocess
+
+import pytest
+from farm import Farm, eventually
+from receiver import Receiver
+
+# Three legs and a job behind them; long enough to be hit while it waits and while it runs.
+PIPELINE = """
+jobs:
+  leg:
+    strategy:
+      matrix:
+        number: [1, 2, 3]
+    resources: {cpu: 1, memory: 64MiB}
+    steps:
+      - run: echo begin ${{ matrix.number }}; sleep 0.6; echo end ${{ matrix.number }}
+  last:
+    needs: leg
+    resources: {cpu: 1, memory: 64MiB}
+    steps:
+      - run: sleep 0.2
+notify:
+  - uses: webhook
+    with: {url: "URL", secret: "SECRET"}
+"""
+BUILDS = 6
+
+
+@pytest.fixture
+def receiver():
+    with Receiver() as receiver:
+        yield receiver
+
+
+def submit_all(farm, receiver):
+    pipeline = PIPELINE.replace("URL", receiver.url).replace("SECRET", receiver.secret)
+    return [farm.submit(pipeline) for _ in range(BUILDS)]
+
+
+def check_all(farm, receiver, builds, attempts_allowed):
+    """Every build ended once: finished, complete, told of by one notification."""
+    for build in builds:
+        ended = farm.wait(build, seconds=120)
+        assert ended["outcome"] == "succeeded", ended
+        for job in ended["jobs"]:
+            assert job["outcome"] == "succeeded"
+            outcomes = [attempt["outcome"] for attempt in job["attempts"]]
+            assert outcomes.count("succeeded") == 1, outcomes
+            assert len(outcomes) <= attempts_allowed, outcomes
+    eventually(
+        lambda: set(builds) <= {delivery["build"] for delivery in receiver.deliveries}, 60,
+        "every build's notification has arrived")
+    for build in builds:
+        ids = {d["id"] for d in receiver.deliveries if d["build"] == build}
+        assert len(ids) == 1, f"{build} was told of as {ids}"
+    assert not receiver.rejected
+
+
+@pytest.mark.parametrize("victim", ["scheduler", "datastore-gateway", "executor-allocator",
+                                    "content-cache", "redis"])
+def test_a_killed_service_loses_no_build_and_finishes_none_twice(two_runners, receiver, victim):
+    farm = two_runners
+    builds = submit_all(farm, receiver)
+    eventually(lambda: farm.json("builds", "--active")["builds"], 10, "builds run")
+    old = farm.kill(victim)
+    farm.wait_restarted(old)
+    builds.append(eventually(lambda: resubmit(farm, receiver), 30, "builds are accepted again"))
+    check_all(farm, receiver, builds, attempts_allowed=3)
+
+
+def resubmit(farm, receiver):
+    try:
+        return submit_all(farm, receiver)[0]
+    except AssertionError:
+        return None
+
+
+def test_the_scheduler_is_killed_again_and_again(two_runners, receiver):
+    farm = two_runners
+    builds = submit_all(farm, receiver)
+    for _ in range(4):
+        farm.wait_restarted(farm.kill("scheduler"))
+    check_all(farm, receiver, builds, attempts_allowed=3)
+
+
+def test_an_emptied_redis_is_filled_again(two_runners, receiver):
+    farm = two_runners
+    builds = submit_all(farm, receiver)
+    address = farm.process("redis")["address"]
+    for _ in range(3):
+        command = (["-s", address.removeprefix("unix:")] if address.startswith("unix:")
+                   else ["-p", address.rsplit(":", 1)[1]])
+        subprocess.run(["redis-cli", *command, "flushall"], check=True, stdout=subprocess.DEVNULL)
+    check_all(farm, receiver, builds, attempts_allowed=3)
+
+
+def test_a_killed_runners_jobs_run_on_the_other(two_runners, receiver):
+    farm = two_runners
+    builds = [farm.submit("""
+jobs:
+  one:
+    strategy: {matrix: {n: [1, 2, 3, 4]}}
+    resources: {cpu: 1, memory: 64MiB}
+    steps:
+      - run: sleep 3
+""") for _ in range(1)]
+    eventually(
+        lambda: [job for job in farm.show(builds[0])["jobs"] if job["state"] == "running"], 30,
+        "jobs run")
+    farm.kill("plugin-runner")
+    ended = farm.wait(builds[0], seconds=120)
+    assert ended["outcome"] == "succeeded", ended
+    outcomes = [a["outcome"] for job in ended["jobs"] for a in job["attempts"]]
+    assert outcomes.count("succeeded") == 4
+
+
+def test_everything_is_killed_and_everything_goes_on(receiver):
+    with Farm(runners=2) as farm:
+        builds = submit_all(farm, receiver)
+        for process in farm.processes():
+            try:
+                import os
+
+                os.kill(process["pid"], signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        check_all(farm, receiver, builds, attempts_allowed=4)
+
+
+def test_up_itself_is_killed_and_started_again(receiver):
+    with Farm(runners=2) as farm:
+        builds = submit_all(farm, receiver)
+        pids = [process["pid"] for process in farm.processes()]
+        farm.up.kill()
+        farm.up.wait()
+        from farm import is_alive
+
+        eventually(lambda: not any(map(is_alive, pids)), 30, "the children end with their parent")
+        farm.start()
+        check_all(farm, receiver, builds, attempts_allowed=4)
