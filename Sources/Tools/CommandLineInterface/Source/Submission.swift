@@ -1,5 +1,6 @@
 import BuildProtos
 import Glibc
+import PipelineSyntax
 import RPC
 
 /// A directory that is to be built: its pipeline, its archive, and what is said of it.
@@ -35,6 +36,7 @@ struct Submission: Sendable {
     to stack: Connections, tell: @Sendable (String) -> Void
   ) async throws -> SchedulerV1.SubmitBuildResponse {
     let (directory, pipeline) = try self.read()
+    try self.check(pipeline)
     let archive = try await SourceArchive.pack(directory)
     if try await self.isMissing(archive, in: stack) {
       tell("uploading \(archive.entries) files, \(Words.bytes(archive.size))")
@@ -49,6 +51,24 @@ struct Submission: Sendable {
       env: self.env, priority: self.priority,
       annotations: await GitState.annotations(of: directory))
     return try await self.submit(request, to: stack, pipeline)
+  }
+
+  /// What is wrong is told before anything is packed; the scheduler reads it again.
+  private func check(_ pipeline: [UInt8]) throws(CommandFailure) {
+    do {
+      _ = try PipelineFile.read(pipeline, path: self.pipelinePath)
+    } catch {
+      throw CommandFailure(
+        .usage,
+        lines: MistakeReport.lines(
+          SchedulerV1.PipelineMistakes(
+            path: error.path,
+            mistakes: error.mistakes.map { mistake in
+              SchedulerV1.PipelineMistake(
+                line: Int32(clamping: mistake.line), column: Int32(clamping: mistake.column),
+                message: mistake.message, suggestion: mistake.suggestion)
+            }), path: self.pipelinePath, text: String(decoding: pipeline, as: UTF8.self)))
+    }
   }
 
   private func submit(

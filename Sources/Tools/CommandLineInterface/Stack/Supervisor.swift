@@ -188,7 +188,9 @@ actor Supervisor {
         ?? RestartPolicy.longestDelay
       self.tell(
         .ended(
-          name: process.name, end: end, delay: delay, lines: self.lastLines(process.name)))
+          name: process.name, end: end, delay: delay,
+          // One that was killed has not said why.
+          lines: end.isByItself ? self.lastLines(process.name) : []))
       try? await Task.sleep(for: delay)
       guard !self.isStopping, !Task.isCancelled else { return }
       do {

@@ -6,6 +6,11 @@ package enum ProcessEnd: Hashable, Sendable, CustomStringConvertible {
   case exited(code: CInt)
   case signalled(number: CInt)
 
+  /// Whether the process ended itself.
+  package var isByItself: Bool {
+    if case .exited = self { true } else { false }
+  }
+
   package var description: String {
     switch self {
     case .exited(let code): "exit code \(code)"

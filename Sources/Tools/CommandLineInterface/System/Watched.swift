@@ -28,6 +28,10 @@ package enum Watched {
       let prctl = unsafeBitCast(symbol, to: Prctl.self)
       _ = prctl(1 /* PR_SET_PDEATHSIG */, UInt(SIGTERM), 0, 0, 0)
     }
+    // The threads that run tasks have all signals blocked, which the program would inherit.
+    var none = sigset_t()
+    sigemptyset(&none)
+    pthread_sigmask(SIG_SETMASK, &none, nil)
     // The parent may have ended before the request.
     guard getppid() == parent else { exit(1) }
     _ = withCStrings(Array(arguments[3...])) { execvp(arguments[3], $0) }
