@@ -5,12 +5,12 @@ import Synchronization
 /// Follows a build to its end: its states from the scheduler, its logs from the cache.
 ///
 /// One task owns what is known of the build; the watch, each log and each interrupt send it events.
-struct BuildFollower: Sendable {
+package struct BuildFollower: Sendable {
   /// Logs that are read at a time; those of further attempts wait for one to end.
   static let maximumLogs = 32
   /// How long the log of an attempt that is over may take to be sealed: its runner does that before
   /// it says that the attempt is over, unless the runner is gone.
-  static let sealGrace = Duration.seconds(3)
+  package static let sealGrace = Duration.seconds(3)
 
   private enum Event: Sendable {
     case state(SchedulerV1.Build)
@@ -31,13 +31,27 @@ struct BuildFollower: Sendable {
 
   let stack: Connections
   let presenter: any Presenter
-  /// What Ctrl-C does; nil ends this process as usual.
   let interrupt: (@Sendable (_ count: Int) async throws -> Void)?
-  /// Whose logs are read.
-  var logs: Logs = .all
+  let logs: Logs
+  let sealGrace: Duration
+
+  /// - Parameters:
+  ///   - interrupt: What Ctrl-C does, with how often it has come; nil ends this process as usual.
+  ///   - logs: Whose logs are read.
+  package init(
+    stack: Connections, presenter: any Presenter,
+    interrupt: (@Sendable (_ count: Int) async throws -> Void)? = nil, logs: Logs = .all,
+    sealGrace: Duration = Self.sealGrace
+  ) {
+    self.stack = stack
+    self.presenter = presenter
+    self.interrupt = interrupt
+    self.logs = logs
+    self.sealGrace = sealGrace
+  }
 
   /// Whose logs are read, and how they are shown.
-  enum Logs: Sendable, Equatable {
+  package enum Logs: Sendable, Equatable {
     case none
     case all
     case job(String)
@@ -60,7 +74,7 @@ struct BuildFollower: Sendable {
   /// Follows until the build is finished and all that its jobs printed is shown.
   ///
   /// - Returns: The finished build.
-  func follow(_ id: String) async throws -> SchedulerV1.Build {
+  package func follow(_ id: String) async throws -> SchedulerV1.Build {
     let (events, sender) = AsyncStream.makeStream(of: Event.self)
     let result = await withTaskGroup(of: Void.self) { group in
       group.addTask { await self.watch(id, sender) }
@@ -98,7 +112,7 @@ struct BuildFollower: Sendable {
         await self.presenter.update(newer)
         for over in self.learn(newer, &logs, &order) {
           group.addTask {
-            try? await Task.sleep(for: Self.sealGrace)
+            try? await Task.sleep(for: self.sealGrace)
             sender.yield(.overdue(over))
           }
         }

@@ -2,11 +2,16 @@ import BuildProtos
 import RPC
 
 /// The services that commands call, and where they are.
-struct Connections: Sendable {
+package struct Connections: Sendable {
   /// One service and the way to it.
-  struct Connection: Sendable {
+  package struct Connection: Sendable {
     let peer: Peer
     let channel: RPCChannel
+
+    package init(_ name: String, _ address: ListenAddress) {
+      self.peer = Peer(name: name, address: "\(address)")
+      self.channel = RPCChannel(to: address)
+    }
   }
 
   let scheduler: Connection
@@ -21,6 +26,12 @@ struct Connections: Sendable {
     scheduler: "127.0.0.1:7101", allocator: "127.0.0.1:7102", gateway: "127.0.0.1:7104",
     cache: "127.0.0.1:7105")
 
+  package init(scheduler: Connection, cache: Connection, allocator: Connection) {
+    self.scheduler = scheduler
+    self.cache = cache
+    self.allocator = allocator
+  }
+
   /// Finds the services: what was given, the environment, the running `millrace up`, the defaults.
   init(_ options: GlobalOptions) throws {
     let stack = StackFile.read(in: options.dataDirectory)?.addresses ?? Self.defaults
@@ -29,8 +40,7 @@ struct Connections: Sendable {
     ) throws -> Connection {
       let address = given ?? Files.environment(variable) ?? found
       do {
-        return Connection(
-          peer: Peer(name: name, address: address), channel: try RPCChannel(to: address))
+        return Connection(name, try ListenAddress(address))
       } catch {
         throw CommandFailure(.usage, "the \(name)'s address \(error)")
       }
