@@ -67,22 +67,34 @@ package struct Policy: Hashable, Sendable {
     package static let token: Int64 = 1 << 52
   }
 
-  /// Why these numbers do not go together, or nil.
-  package var contradiction: String? {
+  /// Numbers that do not go together: the setting that is wrong, and why.
+  package struct Contradiction: Hashable, Sendable {
+    package var setting: String
+    package var reason: String
+
+    package init(setting: String, reason: String) {
+      self.setting = setting
+      self.reason = reason
+    }
+  }
+
+  /// The first contradiction, or nil.
+  package var contradiction: Contradiction? {
+    let interval = "heartbeat-interval (\(Words.seconds(self.heartbeatInterval)))"
     if self.heartbeatInterval <= .zero {
-      return "heartbeat-interval is \(Words.seconds(self.heartbeatInterval)), not above 0"
+      return Contradiction(setting: "heartbeat-interval", reason: "it must be above 0")
     }
     if self.suspectAfter <= self.heartbeatInterval {
-      return "suspect-after is \(Words.seconds(self.suspectAfter)), not above heartbeat-interval "
-        + "(\(Words.seconds(self.heartbeatInterval)))"
+      return Contradiction(setting: "suspect-after", reason: "it must be above \(interval)")
     }
     if self.lostAfter < self.suspectAfter {
-      return "lost-after is \(Words.seconds(self.lostAfter)), below suspect-after "
-        + "(\(Words.seconds(self.suspectAfter)))"
+      return Contradiction(
+        setting: "lost-after",
+        reason: "it must not be below suspect-after (\(Words.seconds(self.suspectAfter)))")
     }
     if self.grantExpiry < self.heartbeatInterval * 2 {
-      return "lease-grant-expiry is \(Words.seconds(self.grantExpiry)), below twice "
-        + "heartbeat-interval (\(Words.seconds(self.heartbeatInterval)))"
+      return Contradiction(
+        setting: "lease-grant-expiry", reason: "it must be at least twice \(interval)")
     }
     return nil
   }

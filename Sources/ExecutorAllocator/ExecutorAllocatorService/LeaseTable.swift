@@ -33,20 +33,30 @@ package struct LeaseTable: Sendable {
 
   package struct Swept: Hashable, Sendable {
     package var ended: [EndedLease]
+    /// Pools that have room now.
     package var pools: [PoolName]
+    /// How many executors there are.
+    package var executors: Int
+    /// Nobody had looked after the table lately, so that executors are excused for a while.
+    package var wasUnattended: Bool
   }
 
   private let client: RedisClient
   private let policy: Policy
   /// Tests bring their own time; else Redis' own clock counts, so that replicas need not agree.
   private let clock: @Sendable () -> Timestamp?
+  private let measure: @Sendable (_ script: String, Duration) -> Void
 
+  /// - Parameter measure: Called with each script's name and how long it took, with the way there
+  ///   and back.
   package init(
-    client: RedisClient, policy: Policy, clock: @escaping @Sendable () -> Timestamp? = { nil }
+    client: RedisClient, policy: Policy, clock: @escaping @Sendable () -> Timestamp? = { nil },
+    measure: @escaping @Sendable (_ script: String, Duration) -> Void = { _, _ in }
   ) {
     self.client = client
     self.policy = policy
     self.clock = clock
+    self.measure = measure
   }
 
   // MARK: Operations
@@ -139,10 +149,12 @@ package struct LeaseTable: Sendable {
     arguments.append(self.policy.suspectAfter.microseconds)
     arguments.append(self.policy.sweepGap.microseconds)
     self.run(Scripts.sweep, arguments, completion) { reply in
-      guard let parts = reply.elements, parts.count == 2, let ended = Self.ended(parts[0]),
-        let pools = Self.pools(parts[1])
+      guard let parts = reply.elements, parts.count == 4, let ended = Self.ended(parts[0]),
+        let pools = Self.pools(parts[1]), let executors = parts[2].number,
+        let unattended = parts[3].number
       else { return nil }
-      return Swept(ended: ended, pools: pools)
+      return Swept(
+        ended: ended, pools: pools, executors: Int(executors), wasUnattended: unattended != 0)
     }
   }
 
@@ -195,7 +207,10 @@ package struct LeaseTable: Sendable {
     _ script: RedisScript, _ arguments: RedisArguments, _ completion: @escaping Completion<Value>,
     _ decode: @escaping @Sendable (RedisValue) -> Value?
   ) {
+    let began = ContinuousClock.now
+    let measure = self.measure
     self.client.evaluate(script, arguments: arguments) { result in
+      measure(script.name, ContinuousClock.now - began)
       switch result {
       case .failure(let error): completion(.failure(LeaseTableError(error, in: script)))
       case .success(let reply):

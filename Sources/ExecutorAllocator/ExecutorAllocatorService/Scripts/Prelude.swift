@@ -213,6 +213,9 @@ package enum Scripts {
 
     """# + "\n"
 
+  /// Every script, for what is kept of each.
+  static let all = [acquire, release, heartbeat, deregister, sweep, survey, check, list]
+
   static func script(_ name: String, _ body: String) -> RedisScript {
     RedisScript(name: name, source: self.prelude + body)
   }

@@ -2,7 +2,7 @@ import RedisClient
 
 extension Scripts {
   /// Looks for silent executors and overdue leases. Arguments: now, lost after, suspect after, gap.
-  /// Answers `{ended leases, pools with room}`.
+  /// Answers `{ended leases, pools with room, number of executors, 1 if nobody had swept}`.
   package static let sweep = script(
     "sweep",
     #"""
@@ -20,7 +20,8 @@ extension Scripts {
     for _, id in ipairs(silent) do suspect(id) end
 
     local ended, pools, seen = {}, {}, {}
-    if now < tonumber(redis.call('GET', key('grace')) or '0') then return {ended, pools} end
+    local function reply() return {ended, pools, redis.call('ZCARD', executors), late and 1 or 0} end
+    if now < tonumber(redis.call('GET', key('grace')) or '0') then return reply() end
 
     local function room(pool)
       if pool and not seen[pool] then
@@ -50,7 +51,7 @@ extension Scripts {
         redis.call('ZREM', key('due'), lease)
       end
     end
-    return {ended, pools}
+    return reply()
     """#)
 
   /// What a pool consists of. Arguments: now, departed memory, pool. Answers
