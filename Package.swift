@@ -144,6 +144,10 @@ let places: [Place] = [
   Place(
     name: "DatastoreGatewayCore", folder: "DatastoreGateway", layer: .core, uses: ["Domain"],
     products: [collections]),
+  // What judges the gateway's queries; only tests use it.
+  Place(
+    name: "DatastoreGatewayTesting", folder: "DatastoreGateway", layer: .service,
+    uses: ["DatastoreGatewayCore", "Domain"]),
   Place(
     name: "DatastoreGatewayService", folder: "DatastoreGateway", layer: .service,
     uses: ["DatastoreGatewayCore", "Domain", "CSQLite", "BuildProtos", "RPC", "ServiceRuntime"],
@@ -208,15 +212,20 @@ let tests: [(name: String, folder: String, uses: [String], products: [Target.Dep
       "ServiceRuntime",
     ], nio("NIOCore", "NIOPosix") + [logging]),
   ("CorePluginsTests", "PluginRunner", ["CorePlugins", "PluginKit", "BuildProtos", "RPC"], []),
-  ("DatastoreGatewayCoreTests", "DatastoreGateway", ["DatastoreGatewayCore", "Domain"], []),
+  ("DatastoreGatewayCoreTests", "DatastoreGateway",
+    ["DatastoreGatewayCore", "DatastoreGatewayTesting", "Domain"], []),
   ("DatastoreGatewayServiceTests", "DatastoreGateway",
-    ["DatastoreGatewayService", "DatastoreGatewayCore", "BuildProtos", "Domain"], []),
+    [
+      "DatastoreGatewayService", "DatastoreGatewayCore", "DatastoreGatewayTesting", "BuildProtos",
+      "CSQLite", "Domain", "RPC", "ServiceRuntime",
+    ], nio("NIOCore", "NIOPosix") + [logging]),
   ("ContentCacheCoreTests", "ContentCache", ["ContentCacheCore", "Domain"], []),
   ("ContentCacheServiceTests", "ContentCache",
     ["ContentCacheService", "ContentCacheCore", "BuildProtos", "Domain", "RPC", "ServiceRuntime"],
     []),
   ("ProtocRPCSwiftTests", "Tools", ["ProtocRPCSwift"], []),
-  ("CommandLineInterfaceTests", "Tools", ["CommandLineInterface", "Domain", "BuildProtos"], []),
+  ("CommandLineInterfaceTests", "Tools",
+    ["CommandLineInterface", "Domain", "BuildProtos", "RPC"], []),
 ]
 
 // MARK: - The rules

@@ -1,0 +1,75 @@
+/// One row of an index: an entity's path, below one of its values where the index is a property's.
+package struct IndexRow: Hashable, Sendable {
+  /// Empty in the index of a kind.
+  package var value: [UInt8]
+  package var path: PathBytes
+  /// The store's own name for the entity.
+  package var entity: Int64
+  /// As ``IndexEntry/isRepeated``.
+  package var isRepeated: Bool
+
+  package init(value: [UInt8], path: PathBytes, entity: Int64, isRepeated: Bool) {
+    self.value = value
+    self.path = path
+    self.entity = entity
+    self.isRepeated = isRepeated
+  }
+}
+
+/// Where a scan of rows begins or ends; rows are ordered by value, then path.
+package enum RowBound: Hashable, Sendable {
+  case none
+  /// All rows of a value, in or out.
+  case value([UInt8], isIncluded: Bool)
+  case row(value: [UInt8], path: [UInt8], isIncluded: Bool)
+}
+
+/// Which rows of an index a scan gives, and from which end.
+package struct RowRange: Hashable, Sendable {
+  package var lower: RowBound
+  package var upper: RowBound
+  package var isReversed: Bool
+
+  package init(lower: RowBound = .none, upper: RowBound = .none, isReversed: Bool = false) {
+    self.lower = lower
+    self.upper = upper
+    self.isReversed = isReversed
+  }
+}
+
+/// Which index of a collection is scanned.
+package enum IndexName: Hashable, Sendable {
+  /// Every entity of the kind.
+  case kind
+  case property(Name)
+}
+
+/// A store's indexes of one collection, as they are at one moment: what a query runs on.
+///
+/// Calls block; they are made on a thread that may.
+package protocol EntityIndex {
+  associatedtype Failure: Error
+  associatedtype Rows: IndexRows where Rows.Failure == Failure
+  /// An entity as it is stored.
+  associatedtype Stored: StoredEntityFacts where Stored.Failure == Failure
+
+  func rows(of index: IndexName, _ range: RowRange) throws(Failure) -> Rows
+  /// The row of a kind's index with this path.
+  func row(at path: PathBytes) throws(Failure) -> IndexRow?
+  /// The row of a property's index with this value and path.
+  func row(of property: Name, value: [UInt8], at path: PathBytes) throws(Failure) -> IndexRow?
+  func load(_ row: IndexRow) throws(Failure) -> Stored
+}
+
+/// A scan under way.
+package protocol IndexRows {
+  associatedtype Failure: Error
+  mutating func next() throws(Failure) -> IndexRow?
+}
+
+/// What a query asks of a stored entity.
+package protocol StoredEntityFacts {
+  associatedtype Failure: Error
+  var byteCount: Int { get }
+  func indexEntries() throws(Failure) -> [IndexEntry]
+}

@@ -1,0 +1,42 @@
+/// Datastore's limits, and the gateway's own.
+package struct Policy: Sendable, Hashable {
+  // Datastore's, as its documentation tells them.
+  package var maximumEntityBytes = 1_048_572
+  package var maximumUnindexedValueBytes = 1_048_487
+  package var maximumIndexedValueBytes = 1_500
+  package var maximumNameBytes = 1_500
+  package var maximumKeyBytes = 6_144
+  package var maximumPathElements = 100
+  package var maximumLookupKeys = 1_000
+  /// Datastore documents 500; its emulators take more, and so do clients that were tested with
+  /// them. A commit is bounded by its bytes anyway.
+  package var maximumMutations = 10_000
+  package var maximumRequestBytes = 10 << 20
+  package var maximumNesting = 20
+  package var maximumIndexEntries = 20_000
+  package var maximumFilters = 100
+  /// A `project` is part of every key; Datastore's own ids are below 100.
+  package var maximumProjectBytes = 100
+  package var maximumNamespaceBytes = 100
+
+  /// Results of one RunQuery: clients ask again with the cursor while it is NOT_FINISHED.
+  package var maximumBatchResults = 1_000
+  /// Bytes of entities in one RunQuery: Google's clients take messages of 4 MiB, and one more
+  /// entity of 1 MiB may follow the one that reaches this.
+  package var maximumBatchBytes = 5 << 19
+  /// Below this an equality's rows are read and sorted; above it the order's own index is followed
+  /// and each of its rows is looked up among the equality's. Both find 20 of these in about a
+  /// millisecond.
+  package var sortedInMemoryRows = 1_000
+
+  /// A transaction that did nothing for this long is forgotten.
+  package var transactionIdle = Duration.seconds(60)
+  /// No transaction lasts longer.
+  package var transactionLife = Duration.seconds(270)
+  /// Each holds the versions of what it read.
+  package var maximumTransactions = 10_000
+  /// What one transaction may read.
+  package var maximumTransactionReads = 100_000
+
+  package init() {}
+}

@@ -1,0 +1,148 @@
+import Domain
+
+/// Optimistic transactions under way: what each one read, so that its commit can be refused if any
+/// of that has changed since. Nothing is locked, and a transaction of which nobody hears again
+/// costs nobody anything.
+///
+///     begun --read/queried--> begun --ended--> gone, with what it depends on
+///                                  \-- idle or alive too long --> gone
+package struct TransactionTable: Sendable {
+  /// What a caller holds.
+  package struct ID: Hashable, Sendable {
+    package let bytes: [UInt8]
+
+    package init(bytes: [UInt8]) {
+      self.bytes = bytes
+    }
+  }
+
+  /// What a commit depends on.
+  package struct Dependencies: Sendable, Hashable {
+    /// Each entity that was read, and the version it had; 0 for none.
+    package var entities: [EntityAddress: Int64] = [:]
+    /// Each collection that was queried, and the store's version at that time.
+    package var collections: [CollectionName: Int64] = [:]
+
+    package init() {}
+
+    package var isEmpty: Bool { self.entities.isEmpty && self.collections.isEmpty }
+  }
+
+  private struct Transaction: Sendable {
+    var isReadOnly: Bool
+    var begun: Timestamp
+    var lastUsed: Timestamp
+    var dependencies = Dependencies()
+  }
+
+  private let policy: Policy
+  /// Tells this process' transactions from those of earlier ones.
+  private let instance: UInt64
+  private var counter: UInt64 = 0
+  private var transactions: [ID: Transaction] = [:]
+  /// In the order of their beginnings; ended ones go when they come to the front.
+  private var order: [ID] = []
+
+  package init(policy: Policy, instance: UInt64) {
+    self.policy = policy
+    self.instance = instance
+  }
+
+  package var count: Int { self.transactions.count }
+
+  package mutating func begun(
+    isReadOnly: Bool, at now: Timestamp
+  ) throws(GatewayError) -> ID {
+    self.forgetOld(at: now)
+    if self.transactions.count >= self.policy.maximumTransactions {
+      throw .overloaded(
+        what: "transactions", limit: "\(self.policy.maximumTransactions) open ones",
+        retryDelay: .seconds(1))
+    }
+    self.counter += 1
+    var bytes: [UInt8] = []
+    for number in [self.instance, self.counter] {
+      withUnsafeBytes(of: number.bigEndian) { bytes.append(contentsOf: $0) }
+    }
+    let id = ID(bytes: bytes)
+    self.transactions[id] = Transaction(isReadOnly: isReadOnly, begun: now, lastUsed: now)
+    self.order.append(id)
+    return id
+  }
+
+  /// A transaction is about to read.
+  package mutating func used(_ id: ID, at now: Timestamp) throws(GatewayError) {
+    _ = try self.current(id, at: now)
+    self.transactions[id]?.lastUsed = now
+  }
+
+  /// A transaction has read entities. If one was read before with another version, the first one
+  /// stays: the commit will find the difference.
+  package mutating func read(
+    _ entities: [(EntityAddress, Int64)], in id: ID, at now: Timestamp
+  ) throws(GatewayError) {
+    var transaction = try self.current(id, at: now)
+    self.transactions[id] = nil
+    defer { self.transactions[id] = transaction }
+    transaction.lastUsed = now
+    for (address, version) in entities where transaction.dependencies.entities[address] == nil {
+      transaction.dependencies.entities[address] = version
+    }
+    if transaction.dependencies.entities.count > self.policy.maximumTransactionReads {
+      throw .invalid(
+        "The transaction has read more than \(self.policy.maximumTransactionReads) entities.")
+    }
+  }
+
+  /// A transaction has queried a collection, which was then at `version`.
+  package mutating func queried(
+    _ collection: CollectionName, version: Int64, in id: ID, at now: Timestamp
+  ) throws(GatewayError) {
+    _ = try self.current(id, at: now)
+    self.transactions[id]?.lastUsed = now
+    if self.transactions[id]?.dependencies.collections[collection] == nil {
+      self.transactions[id]?.dependencies.collections[collection] = version
+    }
+  }
+
+  /// A transaction ends, by commit or rollback.
+  ///
+  /// - Returns: What its commit depends on.
+  package mutating func ended(
+    _ id: ID, at now: Timestamp
+  ) throws(GatewayError) -> (dependencies: Dependencies, isReadOnly: Bool) {
+    let transaction = try self.current(id, at: now)
+    self.transactions[id] = nil
+    return (transaction.dependencies, transaction.isReadOnly)
+  }
+
+  private mutating func current(
+    _ id: ID, at now: Timestamp
+  ) throws(GatewayError) -> Transaction {
+    guard let transaction = self.transactions[id] else { throw .unknownTransaction }
+    if self.isOld(transaction, at: now) {
+      self.transactions[id] = nil
+      throw .unknownTransaction
+    }
+    return transaction
+  }
+
+  private func isOld(_ transaction: Transaction, at now: Timestamp) -> Bool {
+    now - transaction.lastUsed > self.policy.transactionIdle
+      || now - transaction.begun > self.policy.transactionLife
+  }
+
+  private mutating func forgetOld(at now: Timestamp) {
+    var passed = 0
+    for id in self.order {
+      if let transaction = self.transactions[id] {
+        // Those behind it began later; the idle ones among them go when they are asked for, or
+        // come to the front.
+        guard self.isOld(transaction, at: now) else { break }
+        self.transactions[id] = nil
+      }
+      passed += 1
+    }
+    self.order.removeFirst(passed)
+  }
+}
