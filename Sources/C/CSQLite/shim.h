@@ -1,1 +1,14 @@
+#ifndef MILLRACE_CSQLITE_SHIM_H
+#define MILLRACE_CSQLITE_SHIM_H
+
 #include <sqlite3.h>
+
+/* Swift sees no casts in macros, so SQLITE_TRANSIENT is out of its reach; and a null pointer would
+   bind NULL where an empty blob is meant. */
+static inline int csqlite_bind_copy(sqlite3_stmt *statement, int index, const void *bytes,
+                                    sqlite3_uint64 count) {
+  if (count == 0) return sqlite3_bind_zeroblob(statement, index, 0);
+  return sqlite3_bind_blob64(statement, index, bytes, count, SQLITE_TRANSIENT);
+}
+
+#endif

@@ -1,4 +1,7 @@
+import DatastoreGatewayService
+import ServiceRuntime
+
 @main
-struct Main {
-  static func main() {}
+struct Program {
+  static func main() async { await ServiceRuntime.run(DatastoreGateway.self) }
 }

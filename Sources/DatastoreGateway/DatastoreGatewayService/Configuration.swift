@@ -1,0 +1,42 @@
+import ServiceRuntime
+
+/// The gateway's settings, beside those that every service has.
+package struct Configuration: Sendable {
+  package static let settings: [Setting] = [
+    Setting(
+      "read-threads", default: "4", kind: .integer,
+      help: "Threads that read the store; more help on disks that take many requests at once"),
+    Setting(
+      "batch-commits", default: "1024", kind: .integer,
+      help: "Commits that are made durable together, at most"),
+    Setting(
+      "batch-size", default: "8MiB", kind: .byteCount,
+      help: "Bytes of commits that are made durable together, at most"),
+    Setting(
+      "queue-commits", default: "8192", kind: .integer,
+      help: "Commits that may wait; more are answered RESOURCE_EXHAUSTED"),
+    Setting(
+      "queue-size", default: "128MiB", kind: .byteCount,
+      help: "Bytes of commits that may wait; more are answered RESOURCE_EXHAUSTED"),
+    Setting(
+      "queue-reads", default: "8192", kind: .integer,
+      help: "Lookups and queries that may wait; more are answered RESOURCE_EXHAUSTED"),
+    Setting(
+      "slow-query", default: "500ms", kind: .duration,
+      help: "Queries that take longer are logged with their plan"),
+  ]
+
+  package var readThreads: Int
+  package var limits = SQLiteStore.Limits()
+  package var slowQuery: Duration
+
+  package init(_ settings: SettingValues) throws(SettingError) {
+    self.readThreads = try settings.int("read-threads", in: 1...256)
+    self.limits.batchCommits = try settings.int("batch-commits", in: 1...65_536)
+    self.limits.batchBytes = Int(try settings.byteCount("batch-size"))
+    self.limits.queuedCommits = try settings.int("queue-commits", in: 1...1_000_000)
+    self.limits.queuedBytes = Int(try settings.byteCount("queue-size"))
+    self.limits.queuedReads = try settings.int("queue-reads", in: 1...1_000_000)
+    self.slowQuery = try settings.duration("slow-query")
+  }
+}

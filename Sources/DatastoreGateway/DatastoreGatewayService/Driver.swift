@@ -1,0 +1,161 @@
+import BuildProtos
+import DatastoreGatewayCore
+import Domain
+import Logging
+import Synchronization
+
+/// Feeds the table of transactions and the store, and joins what they say.
+final class Driver: Sendable {
+  let store: any EntityStore
+  let policy: Policy
+  let clock: @Sendable () -> Timestamp
+  private let transactions: Mutex<TransactionTable>
+  private let slowQuery: Duration
+  private let logger: Logger
+
+  /// Commits that met an allocated id in use are tried with another so often: the ids are from
+  /// 2^52, so a second time is rare already.
+  private static let allocationAttempts = 8
+
+  init(
+    store: any EntityStore, policy: Policy, slowQuery: Duration, logger: Logger,
+    clock: @escaping @Sendable () -> Timestamp
+  ) {
+    self.store = store
+    self.policy = policy
+    self.slowQuery = slowQuery
+    self.logger = logger
+    self.clock = clock
+    self.transactions = Mutex(
+      TransactionTable(policy: policy, instance: UInt64.random(in: .min ... .max)))
+  }
+
+  // MARK: - Transactions
+
+  var openTransactions: Int { self.transactions.withLock { $0.count } }
+
+  func begin(isReadOnly: Bool) throws(GatewayError) -> TransactionTable.ID {
+    let now = self.clock()
+    return try self.transactions.withLock { (table) throws(GatewayError) in
+      try table.begun(isReadOnly: isReadOnly, at: now)
+    }
+  }
+
+  func end(
+    _ id: TransactionTable.ID
+  ) throws(GatewayError) -> (dependencies: TransactionTable.Dependencies, isReadOnly: Bool) {
+    let now = self.clock()
+    return try self.transactions.withLock { (table) throws(GatewayError) in
+      try table.ended(id, at: now)
+    }
+  }
+
+  /// Refuses a transaction that is over before anything is read for it.
+  private func use(_ id: TransactionTable.ID) throws(GatewayError) {
+    let now = self.clock()
+    try self.transactions.withLock { (table) throws(GatewayError) in
+      try table.used(id, at: now)
+    }
+  }
+
+  // MARK: - Calls
+
+  func lookup(
+    _ keys: [Key], in transaction: TransactionTable.ID?
+  ) async throws -> LookupAnswer {
+    if let transaction { try self.use(transaction) }
+    let addresses = keys.map(\.address)
+    let answer = try await self.store.lookup(addresses)
+    if let transaction {
+      let read = zip(addresses, answer.entities).map { address, entity in
+        (address, entity?.version.version ?? 0)
+      }
+      let now = self.clock()
+      try self.transactions.withLock { (table) throws(GatewayError) in
+        try table.read(read, in: transaction, at: now)
+      }
+    }
+    return answer
+  }
+
+  func run(
+    _ query: ResolvedQuery, in transaction: TransactionTable.ID?
+  ) async throws -> QueryAnswer {
+    if let transaction { try self.use(transaction) }
+    let clock = ContinuousClock()
+    let begin = clock.now
+    let answer = try await self.store.run(query)
+    let duration = clock.now - begin
+    if duration > self.slowQuery {
+      self.logger.warning(
+        "slow query",
+        metadata: [
+          "kind": "\((try? query.collection.parts().kind.text) ?? "?")",
+          "plan": "\(answer.plan)", "rows": "\(answer.scanned)",
+          "results": "\(answer.results.count)", "seconds": "\(duration / .seconds(1))",
+        ])
+    }
+    if let transaction {
+      let now = self.clock()
+      try self.transactions.withLock { (table) throws(GatewayError) in
+        try table.queried(query.collection, version: answer.version, in: transaction, at: now)
+      }
+    }
+    return answer
+  }
+
+  /// Makes changes, with ids for the keys that lack one.
+  ///
+  /// - Returns: And the keys that got one, by the number of their change.
+  func commit(
+    _ changes: [Mapping.Change], dependencies: TransactionTable.Dependencies
+  ) async throws -> (CommitAnswer, [Int: Key]) {
+    let incomplete = changes.indices.filter { !changes[$0].key.isComplete }
+    for attempt in 1... {
+      var allocated: [Int: Key] = [:]
+      if !incomplete.isEmpty {
+        let ids = try await self.store.allocateIDs(incomplete.count)
+        for (number, id) in zip(incomplete, ids) {
+          allocated[number] = changes[number].key.completed(by: id)
+        }
+      }
+      var commit = Commit(changes: [], dependencies: dependencies)
+      commit.changes.reserveCapacity(changes.count)
+      for (number, change) in changes.enumerated() {
+        commit.changes.append(
+          try Mapping.prepared(
+            change, key: allocated[number] ?? change.key, isAllocated: allocated[number] != nil,
+            policy: self.policy))
+      }
+      do {
+        return (try await self.store.commit(commit), allocated)
+      } catch let error as AllocatedIDTaken {
+        if attempt == Self.allocationAttempts { throw error }
+      }
+    }
+    preconditionFailure("unreachable: the loop returns or throws")
+  }
+
+  func allocate(_ keys: [Key]) async throws -> [Key] {
+    var keys = keys
+    var open = Array(keys.indices)
+    for attempt in 1... {
+      let ids = try await self.store.allocateIDs(open.count)
+      for (number, id) in zip(open, ids) { keys[number] = keys[number].completed(by: id) }
+      let taken = try await self.store.areTaken(open.map { keys[$0].address })
+      open = zip(open, taken).filter(\.1).map(\.0)
+      if open.isEmpty { return keys }
+      if attempt == Self.allocationAttempts { throw AllocatedIDTaken() }
+    }
+    preconditionFailure("unreachable: the loop returns or throws")
+  }
+}
+
+extension Key {
+  /// The key with an id in its last element.
+  fileprivate func completed(by id: Int64) -> Key {
+    var key = self
+    key.path[key.path.count - 1].identity = .id(id)
+    return key
+  }
+}

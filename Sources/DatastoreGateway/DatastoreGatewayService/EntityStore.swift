@@ -1,0 +1,119 @@
+import BuildProtos
+import DatastoreGatewayCore
+import Domain
+
+/// Where entities are kept. One interface for every store that the gateway can stand on.
+///
+/// Calls are answered from threads or connections of the store's own; none blocks an event loop.
+/// They throw `GatewayError` for what the request and the stored entities decide, and
+/// `StoreFailure` for what ails the store.
+package protocol EntityStore: Sendable {
+  /// What is stored under each address, all as of one moment.
+  func lookup(_ addresses: [EntityAddress]) async throws -> LookupAnswer
+  /// The next results of a query.
+  func run(_ query: ResolvedQuery) async throws -> QueryAnswer
+  /// Makes all of a commit's changes, or none; answers when they are durable.
+  func commit(_ commit: Commit) async throws -> CommitAnswer
+  /// Ids that were never given before and never will be again.
+  func allocateIDs(_ count: Int) async throws -> [Int64]
+  /// Keeps the ids of these keys from ever being allocated.
+  func reserve(_ addresses: [EntityAddress]) async throws
+  /// Which of these keys are in use or reserved, so that an id must not be given again.
+  func areTaken(_ addresses: [EntityAddress]) async throws -> [Bool]
+  /// Takes no more commits; returns when those that wait are answered.
+  func drain() async
+  /// Why writes fail, if they do. Reads may work all the same.
+  var trouble: StoreFailure? { get }
+}
+
+/// An entity as a store gives it.
+package struct StoredEntity: Sendable {
+  package var entity: DatastoreV1.Entity
+  package var version: StoredVersion
+  /// How large its encoding is.
+  package var byteCount: Int
+}
+
+/// What a lookup found.
+package struct LookupAnswer: Sendable {
+  /// For each address, in the order of the addresses; `nil` where there is no entity.
+  package var entities: [StoredEntity?]
+  /// How many of the addresses were looked up: the answer would have become too large for more.
+  package var count: Int
+  /// The store's version at that moment.
+  package var version: Int64
+}
+
+/// What a query found.
+package struct QueryAnswer: Sendable {
+  package struct Result: Sendable {
+    package var position: Position
+    /// `nil` where only keys were asked for.
+    package var stored: StoredEntity?
+  }
+
+  package var results: [Result]
+  package var skipped: Int
+  package var skippedPosition: Position?
+  package var endPosition: Position?
+  package var rest: QueryBatch<StoredEntity>.Rest
+  /// The store's version at that moment.
+  package var version: Int64
+  /// For the log of slow queries.
+  package var plan: Plan
+  package var scanned: Int
+}
+
+/// One caller's changes.
+package struct Commit: Sendable {
+  /// One change, with what is to be stored.
+  package struct Change: Sendable {
+    package var mutation: Mutation
+    package var address: EntityAddress
+    /// The entity's encoding; empty for a deletion.
+    package var content: [UInt8]
+    package var indexEntries: [IndexEntry]
+    /// Whether the key's id was allocated for this commit: then nothing may have it.
+    package var isAllocated: Bool
+
+    package init(
+      mutation: Mutation, address: EntityAddress, content: [UInt8] = [],
+      indexEntries: [IndexEntry] = [], isAllocated: Bool = false
+    ) {
+      self.mutation = mutation
+      self.address = address
+      self.content = content
+      self.indexEntries = indexEntries
+      self.isAllocated = isAllocated
+    }
+  }
+
+  package var changes: [Change]
+  /// What must still be as it was read.
+  package var dependencies: TransactionTable.Dependencies
+
+  package init(
+    changes: [Change],
+    dependencies: TransactionTable.Dependencies = TransactionTable.Dependencies()
+  ) {
+    self.changes = changes
+    self.dependencies = dependencies
+  }
+
+  /// What it holds in memory while it waits, about.
+  package var byteCount: Int {
+    self.changes.reduce(256) { $0 + $1.content.count + $1.address.path.bytes.count + 256 }
+  }
+}
+
+/// What became of a commit.
+package struct CommitAnswer: Sendable {
+  package var results: [CommitMachine.Result]
+  /// Index rows that were written or removed.
+  package var indexUpdates: Int
+  /// The commit's version, which is its time.
+  package var version: Int64
+}
+
+/// An allocated id turned out to be in use: the commit was refused, and may be tried with another.
+struct AllocatedIDTaken: Error {}

@@ -1,0 +1,267 @@
+import BuildProtos
+import DatastoreGatewayCore
+import Domain
+import RPC
+import ServiceRuntime
+
+/// Google's Datastore API: translates, and asks the driver.
+struct Handlers: DatastoreV1.DatastoreService {
+  private let driver: Driver
+  private let metrics: Metrics
+
+  init(driver: Driver, metrics: Metrics) {
+    self.driver = driver
+    self.metrics = metrics
+  }
+
+  /// Counts a call, and gives its errors the form of the wire.
+  private func counted<Answer>(
+    _ method: String, _ body: () async throws -> Answer
+  ) async throws -> Answer {
+    let clock = ContinuousClock()
+    let begin = clock.now
+    do {
+      let answer = try await body()
+      self.metrics.ended(method, .ok, after: clock.now - begin)
+      return answer
+    } catch {
+      self.metrics.ended(method, Mapping.outcome(error), after: clock.now - begin)
+      throw Mapping.rpcError(error)
+    }
+  }
+
+  private func scope(
+    _ project: String, _ database: String
+  ) throws(GatewayError) -> EntityCodec.Scope {
+    try EntityCodec.Scope(project: project, database: database)
+  }
+
+  // MARK: - Reading
+
+  func lookup(
+    _ request: DatastoreV1.LookupRequest, context: ServerContext
+  ) async throws -> DatastoreV1.LookupResponse {
+    try await self.counted("Lookup") {
+      let scope = try self.scope(request.projectID, request.databaseID)
+      if request.propertyMask != nil { throw GatewayError.unsupported("a lookup's property_mask") }
+      if request.keys.count > self.driver.policy.maximumLookupKeys {
+        throw GatewayError.invalid(
+          "Lookup of \(request.keys.count) keys, more than "
+            + "\(self.driver.policy.maximumLookupKeys).")
+      }
+      let validation = Validation(policy: self.driver.policy)
+      var keys: [Key] = []
+      var seen: Set<Key> = []
+      for proto in request.keys {
+        let key = try EntityCodec.key(proto, in: scope)
+        try validation.check(key, .complete)
+        if seen.insert(key).inserted { keys.append(key) }
+      }
+      let transaction = try self.transaction(request.readOptions)
+      let answer = try await self.driver.lookup(keys, in: transaction.id)
+      var response = DatastoreV1.LookupResponse(
+        transaction: transaction.isNew ? transaction.id?.bytes ?? [] : [],
+        readTime: EntityCodec.proto(
+          max(self.driver.clock(), Timestamp(microseconds: answer.version))))
+      for (key, stored) in zip(keys, answer.entities) {
+        if let stored {
+          response.found.append(Mapping.result(stored))
+        } else {
+          response.missing.append(Mapping.result(onlyKey: key, version: answer.version))
+        }
+      }
+      response.deferred = keys.dropFirst(answer.count).map(EntityCodec.proto)
+      return response
+    }
+  }
+
+  func runQuery(
+    _ request: DatastoreV1.RunQueryRequest, context: ServerContext
+  ) async throws -> DatastoreV1.RunQueryResponse {
+    try await self.counted("RunQuery") {
+      let scope = try self.scope(request.projectID, request.databaseID)
+      if request.propertyMask != nil { throw GatewayError.unsupported("a query's property_mask") }
+      if request.explainOptions != nil { throw GatewayError.unsupported("explaining a query") }
+      let partition = try EntityCodec.partition(request.partitionID, in: scope)
+      let proto: DatastoreV1.Query
+      switch request.queryType {
+      case nil: throw GatewayError.invalid("The request has no query.")
+      case .gqlQuery: throw GatewayError.unsupported("GQL")
+      case .query(let query): proto = query
+      }
+      let query = try ResolvedQuery(
+        QueryMapping.query(proto, partition: partition), policy: self.driver.policy)
+      let transaction = try self.transaction(request.readOptions)
+      let answer = try await self.driver.run(query, in: transaction.id)
+      return DatastoreV1.RunQueryResponse(
+        batch: try QueryMapping.proto(
+          answer, to: query, partition: partition, now: self.driver.clock()),
+        transaction: transaction.isNew ? transaction.id?.bytes ?? [] : [])
+    }
+  }
+
+  func runAggregationQuery(
+    _ request: DatastoreV1.RunAggregationQueryRequest, context: ServerContext
+  ) async throws -> DatastoreV1.RunAggregationQueryResponse {
+    try await self.counted("RunAggregationQuery") {
+      throw GatewayError.unsupported("RunAggregationQuery (count, sum and avg)")
+    }
+  }
+
+  /// The transaction that a read belongs to; begun if the read asks for it.
+  private func transaction(
+    _ options: DatastoreV1.ReadOptions?
+  ) throws(GatewayError) -> (id: TransactionTable.ID?, isNew: Bool) {
+    switch options?.consistencyType {
+    case nil: return (nil, false)
+    case .readConsistency(let consistency):
+      switch consistency {
+      // Every read here is strong, which an eventual one may be.
+      case .unspecified, .strong, .eventual: return (nil, false)
+      case .unrecognized(let number): throw .invalid("read_consistency \(number) is unknown")
+      }
+    case .transaction(let bytes): return (TransactionTable.ID(bytes: bytes), false)
+    case .newTransaction(let options): return (try self.begin(options), true)
+    case .readTime: throw .unsupported("a read at a read_time")
+    }
+  }
+
+  // MARK: - Transactions
+
+  private func begin(
+    _ options: DatastoreV1.TransactionOptions?
+  ) throws(GatewayError) -> TransactionTable.ID {
+    switch options?.mode {
+    case nil, .readWrite: return try self.driver.begin(isReadOnly: false)
+    case .readOnly(let options):
+      if options.readTime != nil { throw .unsupported("a read-only transaction at a read_time") }
+      return try self.driver.begin(isReadOnly: true)
+    }
+  }
+
+  func beginTransaction(
+    _ request: DatastoreV1.BeginTransactionRequest, context: ServerContext
+  ) async throws -> DatastoreV1.BeginTransactionResponse {
+    try await self.counted("BeginTransaction") {
+      _ = try self.scope(request.projectID, request.databaseID)
+      return DatastoreV1.BeginTransactionResponse(
+        transaction: try self.begin(request.transactionOptions).bytes)
+    }
+  }
+
+  func rollback(
+    _ request: DatastoreV1.RollbackRequest, context: ServerContext
+  ) async throws -> DatastoreV1.RollbackResponse {
+    try await self.counted("Rollback") {
+      _ = try self.scope(request.projectID, request.databaseID)
+      _ = try self.driver.end(TransactionTable.ID(bytes: request.transaction))
+      return DatastoreV1.RollbackResponse()
+    }
+  }
+
+  // MARK: - Writing
+
+  func commit(
+    _ request: DatastoreV1.CommitRequest, context: ServerContext
+  ) async throws -> DatastoreV1.CommitResponse {
+    try await self.counted("Commit") {
+      let scope = try self.scope(request.projectID, request.databaseID)
+      if request.mutations.count > self.driver.policy.maximumMutations {
+        throw GatewayError.invalid(
+          "Commit of \(request.mutations.count) mutations, more than "
+            + "\(self.driver.policy.maximumMutations).")
+      }
+      var changes: [Mapping.Change] = []
+      changes.reserveCapacity(request.mutations.count)
+      for mutation in request.mutations {
+        changes.append(
+          try Mapping.change(mutation, in: scope, policy: self.driver.policy))
+      }
+      let dependencies = try self.dependencies(of: request, changes)
+      if changes.isEmpty && dependencies.isEmpty { return DatastoreV1.CommitResponse() }
+      let (answer, allocated) = try await self.driver.commit(changes, dependencies: dependencies)
+      self.metrics.mutations.increment(by: Int64(changes.count))
+      return Mapping.proto(answer, allocated: allocated)
+    }
+  }
+
+  /// Ends the commit's transaction, if it has one.
+  ///
+  /// - Returns: What must not have changed.
+  private func dependencies(
+    of request: DatastoreV1.CommitRequest, _ changes: [Mapping.Change]
+  ) throws(GatewayError) -> TransactionTable.Dependencies {
+    switch (request.mode, request.transactionSelector) {
+    case (.unrecognized(let number), _): throw .invalid("commit mode \(number) is unknown")
+    case (.nonTransactional, nil):
+      var seen: Set<Key> = []
+      for change in changes where change.key.isComplete && !seen.insert(change.key).inserted {
+        throw .invalid(
+          "A non-transactional commit may not contain multiple mutations affecting the same "
+            + "entity. (\(change.key))")
+      }
+      return TransactionTable.Dependencies()
+    case (.nonTransactional, _):
+      throw .invalid("A non-transactional commit must not name a transaction.")
+    case (.unspecified, nil), (.transactional, nil):
+      throw .invalid("transactional commit requires a transaction")
+    case (.unspecified, .transaction(let bytes)), (.transactional, .transaction(let bytes)):
+      let ended = try self.driver.end(TransactionTable.ID(bytes: bytes))
+      if ended.isReadOnly {
+        try self.refuseChanges(changes)
+        // What it read was true when it was read; nothing depends on it any more.
+        return TransactionTable.Dependencies()
+      }
+      return ended.dependencies
+    case (.unspecified, .singleUseTransaction(let options)),
+      (.transactional, .singleUseTransaction(let options)):
+      if case .readOnly = options.mode { try self.refuseChanges(changes) }
+      return TransactionTable.Dependencies()
+    }
+  }
+
+  private func refuseChanges(_ changes: [Mapping.Change]) throws(GatewayError) {
+    if !changes.isEmpty { throw .invalid("A read-only transaction must not change entities.") }
+  }
+
+  // MARK: - Ids
+
+  func allocateIds(
+    _ request: DatastoreV1.AllocateIdsRequest, context: ServerContext
+  ) async throws -> DatastoreV1.AllocateIdsResponse {
+    try await self.counted("AllocateIds") {
+      let keys = try self.keys(request.keys, request.projectID, request.databaseID, .incomplete)
+      return DatastoreV1.AllocateIdsResponse(
+        keys: try await self.driver.allocate(keys).map(EntityCodec.proto))
+    }
+  }
+
+  func reserveIds(
+    _ request: DatastoreV1.ReserveIdsRequest, context: ServerContext
+  ) async throws -> DatastoreV1.ReserveIdsResponse {
+    try await self.counted("ReserveIds") {
+      let keys = try self.keys(request.keys, request.projectID, request.databaseID, .complete)
+      if !keys.isEmpty { try await self.driver.store.reserve(keys.map(\.address)) }
+      return DatastoreV1.ReserveIdsResponse()
+    }
+  }
+
+  private func keys(
+    _ keys: [DatastoreV1.Key], _ project: String, _ database: String,
+    _ completeness: Validation.Completeness
+  ) throws(GatewayError) -> [Key] {
+    let scope = try self.scope(project, database)
+    if keys.count > self.driver.policy.maximumLookupKeys {
+      throw .invalid(
+        "The request has \(keys.count) keys, more than \(self.driver.policy.maximumLookupKeys).")
+    }
+    let validation = Validation(policy: self.driver.policy)
+    var result: [Key] = []
+    for proto in keys {
+      let key = try EntityCodec.key(proto, in: scope)
+      try validation.check(key, completeness)
+      result.append(key)
+    }
+    return result
+  }
+}

@@ -1,0 +1,64 @@
+import ServiceRuntime
+
+/// What the gateway counts.
+package struct Metrics: Sendable {
+  /// Powers of two: how many callers one synchronisation of the disk served.
+  private static let batchSizes: [Double] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024]
+  /// From a lookup in memory to a client's deadline.
+  private static let latencies: [Double] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30,
+  ]
+
+  /// How a call ended.
+  package enum Outcome: String, CaseIterable, Sendable {
+    case ok
+    /// The caller's doing: it would be so again.
+    case refused
+    /// Too much to do, or contention: it may work later.
+    case pushedBack = "pushed_back"
+    /// The store's doing.
+    case failed
+  }
+
+  package let batchSize: Histogram
+  package let batchDuration: Histogram
+  package let mutations: Counter
+  private let durations: [String: Histogram]
+  private let calls: [String: Counter]
+
+  package static let methods = [
+    "Lookup", "RunQuery", "RunAggregationQuery", "BeginTransaction", "Commit", "Rollback",
+    "AllocateIds", "ReserveIds",
+  ]
+
+  package init(_ registry: MetricsRegistry) {
+    self.batchSize = registry.histogram(
+      "millrace_gateway_commit_batch_size",
+      help: "Commits that were made durable together.", buckets: Self.batchSizes)
+    self.batchDuration = registry.histogram(
+      "millrace_gateway_commit_batch_duration_seconds",
+      help: "How long writing one batch took, the disk's part included.",
+      buckets: Self.latencies)
+    self.mutations = registry.counter(
+      "millrace_gateway_mutations_total", help: "Changes of entities in successful commits.")
+    var durations: [String: Histogram] = [:]
+    var calls: [String: Counter] = [:]
+    for method in Self.methods {
+      durations[method] = registry.histogram(
+        "millrace_gateway_call_duration_seconds", help: "How long a call took.",
+        labels: ["method": method], buckets: Self.latencies)
+      for outcome in Outcome.allCases {
+        calls["\(method) \(outcome.rawValue)"] = registry.counter(
+          "millrace_gateway_calls_total", help: "Calls by how they ended.",
+          labels: ["method": method, "outcome": outcome.rawValue])
+      }
+    }
+    self.durations = durations
+    self.calls = calls
+  }
+
+  package func ended(_ method: String, _ outcome: Outcome, after duration: Duration) {
+    self.durations[method]?.observe(duration)
+    self.calls["\(method) \(outcome.rawValue)"]?.increment()
+  }
+}

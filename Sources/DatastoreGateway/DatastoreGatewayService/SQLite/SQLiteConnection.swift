@@ -1,0 +1,193 @@
+import CSQLite
+import Glibc
+
+/// One connection to a database file, with the statements that were prepared on it.
+///
+/// Not for two threads at once: whoever holds it sees to that.
+final class SQLiteConnection {
+  enum Mode {
+    case readWrite
+    /// Reads only; the file must exist.
+    case readOnly
+  }
+
+  let path: String
+  private let handle: OpaquePointer
+  /// Prepared and at rest; one that is stepped is not among them.
+  private var idle: [String: [SQLiteStatement]] = [:]
+
+  /// Statements of one text that are kept when they come to rest: joins of a few scans of one form
+  /// are common, more are not worth the memory.
+  private static let idleStatementsPerText = 4
+  /// How long a call waits for another process that holds the file.
+  private static let busyMilliseconds: Int32 = 2_000
+
+  init(path: String, mode: Mode) throws(StoreFailure) {
+    var handle: OpaquePointer?
+    let access: Int32 =
+      switch mode {
+      case .readWrite: SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE
+      case .readOnly: SQLITE_OPEN_READONLY
+      }
+    let code = sqlite3_open_v2(path, &handle, access | SQLITE_OPEN_NOMUTEX, nil)
+    guard let handle else {
+      throw StoreFailure(.other, "\(path): SQLite could not be opened: out of memory")
+    }
+    guard code == SQLITE_OK else {
+      let failure = Self.failure(handle, path: path, during: "opening it")
+      sqlite3_close_v2(handle)
+      throw failure
+    }
+    self.path = path
+    self.handle = handle
+    sqlite3_extended_result_codes(handle, 1)
+    sqlite3_busy_timeout(handle, Self.busyMilliseconds)
+  }
+
+  deinit {
+    self.idle.removeAll()
+    // Statements that are still held are finalized later; then it closes.
+    sqlite3_close_v2(self.handle)
+  }
+
+  /// A statement, prepared or again at rest. It comes back by ``giveBack(_:)``.
+  func take(_ text: String) throws(StoreFailure) -> SQLiteStatement {
+    if let statement = self.idle[text]?.popLast() { return statement }
+    var handle: OpaquePointer?
+    let flags = UInt32(SQLITE_PREPARE_PERSISTENT)
+    guard sqlite3_prepare_v3(self.handle, text, -1, flags, &handle, nil) == SQLITE_OK,
+      let handle
+    else { throw self.failure(during: "preparing \"\(text)\"") }
+    return SQLiteStatement(handle, text: text, connection: self)
+  }
+
+  func giveBack(_ statement: SQLiteStatement) {
+    statement.reset()
+    if self.idle[statement.text, default: []].count < Self.idleStatementsPerText {
+      self.idle[statement.text]?.append(statement)
+    }
+  }
+
+  /// Runs a statement once with what `body` binds and reads.
+  func with<Result>(
+    _ text: String, _ body: (SQLiteStatement) throws(StoreFailure) -> Result
+  ) throws(StoreFailure) -> Result {
+    let statement = try self.take(text)
+    defer { self.giveBack(statement) }
+    return try body(statement)
+  }
+
+  /// Runs a statement without values and rows.
+  func execute(_ text: String) throws(StoreFailure) {
+    try self.with(text) { (statement) throws(StoreFailure) in
+      while try statement.step() {}
+    }
+  }
+
+  /// The first column of the only row.
+  func integer(_ text: String) throws(StoreFailure) -> Int64 {
+    try self.with(text) { (statement) throws(StoreFailure) in
+      guard try statement.step() else {
+        throw StoreFailure(.corrupt, "\(self.path): \"\(text)\" has no row")
+      }
+      return statement.integer(0)
+    }
+  }
+
+  var lastInsertedRow: Int64 { sqlite3_last_insert_rowid(self.handle) }
+  var isInTransaction: Bool { sqlite3_get_autocommit(self.handle) == 0 }
+
+  /// Copies what the log holds into the file, as far as readers let it.
+  func checkpoint() throws(StoreFailure) {
+    let code = sqlite3_wal_checkpoint_v2(
+      self.handle, nil, SQLITE_CHECKPOINT_PASSIVE, nil, nil)
+    guard code == SQLITE_OK || code == SQLITE_BUSY else {
+      throw self.failure(during: "moving its log into the file")
+    }
+  }
+
+  /// The error that the last call on this connection left.
+  func failure(during action: String) -> StoreFailure {
+    Self.failure(self.handle, path: self.path, during: action)
+  }
+
+  private static func failure(
+    _ handle: OpaquePointer, path: String, during action: String
+  ) -> StoreFailure {
+    let code = sqlite3_extended_errcode(handle)
+    let kind: StoreFailure.Kind =
+      switch code & 0xFF {
+      case SQLITE_FULL: .full
+      case SQLITE_READONLY, SQLITE_PERM: .readOnly
+      case SQLITE_BUSY, SQLITE_LOCKED: .locked
+      case SQLITE_CORRUPT, SQLITE_NOTADB: .corrupt
+      case SQLITE_IOERR: .inputOutput
+      case SQLITE_CANTOPEN: .inputOutput
+      default: .other
+      }
+    var text = "\(path): \(String(cString: sqlite3_errmsg(handle))) (SQLite \(code)"
+    let number = sqlite3_system_errno(handle)
+    if number != 0, kind != .corrupt { text += ", \(String(cString: strerror(number)))" }
+    text += ") while \(action)"
+    // A full disk shows itself as a failed write too.
+    return StoreFailure(
+      kind == .inputOutput && (number == ENOSPC || number == EDQUOT)
+        ? .full
+        : kind == .inputOutput && number == EROFS ? .readOnly : kind, text)
+  }
+}
+
+/// A prepared statement. It holds its connection's promise: one thread at a time.
+final class SQLiteStatement {
+  let text: String
+  private let handle: OpaquePointer
+  private unowned let connection: SQLiteConnection
+
+  fileprivate init(_ handle: OpaquePointer, text: String, connection: SQLiteConnection) {
+    self.handle = handle
+    self.text = text
+    self.connection = connection
+  }
+
+  deinit { sqlite3_finalize(self.handle) }
+
+  /// Binds the value of the parameter with this number, from 1.
+  func bind(_ index: Int32, _ value: Int64) {
+    let code = sqlite3_bind_int64(self.handle, index, value)
+    precondition(code == SQLITE_OK, "\"\(self.text)\" has no parameter \(index)")
+  }
+
+  func bind(_ index: Int32, _ bytes: [UInt8]) throws(StoreFailure) {
+    let code = bytes.withUnsafeBytes {
+      csqlite_bind_copy(self.handle, index, $0.baseAddress, UInt64($0.count))
+    }
+    // Beside a wrong index, memory or the largest size of a value.
+    guard code == SQLITE_OK else { throw self.connection.failure(during: "binding values") }
+  }
+
+  /// Goes to the next row, or does what the statement does.
+  ///
+  /// - Returns: Whether there is a row.
+  func step() throws(StoreFailure) -> Bool {
+    switch sqlite3_step(self.handle) {
+    case SQLITE_ROW: return true
+    case SQLITE_DONE: return false
+    default:
+      throw self.connection.failure(during: "running \"\(self.text)\"")
+    }
+  }
+
+  func integer(_ column: Int32) -> Int64 { sqlite3_column_int64(self.handle, column) }
+
+  func bytes(_ column: Int32) -> [UInt8] {
+    guard let start = sqlite3_column_blob(self.handle, column) else { return [] }
+    let count = Int(sqlite3_column_bytes(self.handle, column))
+    return Array(UnsafeRawBufferPointer(start: start, count: count))
+  }
+
+  /// Puts it to rest, so that it can be run again and holds no lock.
+  func reset() {
+    sqlite3_reset(self.handle)
+    sqlite3_clear_bindings(self.handle)
+  }
+}

@@ -1,0 +1,329 @@
+import BuildProtos
+import DatastoreGatewayCore
+import Domain
+import RPCCore
+
+/// The connection that writes. One thread has it.
+final class SQLiteWriter {
+  /// One caller's work.
+  enum Work: Sendable {
+    case commit(Commit)
+    /// Takes so many places of the counter of ids.
+    case idBlock(count: Int64)
+    case reserve([EntityAddress])
+    /// Writes what is there already, to see whether writing works.
+    case probe
+  }
+
+  /// What became of it.
+  enum Outcome: Sendable {
+    case committed(CommitAnswer)
+    /// The block begins here.
+    case idBlock(first: Int64)
+    case reserved
+    case probed
+    case refused(GatewayError)
+    case idTaken
+  }
+
+  /// A stored entity as a commit needs it.
+  private struct Stored {
+    var row: Int64
+    var version: StoredVersion
+    var content: [UInt8]
+  }
+
+  let connection: SQLiteConnection
+  private var names = SQLiteNames()
+  private let clock: @Sendable () -> Timestamp
+  /// The greatest version that was given.
+  private(set) var lastVersion: Int64
+  /// The version at which the file was opened: what has no entry in `changed` is older.
+  private let firstVersion: Int64
+  /// When each collection was last changed; for transactions that have queried it.
+  private var changed: [CollectionName: Int64] = [:]
+
+  /// Pages that the writer keeps: most of what it changes again stays in memory.
+  private static let cacheKibibytes = 65_536
+
+  init(
+    path: String, checkpointPages: Int, clock: @escaping @Sendable () -> Timestamp
+  ) throws(StoreFailure) {
+    self.connection = try SQLiteConnection(path: path, mode: .readWrite)
+    self.clock = clock
+    try self.connection.execute("PRAGMA journal_mode = WAL")
+    try self.connection.execute("PRAGMA synchronous = FULL")
+    try self.connection.execute("PRAGMA wal_autocheckpoint = \(checkpointPages)")
+    // After a checkpoint the log gives back what it took beyond twice its usual size.
+    try self.connection.execute("PRAGMA journal_size_limit = \(checkpointPages * 4_096 * 2)")
+    try self.connection.execute("PRAGMA cache_size = -\(Self.cacheKibibytes)")
+    try self.connection.execute("PRAGMA temp_store = MEMORY")
+    try SQLiteSchema.prepare(self.connection)
+    self.lastVersion = try self.connection.integer(
+      "SELECT value FROM facts WHERE name = 'last_version'")
+    self.firstVersion = self.lastVersion
+  }
+
+  /// Does all of a batch's work in one transaction. When this returns, all of it is durable.
+  ///
+  /// - Throws: What ails the store; then nothing of the batch was done, unless the failure says
+  ///   that this is not known.
+  func write(_ batch: [Work]) throws(StoreFailure) -> [Outcome] {
+    let versionBefore = self.lastVersion
+    try self.connection.execute("BEGIN IMMEDIATE")
+    var isCommitting = false
+    do throws(StoreFailure) {
+      var outcomes: [Outcome] = []
+      outcomes.reserveCapacity(batch.count)
+      var hasWrites = false
+      for work in batch {
+        outcomes.append(try self.apply(work, &hasWrites))
+      }
+      if hasWrites {
+        try self.setFact("last_version", self.lastVersion)
+        isCommitting = true
+        try self.connection.execute("COMMIT")
+      } else {
+        try self.connection.execute("ROLLBACK")
+      }
+      return outcomes
+    } catch {
+      var failure = error
+      // Some errors have ended the transaction already.
+      if self.connection.isInTransaction { try? self.connection.execute("ROLLBACK") }
+      self.names.forget()
+      // Versions only grow, given or not: readers may have seen the time.
+      self.lastVersion = max(versionBefore, self.lastVersion)
+      if isCommitting && failure.kind == .inputOutput {
+        failure = StoreFailure(
+          .outcomeUnknown, "\(failure); whether the commit will be there is not known")
+      }
+      throw failure
+    }
+  }
+
+  private func setFact(_ name: String, _ value: Int64) throws(StoreFailure) {
+    try self.connection.with("UPDATE facts SET value = ? WHERE name = '\(name)'") {
+      (statement) throws(StoreFailure) in
+      statement.bind(1, value)
+      _ = try statement.step()
+    }
+  }
+
+  private func apply(
+    _ work: Work, _ hasWrites: inout Bool
+  ) throws(StoreFailure) -> Outcome {
+    switch work {
+    case .commit(let commit): return try self.apply(commit, &hasWrites)
+    case .idBlock(let count):
+      let first = try self.connection.integer("SELECT value FROM facts WHERE name = 'next_id'")
+      try self.setFact("next_id", first + count)
+      hasWrites = true
+      return .idBlock(first: first)
+    case .reserve(let addresses):
+      for address in addresses {
+        let collection = try self.names.collectionForWriting(
+          address.collection, on: self.connection)
+        try self.connection.with("INSERT OR IGNORE INTO reserved_ids VALUES (?, ?)") {
+          (statement) throws(StoreFailure) in
+          statement.bind(1, collection)
+          try statement.bind(2, address.path.bytes)
+          _ = try statement.step()
+        }
+      }
+      hasWrites = true
+      return .reserved
+    case .probe:
+      hasWrites = true
+      return .probed
+    }
+  }
+
+  private func apply(
+    _ commit: Commit, _ hasWrites: inout Bool
+  ) throws(StoreFailure) -> Outcome {
+    if let contention = try self.contention(commit.dependencies) { return .refused(contention) }
+    let version = max(self.lastVersion + 1, self.clock().microseconds)
+    self.lastVersion = version
+    var machine = CommitMachine(version: version)
+    var stored: [EntityAddress: Stored] = [:]
+    for change in commit.changes {
+      if change.isAllocated,
+        let collection = try self.names.collection(
+          change.address.collection, on: self.connection),
+        try self.connection.isTaken(change.address.path, in: collection)
+      {
+        return .idTaken
+      }
+      let refusal = try machine.add(
+        change.mutation, at: change.address,
+        stored: { () throws(StoreFailure) in
+          let found = try self.stored(at: change.address)
+          stored[change.address] = found
+          return found?.version
+        },
+        isSame: { (earlier: Int?) throws(StoreFailure) in
+          if let earlier { return commit.changes[earlier].content == change.content }
+          return stored[change.address]?.content == change.content
+        })
+      if let refusal { return .refused(refusal) }
+    }
+    // All is decided: from here on only the disk can refuse.
+    var indexUpdates = 0
+    for (address, write) in machine.writes {
+      hasWrites = true
+      indexUpdates += try self.carryOut(
+        write, at: address, over: stored[address], from: commit.changes)
+      self.changed[address.collection] = version
+    }
+    return .committed(
+      CommitAnswer(results: machine.results, indexUpdates: indexUpdates, version: version))
+  }
+
+  /// Whether something that a transaction read has changed.
+  private func contention(
+    _ dependencies: TransactionTable.Dependencies
+  ) throws(StoreFailure) -> GatewayError? {
+    for (collection, version) in dependencies.collections
+    where self.changed[collection] ?? self.firstVersion > version {
+      let kind = try? collection.parts().kind
+      return .contention("kind \(kind ?? "?")")
+    }
+    for (address, version) in dependencies.entities {
+      let current = try self.version(at: address)
+      if current != version {
+        let path = try? address.path.elements()
+        let key = path.map {
+          Key(partition: PartitionID(project: ""), path: $0).description
+        }
+        return .contention("entity \(key ?? "?")")
+      }
+    }
+    return nil
+  }
+
+  /// 0 for no entity.
+  private func version(at address: EntityAddress) throws(StoreFailure) -> Int64 {
+    guard
+      let collection = try self.names.collection(address.collection, on: self.connection)
+    else { return 0 }
+    return try self.connection.with(
+      "SELECT version FROM entities WHERE collection = ? AND path = ?"
+    ) { (statement) throws(StoreFailure) -> Int64 in
+      statement.bind(1, collection)
+      try statement.bind(2, address.path.bytes)
+      return try statement.step() ? statement.integer(0) : 0
+    }
+  }
+
+  private func stored(at address: EntityAddress) throws(StoreFailure) -> Stored? {
+    guard
+      let collection = try self.names.collection(address.collection, on: self.connection)
+    else { return nil }
+    return try self.connection.with(
+      "SELECT id, version, created, content FROM entities WHERE collection = ? AND path = ?"
+    ) { (statement) throws(StoreFailure) -> Stored? in
+      statement.bind(1, collection)
+      try statement.bind(2, address.path.bytes)
+      guard try statement.step() else { return nil }
+      return Stored(
+        row: statement.integer(0),
+        version: StoredVersion(
+          version: statement.integer(1),
+          createTime: Timestamp(microseconds: statement.integer(2))),
+        content: statement.bytes(3))
+    }
+  }
+
+  /// - Returns: Index rows that were written or removed.
+  private func carryOut(
+    _ write: CommitMachine.Write, at address: EntityAddress, over stored: Stored?,
+    from changes: [Commit.Change]
+  ) throws(StoreFailure) -> Int {
+    let collection = try self.names.collectionForWriting(
+      address.collection, on: self.connection)
+    let old = try stored.map { (stored) throws(StoreFailure) in
+      try DatastoreV1.Entity(stored: stored.content, in: self.connection.path)
+        .indexEntries(in: self.connection.path)
+    }
+    guard let content = write.content, let after = write.after else {
+      guard let stored else { return 0 }
+      try self.connection.with("DELETE FROM entities WHERE id = ?") {
+        (statement) throws(StoreFailure) in
+        statement.bind(1, stored.row)
+        _ = try statement.step()
+      }
+      return try self.replaceRows(
+        of: stored.row, at: address.path, in: collection, old ?? [], by: [])
+    }
+    let change = changes[content]
+    let row: Int64
+    if let stored {
+      row = stored.row
+      try self.connection.with(
+        "UPDATE entities SET version = ?, created = ?, content = ? WHERE id = ?"
+      ) { (statement) throws(StoreFailure) in
+        statement.bind(1, after.version)
+        statement.bind(2, after.createTime.microseconds)
+        try statement.bind(3, change.content)
+        statement.bind(4, stored.row)
+        _ = try statement.step()
+      }
+    } else {
+      row = try self.connection.with(
+        """
+        INSERT INTO entities (collection, path, version, created, content)
+          VALUES (?, ?, ?, ?, ?)
+        """
+      ) { (statement) throws(StoreFailure) -> Int64 in
+        statement.bind(1, collection)
+        try statement.bind(2, address.path.bytes)
+        statement.bind(3, after.version)
+        statement.bind(4, after.createTime.microseconds)
+        try statement.bind(5, change.content)
+        _ = try statement.step()
+        return self.connection.lastInsertedRow
+      }
+    }
+    return try self.replaceRows(
+      of: row, at: address.path, in: collection, old ?? [], by: change.indexEntries)
+  }
+
+  /// Writes what differs between two lists of entries, both sorted.
+  private func replaceRows(
+    of entity: Int64, at path: PathBytes, in collection: Int64, _ old: [IndexEntry],
+    by new: [IndexEntry]
+  ) throws(StoreFailure) -> Int {
+    if old == new { return 0 }
+    let (before, after) = (Set(old), Set(new))
+    var count = 0
+    for entry in old where !after.contains(entry) {
+      count += 1
+      let property = try self.names.propertyForWriting(
+        entry.property, of: collection, on: self.connection)
+      try self.connection.with(
+        "DELETE FROM property_rows WHERE property = ? AND value = ? AND path = ?"
+      ) { (statement) throws(StoreFailure) in
+        statement.bind(1, property)
+        try statement.bind(2, entry.value)
+        try statement.bind(3, path.bytes)
+        _ = try statement.step()
+      }
+    }
+    for entry in new where !before.contains(entry) {
+      count += 1
+      let property = try self.names.propertyForWriting(
+        entry.property, of: collection, on: self.connection)
+      try self.connection.with("INSERT INTO property_rows VALUES (?, ?, ?, ?, ?)") {
+        (statement) throws(StoreFailure) in
+        statement.bind(1, property)
+        try statement.bind(2, entry.value)
+        try statement.bind(3, path.bytes)
+        statement.bind(4, entity)
+        statement.bind(5, entry.isRepeated ? 1 : 0)
+        _ = try statement.step()
+      }
+    }
+    return count
+  }
+}

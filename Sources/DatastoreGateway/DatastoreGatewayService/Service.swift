@@ -1,0 +1,101 @@
+import DatastoreGatewayCore
+import Glibc
+import Logging
+import RPC
+import ServiceRuntime
+import Synchronization
+
+/// The datastore-gateway: Google's Datastore API over a store of our own.
+package final class DatastoreGateway: ServiceProgram {
+  package static let name = "datastore-gateway"
+  package static let summary = "Serves Google's Datastore API over a store of its own."
+  package static let defaultListen = "127.0.0.1:7104"
+  package static let defaultAdminListen = "127.0.0.1:7204"
+  package static let settings = Configuration.settings
+  /// The store's file, in the data directory; beside it SQLite keeps its log.
+  package static let fileName = "datastore.sqlite"
+
+  private static let probeInterval = Duration.seconds(5)
+
+  private let store: SQLiteStore
+  private let driver: Driver
+  private let metrics: Metrics
+  private let isDraining = Atomic(false)
+
+  package init(_ environment: ServiceEnvironment) async throws {
+    let configuration = try Configuration(environment.settings)
+    let metrics = Metrics(environment.metrics)
+    let path = "\(environment.dataDirectory)/\(Self.fileName)"
+    var storeConfiguration = SQLiteStore.Configuration(path: path)
+    storeConfiguration.readers = configuration.readThreads
+    storeConfiguration.limits = configuration.limits
+    let store = try SQLiteStore(
+      storeConfiguration, metrics: metrics, logger: environment.logger)
+    if let trouble = store.trouble {
+      environment.logger.error(
+        "the store refuses writes; it can be read", metadata: ["error": "\(trouble)"])
+    }
+    let driver = Driver(
+      store: store, policy: storeConfiguration.policy, slowQuery: configuration.slowQuery,
+      logger: environment.logger, clock: SystemClock.now)
+    self.store = store
+    self.driver = driver
+    self.metrics = metrics
+    Self.register(environment.metrics, store, driver, path: path)
+  }
+
+  private static func register(
+    _ registry: MetricsRegistry, _ store: SQLiteStore, _ driver: Driver, path: String
+  ) {
+    registry.gauge("millrace_gateway_queued_commits", help: "Commits that wait to be written.") {
+      Double(store.queuedCommits)
+    }
+    registry.gauge(
+      "millrace_gateway_open_reads", help: "Lookups and queries that run or wait for a thread."
+    ) { Double(store.queuedReads) }
+    registry.gauge("millrace_gateway_open_transactions", help: "Transactions under way.") {
+      Double(driver.openTransactions)
+    }
+    registry.gauge(
+      "millrace_gateway_writable", help: "1 while the store takes writes, 0 while it refuses them."
+    ) { store.trouble == nil ? 1 : 0 }
+    for (suffix, part) in [("", "file"), ("-wal", "log")] {
+      registry.gauge(
+        "millrace_gateway_store_bytes", help: "Sizes of the store's file and of its log.",
+        labels: ["part": part]
+      ) { fileSize(path + suffix) }
+    }
+  }
+
+  package var services: [any RPCService] {
+    [Handlers(driver: self.driver, metrics: self.metrics)]
+  }
+
+  /// Commits that wait are written; new ones go elsewhere.
+  package func drain() async {
+    self.isDraining.store(true, ordering: .releasing)
+    await self.store.drain()
+  }
+
+  /// A store that refuses writes is tried again now and then: nobody else may write, and then
+  /// nobody would notice that it takes writes again.
+  package func run() async throws {
+    while true {
+      try await Task.sleep(for: Self.probeInterval)
+      if self.store.trouble != nil { await self.store.probe() }
+    }
+  }
+
+  /// Ready even while the store refuses writes: reads go on, and would not if calls were kept away.
+  /// `millrace_gateway_writable` and the log tell it.
+  package func readiness() async -> Readiness {
+    self.isDraining.load(ordering: .acquiring) ? .notReady("draining") : .ready
+  }
+}
+
+/// `nil` where there is no such file.
+private func fileSize(_ path: String) -> Double? {
+  var status = stat()
+  guard stat(path, &status) == 0 else { return nil }
+  return Double(status.st_size)
+}
