@@ -1,4 +1,5 @@
 import DatastoreGatewayCore
+import Domain
 import Glibc
 import Logging
 import RPC
@@ -37,7 +38,7 @@ package final class DatastoreGateway: ServiceProgram {
     }
     let driver = Driver(
       store: store, policy: storeConfiguration.policy, slowQuery: configuration.slowQuery,
-      logger: environment.logger, clock: SystemClock.now)
+      logger: environment.logger, clock: { .now })
     self.store = store
     self.driver = driver
     self.metrics = metrics
@@ -65,6 +66,17 @@ package final class DatastoreGateway: ServiceProgram {
         labels: ["part": part]
       ) { fileSize(path + suffix) }
     }
+  }
+
+  /// The calls over any store.
+  package static func service(
+    over store: any EntityStore, policy: Policy, metrics: Metrics, logger: Logger,
+    clock: @escaping @Sendable () -> Timestamp
+  ) -> any RPCService {
+    Handlers(
+      driver: Driver(
+        store: store, policy: policy, slowQuery: .milliseconds(500), logger: logger,
+        clock: clock), metrics: metrics)
   }
 
   package var services: [any RPCService] {

@@ -19,10 +19,8 @@ final class SQLiteConnection {
   /// Statements of one text that are kept when they come to rest: joins of a few scans of one form
   /// are common, more are not worth the memory.
   private static let idleStatementsPerText = 4
-  /// How long a call waits for another process that holds the file.
-  private static let busyMilliseconds: Int32 = 2_000
 
-  init(path: String, mode: Mode) throws(StoreFailure) {
+  init(path: String, mode: Mode, lockPatience: Duration) throws(StoreFailure) {
     var handle: OpaquePointer?
     let access: Int32 =
       switch mode {
@@ -41,7 +39,7 @@ final class SQLiteConnection {
     self.path = path
     self.handle = handle
     sqlite3_extended_result_codes(handle, 1)
-    sqlite3_busy_timeout(handle, Self.busyMilliseconds)
+    sqlite3_busy_timeout(handle, Int32(clamping: Int64(lockPatience / .milliseconds(1))))
   }
 
   deinit {

@@ -13,9 +13,10 @@ final class SQLiteReader {
   /// Pages that one reader keeps, 16 MiB: four readers and the writer stay far below 200 MB.
   private static let cacheKibibytes = 16_384
 
-  init(path: String, policy: Policy) throws(StoreFailure) {
-    self.connection = try SQLiteConnection(path: path, mode: .readOnly)
-    self.policy = policy
+  init(_ configuration: SQLiteStore.Configuration) throws(StoreFailure) {
+    self.connection = try SQLiteConnection(
+      path: configuration.path, mode: .readOnly, lockPatience: configuration.lockPatience)
+    self.policy = configuration.policy
     try self.connection.execute("PRAGMA cache_size = -\(Self.cacheKibibytes)")
     try self.connection.execute("PRAGMA temp_store = MEMORY")
     // Opens the file in fact: what is wrong with it is told now.
@@ -250,44 +251,63 @@ final class SQLiteRows: IndexRows {
     self.hasValues = false
   }
 
-  init(
+  convenience init(
     _ connection: SQLiteConnection, kind: Int64, _ range: RowRange
   ) throws(StoreFailure) {
-    var text = "SELECT path, id, 0 FROM entities WHERE collection = ?"
-    var values: [[UInt8]] = []
-    Self.add(range.lower, ">", column: "path", &text, &values)
-    Self.add(range.upper, "<", column: "path", &text, &values)
-    text += range.isReversed ? " ORDER BY path DESC" : " ORDER BY path"
-    let statement = try connection.take(text)
-    self.connection = connection
-    self.statement = statement
-    self.hasValues = false
-    statement.bind(1, kind)
-    for (number, value) in values.enumerated() { try statement.bind(Int32(number) + 2, value) }
+    try self.init(connection, Self.kindScan(range), of: kind)
   }
 
-  init(
+  convenience init(
     _ connection: SQLiteConnection, property: Int64, _ range: RowRange
   ) throws(StoreFailure) {
-    var text = "SELECT path, entity, repeated, value FROM property_rows WHERE property = ?"
-    var values: [[UInt8]] = []
-    if let value = range.onlyValue {
-      // Rows of one value: they stand by path.
-      text += " AND value = ?"
-      values.append(value)
-      Self.add(range.lower, ">", column: "path", &text, &values)
-      Self.add(range.upper, "<", column: "path", &text, &values)
-    } else {
-      Self.add(range.lower, ">", &text, &values)
-      Self.add(range.upper, "<", &text, &values)
-    }
-    text += range.isReversed ? " ORDER BY value DESC, path DESC" : " ORDER BY value, path"
-    let statement = try connection.take(text)
+    try self.init(connection, Self.propertyScan(range), of: property)
+  }
+
+  private init(
+    _ connection: SQLiteConnection, _ scan: Scan, of index: Int64
+  ) throws(StoreFailure) {
+    let statement = try connection.take(scan.text)
     self.connection = connection
     self.statement = statement
-    self.hasValues = true
-    statement.bind(1, property)
-    for (number, value) in values.enumerated() { try statement.bind(Int32(number) + 2, value) }
+    self.hasValues = scan.hasValues
+    statement.bind(1, index)
+    for (number, value) in scan.values.enumerated() {
+      try statement.bind(Int32(number) + 2, value)
+    }
+  }
+
+  /// A scan's statement, and the values of its parameters behind the index' number.
+  struct Scan {
+    var text: String
+    var values: [[UInt8]] = []
+    var hasValues: Bool
+  }
+
+  static func kindScan(_ range: RowRange) -> Scan {
+    var scan = Scan(
+      text: "SELECT path, id, 0 FROM entities WHERE collection = ?", hasValues: false)
+    Self.add(range.lower, ">", column: "path", &scan.text, &scan.values)
+    Self.add(range.upper, "<", column: "path", &scan.text, &scan.values)
+    scan.text += range.isReversed ? " ORDER BY path DESC" : " ORDER BY path"
+    return scan
+  }
+
+  static func propertyScan(_ range: RowRange) -> Scan {
+    var scan = Scan(
+      text: "SELECT path, entity, repeated, value FROM property_rows WHERE property = ?",
+      hasValues: true)
+    if let value = range.onlyValue {
+      // Rows of one value: they stand by path.
+      scan.text += " AND value = ?"
+      scan.values.append(value)
+      Self.add(range.lower, ">", column: "path", &scan.text, &scan.values)
+      Self.add(range.upper, "<", column: "path", &scan.text, &scan.values)
+    } else {
+      Self.add(range.lower, ">", &scan.text, &scan.values)
+      Self.add(range.upper, "<", &scan.text, &scan.values)
+    }
+    scan.text += range.isReversed ? " ORDER BY value DESC, path DESC" : " ORDER BY value, path"
+    return scan
   }
 
   deinit {

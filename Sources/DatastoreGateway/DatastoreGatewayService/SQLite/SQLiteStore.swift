@@ -21,6 +21,10 @@ package final class SQLiteStore: EntityStore {
     /// Pages of 4 KiB that the log takes before it is moved into the file: 16 MiB. More makes
     /// moving rarer, restarts longer and the pause larger.
     package var checkpointPages = 4_096
+    /// How long a call waits for another process that holds the file.
+    package var lockPatience = Duration.seconds(2)
+    /// Pages that the file may have; `nil` for as many as the disk takes.
+    package var maximumPages: Int?
 
     package init(path: String) {
       self.path = path
@@ -82,14 +86,13 @@ package final class SQLiteStore: EntityStore {
   ///   be read, and ``trouble`` tells it.
   package init(
     _ configuration: Configuration, metrics: Metrics, logger: Logger,
-    clock: @escaping @Sendable () -> Timestamp = SystemClock.now
+    clock: @escaping @Sendable () -> Timestamp = { .now }
   ) throws(StoreFailure) {
     self.configuration = configuration
     self.logger = logger
     self.metrics = metrics
     self.clock = clock
-    let writer = try SQLiteWriter(
-      path: configuration.path, checkpointPages: configuration.checkpointPages, clock: clock)
+    let writer = try SQLiteWriter(configuration, clock: clock)
     do throws(StoreFailure) {
       _ = try writer.write([.probe])
     } catch  where error.kind == .full {
@@ -100,7 +103,7 @@ package final class SQLiteStore: EntityStore {
     for _ in 0..<configuration.readers {
       readers.append(
         Held(
-          connection: try SQLiteReader(path: configuration.path, policy: configuration.policy)))
+          connection: try SQLiteReader(configuration)))
     }
     self.idleReaders = Mutex(readers)
     self.reading = NIOThreadPool(numberOfThreads: configuration.readers)

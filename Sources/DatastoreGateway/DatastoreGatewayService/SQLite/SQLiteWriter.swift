@@ -47,9 +47,11 @@ final class SQLiteWriter {
   private static let cacheKibibytes = 65_536
 
   init(
-    path: String, checkpointPages: Int, clock: @escaping @Sendable () -> Timestamp
+    _ configuration: SQLiteStore.Configuration, clock: @escaping @Sendable () -> Timestamp
   ) throws(StoreFailure) {
-    self.connection = try SQLiteConnection(path: path, mode: .readWrite)
+    self.connection = try SQLiteConnection(
+      path: configuration.path, mode: .readWrite, lockPatience: configuration.lockPatience)
+    let checkpointPages = configuration.checkpointPages
     self.clock = clock
     try self.connection.execute("PRAGMA journal_mode = WAL")
     try self.connection.execute("PRAGMA synchronous = FULL")
@@ -58,6 +60,9 @@ final class SQLiteWriter {
     try self.connection.execute("PRAGMA journal_size_limit = \(checkpointPages * 4_096 * 2)")
     try self.connection.execute("PRAGMA cache_size = -\(Self.cacheKibibytes)")
     try self.connection.execute("PRAGMA temp_store = MEMORY")
+    if let pages = configuration.maximumPages {
+      try self.connection.execute("PRAGMA max_page_count = \(pages)")
+    }
     try SQLiteSchema.prepare(self.connection)
     self.lastVersion = try self.connection.integer(
       "SELECT value FROM facts WHERE name = 'last_version'")

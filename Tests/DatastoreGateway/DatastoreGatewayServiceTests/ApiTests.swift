@@ -1,0 +1,513 @@
+import BuildProtos
+import DatastoreGatewayCore
+import DatastoreGatewayService
+import DatastoreGatewayTesting
+import Domain
+import RPC
+import Testing
+
+@Suite struct Reads {
+  @Test func anEntityIsReadAsItWasWritten() async throws {
+    try await withGateway { gateway in
+      let inner = DatastoreV1.Entity(properties: ["x": integer(1), "y": integer(2)])
+      let written = entity(
+        key("K", 1),
+        [
+          "null": DatastoreV1.Value(valueType: .nullValue(.nullValue)),
+          "text": DatastoreV1.Value(valueType: .stringValue("a\0ü"), meaning: 15),
+          "zero": DatastoreV1.Value(valueType: .doubleValue(-0.0)),
+          "blob": DatastoreV1.Value(valueType: .blobValue([0, 255]), excludeFromIndexes: true),
+          "inner": DatastoreV1.Value(valueType: .entityValue(inner)),
+          "list": DatastoreV1.Value(
+            valueType: .arrayValue(
+              DatastoreV1.ArrayValue(values: [
+                integer(3), DatastoreV1.Value(valueType: .entityValue(inner)),
+              ]))),
+        ])
+      let version = try await gateway.put(written).mutationResults[0].version
+      let answer = try await gateway.get(key("K", 1), key("K", 2), key("K", 1))
+      #expect(answer.found.map(\.entity) == [written])
+      #expect(answer.found[0].version == version)
+      #expect(answer.found[0].createTime == answer.found[0].updateTime)
+      #expect(answer.missing.map(\.entity?.key) == [key("K", 2)])
+      #expect(answer.missing[0].version >= version)
+      #expect(answer.deferred.isEmpty)
+    }
+  }
+
+  @Test func fieldsThatTheGatewayDoesNotKnowSurvive() async throws {
+    try await withGateway { gateway in
+      // Field 900 with a text, in the entity, in a value and in an inner entity.
+      let unknown: [UInt8] = [0xA2, 0x38, 3, 97, 98, 99]
+      var inner = try DatastoreV1.Entity(decoding: unknown)
+      inner.properties = ["x": integer(1), "y": integer(2)]
+      var value = try DatastoreV1.Value(decoding: unknown)
+      value.valueType = .entityValue(inner)
+      var written = try DatastoreV1.Entity(decoding: unknown)
+      written.key = key("K", 1)
+      written.properties = ["a": value, "b": integer(2)]
+      #expect(!written.unknownFields.isEmpty)
+      try await gateway.put(written)
+      #expect(try await gateway.get(key("K", 1)).found[0].entity == written)
+    }
+  }
+
+  @Test func aLookupThatWouldBecomeTooLargeDefersKeys() async throws {
+    try await withGateway { gateway in
+      for id in 1...5 as ClosedRange<Int64> {
+        try await gateway.put(
+          entity(
+            key("K", id),
+            [
+              "blob": DatastoreV1.Value(
+                valueType: .blobValue(Array(repeating: 7, count: 1_000_000)),
+                excludeFromIndexes: true)
+            ]))
+      }
+      var found: Set<DatastoreV1.Key> = []
+      var keys = (1...5).map { key("K", $0) }
+      var calls = 0
+      while !keys.isEmpty {
+        let answer = try await gateway.client.lookup(
+          DatastoreV1.LookupRequest(projectID: project, keys: keys))
+        #expect(answer.encoded().count < 4 << 20)
+        found.formUnion(answer.found.compactMap(\.entity?.key))
+        keys = answer.deferred
+        calls += 1
+      }
+      #expect(found.count == 5)
+      #expect(calls == 2)
+
+      let (results, batches) = try await gateway.queryAll(
+        DatastoreV1.Query(kind: [DatastoreV1.KindExpression(name: "K")]))
+      #expect(results.count == 5)
+      #expect(batches == 2)
+    }
+  }
+
+  @Test func namespacesAreApart() async throws {
+    try await withGateway { gateway in
+      try await gateway.put(entity(key("K", 1, namespace: "n"), ["a": integer(1)]))
+      #expect(try await gateway.get(key("K", 1)).found == [])
+      #expect(try await gateway.get(key("K", 1, namespace: "n")).found.count == 1)
+      let query = DatastoreV1.Query(kind: [DatastoreV1.KindExpression(name: "K")])
+      #expect(try await gateway.query(query).entityResults == [])
+    }
+  }
+
+  @Test(arguments: 0..<12)
+  func queriesFindWhatTheDefinitionSays(seed: UInt64) async throws {
+    try await withGateway { configuration in
+      configuration.policy.maximumBatchResults = Int(seed % 4) * 3 + 2
+      configuration.policy.sortedInMemoryRows = seed % 2 == 0 ? 3 : 1_000
+    } _: { gateway in
+      var world = RandomEntities(seed: seed)
+      var byKey: [Key: Entity] = [:]
+      // Entities come, change and go, and the indexes with them.
+      for _ in 0..<30 {
+        var mutations: [DatastoreV1.Mutation] = []
+        var touched: Set<Key> = []
+        for _ in 0..<6 {
+          let entity = world.entity()
+          guard touched.insert(entity.key).inserted else { continue }
+          if Int.random(in: 0..<4, using: &world.random) == 0 {
+            byKey[entity.key] = nil
+            mutations.append(.of(.delete(Proto.key(entity.key))))
+          } else {
+            byKey[entity.key] = entity
+            mutations.append(.of(.upsert(Proto.entity(entity))))
+          }
+        }
+        try await gateway.commit(mutations)
+      }
+      let entities = Array(byKey.values)
+      for _ in 0..<60 {
+        var query = world.query()
+        if Bool.random(using: &world.random) {
+          query.offset = Int.random(in: 0...5, using: &world.random)
+          query.limit = Int.random(in: 1...9, using: &world.random)
+        }
+        let expected = ReferenceQuery.results(of: query, in: entities)
+          .dropFirst(query.offset).prefix(query.limit ?? .max)
+        let (results, _) = try await gateway.queryAll(Proto.query(query))
+        #expect(results.compactMap(\.entity?.key) == expected.map(Proto.key), "\(query)")
+        if !query.isKeysOnly {
+          #expect(
+            results.allSatisfy { result in
+              entities.contains { key in
+                Proto.key(key.key) == result.entity?.key
+                  && Proto.entity(key).properties.keys == result.entity?.properties.keys
+              }
+            })
+        }
+      }
+    }
+  }
+
+  @Test(arguments: ["GQL", "OR", "IN", "projection", "distinct", "kindless", "aggregation"])
+  func whatIsNotDoneIsNamed(what: String) async throws {
+    try await withGateway { gateway in
+      func filter(_ op: DatastoreV1.PropertyFilter.Operator) -> DatastoreV1.Filter {
+        Proto.filter("a", op, .integer(1))
+      }
+      let property = DatastoreV1.PropertyReference(name: "a")
+      var query = DatastoreV1.Query(kind: [DatastoreV1.KindExpression(name: "K")])
+      var request = DatastoreV1.RunQueryRequest(projectID: project)
+      switch what {
+      case "GQL":
+        request.queryType = .gqlQuery(DatastoreV1.GqlQuery(queryString: "SELECT * FROM K"))
+      case "OR":
+        query.filter = DatastoreV1.Filter(
+          filterType: .compositeFilter(.init(op: .or, filters: [filter(.equal)])))
+      case "IN": query.filter = filter(.in)
+      case "projection": query.projection = [DatastoreV1.Projection(property: property)]
+      case "distinct": query.distinctOn = [property]
+      case "kindless": query.kind = []
+      default: break
+      }
+      if request.queryType == nil { request.queryType = .query(query) }
+      let made = request
+      let error = await #expect(throws: RPCError.self) {
+        if what == "aggregation" {
+          _ = try await gateway.client.runAggregationQuery(
+            DatastoreV1.RunAggregationQueryRequest(projectID: project))
+        } else {
+          _ = try await gateway.client.runQuery(made)
+        }
+      }
+      #expect(error?.code == .unimplemented)
+      #expect(error?.message.contains("not supported") ?? false)
+    }
+  }
+}
+
+@Suite struct Writes {
+  @Test func aCommitIsWhollyThereOrNotAtAll() async throws {
+    try await withGateway { gateway in
+      let code = await status {
+        _ = try await gateway.commit(
+          .of(.upsert(entity(key("K", 1)))), .of(.update(entity(key("K", 2)))))
+      }
+      #expect(code == .notFound)
+      let answer = try await gateway.get(key("K", 1))
+      #expect(answer.found == [])
+    }
+  }
+
+  @Test func eachRefusalHasItsCode() async throws {
+    try await withGateway { gateway in
+      let version = try await gateway.put(entity(key("K", 1), ["a": integer(1)]))
+        .mutationResults[0].version
+      let changed = entity(key("K", 1), ["a": integer(2)])
+      #expect(
+        await status { _ = try await gateway.commit(.of(.insert(changed))) } == .alreadyExists)
+      #expect(
+        await status { _ = try await gateway.commit(.of(.update(entity(key("K", 9))))) }
+          == .notFound)
+      #expect(
+        await status {
+          _ = try await gateway.commit(.of(.update(changed), base: version - 1, isStrict: true))
+        } == .failedPrecondition)
+      #expect(
+        await status { _ = try await gateway.put(changed, changed) } == .invalidArgument)
+      let kept = try await gateway.commit(.of(.update(changed), base: version - 1))
+      #expect(kept.mutationResults[0].conflictDetected)
+      #expect(kept.mutationResults[0].version == version)
+      let done = try await gateway.commit(.of(.update(changed), base: version, isStrict: true))
+      #expect(done.mutationResults[0].version > version)
+      #expect(!done.mutationResults[0].conflictDetected)
+    }
+  }
+
+  @Test func anUpsertThatChangesNothingKeepsTheVersion() async throws {
+    try await withGateway { gateway in
+      let properties = Dictionary(
+        uniqueKeysWithValues: (0..<20).map { ("p\($0)", integer($0)) })
+      let first = try await gateway.put(entity(key("K", 1), properties))
+      // The same in another order of the map.
+      let second = try await gateway.put(
+        entity(key("K", 1), Dictionary(uniqueKeysWithValues: properties.reversed())))
+      #expect(second.mutationResults[0].version == first.mutationResults[0].version)
+      #expect(second.indexUpdates == 0)
+      #expect(first.indexUpdates == 20)
+    }
+  }
+
+  @Test func versionsGrowThoughTheClockGoesBack() async throws {
+    let clock = TestClock()
+    try await withGateway(clock: clock) { gateway in
+      var last: Int64 = 0
+      for (number, step) in [0, 1_000, -500_000, 0, -1, 10].enumerated() {
+        clock.move(by: .microseconds(step))
+        let result = try await gateway.put(
+          entity(key("K", Int64(number % 2 + 1)), ["a": integer(Int64(number))])
+        )
+        .mutationResults[0]
+        #expect(result.version > last)
+        last = result.version
+      }
+    }
+  }
+
+  @Test func manyCallersCommitAtOnceEachByItself() async throws {
+    try await withGateway { gateway in
+      try await withThrowingTaskGroup(of: Bool.self) { group in
+        for number in 0..<400 as Range<Int64> {
+          group.addTask {
+            // Every fourth one is refused: what it wants to update is not there.
+            let first = entity(key("K", number + 1), ["a": integer(number)])
+            let second = entity(key("L", number + 1))
+            do {
+              try await gateway.commit(
+                .of(.insert(first)),
+                number % 4 == 0 ? .of(.update(second)) : .of(.insert(second)))
+              return true
+            } catch let error as RPCError where error.code == .notFound {
+              return false
+            }
+          }
+        }
+        var count = 0
+        for try await isCommitted in group where isCommitted { count += 1 }
+        #expect(count == 300)
+      }
+      for kind in ["K", "L"] {
+        let (results, _) = try await gateway.queryAll(
+          DatastoreV1.Query(kind: [DatastoreV1.KindExpression(name: kind)]))
+        #expect(results.count == 300)
+        #expect(Set(results.map(\.version)).count == 300)
+      }
+    }
+  }
+
+  @Test func anIncrementLoopLosesNothing() async throws {
+    try await withGateway { gateway in
+      try await gateway.put(entity(key("K", 1), ["n": integer(0)]))
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        for _ in 0..<8 {
+          group.addTask {
+            for _ in 0..<10 {
+              while true {
+                let read = try await gateway.get(key("K", 1)).found[0]
+                guard case .integerValue(let number) = read.entity?.properties["n"]?.valueType
+                else { throw RPCError(.internalError, "no number") }
+                let code = await status {
+                  _ = try await gateway.commit(
+                    .of(
+                      .update(entity(key("K", 1), ["n": integer(number + 1)])),
+                      base: read.version, isStrict: true))
+                }
+                if code == nil { break }
+                #expect(code == .failedPrecondition)
+              }
+            }
+          }
+        }
+        try await group.waitForAll()
+      }
+      let last = try await gateway.get(key("K", 1)).found[0].entity
+      #expect(last?.properties["n"] == integer(80))
+    }
+  }
+
+  @Test func aDrainedGatewayTakesNoCommitsButReads() async throws {
+    try await withGateway { gateway in
+      try await gateway.put(entity(key("K", 1)))
+      await gateway.store.drain()
+      #expect(await status { _ = try await gateway.put(entity(key("K", 2))) } == .unavailable)
+      #expect(try await gateway.get(key("K", 1)).found.count == 1)
+    }
+  }
+}
+
+@Suite struct AllocatedIDs {
+  @Test func anIncompleteKeyGetsAnID() async throws {
+    try await withGateway { gateway in
+      let answer = try await gateway.commit(
+        .of(.insert(entity(incompleteKey("K"), ["a": integer(1)]))),
+        .of(.upsert(entity(key("K", 7)))), .of(.upsert(entity(incompleteKey("K")))))
+      let keys = answer.mutationResults.map(\.key)
+      let first = try #require(keys[0])
+      let third = try #require(keys[2])
+      #expect(keys[1] == nil)
+      #expect(first != third)
+      #expect(try await gateway.get(first).found[0].entity?.properties["a"] == integer(1))
+      #expect(try await gateway.get(third).found[0].entity?.key == third)
+    }
+  }
+
+  @Test func allocatedIDsAreDistinctForMany() async throws {
+    try await withGateway { gateway in
+      let ids = try await withThrowingTaskGroup(of: [DatastoreV1.Key].self) { group in
+        for _ in 0..<30 {
+          group.addTask {
+            try await gateway.client.allocateIds(
+              DatastoreV1.AllocateIdsRequest(
+                projectID: project, keys: Array(repeating: incompleteKey("K"), count: 500))
+            ).keys
+          }
+        }
+        return try await group.reduce(into: Set<DatastoreV1.Key>()) { $0.formUnion($1) }
+      }
+      #expect(ids.count == 15_000)
+    }
+  }
+
+  @Test func idsThatAreReservedOrInUseAreNotGiven() async throws {
+    try await withGateway { gateway in
+      let next = (0..<4).map { IDSequence.id(at: $0) }
+      _ = try await gateway.client.reserveIds(
+        DatastoreV1.ReserveIdsRequest(projectID: project, keys: [key("K", next[0])]))
+      try await gateway.put(entity(key("K", next[1]), ["a": integer(5)]))
+      let allocated = try await gateway.client.allocateIds(
+        DatastoreV1.AllocateIdsRequest(projectID: project, keys: [incompleteKey("K")]))
+      #expect(allocated.keys == [key("K", next[2])])
+
+      try await gateway.put(entity(key("K", next[3])))
+      let inserted = try await gateway.put(entity(incompleteKey("K"), ["a": integer(6)]))
+      #expect(inserted.mutationResults[0].key == key("K", IDSequence.id(at: 4)))
+      #expect(
+        try await gateway.get(key("K", next[1])).found[0].entity?.properties["a"] == integer(5))
+    }
+  }
+}
+
+@Suite struct OptimisticTransactions {
+  @Test func aTransactionCommitsWhatItReadUnchanged() async throws {
+    try await withGateway { gateway in
+      try await gateway.put(entity(key("K", 1), ["a": integer(1)]))
+      let transaction = try await gateway.begin()
+      _ = try await gateway.get(key("K", 1), key("K", 2), in: transaction)
+      try await gateway.commit(
+        [
+          .of(.update(entity(key("K", 1), ["a": integer(2)]))),
+          .of(.insert(entity(key("K", 2)))), .of(.delete(key("K", 2))),
+        ], in: transaction)
+      #expect(try await gateway.get(key("K", 1)).found[0].entity?.properties["a"] == integer(2))
+      #expect(try await gateway.get(key("K", 2)).found == [])
+      #expect(
+        await status { _ = try await gateway.commit([], in: transaction) } == .invalidArgument)
+    }
+  }
+
+  @Test(arguments: ["changed", "deleted", "created", "query"])
+  func aTransactionWhoseReadsChangedIsAborted(how: String) async throws {
+    try await withGateway { gateway in
+      try await gateway.put(entity(key("K", 1), ["a": integer(1)]))
+      let transaction = try await gateway.begin()
+      let query = DatastoreV1.Query(kind: [DatastoreV1.KindExpression(name: "K")])
+      if how == "query" {
+        _ = try await gateway.query(query, in: transaction)
+      } else {
+        _ = try await gateway.get(key("K", 1), key("K", 2), in: transaction)
+      }
+      switch how {
+      case "changed": try await gateway.put(entity(key("K", 1), ["a": integer(2)]))
+      case "deleted": try await gateway.commit(.of(.delete(key("K", 1))))
+      default: try await gateway.put(entity(key("K", 2)))
+      }
+      let code = await status {
+        _ = try await gateway.commit([.of(.upsert(entity(key("L", 1))))], in: transaction)
+      }
+      #expect(code == .aborted)
+      #expect(try await gateway.get(key("L", 1)).found == [])
+    }
+  }
+
+  @Test func moneyIsNeitherMadeNorLost() async throws {
+    try await withGateway { gateway in
+      let accounts: Int64 = 5
+      for id in 1...accounts {
+        try await gateway.put(entity(key("Account", id), ["n": integer(100)]))
+      }
+      func amount(_ result: DatastoreV1.EntityResult?) -> Int64 {
+        guard case .integerValue(let number) = result?.entity?.properties["n"]?.valueType else {
+          return .min
+        }
+        return number
+      }
+      let aborted = try await withThrowingTaskGroup(of: Int.self) { group in
+        for worker in 0..<6 as Range<UInt64> {
+          group.addTask {
+            var random = SeededGenerator(seed: worker)
+            var aborted = 0
+            for _ in 0..<25 {
+              let from = Int64.random(in: 1...accounts, using: &random)
+              let to = from % accounts + 1
+              let transaction = try await gateway.begin()
+              let read = try await gateway.get(
+                key("Account", from), key("Account", to), in: transaction)
+              let byKey = Dictionary(
+                uniqueKeysWithValues: read.found.map { ($0.entity?.key, amount($0)) })
+              let code = await status {
+                _ = try await gateway.commit(
+                  [
+                    .of(
+                      .update(
+                        entity(
+                          key("Account", from),
+                          ["n": integer((byKey[key("Account", from)] ?? 0) - 1)]))),
+                    .of(
+                      .update(
+                        entity(
+                          key("Account", to),
+                          ["n": integer((byKey[key("Account", to)] ?? 0) + 1)]))),
+                  ], in: transaction)
+              }
+              if code == .aborted { aborted += 1 } else { #expect(code == nil) }
+            }
+            return aborted
+          }
+        }
+        return try await group.reduce(0, +)
+      }
+      let (results, _) = try await gateway.queryAll(
+        DatastoreV1.Query(kind: [DatastoreV1.KindExpression(name: "Account")]))
+      #expect(results.map(amount).reduce(0, +) == 100 * accounts)
+      #expect(aborted < 6 * 25)
+    }
+  }
+
+  @Test func aReadOnlyTransactionChangesNothing() async throws {
+    try await withGateway { gateway in
+      let transaction = try await gateway.begin(isReadOnly: true)
+      _ = try await gateway.get(key("K", 1), in: transaction)
+      try await gateway.commit([], in: transaction)
+      let other = try await gateway.begin(isReadOnly: true)
+      let code = await status {
+        _ = try await gateway.commit([.of(.upsert(entity(key("K", 1))))], in: other)
+      }
+      #expect(code == .invalidArgument)
+    }
+  }
+
+  @Test func aRolledBackOrIdleTransactionIsOver() async throws {
+    let clock = TestClock()
+    try await withGateway(clock: clock) { gateway in
+      let transaction = try await gateway.begin()
+      _ = try await gateway.client.rollback(
+        DatastoreV1.RollbackRequest(projectID: project, transaction: transaction))
+      #expect(
+        await status { _ = try await gateway.get(key("K", 1), in: transaction) }
+          == .invalidArgument)
+      let idle = try await gateway.begin()
+      clock.move(by: .seconds(61))
+      #expect(await status { _ = try await gateway.commit([], in: idle) } == .invalidArgument)
+    }
+  }
+
+  @Test func aReadCanBeginATransaction() async throws {
+    try await withGateway { gateway in
+      try await gateway.put(entity(key("K", 1), ["a": integer(1)]))
+      let answer = try await gateway.client.lookup(
+        DatastoreV1.LookupRequest(
+          projectID: project,
+          readOptions: DatastoreV1.ReadOptions(consistencyType: .newTransaction(.init())),
+          keys: [key("K", 1)]))
+      #expect(!answer.transaction.isEmpty)
+      try await gateway.put(entity(key("K", 1), ["a": integer(2)]))
+      #expect(
+        await status { _ = try await gateway.commit([], in: answer.transaction) } == .aborted)
+    }
+  }
+}
