@@ -90,7 +90,7 @@ package struct Expression: Hashable, Sendable, CustomStringConvertible {
     case .call(let function, let arguments):
       let texts = arguments.map { Self.evaluate($0, status, lookup).text.lowercased() }
       switch function {
-      case .success: return .bool(!status.anyFailed && !status.cancelled)
+      case .success: return .bool(status.isFine)
       case .failure: return .bool(status.anyFailed && !status.cancelled)
       case .always: return .bool(true)
       case .cancelled: return .bool(status.cancelled)
@@ -184,11 +184,17 @@ package struct StatusFacts: Hashable, Sendable {
   /// Something that came before did not succeed.
   package var anyFailed: Bool
   package var cancelled: Bool
+  /// Something that this stands on was skipped: no success, and no failure either.
+  package var anySkipped: Bool
 
-  package init(anyFailed: Bool = false, cancelled: Bool = false) {
+  package init(anyFailed: Bool = false, cancelled: Bool = false, anySkipped: Bool = false) {
     self.anyFailed = anyFailed
     self.cancelled = cancelled
+    self.anySkipped = anySkipped
   }
+
+  /// Whether `success()` holds.
+  package var isFine: Bool { !self.anyFailed && !self.cancelled && !self.anySkipped }
 }
 
 extension Character {

@@ -141,8 +141,8 @@ package struct Condition: Hashable, Sendable {
 
   /// Whether what it stands on is to be done.
   package func holds(_ status: StatusFacts, _ lookup: Expression.Lookup) -> Bool {
-    guard let expression else { return !status.anyFailed && !status.cancelled }
-    if !expression.asksStatus, status.anyFailed || status.cancelled { return false }
+    guard let expression else { return status.isFine }
+    if !expression.asksStatus, !status.isFine { return false }
     return expression.value(status, lookup).isTrue
   }
 

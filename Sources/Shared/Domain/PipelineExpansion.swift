@@ -33,6 +33,9 @@ extension Pipeline {
   /// The most jobs one build may have, legs included: its record is one entity of 1 MiB.
   package static let maximumJobs = 1_000
 
+  /// A job's id is part of the names of its attempts and logs.
+  package static let maximumJobIDBytes = 250
+
   /// The jobs of one build, in the order of the file, legs in the order of their values.
   ///
   /// - Parameters:
@@ -80,14 +83,14 @@ extension Pipeline {
     let context = NameContext(matrix: matrix, environment: environment)
     let id = matrix.entries.isEmpty ? job.key : "\(job.key) (\(matrix.label))"
     var resources = standard
-    if let text = job.cpu.map(context.text) {
+    if let text = job.cpu.map(context.resolved) {
       guard let millis = PipelineQuantity.cpuMillis(text) else {
         throw ExpansionError(
           job: job.key, message: "resources.cpu is \"\(text)\", not a number of CPUs such as 2")
       }
       resources.cpuMillis = millis
     }
-    if let text = job.memory.map(context.text) {
+    if let text = job.memory.map(context.resolved) {
       guard let memory = PipelineQuantity.memory(text) else {
         throw ExpansionError(
           job: job.key,
@@ -95,10 +98,16 @@ extension Pipeline {
       }
       resources.memory = memory
     }
-    let name = context.text(job.name)
+    guard id.utf8.count <= Self.maximumJobIDBytes else {
+      throw ExpansionError(
+        job: job.key,
+        message:
+          "a leg's values take more than \(Self.maximumJobIDBytes) bytes: \(id.prefix(80))...")
+    }
+    let name = context.resolved(job.name)
     return Leg(
       id: JobID(id), name: name.isEmpty ? id : name, plan: plan, matrix: matrix,
-      labels: job.labels.map(context.text).filter { !$0.isEmpty }, resources: resources)
+      labels: job.labels.map(context.resolved).filter { !$0.isEmpty }, resources: resources)
   }
 
   /// The environment that every job has: the submitter's, and the pipeline's on top.
@@ -174,7 +183,7 @@ package struct NameContext: Sendable {
   }
 
   /// A text with all that is known put in; what is not known is empty.
-  func text(_ text: String) -> String {
+  package func resolved(_ text: String) -> String {
     // The text was parsed when the pipeline was read.
     guard let template = try? Template(parsing: text) else { return text }
     return template.text { self.value($0) }
