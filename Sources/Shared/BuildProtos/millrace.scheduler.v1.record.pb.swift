@@ -30,6 +30,8 @@ extension SchedulerV1 {
     /// For each notification of the build, in their order: its plan's position in
     /// `pipeline.notifications`.
     public var notificationPlans: [Int32]
+    /// For each job of the build, in their order: attempts it had before the present round.
+    public var earlierAttempts: [Int32]
 
     public var unknownFields: UnknownFields
 
@@ -43,6 +45,7 @@ extension SchedulerV1 {
       self.round = 0
       self.env = [:]
       self.notificationPlans = []
+      self.earlierAttempts = []
       self.unknownFields = UnknownFields()
     }
 
@@ -55,7 +58,8 @@ extension SchedulerV1 {
       heldAttemptIds: [String] = [],
       round: Int32 = 0,
       env: [String: String] = [:],
-      notificationPlans: [Int32] = []
+      notificationPlans: [Int32] = [],
+      earlierAttempts: [Int32] = []
     ) {
       self.format = format
       self.owner = owner
@@ -66,6 +70,7 @@ extension SchedulerV1 {
       self.round = round
       self.env = env
       self.notificationPlans = notificationPlans
+      self.earlierAttempts = earlierAttempts
       self.unknownFields = UnknownFields()
     }
   }
@@ -96,6 +101,7 @@ extension SchedulerV1.BuildRecord {
       env.updateValue(value, forKey: key)
     }
     let notificationPlans: [Int32] = source.numbers(message.pointee.n_notification_plans, message.pointee.notification_plans)
+    let earlierAttempts: [Int32] = source.numbers(message.pointee.n_earlier_attempts, message.pointee.earlier_attempts)
     let unknownFields = try source.unknownFields(message.pointee.base)
     self.format = format
     self.owner = owner
@@ -106,6 +112,7 @@ extension SchedulerV1.BuildRecord {
     self.round = round
     self.env = env
     self.notificationPlans = notificationPlans
+    self.earlierAttempts = earlierAttempts
     self.unknownFields = unknownFields
   }
 
@@ -122,6 +129,7 @@ extension SchedulerV1.BuildRecord {
       entry.pointee.value = arena.string(value)
     }
     (message.pointee.n_notification_plans, message.pointee.notification_plans) = arena.numbers(self.notificationPlans)
+    (message.pointee.n_earlier_attempts, message.pointee.earlier_attempts) = arena.numbers(self.earlierAttempts)
     arena.unknownFields(self.unknownFields, &message.pointee.base)
   }
 }
@@ -505,32 +513,32 @@ extension SchedulerV1 {
     base64: """
       CiJtaWxscmFjZS9zY2hlZHVsZXIvdjEvcmVjb3JkLnByb3RvEhVtaWxscmFjZS5zY2hlZHVsZXIudjEaHmdvb2dsZS9w\
       cm90b2J1Zi9kdXJhdGlvbi5wcm90bxofbWlsbHJhY2UvcnVubmVyL3YxL3J1bm5lci5wcm90bxolbWlsbHJhY2Uvc2No\
-      ZWR1bGVyL3YxL3NjaGVkdWxlci5wcm90bxodbWlsbHJhY2UvdHlwZXMvdjEvdHlwZXMucHJvdG8irgMKC0J1aWxkUmVj\
+      ZWR1bGVyL3YxL3NjaGVkdWxlci5wcm90bxodbWlsbHJhY2UvdHlwZXMvdjEvdHlwZXMucHJvdG8i2QMKC0J1aWxkUmVj\
       b3JkEhYKBmZvcm1hdBgBIAEoBVIGZm9ybWF0EhQKBW93bmVyGAIgASgJUgVvd25lchIyCgVidWlsZBgDIAEoCzIcLm1p\
       bGxyYWNlLnNjaGVkdWxlci52MS5CdWlsZFIFYnVpbGQSQQoIcGlwZWxpbmUYBCABKAsyJS5taWxscmFjZS5zY2hlZHVs\
       ZXIudjEuUGlwZWxpbmVSZWNvcmRSCHBpcGVsaW5lEhQKBXBsYW5zGAUgAygFUgVwbGFucxIoChBoZWxkX2F0dGVtcHRf\
       aWRzGAYgAygJUg5oZWxkQXR0ZW1wdElkcxIUCgVyb3VuZBgHIAEoBVIFcm91bmQSPQoDZW52GAggAygLMisubWlsbHJh\
       Y2Uuc2NoZWR1bGVyLnYxLkJ1aWxkUmVjb3JkLkVudkVudHJ5UgNlbnYSLQoSbm90aWZpY2F0aW9uX3BsYW5zGAkgAygF\
-      UhFub3RpZmljYXRpb25QbGFucxo2CghFbnZFbnRyeRIQCgNrZXkYASABKAlSA2tleRIUCgV2YWx1ZRgCIAEoCVIFdmFs\
-      dWU6AjgBIu0CCg5QaXBlbGluZVJlY29yZBISCgRuYW1lGAEgASgJUgRuYW1lEkAKA2VudhgCIAMoCzIuLm1pbGxyYWNl\
-      LnNjaGVkdWxlci52MS5QaXBlbGluZVJlY29yZC5FbnZFbnRyeVIDZW52EkoKC2NvbmN1cnJlbmN5GAMgASgLMigubWls\
-      bHJhY2Uuc2NoZWR1bGVyLnYxLkNvbmN1cnJlbmN5UmVjb3JkUgtjb25jdXJyZW5jeRIyCgRqb2JzGAQgAygLMh4ubWls\
-      bHJhY2Uuc2NoZWR1bGVyLnYxLkpvYlBsYW5SBGpvYnMSTQoNbm90aWZpY2F0aW9ucxgFIAMoCzInLm1pbGxyYWNlLnNj\
-      aGVkdWxlci52MS5Ob3RpZmljYXRpb25QbGFuUg1ub3RpZmljYXRpb25zGjYKCEVudkVudHJ5EhAKA2tleRgBIAEoCVID\
-      a2V5EhQKBXZhbHVlGAIgASgJUgV2YWx1ZToCOAEiVwoRQ29uY3VycmVuY3lSZWNvcmQSFAoFZ3JvdXAYASABKAlSBWdy\
-      b3VwEiwKEmNhbmNlbF9pbl9wcm9ncmVzcxgCIAEoCFIQY2FuY2VsSW5Qcm9ncmVzcyK3AwoHSm9iUGxhbhIQCgNrZXkY\
-      ASABKAlSA2tleRIUCgVuZWVkcxgCIAMoCVIFbmVlZHMSOQoDZW52GAMgAygLMicubWlsbHJhY2Uuc2NoZWR1bGVyLnYx\
-      LkpvYlBsYW4uRW52RW50cnlSA2VudhIzCgd0aW1lb3V0GAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uUgd0\
-      aW1lb3V0EjYKBXJldHJ5GAUgASgLMiAubWlsbHJhY2Uuc2NoZWR1bGVyLnYxLlJldHJ5UGxhblIFcmV0cnkSHAoJY29u\
-      ZGl0aW9uGAYgASgJUgljb25kaXRpb24SMgoFc3RlcHMYByADKAsyHC5taWxscmFjZS5ydW5uZXIudjEuU3RlcFNwZWNS\
-      BXN0ZXBzEhsKCWZhaWxfZmFzdBgIIAEoCFIIZmFpbEZhc3QSIQoMbWF4X3BhcmFsbGVsGAkgASgFUgttYXhQYXJhbGxl\
-      bBISCgRwb29sGAogASgJUgRwb29sGjYKCEVudkVudHJ5EhAKA2tleRgBIAEoCVIDa2V5EhQKBXZhbHVlGAIgASgJUgV2\
-      YWx1ZToCOAEiWQoJUmV0cnlQbGFuEhQKBWxpbWl0GAEgASgFUgVsaW1pdBI2CghvdXRjb21lcxgCIAMoDjIaLm1pbGxy\
-      YWNlLnR5cGVzLnYxLk91dGNvbWVSCG91dGNvbWVzIuQBChBOb3RpZmljYXRpb25QbGFuEhIKBHVzZXMYASABKAlSBHVz\
-      ZXMSRQoEd2l0aBgCIAMoCzIxLm1pbGxyYWNlLnNjaGVkdWxlci52MS5Ob3RpZmljYXRpb25QbGFuLldpdGhFbnRyeVIE\
-      d2l0aBIdCgpvbl9zdWNjZXNzGAMgASgIUglvblN1Y2Nlc3MSHQoKb25fZmFpbHVyZRgEIAEoCFIJb25GYWlsdXJlGjcK\
-      CVdpdGhFbnRyeRIQCgNrZXkYASABKAlSA2tleRIUCgV2YWx1ZRgCIAEoCVIFdmFsdWU6AjgBQg66AgtTY2hlZHVsZXJW\
-      MWIGcHJvdG8z
+      UhFub3RpZmljYXRpb25QbGFucxIpChBlYXJsaWVyX2F0dGVtcHRzGAogAygFUg9lYXJsaWVyQXR0ZW1wdHMaNgoIRW52\
+      RW50cnkSEAoDa2V5GAEgASgJUgNrZXkSFAoFdmFsdWUYAiABKAlSBXZhbHVlOgI4ASLtAgoOUGlwZWxpbmVSZWNvcmQS\
+      EgoEbmFtZRgBIAEoCVIEbmFtZRJACgNlbnYYAiADKAsyLi5taWxscmFjZS5zY2hlZHVsZXIudjEuUGlwZWxpbmVSZWNv\
+      cmQuRW52RW50cnlSA2VudhJKCgtjb25jdXJyZW5jeRgDIAEoCzIoLm1pbGxyYWNlLnNjaGVkdWxlci52MS5Db25jdXJy\
+      ZW5jeVJlY29yZFILY29uY3VycmVuY3kSMgoEam9icxgEIAMoCzIeLm1pbGxyYWNlLnNjaGVkdWxlci52MS5Kb2JQbGFu\
+      UgRqb2JzEk0KDW5vdGlmaWNhdGlvbnMYBSADKAsyJy5taWxscmFjZS5zY2hlZHVsZXIudjEuTm90aWZpY2F0aW9uUGxh\
+      blINbm90aWZpY2F0aW9ucxo2CghFbnZFbnRyeRIQCgNrZXkYASABKAlSA2tleRIUCgV2YWx1ZRgCIAEoCVIFdmFsdWU6\
+      AjgBIlcKEUNvbmN1cnJlbmN5UmVjb3JkEhQKBWdyb3VwGAEgASgJUgVncm91cBIsChJjYW5jZWxfaW5fcHJvZ3Jlc3MY\
+      AiABKAhSEGNhbmNlbEluUHJvZ3Jlc3MitwMKB0pvYlBsYW4SEAoDa2V5GAEgASgJUgNrZXkSFAoFbmVlZHMYAiADKAlS\
+      BW5lZWRzEjkKA2VudhgDIAMoCzInLm1pbGxyYWNlLnNjaGVkdWxlci52MS5Kb2JQbGFuLkVudkVudHJ5UgNlbnYSMwoH\
+      dGltZW91dBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvblIHdGltZW91dBI2CgVyZXRyeRgFIAEoCzIgLm1p\
+      bGxyYWNlLnNjaGVkdWxlci52MS5SZXRyeVBsYW5SBXJldHJ5EhwKCWNvbmRpdGlvbhgGIAEoCVIJY29uZGl0aW9uEjIK\
+      BXN0ZXBzGAcgAygLMhwubWlsbHJhY2UucnVubmVyLnYxLlN0ZXBTcGVjUgVzdGVwcxIbCglmYWlsX2Zhc3QYCCABKAhS\
+      CGZhaWxGYXN0EiEKDG1heF9wYXJhbGxlbBgJIAEoBVILbWF4UGFyYWxsZWwSEgoEcG9vbBgKIAEoCVIEcG9vbBo2CghF\
+      bnZFbnRyeRIQCgNrZXkYASABKAlSA2tleRIUCgV2YWx1ZRgCIAEoCVIFdmFsdWU6AjgBIlkKCVJldHJ5UGxhbhIUCgVs\
+      aW1pdBgBIAEoBVIFbGltaXQSNgoIb3V0Y29tZXMYAiADKA4yGi5taWxscmFjZS50eXBlcy52MS5PdXRjb21lUghvdXRj\
+      b21lcyLkAQoQTm90aWZpY2F0aW9uUGxhbhISCgR1c2VzGAEgASgJUgR1c2VzEkUKBHdpdGgYAiADKAsyMS5taWxscmFj\
+      ZS5zY2hlZHVsZXIudjEuTm90aWZpY2F0aW9uUGxhbi5XaXRoRW50cnlSBHdpdGgSHQoKb25fc3VjY2VzcxgDIAEoCFIJ\
+      b25TdWNjZXNzEh0KCm9uX2ZhaWx1cmUYBCABKAhSCW9uRmFpbHVyZRo3CglXaXRoRW50cnkSEAoDa2V5GAEgASgJUgNr\
+      ZXkSFAoFdmFsdWUYAiABKAlSBXZhbHVlOgI4AUIOugILU2NoZWR1bGVyVjFiBnByb3RvMw==
       """,
     symbols: [
       "millrace.scheduler.v1.BuildRecord",
@@ -543,6 +551,7 @@ extension SchedulerV1 {
       "millrace.scheduler.v1.BuildRecord.round",
       "millrace.scheduler.v1.BuildRecord.env",
       "millrace.scheduler.v1.BuildRecord.notification_plans",
+      "millrace.scheduler.v1.BuildRecord.earlier_attempts",
       "millrace.scheduler.v1.BuildRecord.EnvEntry",
       "millrace.scheduler.v1.BuildRecord.EnvEntry.key",
       "millrace.scheduler.v1.BuildRecord.EnvEntry.value",

@@ -353,7 +353,7 @@ const ProtobufCMessageDescriptor millrace__scheduler__v1__build_record__env_entr
   (ProtobufCMessageInit) millrace__scheduler__v1__build_record__env_entry__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor millrace__scheduler__v1__build_record__field_descriptors[9] =
+static const ProtobufCFieldDescriptor millrace__scheduler__v1__build_record__field_descriptors[10] =
 {
   {
     "format",
@@ -463,9 +463,22 @@ static const ProtobufCFieldDescriptor millrace__scheduler__v1__build_record__fie
     0 | PROTOBUF_C_FIELD_FLAG_PACKED,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "earlier_attempts",
+    10,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_INT32,
+    offsetof(Millrace__Scheduler__V1__BuildRecord, n_earlier_attempts),
+    offsetof(Millrace__Scheduler__V1__BuildRecord, earlier_attempts),
+    NULL,
+    NULL,
+    0 | PROTOBUF_C_FIELD_FLAG_PACKED,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned millrace__scheduler__v1__build_record__field_indices_by_name[] = {
   2,   /* field[2] = build */
+  9,   /* field[9] = earlier_attempts */
   7,   /* field[7] = env */
   0,   /* field[0] = format */
   5,   /* field[5] = held_attempt_ids */
@@ -478,7 +491,7 @@ static const unsigned millrace__scheduler__v1__build_record__field_indices_by_na
 static const ProtobufCIntRange millrace__scheduler__v1__build_record__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 9 }
+  { 0, 10 }
 };
 const ProtobufCMessageDescriptor millrace__scheduler__v1__build_record__descriptor =
 {
@@ -488,7 +501,7 @@ const ProtobufCMessageDescriptor millrace__scheduler__v1__build_record__descript
   "Millrace__Scheduler__V1__BuildRecord",
   "millrace.scheduler.v1",
   sizeof(Millrace__Scheduler__V1__BuildRecord),
-  9,
+  10,
   millrace__scheduler__v1__build_record__field_descriptors,
   millrace__scheduler__v1__build_record__field_indices_by_name,
   1,  millrace__scheduler__v1__build_record__number_ranges,

@@ -64,10 +64,12 @@ struct  Millrace__Scheduler__V1__BuildRecord
   Millrace__Scheduler__V1__BuildRecord__EnvEntry **env;
   size_t n_notification_plans;
   int32_t *notification_plans;
+  size_t n_earlier_attempts;
+  int32_t *earlier_attempts;
 };
 #define MILLRACE__SCHEDULER__V1__BUILD_RECORD__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&millrace__scheduler__v1__build_record__descriptor) \
-    , 0, {0,NULL}, NULL, NULL, 0,NULL, 0,NULL, 0, 0,NULL, 0,NULL }
+    , 0, {0,NULL}, NULL, NULL, 0,NULL, 0,NULL, 0, 0,NULL, 0,NULL, 0,NULL }
 
 
 struct  Millrace__Scheduler__V1__PipelineRecord__EnvEntry

@@ -1,0 +1,175 @@
+import Domain
+
+extension Scheduler {
+  mutating func carryOut(
+    _ commands: [Command], on id: BuildID, at now: Timestamp, _ effects: inout [Effect]
+  ) {
+    for command in commands { self.carryOut(command, on: id, at: now, &effects) }
+  }
+
+  /// Does what somebody wants of a build, now or when its record has been read.
+  mutating func carryOut(
+    _ command: Command, on id: BuildID, at now: Timestamp, _ effects: inout [Effect]
+  ) {
+    if self.builds[id]?.isLoading ?? false {
+      self.builds[id]?.commands.append(command)
+      return
+    }
+    if self.builds[id] == nil, self.loads[id] != nil {
+      self.loads[id]?.append(command)
+      return
+    }
+    switch command {
+    case .submit(let submission, let waiter):
+      self.submit(submission, waiter, at: now, &effects)
+    case .cancel(let reason, let waiter):
+      guard self.builds[id] != nil else { return self.load(id, for: command, &effects) }
+      self.change(id, at: now, &effects) { machine, out, _ in
+        machine.cancel(reason, at: now, &out)
+      }
+      self.answer(waiter, with: id, existed: true, &effects)
+    case .retry(let jobs, let waiter):
+      guard self.builds[id] != nil else { return self.load(id, for: command, &effects) }
+      self.retry(id, jobs, waiter, at: now, &effects)
+    }
+  }
+
+  private mutating func load(_ id: BuildID, for command: Command, _ effects: inout [Effect]) {
+    self.loads[id] = [command]
+    effects.append(.load(id))
+  }
+
+  private mutating func submit(
+    _ submission: Submission, _ waiter: Waiter, at now: Timestamp, _ effects: inout [Effect]
+  ) {
+    let id = submission.id
+    if self.builds[id] != nil {
+      self.answer(waiter, with: id, existed: true, &effects)
+      return
+    }
+    if self.isStoreSilent, self.unstored >= Self.maximumUnstoredWhileSilent {
+      effects.append(.answer(waiter, .unavailable("the store does not answer")))
+      return
+    }
+    guard self.waitingJobs + submission.legs.count <= self.policy.maximumQueuedJobs else {
+      effects.append(
+        .answer(
+          waiter,
+          .exhausted(
+            "\(self.waitingJobs) jobs wait, and at most \(self.policy.maximumQueuedJobs) may",
+            retryAfter: self.policy.fullQueueRetryDelay)))
+      return
+    }
+    let machine = BuildMachine.submitted(submission, owner: self.owner, at: now)
+    var entry = BuildEntry(machine: machine, version: nil)
+    entry.isDirty = true
+    entry.afterNext = [.answer(waiter, existed: false)]
+    self.builds[id] = entry
+    self.joinGroup(id)
+    self.change(id, at: now, &effects) { machine, out, _ in
+      out.isDirty = true
+      machine.settleAll(at: now, &out)
+    }
+  }
+
+  /// Submissions that may wait for a store that is silent: those find out whether it is back.
+  static var maximumUnstoredWhileSilent: Int { 16 }
+
+  private var unstored: Int {
+    // Only counted while the store is silent.
+    self.builds.values.count { $0.version == nil }
+  }
+
+  private mutating func retry(
+    _ id: BuildID, _ jobs: [JobID], _ waiter: Waiter, at now: Timestamp,
+    _ effects: inout [Effect]
+  ) {
+    var failure: BuildMachine.RetryError?
+    let wasMember = self.groups[self.groupKey(of: id)]?.contains(id) ?? false
+    self.joinGroup(id, toRetry: true)
+    self.change(id, at: now, &effects) { machine, out, _ in
+      do throws(BuildMachine.RetryError) {
+        try machine.retry(jobs, at: now, &out)
+      } catch { failure = error }
+    }
+    guard let failure else {
+      self.answer(waiter, with: id, existed: true, &effects)
+      return
+    }
+    if !wasMember { self.leaveGroup(id, at: now, &effects) }
+    let answer: Answer =
+      switch failure {
+      case .notFinished: .failedPrecondition("build \(id) is not finished")
+      case .nothingToRetry: .failedPrecondition("every job of build \(id) succeeded")
+      case .unknownJob(let job): .invalid("build \(id) has no job \"\(job)\"")
+      }
+    effects.append(.answer(waiter, answer))
+    self.settle(id, at: now, &effects)
+  }
+
+  /// Answers with the newest state, once that is committed.
+  private mutating func answer(
+    _ waiter: Waiter, with id: BuildID, existed: Bool, _ effects: inout [Effect]
+  ) {
+    guard let entry = self.builds[id] else { return }
+    if entry.isClean, let record = self.shown(id) {
+      effects.append(.answer(waiter, .build(record, existed: existed)))
+    } else if entry.isDirty {
+      self.builds[id]?.afterNext.append(.answer(waiter, existed: existed))
+    } else {
+      self.builds[id]?.afterThis.append(.answer(waiter, existed: existed))
+    }
+  }
+
+  // MARK: Concurrency groups
+
+  func groupKey(of record: BuildRecord) -> GroupKey {
+    GroupKey(project: record.project, group: record.group)
+  }
+
+  private func groupKey(of id: BuildID) -> GroupKey {
+    self.builds[id].map { self.groupKey(of: $0.machine.record) }
+      ?? GroupKey(project: "", group: "")
+  }
+
+  /// Lines a build up in its group, at its end unless it has a place; it is held back if it is not
+  /// the first.
+  mutating func joinGroup(_ id: BuildID, toRetry: Bool = false) {
+    let key = self.groupKey(of: id)
+    guard !key.group.isEmpty,
+      toRetry || self.builds[id]?.machine.record.state != .finished
+    else { return }
+    if !(self.groups[key]?.contains(id) ?? false) { self.groups[key, default: []].append(id) }
+    if self.groups[key]?.first != id { self.builds[id]?.machine.holdBack() }
+  }
+
+  /// A build is over: the next of its group goes on.
+  mutating func leaveGroup(_ id: BuildID, at now: Timestamp, _ effects: inout [Effect]) {
+    let key = self.groupKey(of: id)
+    guard let place = self.groups[key]?.firstIndex(of: id) else { return }
+    self.groups[key]?.remove(at: place)
+    guard let next = self.groups[key]?.first else {
+      self.groups[key] = nil
+      return
+    }
+    if place == 0 {
+      self.change(next, at: now, &effects) { machine, out, _ in
+        if machine.isHeldBack { machine.letGo(at: now, &out) }
+      }
+    }
+  }
+
+  /// A new build of a group that says `cancel-in-progress` ends those before it.
+  mutating func supersede(
+    for record: BuildRecord, at now: Timestamp, _ effects: inout [Effect]
+  ) {
+    guard record.pipeline.concurrency?.cancelInProgress ?? false else { return }
+    let group = self.groups[self.groupKey(of: record)] ?? []
+    for earlier in group.prefix(while: { $0 != record.id }) {
+      let why = "build \(record.id) of the same concurrency group came later"
+      self.change(earlier, at: now, &effects) { machine, out, _ in
+        machine.cancel(why, at: now, &out)
+      }
+    }
+  }
+}

@@ -1,0 +1,446 @@
+import Domain
+
+/// A build at hand, and where its record stands.
+struct BuildEntry: Sendable {
+  /// What happens when the record is durable.
+  enum Deferred: Hashable, Sendable {
+    case step(BuildOutput.Step)
+    case answer(Waiter, existed: Bool)
+  }
+
+  var machine: BuildMachine
+  /// Of the stored record; nil: there is none yet.
+  var version: Int64?
+  /// The newest state is not written, or being written.
+  var isDirty = false
+  /// The newest state shows more than the last revision did.
+  var isProgress = false
+  /// The record that is being written.
+  var inFlight: BuildRecord?
+  /// The last committed record, while there is a newer one.
+  var committed: BuildRecord?
+  /// Its write met another's record, which is being read.
+  var isLoading = false
+  var failures = 0
+  /// The round whose end was counted.
+  var countedRound: Int32?
+  /// For the write that is under way, and for the next one.
+  var afterThis: [Deferred] = []
+  var afterNext: [Deferred] = []
+  /// Commands that came while the record was being read.
+  var commands: [Scheduler.Command] = []
+  /// As they are counted in ``Scheduler/waitingJobs``.
+  var waitingJobs = 0
+
+  init(machine: BuildMachine, version: Int64?) {
+    self.machine = machine
+    self.version = version
+  }
+
+  var isClean: Bool { !self.isDirty && self.inFlight == nil }
+
+  /// What may be shown; nil before the first commit.
+  var shown: BuildRecord? {
+    self.isClean && self.version != nil ? self.machine.record : self.committed
+  }
+}
+
+extension Scheduler {
+  // MARK: Changing a build
+
+  /// Feeds a build, and carries out what follows from it.
+  ///
+  /// - Parameter mayDirty: Whether it can change what is stored; progress alone cannot, and needs
+  ///   no copy of what was committed.
+  mutating func change(
+    _ id: BuildID, at now: Timestamp, mayDirty: Bool = true, _ effects: inout [Effect],
+    _ body: (inout BuildMachine, inout BuildOutput, Policy) -> Void
+  ) {
+    guard let index = self.builds.index(forKey: id) else { return }
+    let before =
+      mayDirty && self.builds.values[index].isClean && self.builds.values[index].version != nil
+      ? self.builds.values[index].machine.record : nil
+    var out = BuildOutput()
+    body(&self.builds.values[index].machine, &out, self.policy)
+    if out.isDirty {
+      if let before { self.builds.values[index].committed = before }
+      self.builds.values[index].isDirty = true
+      self.recountWaiting(index)
+    }
+    if out.isProgress { self.builds.values[index].isProgress = true }
+    self.builds.values[index].afterNext += out.afterCommit.map { .step($0) }
+    // A change that needs no commit may still have something to do after one.
+    if !out.isDirty, self.builds.values[index].isClean { self.runDeferred(id, at: now, &effects) }
+    for step in out.now { self.carryOut(step, of: id, at: now, &effects) }
+    for attempt in out.touched { self.setTimer(attempt) }
+    self.settle(id, at: now, &effects)
+  }
+
+  private mutating func runDeferred(_ id: BuildID, at now: Timestamp, _ effects: inout [Effect]) {
+    guard let deferred = self.builds[id]?.afterNext, !deferred.isEmpty else { return }
+    self.builds[id]?.afterNext = []
+    self.carryOut(deferred, of: id, at: now, &effects)
+  }
+
+  private mutating func recountWaiting(_ index: Dictionary<BuildID, BuildEntry>.Index) {
+    let count = self.builds.values[index].machine.record.jobs.count {
+      $0.state == .blocked || $0.state == .queued
+    }
+    self.waitingJobs += count - self.builds.values[index].waitingJobs
+    self.builds.values[index].waitingJobs = count
+  }
+
+  private func wake(of attempt: AttemptID) -> Timestamp? {
+    self.attempts[attempt].flatMap { self.builds[$0]?.machine.live[attempt] }
+      .flatMap { $0.machine.wake(self.policy) }
+  }
+
+  private mutating func setTimer(_ attempt: AttemptID) {
+    self.timers.set(.attempt(attempt), to: self.wake(of: attempt))
+  }
+
+  private mutating func carryOut(
+    _ step: BuildOutput.Step, of id: BuildID, at now: Timestamp, _ effects: inout [Effect]
+  ) {
+    guard let index = self.builds.index(forKey: id) else { return }
+    let project = self.builds.values[index].machine.record.project
+    switch step {
+    case .enqueue(let item):
+      // Cancelled between the decision and its commit: a harmless race.
+      guard self.builds.values[index].machine.tickets[item] == nil,
+        let shape = self.builds.values[index].machine.shape(of: item, self.policy)
+      else { return }
+      let ticket = self.queue.enqueue(
+        Work(build: id, item: item), project: project,
+        priority: self.builds.values[index].machine.record.priority,
+        age: self.builds.values[index].machine.record.createdAt, shape: shape, at: now)
+      self.builds.values[index].machine.tickets[item] = ticket
+    case .dequeue(let item):
+      if let ticket = self.builds.values[index].machine.tickets.removeValue(forKey: item) {
+        self.queue.remove(ticket)
+      }
+      if case .notification(let number) = item {
+        self.timers.set(.notification(id, number), to: nil)
+      }
+    case .took(let attempt, let lease, let resources):
+      self.attempts[attempt] = id
+      self.leases[lease] = attempt
+      self.queue.took(resources, project: project)
+    case .gaveBack(let attempt, let lease, let resources):
+      self.attempts[attempt] = nil
+      self.leases[lease] = nil
+      self.timers.set(.attempt(attempt), to: nil)
+      self.queue.gaveBack(resources, project: project)
+      effects.append(.release(lease))
+    case .start(let attempt):
+      self.change(id, at: now, &effects) { $0.start(attempt, at: now, $2, &$1) }
+    case .end(let attempt, let outcome, let reason):
+      self.change(id, at: now, &effects) {
+        $0.end(attempt, outcome, reason: reason, at: now, $2, &$1)
+      }
+    case .run(let attempt):
+      if let order = self.builds.values[index].machine.order(attempt, self.policy) {
+        effects.append(.run(order))
+      }
+    case .attach(let attempt, let address, let after):
+      effects.append(.attach(attempt, address: address, after: after))
+    case .detach(let attempt): effects.append(.detach(attempt))
+    case .stop(let attempt, let address, let outcome, let reason):
+      effects.append(.stop(attempt, address: address, outcome, reason: reason))
+    case .remind(let index, let delay):
+      self.timers.set(.notification(id, index), to: now + delay)
+    }
+  }
+
+  private mutating func carryOut(
+    _ deferred: [BuildEntry.Deferred], of id: BuildID, at now: Timestamp,
+    _ effects: inout [Effect]
+  ) {
+    for item in deferred {
+      switch item {
+      case .step(let step): self.carryOut(step, of: id, at: now, &effects)
+      case .answer(let waiter, let existed):
+        if let record = self.shown(id) {
+          effects.append(.answer(waiter, .build(record, existed: existed)))
+        }
+      }
+    }
+  }
+
+  // MARK: Writing
+
+  /// Writes what is to be written, shows what is to be shown, and drops what is done with.
+  mutating func settle(_ id: BuildID, at now: Timestamp, _ effects: inout [Effect]) {
+    guard let index = self.builds.index(forKey: id) else { return }
+    guard self.builds.values[index].inFlight == nil, !self.builds.values[index].isLoading else {
+      return
+    }
+    if self.builds.values[index].isDirty {
+      let revision = Revision.committed(after: self.builds.values[index].machine.record.revision)
+      let owner = self.owner
+      self.builds.values[index].machine.update { record in
+        record.revision = revision
+        record.owner = owner
+      }
+      self.builds.values[index].isDirty = false
+      self.builds.values[index].isProgress = false
+      self.builds.values[index].afterThis = self.builds.values[index].afterNext
+      self.builds.values[index].afterNext = []
+      let record = self.builds.values[index].machine.record
+      self.builds.values[index].inFlight = record
+      effects.append(.write(record, base: self.builds.values[index].version))
+    } else if self.builds.values[index].isProgress {
+      self.builds.values[index].isProgress = false
+      let revision = self.builds.values[index].machine.record.revision
+      if let next = Revision.shown(after: revision) {
+        self.builds.values[index].machine.update { $0.revision = next }
+        self.show(id, &effects)
+      } else {
+        self.builds.values[index].committed = self.builds.values[index].machine.record
+        self.builds.values[index].isDirty = true
+        self.settle(id, at: now, &effects)
+      }
+    } else if !self.builds.values[index].machine.record.isActive,
+      self.builds.values[index].machine.live.isEmpty,
+      self.builds.values[index].version != nil
+    {
+      self.forget(id)
+    }
+  }
+
+  private func show(_ id: BuildID, _ effects: inout [Effect]) {
+    if self.watchers[id] != nil, let record = self.shown(id) { effects.append(.changed(record)) }
+  }
+
+  /// What became of the write that was under way for a build.
+  package mutating func written(
+    _ id: BuildID, _ result: WriteResult, at now: Timestamp
+  ) -> [Effect] {
+    // A build that was dropped meanwhile, or a write that was asked twice: late news.
+    guard self.builds[id]?.inFlight != nil else { return [] }
+    var effects: [Effect] = []
+    switch result {
+    case .committed(let version):
+      self.isStoreSilent = false
+      self.committed(id, version, at: now, &effects)
+    case .conflict:
+      self.isStoreSilent = false
+      self.tally.conflicts += 1
+      self.builds[id]?.isLoading = true
+      effects.append(.load(id))
+    case .unknown(let why):
+      self.storeFailed(id, why, at: now, &effects)
+    case .refused(let why):
+      if self.builds[id]?.version == nil {
+        self.answerAll(id, .invalid(why), &effects)
+        self.drop(id, at: now, &effects)
+      } else {
+        self.storeFailed(id, why, at: now, &effects)
+      }
+    }
+    effects += self.queue.changes()
+    return effects
+  }
+
+  private mutating func committed(
+    _ id: BuildID, _ version: Int64, at now: Timestamp, _ effects: inout [Effect]
+  ) {
+    guard let index = self.builds.index(forKey: id),
+      let record = self.builds.values[index].inFlight
+    else { return }
+    let isFirst = self.builds.values[index].version == nil
+    self.builds.values[index].version = version
+    self.builds.values[index].failures = 0
+    self.builds.values[index].inFlight = nil
+    self.builds.values[index].committed = self.builds.values[index].isDirty ? record : nil
+    let deferred = self.builds.values[index].afterThis
+    self.builds.values[index].afterThis = []
+    if isFirst { self.tally.submitted += 1 }
+    self.count(record)
+    self.show(id, &effects)
+    self.carryOut(deferred, of: id, at: now, &effects)
+    if isFirst { self.supersede(for: record, at: now, &effects) }
+    if record.state == .finished { self.leaveGroup(id, at: now, &effects) }
+    self.settle(id, at: now, &effects)
+  }
+
+  /// Counts an end once: when the record that first says so is committed.
+  private mutating func count(_ record: BuildRecord) {
+    if record.state == .finished, let outcome = record.outcome, record.finishedAt != nil,
+      self.builds[record.id]?.countedRound != record.round
+    {
+      self.builds[record.id]?.countedRound = record.round
+      self.tally.finished[outcome, default: 0] += 1
+      for job in record.jobs {
+        for attempt in job.attempts.dropFirst(job.earlierAttempts) {
+          if let outcome = attempt.outcome { self.tally.attempts[outcome, default: 0] += 1 }
+        }
+      }
+    }
+  }
+
+  /// Nobody knows what the store did: the same again, later. Whoever waits is told so now.
+  private mutating func storeFailed(
+    _ id: BuildID, _ why: String, at now: Timestamp, _ effects: inout [Effect]
+  ) {
+    self.isStoreSilent = true
+    self.tally.storeFailures += 1
+    self.answerAll(id, .unavailable("the store does not answer: \(why)"), &effects)
+    self.builds[id]?.failures += 1
+    let failures = self.builds[id]?.failures ?? 1
+    self.timers.set(.store(id), to: now + self.policy.storeBackoff.delay(after: failures))
+  }
+
+  mutating func tryStoreAgain(_ id: BuildID, _ effects: inout [Effect]) {
+    guard let entry = self.builds[id] else { return }
+    if entry.isLoading {
+      effects.append(.load(id))
+    } else if let record = entry.inFlight {
+      // The very same record: should the first write have been done after all, the conflict shows
+      // our own revision.
+      effects.append(.write(record, base: entry.version))
+    }
+  }
+
+  private mutating func answerAll(_ id: BuildID, _ answer: Answer, _ effects: inout [Effect]) {
+    func split(_ deferred: [BuildEntry.Deferred]) -> [BuildEntry.Deferred] {
+      deferred.filter { item in
+        guard case .answer(let waiter, _) = item else { return true }
+        effects.append(.answer(waiter, answer))
+        return false
+      }
+    }
+    guard let entry = self.builds[id] else { return }
+    self.builds[id]?.afterThis = split(entry.afterThis)
+    self.builds[id]?.afterNext = split(entry.afterNext)
+    for command in entry.commands { effects.append(.answer(command.waiter, answer)) }
+    self.builds[id]?.commands = []
+  }
+
+  // MARK: Reading
+
+  /// A record was read; nil: there is none.
+  package mutating func loaded(
+    _ id: BuildID, _ stored: StoredBuild?, at now: Timestamp
+  ) -> [Effect] {
+    self.isStoreSilent = false
+    var effects: [Effect] = []
+    if let entry = self.builds[id], entry.isLoading {
+      self.builds[id]?.isLoading = false
+      self.builds[id]?.failures = 0
+      if let stored, stored.record.owner == self.owner,
+        stored.record.revision == entry.inFlight?.revision
+      {
+        // Our own write, whose answer was lost.
+        self.committed(id, stored.version, at: now, &effects)
+        self.carryOut(entry.commands, on: id, at: now, &effects)
+      } else {
+        self.replace(id, by: stored, at: now, &effects)
+      }
+    }
+    if let commands = self.loads.removeValue(forKey: id) {
+      if let stored {
+        // Records that are active are at hand unless another scheduler had them.
+        if self.builds[id] == nil { self.adopt(stored, at: now, &effects) }
+        if stored.record.isActive {
+          self.joinGroup(id)
+          self.change(id, at: now, &effects) { $0.resume(at: now, $2, &$1) }
+        }
+        self.carryOut(commands, on: id, at: now, &effects)
+        self.settle(id, at: now, &effects)
+      } else {
+        for command in commands { effects.append(.answer(command.waiter, .notFound)) }
+      }
+    }
+    effects += self.queue.changes()
+    return effects
+  }
+
+  /// A record could not be read.
+  package mutating func loadFailed(
+    _ id: BuildID, _ why: String, at now: Timestamp
+  ) -> [Effect] {
+    var effects: [Effect] = []
+    for command in self.loads.removeValue(forKey: id) ?? [] {
+      effects.append(.answer(command.waiter, .unavailable("the store does not answer: \(why)")))
+    }
+    if self.builds[id]?.isLoading ?? false { self.storeFailed(id, why, at: now, &effects) }
+    return effects
+  }
+
+  /// What is stored is another's work: what we thought of the build is void.
+  private mutating func replace(
+    _ id: BuildID, by stored: StoredBuild?, at now: Timestamp, _ effects: inout [Effect]
+  ) {
+    guard let entry = self.builds[id] else { return }
+    // A submission that meets its own build from before is answered with it.
+    var answers: [Waiter] = []
+    var unanswered: [Waiter] = []
+    for case .answer(let waiter, _) in entry.afterThis + entry.afterNext {
+      if entry.version == nil { answers.append(waiter) } else { unanswered.append(waiter) }
+    }
+    let commands = entry.commands
+    let keepsPlace = stored.map { $0.record.state != .finished } ?? false
+    self.drop(id, keepingPlace: keepsPlace, at: now, &effects)
+    for waiter in unanswered {
+      effects.append(
+        .answer(waiter, .unavailable("the build was changed by another scheduler; try again")))
+    }
+    guard let stored else {
+      for waiter in answers + commands.map(\.waiter) {
+        effects.append(.answer(waiter, .unavailable("the build's record is gone; try again")))
+      }
+      return
+    }
+    self.adopt(stored, at: now, &effects)
+    self.joinGroup(id)
+    self.change(id, at: now, &effects) { $0.resume(at: now, $2, &$1) }
+    for waiter in answers {
+      effects.append(.answer(waiter, .build(self.shown(id) ?? stored.record, existed: true)))
+    }
+    self.show(id, &effects)
+    self.carryOut(commands, on: id, at: now, &effects)
+    self.settle(id, at: now, &effects)
+  }
+
+  /// Takes over a record as it was read.
+  mutating func adopt(_ stored: StoredBuild, at now: Timestamp, _ effects: inout [Effect]) {
+    let id = stored.record.id
+    var out = BuildOutput()
+    let machine = BuildMachine.recovered(stored.record, at: now, self.policy, &out)
+    var entry = BuildEntry(machine: machine, version: stored.version)
+    if stored.record.state == .finished { entry.countedRound = stored.record.round }
+    self.builds[id] = entry
+    if let index = self.builds.index(forKey: id) { self.recountWaiting(index) }
+    for step in out.now { self.carryOut(step, of: id, at: now, &effects) }
+    for attempt in out.touched { self.setTimer(attempt) }
+  }
+
+  /// Forgets a build with all that was planned for it; runners keep what they run.
+  private mutating func drop(
+    _ id: BuildID, keepingPlace: Bool = false, at now: Timestamp, _ effects: inout [Effect]
+  ) {
+    guard let entry = self.builds[id] else { return }
+    for (attempt, live) in entry.machine.live.sorted(by: { $0.key < $1.key }) {
+      effects.append(.detach(attempt))
+      self.attempts[attempt] = nil
+      self.leases[live.machine.lease] = nil
+      self.timers.set(.attempt(attempt), to: nil)
+      self.queue.gaveBack(live.machine.resources, project: entry.machine.record.project)
+      // The runner never heard of it, and never will.
+      if !live.machine.isRecorded { effects.append(.release(live.machine.lease)) }
+    }
+    if !keepingPlace { self.leaveGroup(id, at: now, &effects) }
+    self.forget(id)
+  }
+
+  private mutating func forget(_ id: BuildID) {
+    guard let entry = self.builds.removeValue(forKey: id) else { return }
+    for ticket in entry.machine.tickets.values { self.queue.remove(ticket) }
+    for index in entry.machine.record.notifications.indices {
+      self.timers.set(.notification(id, index), to: nil)
+    }
+    self.timers.set(.store(id), to: nil)
+    self.waitingJobs -= entry.waitingJobs
+  }
+}

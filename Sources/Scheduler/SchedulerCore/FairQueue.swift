@@ -1,0 +1,177 @@
+import Domain
+import HeapModule
+
+/// What can be given a lease: a job of a build, or a notification of it.
+package struct Work: Hashable, Sendable {
+  package enum Item: Hashable, Sendable {
+    case job(Int)
+    case notification(Int)
+  }
+
+  package var build: BuildID
+  package var item: Item
+
+  package init(build: BuildID, item: Item) {
+    self.build = build
+    self.item = item
+  }
+}
+
+/// A place in the queue; unique for ever.
+package typealias Ticket = UInt64
+
+/// Work of one shape that waits, in the order in which it is due: by priority, then the project
+/// whose share is least, then age.
+///
+/// A project's share changes with every lease, in whatever queue: the order between projects is
+/// therefore checked when work is taken, and corrected then. Only a share that became *less* must
+/// be told, with ``shareFell(of:)``.
+struct FairQueue: Sendable {
+  struct Entry: Hashable, Sendable, Comparable {
+    var work: Work
+    var project: ProjectID
+    var priority: Int32
+    /// When its build was submitted.
+    var age: Timestamp
+    /// Since when it waits.
+    var since: Timestamp
+    var ticket: Ticket
+
+    static func < (left: Self, right: Self) -> Bool {
+      (left.age, left.ticket) < (right.age, right.ticket)
+    }
+  }
+
+  /// A project's place among the others.
+  private struct Turn: Comparable, Sendable {
+    var share: Double
+    var head: Entry
+    /// Of the project's turns only the one with the newest stamp counts.
+    var stamp: UInt64
+
+    static func == (left: Self, right: Self) -> Bool {
+      left.share == right.share && left.head == right.head
+    }
+
+    static func < (left: Self, right: Self) -> Bool {
+      left.share == right.share ? left.head < right.head : left.share < right.share
+    }
+  }
+
+  /// Work of one priority.
+  private struct Level: Sendable {
+    var priority: Int32
+    var projects: [ProjectID: Heap<Entry>] = [:]
+    var turns: Heap<Turn> = []
+    var stamps: [ProjectID: UInt64] = [:]
+  }
+
+  /// Greatest priority first.
+  private var levels: [Level] = []
+  /// Taken out of the middle; dropped when they come to the top.
+  private var removed: Set<Ticket> = []
+  private var nextStamp: UInt64 = 0
+  private(set) var count = 0
+
+  var isEmpty: Bool { self.count == 0 }
+
+  mutating func insert(_ entry: Entry, share: Double) {
+    let index = self.levelIndex(of: entry.priority)
+    let isHead = self.levels[index].projects[entry.project]?.min.map { entry < $0 } ?? true
+    self.levels[index].projects[entry.project, default: []].insert(entry)
+    self.count += 1
+    if isHead { self.takeTurn(entry.project, at: index, share: share) }
+  }
+
+  /// Takes out work that waits here.
+  mutating func remove(_ ticket: Ticket) {
+    self.removed.insert(ticket)
+    self.count -= 1
+  }
+
+  /// What is due now.
+  mutating func first(share: (ProjectID) -> Double) -> Entry? {
+    while !self.levels.isEmpty {
+      if let entry = self.first(at: 0, share: share) { return entry }
+      self.levels.removeFirst()
+    }
+    self.removed.removeAll()
+    return nil
+  }
+
+  /// Takes what is due now.
+  mutating func popFirst(share: (ProjectID) -> Double) -> Entry? {
+    guard let entry = self.first(share: share) else { return nil }
+    _ = self.levels[0].projects[entry.project]?.popMin()
+    self.count -= 1
+    self.settle(entry.project, at: 0, share: share(entry.project))
+    return entry
+  }
+
+  /// A project uses less than it did.
+  mutating func shareFell(of project: ProjectID, to share: Double) {
+    for index in self.levels.indices where self.levels[index].projects[project] != nil {
+      self.settle(project, at: index, share: share)
+    }
+  }
+
+  // MARK: Levels and turns
+
+  private mutating func levelIndex(of priority: Int32) -> Int {
+    // Few priorities are in use at a time.
+    let index = self.levels.firstIndex { $0.priority <= priority } ?? self.levels.count
+    if index == self.levels.count || self.levels[index].priority != priority {
+      self.levels.insert(Level(priority: priority), at: index)
+    }
+    return index
+  }
+
+  private mutating func takeTurn(_ project: ProjectID, at index: Int, share: Double) {
+    guard let head = self.levels[index].projects[project]?.min else { return }
+    self.nextStamp += 1
+    self.levels[index].stamps[project] = self.nextStamp
+    self.levels[index].turns.insert(Turn(share: share, head: head, stamp: self.nextStamp))
+    // Turns that no longer count are dropped when they come up; if they never do, here.
+    if self.levels[index].turns.count > 4 * self.levels[index].projects.count + 64 {
+      let stamps = self.levels[index].stamps
+      let valid = self.levels[index].turns.unordered.filter {
+        stamps[$0.head.project] == $0.stamp
+      }
+      self.levels[index].turns = Heap(valid)
+    }
+  }
+
+  /// Drops what was taken out from the top of a project's work, and gives it its turn anew.
+  private mutating func settle(_ project: ProjectID, at index: Int, share: Double) {
+    while let head = self.levels[index].projects[project]?.min,
+      self.removed.remove(head.ticket) != nil
+    {
+      _ = self.levels[index].projects[project]?.popMin()
+    }
+    if self.levels[index].projects[project]?.isEmpty ?? true {
+      self.levels[index].projects[project] = nil
+      self.levels[index].stamps[project] = nil
+    } else {
+      self.takeTurn(project, at: index, share: share)
+    }
+  }
+
+  private mutating func first(at index: Int, share: (ProjectID) -> Double) -> Entry? {
+    while let turn = self.levels[index].turns.min {
+      let project = turn.head.project
+      guard self.levels[index].stamps[project] == turn.stamp else {
+        _ = self.levels[index].turns.popMin()
+        continue
+      }
+      let now = share(project)
+      if turn.share == now, !self.removed.contains(turn.head.ticket),
+        self.levels[index].projects[project]?.min == turn.head
+      {
+        return turn.head
+      }
+      _ = self.levels[index].turns.popMin()
+      self.settle(project, at: index, share: now)
+    }
+    return nil
+  }
+}

@@ -1,0 +1,249 @@
+import DequeModule
+import Domain
+import OrderedCollections
+
+/// Everything that waits for an executor, and the demands that stand for it at the allocator.
+///
+/// Demands are anonymous: one says "a share of this shape", and when it is granted, the lease goes
+/// to whatever work of the shape is due *then*. So the order is exact at the moment of the grant,
+/// however long the demand was open, and the window of open demands bounds nothing but traffic.
+/// Shapes have windows of their own: work that cannot be placed blocks no other.
+struct ReadyQueue: Sendable {
+  private struct Line: Sendable {
+    var waiting = FairQueue()
+    /// In the order they were sent, with the greatest priority they were sent for.
+    var open: OrderedDictionary<DemandID, Int32> = [:]
+    /// Why it waits, in the allocator's words.
+    var reason = ""
+  }
+
+  private let policy: Policy
+  /// Makes this process' demands differ from those of every other.
+  private let owner: String
+  private var lines: [Shape: Line] = [:]
+  private var shapes: [DemandID: Shape] = [:]
+  private var places: [Ticket: (shape: Shape, project: ProjectID)] = [:]
+  /// In which lines a project has work, and how much.
+  private var presence: [ProjectID: [Shape: Int]] = [:]
+  /// What each project holds.
+  private var usage: [ProjectID: Resources] = [:]
+  /// Everything that waits, oldest first, and some that no longer does.
+  private var arrivals: Deque<(ticket: Ticket, since: Timestamp)> = []
+  private var nextDemand: UInt64 = 0
+  private var nextTicket: Ticket = 0
+  /// Lines whose demands may not fit what waits; in the order they were touched.
+  private var touched: OrderedSet<Shape> = []
+
+  init(policy: Policy, owner: String) {
+    self.policy = policy
+    self.owner = owner
+  }
+
+  /// Work that waits.
+  var count: Int { self.places.count }
+
+  func contains(_ ticket: Ticket) -> Bool { self.places[ticket] != nil }
+
+  var openDemands: Int { self.shapes.count }
+
+  // MARK: What waits
+
+  mutating func enqueue(
+    _ work: Work, project: ProjectID, priority: Int32, age: Timestamp, shape: Shape,
+    at now: Timestamp
+  ) -> Ticket {
+    self.nextTicket += 1
+    let entry = FairQueue.Entry(
+      work: work, project: project, priority: priority, age: age, since: now,
+      ticket: self.nextTicket)
+    self.arrivals.append((self.nextTicket, now))
+    self.lines[shape, default: Line()].waiting.insert(entry, share: self.share(of: project))
+    self.places[self.nextTicket] = (shape, project)
+    self.presence[project, default: [:]][shape, default: 0] += 1
+    self.touched.append(shape)
+    return self.nextTicket
+  }
+
+  /// Takes out work that is no longer to be done.
+  mutating func remove(_ ticket: Ticket) {
+    guard let (shape, _) = self.forget(ticket) else { return }
+    self.lines[shape]?.waiting.remove(ticket)
+    self.touched.append(shape)
+  }
+
+  private mutating func forget(_ ticket: Ticket) -> (shape: Shape, project: ProjectID)? {
+    guard let place = self.places.removeValue(forKey: ticket) else { return nil }
+    let left = (self.presence[place.project]?[place.shape] ?? 1) - 1
+    self.presence[place.project]?[place.shape] = left > 0 ? left : nil
+    if self.presence[place.project]?.isEmpty ?? false { self.presence[place.project] = nil }
+    self.dropArrivals()
+    // Work that was taken out of the middle.
+    if self.arrivals.count > 2 * self.places.count + 1_024 {
+      let places = self.places
+      self.arrivals.removeAll { places[$0.ticket] == nil }
+    }
+    return place
+  }
+
+  /// Why work of a shape waits.
+  func reason(for shape: Shape) -> String { self.lines[shape]?.reason ?? "" }
+
+  /// The allocator said why a demand waits. Answers the shape whose reason is another now.
+  mutating func waiting(_ demand: DemandID, reason: String) -> Shape? {
+    guard let shape = self.shapes[demand], self.lines[shape]?.reason != reason else { return nil }
+    self.lines[shape]?.reason = reason
+    return shape
+  }
+
+  // MARK: Leases
+
+  /// A demand was granted: the work that gets the lease. Nil if nothing waits any more, or the
+  /// demand is not known.
+  mutating func granted(_ demand: DemandID) -> FairQueue.Entry? {
+    guard let shape = self.shapes.removeValue(forKey: demand) else { return nil }
+    self.lines[shape]?.open.removeValue(forKey: demand)
+    self.touched.append(shape)
+    return self.popFirst(shape)
+  }
+
+  private mutating func popFirst(_ shape: Shape) -> FairQueue.Entry? {
+    let (usage, policy) = (self.usage, self.policy)
+    let entry = self.lines[shape]?.waiting.popFirst { Self.share(of: $0, usage, policy) }
+    guard let entry else { return nil }
+    _ = self.forget(entry.ticket)
+    return entry
+  }
+
+  /// No executor could ever meet a demand: all work of its shape is taken out and answered.
+  mutating func unsatisfiable(_ demand: DemandID) -> [Work] {
+    guard let shape = self.shapes[demand] else { return [] }
+    var works: [Work] = []
+    while let entry = self.popFirst(shape) { works.append(entry.work) }
+    // This one the allocator has forgotten; the others are withdrawn.
+    self.shapes[demand] = nil
+    self.lines[shape]?.open.removeValue(forKey: demand)
+    self.touched.append(shape)
+    return works
+  }
+
+  mutating func took(_ resources: Resources, project: ProjectID) {
+    self.usage[project, default: .none] += resources
+  }
+
+  mutating func gaveBack(_ resources: Resources, project: ProjectID) {
+    let left = (self.usage[project] ?? .none) - resources
+    self.usage[project] = left == .none ? nil : left
+    let share = self.share(of: project)
+    for shape in (self.presence[project] ?? [:]).keys {
+      self.lines[shape]?.waiting.shareFell(of: project, to: share)
+    }
+  }
+
+  func used(by project: ProjectID) -> Resources { self.usage[project] ?? .none }
+
+  var projectsInUse: [ProjectID] { self.usage.keys.sorted() }
+
+  private func share(of project: ProjectID) -> Double {
+    Self.share(of: project, self.usage, self.policy)
+  }
+
+  private static func share(
+    of project: ProjectID, _ usage: [ProjectID: Resources], _ policy: Policy
+  ) -> Double {
+    guard let used = usage[project] else { return 0 }
+    return policy.dominantShare(of: used) / max(policy.weights[project] ?? 1, 0.001)
+  }
+
+  // MARK: Demands
+
+  /// What the allocator must be told now, so that its demands fit what waits.
+  mutating func changes() -> [Effect] {
+    guard !self.touched.isEmpty else { return [] }
+    var effects: [Effect] = []
+    for shape in self.touched { self.settle(shape, &effects) }
+    self.touched.removeAll(keepingCapacity: true)
+    return effects
+  }
+
+  private mutating func settle(_ shape: Shape, _ effects: inout [Effect]) {
+    guard var line = self.lines[shape] else { return }
+    // Out of the dictionary while it changes: no copy of its queues.
+    self.lines[shape] = nil
+    let wanted = min(line.waiting.count, self.policy.maximumOpenDemands)
+    while line.open.count > wanted {
+      // The newest is the least urgent.
+      let demand = line.open.removeLast().key
+      self.shapes[demand] = nil
+      effects.append(.withdraw(demand))
+    }
+    let (usage, policy) = (self.usage, self.policy)
+    if let head = line.waiting.first(share: { Self.share(of: $0, usage, policy) }) {
+      while line.open.count < wanted {
+        self.nextDemand += 1
+        let id = DemandID("d-\(self.owner)-\(self.nextDemand)")
+        self.shapes[id] = shape
+        effects.append(.demand(self.demand(id, for: head, shape, open: line.open.count)))
+        line.open[id] = head.priority
+      }
+      // Something more urgent than all that was asked for: one demand goes to the front.
+      if let last = line.open.keys.last, !line.open.values.contains(where: { $0 >= head.priority })
+      {
+        line.open[last] = head.priority
+        effects.append(.demand(self.demand(last, for: head, shape, open: 0)))
+      }
+    }
+    if !line.waiting.isEmpty || !line.open.isEmpty { self.lines[shape] = line }
+  }
+
+  /// The rank puts priority first, then the share that the project would have with one lease more
+  /// for every demand before this one.
+  private func demand(
+    _ id: DemandID, for head: FairQueue.Entry, _ shape: Shape, open: Int
+  ) -> Demand {
+    let weight = max(self.policy.weights[head.project] ?? 1, 0.001)
+    let share =
+      self.share(of: head.project)
+      + Double(open) * self.policy.dominantShare(of: shape.resources) / weight
+    let fine = Int64(min(share * 1_000, 4_000_000_000))
+    return Demand(
+      id: id, shape: shape, project: head.project, rank: -(Int64(head.priority) << 32) + fine)
+  }
+
+  /// Every open demand again, for an allocator that has forgotten them.
+  mutating func openAgain() -> [Effect] {
+    var effects: [Effect] = []
+    for shape in self.lines.keys.sorted() {
+      guard var line = self.lines[shape] else { continue }
+      self.lines[shape] = nil
+      let (usage, policy) = (self.usage, self.policy)
+      if let head = line.waiting.first(share: { Self.share(of: $0, usage, policy) }) {
+        for (index, id) in line.open.keys.enumerated() {
+          effects.append(.demand(self.demand(id, for: head, shape, open: index)))
+        }
+      }
+      self.lines[shape] = line
+      self.touched.append(shape)
+    }
+    return effects + self.changes()
+  }
+
+  // MARK: For invariants and metrics
+
+  /// Since when the work waits that waits longest.
+  mutating func oldestWait() -> Timestamp? {
+    self.dropArrivals()
+    return self.arrivals.first?.since
+  }
+
+  private mutating func dropArrivals() {
+    while let first = self.arrivals.first, self.places[first.ticket] == nil {
+      self.arrivals.removeFirst()
+    }
+  }
+
+  var lineCounts: [(shape: Shape, waiting: Int, open: Int)] {
+    self.lines.keys.sorted().map { shape in
+      (shape, self.lines[shape]?.waiting.count ?? 0, self.lines[shape]?.open.count ?? 0)
+    }
+  }
+}

@@ -1,0 +1,340 @@
+import Domain
+
+/// The scheduler: every build that is not done with, the queue of what waits, and who holds what.
+///
+/// The shell feeds it (``submitted(_:from:at:)``, ``granted(_:at:)``, ``received(_:of:at:)``,
+/// ``written(_:_:at:)``, ...), carries out the effects in their order, and calls
+/// ``timePassed(at:)`` when ``nextWake()`` comes.
+///
+/// What it promises, however inputs are delayed, lost or repeated:
+/// * nobody is answered, and no runner hears of an attempt, before the record says so;
+/// * a record changes by one conditional write at a time, so each result is recorded once;
+/// * a build whose record turns out to be another's work is dropped and read anew.
+///
+/// It is rebuilt from records alone: ``recovered(_:at:)`` for each, then
+/// ``recoveryFinished(at:)``.
+package struct Scheduler: Sendable {
+  package let policy: Policy
+  /// Tells this process' writes from those of every other; another one for each start.
+  package let owner: String
+  var builds: [BuildID: BuildEntry] = [:]
+  var queue: ReadyQueue
+  /// Who holds which lease.
+  var leases: [LeaseID: AttemptID] = [:]
+  var attempts: [AttemptID: BuildID] = [:]
+  var timers = Timers<TimerKey>()
+  /// Builds that are read because somebody wants something of them.
+  var loads: [BuildID: [Command]] = [:]
+  /// Unfinished builds of each concurrency group, in their order.
+  var groups: [GroupKey: [BuildID]] = [:]
+  var watchers: [BuildID: Int] = [:]
+  /// Jobs that wait, over all builds.
+  var waitingJobs = 0
+  package private(set) var isRecovering = true
+  /// The store did not answer the last time it was asked.
+  package internal(set) var isStoreSilent = false
+  package internal(set) var tally = Tally()
+
+  enum TimerKey: Hashable, Sendable {
+    case attempt(AttemptID)
+    case notification(BuildID, Int)
+    case store(BuildID)
+  }
+
+  struct GroupKey: Hashable, Sendable {
+    var project: ProjectID
+    var group: String
+  }
+
+  /// What somebody wants of a build that is not at hand.
+  enum Command: Sendable {
+    case submit(Submission, Waiter)
+    case cancel(String, Waiter)
+    case retry([JobID], Waiter)
+
+    var waiter: Waiter {
+      switch self {
+      case .submit(_, let waiter), .cancel(_, let waiter), .retry(_, let waiter): waiter
+      }
+    }
+  }
+
+  package init(policy: Policy = Policy(), owner: String) {
+    self.policy = policy
+    self.owner = owner
+    self.queue = ReadyQueue(policy: policy, owner: owner)
+  }
+
+  // MARK: Rebuilding
+
+  /// A record that is active was read at the start.
+  package mutating func recovered(_ stored: StoredBuild, at now: Timestamp) -> [Effect] {
+    guard self.builds[stored.record.id] == nil else { return [] }
+    var effects: [Effect] = []
+    self.adopt(stored, at: now, &effects)
+    return effects
+  }
+
+  /// Every active record was read: what waits is queued, and submissions are taken.
+  package mutating func recoveryFinished(at now: Timestamp) -> [Effect] {
+    guard self.isRecovering else { return [] }
+    self.isRecovering = false
+    var effects: [Effect] = []
+    // In a group what runs goes first, then what came first.
+    let order = self.builds.values.map(\.machine.record).sorted { left, right in
+      (left.state == .running ? 0 : 1, left.createdAt, left.id)
+        < (right.state == .running ? 0 : 1, right.createdAt, right.id)
+    }
+    for record in order { self.joinGroup(record.id) }
+    for record in order.sorted(by: { ($0.createdAt, $0.id) < ($1.createdAt, $1.id) }) {
+      self.change(record.id, at: now, &effects) { $0.resume(at: now, $2, &$1) }
+    }
+    effects += self.queue.changes()
+    return effects
+  }
+
+  // MARK: Callers
+
+  package mutating func submitted(
+    _ submission: Submission, from waiter: Waiter, at now: Timestamp
+  ) -> [Effect] {
+    if self.isRecovering {
+      return [.answer(waiter, .unavailable("the scheduler is still reading its records"))]
+    }
+    var effects: [Effect] = []
+    self.carryOut(.submit(submission, waiter), on: submission.id, at: now, &effects)
+    effects += self.queue.changes()
+    return effects
+  }
+
+  package mutating func cancelled(
+    _ build: BuildID, reason: String, from waiter: Waiter, at now: Timestamp
+  ) -> [Effect] {
+    if self.isRecovering {
+      return [.answer(waiter, .unavailable("the scheduler is still reading its records"))]
+    }
+    var effects: [Effect] = []
+    self.carryOut(.cancel(reason, waiter), on: build, at: now, &effects)
+    effects += self.queue.changes()
+    return effects
+  }
+
+  package mutating func retried(
+    _ build: BuildID, jobs: [JobID], from waiter: Waiter, at now: Timestamp
+  ) -> [Effect] {
+    if self.isRecovering {
+      return [.answer(waiter, .unavailable("the scheduler is still reading its records"))]
+    }
+    var effects: [Effect] = []
+    self.carryOut(.retry(jobs, waiter), on: build, at: now, &effects)
+    effects += self.queue.changes()
+    return effects
+  }
+
+  /// Somebody watches a build from now on. Answers its present state; nil if it is not at hand,
+  /// because it is over or was never here.
+  package mutating func watchBegan(_ build: BuildID) -> BuildRecord? {
+    self.watchers[build, default: 0] += 1
+    return self.shown(build)
+  }
+
+  package mutating func watchEnded(_ build: BuildID) {
+    let left = (self.watchers[build] ?? 1) - 1
+    self.watchers[build] = left > 0 ? left : nil
+  }
+
+  // MARK: The allocator
+
+  /// A new stream to the allocator is open: what is held and wanted is told again.
+  package mutating func acquireOpened(at now: Timestamp) -> [Effect] {
+    let holds = self.leases.sorted { $0.key < $1.key }.compactMap { lease, attempt -> Effect? in
+      guard let build = self.attempts[attempt],
+        let live = self.builds[build]?.machine.live[attempt]
+      else { return nil }
+      return .hold(lease, attempt, live.machine.executor)
+    }
+    return holds + self.queue.openAgain()
+  }
+
+  package mutating func granted(_ grant: Grant, at now: Timestamp) -> [Effect] {
+    // The same grant again, on another stream.
+    if self.leases[grant.lease] != nil { return [] }
+    var effects: [Effect] = []
+    if let entry = self.queue.granted(grant.demand),
+      self.builds[entry.work.build]?.machine.shape(of: entry.work.item, self.policy) != nil
+    {
+      self.tally.placements += 1
+      self.tally.pickups.append(now - entry.since)
+      self.change(entry.work.build, at: now, &effects) {
+        $0.granted(entry.work.item, grant, at: now, $2, &$1)
+      }
+    } else {
+      // Nobody wants it any more.
+      effects.append(.release(grant.lease))
+    }
+    effects += self.queue.changes()
+    return effects
+  }
+
+  package mutating func unsatisfiable(
+    _ demand: DemandID, reason: String, at now: Timestamp
+  ) -> [Effect] {
+    var effects: [Effect] = []
+    for work in self.queue.unsatisfiable(demand) {
+      self.change(work.build, at: now, &effects) {
+        $0.unsatisfiable(work.item, reason, at: now, $2, &$1)
+      }
+    }
+    effects += self.queue.changes()
+    return effects
+  }
+
+  package mutating func waiting(
+    _ demand: DemandID, reason: String, at now: Timestamp
+  ) -> [Effect] {
+    guard let shape = self.queue.waiting(demand, reason: reason) else { return [] }
+    var effects: [Effect] = []
+    // Only those that somebody looks at.
+    for build in self.watchers.keys.sorted() {
+      guard let machine = self.builds[build]?.machine,
+        machine.tickets.keys.contains(where: { machine.shape(of: $0, self.policy) == shape })
+      else { continue }
+      self.builds[build]?.isProgress = true
+      self.settle(build, at: now, &effects)
+    }
+    return effects
+  }
+
+  /// A lease is over before its release.
+  package mutating func leaseLost(
+    _ lease: LeaseID, message: String, at now: Timestamp
+  ) -> [Effect] {
+    guard let attempt = self.leases[lease] else { return [] }
+    return self.attemptChange(attempt, at: now) {
+      $0.leaseLost(message, of: attempt, at: now, $2, &$1)
+    }
+  }
+
+  // MARK: Runners
+
+  package mutating func received(
+    _ event: RunnerEvent, of attempt: AttemptID, at now: Timestamp
+  ) -> [Effect] {
+    let mayDirty = if case .finished = event.what { true } else { false }
+    return self.attemptChange(attempt, at: now, mayDirty: mayDirty) {
+      $0.received(event, of: attempt, at: now, $2, &$1)
+    }
+  }
+
+  package mutating func streamEnded(
+    _ end: StreamEnd, of attempt: AttemptID, at now: Timestamp
+  ) -> [Effect] {
+    self.attemptChange(attempt, at: now) {
+      $0.streamEnded(end, of: attempt, at: now, $2, &$1)
+    }
+  }
+
+  /// Attempts that are over are unknown: their news come late, which is a harmless race.
+  private mutating func attemptChange(
+    _ attempt: AttemptID, at now: Timestamp, mayDirty: Bool = true,
+    _ body: (inout BuildMachine, inout BuildOutput, Policy) -> Void
+  ) -> [Effect] {
+    guard let build = self.attempts[attempt] else { return [] }
+    var effects: [Effect] = []
+    self.change(build, at: now, mayDirty: mayDirty, &effects, body)
+    effects += self.queue.changes()
+    return effects
+  }
+
+  // MARK: Time
+
+  /// When ``timePassed(at:)`` is due; nil: nothing waits for time.
+  package mutating func nextWake() -> Timestamp? { self.timers.next() }
+
+  package mutating func timePassed(at now: Timestamp) -> [Effect] {
+    var effects: [Effect] = []
+    while let key = self.timers.pop(at: now) {
+      switch key {
+      case .attempt(let attempt):
+        guard let build = self.attempts[attempt] else { continue }
+        self.change(build, at: now, &effects) {
+          $0.timePassed(of: attempt, at: now, $2, &$1)
+        }
+      case .notification(let build, let index):
+        self.change(build, at: now, &effects) { machine, out, _ in machine.remind(index, &out) }
+      case .store(let build):
+        self.tryStoreAgain(build, &effects)
+      }
+    }
+    effects += self.queue.changes()
+    return effects
+  }
+
+  // MARK: What is shown
+
+  /// The state of a build that may be shown: committed, with the progress since. Nil if it is not
+  /// at hand.
+  package func shown(_ build: BuildID) -> BuildRecord? {
+    guard let entry = self.builds[build], var record = entry.shown else { return nil }
+    for index in record.jobs.indices {
+      record.jobs[index].waitingFor = self.waitingFor(index, of: record, entry)
+    }
+    return record
+  }
+
+  private func waitingFor(_ index: Int, of record: BuildRecord, _ entry: BuildEntry) -> String {
+    let job = record.jobs[index]
+    switch job.state {
+    case .running, .finished: return ""
+    case .queued:
+      guard let shape = entry.machine.shape(of: .job(index), self.policy) else { return "" }
+      let reason = self.queue.reason(for: shape)
+      return reason.isEmpty ? "an executor" : reason
+    case .blocked:
+      if entry.machine.isHeldBack {
+        let first = self.groups[self.groupKey(of: record)]?.first
+        return "concurrency group \(record.group)"
+          + (first.map { $0 == record.id ? "" : ": build \($0) goes first" } ?? "")
+      }
+      let needs = record.pipeline.jobs[job.leg.plan].needs.filter { key in
+        record.jobs.contains {
+          $0.state != .finished && record.pipeline.jobs[$0.leg.plan].key == key
+        }
+      }
+      if !needs.isEmpty { return "jobs \(needs.joined(separator: ", "))" }
+      return record.pipeline.jobs[job.leg.plan].maximumParallel
+        .map { "its turn: \($0) legs run at a time" } ?? ""
+    }
+  }
+
+  /// Builds at hand.
+  package var buildCount: Int { self.builds.count }
+  /// Work that waits for an executor.
+  package var queueDepth: Int { self.queue.count }
+  package var openDemands: Int { self.queue.openDemands }
+  package var heldLeases: Int { self.leases.count }
+  /// How long the work has waited that waits longest.
+  package mutating func oldestWait(at now: Timestamp) -> Duration? {
+    self.queue.oldestWait().map { now - $0 }
+  }
+
+  /// What was counted since the last time.
+  package mutating func takeTally() -> Tally {
+    defer { self.tally = Tally() }
+    return self.tally
+  }
+}
+
+/// What the scheduler counts for its metrics.
+package struct Tally: Hashable, Sendable {
+  package var submitted = 0
+  package var placements = 0
+  /// From waiting to the lease.
+  package var pickups: [Duration] = []
+  package var finished: [Outcome: Int] = [:]
+  package var attempts: [Outcome: Int] = [:]
+  /// Writes that met a record that was not as expected.
+  package var conflicts = 0
+  /// Writes and reads that nobody knows the end of.
+  package var storeFailures = 0
+}

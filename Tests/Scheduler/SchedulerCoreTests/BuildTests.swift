@@ -1,0 +1,415 @@
+import Domain
+import SchedulerCore
+import Testing
+
+@Test
+func aSubmissionIsAnsweredOnlyWhenItIsCommitted() {
+  var bench = Bench()
+  bench.holdsWrites = true
+  let waiter = bench.submit("b", pipeline(job("a")))
+  #expect(bench.take().isEmpty)
+  bench.release()
+  let effects = bench.take()
+  #expect(effects.answers[waiter]?.record?.state == .queued)
+  #expect(effects.demands.count == 1)
+}
+
+@Test
+func anAttemptStartsOnlyWhenItsRecordIsCommitted() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")))
+  bench.holdsWrites = true
+  #expect(bench.grant() == nil)
+  #expect(bench.heldWrites.map { $0.0.jobs[0].attempts.count } == [1])
+  bench.release()
+  let order = bench.take().runs.first
+  #expect(order?.attempt == "b/a/1")
+  #expect(order?.steps.map(\.action) == [.run("true")])
+  #expect(order?.token == FencingToken(1))
+}
+
+@Test
+func aBuildGoesThroughItsGraph() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a"), job("b", needs: ["a"]), job("c", needs: ["a", "b"])))
+  #expect(bench.record("b").jobs.map(\.state) == [.queued, .blocked, .blocked])
+  for key in ["a", "b", "c"] {
+    let order = bench.grant()
+    #expect(order?.attempt == AttemptID("b/\(key)/1"))
+    bench.end(AttemptID("b/\(key)/1"))
+  }
+  let record = bench.record("b")
+  #expect(record.state == .finished)
+  #expect(record.outcome == .succeeded)
+  #expect(record.startedAt != nil && record.finishedAt != nil)
+  #expect(!record.isActive)
+  #expect(bench.scheduler.buildCount == 0)
+  #expect(bench.scheduler.heldLeases == 0)
+}
+
+@Test
+func aFailureSkipsWhatNeedsItUnlessItsConditionSaysOtherwise() {
+  var bench = Bench()
+  _ = bench.submit(
+    "b",
+    pipeline(
+      job("a"), job("next", needs: ["a"]), job("after", needs: ["next"]),
+      job("clean", needs: ["a"], condition: "always()"),
+      job("tell", needs: ["after"], condition: "failure() && needs.after.result == 'skipped'"),
+      job("never", needs: ["a"], condition: "success()")))
+  _ = bench.grant()
+  bench.end("b/a/1", .failed, message: "step 1 failed")
+  #expect(
+    bench.record("b").jobs.map(\.state)
+      == [.finished, .finished, .finished, .queued, .queued, .finished])
+  for id in ["b/clean/1", "b/tell/1"] as [AttemptID] {
+    _ = bench.grant()
+    bench.end(id)
+  }
+  let record = bench.record("b")
+  #expect(
+    record.jobs.map(\.outcome)
+      == [.failed, .skipped, .skipped, .succeeded, .succeeded, .skipped])
+  #expect(record.outcome == .failed)
+  #expect(record.message == "job a: step 1 failed")
+  #expect(record.jobs[1].message == "job a came to failure")
+}
+
+@Test
+func aBuildOfWhichNothingIsToRunIsFinishedAtOnce() {
+  var bench = Bench()
+  let waiter = bench.submit("b", pipeline(job("a", condition: "false")))
+  let answer = bench.take().answers[waiter]
+  #expect(answer?.record?.outcome == .succeeded)
+  #expect(answer?.record?.jobs[0].outcome == .skipped)
+  #expect(bench.scheduler.buildCount == 0)
+}
+
+@Test
+func theFirstLegThatFailsEndsTheOthers() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a", legs: ["1", "2", "3"])))
+  _ = bench.grant(executor: "e1")
+  _ = bench.grant(executor: "e2")
+  bench.end("b/a (1)/1", .failed)
+  let record = bench.record("b")
+  #expect(record.jobs.map(\.outcome) == [.failed, .cancelled, .cancelled])
+  #expect(record.state == .finished)
+  #expect(bench.take().stops == ["b/a (2)/1"])
+  // The second leg's executor is not free yet: the build is still at hand.
+  #expect(record.isActive)
+  bench.end("b/a (2)/1", .cancelled)
+  #expect(!bench.record("b").isActive)
+  #expect(bench.scheduler.buildCount == 0)
+}
+
+@Test
+func withoutFailFastEveryLegRuns() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a", legs: ["1", "2"], failFast: false)))
+  _ = bench.grant()
+  bench.end("b/a (1)/1", .failed)
+  #expect(bench.record("b").state == .running)
+  _ = bench.grant()
+  bench.end("b/a (2)/1")
+  #expect(bench.record("b").jobs.map(\.outcome) == [.failed, .succeeded])
+}
+
+@Test
+func noMoreLegsRunThanTheStrategyAllows() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a", legs: ["1", "2", "3"], parallel: 2)))
+  #expect(bench.record("b").jobs.map(\.state) == [.queued, .queued, .blocked])
+  _ = bench.grant()
+  #expect(bench.record("b").jobs.map(\.state) == [.running, .queued, .blocked])
+  bench.end("b/a (1)/1")
+  #expect(bench.record("b").jobs.map(\.state) == [.finished, .queued, .queued])
+}
+
+// MARK: Retries
+
+@Test
+func aPlainFailureIsTriedAgainOnlyAsThePipelineSays() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a", retry: Pipeline.Retry(limit: 1))))
+  _ = bench.grant()
+  bench.end("b/a/1", .failed)
+  #expect(bench.record("b").jobs[0].state == .queued)
+  _ = bench.grant()
+  bench.end("b/a/2", .failed)
+  #expect(bench.record("b").outcome == .failed)
+  #expect(bench.record("b").jobs[0].attempts.map(\.outcome) == [.failed, .failed])
+  _ = bench.submit("c", pipeline(job("a", retry: Pipeline.Retry(limit: 1))))
+  _ = bench.grant()
+  bench.end("c/a/1", .timedOut)
+  #expect(bench.record("c").outcome == .timedOut)
+}
+
+@Test
+func aLostExecutorsJobRunsElsewhereWithinABound() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")))
+  for number in 1...4 {
+    let order = bench.grant(executor: ExecutorID("e\(number)"))
+    #expect(order?.number == Int32(number))
+    let lease = order!.lease
+    bench.feed { $0.leaseLost(lease, message: "silent for 5 s", at: $1) }
+    if number < 4 {
+      let shape = bench.effects.demands.last?.shape
+      #expect(shape?.avoid.count == number)
+    }
+  }
+  let record = bench.record("b")
+  #expect(record.outcome == .executorLost)
+  #expect(record.jobs[0].attempts.map(\.outcome) == Array(repeating: .executorLost, count: 4))
+  #expect(record.jobs[0].attempts[0].message == "silent for 5 s")
+}
+
+@Test
+func anAttemptThatItsRunnerNoLongerKnowsIsLost() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")))
+  _ = bench.grant()
+  bench.feed {
+    $0.received(RunnerEvent(sequence: 1, time: $1, what: .accepted), of: "b/a/1", at: $1)
+  }
+  bench.feed { $0.streamEnded(.unreachable("reset"), of: "b/a/1", at: $1) }
+  _ = bench.take()
+  bench.advance(.seconds(1))
+  #expect(bench.take() == [.attach("b/a/1", address: "e1:1", after: 1)])
+  bench.feed { $0.streamEnded(.notFound, of: "b/a/1", at: $1) }
+  #expect(bench.record("b").jobs[0].attempts[0].outcome == .executorLost)
+  #expect(bench.record("b").jobs[0].state == .queued)
+}
+
+@Test
+func aRefusedAttemptIsNoLostExecutor() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")))
+  _ = bench.grant()
+  _ = bench.take()
+  bench.feed { $0.streamEnded(.refused("no room"), of: "b/a/1", at: $1) }
+  let attempt = bench.record("b").jobs[0].attempts[0]
+  #expect(attempt.outcome == .preempted)
+  #expect(attempt.message == "executor e1 refused it: no room")
+  #expect(bench.take().releases == ["l1"])
+}
+
+@Test
+func aRunnerThatNeverAnswersLosesTheAttemptToAnother() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")))
+  _ = bench.grant()
+  for _ in 1...4 {
+    bench.feed { $0.streamEnded(.unreachable("refused"), of: "b/a/1", at: $1) }
+    bench.advance(.seconds(5))
+  }
+  #expect(bench.record("b").jobs[0].attempts[0].outcome == .preempted)
+  #expect(bench.take().stops == ["b/a/1"])
+}
+
+@Test
+func repeatedAndLateEventsChangeNothing() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")))
+  _ = bench.grant()
+  let step = StepRecord(index: 0, name: "x", state: .running)
+  for sequence in [1, 2, 2, 1, 4, 2] as [Int64] {
+    bench.feed {
+      $0.received(
+        RunnerEvent(sequence: sequence, time: $1, what: sequence == 1 ? .accepted : .step(step)),
+        of: "b/a/1", at: $1)
+    }
+  }
+  #expect(bench.scheduler.shown("b")?.jobs[0].attempts[0].steps == [step])
+  bench.end("b/a/1", .succeeded, from: 3)
+  let version = bench.store["b"]?.version
+  bench.end("b/a/1", .failed, from: 5)
+  #expect(bench.store["b"]?.version == version)
+  #expect(bench.record("b").outcome == .succeeded)
+}
+
+@Test
+func anOverdueAttemptIsStoppedFromHere() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")))
+  _ = bench.grant()
+  bench.feed {
+    $0.received(RunnerEvent(sequence: 1, time: $1, what: .accepted), of: "b/a/1", at: $1)
+  }
+  _ = bench.take()
+  bench.advance(.seconds(3_600))
+  #expect(bench.record("b").state == .running)
+  bench.advance(.seconds(91))
+  #expect(bench.record("b").outcome == .timedOut)
+  #expect(bench.take().stops == ["b/a/1"])
+}
+
+// MARK: Cancel and retry
+
+@Test
+func cancellingIsFinalAtOnceAndProcessesAreStoppedBehindIt() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a"), job("b", needs: ["a"], condition: "always()")))
+  _ = bench.grant()
+  _ = bench.take()
+  bench.holdsWrites = true
+  let waiter = bench.cancel("b")
+  #expect(bench.take().isEmpty)
+  bench.release()
+  let effects = bench.take()
+  #expect(effects.answers[waiter]?.record?.outcome == .cancelled)
+  #expect(effects.stops == ["b/a/1"])
+  #expect(effects.attaches == ["b/a/1"])
+  #expect(effects.releases.isEmpty)
+  bench.holdsWrites = false
+  bench.end("b/a/1", .cancelled)
+  #expect(bench.take().releases == ["l1"])
+  #expect(bench.scheduler.buildCount == 0)
+}
+
+@Test
+func cancellingWhatWaitsWithdrawsItsDemand() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")))
+  let demand = bench.take().demands[0]
+  _ = bench.cancel("b")
+  #expect(bench.take().contains(.withdraw(demand.id)))
+  bench.feed {
+    $0.granted(
+      Grant(
+        lease: "late", demand: demand.id, executor: "e", address: "e:1", token: FencingToken(9)),
+      at: $1)
+  }
+  #expect(bench.take() == [.release("late")])
+}
+
+@Test
+func cancellingWhileTheAttemptIsBeingRecordedNeverStartsIt() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")))
+  bench.holdsWrites = true
+  _ = bench.grant()
+  _ = bench.cancel("b")
+  bench.release()
+  bench.release()
+  let effects = bench.take()
+  #expect(effects.runs.isEmpty)
+  bench.release()
+  #expect(bench.record("b").outcome == .cancelled)
+  #expect(bench.scheduler.buildCount == 0)
+}
+
+@Test
+func cancellingAFinishedBuildAnswersItAsItIs() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")))
+  _ = bench.grant()
+  bench.end("b/a/1")
+  _ = bench.take()
+  let waiter = bench.cancel("b")
+  #expect(bench.take().answers[waiter]?.record?.outcome == .succeeded)
+  let nobody = bench.cancel("nothing")
+  #expect(bench.take().answers[nobody] == .notFound)
+}
+
+@Test
+func retryRunsWhatDidNotSucceedAsFurtherAttempts() {
+  var bench = Bench()
+  _ = bench.submit(
+    "b", pipeline(job("a"), job("bad", failFast: false), job("after", needs: ["a", "bad"])))
+  _ = bench.grant()
+  _ = bench.grant()
+  bench.end("b/a/1")
+  bench.end("b/bad/1", .failed)
+  #expect(bench.record("b").outcome == .failed)
+  _ = bench.take()
+  let waiter = bench.retry("b")
+  #expect(bench.take().answers[waiter]?.record?.state == .queued)
+  #expect(bench.record("b").jobs.map(\.state) == [.finished, .queued, .blocked])
+  bench.feed { scheduler, now in scheduler.acquireOpened(at: now) }
+  #expect(bench.grant()?.attempt == "b/bad/2")
+  bench.end("b/bad/2")
+  #expect(bench.grant()?.attempt == "b/after/1")
+  bench.end("b/after/1")
+  #expect(bench.record("b").outcome == .succeeded)
+  #expect(bench.record("b").round == 1)
+}
+
+@Test
+func retryOfWhatCannotBeRetriedSaysWhy() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")))
+  _ = bench.take()
+  let early = bench.retry("b")
+  #expect(bench.take().answers[early] == .failedPrecondition("build b is not finished"))
+  _ = bench.retry("b")
+  bench.feed { scheduler, now in scheduler.acquireOpened(at: now) }
+  _ = bench.grant()
+  bench.end("b/a/1")
+  _ = bench.take()
+  let good = bench.retry("b")
+  #expect(bench.take().answers[good] == .failedPrecondition("every job of build b succeeded"))
+  let unknown = bench.retry("b", ["x"])
+  #expect(bench.take().answers[unknown] == .invalid("build b has no job \"x\""))
+  #expect(bench.scheduler.buildCount == 0)
+  let named = bench.retry("b", ["a"])
+  #expect(bench.take().answers[named]?.record?.state == .queued)
+}
+
+// MARK: Notifications
+
+@Test
+func theCommitThatEndsABuildHoldsItsNotifications() {
+  var bench = Bench()
+  let notify = [
+    Pipeline.Notification(uses: "webhook", inputs: ["url": "x"]),
+    Pipeline.Notification(uses: "mail", onFailure: false),
+    Pipeline.Notification(uses: "pager", onSuccess: false),
+  ]
+  _ = bench.submit("b", pipeline(job("a"), notify: notify))
+  _ = bench.grant()
+  bench.end("b/a/1")
+  #expect(bench.record("b").state == .finished)
+  #expect(bench.record("b").notifications.map(\.id) == ["b-0-1", "b-0-2"])
+  #expect(bench.record("b").isActive)
+  let order = bench.grant()
+  #expect(order?.steps.map(\.action) == [.uses("webhook")])
+  #expect(order?.steps[0].inputs == ["url": "x"])
+  #expect(order?.subject?.outcome == .succeeded)
+  bench.end(order!.attempt)
+  let second = bench.grant()
+  bench.end(second!.attempt)
+  #expect(bench.record("b").notifications.map(\.state) == [.delivered, .delivered])
+  #expect(bench.scheduler.buildCount == 0)
+}
+
+@Test
+func aNotificationIsTriedAgainWithGrowingDelaysAndThenDead() {
+  var bench = Bench()
+  _ = bench.submit(
+    "b", pipeline(job("a"), notify: [Pipeline.Notification(uses: "webhook")]))
+  _ = bench.grant()
+  bench.end("b/a/1")
+  for attempt in 1...12 {
+    let order = bench.grant()
+    #expect(order?.number == Int32(attempt))
+    bench.end(order!.attempt, .failed, message: "no answer")
+    #expect(bench.grant() == nil)
+    bench.advance(.seconds(300))
+  }
+  #expect(bench.record("b").notifications[0].state == .dead)
+  #expect(bench.record("b").notifications[0].message == "no answer")
+  #expect(bench.scheduler.buildCount == 0)
+}
+
+@Test
+func anUnknownPluginOfANotificationIsDeadAtOnce() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a"), notify: [Pipeline.Notification(uses: "webhok")]))
+  _ = bench.grant()
+  bench.end("b/a/1")
+  let order = bench.grant()
+  bench.end(order!.attempt, .rejected, message: "unknown plugin")
+  #expect(bench.record("b").notifications[0].state == .dead)
+}

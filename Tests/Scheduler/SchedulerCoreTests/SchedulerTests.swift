@@ -1,0 +1,352 @@
+import Domain
+import SchedulerCore
+import Testing
+
+// MARK: The store
+
+@Test
+func theSameSubmissionAgainIsTheSameBuild() {
+  var bench = Bench()
+  bench.holdsWrites = true
+  let first = bench.submit("b", pipeline(job("a")))
+  let second = bench.submit("b", pipeline(job("a")))
+  bench.release()
+  let answers = bench.take().answers
+  guard case .build(_, existed: false) = answers[first],
+    case .build(_, existed: true) = answers[second]
+  else { return #expect(Bool(false), "\(answers)") }
+  bench.holdsWrites = false
+  bench.feed { scheduler, now in scheduler.acquireOpened(at: now) }
+  _ = bench.grant()
+  bench.end("b/a/1")
+  #expect(bench.scheduler.buildCount == 0)
+  let late = bench.submit("b", pipeline(job("a")))
+  guard case .build(let record, existed: true) = bench.take().answers[late] else {
+    return #expect(Bool(false))
+  }
+  #expect(record.outcome == .succeeded)
+  #expect(bench.scheduler.buildCount == 0)
+}
+
+@Test
+func aSilentStoreIsTriedAgainAndItsCallersAreToldSo() {
+  var bench = Bench()
+  bench.holdsWrites = true
+  let waiter = bench.submit("b", pipeline(job("a")))
+  bench.release { _ in .unknown("timeout") }
+  #expect(bench.take().answers[waiter]?.isUnavailable == true)
+  #expect(bench.scheduler.isStoreSilent)
+  bench.holdsWrites = false
+  bench.advance(.seconds(1))
+  #expect(bench.record("b").state == .queued)
+  #expect(!bench.scheduler.isStoreSilent)
+  let again = bench.submit("b", pipeline(job("a")))
+  #expect(bench.take().answers[again]?.record?.state == .queued)
+}
+
+@Test
+func aWriteWhoseAnswerWasLostIsRecognised() {
+  var bench = Bench()
+  bench.holdsWrites = true
+  _ = bench.submit("b", pipeline(job("a")))
+  let (record, base) = bench.heldWrites[0]
+  _ = bench.write(record, base)
+  bench.release { _ in .unknown("reset") }
+  _ = bench.take()
+  bench.holdsWrites = false
+  // The same write again meets its own record.
+  bench.advance(.seconds(1))
+  #expect(bench.take().demands.count == 1)
+  #expect(bench.grant() == nil)
+  #expect(bench.scheduler.takeTally().conflicts == 1)
+  #expect(bench.scheduler.buildCount == 1)
+}
+
+@Test
+func anothersWriteIsTakenAsTheTruth() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")))
+  var stolen = bench.record("b")
+  stolen.owner = "thief"
+  stolen.revision += Revision.stride
+  stolen.state = .finished
+  stolen.outcome = .cancelled
+  stolen.jobs[0].state = .finished
+  stolen.jobs[0].outcome = .cancelled
+  _ = bench.write(stolen, bench.store["b"]?.version)
+  #expect(bench.grant() == nil)
+  // The lease goes back, the attempt never starts, the build is as the record says.
+  #expect(bench.take().releases == ["l1"])
+  #expect(bench.record("b") == stolen)
+  #expect(bench.scheduler.buildCount == 0)
+}
+
+@Test
+func aFullQueueIsToldWithADelay() {
+  var policy = Policy()
+  policy.maximumQueuedJobs = 3
+  var bench = Bench(policy: policy)
+  _ = bench.submit("b", pipeline(job("a", legs: ["1", "2"])))
+  _ = bench.take()
+  let waiter = bench.submit("c", pipeline(job("a", legs: ["1", "2"])))
+  guard case .exhausted(_, retryAfter: .seconds(5)) = bench.take().answers[waiter] else {
+    return #expect(Bool(false))
+  }
+  let small = bench.submit("d", pipeline(job("a")))
+  #expect(bench.take().answers[small]?.record != nil)
+}
+
+// MARK: Restart
+
+@Test
+func aRestartAttachesWhatRunsAndQueuesWhatWaits() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a", legs: ["1", "2"]), job("c", needs: ["a"])))
+  _ = bench.submit("d", pipeline(job("a")))
+  _ = bench.grant()
+  let revision = bench.record("b").revision
+  bench.restart()
+  #expect(bench.effects.attaches == ["b/a (1)/1"])
+  #expect(bench.effects.contains(.attach("b/a (1)/1", address: "e1:1", after: 0)))
+  #expect(bench.effects.demands.count == 2)
+  #expect(bench.scheduler.shown("b")!.revision > revision)
+  bench.end("b/a (1)/1")
+  _ = bench.grant()
+  #expect(bench.record("b").jobs[1].attempts.count == 1)
+  bench.end("b/a (2)/1")
+  #expect(bench.record("b").jobs[2].state == .queued)
+}
+
+@Test
+func aRestartStopsWhatWasCancelled() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")))
+  _ = bench.grant()
+  _ = bench.cancel("b")
+  bench.restart()
+  #expect(bench.effects.stops == ["b/a/1"])
+  bench.feed { $0.streamEnded(.notFound, of: "b/a/1", at: $1) }
+  #expect(!bench.record("b").isActive)
+  #expect(bench.scheduler.buildCount == 0)
+}
+
+@Test
+func nothingIsTakenBeforeTheRecordsAreRead() {
+  var scheduler = Scheduler(owner: "x")
+  let effects = scheduler.cancelled(
+    "b", reason: "", from: Waiter(1), at: Timestamp(microseconds: 0))
+  #expect(effects.answers[Waiter(1)]?.isUnavailable == true)
+}
+
+@Test
+func aRecordIsReadBackAsItWasWritten() {
+  var bench = Bench()
+  _ = bench.submit(
+    "b", pipeline(job("a"), notify: [Pipeline.Notification(uses: "webhook")]))
+  _ = bench.grant()
+  bench.end("b/a/1")
+  bench.restart()
+  let order = bench.grant()
+  #expect(order?.steps.map(\.action) == [.uses("webhook")])
+  bench.end(order!.attempt)
+  #expect(bench.record("b").notifications[0].state == .delivered)
+}
+
+// MARK: The allocator
+
+@Test
+func aNewStreamHearsOfEverythingThatIsHeldAndWanted() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a", legs: ["1", "2", "3"])))
+  _ = bench.grant()
+  let open = Set(bench.open.map(\.id))
+  _ = bench.take()
+  bench.feed { scheduler, now in scheduler.acquireOpened(at: now) }
+  let effects = bench.take()
+  #expect(effects.first == .hold("l1", "b/a (1)/1", "e1"))
+  #expect(Set(effects.demands.map(\.id)) == open)
+}
+
+@Test
+func theSameGrantAgainIsNotTwoLeases() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a", legs: ["1", "2"])))
+  let demand = bench.take().demands[0]
+  let grant = Grant(
+    lease: "l", demand: demand.id, executor: "e", address: "e:1", token: FencingToken(1))
+  bench.feed { $0.granted(grant, at: $1) }
+  bench.feed { $0.granted(grant, at: $1) }
+  #expect(bench.record("b").jobs.map(\.attempts.count) == [1, 0])
+}
+
+@Test
+func aJobThatNoExecutorCouldEverRunFailsAtOnceWithTheReason() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a", legs: ["1", "2"], labels: ["gpu"])))
+  _ = bench.submit("c", pipeline(job("a")))
+  let demands = bench.take().demands
+  let impossible = demands.first { $0.shape.labels == ["gpu"] }!
+  bench.feed { $0.unsatisfiable(impossible.id, reason: "0 of 2 executors match", at: $1) }
+  #expect(bench.record("b").outcome == .rejected)
+  #expect(bench.record("b").message == "job a (1): 0 of 2 executors match")
+  #expect(bench.record("c").state == .queued)
+  #expect(bench.take().filter { if case .withdraw = $0 { true } else { false } }.count == 1)
+}
+
+@Test
+func whyAJobWaitsIsShownToWhoWatches() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a"), job("c", needs: ["a"])))
+  let demand = bench.take().demands[0]
+  let before = bench.scheduler.watchBegan("b")
+  #expect(before?.jobs[0].waitingFor == "an executor")
+  #expect(before?.jobs[1].waitingFor == "jobs a")
+  bench.feed { $0.waiting(demand.id, reason: "2 of 2 executors are busy", at: $1) }
+  guard case .changed(let record) = bench.take().first else { return #expect(Bool(false)) }
+  #expect(record.jobs[0].waitingFor == "2 of 2 executors are busy")
+  #expect(record.revision > before!.revision)
+  #expect(bench.record("b").jobs[0].waitingFor == "")
+}
+
+@Test
+func progressIsShownWithoutBeingWritten() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")))
+  _ = bench.grant()
+  _ = bench.scheduler.watchBegan("b")
+  let version = bench.store["b"]?.version
+  _ = bench.take()
+  bench.feed {
+    $0.received(RunnerEvent(sequence: 1, time: $1, what: .accepted), of: "b/a/1", at: $1)
+  }
+  var revisions: [Int64] = []
+  for sequence in 2...2_000 as ClosedRange<Int64> {
+    bench.feed {
+      $0.received(
+        RunnerEvent(
+          sequence: sequence, time: $1,
+          what: .step(StepRecord(index: Int(sequence), state: .running))), of: "b/a/1", at: $1)
+    }
+    for case .changed(let record) in bench.take() { revisions.append(record.revision) }
+  }
+  #expect(revisions.count == 1_999)
+  #expect(zip(revisions, revisions.dropFirst()).allSatisfy { $0 < $1 })
+  // Only the revisions that were used up between two commits needed one.
+  #expect(bench.store["b"]!.version - version! == 1)
+}
+
+// MARK: Order
+
+@Test
+func priorityGoesBeforeEverythingElse() {
+  var bench = Bench()
+  _ = bench.submit("low", priority: 0, pipeline(job("a")))
+  _ = bench.submit("high", priority: 5, pipeline(job("a")))
+  #expect(bench.grant()?.build == "high")
+  #expect(bench.grant()?.build == "low")
+}
+
+@Test
+func aLargeMatrixDoesNotStarveASmallBuild() {
+  var bench = Bench()
+  let legs = (0..<200).map(String.init)
+  _ = bench.submit("big", project: "big", pipeline(job("a", legs: legs)))
+  for _ in 0..<10 { _ = bench.grant() }
+  _ = bench.submit("small", project: "small", pipeline(job("a")))
+  #expect(bench.grant()?.build == "small")
+}
+
+@Test
+func projectsShareEquallyAndByTheirWeights() {
+  func shares(_ policy: Policy) -> [ProjectID: Int] {
+    var bench = Bench(policy: policy)
+    let legs = (0..<60).map(String.init)
+    for project in ["x", "y", "z"] {
+      _ = bench.submit(
+        BuildID(project), project: ProjectID(project), pipeline(job("a", legs: legs)))
+    }
+    var counts: [ProjectID: Int] = [:]
+    for _ in 0..<60 { counts[bench.grant()!.project, default: 0] += 1 }
+    return counts
+  }
+  #expect(shares(Policy()) == ["x": 20, "y": 20, "z": 20])
+  var policy = Policy()
+  policy.weights = ["x": 4]
+  #expect(shares(policy) == ["x": 40, "y": 10, "z": 10])
+}
+
+@Test
+func theDominantShareCounts() {
+  var bench = Bench()
+  let legs = (0..<20).map(String.init)
+  _ = bench.submit("wide", project: "wide", pipeline(job("a", legs: legs, cpu: "4")))
+  _ = bench.submit("slim", project: "slim", pipeline(job("a", legs: legs, cpu: "1")))
+  var counts: [ProjectID: Int] = [:]
+  for _ in 0..<10 { counts[bench.grant()!.project, default: 0] += 1 }
+  #expect(counts == ["wide": 2, "slim": 8])
+}
+
+@Test
+func withinAProjectTheOlderBuildGoesFirst() {
+  var bench = Bench()
+  _ = bench.submit("first", pipeline(job("a"), job("b", needs: ["a"])))
+  _ = bench.grant()
+  bench.now = bench.now + .seconds(1)
+  _ = bench.submit("second", pipeline(job("a")))
+  bench.end("first/a/1")
+  #expect(bench.grant()?.build == "first")
+  #expect(bench.grant()?.build == "second")
+}
+
+@Test
+func whatCannotBePlacedBlocksNothingElse() {
+  var policy = Policy()
+  policy.maximumOpenDemands = 4
+  var bench = Bench(policy: policy)
+  _ = bench.submit("stuck", pipeline(job("a", legs: (0..<50).map(String.init), labels: ["gpu"])))
+  _ = bench.submit("fine", project: "q", pipeline(job("a")))
+  let demands = bench.take().demands
+  #expect(demands.count { $0.shape.labels == ["gpu"] } == 4)
+  #expect(demands.count { $0.shape.labels.isEmpty } == 1)
+}
+
+// MARK: Concurrency groups
+
+private func grouped(_ cancel: Bool) -> Pipeline {
+  Pipeline(
+    concurrency: Pipeline.Concurrency(group: "deploy", cancelInProgress: cancel),
+    jobs: [job("a")])
+}
+
+@Test
+func buildsOfAGroupRunOneAtATimeInTheirOrder() {
+  var bench = Bench()
+  for id in ["1", "2", "3"] { _ = bench.submit(BuildID(id), grouped(false)) }
+  _ = bench.submit("other", project: "q", grouped(false))
+  #expect(bench.scheduler.queueDepth == 2)
+  #expect(
+    bench.scheduler.shown("2")?.jobs[0].waitingFor
+      == "concurrency group deploy: build 1 goes first")
+  #expect(bench.grant()?.build == "1")
+  bench.restart()
+  #expect(bench.scheduler.queueDepth == 1)
+  bench.end("1/a/1")
+  _ = bench.cancel("2")
+  var ran: [BuildID] = []
+  while let order = bench.grant() {
+    ran.append(order.build)
+    bench.end(order.attempt)
+  }
+  #expect(Set(ran) == ["3", "other"])
+}
+
+@Test
+func aNewerBuildOfAGroupCanEndTheOlder() {
+  var bench = Bench()
+  _ = bench.submit("1", grouped(true))
+  _ = bench.grant()
+  _ = bench.submit("2", grouped(true))
+  #expect(bench.record("1").outcome == .cancelled)
+  #expect(bench.record("1").message.contains("build 2"))
+  #expect(bench.record("2").jobs[0].state == .queued)
+}
