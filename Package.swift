@@ -20,7 +20,10 @@ struct Place {
   var products: [Target.Dependency] = []
   var c: [String] = []
 
-  enum Kind { case library, generatedC, program, systemLibrary(pkgConfig: String) }
+  enum Kind {
+    case library, generatedC, program
+    case systemLibrary(pkgConfig: String)
+  }
 }
 
 func nio(_ names: String...) -> [Target.Dependency] {
@@ -80,13 +83,19 @@ let places: [Place] = [
 
   // What the services share.
   Place(name: "Domain", folder: "Shared", layer: .domain),
-  Place(name: "CBuildProtos", folder: "Shared", layer: .domain, kind: .generatedC, uses: ["CProtobufC", "CRPCProtos"]),
   Place(
-    name: "BuildProtos", folder: "Shared", layer: .shared, uses: ["CBuildProtos", "CRPCProtos", "CProtobufC", "RPCCore", "RPCProtobuf", "RPC"]),
+    name: "CBuildProtos", folder: "Shared", layer: .domain, kind: .generatedC,
+    uses: ["CProtobufC", "CRPCProtos"]),
+  Place(
+    name: "BuildProtos", folder: "Shared", layer: .shared,
+    uses: ["CBuildProtos", "CRPCProtos", "CProtobufC", "RPCCore", "RPCProtobuf", "RPC"]),
   Place(
     name: "PipelineSyntax", folder: "Shared", layer: .shared, uses: ["Domain"], products: [yams]),
   Place(
-    name: "ServiceRuntime", folder: "Shared", layer: .shared, uses: ["RPC"],
+    name: "DomainMapping", folder: "Shared", layer: .shared, uses: ["Domain", "RPC"],
+    beside: ["BuildProtos"]),
+  Place(
+    name: "ServiceRuntime", folder: "Shared", layer: .shared, uses: ["Domain", "RPC"],
     products: nio("NIOCore", "NIOPosix", "NIOHTTP1") + [logging, yams]),
   Place(
     name: "PluginKit", folder: "Shared", layer: .shared, uses: ["RPC"], beside: ["BuildProtos"]),
@@ -97,8 +106,11 @@ let places: [Place] = [
     products: [collections]),
   Place(
     name: "SchedulerService", folder: "Scheduler", layer: .service,
-    uses: ["SchedulerCore", "Domain", "PipelineSyntax", "BuildProtos", "RPC", "ServiceRuntime"],
-    products: [logging, crypto]),
+    uses: [
+      "SchedulerCore", "Domain", "PipelineSyntax", "BuildProtos", "DomainMapping", "RPC",
+      "ServiceRuntime",
+    ],
+    products: nio("NIOCore") + [logging, crypto]),
   Place(
     name: "millrace-scheduler", folder: "Scheduler", layer: .program, kind: .program,
     uses: ["SchedulerService", "ServiceRuntime"]),
@@ -112,8 +124,8 @@ let places: [Place] = [
   Place(
     name: "ExecutorAllocatorService", folder: "ExecutorAllocator", layer: .service,
     uses: [
-      "ExecutorAllocatorCore", "Domain", "RedisWire", "RedisClient", "BuildProtos", "RPC",
-      "ServiceRuntime",
+      "ExecutorAllocatorCore", "Domain", "RedisWire", "RedisClient", "BuildProtos",
+      "DomainMapping", "RPC", "ServiceRuntime",
     ],
     products: nio("NIOCore", "NIOPosix") + [logging]),
   Place(
@@ -126,7 +138,8 @@ let places: [Place] = [
   Place(
     name: "PluginRunnerService", folder: "PluginRunner", layer: .service,
     uses: [
-      "PluginRunnerCore", "Domain", "PluginKit", "BuildProtos", "RPC", "ServiceRuntime", "CProcess",
+      "PluginRunnerCore", "Domain", "DomainMapping", "PluginKit", "BuildProtos", "RPC",
+      "ServiceRuntime", "CProcess",
     ],
     products: nio("NIOCore", "NIOPosix") + [logging, crypto]),
   Place(
@@ -184,48 +197,68 @@ let places: [Place] = [
 /// A test target, and what it looks into.
 let tests: [(name: String, folder: String, uses: [String], products: [Target.Dependency])] = [
   ("RPCCoreTests", "RPC", ["RPCCore"], []),
-  ("RPCProtobufTests", "RPC",
+  (
+    "RPCProtobufTests", "RPC",
     [
       "RPCProtobuf", "RPCCore", "RPC", "BuildProtos", "CRPCProtos", "CEverythingProtos",
       "CProtobufC",
-    ], []),
-  ("RPCTransportTests", "RPC", ["RPCCore", "RPCHTTP2", "RPCTransport"], nio("NIOCore", "NIOPosix")),
+    ], []
+  ),
+  (
+    "RPCTransportTests", "RPC", ["RPCCore", "RPCHTTP2", "RPCTransport"], nio("NIOCore", "NIOPosix")
+  ),
   ("RedisWireTests", "Redis", ["RedisWire"], []),
-  ("RedisClientTests", "Redis", ["RedisWire", "RedisClient", "RedisTesting"],
-    nio("NIOCore", "NIOPosix") + [logging]),
+  (
+    "RedisClientTests", "Redis", ["RedisWire", "RedisClient", "RedisTesting"],
+    nio("NIOCore", "NIOPosix") + [logging]
+  ),
   ("DomainTests", "Shared", ["Domain"], []),
   ("PipelineSyntaxTests", "Shared", ["Domain", "PipelineSyntax"], []),
-  ("ServiceRuntimeTests", "Shared", ["ServiceRuntime", "RPC"],
-    nio("NIOCore", "NIOPosix") + [logging]),
+  (
+    "ServiceRuntimeTests", "Shared", ["ServiceRuntime", "RPC"],
+    nio("NIOCore", "NIOPosix") + [logging]
+  ),
   ("PluginKitTests", "Shared", ["PluginKit", "BuildProtos", "RPC"], []),
   ("SchedulerCoreTests", "Scheduler", ["SchedulerCore", "Domain"], []),
   ("ExecutorAllocatorCoreTests", "ExecutorAllocator", ["ExecutorAllocatorCore", "Domain"], []),
-  ("ExecutorAllocatorServiceTests", "ExecutorAllocator",
+  (
+    "ExecutorAllocatorServiceTests", "ExecutorAllocator",
     [
       "ExecutorAllocatorService", "ExecutorAllocatorCore", "Domain", "RedisClient", "RedisWire",
       "RedisTesting", "BuildProtos", "RPC", "ServiceRuntime",
-    ], nio("NIOCore", "NIOPosix") + [logging]),
+    ], nio("NIOCore", "NIOPosix") + [logging]
+  ),
   ("PluginRunnerCoreTests", "PluginRunner", ["PluginRunnerCore", "Domain"], []),
-  ("PluginRunnerServiceTests", "PluginRunner",
+  (
+    "PluginRunnerServiceTests", "PluginRunner",
     [
       "PluginRunnerService", "PluginRunnerCore", "Domain", "BuildProtos", "PluginKit", "RPC",
       "ServiceRuntime",
-    ], nio("NIOCore", "NIOPosix") + [logging]),
+    ], nio("NIOCore", "NIOPosix") + [logging]
+  ),
   ("CorePluginsTests", "PluginRunner", ["CorePlugins", "PluginKit", "BuildProtos", "RPC"], []),
-  ("DatastoreGatewayCoreTests", "DatastoreGateway",
-    ["DatastoreGatewayCore", "DatastoreGatewayTesting", "Domain"], []),
-  ("DatastoreGatewayServiceTests", "DatastoreGateway",
+  (
+    "DatastoreGatewayCoreTests", "DatastoreGateway",
+    ["DatastoreGatewayCore", "DatastoreGatewayTesting", "Domain"], []
+  ),
+  (
+    "DatastoreGatewayServiceTests", "DatastoreGateway",
     [
       "DatastoreGatewayService", "DatastoreGatewayCore", "DatastoreGatewayTesting", "BuildProtos",
       "CSQLite", "Domain", "RPC", "ServiceRuntime",
-    ], nio("NIOCore", "NIOPosix") + [logging]),
+    ], nio("NIOCore", "NIOPosix") + [logging]
+  ),
   ("ContentCacheCoreTests", "ContentCache", ["ContentCacheCore", "Domain"], []),
-  ("ContentCacheServiceTests", "ContentCache",
+  (
+    "ContentCacheServiceTests", "ContentCache",
     ["ContentCacheService", "ContentCacheCore", "BuildProtos", "Domain", "RPC", "ServiceRuntime"],
-    []),
+    []
+  ),
   ("ProtocRPCSwiftTests", "Tools", ["ProtocRPCSwift"], []),
-  ("CommandLineInterfaceTests", "Tools",
-    ["CommandLineInterface", "Domain", "BuildProtos", "RPC"], []),
+  (
+    "CommandLineInterfaceTests", "Tools",
+    ["CommandLineInterface", "Domain", "BuildProtos", "RPC"], []
+  ),
 ]
 
 // MARK: - The rules
@@ -256,7 +289,11 @@ let swiftSettings: [SwiftSetting] = [
   .enableUpcomingFeature("ExistentialAny"),
   .enableUpcomingFeature("MemberImportVisibility"),
 ]
-let libraries = ["RPC": ["RPC"], "PluginKit": ["PluginKit"]]
+let libraries = [
+  "RPC": ["RPC"], "PluginKit": ["PluginKit"],
+  // The services' own calls: Benchmarks, a package of its own, makes them.
+  "BuildProtos": ["BuildProtos"],
+]
 
 let package = Package(
   name: "millrace",

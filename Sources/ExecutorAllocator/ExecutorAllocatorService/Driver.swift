@@ -89,7 +89,7 @@ final class Driver: @unchecked Sendable {
   /// A scheduler has come. Fails while the service drains.
   func open() -> (StreamID, Outbound) {
     let id = StreamID(self.nextStream.wrappingAdd(1, ordering: .relaxed).oldValue)
-    let outbound = Outbound()
+    let outbound = Outbound(bound: Outbound.maximumEvents)
     self.onLoop {
       guard !self.isDraining else {
         outbound.end(Self.draining)

@@ -2,6 +2,7 @@ import BuildProtos
 import Domain
 import ExecutorAllocatorCore
 import RPC
+import ServiceRuntime
 
 /// The allocator's calls: each is translated and asked for; nothing is decided here.
 struct Handlers: AllocatorV1.AllocatorService {

@@ -1,5 +1,6 @@
 import BuildProtos
 import Domain
+import DomainMapping
 import ExecutorAllocatorCore
 import RPC
 
@@ -52,37 +53,10 @@ extension Identifier where Kind == PoolKind {
 }
 
 extension Resources {
-  init(_ message: TypesV1.Resources) {
-    self.init(
-      cpuMillis: message.cpuMillis, memory: ByteCount(message.memoryBytes), slots: message.slots)
-  }
-
   /// What a job takes: a slot at least.
   init(ofJob message: TypesV1.Resources?) {
     self.init(message ?? TypesV1.Resources())
     if self.slots == 0 { self.slots = 1 }
-  }
-}
-
-extension TypesV1.Resources {
-  init(_ resources: Resources) {
-    self.init(
-      cpuMillis: resources.cpuMillis, memoryBytes: resources.memory.bytes, slots: resources.slots)
-  }
-}
-
-extension GoogleProtobuf.Timestamp {
-  init(_ timestamp: Timestamp) {
-    let seconds = timestamp.microseconds / 1_000_000
-    self.init(
-      seconds: seconds, nanos: Int32(timestamp.microseconds - seconds * 1_000_000) * 1_000)
-  }
-}
-
-extension GoogleProtobuf.Duration {
-  init(_ duration: Duration) {
-    let (seconds, attoseconds) = duration.components
-    self.init(seconds: seconds, nanos: Int32(attoseconds / 1_000_000_000))
   }
 }
 

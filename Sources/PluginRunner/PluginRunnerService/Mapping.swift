@@ -1,5 +1,6 @@
 import BuildProtos
 import Domain
+import DomainMapping
 import PluginRunnerCore
 import RPC
 
@@ -32,11 +33,9 @@ extension JobSpec {
       attempt: AttemptID(message.attemptID), build: BuildID(message.buildID),
       job: JobID(message.jobID), number: message.attempt, project: ProjectID(message.project),
       lease: LeaseID(message.leaseID), token: FencingToken(message.fencingToken),
-      resources: Resources(
-        cpuMillis: resources.cpuMillis, memory: ByteCount(resources.memoryBytes),
-        slots: resources.slots),
+      resources: Resources(resources),
       environment: message.env, timeout: message.timeout.flatMap(Duration.init(positive:)),
-      steps: steps, source: message.source.flatMap(Source.init), logName: message.logName,
+      steps: steps, source: message.source.flatMap { Source($0) }, logName: message.logName,
       matrix: message.matrix)
   }
 }
@@ -59,20 +58,6 @@ extension StepSpec {
   }
 }
 
-extension Source {
-  /// Nil for a source that has no origin.
-  init?(_ message: TypesV1.Source) {
-    switch message.origin {
-    case .archive(let digest):
-      self = .archive(Digest(hash: digest.hash, size: digest.sizeBytes))
-    case .git(let git):
-      self = .git(url: git.url, revision: git.revision)
-    case nil:
-      return nil
-    }
-  }
-}
-
 extension StopOrder {
   init(_ message: RunnerV1.StopJobRequest) throws(RPCError) {
     switch message.outcome {
@@ -88,16 +73,6 @@ extension StopOrder {
         "a job is not stopped with outcome \(message.outcome): it is cancelled, timed out or "
           + "preempted")
     }
-  }
-}
-
-extension Duration {
-  /// Nil for one that is zero or less, which is how protos leave a limit out.
-  init?(positive message: GoogleProtobuf.Duration) {
-    let duration = Duration(
-      secondsComponent: message.seconds, attosecondsComponent: Int64(message.nanos) * 1_000_000_000)
-    guard duration > .zero else { return nil }
-    self = duration
   }
 }
 
@@ -138,75 +113,11 @@ extension TypesV1.StepStatus {
         case .finished: .finished
         }
       }(),
-      outcome: status.outcome.map(TypesV1.Outcome.init) ?? .unspecified,
+      outcome: TypesV1.Outcome(status.outcome),
       exitCode: status.exitCode, signal: status.signal, message: status.message,
-      startedAt: status.startedAt.map(GoogleProtobuf.Timestamp.init),
-      finishedAt: status.finishedAt.map(GoogleProtobuf.Timestamp.init),
+      startedAt: status.startedAt.map { GoogleProtobuf.Timestamp($0) },
+      finishedAt: status.finishedAt.map { GoogleProtobuf.Timestamp($0) },
       usage: TypesV1.Usage(status.usage), logStart: status.logStart, logEnd: status.logEnd)
-  }
-}
-
-extension TypesV1.Outcome {
-  init(_ outcome: Outcome) {
-    self =
-      switch outcome {
-      case .succeeded: .succeeded
-      case .failed: .failed
-      case .timedOut: .timedOut
-      case .cancelled: .cancelled
-      case .outOfMemory: .outOfMemory
-      case .executorLost: .executorLost
-      case .preempted: .preempted
-      case .skipped: .skipped
-      case .rejected: .rejected
-      }
-  }
-}
-
-extension TypesV1.Usage {
-  init(_ usage: Usage) {
-    self.init(
-      cpuMicros: usage.cpuTime.microseconds, peakMemoryBytes: usage.peakMemory.bytes,
-      wallMicros: usage.wallTime.microseconds)
-  }
-}
-
-extension TypesV1.Artifact {
-  init(_ artifact: Artifact) {
-    self.init(
-      name: artifact.name, path: artifact.path,
-      digest: TypesV1.BlobDigest(hash: artifact.digest.hash, sizeBytes: artifact.digest.size),
-      mode: artifact.mode)
-  }
-}
-
-extension TypesV1.Resources {
-  init(_ resources: Resources) {
-    self.init(
-      cpuMillis: resources.cpuMillis, memoryBytes: resources.memory.bytes, slots: resources.slots)
-  }
-}
-
-extension TypesV1.Source {
-  init(_ source: Source) {
-    switch source {
-    case .archive(let digest):
-      self.init(
-        origin: .archive(TypesV1.BlobDigest(hash: digest.hash, sizeBytes: digest.size)))
-    case .git(let url, let revision):
-      self.init(origin: .git(TypesV1.GitSource(url: url, revision: revision)))
-    }
-  }
-}
-
-extension GoogleProtobuf.Timestamp {
-  init(_ time: Timestamp) {
-    // Rounded down, so that the nanoseconds are never negative.
-    let seconds = time.microseconds.quotientAndRemainder(dividingBy: 1_000_000)
-    let isBefore = seconds.remainder < 0
-    self.init(
-      seconds: seconds.quotient - (isBefore ? 1 : 0),
-      nanos: Int32((seconds.remainder + (isBefore ? 1_000_000 : 0)) * 1_000))
   }
 }
 
@@ -235,7 +146,8 @@ extension PluginV1.BuildContext {
     self.init(
       buildID: spec.build.rawValue, jobID: spec.job.rawValue, stepID: step, attempt: spec.number,
       project: spec.project.rawValue, inputs: call.inputs, env: environment,
-      workspace: run.workspace.work, scratch: scratch, source: spec.source.map(TypesV1.Source.init),
+      workspace: run.workspace.work, scratch: scratch,
+      source: spec.source.map { TypesV1.Source($0) },
       build: run.build,
       // The attempt's number is no part of it: a repetition says the same to its receiver.
       idempotencyID: "\(spec.build)/\(spec.job)/\(step.isEmpty ? "\(call.index + 1)" : step)")

@@ -1,5 +1,6 @@
 import BuildProtos
 import Domain
+import DomainMapping
 import Logging
 import PluginRunnerCore
 import RPC

@@ -89,3 +89,10 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
     self.eventLoop.execute { self.drain() }
   }
 }
+
+extension EventLoop {
+  /// Runs a task on this loop, where the calls of a channel on the same loop cost least.
+  ///
+  ///     group.addTask(executorPreference: loop.callExecutor) { ... }
+  public var callExecutor: any TaskExecutor { LoopExecutor.of(self) }
+}

@@ -16,7 +16,8 @@ final class UnaryServerCall<Request: RPCMessage, Response: RPCMessage>: ServerCa
 
   func messageReceived(_ bytes: UnsafeRawBufferPointer) {
     guard self.request == nil else {
-      self.stream.fail(RPCError(.unimplemented, "a unary call takes one request, and got another"))
+      self.stream.breakOff(
+        RPCError(.unimplemented, "a unary call takes one request, and got another"))
       return
     }
     self.request = decode(bytes, for: self.stream)
@@ -24,7 +25,7 @@ final class UnaryServerCall<Request: RPCMessage, Response: RPCMessage>: ServerCa
 
   func endReceived() {
     guard let request = self.request, let context = self.stream.context else {
-      self.stream.fail(RPCError(.unimplemented, "a unary call takes one request, and got none"))
+      self.stream.breakOff(RPCError(.unimplemented, "a unary call takes one request, and got none"))
       return
     }
     let (stream, handler) = (self.stream, self.handler)
@@ -62,7 +63,7 @@ final class ServerStreamingCall<Request: RPCMessage, Response: RPCMessage>: Serv
 
   func messageReceived(_ bytes: UnsafeRawBufferPointer) {
     guard self.request == nil else {
-      self.stream.fail(RPCError(.unimplemented, "this call takes one request, and got another"))
+      self.stream.breakOff(RPCError(.unimplemented, "this call takes one request, and got another"))
       return
     }
     self.request = decode(bytes, for: self.stream)
@@ -70,7 +71,7 @@ final class ServerStreamingCall<Request: RPCMessage, Response: RPCMessage>: Serv
 
   func endReceived() {
     guard let request = self.request, let context = self.stream.context else {
-      self.stream.fail(RPCError(.unimplemented, "this call takes one request, and got none"))
+      self.stream.breakOff(RPCError(.unimplemented, "this call takes one request, and got none"))
       return
     }
     let (stream, handler) = (self.stream, self.handler)
@@ -147,7 +148,8 @@ private func decode<Message: RPCMessage>(
   do {
     return try Message(decoding: bytes)
   } catch {
-    stream.fail(RPCError(.internalError, "the request is no \(Message.messageName): \(error)"))
+    stream.breakOff(
+      RPCError(.internalError, "the request is no \(Message.messageName): \(error)"))
     return nil
   }
 }

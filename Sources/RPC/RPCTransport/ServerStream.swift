@@ -8,7 +8,7 @@ protocol ServerCall: AnyObject {
   func messageReceived(_ bytes: UnsafeRawBufferPointer)
   /// The client has sent everything.
   func endReceived()
-  /// The call is over before its handler: the client left, or the deadline passed.
+  /// The call is over before its handler: the client left or broke a rule, or the deadline passed.
   func cancelled(_ error: RPCError)
 }
 
@@ -112,7 +112,7 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
     do {
       try self.deframer.append(bytes) { call.messageReceived($0) }
     } catch {
-      self.fail(error.error)
+      self.breakOff(error.error)
     }
     if !self.isHeldBack { self.openWindow() }
   }
@@ -129,7 +129,7 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
   func endReceived() {
     guard let call = self.call, !self.isFinished else { return }
     guard self.deframer.isAtBoundary else {
-      self.fail(RPCError(.internalError, "the request ended within a message"))
+      self.breakOff(RPCError(.internalError, "the request ended within a message"))
       return
     }
     call.endReceived()
@@ -147,7 +147,7 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
     self.isFinished = true
     let error = RPCError(.cancelled, "the client left the call")
     self.writer.close(error)
-    // A handler that has returned, or was told before, hears nothing more.
+    // A handler that has returned, or was told by `breakOff`, hears nothing more.
     if !wasFinished { self.call?.cancelled(error) }
     self.call = nil
     self.connectionOwner?.streamClosed()
@@ -178,7 +178,16 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
     self.finish(trailers: trailers)
   }
 
-  /// Ends the call with an error, behind the responses that were sent.
+  /// Ends the call before its handler: the client broke a rule, or the deadline passed. The handler
+  /// is told, for ``closed(code:)`` leaves alone who has a status already.
+  func breakOff(_ error: RPCError) {
+    guard !self.isFinished else { return }
+    let call = self.call
+    self.fail(error)
+    call?.cancelled(error)
+  }
+
+  /// Ends the call with its handler's error, behind the responses that were sent.
   func fail(_ error: RPCError) {
     guard !self.isFinished else { return }
     self.writer.transfer(to: self)
@@ -210,11 +219,7 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
   }
 
   private func deadlinePassed() {
-    guard !self.isFinished else { return }
-    let error = RPCError(.deadlineExceeded, "the deadline passed while the call was served")
-    let call = self.call
-    self.fail(error)
-    call?.cancelled(error)
+    self.breakOff(RPCError(.deadlineExceeded, "the deadline passed while the call was served"))
   }
 
   private func finish(trailers: consuming HeaderFields) {

@@ -87,7 +87,7 @@ final class PluginProcess: Sendable {
         return "it does not take calls: \(error)"
       }
     }
-    if let problem = problem ?? nil { self.fail(problem) }
+    if let problem = problem ?? nil { self.fail(problem, unlessItEndedByItself: true) }
     let result = await answer.value()
     // What the call left running ends with it.
     self.process.sweep()
@@ -172,13 +172,17 @@ final class PluginProcess: Sendable {
     call.answer.fulfil(answer)
   }
 
-  /// The process is of no further use. With no reason given, its own end is the reason.
-  private func fail(_ reason: String?) {
+  /// The process is of no further use. With no reason given, its own end is the reason; the same
+  /// where the reason may be no more than a sign of that end.
+  private func fail(_ reason: String?, unlessItEndedByItself: Bool = false) {
     self.process.kill()
     // Unstructured: the wait for the processes' end is short, and it has no caller to belong to.
     Task {
       let end = await self.process.ended()
-      let why = reason ?? Self.words(for: end)
+      var why = reason ?? Self.words(for: end)
+      if unlessItEndedByItself, case .exited(_, let signal, _, _) = end, signal != SIGKILL {
+        why = Self.words(for: end)
+      }
       let call = self.state.withLock { state in
         state.broken = state.broken ?? why
         defer { state.call = nil }
