@@ -1,4 +1,7 @@
+import SchedulerService
+import ServiceRuntime
+
 @main
-struct Main {
-  static func main() {}
+struct Program {
+  static func main() async { await ServiceRuntime.run(SchedulerProgram.self) }
 }

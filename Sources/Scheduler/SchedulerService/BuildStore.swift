@@ -1,0 +1,291 @@
+import BuildProtos
+import DequeModule
+import Domain
+import DomainMapping
+import NIOCore
+import RPC
+import SchedulerCore
+
+/// The builds' records in the datastore: an entity of kind `Build` for each, named for the build.
+///
+/// Writes are gathered: while commits are under way, what comes next goes out together. Each
+/// mutation carries the version that it builds on, so a record that another has changed is left as
+/// it is, and only that one write is told so.
+///
+/// `@unchecked Sendable`: ``writes`` and ``commitsUnderWay`` are touched on the loop only.
+final class BuildStore: @unchecked Sendable {
+  /// A record that was read.
+  enum Reading: Sendable {
+    case found(StoredBuild)
+    case missing
+    case unreadable(String)
+  }
+
+  /// One page of a list.
+  struct Page: Sendable {
+    var builds: [BuildRecord]
+    /// Where the next one begins; empty behind the last.
+    var cursor: [UInt8]
+  }
+
+  private struct Write {
+    var mutation: DatastoreV1.Mutation
+    var bytes: Int
+    var completion: @Sendable (WriteResult) -> Void
+  }
+
+  static let kind = "Build"
+  /// A record may take what one unindexed value of an entity may (Datastore's limit is 1,048,487
+  /// bytes), with room for the entity's other properties.
+  static let maximumRecordBytes = 1_000_000
+  /// A new build may take half of that: attempts and their steps come on top.
+  static let maximumNewRecordBytes = 500_000
+
+  private static let timeout = Duration.seconds(10)
+  /// In one commit; Google's own limit is 500 mutations and 10 MiB, a message here has 4 MiB.
+  private static let maximumMutations = 400
+  private static let maximumCommitBytes = 2 << 20
+  /// One commit is being written to the disk while the next is on its way.
+  private static let maximumCommits = 4
+  /// Records in one page of a scan: a page must stay below a message's size.
+  private static let scanPage: Int32 = 500
+
+  private let client: DatastoreV1.DatastoreClient
+  private let loop: any EventLoop
+  private let executor: any TaskExecutor
+  private let project: String
+  private let partition: DatastoreV1.PartitionId
+  private var writes = Deque<Write>()
+  private var commitsUnderWay = 0
+  private var isFlushPlanned = false
+
+  init(client: DatastoreV1.DatastoreClient, loop: any EventLoop, configuration: Configuration) {
+    self.client = client
+    self.loop = loop
+    self.executor = loop.callExecutor
+    self.project = configuration.datastoreProject
+    self.partition = DatastoreV1.PartitionId(
+      projectID: configuration.datastoreProject, namespaceID: configuration.datastoreNamespace)
+  }
+
+  // MARK: Writing, on the loop
+
+  /// Writes a record if the stored version is still `base`; nil: if there is none. `completion` is
+  /// called on the loop.
+  func write(
+    _ record: BuildRecord, base: Int64?, then completion: @escaping @Sendable (WriteResult) -> Void
+  ) {
+    self.loop.assertInEventLoop()
+    let bytes = Self.encode(record)
+    let limit = base == nil ? Self.maximumNewRecordBytes : Self.maximumRecordBytes
+    guard bytes.count <= limit else {
+      completion(
+        .refused(
+          "the record of build \(record.id) takes \(bytes.count) bytes, more than \(limit): its "
+            + "pipeline has too many jobs or too much text"))
+      return
+    }
+    let entity = DatastoreV1.Entity(
+      key: self.key(record.id),
+      properties: [
+        "record": DatastoreV1.Value(valueType: .blobValue(bytes), excludeFromIndexes: true),
+        "project": DatastoreV1.Value(valueType: .stringValue(record.project.rawValue)),
+        "created": DatastoreV1.Value(
+          valueType: .timestampValue(GoogleProtobuf.Timestamp(record.createdAt))),
+        "active": DatastoreV1.Value(valueType: .booleanValue(record.isActive)),
+        "finished": DatastoreV1.Value(valueType: .booleanValue(record.state == .finished)),
+      ])
+    self.writes.append(
+      Write(
+        mutation: DatastoreV1.Mutation(
+          operation: .upsert(entity), conflictDetectionStrategy: .baseVersion(base ?? 0),
+          conflictResolutionStrategy: .serverValue),
+        bytes: bytes.count + 512, completion: completion))
+    self.planFlush()
+  }
+
+  /// A long-lived build gathers attempts; the oldest steps are given up before the record is.
+  private static func encode(_ record: BuildRecord) -> [UInt8] {
+    let bytes = SchedulerV1.BuildRecord(record).encoded()
+    guard bytes.count > self.maximumRecordBytes else { return bytes }
+    var shorter = record
+    for job in shorter.jobs.indices {
+      for attempt in shorter.jobs[job].attempts.indices
+      where !shorter.jobs[job].attempts[attempt].isHeld {
+        shorter.jobs[job].attempts[attempt].steps = []
+      }
+    }
+    return SchedulerV1.BuildRecord(shorter).encoded()
+  }
+
+  /// At the end of this turn of the loop: what the turn writes goes out together.
+  private func planFlush() {
+    guard !self.isFlushPlanned, self.commitsUnderWay < Self.maximumCommits else { return }
+    self.isFlushPlanned = true
+    self.loop.execute {
+      self.isFlushPlanned = false
+      self.flush()
+    }
+  }
+
+  private func flush() {
+    while self.commitsUnderWay < Self.maximumCommits, !self.writes.isEmpty {
+      var batch: [Write] = []
+      var bytes = 0
+      while let next = self.writes.first, batch.count < Self.maximumMutations,
+        batch.isEmpty || bytes + next.bytes <= Self.maximumCommitBytes
+      {
+        batch.append(next)
+        bytes += next.bytes
+        self.writes.removeFirst()
+      }
+      self.commit(batch)
+    }
+  }
+
+  private func commit(_ batch: [Write]) {
+    self.commitsUnderWay += 1
+    // Unstructured: each commit ends by its timeout, and its results are due whoever waits.
+    Task.immediate(executorPreference: self.executor) {
+      let results = await self.results(of: batch)
+      self.loop.assertInEventLoop()
+      self.commitsUnderWay -= 1
+      for (write, result) in zip(batch, results) { write.completion(result) }
+      if !self.writes.isEmpty { self.planFlush() }
+    }
+  }
+
+  private func results(of batch: [Write]) async -> [WriteResult] {
+    do {
+      let response = try await self.client.commit(
+        DatastoreV1.CommitRequest(
+          projectID: self.project, mode: .nonTransactional, mutations: batch.map(\.mutation)),
+        options: CallOptions(timeout: Self.timeout))
+      guard response.mutationResults.count == batch.count else {
+        let why = "\(batch.count) writes were answered by \(response.mutationResults.count) results"
+        return batch.map { _ in .unknown(why) }
+      }
+      return response.mutationResults.map { result in
+        result.conflictDetected ? .conflict : .committed(version: result.version)
+      }
+    } catch let error as RPCError where error.code == .invalidArgument {
+      guard batch.count > 1 else { return [.refused(error.message)] }
+      // One of them is to blame, and the others must not suffer for it.
+      var results: [WriteResult] = []
+      for write in batch { results += await self.results(of: [write]) }
+      return results
+    } catch {
+      let why = (error as? RPCError)?.message ?? "\(error)"
+      return batch.map { _ in .unknown(why) }
+    }
+  }
+
+  // MARK: Reading, from anywhere
+
+  func load(_ build: BuildID) async throws -> Reading {
+    let response = try await self.client.lookup(
+      DatastoreV1.LookupRequest(projectID: self.project, keys: [self.key(build)]),
+      options: CallOptions(timeout: Self.timeout))
+    guard response.deferred.isEmpty else {
+      throw RPCError(.unavailable, "the datastore put off the lookup of build \(build)")
+    }
+    return response.found.first.map { Self.reading($0) } ?? .missing
+  }
+
+  /// Gives every record of an active build to `body`, page by page.
+  func scanActive(_ body: ([(id: BuildID, reading: Reading)]) async -> Void) async throws {
+    var cursor: [UInt8] = []
+    while true {
+      let batch = try await self.run(
+        filters: ["active": .booleanValue(true)], newestFirst: false, limit: Self.scanPage,
+        cursor: cursor)
+      await body(batch.entityResults.map { (Self.id(of: $0), Self.reading($0)) })
+      guard batch.moreResults != .noMoreResults, !batch.endCursor.isEmpty,
+        !batch.entityResults.isEmpty
+      else { return }
+      cursor = batch.endCursor
+    }
+  }
+
+  /// Newest first.
+  ///
+  /// - Parameters:
+  ///   - project: Nil: all of them.
+  ///   - unfinished: Only builds that are not finished.
+  func list(
+    project: ProjectID?, unfinished: Bool, limit: Int32, cursor: [UInt8]
+  ) async throws -> Page {
+    var filters: [String: DatastoreV1.Value.ValueType] = [:]
+    if let project { filters["project"] = .stringValue(project.rawValue) }
+    if unfinished { filters["finished"] = .booleanValue(false) }
+    let batch = try await self.run(
+      filters: filters, newestFirst: true, limit: limit, cursor: cursor)
+    let builds = batch.entityResults.compactMap { result -> BuildRecord? in
+      guard case .found(let stored) = Self.reading(result) else { return nil }
+      return stored.record
+    }
+    let isLast = batch.moreResults == .noMoreResults || batch.entityResults.isEmpty
+    return Page(builds: builds, cursor: isLast ? [] : batch.endCursor)
+  }
+
+  private func run(
+    filters: [String: DatastoreV1.Value.ValueType], newestFirst: Bool, limit: Int32,
+    cursor: [UInt8]
+  ) async throws -> DatastoreV1.QueryResultBatch {
+    let conditions = filters.sorted { $0.key < $1.key }.map { name, value in
+      DatastoreV1.Filter(
+        filterType: .propertyFilter(
+          DatastoreV1.PropertyFilter(
+            property: DatastoreV1.PropertyReference(name: name), op: .equal,
+            value: DatastoreV1.Value(valueType: value))))
+    }
+    var query = DatastoreV1.Query(
+      kind: [DatastoreV1.KindExpression(name: Self.kind)], startCursor: cursor,
+      limit: GoogleProtobuf.Int32Value(value: limit))
+    if newestFirst {
+      query.order = [
+        DatastoreV1.PropertyOrder(
+          property: DatastoreV1.PropertyReference(name: "created"), direction: .descending)
+      ]
+    }
+    if conditions.count == 1 {
+      query.filter = conditions[0]
+    } else if conditions.count > 1 {
+      query.filter = DatastoreV1.Filter(
+        filterType: .compositeFilter(DatastoreV1.CompositeFilter(op: .and, filters: conditions)))
+    }
+    let response = try await self.client.runQuery(
+      DatastoreV1.RunQueryRequest(
+        projectID: self.project, partitionID: self.partition, queryType: .query(query)),
+      options: CallOptions(timeout: Self.timeout))
+    guard let batch = response.batch else {
+      throw RPCError(.internalError, "the datastore answered a query without a batch")
+    }
+    return batch
+  }
+
+  // MARK: Entities
+
+  private func key(_ build: BuildID) -> DatastoreV1.Key {
+    DatastoreV1.Key(
+      partitionID: self.partition,
+      path: [DatastoreV1.Key.PathElement(kind: Self.kind, idType: .name(build.rawValue))])
+  }
+
+  private static func id(of result: DatastoreV1.EntityResult) -> BuildID {
+    guard case .name(let name)? = result.entity?.key?.path.last?.idType else { return "" }
+    return BuildID(name)
+  }
+
+  private static func reading(_ result: DatastoreV1.EntityResult) -> Reading {
+    guard case .blobValue(let bytes)? = result.entity?.properties["record"]?.valueType else {
+      return .unreadable("its entity has no record")
+    }
+    do {
+      let message = try SchedulerV1.BuildRecord(decoding: bytes)
+      return .found(StoredBuild(record: try BuildRecord(message), version: result.version))
+    } catch {
+      return .unreadable("\(error)")
+    }
+  }
+}

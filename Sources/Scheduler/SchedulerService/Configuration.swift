@@ -1,0 +1,63 @@
+import Domain
+import SchedulerCore
+import ServiceRuntime
+
+/// The scheduler's settings, beside those that every service has.
+package struct Configuration: Sendable {
+  package static let settings: [Setting] = {
+    let policy = Policy()
+    return [
+      Setting(
+        "gateway", default: "127.0.0.1:7104", kind: .address,
+        help: "The datastore-gateway, which keeps the builds' records"),
+      Setting(
+        "allocator", default: "127.0.0.1:7102", kind: .address,
+        help: "The executor-allocator, which grants leases on executors"),
+      Setting(
+        "datastore-project", default: "millrace",
+        help: "The datastore's project that the records are kept in"),
+      Setting(
+        "datastore-namespace", default: "",
+        help: "The datastore's namespace that the records are kept in"),
+      Setting(
+        "max-queued-jobs", default: String(policy.maximumQueuedJobs), kind: .integer,
+        help: "Jobs that may wait; beyond that a submission is told to come back"),
+      Setting(
+        "default-cpu", default: "1", help: "What a job asks for that says no resources.cpu"),
+      Setting(
+        "default-memory", default: "1GiB",
+        help: "What a job asks for that says no resources.memory"),
+      Setting(
+        "default-timeout", default: "60m", kind: .duration,
+        help: "How long a job may take that says no timeout-minutes"),
+    ]
+  }()
+
+  package var gateway: String
+  package var allocator: String
+  package var datastoreProject: String
+  package var datastoreNamespace: String
+  package var policy = Policy()
+
+  package init(_ settings: SettingValues) throws(SettingError) {
+    self.gateway = settings.string("gateway")
+    self.allocator = settings.string("allocator")
+    self.datastoreProject = settings.string("datastore-project")
+    self.datastoreNamespace = settings.string("datastore-namespace")
+    if self.datastoreProject.isEmpty {
+      throw settings.wrong("datastore-project", "the records need a project to be kept in")
+    }
+    self.policy.maximumQueuedJobs = try settings.int("max-queued-jobs", in: 1...10_000_000)
+    guard let cpu = PipelineQuantity.cpuMillis(settings.string("default-cpu")) else {
+      throw settings.wrong("default-cpu", "it is not a number of CPUs such as 2, 0.5 or 500m")
+    }
+    guard let memory = PipelineQuantity.memory(settings.string("default-memory")) else {
+      throw settings.wrong("default-memory", "it is not an amount of memory such as 4GiB")
+    }
+    self.policy.standardResources = Resources(cpuMillis: cpu, memory: memory)
+    self.policy.standardTimeout = try settings.duration("default-timeout")
+    if self.policy.standardTimeout <= .zero {
+      throw settings.wrong("default-timeout", "it must be above 0")
+    }
+  }
+}

@@ -1,0 +1,393 @@
+import BuildProtos
+import Domain
+import Logging
+import NIOCore
+import RPC
+import SchedulerCore
+import ServiceRuntime
+import Synchronization
+
+/// Feeds the core and carries out what it wants.
+///
+/// The core lives on one event loop, and so do its ways out: an answer of the store, a lease or an
+/// event of a runner is an input without a hop, and effects are carried out in the order in which
+/// they were decided.
+///
+/// `@unchecked Sendable`: what is not in an atomic is touched on the loop only, which every entry
+/// sees to.
+final class Driver: @unchecked Sendable {
+  /// One input: a call of the core.
+  private typealias Input = (inout Scheduler, Timestamp) -> [Effect]
+
+  /// How often gauges are brought up to date.
+  private static let measureInterval = TimeAmount.milliseconds(250)
+  private static let recoveryBackoff = Backoff(first: .milliseconds(100), limit: .seconds(2))
+  /// The core may ask to be woken at once; not without a breath.
+  private static let shortestWake = Duration.milliseconds(1)
+
+  private let loop: any EventLoop
+  private let store: BuildStore
+  private let allocator: AllocatorLink
+  private let runners: RunnerLinks
+  private let metrics: Metrics
+  private let logger: Logger
+
+  private var core: Scheduler
+  private var watches = Watches()
+  private var waiters: [Waiter: CheckedContinuation<Answer, Never>] = [:]
+  private var nextWaiter: UInt64 = 0
+  /// Inputs that came while another was being handled: an effect may fail at once.
+  private var inputs: [Input] = []
+  private var isHandling = false
+  private var wake: (time: Timestamp, timer: Scheduled<Void>)?
+  private var isDraining = false
+  private let readinessState = Mutex(Readiness.notReady("the builds' records are being read"))
+
+  init(
+    core: Scheduler, loop: any EventLoop, store: BuildStore, allocator: AllocatorLink,
+    runners: RunnerLinks, metrics: Metrics, logger: Logger
+  ) {
+    self.core = core
+    self.loop = loop
+    self.store = store
+    self.allocator = allocator
+    self.runners = runners
+    self.metrics = metrics
+    self.logger = logger
+  }
+
+  var readiness: Readiness { self.readinessState.withLock { $0 } }
+
+  // MARK: Life
+
+  /// Reads the records and then works until it is cancelled.
+  func run() async {
+    let executor = self.loop.callExecutor
+    await withTaskGroup(of: Void.self) { group in
+      group.addTask(executorPreference: executor) {
+        self.runners.listener = RunnerLinks.Listener(
+          received: { attempt, event in
+            self.feed { $0.received(event, of: attempt, at: $1) }
+          },
+          ended: { attempt, end in
+            self.feed { $0.streamEnded(end, of: attempt, at: $1) }
+          })
+        guard await self.recover() else { return }
+        let measuring = self.loop.scheduleRepeatedTask(
+          initialDelay: .zero, delay: Self.measureInterval
+        ) { _ in self.measure() }
+        await self.allocator.run(
+          AllocatorLink.Listener(
+            opened: { self.feed { $0.acquireOpened(at: $1) } },
+            received: { self.received($0) }))
+        measuring.cancel()
+        await self.runners.close()
+      }
+    }
+  }
+
+  /// Rebuilds the core from the records; false if it was cancelled before the end.
+  private func recover() async -> Bool {
+    var failures = 0
+    while !Task.isCancelled {
+      do {
+        let begin = ContinuousClock.now
+        var count = 0
+        try await self.store.scanActive { page in
+          count += page.count
+          for (id, reading) in page { self.recovered(id, reading) }
+        }
+        self.feed { $0.recoveryFinished(at: $1) }
+        self.logger.info(
+          "the builds that are not done with were read",
+          metadata: ["builds": "\(count)", "time": "\(ContinuousClock.now - begin)"])
+        return true
+      } catch {
+        if failures == 0 {
+          self.logger.warning(
+            "the builds' records cannot be read; no builds are taken until they are",
+            metadata: ["error": "\(error)"])
+        }
+        failures += 1
+        self.setReadiness(.notReady("the builds' records cannot be read: \(error)"))
+        // Cancellation ends the sleep and the loop.
+        try? await Task.sleep(for: Self.recoveryBackoff.delay(after: failures))
+      }
+    }
+    return false
+  }
+
+  private func recovered(_ id: BuildID, _ reading: BuildStore.Reading) {
+    switch reading {
+    case .found(let stored): self.feed { $0.recovered(stored, at: $1) }
+    case .missing: break
+    case .unreadable(let why): self.unreadable(id, why)
+    }
+  }
+
+  private func unreadable(_ id: BuildID, _ why: String) {
+    self.metrics.unreadableRecords.increment()
+    self.logger.error(
+      "a build's record cannot be read and is left alone",
+      metadata: ["build": "\(id)", "error": "\(why)"])
+  }
+
+  /// Callers go to another scheduler, or to the next one at this address.
+  func drain() async {
+    await withCheckedContinuation { continuation in
+      self.onLoop {
+        self.isDraining = true
+        self.watches.finishAll()
+        continuation.resume()
+      }
+    }
+  }
+
+  private static let draining = Answer.unavailable("this scheduler shuts down")
+
+  // MARK: Calls
+
+  func submit(_ submission: Submission) async -> Answer {
+    await self.ask { $0.submitted(submission, from: $1, at: $2) }
+  }
+
+  func cancel(_ build: BuildID, reason: String) async -> Answer {
+    await self.ask { $0.cancelled(build, reason: reason, from: $1, at: $2) }
+  }
+
+  func retry(_ build: BuildID, jobs: [JobID]) async -> Answer {
+    await self.ask { $0.retried(build, jobs: jobs, from: $1, at: $2) }
+  }
+
+  private func ask(
+    _ input: @escaping @Sendable (inout Scheduler, Waiter, Timestamp) -> [Effect]
+  ) async -> Answer {
+    await withCheckedContinuation { continuation in
+      self.onLoop {
+        guard !self.isDraining else {
+          continuation.resume(returning: Self.draining)
+          return
+        }
+        self.nextWaiter += 1
+        let waiter = Waiter(self.nextWaiter)
+        self.waiters[waiter] = continuation
+        self.feed { input(&$0, waiter, $1) }
+      }
+    }
+  }
+
+  /// A build's present state.
+  func build(_ id: BuildID) async throws(RPCError) -> BuildRecord {
+    if let record = await self.shown(id) { return record }
+    return try await self.stored(id)
+  }
+
+  private func stored(_ id: BuildID) async throws(RPCError) -> BuildRecord {
+    let reading: BuildStore.Reading
+    do {
+      reading = try await self.store.load(id)
+    } catch {
+      throw RPCError(.unavailable, "the datastore does not answer: \(error)")
+    }
+    switch reading {
+    case .found(let stored): return stored.record
+    case .missing: throw RPCError(.notFound, "there is no build \(id)")
+    case .unreadable(let why):
+      throw RPCError(.dataLoss, "the record of build \(id) cannot be read: \(why)")
+    }
+  }
+
+  private func shown(_ id: BuildID) async -> BuildRecord? {
+    await self.onLoop { self.core.shown(id) }
+  }
+
+  func list(
+    project: ProjectID?, unfinished: Bool, limit: Int32, cursor: [UInt8]
+  ) async throws(RPCError) -> BuildStore.Page {
+    var page: BuildStore.Page
+    do {
+      page = try await self.store.list(
+        project: project, unfinished: unfinished, limit: limit, cursor: cursor)
+    } catch let error as RPCError where error.code == .invalidArgument {
+      throw RPCError(.invalidArgument, "page_token is not one of this list's: \(error.message)")
+    } catch {
+      throw RPCError(.unavailable, "the datastore does not answer: \(error)")
+    }
+    let records = page.builds
+    // What is at hand knows more: steps that began since the last commit, and what is waited for.
+    page.builds = await self.onLoop { records.map { self.core.shown($0.id) ?? $0 } }
+    return page
+  }
+
+  /// Shows `body` the build as it is, and then each later state, to the one in which it is
+  /// finished. Only states behind `revision`; 0 shows the present one at once.
+  func watch(
+    _ id: BuildID, after revision: Int64, _ body: (BuildRecord) async throws -> Void
+  ) async throws {
+    let begun = await self.onLoop { () -> (Watches.ID, AsyncStream<BuildRecord>, BuildRecord?)? in
+      guard !self.isDraining, let (watch, states) = self.watches.begin(id) else { return nil }
+      return (watch, states, self.core.watchBegan(id))
+    }
+    guard let (watch, states, atHand) = begun else {
+      throw RPCError(
+        .resourceExhausted, "\(Watches.maximumCount) watches are open, or the scheduler shuts down",
+        retryDelay: .seconds(1))
+    }
+    defer {
+      self.onLoop {
+        self.watches.end(watch, of: id)
+        self.core.watchEnded(id)
+      }
+    }
+    var last = revision
+    func show(_ record: BuildRecord) async throws -> Bool {
+      if record.revision > last || last == 0 {
+        last = record.revision
+        try await body(record)
+      }
+      return record.state == .finished
+    }
+    if let atHand {
+      if try await show(atHand) { return }
+    } else {
+      let record = try await self.stored(id)
+      if try await show(record) { return }
+      // Not at hand and not finished: its first commit has just gone through and follows as a
+      // change, or the records are still being read, or it ended since: its end is stored.
+      if await self.shown(id) == nil, try await show(try await self.stored(id)) { return }
+    }
+    for await record in states {
+      if try await show(record) { return }
+    }
+    throw RPCError(
+      .unavailable, "this scheduler shuts down; watch again", retryDelay: RPCError.retrySoon)
+  }
+
+  // MARK: The core, on the loop
+
+  private func onLoop(_ body: @escaping @Sendable () -> Void) {
+    if self.loop.inEventLoop { body() } else { self.loop.execute(body) }
+  }
+
+  private func onLoop<Value: Sendable>(_ body: @escaping @Sendable () -> Value) async -> Value {
+    if self.loop.inEventLoop { return body() }
+    return await withCheckedContinuation { continuation in
+      self.loop.execute { continuation.resume(returning: body()) }
+    }
+  }
+
+  private func received(_ response: AllocatorV1.AcquireResponse) {
+    switch response.event {
+    case .granted(let lease):
+      self.feed { $0.granted(Grant(lease), at: $1) }
+    case .unsatisfiable(let event):
+      self.feed {
+        $0.unsatisfiable(DemandID(event.requestID), reason: event.reason, at: $1)
+      }
+    case .lost(let event):
+      self.feed { $0.leaseLost(LeaseID(event.leaseID), message: event.message, at: $1) }
+    case .waiting(let event):
+      self.feed { $0.waiting(DemandID(event.requestID), reason: event.reason, at: $1) }
+    // From a newer allocator, or nothing at all: no news for us.
+    case nil: break
+    }
+  }
+
+  private func feed(_ input: @escaping Input) {
+    self.loop.assertInEventLoop()
+    self.inputs.append(input)
+    guard !self.isHandling else { return }
+    self.isHandling = true
+    var next = 0
+    while next < self.inputs.count {
+      let input = self.inputs[next]
+      next += 1
+      for effect in input(&self.core, .now) { self.carryOut(effect) }
+    }
+    self.inputs.removeAll(keepingCapacity: true)
+    self.isHandling = false
+    self.planWake()
+  }
+
+  private func carryOut(_ effect: Effect) {
+    switch effect {
+    case .write(let record, let base):
+      let id = record.id
+      self.store.write(record, base: base) { result in
+        if case .refused(let why) = result {
+          self.logger.error(
+            "the datastore refuses a record", metadata: ["build": "\(id)", "error": "\(why)"])
+        }
+        self.feed { $0.written(id, result, at: $1) }
+      }
+    case .load(let id): self.load(id)
+    case .demand(let demand): self.allocator.send(.demand(AllocatorV1.Demand(demand)))
+    case .withdraw(let demand): self.allocator.send(.withdraw(demand.rawValue))
+    case .hold(let lease, let attempt, let executor):
+      self.allocator.send(
+        .hold(
+          AllocatorV1.Hold(
+            leaseID: lease.rawValue, requestID: attempt.rawValue, executorID: executor.rawValue)))
+    case .release(let lease): self.allocator.release(lease)
+    case .run(let order): self.runners.run(order)
+    case .attach(let attempt, let address, let sequence):
+      self.runners.attach(attempt, at: address, after: sequence)
+    case .detach(let attempt): self.runners.detach(attempt)
+    case .stop(let attempt, let address, let outcome, let reason):
+      self.runners.stop(attempt, at: address, outcome, reason: reason)
+    case .answer(let waiter, let answer):
+      self.waiters.removeValue(forKey: waiter)?.resume(returning: answer)
+    case .changed(let record): self.watches.show(record)
+    }
+  }
+
+  private func load(_ id: BuildID) {
+    // Unstructured: it ends by its timeout, and its result is due whoever asked for it.
+    Task.immediate(executorPreference: self.loop.callExecutor) {
+      do {
+        switch try await self.store.load(id) {
+        case .found(let stored): self.feed { $0.loaded(id, stored, at: $1) }
+        case .missing: self.feed { $0.loaded(id, nil, at: $1) }
+        case .unreadable(let why):
+          self.unreadable(id, why)
+          self.feed { $0.loadFailed(id, "its record cannot be read: \(why)", at: $1) }
+        }
+      } catch {
+        let why = (error as? RPCError)?.message ?? "\(error)"
+        self.feed { $0.loadFailed(id, why, at: $1) }
+      }
+    }
+  }
+
+  // MARK: Time
+
+  private func planWake() {
+    guard let next = self.core.nextWake() else { return }
+    if let wake = self.wake, wake.time <= next { return }
+    self.wake?.timer.cancel()
+    let delay = max(Self.shortestWake, next - .now)
+    let timer = self.loop.scheduleTask(in: .microseconds(delay.microseconds)) {
+      self.wake = nil
+      self.feed { $0.timePassed(at: $1) }
+    }
+    self.wake = (next, timer)
+  }
+
+  private func measure() {
+    self.setReadiness(
+      self.core.isStoreSilent ? .notReady("the datastore does not answer") : .ready)
+    self.metrics.record(self.core.takeTally())
+    self.metrics.builds.set(self.core.buildCount)
+    self.metrics.queuedWork.set(self.core.queueDepth)
+    self.metrics.openDemands.set(self.core.openDemands)
+    self.metrics.heldLeases.set(self.core.heldLeases)
+    self.metrics.oldestWait.set(self.core.oldestWait(at: .now) ?? .zero)
+    self.metrics.runnerStreams.set(self.runners.openStreams)
+    self.metrics.watches.set(self.watches.count)
+    self.metrics.allocatorConnected.set(self.allocator.isUp ? 1 : 0)
+  }
+
+  private func setReadiness(_ readiness: Readiness) {
+    self.readinessState.withLock { $0 = readiness }
+  }
+}

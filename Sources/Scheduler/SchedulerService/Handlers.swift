@@ -1,0 +1,160 @@
+import BuildProtos
+import Domain
+import DomainMapping
+import PipelineSyntax
+import RPC
+import SchedulerCore
+
+/// The scheduler's calls: each is translated and asked for; nothing is decided here.
+struct Handlers: SchedulerV1.SchedulerService {
+  private static let standardPage: Int32 = 50
+  private static let maximumPage: Int32 = 1_000
+  private static let maximumReasonBytes = 1_000
+
+  let driver: Driver
+  let policy: Policy
+  private let pipelines = PipelineCache()
+
+  init(driver: Driver, policy: Policy) {
+    self.driver = driver
+    self.policy = policy
+  }
+
+  func submitBuild(
+    _ request: SchedulerV1.SubmitBuildRequest, context: ServerContext
+  ) async throws -> SchedulerV1.SubmitBuildResponse {
+    let submission = try self.submission(request)
+    switch await self.driver.submit(submission) {
+    case .build(let record, let existed):
+      return SchedulerV1.SubmitBuildResponse(build: SchedulerV1.Build(record), existed: existed)
+    case let refusal:
+      throw Self.error(refusal, of: submission.id)
+    }
+  }
+
+  private func submission(
+    _ request: SchedulerV1.SubmitBuildRequest
+  ) throws(RPCError) -> Submission {
+    if let mistake = SubmissionRules.mistake(in: request) {
+      throw RPCError(.invalidArgument, mistake)
+    }
+    let pipeline: Pipeline
+    let legs: [Pipeline.Leg]
+    do {
+      pipeline = try self.pipelines.pipeline(request.pipeline, path: request.pipelinePath)
+    } catch {
+      throw RPCError(error)
+    }
+    do {
+      legs = try pipeline.expanded(
+        standard: self.policy.standardResources, environment: request.env)
+    } catch {
+      throw RPCError(.invalidArgument, "job \(error.job): \(error.message)")
+    }
+    return Submission(
+      id: SubmissionRules.buildID(project: request.project, key: request.idempotencyKey),
+      project: ProjectID(request.project), pipeline: pipeline, legs: legs,
+      source: request.source.flatMap { Source($0) }, environment: request.env,
+      priority: request.priority, annotations: request.annotations)
+  }
+
+  func getBuild(
+    _ request: SchedulerV1.GetBuildRequest, context: ServerContext
+  ) async throws -> SchedulerV1.GetBuildResponse {
+    let record = try await self.driver.build(try Self.build(request.buildID))
+    return SchedulerV1.GetBuildResponse(build: SchedulerV1.Build(record))
+  }
+
+  func listBuilds(
+    _ request: SchedulerV1.ListBuildsRequest, context: ServerContext
+  ) async throws -> SchedulerV1.ListBuildsResponse {
+    guard (0...Self.maximumPage).contains(request.pageSize) else {
+      throw RPCError(
+        .invalidArgument, "page_size is \(request.pageSize); it can be 0 to \(Self.maximumPage)")
+    }
+    guard let cursor = Self.cursor(request.pageToken) else {
+      throw RPCError(.invalidArgument, "page_token \"\(request.pageToken)\" is none of this list's")
+    }
+    let page = try await self.driver.list(
+      project: request.project.isEmpty ? nil : ProjectID(request.project),
+      unfinished: request.active,
+      limit: request.pageSize == 0 ? Self.standardPage : request.pageSize, cursor: cursor)
+    return SchedulerV1.ListBuildsResponse(
+      builds: page.builds.map { SchedulerV1.Build(summaryOf: $0) },
+      nextPageToken: Self.token(page.cursor))
+  }
+
+  func watchBuild(
+    _ request: SchedulerV1.WatchBuildRequest,
+    responses: ResponseWriter<SchedulerV1.WatchBuildResponse>, context: ServerContext
+  ) async throws {
+    let build = try Self.build(request.buildID)
+    try await self.driver.watch(build, after: request.afterRevision) { record in
+      try await responses.send(
+        SchedulerV1.WatchBuildResponse(build: SchedulerV1.Build(record)))
+    }
+  }
+
+  func cancelBuild(
+    _ request: SchedulerV1.CancelBuildRequest, context: ServerContext
+  ) async throws -> SchedulerV1.CancelBuildResponse {
+    let build = try Self.build(request.buildID)
+    guard request.reason.utf8.count <= Self.maximumReasonBytes else {
+      throw RPCError(
+        .invalidArgument,
+        "reason has \(request.reason.utf8.count) bytes, more than \(Self.maximumReasonBytes)")
+    }
+    switch await self.driver.cancel(build, reason: request.reason) {
+    case .build(let record, _):
+      return SchedulerV1.CancelBuildResponse(build: SchedulerV1.Build(record))
+    case let refusal:
+      throw Self.error(refusal, of: build)
+    }
+  }
+
+  func retryBuild(
+    _ request: SchedulerV1.RetryBuildRequest, context: ServerContext
+  ) async throws -> SchedulerV1.RetryBuildResponse {
+    let build = try Self.build(request.buildID)
+    switch await self.driver.retry(build, jobs: request.jobIds.map { JobID($0) }) {
+    case .build(let record, _):
+      return SchedulerV1.RetryBuildResponse(build: SchedulerV1.Build(record))
+    case let refusal:
+      throw Self.error(refusal, of: build)
+    }
+  }
+
+  // MARK: Parts of requests
+
+  private static func build(_ id: String) throws(RPCError) -> BuildID {
+    guard !id.isEmpty else { throw RPCError(.invalidArgument, "build_id is empty") }
+    guard id.utf8.count <= SubmissionRules.maximumBuildIDBytes else {
+      throw RPCError(.notFound, "there is no build \(id.prefix(64))...")
+    }
+    return BuildID(id)
+  }
+
+  private static func error(_ refusal: Answer, of build: BuildID) -> RPCError {
+    RPCError(refusal, of: build)
+      ?? RPCError(.internalError, "a build is no refusal")
+  }
+
+  // A page token is the datastore's cursor in hexadecimal.
+
+  private static func token(_ cursor: [UInt8]) -> String {
+    cursor.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+  }
+
+  /// Nil for a text that is no token.
+  private static func cursor(_ token: String) -> [UInt8]? {
+    let digits = Array(token.utf8)
+    guard digits.count.isMultiple(of: 2), digits.count <= 8_192 else { return nil }
+    var bytes: [UInt8] = []
+    for index in stride(from: 0, to: digits.count, by: 2) {
+      guard let byte = UInt8(String(decoding: digits[index..<index + 2], as: UTF8.self), radix: 16)
+      else { return nil }
+      bytes.append(byte)
+    }
+    return bytes
+  }
+}

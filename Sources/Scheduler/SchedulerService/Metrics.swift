@@ -1,0 +1,88 @@
+import Domain
+import SchedulerCore
+import ServiceRuntime
+
+/// What the scheduler counts.
+struct Metrics: Sendable {
+  let submitted: Counter
+  let placements: Counter
+  let finished: [Outcome: Counter]
+  let attempts: [Outcome: Counter]
+  let conflicts: Counter
+  let storeFailures: Counter
+  let unreadableRecords: Counter
+  let pickup: Histogram
+  let builds: Gauge
+  let queuedWork: Gauge
+  let oldestWait: Gauge
+  let openDemands: Gauge
+  let heldLeases: Gauge
+  let runnerStreams: Gauge
+  let watches: Gauge
+  let allocatorConnected: Gauge
+
+  /// From an idle farm to one that has a day's work before it.
+  private static let pickupBuckets = [
+    0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800,
+    7_200,
+  ]
+
+  init(_ registry: MetricsRegistry) {
+    func byOutcome(_ name: String, _ help: String) -> [Outcome: Counter] {
+      Dictionary(
+        uniqueKeysWithValues: Outcome.allCases.map { outcome in
+          (outcome, registry.counter(name, help: help, labels: ["outcome": outcome.rawValue]))
+        })
+    }
+    self.submitted = registry.counter(
+      "millrace_scheduler_builds_submitted_total", help: "Builds that were committed and answered.")
+    self.placements = registry.counter(
+      "millrace_scheduler_placements_total", help: "Leases that were given to waiting work.")
+    self.finished = byOutcome(
+      "millrace_scheduler_builds_finished_total", "Builds whose end was committed.")
+    self.attempts = byOutcome(
+      "millrace_scheduler_attempts_finished_total", "Attempts at jobs, by why they ended.")
+    self.conflicts = registry.counter(
+      "millrace_scheduler_write_conflicts_total",
+      help: "Writes that met a record that was not as expected.")
+    self.storeFailures = registry.counter(
+      "millrace_scheduler_store_failures_total",
+      help: "Writes and reads whose end nobody knows; they are tried again.")
+    self.unreadableRecords = registry.counter(
+      "millrace_scheduler_unreadable_records_total", help: "Records that could not be read.")
+    self.pickup = registry.histogram(
+      "millrace_scheduler_pickup_seconds", help: "From waiting for an executor to its lease.",
+      buckets: Self.pickupBuckets)
+    self.builds = registry.gauge(
+      "millrace_scheduler_active_builds", help: "Builds that are not done with.")
+    self.queuedWork = registry.gauge(
+      "millrace_scheduler_queued_jobs", help: "Jobs and notifications that wait for an executor.")
+    self.oldestWait = registry.gauge(
+      "millrace_scheduler_oldest_wait_seconds",
+      help: "How long the work has waited that waits longest.")
+    self.openDemands = registry.gauge(
+      "millrace_scheduler_open_demands", help: "Leases that the allocator is asked for.")
+    self.heldLeases = registry.gauge("millrace_scheduler_held_leases", help: "Leases in use.")
+    self.runnerStreams = registry.gauge(
+      "millrace_scheduler_runner_streams", help: "Attempts whose events are being followed.")
+    self.watches = registry.gauge("millrace_scheduler_watches", help: "Builds being watched.")
+    self.allocatorConnected = registry.gauge(
+      "millrace_scheduler_allocator_connected", help: "1 while the stream to the allocator is open."
+    )
+  }
+
+  func record(_ tally: Tally) {
+    self.submitted.increment(by: Int64(tally.submitted))
+    self.placements.increment(by: Int64(tally.placements))
+    for wait in tally.pickups { self.pickup.observe(wait) }
+    for (outcome, count) in tally.finished { self.finished[outcome]?.increment(by: Int64(count)) }
+    for (outcome, count) in tally.attempts { self.attempts[outcome]?.increment(by: Int64(count)) }
+    self.conflicts.increment(by: Int64(tally.conflicts))
+    self.storeFailures.increment(by: Int64(tally.storeFailures))
+  }
+}
+
+extension Gauge {
+  /// In seconds.
+  func set(_ duration: Duration) { self.set(duration / .seconds(1)) }
+}

@@ -1,0 +1,58 @@
+import BuildProtos
+import Logging
+import NIOCore
+import RPC
+import SchedulerCore
+import ServiceRuntime
+
+/// The scheduler: accepts builds, orders their jobs, and drives them to their end.
+///
+/// It keeps nothing that is not in the datastore: a new one reads the records, attaches to what
+/// runs, and goes on.
+package final class SchedulerProgram: ServiceProgram {
+  package static let name = "scheduler"
+  package static let summary = "Accepts builds, orders their jobs, and drives them to their end."
+  package static let defaultListen = "127.0.0.1:7101"
+  package static let defaultAdminListen = "127.0.0.1:7201"
+  package static let settings = Configuration.settings
+  package static let ownsDataDirectory = false
+
+  private let driver: Driver
+  private let policy: Policy
+  private let channels: [RPCChannel]
+
+  package init(_ environment: ServiceEnvironment) async throws {
+    let configuration = try Configuration(environment.settings)
+    // The core's loop, and that of all its ways out.
+    let loop = environment.eventLoopGroup.next()
+    let gateway = try RPCChannel(to: configuration.gateway, group: loop)
+    let allocator = try RPCChannel(to: configuration.allocator, group: loop)
+    self.channels = [gateway, allocator]
+    self.policy = configuration.policy
+    self.driver = Driver(
+      core: Scheduler(policy: configuration.policy, owner: Self.newOwner()), loop: loop,
+      store: BuildStore(
+        client: DatastoreV1.DatastoreClient(gateway), loop: loop, configuration: configuration),
+      allocator: AllocatorLink(channel: allocator, loop: loop, logger: environment.logger),
+      runners: RunnerLinks(loop: loop, logger: environment.logger),
+      metrics: Metrics(environment.metrics), logger: environment.logger)
+  }
+
+  /// Another one for each start: a process must not take its predecessor's writes for its own.
+  private static func newOwner() -> String {
+    String(UInt64.random(in: .min ... .max), radix: 36)
+  }
+
+  package var services: [any RPCService] {
+    [Handlers(driver: self.driver, policy: self.policy)]
+  }
+
+  package func run() async throws {
+    await self.driver.run()
+    for channel in self.channels { await channel.close() }
+  }
+
+  package func drain() async { await self.driver.drain() }
+
+  package func readiness() async -> Readiness { self.driver.readiness }
+}
