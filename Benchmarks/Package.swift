@@ -22,7 +22,8 @@ let package = Package(
   targets: [
     .target(name: "CEchoProtos"),
     .target(
-      name: "EchoProtos", dependencies: ["CEchoProtos", .product(name: "RPC", package: "millrace")],
+      name: "EchoProtos",
+      dependencies: ["CEchoProtos", .product(name: "RPC", package: "millrace")],
       swiftSettings: settings),
     .executableTarget(
       name: "rpc-echo-server",
@@ -30,6 +31,13 @@ let package = Package(
         "EchoProtos", .product(name: "RPC", package: "millrace"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ], swiftSettings: settings),
+    .executableTarget(
+      name: "millrace-bench",
+      dependencies: [
+        .product(name: "BuildProtos", package: "millrace"),
+        .product(name: "RPC", package: "millrace"),
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ], swiftSettings: settings),
   ]

@@ -57,13 +57,20 @@ extension Echo.EchoMsg {
   public init(
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
-    self.id = message.pointee.id
-    self.name = try source.string(message.pointee.name, in: "echo.EchoMsg.name")
-    self.score = message.pointee.score
-    self.flag = message.pointee.flag != 0
-    self.values = source.numbers(message.pointee.n_values, message.pointee.values)
-    self.blob = source.bytes(message.pointee.blob)
-    self.unknownFields = try source.unknownFields(message.pointee.base)
+    let id: Int64 = message.pointee.id
+    let name: String = try source.string(message.pointee.name, in: "echo.EchoMsg.name")
+    let score: Double = message.pointee.score
+    let flag: Bool = message.pointee.flag != 0
+    let values: [Int32] = source.numbers(message.pointee.n_values, message.pointee.values)
+    let blob: [UInt8] = source.bytes(message.pointee.blob)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.id = id
+    self.name = name
+    self.score = score
+    self.flag = flag
+    self.values = values
+    self.blob = blob
+    self.unknownFields = unknownFields
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -21,6 +21,8 @@ struct EchoServer: AsyncParsableCommand {
     let server = RPCServer(services: [Echoing()], group: group)
     let address = try await server.listen(on: .tcp(host: "127.0.0.1", port: self.port))
     print("listening on \(address)")
+    // Whoever waits for the line may read it from a pipe, where it would stay in the buffer.
+    fflush(nil)
     try await Task.sleep(for: .seconds(365 * 86_400))
   }
 }

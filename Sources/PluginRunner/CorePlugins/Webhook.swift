@@ -116,8 +116,8 @@ struct Webhook: BuildPlugin {
       var id: String
       var project: String
       var outcome: String
-      var created_at: String?
-      var finished_at: String?
+      var createdAt: String?
+      var finishedAt: String?
       var jobs: [Job]
     }
 
@@ -139,10 +139,11 @@ struct Webhook: BuildPlugin {
       data: Message.Data(
         id: build.id.isEmpty ? context.buildID : build.id,
         project: build.project.isEmpty ? context.project : build.project,
-        outcome: Self.name(build.outcome), created_at: build.createdAt.map(Self.text),
-        finished_at: build.finishedAt.map(Self.text),
+        outcome: Self.name(build.outcome), createdAt: build.createdAt.map(Self.text),
+        finishedAt: build.finishedAt.map(Self.text),
         jobs: build.jobs.map { Message.Data.Job(id: $0.id, outcome: Self.name($0.outcome)) }))
     let encoder = JSONEncoder()
+    encoder.keyEncodingStrategy = .convertToSnakeCase
     encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
     return Array(try encoder.encode(message))
   }

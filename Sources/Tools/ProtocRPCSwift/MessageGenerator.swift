@@ -295,7 +295,8 @@ struct MessageGenerator {
   /// that is half filled when something throws would be copied and torn down piece by piece.
   private func local(_ member: Member) -> String {
     let name = self.memberName(member)
-    return ["message", "source", "entry", "key", "value"].contains(name) ? name + "Field" : Naming.quoted(name)
+    return ["message", "source", "entry", "key", "value"].contains(name)
+      ? name + "Field" : Naming.quoted(name)
   }
 
   /// The type that a member is stored as.

@@ -167,11 +167,11 @@ struct SwiftGenerator {
       symbols.append(message.fullName)
       symbols += message.fields.map { "\(message.fullName).\($0.name)" }
       symbols += message.oneofs.map { "\(message.fullName).\($0.name)" }
-      message.messages.forEach { visit($0) }
-      message.enums.forEach { visit($0) }
+      for nested in message.messages { visit(nested) }
+      for nested in message.enums { visit(nested) }
     }
-    file.messages.forEach { visit($0) }
-    file.enums.forEach { visit($0) }
+    for nested in file.messages { visit(nested) }
+    for nested in file.enums { visit(nested) }
     for service in file.services {
       symbols.append(service.fullName)
       symbols += service.methods.map { "\(service.fullName).\($0.name)" }

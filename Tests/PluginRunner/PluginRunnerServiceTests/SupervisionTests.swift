@@ -74,8 +74,10 @@ struct Supervised {
 struct Gate {
   let path: String
 
-  init(in folder: TestFolder, _ name: String = "gate") throws {
-    self.path = "\(folder.path)/\(name)"
+  init(in folder: TestFolder) throws { try self.init(at: folder.path + "/gate") }
+
+  init(at path: String) throws {
+    self.path = path
     guard mkfifo(self.path, 0o666) == 0 else { throw SystemError("make", self.path) }
   }
 
@@ -279,17 +281,11 @@ enum Thread {
     let data = try TestFolder()
     let attempt = data.path + "/workspaces/a"
     guard let words = try self.words(data, attempt) else { return }
-    let gate = "\(attempt)/work/gate"
-    guard mkfifo(gate, 0o666) == 0 else { throw SystemError("make", gate) }
+    let gate = try Gate(at: "\(attempt)/work/gate")
     let supervised = try Supervised(
       SupervisionTests.escape, sandbox: words, directory: attempt + "/work",
-      environment: ["GATE": gate, Leftovers.mark: data.path])
-    let ready = Promise<Void>()
-    Thread.start {
-      close(open(gate, O_RDONLY))
-      ready.fulfil(())
-    }
-    await ready.value()
+      environment: ["GATE": gate.path, Leftovers.mark: data.path])
+    #expect(await gate.line() == "ready\n")
     supervised.process.kill()
     let end = await supervised.process.ended()
     guard case .exited(_, 9, _, _) = end else {

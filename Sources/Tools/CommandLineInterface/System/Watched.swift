@@ -8,6 +8,9 @@ package enum Watched {
   /// The first argument; not a name that anybody types.
   package static let argument = "--become-watched-child"
 
+  /// PR_SET_PDEATHSIG of <linux/prctl.h>.
+  private static let setParentDeathSignal: CInt = 1
+
   /// What to start instead of `command`.
   package static func wrap(_ command: ChildProcess.Command) -> ChildProcess.Command {
     var wrapped = command
@@ -26,7 +29,7 @@ package enum Watched {
     typealias Prctl = @convention(c) (CInt, UInt, UInt, UInt, UInt) -> CInt
     if let symbol = dlsym(nil, "prctl") {
       let prctl = unsafeBitCast(symbol, to: Prctl.self)
-      _ = prctl(1 /* PR_SET_PDEATHSIG */, UInt(SIGTERM), 0, 0, 0)
+      _ = prctl(self.setParentDeathSignal, UInt(SIGTERM), 0, 0, 0)
     }
     // The threads that run tasks have all signals blocked, which the program would inherit.
     var none = sigset_t()
