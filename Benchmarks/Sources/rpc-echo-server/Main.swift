@@ -1,5 +1,6 @@
 import ArgumentParser
 import EchoProtos
+import Glibc
 import NIOCore
 import NIOPosix
 import RPC

@@ -7,7 +7,15 @@ import Synchronization
 final class UnaryClientCall<Response: RPCMessage>: ClientCall, @unchecked Sendable {
   private var response: Response?
   private var hasExtraResponse = false
-  var continuation: UnsafeContinuation<Response, any Error>?
+  private var continuation: UnsafeContinuation<Response, any Error>?
+  /// How it ended, if that came before anybody waited.
+  private var ending: Result<Metadata, RPCError>?
+
+  /// Resumes the continuation when the call has ended, or at once if it has. On the loop.
+  func wait(_ continuation: UnsafeContinuation<Response, any Error>) {
+    self.continuation = continuation
+    if let ending = self.ending { self.ended(ending) }
+  }
 
   func initialMetadataReceived(_ metadata: Metadata) {}
 
@@ -18,7 +26,11 @@ final class UnaryClientCall<Response: RPCMessage>: ClientCall, @unchecked Sendab
   }
 
   func ended(_ result: Result<Metadata, RPCError>) {
-    guard let continuation = self.continuation else { return }
+    guard let continuation = self.continuation else {
+      // A task that was cancelled before it made the call.
+      self.ending = result
+      return
+    }
     self.continuation = nil
     switch result {
     case .failure(let error):

@@ -29,6 +29,9 @@ final class ClientConnection: ConnectionOwner, @unchecked Sendable {
     self.keepalive = keepalive
   }
 
+  /// A client without calls owes nobody an answer.
+  var closeTimeout: Duration { .zero }
+
   func streamBegan() -> HTTP2Stream? { nil }
 
   func settingsReceived() {

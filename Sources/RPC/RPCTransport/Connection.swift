@@ -5,6 +5,8 @@ import RPCHTTP2
 
 /// Whose connection it is: the server's or the client's side of what happens on it.
 protocol ConnectionOwner: HTTP2SessionDelegate {
+  /// How long a connection that is over waits for a peer to read the last that was said.
+  var closeTimeout: Duration { get }
   /// The connection is gone; its streams are told next.
   func connectionWillClose(_ reason: String)
   /// The connection is gone; every stream has been told.
@@ -33,6 +35,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   private var isReading = false
   private var isFlushing = false
   private var flushIsDue = false
+  private var isClosing = false
   private var closeReason = "the peer closed the connection"
   /// Sent whenever the peer proves that it lives.
   private(set) var lastReadTime = NIODeadline.now()
@@ -149,10 +152,25 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
       wrote = true
     }
     if session.isOver {
-      self.close(self.closeReason)
+      self.closeWhenWritten()
     } else if wrote {
       // What was sent may have ended streams, and their ends may have something to say.
       self.executor.eventLoop.assertInEventLoop()
+    }
+  }
+
+  /// Ends the connection once the socket has taken what was said: to close at once would drop what
+  /// it has no room for, and that may be the end of an answer.
+  private func closeWhenWritten() {
+    guard let context = self.context, !self.isClosing else { return }
+    self.isClosing = true
+    let written = context.writeAndFlush(self.wrapOutboundOut(ByteBuffer()))
+    let timer = self.executor.eventLoop.scheduleTask(in: TimeAmount(self.owner.closeTimeout)) {
+      self.close(self.closeReason)
+    }
+    written.whenComplete { _ in
+      timer.cancel()
+      self.close(self.closeReason)
     }
   }
 

@@ -13,7 +13,7 @@ final class MessageQueue<Message: Sendable>: Sendable {
     var heldBytes = 0
     var ending: Result<Void, RPCError>?
     var reader: UnsafeContinuation<Message?, any Error>?
-    /// The loop wants to know when there is room again.
+    /// The loop has been told so, and wants to know when there is room again.
     var isFull = false
   }
 
@@ -41,7 +41,8 @@ final class MessageQueue<Message: Sendable>: Sendable {
       }
       state.messages.append((message, bytes))
       state.heldBytes += bytes
-      state.isFull = state.heldBytes > self.bound
+      // Full until it has been read down: the loop waits for that, not for the bound.
+      if state.heldBytes > self.bound { state.isFull = true }
       return (nil, !state.isFull)
     }
     reader?.resume(returning: message)

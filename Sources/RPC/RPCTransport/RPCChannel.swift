@@ -90,8 +90,10 @@ public final class RPCChannel: Sendable {
       call: call)
     return try await withTaskCancellationHandler {
       try await withUnsafeThrowingContinuation { continuation in
-        call.continuation = continuation
-        core.executor.execute { core.begin(stream) }
+        core.executor.execute {
+          call.wait(continuation)
+          core.begin(stream)
+        }
       }
     } onCancel: {
       // If this comes before `begin`, the stream is finished first and never starts.

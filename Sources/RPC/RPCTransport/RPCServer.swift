@@ -23,7 +23,8 @@ public final class RPCServer: Sendable {
     public var maximumHeaderListBytes = 64 << 10
     /// Connections that wait to be accepted.
     public var backlog = 1_024
-    /// How long shutting down waits for a peer that does not close, after its last call.
+    /// How long the end of a connection waits, after its last call, for a peer that does not
+    /// answer or does not read.
     public var closeTimeout = Duration.seconds(2)
 
     public init() {}
@@ -144,8 +145,7 @@ public final class RPCServer: Sendable {
       clamping: self.configuration.maximumConcurrentCallsPerConnection)
     http2.maximumHeaderListBytes = UInt32(clamping: self.configuration.maximumHeaderListBytes)
     let id = ObjectIdentifier(channel)
-    let owner = ServerConnection(
-      router: self.router, configuration: self.configuration, onClose: { self.closed(id) })
+    let owner = ServerConnection(router: self.router, configuration: self.configuration)
     let connection = Connection(
       .server, executor: .of(channel.eventLoop), configuration: http2, owner: owner)
     owner.connection = connection
@@ -153,6 +153,9 @@ public final class RPCServer: Sendable {
       state.connections[id] = owner
       return state.isShuttingDown
     }
+    // Not only when it was active before: while the listener closes, what it has just accepted is
+    // closed without having begun.
+    channel.closeFuture.whenComplete { _ in self.closed(id) }
     try channel.pipeline.syncOperations.addHandler(connection)
     if isLate { owner.beginShutdown() }
   }

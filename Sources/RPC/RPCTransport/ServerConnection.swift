@@ -7,7 +7,8 @@ import RPCHTTP2
 ///     serving ──beginShutdown──▶ announcing ──ping answered──▶ draining ──last stream──▶ closed
 ///
 /// The announcement and the ping before the final GOAWAY let calls that are on their way arrive:
-/// RFC 9113, section 6.8. Confined to the loop of its connection.
+/// RFC 9113, section 6.8. A peer that has no call open and does not go is waited for no longer than
+/// the close timeout. Confined to the loop of its connection.
 final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   private enum State { case serving, announcing, draining, closed }
 
@@ -15,22 +16,24 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   private let configuration: RPCServer.Configuration
   private var state = State.serving
   private var openCalls = 0
+  private var closeTimer: Scheduled<Void>?
   private lazy var peer = PeerName(self.connection?.peer ?? "unknown")
-  private let onClose: @Sendable () -> Void
   /// Set once, right after both are made.
   weak var connection: Connection?
 
-  init(
-    router: Router, configuration: RPCServer.Configuration, onClose: @escaping @Sendable () -> Void
-  ) {
+  init(router: Router, configuration: RPCServer.Configuration) {
     self.router = router
     self.configuration = configuration
-    self.onClose = onClose
   }
+
+  var closeTimeout: Duration { self.configuration.closeTimeout }
 
   func streamBegan() -> HTTP2Stream? {
     guard let connection = self.connection, self.state != .closed else { return nil }
     self.openCalls += 1
+    // A call that was under way when the shutdown began.
+    self.closeTimer?.cancel()
+    self.closeTimer = nil
     return ServerStream(
       connection: connection, router: self.router, configuration: self.configuration,
       peer: self.peer
@@ -41,6 +44,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
     self.openCalls -= 1
     // The session says so itself once GOAWAY is out and no stream is left.
     if self.state == .draining { self.connection?.needsFlush() }
+    self.lastCallMayHaveEnded()
   }
 
   func settingsReceived() {}
@@ -57,7 +61,8 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
 
   func connectionClosed(_ reason: String) {
     self.state = .closed
-    self.onClose()
+    self.closeTimer?.cancel()
+    self.closeTimer = nil
   }
 
   /// Takes no more calls and closes when the last one is over.
@@ -67,5 +72,17 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
     session.announceShutdown()
     session.ping()
     self.connection?.needsFlush()
+    self.lastCallMayHaveEnded()
+  }
+
+  private func lastCallMayHaveEnded() {
+    guard self.state == .announcing || self.state == .draining, self.openCalls == 0,
+      self.closeTimer == nil, let connection = self.connection
+    else { return }
+    self.closeTimer = connection.executor.eventLoop.scheduleTask(
+      in: TimeAmount(self.configuration.closeTimeout)
+    ) {
+      self.connection?.close("the server is shutting down")
+    }
   }
 }

@@ -47,28 +47,29 @@ import Testing
   }
 
   @Test func aDeadlineEndsTheCallAndCancelsTheHandler() async throws {
+    let started = Atomic(false)
     let cancelled = Signal()
     var service = TestService()
     service.unary = { _, context in
       #expect(context.deadline != nil)
-      await withTaskCancellationHandler {
-        await withUnsafeContinuation { (continuation: UnsafeContinuation<Void, Never>) in
-          Task {
-            await cancelled.wait()
-            continuation.resume()
-          }
-        }
-      } onCancel: {
-        Task { await cancelled.set() }
+      started.store(true, ordering: .relaxed)
+      do {
+        try await Task.sleep(for: .seconds(86_400))
+      } catch {
+        await cancelled.set()
+        throw error
       }
       return Blob()
     }
     try await withServer(service) { channel, _ in
-      let error = await #expect(throws: RPCError.self) {
-        try await channel.unary(
-          Methods.unary, Blob(), options: CallOptions(timeout: .milliseconds(50)))
+      // On a busy machine a deadline may pass before its call has left.
+      while !started.load(ordering: .relaxed) {
+        let error = await #expect(throws: RPCError.self) {
+          try await channel.unary(
+            Methods.unary, Blob(), options: CallOptions(timeout: .milliseconds(50)))
+        }
+        #expect(error?.code == .deadlineExceeded)
       }
-      #expect(error?.code == .deadlineExceeded)
       await cancelled.wait()
     }
   }
@@ -99,6 +100,64 @@ import Testing
     }
   }
 
+  @Test(
+    .timeLimit(.minutes(1)),
+    arguments: [
+      (Blob([UInt8](repeating: 1, count: 5 << 20)), StatusCode.resourceExhausted),
+      (Blob([0xff]), .internalError),
+    ])
+  func aMessageThatIsRefusedEndsTheHandlerThatReadsTheStream(
+    second: Blob, code: StatusCode
+  ) async throws {
+    let started = Signal()
+    let heard = Mutex<RPCError?>(nil)
+    let ended = Signal()
+    var service = TestService()
+    service.client = { requests, _ in
+      do {
+        for try await _ in requests { await started.set() }
+      } catch {
+        heard.withLock { $0 = error as? RPCError }
+      }
+      #expect(Task.isCancelled)
+      await ended.set()
+      return Blob()
+    }
+    try await withServer(service) { channel, _ in
+      let call: ClientStreamingCall<Blob, Blob> = try await channel.clientStreaming(Methods.client)
+      try await call.send(Blob("first"))
+      await started.wait()
+      try? await call.send(second)
+      let error = await #expect(throws: RPCError.self) { _ = try await call.finish() }
+      #expect(error?.code == code)
+      await ended.wait()
+      #expect(heard.withLock { $0?.code } == code)
+    }
+  }
+
+  @Test(.timeLimit(.minutes(1))) func anEndWithinAMessageEndsTheHandlerThatReadsTheStream()
+    async throws
+  {
+    let ended = Signal()
+    var service = TestService()
+    service.client = { requests, _ in
+      do {
+        for try await _ in requests {}
+      } catch {
+        await ended.set()
+      }
+      return Blob()
+    }
+    try await withServer(service) { channel, _ in
+      let client = try await BareClient(to: channel.target)
+      try await client.begin(Methods.client)
+      // Five bytes are announced, two come.
+      try await client.send(data: [0, 0, 0, 0, 5, 1, 1], ends: true)
+      await ended.wait()
+      await client.close()
+    }
+  }
+
   @Test func lettingGoOfAStreamCancelsIt() async throws {
     let cancelled = Signal()
     var service = TestService()
@@ -115,6 +174,19 @@ import Testing
         for try await _ in responses { break }
       }
       await cancelled.wait()
+    }
+  }
+
+  @Test func aCallOfACancelledTaskEnds() async throws {
+    try await withServer(TestService()) { channel, _ in
+      for _ in 0..<500 {
+        let call = Task {
+          withUnsafeCurrentTask { $0?.cancel() }
+          return try await channel.unary(Methods.unary, Blob("x"))
+        }
+        let error = await #expect(throws: RPCError.self) { try await call.value }
+        #expect(error?.code == .cancelled)
+      }
     }
   }
 

@@ -2,6 +2,7 @@ import NIOCore
 import NIOPosix
 import RPCCore
 import RPCTransport
+import Synchronization
 import Testing
 
 @Suite struct ConnectionTests {
@@ -71,6 +72,86 @@ import Testing
       }
       #expect(error?.code == .unavailable)
     }
+  }
+
+  @Test(.timeLimit(.minutes(1))) func aServerThatEndsWhileConnectionsComeInDoesEnd() async throws {
+    for _ in 0..<100 {
+      let server = RPCServer(services: [TestService()])
+      guard
+        case .tcp(let host, let port) = try await server.listen(on: ListenAddress("127.0.0.1:0"))
+      else { return }
+      let clients = (0..<4).map { _ in
+        ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton).connect(
+          host: host, port: port)
+      }
+      await server.shutdown(grace: .zero)
+      for client in clients { try? await client.get().close() }
+    }
+  }
+
+  @Test(.timeLimit(.minutes(1))) func aPeerWithoutCallsThatDoesNotAnswerIsNotWaitedFor()
+    async throws
+  {
+    var configuration = RPCServer.Configuration()
+    configuration.closeTimeout = .milliseconds(20)
+    let server = RPCServer(services: [TestService()], configuration: configuration)
+    let address = try await server.listen(on: .tcp(host: "127.0.0.1", port: 0))
+    let client = try await BareClient(to: address)
+    try await client.begin(Methods.unary)
+    try await client.send(data: [0, 0, 0, 0, 0], ends: true)
+    #expect(try await client.frame(BareClient.Kind.headers) { $0.endsStream } != nil)
+    // Its ping stays without an answer.
+    await server.shutdown(grace: .seconds(3_600))
+    await client.close()
+  }
+
+  @Test(.timeLimit(.minutes(1))) func anAnswerThatTheSocketHasNoRoomForIsSentBeforeTheEnd()
+    async throws
+  {
+    let arrived = Atomic(0)
+    let release = Signal()
+    var service = TestService()
+    service.unary = { request, _ in
+      arrived.add(1, ordering: .relaxed)
+      await release.wait()
+      return Blob([UInt8](repeating: 1, count: Int(request.text) ?? 0))
+    }
+    var configuration = RPCServer.Configuration()
+    configuration.closeTimeout = .seconds(60)
+    let server = RPCServer(services: [service], configuration: configuration)
+    let address = try await server.listen(on: .tcp(host: "127.0.0.1", port: 0))
+    // How much the system takes is not known: one of these ends within what waits for it.
+    let sizes = stride(from: 256 << 10, through: 4 << 20, by: 320 << 10)
+    var clients: [(client: BareClient, size: Int)] = []
+    for size in sizes {
+      let client = try await BareClient(to: address, receiveBuffer: 32 << 10)
+      try await client.begin(Methods.unary)
+      let text = Array("\(size)".utf8)
+      try await client.send(data: [0, 0, 0, 0, UInt8(text.count)] + text, ends: true)
+      clients.append((client, size))
+    }
+    while arrived.load(ordering: .relaxed) < clients.count { await Task.yield() }
+    async let down: Void = server.shutdown(grace: .seconds(60))
+    for (client, _) in clients {
+      let ping = try await client.frame(BareClient.Kind.ping)
+      try await client.send(BareClient.Kind.ping, flags: 1, body: ping?.body ?? [])
+      // Once this one is answered, so is the server's.
+      try await client.send(BareClient.Kind.ping, body: [UInt8](repeating: 7, count: 8))
+      let answer = try await client.frame(BareClient.Kind.ping) { $0.isAcknowledgement }
+      #expect(answer != nil)
+    }
+    await release.set()
+    for (client, size) in clients {
+      var received = 0
+      var hasEnded = false
+      while let frame = try await client.frame() {
+        if frame.type == BareClient.Kind.data { received += frame.body.count }
+        if frame.endsStream { hasEnded = true }
+      }
+      #expect(received == size + 5)
+      #expect(hasEnded)
+    }
+    await down
   }
 
   @Test func garbageClosesItsConnectionOnly() async throws {
