@@ -220,6 +220,13 @@ let tests: [(name: String, folder: String, uses: [String], products: [Target.Dep
   ),
   ("PluginKitTests", "Shared", ["PluginKit", "BuildProtos", "RPC"], []),
   ("SchedulerCoreTests", "Scheduler", ["SchedulerCore", "Domain"], []),
+  (
+    "SchedulerServiceTests", "Scheduler",
+    [
+      "SchedulerService", "SchedulerCore", "DatastoreGatewayService", "DatastoreGatewayCore",
+      "Domain", "BuildProtos", "RPC", "ServiceRuntime",
+    ], nio("NIOCore", "NIOPosix") + [logging]
+  ),
   ("ExecutorAllocatorCoreTests", "ExecutorAllocator", ["ExecutorAllocatorCore", "Domain"], []),
   (
     "ExecutorAllocatorServiceTests", "ExecutorAllocator",

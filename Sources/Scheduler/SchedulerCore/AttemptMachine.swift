@@ -61,6 +61,8 @@ struct AttemptMachine: Sendable {
   private var unreachableSince: Timestamp?
   /// When it should have ended by itself.
   private let deadline: Timestamp
+  /// Somebody has seen that it is overdue; what follows takes a commit.
+  private var isKnownOverdue = false
   /// Set once it is to stop: when that began.
   private var stoppingSince: Timestamp?
 
@@ -111,7 +113,8 @@ struct AttemptMachine: Sendable {
     case .over, .recording: nil
     case .paused(let until, _): until
     case .calling:
-      self.stoppingSince.map { $0 + policy.stopLimit } ?? self.deadline
+      self.stoppingSince.map { $0 + policy.stopLimit }
+        ?? (self.isKnownOverdue ? nil : self.deadline)
     }
   }
 
@@ -191,12 +194,14 @@ struct AttemptMachine: Sendable {
   }
 
   /// The allocator says that its lease is over.
-  mutating func leaseLost(_ message: String) -> Step {
+  mutating func leaseLost(_ loss: LeaseLoss, _ message: String) -> Step {
     switch self.state {
     case .over: return .nothing
     case .recording:
       return self.over(.ended(.notStarted(message, mayRun: false)))
     case .calling, .paused:
+      // Its runner lives, and is the one to say: the job may have ended while nobody listened.
+      if loss == .expired { return .nothing }
       return self.over(self.isStopping ? .stopped : .ended(.lost(message)))
     }
   }
@@ -223,9 +228,13 @@ struct AttemptMachine: Sendable {
     }
   }
 
-  /// Whether it runs longer than it may: it is to be stopped.
-  func isOverdue(at now: Timestamp) -> Bool {
-    self.state != .over && !self.isStopping && now >= self.deadline
+  /// Whether it runs longer than it may: it is to be stopped. Said once.
+  mutating func becameOverdue(at now: Timestamp) -> Bool {
+    guard self.state != .over, !self.isStopping, !self.isKnownOverdue, now >= self.deadline else {
+      return false
+    }
+    self.isKnownOverdue = true
+    return true
   }
 
   /// A stopped attempt that is silent is asked again from time to time by way of its stream; see

@@ -259,8 +259,12 @@ struct BuildMachine: Sendable {
     self.finish(.cancelled, message, at: now, &out)
   }
 
+  /// Attempts, over all jobs, up to which a build can be retried: its record is one entity.
+  static let maximumAttempts = 5_000
+
   /// Why a build cannot be retried.
   enum RetryError: Error, Hashable, Sendable {
+    case tooManyAttempts(Int)
     case notFinished
     case nothingToRetry
     case unknownJob(JobID)
@@ -286,6 +290,8 @@ struct BuildMachine: Sendable {
         })
     }
     guard !again.isEmpty else { throw .nothingToRetry }
+    let attempts = self.record.jobs.reduce(0) { $0 + $1.attempts.count }
+    guard attempts <= Self.maximumAttempts else { throw .tooManyAttempts(attempts) }
     var plans = Set(again.map { self.record.jobs[$0].leg.plan })
     var left = Array(plans)
     while let plan = left.popLast() {
@@ -302,12 +308,14 @@ struct BuildMachine: Sendable {
       self.record.jobs[index].state = .blocked
       self.record.jobs[index].outcome = nil
       self.record.jobs[index].message = ""
-      self.record.jobs[index].earlierAttempts = self.record.jobs[index].attempts.count
       self.unfinished[self.record.jobs[index].leg.plan] += 1
     }
     for index in self.record.notifications.indices
     where self.record.notifications[index].state == .pending {
       self.endNotification(index, .dead, "the build was retried before it was sent", &out)
+    }
+    for index in self.record.jobs.indices {
+      self.record.jobs[index].earlierAttempts = self.record.jobs[index].attempts.count
     }
     self.record.round += 1
     self.record.state = .queued

@@ -47,10 +47,10 @@ extension BuildMachine {
   }
 
   mutating func leaseLost(
-    _ message: String, of id: AttemptID, at now: Timestamp, _ policy: Policy,
+    _ loss: LeaseLoss, _ message: String, of id: AttemptID, at now: Timestamp, _ policy: Policy,
     _ out: inout BuildOutput
   ) {
-    let step = self.updateLive(id) { $0.leaseLost(message) }
+    let step = self.updateLive(id) { $0.leaseLost(loss, message) }
     out.touched.append(id)
     self.follow(step ?? .nothing, of: id, at: now, policy, &out)
   }
@@ -61,7 +61,7 @@ extension BuildMachine {
   ) {
     guard let live = self.live[id] else { return }
     out.touched.append(id)
-    if live.machine.isOverdue(at: now) {
+    if self.updateLive(id, { $0.becameOverdue(at: now) }) ?? false {
       self.timedOut(id, live.item, at: now, policy, &out)
       return
     }

@@ -24,8 +24,10 @@ extension Scheduler {
       self.submit(submission, waiter, at: now, &effects)
     case .cancel(let reason, let waiter):
       guard self.builds[id] != nil else { return self.load(id, for: command, &effects) }
-      self.change(id, at: now, &effects) { machine, out, _ in
-        machine.cancel(reason, at: now, &out)
+      if self.builds[id]?.machine.record.state != .finished {
+        self.change(id, at: now, &effects) { machine, out, _ in
+          machine.cancel(reason, at: now, &out)
+        }
       }
       self.answer(waiter, with: id, existed: true, &effects)
     case .retry(let jobs, let waiter):
@@ -85,7 +87,8 @@ extension Scheduler {
     _ effects: inout [Effect]
   ) {
     var failure: BuildMachine.RetryError?
-    let wasMember = self.groups[self.groupKey(of: id)]?.contains(id) ?? false
+    let group = self.groupKey(of: id)
+    let wasMember = self.groups[group]?.contains(id) ?? false
     self.joinGroup(id, toRetry: true)
     self.change(id, at: now, &effects) { machine, out, _ in
       do throws(BuildMachine.RetryError) {
@@ -96,9 +99,13 @@ extension Scheduler {
       self.answer(waiter, with: id, existed: true, &effects)
       return
     }
-    if !wasMember { self.leaveGroup(id, at: now, &effects) }
+    // The build may be gone from memory again.
+    if !wasMember { self.leaveGroup(group, id, at: now, &effects) }
     let answer: Answer =
       switch failure {
+      case .tooManyAttempts(let count):
+        .failedPrecondition(
+          "build \(id) has had \(count) attempts, and is retried no more: submit it anew")
       case .notFinished: .failedPrecondition("build \(id) is not finished")
       case .nothingToRetry: .failedPrecondition("every job of build \(id) succeeded")
       case .unknownJob(let job): .invalid("build \(id) has no job \"\(job)\"")
@@ -145,7 +152,12 @@ extension Scheduler {
 
   /// A build is over: the next of its group goes on.
   mutating func leaveGroup(_ id: BuildID, at now: Timestamp, _ effects: inout [Effect]) {
-    let key = self.groupKey(of: id)
+    self.leaveGroup(self.groupKey(of: id), id, at: now, &effects)
+  }
+
+  private mutating func leaveGroup(
+    _ key: GroupKey, _ id: BuildID, at now: Timestamp, _ effects: inout [Effect]
+  ) {
     guard let place = self.groups[key]?.firstIndex(of: id) else { return }
     self.groups[key]?.remove(at: place)
     guard let next = self.groups[key]?.first else {

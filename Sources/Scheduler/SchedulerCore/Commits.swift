@@ -221,10 +221,10 @@ extension Scheduler {
     var effects: [Effect] = []
     switch result {
     case .committed(let version):
-      self.isStoreSilent = false
+      self.storeSilence = nil
       self.committed(id, version, at: now, &effects)
     case .conflict:
-      self.isStoreSilent = false
+      self.storeSilence = nil
       self.tally.conflicts += 1
       self.builds[id]?.isLoading = true
       effects.append(.load(id))
@@ -235,7 +235,7 @@ extension Scheduler {
         self.answerAll(id, .invalid(why), &effects)
         self.drop(id, at: now, &effects)
       } else {
-        self.storeFailed(id, why, at: now, &effects)
+        self.writeRefused(id, why, at: now, &effects)
       }
     }
     effects += self.queue.changes()
@@ -283,12 +283,23 @@ extension Scheduler {
   private mutating func storeFailed(
     _ id: BuildID, _ why: String, at now: Timestamp, _ effects: inout [Effect]
   ) {
-    self.isStoreSilent = true
+    self.storeSilence = why
     self.tally.storeFailures += 1
     self.answerAll(id, .unavailable("the store does not answer: \(why)"), &effects)
     self.builds[id]?.failures += 1
     let failures = self.builds[id]?.failures ?? 1
     self.timers.set(.store(id), to: now + self.policy.storeBackoff.delay(after: failures))
+  }
+
+  /// The store answers, and does not take this one record. Somebody has to make room for it, or
+  /// to change what the store takes; until then the build stands still, and all others go on.
+  private mutating func writeRefused(
+    _ id: BuildID, _ why: String, at now: Timestamp, _ effects: inout [Effect]
+  ) {
+    self.storeSilence = nil
+    self.tally.storeFailures += 1
+    self.answerAll(id, .unavailable("the store refuses the build's record: \(why)"), &effects)
+    self.timers.set(.store(id), to: now + self.policy.storeBackoff.limit)
   }
 
   mutating func tryStoreAgain(_ id: BuildID, _ effects: inout [Effect]) {
@@ -323,7 +334,7 @@ extension Scheduler {
   package mutating func loaded(
     _ id: BuildID, _ stored: StoredBuild?, at now: Timestamp
   ) -> [Effect] {
-    self.isStoreSilent = false
+    self.storeSilence = nil
     var effects: [Effect] = []
     if let entry = self.builds[id], entry.isLoading {
       self.builds[id]?.isLoading = false

@@ -81,6 +81,14 @@ package struct Grant: Hashable, Sendable {
   }
 }
 
+/// Why a lease is over before its release.
+package enum LeaseLoss: Hashable, Sendable {
+  /// Its executor is gone, or came back as another process.
+  case executorGone
+  /// Its executor lives and holds no job under it: one that ended meanwhile, or never came.
+  case expired
+}
+
 /// Something that a runner tells of an attempt.
 package struct RunnerEvent: Hashable, Sendable {
   package enum What: Hashable, Sendable {

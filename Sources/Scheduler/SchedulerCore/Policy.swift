@@ -38,7 +38,7 @@ package struct Policy: Sendable {
   package var storeBackoff = Backoff(first: .milliseconds(50), limit: .seconds(5))
 
   /// A receiver that is down for half an hour still gets its message.
-  package var maximumNotificationAttempts: Int32 = 12
+  package var maximumNotificationAttempts: Int32 = 15
   package var notificationBackoff = Backoff(first: .seconds(1), limit: .seconds(300))
   package var notificationResources = Resources(cpuMillis: 100, memory: .mebibytes(64))
   package var notificationTimeout = Duration.seconds(60)

@@ -31,8 +31,9 @@ package struct Scheduler: Sendable {
   /// Jobs that wait, over all builds.
   var waitingJobs = 0
   package private(set) var isRecovering = true
-  /// The store did not answer the last time it was asked.
-  package internal(set) var isStoreSilent = false
+  /// Why the store did not answer the last time it was asked; nil if it did.
+  package internal(set) var storeSilence: String?
+  package var isStoreSilent: Bool { self.storeSilence != nil }
   package internal(set) var tally = Tally()
 
   enum TimerKey: Hashable, Sendable {
@@ -207,11 +208,11 @@ package struct Scheduler: Sendable {
 
   /// A lease is over before its release.
   package mutating func leaseLost(
-    _ lease: LeaseID, message: String, at now: Timestamp
+    _ lease: LeaseID, _ loss: LeaseLoss, message: String, at now: Timestamp
   ) -> [Effect] {
     guard let attempt = self.leases[lease] else { return [] }
     return self.attemptChange(attempt, at: now) {
-      $0.leaseLost(message, of: attempt, at: now, $2, &$1)
+      $0.leaseLost(loss, message, of: attempt, at: now, $2, &$1)
     }
   }
 

@@ -104,14 +104,25 @@ final class BuildStore: @unchecked Sendable {
     self.planFlush()
   }
 
-  /// A long-lived build gathers attempts; the oldest steps are given up before the record is.
+  /// A long-lived build gathers attempts; their details are given up before the record is.
   private static func encode(_ record: BuildRecord) -> [UInt8] {
     let bytes = SchedulerV1.BuildRecord(record).encoded()
     guard bytes.count > self.maximumRecordBytes else { return bytes }
     var shorter = record
     for job in shorter.jobs.indices {
-      for attempt in shorter.jobs[job].attempts.indices
+      // The last attempt is what people look at.
+      for attempt in shorter.jobs[job].attempts.indices.dropLast()
       where !shorter.jobs[job].attempts[attempt].isHeld {
+        shorter.jobs[job].attempts[attempt].steps = []
+        shorter.jobs[job].attempts[attempt].artifacts = []
+        shorter.jobs[job].attempts[attempt].message = ""
+        shorter.jobs[job].attempts[attempt].usage = nil
+      }
+    }
+    let fewer = SchedulerV1.BuildRecord(shorter).encoded()
+    guard fewer.count > self.maximumRecordBytes else { return fewer }
+    for job in shorter.jobs.indices {
+      for attempt in shorter.jobs[job].attempts.indices {
         shorter.jobs[job].attempts[attempt].steps = []
       }
     }

@@ -224,15 +224,7 @@ final class Driver: @unchecked Sendable {
   func watch(
     _ id: BuildID, after revision: Int64, _ body: (BuildRecord) async throws -> Void
   ) async throws {
-    let begun = await self.onLoop { () -> (Watches.ID, AsyncStream<BuildRecord>, BuildRecord?)? in
-      guard !self.isDraining, let (watch, states) = self.watches.begin(id) else { return nil }
-      return (watch, states, self.core.watchBegan(id))
-    }
-    guard let (watch, states, atHand) = begun else {
-      throw RPCError(
-        .resourceExhausted, "\(Watches.maximumCount) watches are open, or the scheduler shuts down",
-        retryDelay: .seconds(1))
-    }
+    let (watch, states, atHand) = try await self.beginWatch(id)
     defer {
       self.onLoop {
         self.watches.end(watch, of: id)
@@ -259,9 +251,28 @@ final class Driver: @unchecked Sendable {
     for await record in states {
       if try await show(record) { return }
     }
-    throw RPCError(
-      .unavailable, "this scheduler shuts down; watch again", retryDelay: RPCError.retrySoon)
+    throw Self.watchesEnd
   }
+
+  private func beginWatch(
+    _ id: BuildID
+  ) async throws(RPCError) -> (Watches.ID, AsyncStream<BuildRecord>, BuildRecord?) {
+    typealias Begun = (Watches.ID, AsyncStream<BuildRecord>, BuildRecord?)
+    let begun = await self.onLoop { () -> Result<Begun, RPCError> in
+      guard !self.isDraining else { return .failure(Self.watchesEnd) }
+      guard let (watch, states) = self.watches.begin(id) else {
+        return .failure(
+          RPCError(
+            .resourceExhausted, "\(Watches.maximumCount) watches are open",
+            retryDelay: .seconds(1)))
+      }
+      return .success((watch, states, self.core.watchBegan(id)))
+    }
+    return try begun.get()
+  }
+
+  private static let watchesEnd = RPCError(
+    .unavailable, "this scheduler shuts down; watch again", retryDelay: RPCError.retrySoon)
 
   // MARK: The core, on the loop
 
@@ -285,7 +296,9 @@ final class Driver: @unchecked Sendable {
         $0.unsatisfiable(DemandID(event.requestID), reason: event.reason, at: $1)
       }
     case .lost(let event):
-      self.feed { $0.leaseLost(LeaseID(event.leaseID), message: event.message, at: $1) }
+      self.feed {
+        $0.leaseLost(LeaseID(event.leaseID), LeaseLoss(event.cause), message: event.message, at: $1)
+      }
     case .waiting(let event):
       self.feed { $0.waiting(DemandID(event.requestID), reason: event.reason, at: $1) }
     // From a newer allocator, or nothing at all: no news for us.
@@ -375,7 +388,7 @@ final class Driver: @unchecked Sendable {
 
   private func measure() {
     self.setReadiness(
-      self.core.isStoreSilent ? .notReady("the datastore does not answer") : .ready)
+      self.core.storeSilence.map { .notReady("the datastore does not answer: \($0)") } ?? .ready)
     self.metrics.record(self.core.takeTally())
     self.metrics.builds.set(self.core.buildCount)
     self.metrics.queuedWork.set(self.core.queueDepth)

@@ -10,6 +10,8 @@ struct Handlers: SchedulerV1.SchedulerService {
   private static let standardPage: Int32 = 50
   private static let maximumPage: Int32 = 1_000
   private static let maximumReasonBytes = 1_000
+  /// A longer one takes more than about a millisecond to read.
+  private static let longPipelineBytes = 16 << 10
 
   let driver: Driver
   let policy: Policy
@@ -23,7 +25,15 @@ struct Handlers: SchedulerV1.SchedulerService {
   func submitBuild(
     _ request: SchedulerV1.SubmitBuildRequest, context: ServerContext
   ) async throws -> SchedulerV1.SubmitBuildResponse {
-    let submission = try self.submission(request)
+    let submission: Submission
+    if request.pipeline.count > Self.longPipelineBytes, !self.pipelines.knows(request.pipeline) {
+      // Reading it takes long enough for others on this loop to notice.
+      submission = try await withTaskExecutorPreference(globalConcurrentExecutor) {
+        try self.submission(request)
+      }
+    } else {
+      submission = try self.submission(request)
+    }
     switch await self.driver.submit(submission) {
     case .build(let record, let existed):
       return SchedulerV1.SubmitBuildResponse(build: SchedulerV1.Build(record), existed: existed)
@@ -89,6 +99,8 @@ struct Handlers: SchedulerV1.SchedulerService {
     responses: ResponseWriter<SchedulerV1.WatchBuildResponse>, context: ServerContext
   ) async throws {
     let build = try Self.build(request.buildID)
+    // So that the watcher knows at once that it has reached a scheduler.
+    responses.sendInitialMetadata()
     try await self.driver.watch(build, after: request.afterRevision) { record in
       try await responses.send(
         SchedulerV1.WatchBuildResponse(build: SchedulerV1.Build(record)))

@@ -214,6 +214,15 @@ extension Grant {
   }
 }
 
+extension LeaseLoss {
+  init(_ cause: AllocatorV1.LeaseLostCause) {
+    switch cause {
+    case .expired: self = .expired
+    case .executorLost, .executorRestarted, .unspecified, .unrecognized: self = .executorGone
+    }
+  }
+}
+
 // MARK: - Errors
 
 extension RPCError {

@@ -16,6 +16,8 @@ final class PipelineCache: Sendable {
 
   private let state = Mutex(State())
 
+  func knows(_ text: [UInt8]) -> Bool { self.state.withLock { $0.pipelines[text] != nil } }
+
   /// The pipeline of a text, read if it is not known.
   func pipeline(_ text: [UInt8], path: String) throws(PipelineMistakes) -> Pipeline {
     let known = self.state.withLock { state -> Pipeline? in

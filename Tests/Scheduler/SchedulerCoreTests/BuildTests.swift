@@ -153,7 +153,7 @@ func aLostExecutorsJobRunsElsewhereWithinABound() {
     let order = bench.grant(executor: ExecutorID("e\(number)"))
     #expect(order?.number == Int32(number))
     let lease = order!.lease
-    bench.feed { $0.leaseLost(lease, message: "silent for 5 s", at: $1) }
+    bench.feed { $0.leaseLost(lease, .executorGone, message: "silent for 5 s", at: $1) }
     if number < 4 {
       let shape = bench.effects.demands.last?.shape
       #expect(shape?.avoid.count == number)
@@ -163,6 +163,52 @@ func aLostExecutorsJobRunsElsewhereWithinABound() {
   #expect(record.outcome == .executorLost)
   #expect(record.jobs[0].attempts.map(\.outcome) == Array(repeating: .executorLost, count: 4))
   #expect(record.jobs[0].attempts[0].message == "silent for 5 s")
+}
+
+@Test
+func anExpiredLeaseIsAskedOfTheRunner() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")))
+  let lease = bench.grant()!.lease
+  bench.restart()
+  // The job has ended while nobody listened, and its lease with it.
+  bench.feed { $0.leaseLost(lease, .expired, message: "no longer held", at: $1) }
+  #expect(bench.record("b").state == .running)
+  bench.end("b/a/1")
+  #expect(bench.record("b").outcome == .succeeded)
+  #expect(bench.record("b").jobs[0].attempts.count == 1)
+}
+
+@Test
+func aRetryThatIsRefusedLeavesNoPlaceInItsGroup() {
+  var bench = Bench()
+  var grouped = pipeline(job("a"))
+  grouped.concurrency = Pipeline.Concurrency(group: "g")
+  _ = bench.submit("b", grouped)
+  _ = bench.grant()
+  bench.end("b/a/1")
+  let waiter = bench.retry("b")
+  guard case .failedPrecondition = bench.take().answers[waiter] else {
+    return #expect(Bool(false))
+  }
+  _ = bench.submit("c", grouped)
+  #expect(bench.grant()?.build == "c")
+}
+
+@Test
+func aRefusedRecordHoldsUpNoOtherBuild() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")))
+  bench.holdsWrites = true
+  _ = bench.cancel("b")
+  bench.release { _ in .refused("too large") }
+  #expect(!bench.scheduler.isStoreSilent)
+  bench.holdsWrites = false
+  let waiter = bench.submit("c", pipeline(job("a")))
+  #expect(bench.take().answers[waiter]?.record != nil)
+  // It is tried again, and goes through when there is room.
+  bench.advance(.seconds(6))
+  #expect(bench.record("b").outcome == .cancelled)
 }
 
 @Test
@@ -391,7 +437,7 @@ func aNotificationIsTriedAgainWithGrowingDelaysAndThenDead() {
     "b", pipeline(job("a"), notify: [Pipeline.Notification(uses: "webhook")]))
   _ = bench.grant()
   bench.end("b/a/1")
-  for attempt in 1...12 {
+  for attempt in 1...15 {
     let order = bench.grant()
     #expect(order?.number == Int32(attempt))
     bench.end(order!.attempt, .failed, message: "no answer")

@@ -1,0 +1,226 @@
+import BuildProtos
+import Domain
+import NIOCore
+import NIOPosix
+import RPC
+import SchedulerCore
+import ServiceRuntime
+import Testing
+
+@testable import SchedulerService
+
+/// A build that has all there is to have.
+func richRecord(_ id: BuildID = "b") -> BuildRecord {
+  let pipeline = Pipeline(
+    name: "all", environment: ["A": "1"],
+    concurrency: Pipeline.Concurrency(group: "g-${{ env.A }}", cancelInProgress: true),
+    jobs: [
+      Pipeline.Job(
+        key: "a", needs: [], pool: "big", failFast: false, maximumParallel: 2,
+        environment: ["B": "2"], timeout: .seconds(90),
+        retry: Pipeline.Retry(limit: 2, outcomes: [.failed, .outOfMemory]),
+        condition: "always()",
+        steps: [
+          Pipeline.Step(
+            id: "s", name: "make", action: .run("make"), environment: ["C": "3"],
+            condition: "success()", continueOnError: true, timeout: .milliseconds(1_500),
+            workingDirectory: "src", shell: "sh -e"),
+          Pipeline.Step(action: .uses("artifacts"), inputs: ["path": "x"]),
+        ]), Pipeline.Job(key: "b", needs: ["a"], steps: [Pipeline.Step(action: .run("true"))]),
+    ],
+    notifications: [
+      Pipeline.Notification(uses: "webhook", inputs: ["url": "u"], onSuccess: false)
+    ])
+  var job = JobRecord(
+    Pipeline.Leg(
+      id: "a (x)", name: "A x", plan: 0,
+      matrix: Pipeline.Combination([.init(name: "v", value: "x")]), labels: ["gpu"],
+      resources: Resources(cpuMillis: 500, memory: .mebibytes(64))))
+  job.state = .finished
+  job.outcome = .failed
+  job.message = "no"
+  job.earlierAttempts = 1
+  for number in 1...2 {
+    var attempt = AttemptRecord(
+      id: AttemptID("\(id)/a (x)/\(number)"), number: Int32(number), executor: "e", address: "h:1",
+      lease: LeaseID("l\(number)"), token: FencingToken(Int64(number)),
+      startedAt: Timestamp(microseconds: 5))
+    attempt.outcome = .failed
+    attempt.message = "exit code 1"
+    attempt.finishedAt = Timestamp(microseconds: 1_000_007)
+    attempt.usage = Usage(
+      cpuTime: .microseconds(3), peakMemory: ByteCount(4), wallTime: .microseconds(5))
+    var step = StepRecord(index: 0, id: "s", name: "make", state: .finished)
+    step.outcome = .failed
+    step.exitCode = 1
+    step.signal = 0
+    step.startedAt = Timestamp(microseconds: 6)
+    step.finishedAt = Timestamp(microseconds: 7)
+    step.usage = attempt.usage
+    step.logStart = 1
+    step.logEnd = 99
+    attempt.steps = [step]
+    attempt.artifacts = [
+      Artifact(name: "x", path: "out/x", digest: Digest(hash: "00", size: 3), mode: 0o755)
+    ]
+    attempt.isHeld = number == 2
+    job.attempts.append(attempt)
+  }
+  var record = BuildRecord(
+    id: id, project: "p/q", name: "all", createdAt: Timestamp(microseconds: 1_234_567),
+    source: .git(url: "u", revision: "main"), priority: -3, annotations: ["branch": "main"],
+    environment: ["A": "0"], pipeline: pipeline,
+    jobs: [
+      job,
+      JobRecord(
+        Pipeline.Leg(
+          id: "b", name: "b", plan: 1, matrix: Pipeline.Combination([]), labels: [],
+          resources: Resources(cpuMillis: 1_000, memory: .gibibytes(1)))),
+    ], owner: "me")
+  record.state = .running
+  record.startedAt = Timestamp(microseconds: 1_234_568)
+  record.revision = 2_048
+  record.round = 1
+  var notification = NotificationRecord(id: "b-0-1", plan: 0)
+  notification.state = .dead
+  notification.attempts = 3
+  notification.message = "410"
+  record.notifications = [notification]
+  return record
+}
+
+@Test func aRecordComesBackAsItWasStored() throws {
+  let record = richRecord()
+  #expect(record.group == "g-1")
+  let bytes = SchedulerV1.BuildRecord(record).encoded()
+  #expect(try BuildRecord(SchedulerV1.BuildRecord(decoding: bytes)) == record)
+}
+
+/// What can be wrong with a record.
+enum Damage: CaseIterable, Sendable {
+  case newerFormat, noBuild, noPipeline, noPlans, strayPlan, strayNotification, unknownState
+
+  func spoil(_ record: inout SchedulerV1.BuildRecord) {
+    switch self {
+    case .newerFormat: record.format = 2
+    case .noBuild: record.build = nil
+    case .noPipeline: record.pipeline = nil
+    case .noPlans: record.plans = []
+    case .strayPlan: record.plans = [7, 7]
+    case .strayNotification: record.notificationPlans = [1]
+    case .unknownState: record.build?.state = .unrecognized(99)
+    }
+  }
+}
+
+@Test(arguments: Damage.allCases)
+func aRecordThatIsNotUnderstoodIsRefused(_ damage: Damage) {
+  var record = SchedulerV1.BuildRecord(richRecord())
+  damage.spoil(&record)
+  #expect(throws: UnreadableRecord.self) { try BuildRecord(record) }
+}
+
+@Suite(.timeLimit(.minutes(1))) struct StoreTests {
+  private func withStore(
+    _ body: (BuildStore, @escaping @Sendable (BuildRecord, Int64?) async -> WriteResult)
+      async throws -> Void
+  ) async throws {
+    try await World.with { world in
+      let loop = MultiThreadedEventLoopGroup.singleton.next()
+      let channel = RPCChannel(to: world.folder.socket("gateway"), group: loop)
+      let store = BuildStore(
+        client: DatastoreV1.DatastoreClient(channel), loop: loop,
+        configuration: try Configuration(
+          SettingValues(Configuration.settings, values: ["datastore-namespace": "n"])))
+      try await body(store) { record, base in
+        await withCheckedContinuation { continuation in
+          loop.execute {
+            store.write(record, base: base) { continuation.resume(returning: $0) }
+          }
+        }
+      }
+      await channel.close()
+    }
+  }
+
+  @Test func aWriteOnAnotherVersionIsAConflictAndItsNeighboursAreNot() async throws {
+    try await self.withStore { store, write in
+      guard case .committed(let version) = await write(richRecord("b0"), nil) else {
+        Issue.record("the first write was not committed")
+        return
+      }
+      let results = await withTaskGroup(of: (String, WriteResult).self) { group in
+        for number in 0..<50 {
+          let id = "b\(number)"
+          let record = richRecord(BuildID(id))
+          group.addTask { (id, await write(record, nil)) }
+        }
+        return await group.reduce(into: [:]) { $0[$1.0] = $1.1 }
+      }
+      for (id, result) in results {
+        switch result {
+        case .committed: #expect(id != "b0")
+        case .conflict: #expect(id == "b0")
+        case .unknown, .refused: Issue.record("\(id): \(result)")
+        }
+      }
+      var changed = richRecord("b0")
+      changed.message = "another"
+      guard case .committed(let next) = await write(changed, version) else {
+        Issue.record("a write on the right version was not committed")
+        return
+      }
+      #expect(next > version)
+      guard case .found(let stored) = try await store.load("b0") else {
+        Issue.record("b0 is not there")
+        return
+      }
+      #expect(stored == StoredBuild(record: changed, version: next))
+    }
+  }
+
+  @Test func aRecordThatIsTooLargeIsRefusedAndItsNeighboursAreNot() async throws {
+    try await self.withStore { _, write in
+      var large = richRecord("large")
+      large.message = String(repeating: "x", count: BuildStore.maximumNewRecordBytes)
+      // A project that Datastore does not take as an indexed value: only its server can tell.
+      var odd = richRecord("odd")
+      odd.project = ProjectID(String(repeating: "p", count: 2_000))
+      async let first = write(large, nil)
+      async let second = write(odd, nil)
+      async let third = write(richRecord("fine"), nil)
+      guard case (.refused, .refused, .committed) = await (first, second, third) else {
+        Issue.record("\(await (first, second, third))")
+        return
+      }
+    }
+  }
+
+  @Test func whatIsActiveIsScannedPageByPage() async throws {
+    try await self.withStore { store, write in
+      await withTaskGroup(of: Void.self) { group in
+        for number in 0..<1_200 {
+          var record = richRecord(BuildID("b\(number)"))
+          if number.isMultiple(of: 12) {
+            record.state = .finished
+            record.outcome = .succeeded
+            record.jobs[0].attempts[1].isHeld = false
+          }
+          let stored = record
+          group.addTask { _ = await write(stored, nil) }
+        }
+      }
+      var ids: Set<BuildID> = []
+      try await store.scanActive { page in
+        for (id, reading) in page {
+          guard case .found = reading else {
+            Issue.record("\(id): \(reading)")
+            continue
+          }
+          #expect(ids.insert(id).inserted)
+        }
+      }
+      #expect(ids.count == 1_100)
+    }
+  }
+}
