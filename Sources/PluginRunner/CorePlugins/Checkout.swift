@@ -5,8 +5,12 @@ import PluginKit
 /// `uses: checkout`: puts source into the workspace.
 ///
 /// Without inputs it is the build's own source. `path` copies a folder of this machine, `archive`
-/// unpacks a tar or zip archive from a path or URL, `url` clones a git repository; `sha256` checks
-/// an archive, `revision` picks a commit, `into` names a folder of the workspace.
+/// unpacks a tar archive from a path or URL, `url` clones a git repository; `sha256` checks an
+/// archive, `revision` picks a commit, `into` names a folder of the workspace.
+///
+/// It runs outside the sandbox, and steps have written to the workspace before it: links, hooks, a
+/// `.git` of their own. So no program works in there. Source is put together in a fresh folder, and
+/// moved to its place by ``Placement``.
 struct Checkout: BuildPlugin {
   static let name = "checkout"
   static let version = "1.0.0"
@@ -26,6 +30,22 @@ struct Checkout: BuildPlugin {
   func executeBuildStep(_ context: BuildContext, events: StepEvents) async throws {
     try context.refuseUnknownInputs(Self.inputs)
     let target = try Self.target(context)
+    let fresh = context.scratch + "/source"
+    guard mkdir(fresh, 0o755) == 0 else { throw failure("create", fresh) }
+    try await Self.fetch(context, to: fresh, events)
+    // A repository is no folder to be joined: what a step left in one would be this one's settings.
+    if access(fresh + "/.git", F_OK) == 0,
+      rename(target + "/.git", context.scratch + "/replaced.git") == 0
+    {
+      events.log("replaced the .git that was there\n")
+    }
+    try Placement.move(contentsOf: fresh, to: target)
+  }
+
+  /// Puts the source that the inputs name into an empty folder.
+  private static func fetch(
+    _ context: BuildContext, to target: String, _ events: StepEvents
+  ) async throws {
     let inputs = context.inputs
     if let path = inputs["path"], !path.isEmpty {
       try await Self.copy(path, to: target, events)
@@ -100,9 +120,18 @@ struct Checkout: BuildPlugin {
     return endings.contains { url.hasSuffix($0) }
   }
 
+  /// Tar's own words for it would be that it looks like no tar archive.
+  private static func refuseZip(_ place: String) throws {
+    guard place.hasSuffix(".zip") else { return }
+    throw StepFailure(
+      "\(place) is a zip archive, and checkout unpacks tar archives: fetch and unzip it in a `run:` "
+        + "step")
+  }
+
   private static func unpack(
     _ place: String, _ context: BuildContext, to target: String, _ events: StepEvents
   ) async throws {
+    try Self.refuseZip(place)
     var archive = place
     if place.contains("://") {
       guard place.hasPrefix("https://") || place.hasPrefix("http://") else {
@@ -132,8 +161,8 @@ struct Checkout: BuildPlugin {
     events.log("unpacked \(place)\n")
   }
 
-  /// Unpacks with the `tar` program. It refuses `..`, strips leading slashes, puts links that lead
-  /// outward in place only behind everything else, and puts a folder where a link to one stands.
+  /// Unpacks with the `tar` program into an empty folder. It refuses `..`, strips leading slashes,
+  /// and puts links that lead outward in place only behind everything else.
   private static func extract(
     _ archive: String, strip: String?, to target: String, _ events: StepEvents
   ) async throws {
@@ -180,13 +209,11 @@ struct Checkout: BuildPlugin {
     guard !url.hasPrefix("-"), !revision.hasPrefix("-"), !url.hasPrefix("ext::") else {
       throw StepFailure("git cannot clone \"\(url)\" at \"\(revision)\"")
     }
-    var environment = context.environment
-    // It must fail, not ask.
-    environment["GIT_TERMINAL_PROMPT"] = "0"
-    environment["GIT_CONFIG_NOSYSTEM"] = "1"
+    let environment = try Self.gitEnvironment(context)
     func git(_ words: String...) async throws {
       try await Program.run(
-        ["git", "-C", target] + words, in: target, environment: environment, events: events)
+        ["git", "-C", target] + Self.gitSettings + words, in: target, environment: environment,
+        events: events)
     }
     try await git("init", "--quiet", ".")
     try await git("remote", "add", "origin", url)
@@ -203,6 +230,37 @@ struct Checkout: BuildPlugin {
     }
     try await git("checkout", "--quiet", "--detach", "FETCH_HEAD")
     events.log("cloned \(url) at \(revision.isEmpty ? "HEAD" : revision)\n")
+  }
+}
+
+extension Checkout {
+  /// What would let a repository name programs to run, said once more though the repository is
+  /// fresh and has no settings but git's own.
+  fileprivate static let gitSettings = [
+    "core.hooksPath=/dev/null", "core.fsmonitor=false", "protocol.ext.allow=never",
+    "fetch.recurseSubmodules=false", "submodule.recurse=false",
+  ].flatMap { ["-c", $0] }
+
+  /// What git gets of the step's environment: how text is written and how the network is reached.
+  /// Not its PATH and HOME, nor any variable that names a program, a library or a file of settings
+  /// (`GIT_SSH_COMMAND`, `GIT_EXEC_PATH`, `LD_PRELOAD`, `GIT_CONFIG_GLOBAL`): a pipeline sets the
+  /// one and its steps write the other, and git runs as the runner's user, outside the sandbox.
+  static func gitEnvironment(_ context: BuildContext) throws -> [String: String] {
+    let home = context.scratch + "/home"
+    guard mkdir(home, 0o700) == 0 || errno == EEXIST else { throw failure("create", home) }
+    var environment = Program.ownEnvironment
+    for (name, value) in context.environment
+    where Program.passedVariables.contains(name) || name.hasPrefix("MILLRACE") {
+      environment[name] = value
+    }
+    environment["PATH"] = Program.ownEnvironment["PATH"]
+    environment["HOME"] = home
+    environment["GIT_CONFIG_NOSYSTEM"] = "1"
+    environment["GIT_CONFIG_GLOBAL"] = "/dev/null"
+    environment["GIT_ALLOW_PROTOCOL"] = "file:git:http:https:ssh"
+    // It must fail, not ask.
+    environment["GIT_TERMINAL_PROMPT"] = "0"
+    return environment
   }
 }
 

@@ -93,13 +93,19 @@ struct Program {
     return pid
   }
 
-  /// What a program needs of the plugin's environment, where the step's is not given.
-  private static var ownEnvironment: [String: String] {
+  /// How text is written and how the network is reached: what a program may have of a step's
+  /// environment, since none of it names anything to run.
+  static let passedVariables: Set<String> = [
+    "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_MESSAGES", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR",
+    "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "http_proxy", "https_proxy", "no_proxy", "all_proxy",
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
+  ]
+
+  /// What a program needs of the plugin's environment, which is the runner's: where the step's is
+  /// not given.
+  static var ownEnvironment: [String: String] {
     var variables: [String: String] = [:]
-    for name in [
-      "PATH", "HOME", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE", "https_proxy",
-      "http_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY",
-    ] {
+    for name in self.passedVariables.union(["PATH", "HOME"]) {
       if let value = getenv(name) { variables[name] = String(cString: value) }
     }
     return variables

@@ -107,6 +107,8 @@ package struct StepReport: Hashable, Sendable {
     case outOfMemory(limit: ByteCount)
     /// A plugin said how it went.
     case answered(succeeded: Bool, message: String)
+    /// A notification plugin said that no repetition can help; why.
+    case givenUp(String)
     /// It could not be run, or its surroundings failed (full disk, crashed plugin); why.
     case broken(String)
   }

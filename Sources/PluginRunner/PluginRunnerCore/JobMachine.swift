@@ -197,6 +197,9 @@ package struct JobMachine: Sendable {
     case .answered(let succeeded, let message):
       self.steps[index].exitCode = succeeded ? 0 : 1
       return (succeeded ? .succeeded : .failed, succeeded ? "" : "step \(title): \(message)")
+    case .givenUp(let why):
+      self.steps[index].exitCode = 1
+      return (.rejected, "step \(title): \(why)")
     case .broken(let why):
       self.steps[index].exitCode = -1
       return (.failed, "step \(title): \(why)")

@@ -39,11 +39,25 @@ final class AttemptRun: Sendable {
   func began(_ index: Int) -> StepControl {
     let control = StepControl()
     self.state.withLock { $0.step = (index, control) }
+    self.buffer.stepBegan()
     return control
   }
 
-  /// The handle of a running step; nil if it is over.
-  func control(_ index: Int) -> StepControl? {
+  /// Asks a step to end, unless it is over.
+  func terminate(_ index: Int) {
+    guard let control = self.control(index) else { return }
+    self.buffer.stepStopped()
+    control.terminate()
+  }
+
+  /// Ends a step, unless it is over.
+  func kill(_ index: Int) {
+    guard let control = self.control(index) else { return }
+    self.buffer.stepStopped()
+    control.kill()
+  }
+
+  private func control(_ index: Int) -> StepControl? {
     self.state.withLock { $0.step?.index == index ? $0.step?.control : nil }
   }
 
@@ -113,7 +127,7 @@ final class AttemptRun: Sendable {
     environment["HOME"] = self.workspace.home
     environment.merge(own) { _, own in own }
     environment[Leftovers.mark] = dataDirectory
-    environment["MILLRACE_ATTEMPT_FOLDER"] = self.workspace.folder
+    environment[Leftovers.attemptMark] = self.workspace.folder
     environment["MILLRACE_ATTEMPT"] = self.spec.attempt.rawValue
     environment["MILLRACE_BUILD"] = self.spec.build.rawValue
     environment["MILLRACE_JOB"] = self.spec.job.rawValue

@@ -1,5 +1,6 @@
 import Domain
 import Glibc
+import RPC
 import ServiceRuntime
 
 /// The runner's settings, read and checked once.
@@ -16,7 +17,8 @@ struct Configuration: Sendable {
       help: "this executor's unique name; empty is the host's with a mark of the data directory"),
     Setting(
       "advertise", default: "",
-      help: "address under which others reach this runner; empty is the one it listens on"),
+      help: "address under which others reach this runner; empty is the one it listens on, if that "
+        + "is one"),
     Setting("pool", default: "default", help: "pool of executors that this one is in"),
     Setting(
       "labels", default: "",
@@ -60,7 +62,7 @@ struct Configuration: Sendable {
     let settings = environment.settings
     self.allocator = settings.string("allocator")
     self.cache = settings.string("cache")
-    self.advertise = settings.string("advertise")
+    self.advertise = try Self.advertise(settings, listen: environment.listen)
     self.pool = settings.string("pool")
     self.sandbox = settings.string("sandbox")
     self.pluginsFolder = settings.string("plugins")
@@ -84,7 +86,7 @@ struct Configuration: Sendable {
     // Each running step has two threads of the runner.
     let slots = try settings.int("slots", in: 0...1_024)
     self.capacity = Resources(
-      cpuMillis: Int64(offered * 1_000),
+      cpuMillis: Int64((offered * 1_000).rounded()),
       memory: ByteCount(memory == 0 ? machine / 10 * 9 : memory),
       slots: Int32(slots == 0 ? processors : slots))
 
@@ -97,6 +99,29 @@ struct Configuration: Sendable {
         "programs",
         "there is no \(self.supervisor): it belongs beside the runner, or where this setting says")
     }
+  }
+
+  /// What the allocator is to tell others, or nothing for the bound address. "Every address" says
+  /// nothing about where this machine is: jobs would be sent to whatever runs beside the scheduler.
+  private static func advertise(
+    _ settings: SettingValues, listen: ListenAddress
+  ) throws -> String {
+    let text = settings.string("advertise")
+    let address: ListenAddress
+    do {
+      address = text.isEmpty ? listen : try ListenAddress(text)
+    } catch {
+      throw settings.wrong("advertise", "it is no address: \(error.reason)")
+    }
+    if case .tcp(let host, _) = address, ["0.0.0.0", "::", "0"].contains(host) {
+      throw settings.wrong(
+        "advertise",
+        text.isEmpty
+          ? "the runner listens on every address of this machine (\(listen)), so it must be told "
+            + "under which one others reach it: give HOST:PORT"
+          : "\(host) is every address of a machine: give the one under which others reach this")
+    }
+    return text
   }
 
   private static var ownFolder: String {

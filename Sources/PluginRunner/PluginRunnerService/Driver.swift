@@ -175,13 +175,15 @@ final class Driver: Sendable {
     case .startStep(let attempt, let call):
       let control = run.began(call.index)
       group.addTask {
-        let report = await self.runStep(call, run, control)
+        var report = await self.runStep(call, run, control)
+        run.buffer.stepEnded()
+        report.logEnd = run.buffer.size
         self.received(.stepEnded(index: call.index, report), for: attempt)
       }
     case .terminateStep(_, let index):
-      run.control(index)?.terminate()
+      run.terminate(index)
     case .killStep(_, let index):
-      run.control(index)?.kill()
+      run.kill(index)
     case .setTimer(let attempt, let timer, let duration):
       run.keep(
         self.tools.loop.scheduleTask(in: .nanoseconds(duration.microseconds * 1_000)) {
@@ -263,7 +265,7 @@ final class Driver: Sendable {
         await self.tools.plugins.wantsSourceArchive(plugin)
       {
         let archive = "\(run.workspace.scratch)/source.archive"
-        try await self.tools.blobs.download(digest, to: archive)
+        try await control.heeding { try await self.tools.blobs.download(digest, to: archive) }
         context.sourceArchive = archive
       }
     } catch {
@@ -285,7 +287,9 @@ final class Driver: Sendable {
       report.remark = fullDisk(at: run.workspace.work) ?? ""
     }
     do {
-      for file in result.artifacts { try await self.keep(file, of: run) }
+      try await control.heeding {
+        for file in result.artifacts { try await self.keep(file, of: run) }
+      }
     } catch {
       report.ending = .broken("\(error)")
     }

@@ -143,14 +143,16 @@ extension PluginV1.BuildContext {
   init(_ run: AttemptRun, _ call: StepCall, environment: [String: String], scratch: String) {
     let spec = run.spec
     let step = spec.steps[call.index].id
+    // The attempt's number is no part of it: a repetition says the same to its receiver. The step of
+    // a notification has the notification's id, which no other has.
+    let place = "\(spec.build)/\(spec.job)/\(step.isEmpty ? "\(call.index + 1)" : step)"
     self.init(
       buildID: spec.build.rawValue, jobID: spec.job.rawValue, stepID: step, attempt: spec.number,
       project: spec.project.rawValue, inputs: call.inputs, env: environment,
       workspace: run.workspace.work, scratch: scratch,
       source: spec.source.map { TypesV1.Source($0) },
       build: run.build,
-      // The attempt's number is no part of it: a repetition says the same to its receiver.
-      idempotencyID: "\(spec.build)/\(spec.job)/\(step.isEmpty ? "\(call.index + 1)" : step)")
+      idempotencyID: run.build.isEmpty ? place : step)
   }
 }
 

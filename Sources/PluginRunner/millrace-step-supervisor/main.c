@@ -7,8 +7,10 @@
 // Swift runtime, and because it must outlive a runner that dies by SIGKILL for the moment it takes
 // to clean up behind it.
 //
-// File descriptors: 0, 1, 2 are the program's. 3 is a stream socket to the runner. 4 ... 4+N-1 are
-// `cgroup.procs` files, open for writing, that the program joins before it begins.
+// File descriptors: 0, 1, 2 are the program's. 3 is a stream socket to the runner. 4 is a file with
+// the program's environment, NAME=VALUE and a zero each: LD_PRELOAD and its kin are a pipeline's to
+// set, and must not reach what stands between a step and the machine. 5 ... 5+N-1 are `cgroup.procs`
+// files, open for writing, that the program joins before it begins.
 //
 // The runner writes single letters to 3:
 //   t  SIGTERM to the program's process group
@@ -37,10 +39,11 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { CONTROL = 3, FIRST_CGROUP = 4, MAXIMUM_CGROUPS = 8 };
+enum { CONTROL = 3, ENVIRONMENT = 4, FIRST_CGROUP = 5, MAXIMUM_CGROUPS = 8 };
 
 // While the tree is being killed we look again this often, for a fork that raced with the scan.
 enum { RESCAN_MILLISECONDS = 10 };
@@ -160,6 +163,28 @@ static void fail(int report, int stage) {
   _exit(127);
 }
 
+// The strings of the environment's file, or NULL.
+static char **read_environment(void) {
+  struct stat status;
+  if (fstat(ENVIRONMENT, &status) != 0) return NULL;
+  size_t size = (size_t)status.st_size, done = 0, count = 0;
+  char *text = malloc(size + 1);
+  if (text == NULL) return NULL;
+  while (done < size) {
+    ssize_t n = pread(ENVIRONMENT, text + done, size - done, (off_t)done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return NULL;
+    done += (size_t)n;
+  }
+  text[size] = 0;
+  for (size_t i = 0; i < size; i++) count += text[i] == 0;
+  char **strings = malloc((count + 1) * sizeof *strings);
+  if (strings == NULL) return NULL;
+  for (size_t i = 0; i < count; i++, text += strlen(text) + 1) strings[i] = text;
+  strings[count] = NULL;
+  return strings;
+}
+
 static void run_program(char **arguments, const char *folder, int cgroups, int report) {
   setsid();
   prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -177,6 +202,9 @@ static void run_program(char **arguments, const char *folder, int cgroups, int r
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, NULL);
   if (folder != NULL && chdir(folder) != 0) fail(report, 2);
+  char **variables = read_environment();
+  if (variables == NULL) fail(report, 4);
+  environ = variables;
   execvp(arguments[0], arguments);
   fail(report, 3);
 }
@@ -196,7 +224,8 @@ int main(int count, char **arguments) {
   if (at + 1 >= count || cgroups < 0 || cgroups > MAXIMUM_CGROUPS) {
     fprintf(stderr,
             "usage: millrace-step-supervisor [--chdir DIR] [--cgroups N] -- PROGRAM [ARGUMENT...]\n"
-            "It is started by millrace-plugin-runner, with a socket as file descriptor 3.\n");
+            "It is started by millrace-plugin-runner, with a socket as file descriptor 3 and the program's\n"
+            "environment as 4.\n");
     return 2;
   }
   setsid();
@@ -224,7 +253,7 @@ int main(int count, char **arguments) {
     return 126;
   }
   close(report[1]);
-  for (int i = 0; i < cgroups; i++) close(FIRST_CGROUP + i);
+  for (int fd = ENVIRONMENT; fd < FIRST_CGROUP + cgroups; fd++) close(fd);
   int words[2];
   ssize_t n;
   do n = read(report[0], words, sizeof words);

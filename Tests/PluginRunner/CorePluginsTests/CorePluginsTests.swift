@@ -102,6 +102,43 @@ final class Place {
     #expect(access(place.path + "/through", F_OK) != 0)
   }
 
+  @Test(arguments: ["archive", "path"]) func linksOfEarlierStepsAreReplacedNotFollowed(
+    input: String
+  ) async throws {
+    let place = Place()
+    place.shell(
+      """
+      cd \(place.path) && mkdir -p s/sub s/whole out && echo new > s/sub/f && echo new > s/top &&
+      echo new > s/whole/f && chmod 555 s/whole && echo old > out/f && echo old > kept &&
+      tar -cf a.tar -C s sub/f top whole &&
+      ln -s \(place.path)/out work/sub && ln -s \(place.path)/kept work/top &&
+      mkdir work/whole && echo old > work/whole/g
+      """)
+    try await Checkout().executeBuildStep(
+      place.context([input: input == "path" ? place.path + "/s" : place.path + "/a.tar"]),
+      events: Heard().events)
+    #expect(
+      place.shell("cd \(place.path) && test $(cat out/f) = old && test $(cat kept) = old") == 0)
+    #expect(
+      place.shell(
+        """
+        cd \(place.path)/work && test ! -L sub && test $(cat sub/f) = new && test ! -L top &&
+        test $(cat top) = new && test $(cat whole/f whole/g | tr -d '\\n') = newold
+        """) == 0)
+  }
+
+  @Test func anArchiveIsFetchedFromAURL() async throws {
+    let place = Place()
+    place.shell("cd \(place.path) && echo x > f && tar czf a.tgz f")
+    let server = try FileServer(place.path + "/a.tgz")
+    let hash = try Checkout.sha256(of: place.path + "/a.tgz")
+    try await Checkout().executeBuildStep(
+      place.context(["url": "http://127.0.0.1:\(server.port)/a.tgz", "sha256": hash]),
+      events: Heard().events)
+    #expect(place.has("f"))
+    #expect(server.requests.first?.hasPrefix("GET /a.tgz ") == true)
+  }
+
   @Test func aFolderOfThisMachineIsCopied() async throws {
     let place = Place()
     place.shell("mkdir -p \(place.path)/s/sub; echo x > \(place.path)/s/sub/f")
@@ -125,12 +162,63 @@ final class Place {
     #expect(place.shell("test $(cat \(place.path)/work/f) = 1") == 0)
   }
 
+  /// A `.git` that a step has made, a pipeline's variables and a step's `~/.gitconfig` can all name
+  /// programs to run; git runs outside the sandbox.
+  @Test func nothingThatAStepOrAPipelineSetsIsRunWithGit() async throws {
+    let place = Place()
+    let trap = "touch \(place.path)/caught"
+    #expect(
+      place.shell(
+        """
+        cd \(place.path) && git init -q r && cd r && git config user.email a@b &&
+        git config user.name a && echo 1 > f && echo 'f filter=trap' > .gitattributes &&
+        git add . && git commit -qm one && cd .. && printf '#!/bin/sh\\n\(trap)\\n' > trap.sh &&
+        chmod 755 trap.sh && mkdir bin && cp trap.sh bin/git && cp trap.sh bin/git-upload-pack &&
+        git init -q work && cd work && for hook in post-checkout reference-transaction; do
+        cp ../trap.sh .git/hooks/$hook; done && git config core.fsmonitor \(place.path)/trap.sh &&
+        git config filter.trap.smudge \(place.path)/trap.sh &&
+        cp .git/config ../.gitconfig && printf '[init]\\ntemplateDir = work/.git\\n' >> ../.gitconfig
+        """) == 0)
+    var context = place.context(["url": place.path + "/r"])
+    context.environment.merge([
+      "PATH": place.path + "/bin:/usr/bin:/bin", "GIT_EXEC_PATH": place.path + "/bin",
+      "GIT_SSH_COMMAND": trap, "GIT_CONFIG_GLOBAL": place.path + "/.gitconfig",
+      "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.fsmonitor", "GIT_CONFIG_VALUE_0": trap,
+      "LD_PRELOAD": place.path + "/trap.so",
+    ]) { _, new in new }
+    let heard = Heard()
+    try await Checkout().executeBuildStep(context, events: heard.events)
+    #expect(place.shell("test $(cat \(place.path)/work/f) = 1") == 0)
+    #expect(access(place.path + "/caught", F_OK) != 0)
+    #expect(access(place.path + "/work/.git/hooks/post-checkout", F_OK) != 0)
+    #expect(heard.log.contains("replaced the .git that was there"))
+    #expect(!heard.log.contains("LD_PRELOAD"))
+  }
+
+  @Test func gitGetsTheNetworksVariablesAndTheRunnersPath() throws {
+    let place = Place()
+    var context = place.context([:])
+    context.environment = [
+      "PATH": "/step", "HOME": "/step", "LD_PRELOAD": "x", "GIT_SSH_COMMAND": "x", "SECRET": "x",
+      "https_proxy": "http://proxy", "MILLRACE_BUILD": "b1",
+    ]
+    let environment = try Checkout.gitEnvironment(context)
+    #expect(environment["https_proxy"] == "http://proxy")
+    #expect(environment["MILLRACE_BUILD"] == "b1")
+    #expect(environment["HOME"] == place.path + "/scratch/home")
+    #expect(environment["PATH"] != "/step")
+    #expect(["LD_PRELOAD", "GIT_SSH_COMMAND", "SECRET"].allSatisfy { environment[$0] == nil })
+  }
+
   @Test(arguments: [
     (["path": "relative"], "absolute path"), (["path": "/no/such"], "no such folder"),
     (["into": "../x", "path": "/tmp"], "inside the workspace"), (["pth": "/tmp"], "unknown input"),
     (["url": "--upload-pack=x"], "cannot clone"), ([:], "no source"),
     (["archive": "http://localhost/a.tgz"], "needs `sha256`"),
     (["archive": "ftp://localhost/a.tgz"], "http or https"),
+    (["archive": "/tmp/a.zip"], "is a zip archive"),
+    (["url": "https://localhost/a.zip"], "is a zip archive"),
+    (["url": "ext::sh -c touch% /tmp/x"], "cannot clone"),
   ])
   func badInputsHaveOneClearAnswer(inputs: [String: String], message: String) async throws {
     let place = Place()

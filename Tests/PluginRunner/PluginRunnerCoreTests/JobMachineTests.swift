@@ -55,6 +55,7 @@ import Testing
     (.signalled(11), .failed, -1, 11, "signal 11 (SIGSEGV)"),
     (.outOfMemory(limit: .mebibytes(512)), .outOfMemory, -1, 9, "more than its 512 MiB of memory"),
     (.answered(succeeded: false, message: "no such file"), .failed, 1, 0, "no such file"),
+    (.givenUp("410"), .rejected, 1, 0, "410"),
     (.broken("the plugin crashed"), .failed, -1, 0, "the plugin crashed"),
   ])
   func everyWayToFailIsToldApart(

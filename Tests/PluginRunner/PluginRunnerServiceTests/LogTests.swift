@@ -61,12 +61,15 @@ final class MemoryLogs: LogsV1.LogService {
 
 @Suite struct LogTests {
   /// Carries `count` bytes through an appender into `logs`.
-  func carry(_ count: Int, to logs: MemoryLogs) async throws -> LogAppender.End {
+  func carry(
+    _ count: Int, to logs: MemoryLogs, sealLimit: Duration = LogAppender.sealLimit
+  ) async throws -> LogAppender.End {
     let server = RPCServer(services: [logs])
     let address = try await server.listen(on: ListenAddress("127.0.0.1:0"))
     let channel = RPCChannel(to: address)
     let buffer = LogBuffer()
-    let appender = LogAppender(client: LogsV1.LogClient(channel), name: "log", buffer: buffer)
+    let appender = LogAppender(
+      client: LogsV1.LogClient(channel), name: "log", buffer: buffer, sealLimit: sealLimit)
     Threads.start("writer") {
       var written = 0
       while written < count {
@@ -123,6 +126,54 @@ final class MemoryLogs: LogsV1.LogService {
     }
     await finished.value()
     #expect(taken == 64 * (64 << 10))
+  }
+
+  @Test(.timeLimit(.minutes(1))) func aCacheThatStaysAwayDoesNotKeepALogForEver() async throws {
+    let logs = MemoryLogs(cuts: Array(repeating: 0, count: 100_000))
+    let end = try await self.carry(300_000, to: logs, sealLimit: .milliseconds(50))
+    #expect(end.bytes == 0)
+    #expect(end.problem?.contains("could not be saved") == true, "\(end.problem ?? "")")
+  }
+
+  @Test(.timeLimit(.minutes(1))) func aStepThatIsToEndDoesNotWaitForACacheThatIsAway() async throws
+  {
+    let buffer = LogBuffer(stopPatience: .milliseconds(1))
+    let (full, finished) = (Promise<Void>(), Promise<Void>())
+    buffer.stepBegan()
+    Threads.start("writer") {
+      for _ in 0..<16 { buffer.append([UInt8](repeating: 1, count: 64 << 10)[...]) }
+      full.fulfil(())
+      for _ in 0..<4 { buffer.append([UInt8](repeating: 2, count: 64 << 10)[...]) }
+      finished.fulfil(())
+    }
+    await full.value()
+    buffer.stepStopped()
+    await finished.value()
+    #expect(buffer.size == 16 * (64 << 10))
+    #expect(buffer.droppedBytes == 4 * (64 << 10))
+    buffer.stepEnded()
+    buffer.end()
+    var text: [UInt8] = []
+    while let chunk = await buffer.next() { text += chunk }
+    #expect(text.count == Int(buffer.size))
+    #expect(
+      String(decoding: text.suffix(110), as: UTF8.self)
+        .contains("\n[262144 bytes of output are missing here: the content-cache was away"))
+  }
+
+  @Test func aSlowCacheGetsAllThatAStoppedStepSays() async {
+    let buffer = LogBuffer(stopPatience: .seconds(60))
+    buffer.stepBegan()
+    buffer.stepStopped()
+    Threads.start("writer") {
+      for _ in 0..<64 { buffer.append([UInt8](repeating: 1, count: 64 << 10)[...]) }
+      buffer.stepEnded()
+      buffer.end()
+    }
+    var taken = 0
+    while let chunk = await buffer.next() { taken += chunk.count }
+    #expect(taken == 64 * (64 << 10))
+    #expect(buffer.droppedBytes == 0)
   }
 
   @Test func anAbandonedBufferLetsStepsEnd() async {

@@ -9,8 +9,15 @@ import Testing
 
 /// Whole jobs, over a socket, with real processes.
 @Suite(.serialized) struct RunnerTests {
-  @Test(arguments: ["none", "bubblewrap"])
-  func aJobRunsItsStepsInOneWorkspace(sandbox: String) async throws {
+  @Test func aJobRunsItsStepsInOneWorkspace() async throws {
+    try await self.runStepsInOneWorkspace(sandbox: "none")
+  }
+
+  @Test(.needsBubblewrap) func aJobRunsItsSandboxedStepsInOneWorkspace() async throws {
+    try await self.runStepsInOneWorkspace(sandbox: "bubblewrap")
+  }
+
+  private func runStepsInOneWorkspace(sandbox: String) async throws {
     let world = try await RunnerWorld(sandbox: sandbox)
     let ended = try await world.run(
       world.job([
@@ -38,8 +45,15 @@ import Testing
     await world.end()
   }
 
-  @Test(arguments: ["none", "bubblewrap"])
-  func aStoppedJobLeavesNoProcess(sandbox: String) async throws {
+  @Test func aStoppedJobLeavesNoProcess() async throws {
+    try await self.stopJob(sandbox: "none")
+  }
+
+  @Test(.needsBubblewrap) func aStoppedJobLeavesNoSandboxedProcess() async throws {
+    try await self.stopJob(sandbox: "bubblewrap")
+  }
+
+  private func stopJob(sandbox: String) async throws {
     let world = try await RunnerWorld(sandbox: sandbox)
     let script = """
       trap '' TERM
@@ -58,6 +72,73 @@ import Testing
     #expect(ended.finish?.message == "by ann")
     #expect(ended.log == "ready\ncleanup\n")
     #expect(Leftovers.find(markedWith: world.dataDirectory) == [])
+    await world.end()
+  }
+
+  /// Stops the job that is described, and waits for its end.
+  private func stop(_ world: RunnerWorld, _ running: Task<Ended, any Error>) async throws -> Ended {
+    _ = try await world.client.stopJob(
+      RunnerV1.StopJobRequest(attemptID: "b/j/1", reason: "by ann", outcome: .cancelled))
+    return try await running.value
+  }
+
+  @Test(.timeLimit(.minutes(1)), arguments: ["run", "plugin"])
+  func aStepIsStoppedWhileTheCacheIsAway(kind: String) async throws {
+    // Until they are killed they write more than what may wait.
+    let world = try await RunnerWorld(plugins: ["talker": Talker.script], stopGrace: "1s")
+    let refused = world.cache.stall(.logs)
+    let step =
+      kind == "run"
+      ? run("trap '' TERM; yes") : RunnerV1.StepSpec(action: .uses("talker"))
+    let running = Task { try await world.run(world.job([step])) }
+    await refused.value()
+    _ = try await world.client.stopJob(
+      RunnerV1.StopJobRequest(attemptID: "b/j/1", reason: "by ann", outcome: .cancelled))
+    let request = RunnerV1.AttachJobRequest(attemptID: "b/j/1")
+    for try await response in try await world.client.attachJob(request) {
+      if case .step(let step) = response.event?.what, step.state == .finished { break }
+    }
+    // Only the step's end came while nothing was saved; the log's needs the cache, or a minute.
+    world.cache.stall(.nothing)
+    let ended = try await running.value
+    let message = ended.finish?.message ?? ""
+    #expect(ended.finish?.outcome == .cancelled, "\(message)")
+    if kind == "run" {
+      #expect(message.hasPrefix("by ann; the log lacks "), "\(message)")
+      let saysSo = ended.log.contains(" bytes of output are missing here: ")
+      #expect(saysSo)
+    }
+    #expect(ended.finish?.logBytes == Int64(ended.log.utf8.count))
+    await world.end()
+  }
+
+  @Test(.timeLimit(.minutes(1))) func theFetchOfTheSourceEndsWithItsStep() async throws {
+    let world = try await RunnerWorld()
+    let reached = world.cache.stall(.reads)
+    var job = world.job([RunnerV1.StepSpec(action: .uses("checkout"))])
+    job.source = TypesV1.Source(
+      origin: .archive(
+        TypesV1.BlobDigest(hash: String(repeating: "0", count: 64), sizeBytes: 5_000_000)))
+    let described = job
+    let running = Task { try await world.run(described) }
+    await reached.value()
+    let ended = try await self.stop(world, running)
+    #expect(ended.finish?.outcome == .cancelled)
+    await world.end()
+  }
+
+  @Test(.timeLimit(.minutes(1))) func theUploadOfArtifactsEndsWithItsStep() async throws {
+    let world = try await RunnerWorld()
+    let reached = world.cache.stall(.writes)
+    let job = world.job([
+      run("head -c 3000000 /dev/zero > big"),
+      RunnerV1.StepSpec(action: .uses("artifacts"), with: ["path": "big"]),
+    ])
+    let running = Task { try await world.run(job) }
+    await reached.value()
+    let ended = try await self.stop(world, running)
+    #expect(ended.finish?.outcome == .cancelled)
+    #expect(ended.artifacts.isEmpty)
     await world.end()
   }
 

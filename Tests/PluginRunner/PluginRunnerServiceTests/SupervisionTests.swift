@@ -19,6 +19,32 @@ enum Programs {
   static var corePlugin: String { self.folder + "/millrace-core-plugin" }
 }
 
+/// What this machine lets a runner do: tests of what it does not are skipped, and say so.
+enum Machine {
+  static let limitsMemory: Bool = {
+    let cgroups = Cgroups.probe(name: "millrace-test-\(getpid())-probe")
+    defer { cgroups.remove() }
+    return cgroups.limitsMemory
+  }()
+
+  static let hasBubblewrap: Bool = {
+    guard let folder = try? TestFolder() else { return false }
+    let choice = Sandbox.choose(
+      "bubblewrap", supervisor: Programs.supervisor, dataDirectory: folder.path)
+    return choice.map { $0.0 != .none } ?? false
+  }()
+}
+
+extension Trait where Self == ConditionTrait {
+  static var needsMemoryCgroup: Self {
+    .enabled(if: Machine.limitsMemory, "no cgroup that limits memory is writable here")
+  }
+
+  static var needsBubblewrap: Self {
+    .enabled(if: Machine.hasBubblewrap, "there is no bwrap, or it may not make namespaces here")
+  }
+}
+
 /// A folder for one test, removed with it.
 final class TestFolder: Sendable {
   let path: String
@@ -215,10 +241,9 @@ enum Thread {
 }
 
 @Suite struct CgroupTests {
-  @Test func memoryBeyondTheLimitIsToldApart() async throws {
+  @Test(.needsMemoryCgroup) func memoryBeyondTheLimitIsToldApart() async throws {
     let cgroups = Cgroups.probe(name: "millrace-test-\(getpid())-oom")
     defer { cgroups.remove() }
-    guard cgroups.limitsMemory else { return }  // Nothing to limit with on this machine.
     let group = cgroups.make("step", memory: .mebibytes(48))
     let supervised = try Supervised(
       "x=$(head -c 200000000 /dev/zero | tr '\\0' 'x'); echo ${#x}", cgroup: group)
@@ -241,23 +266,25 @@ enum Thread {
 }
 
 @Suite struct SandboxTests {
-  /// Bubblewrap's words for an attempt's folder, or nil where it does not work.
-  func words(_ data: TestFolder, _ attempt: String) throws -> [String]? {
-    guard
-      let (sandbox, _) = Sandbox.choose(
-        "bubblewrap", supervisor: Programs.supervisor, dataDirectory: data.path),
-      sandbox != .none
-    else { return nil }
-    for name in ["work", "tmp"] { try makeFolders("\(attempt)/\(name)") }
-    return sandbox.command(
-      attemptFolder: attempt, dataDirectory: data.path, supervisor: Programs.supervisor)
+  /// An attempt's folders, and bubblewrap's words for them.
+  func sandboxed(
+    _ data: TestFolder, files: (Workspace) throws -> [String] = { _ in [] }
+  ) throws -> (Workspace, words: [String]) {
+    let workspace = Workspace(root: data.path + "/workspaces", attempt: "a")
+    try workspace.make()
+    let (sandbox, _) = try #require(
+      Sandbox.choose("bubblewrap", supervisor: Programs.supervisor, dataDirectory: data.path))
+    let words = sandbox.command(
+      workspace: workspace, files: try files(workspace), dataDirectory: data.path,
+      supervisor: Programs.supervisor)
+    return (workspace, words)
   }
 
-  @Test func aStepSeesTheSystemToReadItsFolderToWriteAndNothingOfOthers() async throws {
+  @Test(.needsBubblewrap)
+  func aStepSeesTheSystemToReadItsFolderToWriteAndNothingOfOthers() async throws {
     let data = try TestFolder()
-    let attempt = data.path + "/workspaces/a"
+    let (workspace, words) = try self.sandboxed(data)
     try makeFolders(data.path + "/workspaces/other")
-    guard let words = try self.words(data, attempt) else { return }
     let supervised = try Supervised(
       """
       touch here /tmp/there && echo writes
@@ -265,25 +292,69 @@ enum Thread {
       mount -o remount,rw / 2>/dev/null || echo no-remount
       ls \(data.path)/workspaces
       kill -9 1; echo $$
-      """, sandbox: words, directory: attempt + "/work")
+      """, sandbox: words, directory: workspace.work)
     guard case .exited(0, 0, _, _) = await supervised.process.ended() else {
       Issue.record("the sandboxed program failed: \(await supervised.text())")
       return
     }
     let lines = await supervised.text().split(separator: "\n")
-    #expect(lines.prefix(4) == ["writes", "system-is-read-only", "no-remount", "a"])
+    let own = workspace.folder.split(separator: "/").last ?? ""
+    #expect(lines.prefix(4) == ["writes", "system-is-read-only", "no-remount", own])
     #expect(Int(lines.last ?? "").map { $0 < 100 } == true)
-    #expect(access(attempt + "/work/here", F_OK) == 0)
-    #expect(access(attempt + "/tmp/there", F_OK) == 0)
+    #expect(access(workspace.work + "/here", F_OK) == 0)
+    #expect(access(workspace.temporary + "/there", F_OK) == 0)
   }
 
-  @Test func aKillEndsTheSandbox() async throws {
+  /// The runner and its plugins go into the same folders, with more rights.
+  @Test(.needsBubblewrap) func aStepCannotLeadTheRunnerAstray() async throws {
     let data = try TestFolder()
-    let attempt = data.path + "/workspaces/a"
-    guard let words = try self.words(data, attempt) else { return }
-    let gate = try Gate(at: "\(attempt)/work/gate")
+    let (workspace, words) = try self.sandboxed(data) { workspace in
+      try createFile(workspace.scratch + "/script", Array("runner's".utf8), mode: 0o644)
+      try createFile(workspace.scratch + "/outputs", [], mode: 0o644)
+      return [workspace.scratch + "/outputs"]
+    }
     let supervised = try Supervised(
-      SupervisionTests.escape, sandbox: words, directory: attempt + "/work",
+      """
+      cd ..
+      echo mine > scratch/script
+      rm -f scratch/outputs scratch/script
+      ln -s /etc/passwd scratch/source.archive
+      for name in work home scratch; do mv $name $name.old && ln -s /etc $name; done
+      echo a=1 >> scratch/outputs
+      """, sandbox: words, directory: workspace.work)
+    guard case .exited(0, 0, _, _) = await supervised.process.ended() else {
+      Issue.record("the sandboxed program failed: \(await supervised.text())")
+      return
+    }
+    #expect(try listFolder(workspace.folder) == ["home", "scratch", "tmp", "work"])
+    #expect([workspace.work, workspace.home, workspace.scratch].allSatisfy(isFolder))
+    #expect(try listFolder(workspace.scratch) == ["outputs", "script"])
+    #expect(try readFile(workspace.scratch + "/script") == "runner's")
+    #expect(try readFile(workspace.scratch + "/outputs") == "a=1\n")
+  }
+
+  /// A library that is loaded by whatever starts with the environment, as `LD_PRELOAD` has it.
+  @Test(.needsBubblewrap, arguments: [true, false])
+  func aStepsEnvironmentIsNotThatOfWhatContainsIt(sandboxed: Bool) async throws {
+    let data = try TestFolder()
+    let (workspace, words) = try self.sandboxed(data)
+    let supervised = try Supervised(
+      "echo $LD_PRELOAD; tr '\\0' '\\n' < /proc/$PPID/environ", sandbox: sandboxed ? words : [],
+      directory: workspace.work,
+      environment: ["LD_PRELOAD": "/no/such/library.so", Leftovers.mark: data.path])
+    _ = await supervised.process.ended()
+    let lines = await supervised.text().split(separator: "\n")
+    #expect(lines.contains("/no/such/library.so"))
+    #expect(lines.contains("\(Leftovers.mark)=\(data.path)"))
+    #expect(!lines.contains("LD_PRELOAD=/no/such/library.so"))
+  }
+
+  @Test(.needsBubblewrap) func aKillEndsTheSandbox() async throws {
+    let data = try TestFolder()
+    let (workspace, words) = try self.sandboxed(data)
+    let gate = try Gate(at: workspace.work + "/gate")
+    let supervised = try Supervised(
+      SupervisionTests.escape, sandbox: words, directory: workspace.work,
       environment: ["GATE": gate.path, Leftovers.mark: data.path])
     #expect(await gate.line() == "ready\n")
     supervised.process.kill()

@@ -17,14 +17,42 @@ final class MemoryCache: LogsV1.LogService, Sendable {
     var sealed = false
   }
 
+  /// Calls that are taken up and never answered.
+  enum Stall { case nothing, logs, reads, writes }
+
   let logs = Mutex<[String: Log]>([:])
   let blobs = Mutex<[String: [UInt8]]>([:])
+  private let stall = Mutex((what: Stall.nothing, reached: Promise<Void>()))
+
+  /// From now on these calls hang; the promise is fulfilled by the first that does.
+  @discardableResult func stall(_ what: Stall) -> Promise<Void> {
+    let reached = Promise<Void>()
+    self.stall.withLock { $0 = (what, reached) }
+    return reached
+  }
+
+  /// Hangs, until the caller is gone, if calls of this kind are to.
+  func passThrough(_ what: Stall) async throws {
+    let (stalled, reached) = self.stall.withLock { $0 }
+    guard stalled == what else { return }
+    reached.fulfil(())
+    try await Task.sleep(for: .seconds(86_400))
+  }
+
+  /// Fails like a cache that is down, while calls of this kind hang.
+  func refuse(_ what: Stall) throws {
+    let (stalled, reached) = self.stall.withLock { $0 }
+    guard stalled == what else { return }
+    reached.fulfil(())
+    throw RPCError(.unavailable, "the cache is away")
+  }
 
   func appendLog(
     _ requests: RequestStream<LogsV1.AppendLogRequest>, context: ServerContext
   ) async throws -> LogsV1.AppendLogResponse {
     var name = ""
     for try await request in requests {
+      try self.refuse(.logs)
       if !request.name.isEmpty { name = request.name }
       self.logs.withLock { logs in
         logs[name, default: Log()].bytes += request.data
@@ -44,6 +72,7 @@ final class MemoryCache: LogsV1.LogService, Sendable {
   func getLog(
     _ request: LogsV1.GetLogRequest, context: ServerContext
   ) async throws -> LogsV1.GetLogResponse {
+    try self.refuse(.logs)
     throw RPCError(.notFound, request.name)
   }
 
@@ -94,6 +123,7 @@ struct MemoryStreams: ByteStreamV1.ByteStreamService {
     _ request: ByteStreamV1.ReadRequest, responses: ResponseWriter<ByteStreamV1.ReadResponse>,
     context: ServerContext
   ) async throws {
+    try await self.cache.passThrough(.reads)
     let hash = String(request.resourceName.split(separator: "/").dropLast().last ?? "")
     guard let data = self.cache.blobs.withLock({ $0[hash] }) else {
       throw RPCError(.notFound, hash)
@@ -111,6 +141,7 @@ struct MemoryStreams: ByteStreamV1.ByteStreamService {
     var name = ""
     var data: [UInt8] = []
     for try await request in requests {
+      try await self.cache.passThrough(.writes)
       if name.isEmpty { name = request.resourceName }
       data += request.data
     }
@@ -138,7 +169,8 @@ final class RunnerWorld: Sendable {
   private let running: Task<Void, any Error>
 
   init(
-    sandbox: String = "none", plugins: [String: String] = [:], slots: Int = 2
+    sandbox: String = "none", plugins: [String: String] = [:], slots: Int = 2,
+    stopGrace: String = "200ms"
   ) async throws {
     let folder = try TestFolder()
     self.folder = folder
@@ -156,7 +188,7 @@ final class RunnerWorld: Sendable {
       values: [
         "cache": "\(address)", "allocator": "127.0.0.1:1", "sandbox": sandbox,
         "plugins": folder.path + "/plugins", "programs": Programs.folder, "slots": "\(slots)",
-        "stop-grace": "200ms", "cpu": "64", "memory": "64GiB",
+        "stop-grace": stopGrace, "cpu": "64", "memory": "64GiB",
       ])
     self.runner = try await Runner(
       ServiceEnvironment(

@@ -14,4 +14,8 @@ int millrace_spawn(
 // pipe2 with O_CLOEXEC, of at least `size` bytes where that is allowed. Returns 0 or an errno.
 int millrace_pipe(int ends[2], int size);
 
+// A nameless file in memory, to be read from its beginning; closed in programs that are started.
+// Returns its descriptor, or the negative of an errno.
+int millrace_memory_file(const char *name);
+
 #endif

@@ -96,18 +96,18 @@ struct BlobStore {
 
   /// SHA-256 and size of a file.
   static func digest(of path: String) async throws -> Domain.Digest {
-    try await blocking { () throws(SystemError) -> Domain.Digest in
-      let file = try FileReader(path)
-      var hash = SHA256()
-      var size: Int64 = 0
-      while true {
-        let data = try file.next(1 << 20)
-        if data.isEmpty { break }
-        hash.update(data: data)
-        size += Int64(data.count)
-      }
-      return Domain.Digest(hash: hexadecimal(hash.finalize()), size: size)
+    let file = try await blocking { () throws(SystemError) -> FileReader in try FileReader(path) }
+    var hash = SHA256()
+    var size: Int64 = 0
+    while true {
+      // Between two reads a step can be ended; a file may be of many gigabytes.
+      try Task.checkCancellation()
+      let data = try await blocking { () throws(SystemError) -> [UInt8] in try file.next(1 << 20) }
+      if data.isEmpty { break }
+      hash.update(data: data)
+      size += Int64(data.count)
     }
+    return Domain.Digest(hash: hexadecimal(hash.finalize()), size: size)
   }
 
   // MARK: Download

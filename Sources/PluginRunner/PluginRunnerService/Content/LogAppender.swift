@@ -8,8 +8,8 @@ import RPC
 struct LogAppender {
   /// Bytes sent and not acknowledged: kept in memory, so a bound on it.
   static let windowBytes = 4 << 20
-  /// How long a seal is tried while the cache is away: a restart's time, with room. Then the
-  /// attempt ends without the rest of its log, and says so.
+  /// How long the rest of a log that has ended is tried while the cache is away: a restart's time,
+  /// with room. Then the attempt ends without it, and says so.
   static let sealLimit = Duration.seconds(60)
   static let firstBackoff = Duration.milliseconds(50)
   static let maximumBackoff = Duration.seconds(2)
@@ -17,6 +17,7 @@ struct LogAppender {
   let client: LogsV1.LogClient
   let name: String
   let buffer: LogBuffer
+  var sealLimit = LogAppender.sealLimit
   let clock = ContinuousClock()
 
   /// What became of the log.
@@ -43,15 +44,26 @@ struct LogAppender {
       }
       let isFull = window.bytes >= Self.windowBytes
       var backoff = Self.firstBackoff
-      let deadline = self.clock.now + Self.sealLimit
+      var deadline: ContinuousClock.Instant?
+      var hasFailed = false
       while true {
         do {
+          // A stream takes bytes before it is known whether anybody is there. Once one was lost,
+          // nothing is sent, and no more taken from the buffer, until the cache has answered.
+          if hasFailed { try await self.resume(&window) }
           try await self.advance(&window, &call, closing: isFull || ended, sealing: ended)
           break
+        } catch let error as Lost {
+          return self.abandon(window, error.description)
         } catch {
+          hasFailed = true
           call?.cancel()
           call = nil
-          if let problem = self.givesUp(error, ended && self.clock.now > deadline) {
+          // While this goes on nothing is taken out, and only the buffer knows that it has ended.
+          if deadline == nil, ended || self.buffer.hasEnded {
+            deadline = self.clock.now + self.sealLimit
+          }
+          if let problem = self.givesUp(error, deadline.map { self.clock.now > $0 } ?? false) {
             return self.abandon(window, problem)
           }
           // Cancellation is the runner's own end: no time is left for a cache that is away.
@@ -59,17 +71,15 @@ struct LogAppender {
             return self.abandon(window, "the runner ended before its log was saved")
           }
           backoff = min(backoff * 2, Self.maximumBackoff)
-          do {
-            try await self.resume(&window)
-          } catch let error as Lost {
-            return self.abandon(window, error.description)
-          } catch {
-            continue
-          }
         }
       }
     }
-    return End(bytes: window.acknowledged, problem: nil)
+    let missing = self.buffer.droppedBytes
+    return End(
+      bytes: window.acknowledged,
+      problem: missing > 0
+        ? "the log lacks \(missing) bytes: the content-cache was away when a step was stopped" : nil
+    )
   }
 
   /// What is kept until the cache has it for good.

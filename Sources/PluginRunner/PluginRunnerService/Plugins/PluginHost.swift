@@ -82,8 +82,6 @@ actor PluginHost {
       return Result(ending: .broken("the plugin \(name) does not start: \(error)"))
     }
     let kept = Kept()
-    control.attach(
-      terminate: { process.cancel(reason: "the step was stopped") }, kill: { process.kill() })
     let answer = await process.call(
       .executeBuildStep(context),
       listener: PluginProcess.Listener(
@@ -107,7 +105,12 @@ actor PluginHost {
             case .log, .finished, nil: break
             }
           }
-        }))
+        }),
+      // Not before: a cancellation that overtakes its call would mean nothing to the plugin.
+      begun: {
+        control.attach(
+          terminate: { process.cancel(reason: "the step was stopped") }, kill: { process.kill() })
+      })
     control.detach()
     let (outputs, artifacts, refusal) = kept.value.withLock {
       ($0.outputs, $0.artifacts, $0.refusal)
@@ -116,8 +119,12 @@ actor PluginHost {
     case .finished(let finished):
       self.putBack(process)
       if let refusal { return Result(ending: .broken(refusal)) }
+      // Only a job that tells of a build is tried again by its message alone.
+      let isFinal = !finished.succeeded && !finished.retryable && !context.build.isEmpty
       return Result(
-        ending: .answered(succeeded: finished.succeeded, message: finished.message),
+        ending: isFinal
+          ? .givenUp(finished.message)
+          : .answered(succeeded: finished.succeeded, message: finished.message),
         outputs: outputs, artifacts: artifacts)
     case .broken(let why):
       process.retire()

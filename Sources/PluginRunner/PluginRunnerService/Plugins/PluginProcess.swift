@@ -31,9 +31,19 @@ final class PluginProcess: Sendable {
     var broken: String?
   }
 
+  /// Frames on their way to the process. One is written at a time, whole, by whoever found nobody
+  /// at it; those behind it wait here: a call's, and the cancellation of it, so there are few.
+  private struct Outbox {
+    var frames: [(bytes: [UInt8], written: Promise<String?>?)] = []
+    var isBeingEmptied = false
+    /// Nothing more is written; the last writer closes the pipe.
+    var isClosed = false
+  }
+
   let name: String
   private let process: SupervisedProcess
   private let input: Descriptor
+  private let outbox = Mutex(Outbox())
   private let state = Mutex(State())
 
   /// Starts the process and the threads that read from it.
@@ -61,8 +71,10 @@ final class PluginProcess: Sendable {
   /// Whether another call may go to it.
   var isUsable: Bool { self.state.withLock { $0.broken == nil && $0.call == nil } }
 
-  /// Makes a call and waits for its end.
-  func call(_ message: PluginV1.HostMessage.Call, listener: Listener) async -> Answer {
+  /// Makes a call and waits for its end. From `begun` on, it can be cancelled.
+  func call(
+    _ message: PluginV1.HostMessage.Call, listener: Listener, begun: () -> Void = {}
+  ) async -> Answer {
     let answer = Promise<Answer>()
     let id: UInt64? = self.state.withLock { state in
       guard state.broken == nil else { return nil }
@@ -79,15 +91,10 @@ final class PluginProcess: Sendable {
     }
     // A plugin that does not read makes this write wait; the step's timeout kills it, and so ends
     // the wait.
-    let problem = try? await blocking { () throws(SystemError) -> String? in
-      do {
-        try MessageFrames.write(frame, to: self.input.raw)
-        return nil
-      } catch {
-        return "it does not take calls: \(error)"
-      }
-    }
-    if let problem = problem ?? nil { self.fail(problem, unlessItEndedByItself: true) }
+    let written = Promise<String?>()
+    self.send(frame, written)
+    begun()
+    if let problem = await written.value() { self.fail(problem, unlessItEndedByItself: true) }
     let result = await answer.value()
     // What the call left running ends with it.
     self.process.sweep()
@@ -100,11 +107,7 @@ final class PluginProcess: Sendable {
     let frame = MessageFrames.frame(
       PluginV1.HostMessage(
         callID: id, call: .cancel(PluginV1.CancelRequest(reason: reason))))
-    // Non-blocking: if the pipe is full, the grace's end kills it.
-    let flags = fcntl(self.input.raw, F_GETFL)
-    _ = fcntl(self.input.raw, F_SETFL, flags | O_NONBLOCK)
-    try? MessageFrames.write(frame, to: self.input.raw)
-    _ = fcntl(self.input.raw, F_SETFL, flags)
+    self.send(frame, nil)
   }
 
   /// Ends the process and everything below it.
@@ -115,13 +118,51 @@ final class PluginProcess: Sendable {
   /// Takes it out of use, with everything below it. It has no call, so nothing is lost.
   func retire() {
     self.state.withLock { $0.broken = $0.broken ?? "retired" }
-    self.input.close()
+    let isIdle = self.outbox.withLock { outbox in
+      outbox.isClosed = true
+      return !outbox.isBeingEmptied
+    }
+    if isIdle { self.input.close() }
     self.process.kill()
   }
 
   /// Returns when no process of it is left.
   func ended() async {
     _ = await self.process.ended()
+  }
+
+  // MARK: What goes to it
+
+  /// Has a frame written, behind those that came before; `written` hears of a problem, or of none.
+  private func send(_ frame: [UInt8], _ written: Promise<String?>?) {
+    let isFirst = self.outbox.withLock { outbox in
+      outbox.frames.append((frame, written))
+      defer { outbox.isBeingEmptied = true }
+      return !outbox.isBeingEmptied
+    }
+    // On a thread of its own: a pipe that is full waits for the plugin to read.
+    if isFirst { Threads.start("plugin-in") { self.emptyOutbox() } }
+  }
+
+  private func emptyOutbox() {
+    while let (frame, written) = self.nextFrame() {
+      do {
+        try MessageFrames.write(frame, to: self.input.raw)
+        written?.fulfil(nil)
+      } catch {
+        written?.fulfil("it does not take calls: \(error)")
+      }
+    }
+  }
+
+  /// The next frame, or nil and nobody is at it any more.
+  private func nextFrame() -> (bytes: [UInt8], written: Promise<String?>?)? {
+    self.outbox.withLock { outbox in
+      if outbox.isClosed { self.input.close() }
+      guard outbox.frames.isEmpty else { return outbox.frames.removeFirst() }
+      outbox.isBeingEmptied = false
+      return nil
+    }
   }
 
   // MARK: Its threads

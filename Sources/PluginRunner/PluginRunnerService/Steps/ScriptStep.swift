@@ -72,7 +72,7 @@ struct ScriptStep: Sendable {
         SupervisedProcess.Launch(
           supervisor: self.supervisor,
           sandbox: self.sandbox.command(
-            attemptFolder: workspace.folder, dataDirectory: self.dataDirectory,
+            workspace: workspace, files: [outputs], dataDirectory: self.dataDirectory,
             supervisor: self.supervisor),
           arguments: Self.shell(call.shell, script: file), environment: environment,
           directory: directory, cgroups: cgroup.folders.map(\.procs)),

@@ -33,6 +33,21 @@ final class StepControl: Sendable {
     }
   }
 
+  /// Does what belongs to the step and has no process: an order to end it cancels the body.
+  func heeding<Value: Sendable>(
+    _ body: @escaping @Sendable () async throws -> Value
+  ) async throws -> Value {
+    // Unstructured, because orders come from outside; it is awaited here, and ends with its caller.
+    let task = Task { try await body() }
+    self.attach(terminate: { task.cancel() }, kill: { task.cancel() })
+    defer { self.detach() }
+    return try await withTaskCancellationHandler {
+      try await task.value
+    } onCancel: {
+      task.cancel()
+    }
+  }
+
   /// Whether somebody asked for its end.
   var isStopped: Bool { self.state.withLock { $0.wantsTermination || $0.wantsKill } }
 

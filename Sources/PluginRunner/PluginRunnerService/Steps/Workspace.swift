@@ -11,7 +11,8 @@ package struct Workspace: Sendable, Hashable {
   /// `/tmp` in a sandbox, `TMPDIR` without one.
   package var temporary: String { self.folder + "/tmp" }
   package var home: String { self.folder + "/home" }
-  /// Scripts, step outputs, source archives: the runner's own.
+  /// Scripts, step outputs, source archives: the runner's own. Sandboxed steps only read it, but for
+  /// the file of their outputs.
   package var scratch: String { self.folder + "/scratch" }
 
   package init(root: String, attempt: AttemptID) {

@@ -17,6 +17,10 @@ package final class Descriptor: Sendable {
   /// -1 once closed.
   package var raw: Int32 { self.number.withLock { $0 } }
 
+  /// Uses it, while nobody closes it: a number that is closed may be another file's at once. For
+  /// calls that do not wait.
+  func use<Value>(_ body: (Int32) -> Value) -> Value { self.number.withLock { body($0) } }
+
   package func close() {
     self.number.withLock { number in
       if number >= 0 { _ = Glibc.close(number) }
@@ -43,6 +47,15 @@ package final class Descriptor: Sendable {
       throw SystemError("make", "a pair of sockets")
     }
     return (Descriptor(ends[0]), Descriptor(ends[1]))
+  }
+
+  /// A file in memory with these bytes, which no other program inherits.
+  static func memory(_ name: String, _ bytes: [UInt8]) throws(SystemError) -> Descriptor {
+    let number = millrace_memory_file(name)
+    guard number >= 0 else { throw SystemError("make", "a file in memory", code: -number) }
+    let file = Descriptor(number)
+    try writeAll(bytes, to: file, path: name)
+    return file
   }
 
   static func open(_ path: String, _ flags: Int32, mode: mode_t = 0o644) throws(SystemError)

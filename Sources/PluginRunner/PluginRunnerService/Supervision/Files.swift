@@ -112,18 +112,22 @@ private func empty(
     defer { closedir(stream) }
     rewinddir(stream)
     while let entry = readdir(stream) {
+      // As bytes: a step may have given names that are no text.
       let name = withUnsafePointer(to: &entry.pointee.d_name) { pointer in
-        pointer.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+        pointer.withMemoryRebound(to: CChar.self, capacity: 256) {
+          Array(UnsafeBufferPointer(start: $0, count: strlen($0) + 1))
+        }
       }
-      if name == "." || name == ".." { continue }
+      let text = String(decoding: name.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+      if text == "." || text == ".." { continue }
       if unlinkat(folder, name, 0) == 0 { continue }
       guard errno == EISDIR || errno == EPERM || errno == ENOTEMPTY else {
-        throw SystemError("remove", "\(path)/\(name)")
+        throw SystemError("remove", "\(path)/\(text)")
       }
       if unlinkat(folder, name, AT_REMOVEDIR) == 0 { continue }
       if depth >= maximumOpenDepth {
         guard renameat(folder, name, root, ".deep-\(round)-\(entry.pointee.d_ino)") == 0 else {
-          throw SystemError("move", "\(path)/\(name)")
+          throw SystemError("move", "\(path)/\(text)")
         }
         continue
       }
@@ -132,11 +136,11 @@ private func empty(
         fchmodat(folder, name, 0o700, 0)
         child = openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
       }
-      guard child >= 0 else { throw SystemError("open", "\(path)/\(name)") }
+      guard child >= 0 else { throw SystemError("open", "\(path)/\(text)") }
       defer { close(child) }
-      try empty(child, path: "\(path)/\(name)", depth: depth + 1, root: root)
+      try empty(child, path: "\(path)/\(text)", depth: depth + 1, root: root)
       guard unlinkat(folder, name, AT_REMOVEDIR) == 0 else {
-        throw SystemError("remove", "\(path)/\(name)")
+        throw SystemError("remove", "\(path)/\(text)")
       }
     }
     if depth == 0, !((try? isEmpty(folder)) ?? true) { movedUp = true }

@@ -4,6 +4,10 @@ import Glibc
 package enum Leftovers {
   /// Every step and plugin has this variable; its value is the runner's data directory.
   package static let mark = "MILLRACE_RUNNER"
+  /// The same for one attempt; its value is the attempt's folder.
+  package static let attemptMark = "MILLRACE_ATTEMPT_FOLDER"
+
+  static let marks = [Self.mark, Self.attemptMark]
 
   /// Ends them all, and those they make meanwhile. Says how many there were.
   package static func kill(markedWith value: String, attemptFolder: String? = nil) -> Int {
@@ -23,7 +27,7 @@ package enum Leftovers {
   /// The marked processes that live; with an attempt's folder, that attempt's only.
   package static func find(markedWith value: String, attemptFolder: String? = nil) -> [pid_t] {
     let mark = Array("\(Self.mark)=\(value)".utf8)
-    let attempt = attemptFolder.map { Array("MILLRACE_ATTEMPT_FOLDER=\($0)".utf8) }
+    let attempt = attemptFolder.map { Array("\(Self.attemptMark)=\($0)".utf8) }
     return ((try? listFolder("/proc")) ?? []).compactMap { pid_t($0) }.filter { pid in
       guard pid != getpid(), let text = try? readFile("/proc/\(pid)/environ") else { return false }
       let variables = text.utf8.split(separator: 0)

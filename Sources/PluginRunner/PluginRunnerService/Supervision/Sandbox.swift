@@ -1,3 +1,4 @@
+import Domain
 import Glibc
 
 /// What stands between a step and the machine.
@@ -29,20 +30,24 @@ package enum Sandbox: Hashable, Sendable {
 
   /// The words before the supervisor's own.
   ///
-  /// The system is there to read, the attempt's folder to write; `/tmp` is the attempt's, `/proc`
-  /// and the process numbers are its own, other attempts are out of sight, the network is shared.
-  /// The supervisor is process 1 inside: nothing outlives it, and nothing inside can signal it.
+  /// The system is there to read, the attempt's workspace and home to write; `/tmp` is the
+  /// attempt's, `/proc` and the process numbers are its own, other attempts are out of sight, the
+  /// network is shared. The supervisor is process 1 inside: nothing outlives it, and nothing inside
+  /// can signal it.
+  ///
+  /// The runner and its plugins go into the same folders, outside. So the folders themselves are
+  /// mounts, which cannot be replaced by links, and of the runner's own only `files` can be written.
   package func command(
-    attemptFolder: String, dataDirectory: String, supervisor: String
+    workspace: Workspace, files: [String] = [], dataDirectory: String, supervisor: String
   ) -> [String] {
     guard case .bubblewrap(let path) = self else { return [] }
     var words = [
       path, "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--as-pid-1",
       "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc",
-      "--bind", attemptFolder + "/tmp", "/tmp", "--tmpfs", "/var/tmp",
-      "--tmpfs", dataDirectory, "--bind", attemptFolder, attemptFolder,
-      "--ro-bind", supervisor, supervisor,
+      "--bind", workspace.temporary, "/tmp", "--tmpfs", "/var/tmp", "--tmpfs", dataDirectory,
+      "--ro-bind", workspace.scratch, workspace.scratch, "--ro-bind", supervisor, supervisor,
     ]
+    for path in [workspace.work, workspace.home] + files { words += ["--bind", path, path] }
     if geteuid() == 0 {
       // What a container's root has, and no more: enough to unpack archives and to build packages,
       // not enough to mount the system again for writing.
@@ -61,19 +66,20 @@ package enum Sandbox: Hashable, Sendable {
   private static func probe(
     _ path: String, supervisor: String, dataDirectory: String
   ) -> String? {
-    let folder = dataDirectory + "/sandbox-probe"
-    defer { try? removeTree(folder) }
+    let workspace = Workspace(root: dataDirectory, attempt: "sandbox-probe")
+    defer { try? removeTree(workspace.folder) }
     do {
-      try makeFolders(folder + "/tmp")
+      try workspace.make()
       let (read, write) = try Descriptor.pipe()
       let nothing = try Descriptor.open("/dev/null", O_RDWR)
       let command = Sandbox.bubblewrap(path).command(
-        attemptFolder: folder, dataDirectory: dataDirectory, supervisor: supervisor)
+        workspace: workspace, dataDirectory: dataDirectory, supervisor: supervisor)
       let (ours, theirs) = try Descriptor.socketPair()
+      let environment = try SupervisedProcess.file([:])
       let pid = try spawn(
-        command + [supervisor, "--chdir", folder, "--", "/bin/sh", "-c", ": > probe"],
+        command + [supervisor, "--chdir", workspace.work, "--", "/bin/sh", "-c", ": > probe"],
         environment: ["PATH=/usr/local/bin:/usr/bin:/bin"],
-        descriptors: [nothing.raw, write.raw, write.raw, theirs.raw])
+        descriptors: [nothing.raw, write.raw, write.raw, theirs.raw, environment.raw])
       write.close()
       theirs.close()
       var words = [UInt8](repeating: 0, count: 1_024)
@@ -81,7 +87,7 @@ package enum Sandbox: Hashable, Sendable {
       var status: Int32 = 0
       while waitpid(pid, &status, 0) < 0 && errno == EINTR {}
       ours.close()
-      if status == 0, access(folder + "/probe", F_OK) == 0 { return nil }
+      if status == 0, access(workspace.work + "/probe", F_OK) == 0 { return nil }
       let said = String(decoding: words.prefix(max(0, count)), as: UTF8.self)
       return said.isEmpty ? "it ended with status \(status)" : said.split(separator: "\n").joined()
     } catch {

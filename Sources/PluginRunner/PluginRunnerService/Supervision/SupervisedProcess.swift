@@ -14,6 +14,8 @@ package final class SupervisedProcess: Sendable {
     /// A program that makes the sandbox, with its arguments; empty is none.
     package var sandbox: [String] = []
     package var arguments: [String]
+    /// The program's alone: a pipeline may have set it, and the supervisor and what makes the sandbox
+    /// are outside.
     package var environment: [String: String]
     /// The program's working directory; nil is where the sandbox begins.
     package var directory: String?
@@ -56,11 +58,25 @@ package final class SupervisedProcess: Sendable {
     if let directory = launch.directory { arguments += ["--chdir", directory] }
     if !launch.cgroups.isEmpty { arguments += ["--cgroups", "\(launch.cgroups.count)"] }
     arguments += ["--"] + launch.arguments
-    let passed = [input, output, error, theirs.raw] + launch.cgroups.map(\.raw)
-    let environment = launch.environment.map { "\($0.key)=\($0.value)" }
-    let pid = try spawn(arguments, environment: environment, descriptors: passed)
+    let environment = try Self.file(launch.environment)
+    let passed = [input, output, error, theirs.raw, environment.raw] + launch.cgroups.map(\.raw)
+    let pid = try spawn(
+      arguments, environment: Self.outside(launch.environment), descriptors: passed)
     theirs.close()
     return SupervisedProcess(pid: pid, control: ours)
+  }
+
+  /// The environment as the supervisor takes it.
+  static func file(_ environment: [String: String]) throws(SystemError) -> Descriptor {
+    try Descriptor.memory(
+      "environment", environment.flatMap { Array("\($0.key)=\($0.value)".utf8) + [0] })
+  }
+
+  /// What the supervisor and the sandbox's program get of it: where programs are, which is the
+  /// runner's word, and the marks that leftovers are found by.
+  private static func outside(_ environment: [String: String]) -> [String] {
+    let path = AttemptRun.systemEnvironment["PATH"].map { ["PATH=\($0)"] } ?? []
+    return path + Leftovers.marks.compactMap { name in environment[name].map { "\(name)=\($0)" } }
   }
 
   private init(pid: pid_t, control: Descriptor) {
@@ -84,7 +100,7 @@ package final class SupervisedProcess: Sendable {
   private func order(_ letter: Unicode.Scalar) {
     var byte = UInt8(letter.value)
     // A supervisor that is gone has nothing left to be told.
-    _ = send(self.control.raw, &byte, 1, Int32(MSG_NOSIGNAL) | Int32(MSG_DONTWAIT))
+    _ = self.control.use { send($0, &byte, 1, Int32(MSG_NOSIGNAL) | Int32(MSG_DONTWAIT)) }
   }
 
   /// Reads the supervisor's lines to their end, then takes its exit status off the system.
@@ -121,6 +137,7 @@ package final class SupervisedProcess: Sendable {
         case 1: return .notStarted("cannot join its cgroup: \(reason)")
         case 2: return .notStarted("cannot enter its working directory: \(reason)")
         case 3: return .notStarted("cannot execute the program: \(reason)")
+        case 4: return .notStarted("cannot read its environment: \(reason)")
         default: return .notStarted("cannot make a process: \(reason)")
         }
       }

@@ -1,0 +1,42 @@
+import Logging
+import NIOPosix
+import RPC
+import ServiceRuntime
+import Testing
+
+@testable import PluginRunnerService
+
+@Suite struct ConfigurationTests {
+  func advertised(_ advertise: String, listen: String) throws -> String {
+    let settings = SettingValues(
+      ServiceRuntime.commonSettings(of: Runner.self) + Runner.settings,
+      values: ["advertise": advertise, "programs": Programs.folder])
+    return try Configuration(
+      ServiceEnvironment(
+        settings: settings, logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },
+        metrics: MetricsRegistry(), eventLoopGroup: MultiThreadedEventLoopGroup.singleton,
+        dataDirectory: "/tmp", listen: ListenAddress(listen))
+    ).advertise
+  }
+
+  @Test(arguments: [
+    ("", "0.0.0.0:7103", "every address of this machine (0.0.0.0:7103)"),
+    ("", "[::]:7103", "every address of this machine ([::]:7103)"),
+    ("0.0.0.0:7103", "0.0.0.0:7103", "give the one under which others reach this"),
+    ("runner", "127.0.0.1:7103", "there is no port"),
+  ])
+  func anAddressThatSaysNothingIsRefused(advertise: String, listen: String, why: String) {
+    let error = #expect(throws: SettingError.self) {
+      try self.advertised(advertise, listen: listen)
+    }
+    #expect(error?.setting == "advertise")
+    #expect(error?.reason.contains(why) == true, "\(error?.reason ?? "")")
+  }
+
+  @Test(arguments: [
+    ("", "127.0.0.1:7103"), ("", "unix:/run/runner.sock"), ("runner:7103", "0.0.0.0:7103"),
+  ])
+  func anAddressThatOthersCanReachIsTaken(advertise: String, listen: String) throws {
+    #expect(try self.advertised(advertise, listen: listen) == advertise)
+  }
+}
