@@ -26,13 +26,13 @@ import Testing
   }
 
   private func lines(
-    _ jobs: [SchedulerV1.Job], tail: (job: String, lines: [String])? = nil, columns: Int = 80,
-    rows: Int = 24
+    _ jobs: [SchedulerV1.Job], tail: (job: String, lines: [String])? = nil,
+    notes: [String] = [], columns: Int = 80, rows: Int = 24
   ) -> [String] {
     self.screen.lines(
       SchedulerV1.Build(
         id: "b1", state: .running, createdAt: GoogleProtobuf.Timestamp(seconds: 80), jobs: jobs),
-      now: self.now, tail: tail, note: nil, frame: 0, columns: columns, rows: rows)
+      now: self.now, tail: tail, notes: notes, frame: 0, columns: columns, rows: rows)
   }
 
   @Test func jobsStandWithTheirStateAndTheTailOfTheOneThatPrints() {
@@ -73,11 +73,20 @@ import Testing
     let jobs = (0..<100).map { self.job("job-\($0)", $0 == 99 ? .running : .blocked) }
     for rows in 3...30 {
       let lines = self.lines(
-        jobs, tail: ("job-99", Array(repeating: "x", count: 50)), columns: 20, rows: rows)
+        jobs, tail: ("job-99", Array(repeating: "x", count: 50)),
+        notes: ["lost the scheduler; trying again", "lost the content-cache"], columns: 20,
+        rows: rows)
       #expect(lines.count < rows)
       #expect(lines.allSatisfy { Sanitizer.columns(of: $0) <= 20 })
     }
     #expect(self.lines(jobs, rows: 6).contains { $0.contains("job-99") })
+  }
+
+  @Test func whatThereIsToTellStandsBelowTheTitle() {
+    #expect(
+      self.lines([self.job("lint", .queued)], notes: ["lost the scheduler", "cancelling"]) == [
+        "build b1  running  20.0 s", "lost the scheduler", "cancelling", " ● lint  queued",
+      ])
   }
 
   @Test func aSummaryTellsWhyABuildFailed() {

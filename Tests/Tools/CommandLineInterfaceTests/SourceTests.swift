@@ -23,13 +23,14 @@ final class TemporaryDirectory {
   }
 
   deinit {
-    func remove(_ path: String) {
-      for name in (try? Files.names(in: path)) ?? [] where unlink("\(path)/\(name)") != 0 {
-        remove("\(path)/\(name)")
+    func remove(_ path: BytePath) {
+      for name in (try? Files.names(in: path)) ?? [] {
+        let inner = path.appending(name)
+        if unlink(inner.cString) != 0 { remove(inner) }
       }
-      rmdir(path)
+      rmdir(path.cString)
     }
-    remove(self.path)
+    remove(BytePath(self.path))
   }
 }
 
@@ -44,7 +45,7 @@ final class TemporaryDirectory {
     #expect(try await directory.run("git", "init", "-q", directory.path) == .exited(code: 0))
     _ = try await directory.run("git", "-C", directory.path, "add", "src/a.c", "deleted")
     unlink("\(directory.path)/deleted")
-    let entries = try await SourceTree.entries(of: directory.path)
+    let entries = try await SourceTree.entries(of: directory.path, pipeline: "millrace.yaml")
     #expect(entries.map(\.path) == [".gitignore", "src/a.c", "untracked"])
   }
 
@@ -56,7 +57,7 @@ final class TemporaryDirectory {
     try Files.makeDirectories("\(directory.path)/empty")
     symlink("b", "\(directory.path)/link")
     mkfifo("\(directory.path)/pipe", 0o644)
-    let entries = try await SourceTree.entries(of: directory.path)
+    let entries = try await SourceTree.entries(of: directory.path, pipeline: "millrace.yaml")
     #expect(
       entries == [
         ArchiveEntry(path: "a/c", kind: .file(size: 1, executable: false)),
@@ -64,6 +65,70 @@ final class TemporaryDirectory {
         ArchiveEntry(path: "empty", kind: .directory),
         ArchiveEntry(path: "link", kind: .symbolicLink(target: "b")),
       ])
+  }
+
+  @Test func aDirectoryThatItsRepositoryIgnoresIsTakenWhole() async throws {
+    let directory = try TemporaryDirectory()
+    try directory.write("build/\n*.tmp\n", to: ".gitignore")
+    try directory.write("jobs: {}", to: "build/made/millrace.yaml")
+    try directory.write("x", to: "build/made/a.o")
+    try directory.write("jobs: {}", to: "kept/millrace.tmp")
+    try directory.write("x", to: "kept/a.tmp")
+    try directory.write("x", to: "kept/a.c")
+    #expect(try await directory.run("git", "init", "-q", directory.path) == .exited(code: 0))
+    func paths(_ name: String, _ pipeline: String) async throws -> [BytePath] {
+      try await SourceTree.entries(of: "\(directory.path)/\(name)", pipeline: pipeline).map(\.path)
+    }
+    let all: [BytePath] = ["a.o", "millrace.yaml"]
+    #expect(try await paths("build/made", "millrace.yaml") == all)
+    #expect(try await paths("build/made", "./millrace.yaml") == all)
+    #expect(try await paths("build/made", "../elsewhere.yaml") == all)
+    #expect(
+      try await paths("build/made", "\(directory.path)/build/made/millrace.yaml") == all)
+    // A pipeline that is ignored by itself does not bring what else is ignored.
+    #expect(try await paths("kept", "millrace.tmp") == ["a.c"])
+    // What is tracked all the same is what is meant.
+    _ = try await directory.run(
+      "git", "-C", directory.path, "add", "-f", "build/made/millrace.yaml")
+    #expect(try await paths("build/made", "millrace.yaml") == ["millrace.yaml"])
+  }
+
+  @Test(arguments: [false, true])
+  func namesThatAreNotUTF8KeepTheirBytes(inRepository: Bool) async throws {
+    let (directory, target) = (try TemporaryDirectory(), try TemporaryDirectory())
+    // Latin-1, once short and once too long for a field of its own.
+    let names = [BytePath([0x66, 0xfc, 0x72]), BytePath([UInt8](repeating: 0xe9, count: 120))]
+    for name in names {
+      try OpenFile(BytePath(directory.path).appending(name), O_WRONLY | O_CREAT)
+        .write(name.bytes)
+    }
+    let link = BytePath([0xff])
+    symlink(names[1].cString, BytePath(directory.path).appending(link).cString)
+    if inRepository {
+      #expect(try await directory.run("git", "init", "-q", directory.path) == .exited(code: 0))
+    }
+    let archive = try await SourceArchive.pack(directory.path, pipeline: "none")
+    #expect(archive.entries == 3)
+    try archive.file.seek(to: 0)
+    try OpenFile("\(target.path)/x.tgz", O_WRONLY | O_CREAT)
+      .write(archive.file.read(Int(archive.size)))
+    var unpack = ChildProcess.Command(
+      "tar", ["-xzf", "\(target.path)/x.tgz", "-C", target.path])
+    unpack.errors = try OpenFile("/dev/null", O_WRONLY)
+    #expect(try await ChildProcess.run(unpack) == .exited(code: 0))
+    for name in names + [link] {
+      let file = try OpenFile(BytePath(target.path).appending(name), O_RDONLY)
+      #expect(try file.read(200) == (name == link ? names[1] : name).bytes)
+    }
+  }
+
+  @Test func aFileThatCannotBeLookedAtIsNotLeftOut() throws {
+    let directory = try TemporaryDirectory()
+    symlink("loop", "\(directory.path)/loop")
+    #expect(throws: SystemError("look at \(directory.path)/loop/x", number: ELOOP)) {
+      try Files.status(BytePath("\(directory.path)/loop/x"))
+    }
+    #expect(try Files.status(BytePath("\(directory.path)/gone/x")) == nil)
   }
 
   @Test func theSameTreeIsTheSameArchiveAndTarReadsIt() async throws {
@@ -80,8 +145,8 @@ final class TemporaryDirectory {
     // Other times must not make another archive.
     var times = [timeval(tv_sec: 1, tv_usec: 0), timeval(tv_sec: 1, tv_usec: 0)]
     utimes("\(second.path)/big", &times)
-    let archive = try await SourceArchive.pack(first.path)
-    #expect(try await SourceArchive.pack(second.path).hash == archive.hash)
+    let archive = try await SourceArchive.pack(first.path, pipeline: "big")
+    #expect(try await SourceArchive.pack(second.path, pipeline: "big").hash == archive.hash)
     #expect(archive.entries == 4)
 
     try archive.file.seek(to: 0)
@@ -96,7 +161,8 @@ final class TemporaryDirectory {
     #expect(try Files.read("\(target.path)/big", limit: 1 << 20).count == 1_000_000)
     #expect(Files.isExecutable("\(target.path)/tool"))
     #expect(
-      try await SourceTree.entries(of: target.path) == SourceTree.entries(of: first.path))
+      try await SourceTree.entries(of: target.path, pipeline: "big")
+        == SourceTree.entries(of: first.path, pipeline: "big"))
   }
 
   @Test func whatDoesNotFitAHeaderGoesBeforeIt() {

@@ -2,19 +2,23 @@ import CommandLineInterface
 import Testing
 
 @Suite struct Stack {
+  private let machine = Machine(processors: 8, memoryBytes: 40_000_000_000)
+
+  private func plan(runners: Int) -> StackPlan {
+    StackPlan(
+      data: "/data", programs: "/bin", socket: "/tmp/redis.sock", basePort: 7_101,
+      runners: runners, machine: self.machine, drainGraceSeconds: 10)
+  }
+
   @Test func everyAddressOfAStackIsItsOwn() {
-    let plan = StackPlan(
-      data: "/data", programs: "/bin", socket: "/data/redis.sock", basePort: 7_101,
-      runners: StackPlan.maximumRunners, drainGraceSeconds: 10)
+    let plan = self.plan(runners: StackPlan.maximumRunners)
     let addresses = plan.processes.flatMap { [$0.address, $0.admin] }.filter { !$0.isEmpty }
     #expect(Set(addresses).count == addresses.count)
     #expect(plan.processes.count == 5 + StackPlan.maximumRunners)
   }
 
   @Test func servicesHaveTheirUsualPorts() {
-    let plan = StackPlan(
-      data: "/data", programs: "/bin", socket: "/data/redis.sock", basePort: 7_101, runners: 1,
-      drainGraceSeconds: 10)
+    let plan = self.plan(runners: 1)
     let ports = Dictionary(
       uniqueKeysWithValues: plan.processes.map { ($0.name, "\($0.address) \($0.admin)") })
     #expect(ports["scheduler"] == "127.0.0.1:7101 127.0.0.1:7201")
@@ -25,9 +29,7 @@ import Testing
   }
 
   @Test func runnersEndFirstAndTheStoresLast() {
-    let plan = StackPlan(
-      data: "/data", programs: "/bin", socket: "/data/redis.sock", basePort: 7_101, runners: 2,
-      drainGraceSeconds: 10)
+    let plan = self.plan(runners: 2)
     #expect(
       plan.drainOrder == [
         "plugin-runner-1", "plugin-runner-2", "scheduler", "executor-allocator", "content-cache",
@@ -36,10 +38,33 @@ import Testing
     #expect(Set(plan.drainOrder) == Set(plan.processes.map(\.name)))
   }
 
-  @Test func aPathThatIsTooLongForASocketIsAvoided() {
-    let long = "/" + String(repeating: "d", count: 100)
-    #expect(StackPlan.socketPath(data: "/data", fallback: "/run") == "/data/redis.sock")
-    #expect(StackPlan.socketPath(data: long, fallback: "/run") == "/run/redis.sock")
+  @Test func theSocketsPathIsShortAndEachStacksOwn() {
+    let long = "/" + String(repeating: "d", count: 1_000)
+    let paths = ["/data", long, long + "x"].map {
+      StackPlan.socketDirectory(data: $0, user: .max)
+    }
+    #expect(Set(paths).count == 3)
+    // sockaddr_un has room for 107 bytes.
+    #expect(paths.allSatisfy { ($0 + "/redis.sock").utf8.count <= 107 })
+    // Where the sandbox of steps has a directory of its own.
+    #expect(paths.allSatisfy { $0.hasPrefix("/tmp/") })
+  }
+
+  @Test(arguments: [
+    (2, ["--cpu", "4", "--memory", "18000000000", "--slots", "4"]),
+    (3, ["--cpu", "2.5", "--memory", "12000000000", "--slots", "3"]),
+    (64, ["--cpu", "1", "--memory", "1073741824", "--slots", "1"]),
+  ])
+  func runnersShareTheMachine(runners: Int, flags: [String]) {
+    #expect(self.machine.flags(ofEachOf: runners) == flags)
+    let plan = self.plan(runners: runners)
+    for process in plan.processes where process.name.hasPrefix("plugin-runner") {
+      #expect(process.arguments.suffix(flags.count) == flags[...])
+    }
+  }
+
+  @Test func aSingleRunnerHasTheMachine() {
+    #expect(self.machine.flags(ofEachOf: 1) == [])
   }
 
   @Test func aChildThatKeepsEndingIsStartedLessOften() {
@@ -59,16 +84,38 @@ import Testing
     #expect(delay == RestartPolicy.shortestDelay)
   }
 
+  private func places(_ files: [(job: String, path: String, content: String)]) -> [String?] {
+    ArtifactPaths.choose(
+      files.map { ArtifactPaths.Kept(job: $0.job, path: $0.path, content: $0.content) })
+  }
+
   @Test func artifactsStayInTheirDirectory() {
     #expect(
-      ArtifactPaths.choose([
-        ("a", "bin/lua"), ("a", "../x"), ("a", "/etc/passwd"), ("a", "b//c"), ("a", "."),
+      self.places([
+        ("a", "bin/lua", "1"), ("a", "../x", "2"), ("a", "/etc/passwd", "3"), ("a", "b//c", "4"),
+        ("a", ".", "5"),
       ]) == ["bin/lua", nil, nil, nil, nil])
   }
 
   @Test func artifactsOfOnePathAreKeptApart() {
     #expect(
-      ArtifactPaths.choose([("t (a/b)", "bin/lua"), ("t (c)", "bin/lua"), ("..", "x")])
-        == ["t (a_b)/bin/lua", "t (c)/bin/lua", "_/x"])
+      self.places([
+        ("t (a/b)", "bin/lua", "1"), ("t (c)", "bin/lua", "2"), ("..", "x", "3"),
+        ("t (a_b)", "x", "4"),
+      ]) == ["t (a_b)/bin/lua", "t (c)/bin/lua", "_/x", "t (a_b)_/x"])
+  }
+
+  @Test func whatOneJobKeptTwiceIsKeptTwice() {
+    #expect(
+      self.places([("a", "out", "1"), ("a", "log", "2"), ("a", "out", "3"), ("a", "out", "4")])
+        == ["a/out", "a/log", "a#2/out", "a#3/out"])
+    #expect(self.places([("a", "out", "1"), ("a", "out", "1")]) == ["out", "out"])
+  }
+
+  @Test func aFileAndADirectoryOfOneNameAreKeptApart() {
+    #expect(
+      self.places([("a", "out/x", "1"), ("b", "out", "2")]) == ["a/out/x", "b/out"])
+    #expect(
+      self.places([("a", "out", "1"), ("a", "out/x/y", "2")]) == ["a/out", "a#2/out/x/y"])
   }
 }

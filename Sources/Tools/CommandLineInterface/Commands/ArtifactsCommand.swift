@@ -62,8 +62,9 @@ struct GetArtifactsCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "get", abstract: "Downloads a build's artifacts.",
     discussion: """
-      Files keep their paths below the directory, and their permissions. Where two jobs kept the \
-      same path, each job's files go into a directory of its own.
+      Files keep their paths below the directory, and their permissions. Where two files have the \
+      same path, each job's files go into a directory of its own, and those that one job kept \
+      later into JOB#2, JOB#3, ...
       """)
 
   @Argument(help: "The build's id.")
@@ -90,7 +91,12 @@ struct GetArtifactsCommand: AsyncParsableCommand {
       let what = self.name.map { " named \"\($0)\"" } ?? ""
       throw CommandFailure(.usage, "build \(build.id) has no artifacts\(what)")
     }
-    let paths = ArtifactPaths.choose(wanted.map { ($0.job, $0.artifact.path) })
+    let paths = ArtifactPaths.choose(
+      wanted.map { job, artifact in
+        ArtifactPaths.Kept(
+          job: job, path: artifact.path,
+          content: "\(artifact.digest?.hash ?? "") \(artifact.mode)")
+      })
     var reports: [ArtifactReport] = []
     for ((job, artifact), path) in zip(wanted, paths) {
       guard let path else {
@@ -152,18 +158,68 @@ struct GetArtifactsCommand: AsyncParsableCommand {
 
 /// Where artifacts go below the directory they are downloaded to.
 package enum ArtifactPaths {
-  /// A path for each; nil for one that would leave the directory.
-  package static func choose(_ artifacts: [(job: String, path: String)]) -> [String?] {
-    var counts: [String: Int] = [:]
-    for artifact in artifacts { counts[artifact.path, default: 0] += 1 }
-    let clash = counts.values.contains { $0 > 1 }
-    return artifacts.map { job, path in
-      let parts = path.split(separator: "/", omittingEmptySubsequences: false)
-      guard !path.utf8.contains(0),
-        !parts.contains(where: { $0.isEmpty || $0 == "." || $0 == ".." })
-      else { return nil }
-      return clash ? "\(self.directory(job))/\(path)" : path
+  /// A file that a job kept.
+  package struct Kept: Hashable, Sendable {
+    package var job: String
+    package var path: String
+    /// The same for files that are the same.
+    package var content: String
+
+    package init(job: String, path: String, content: String = "") {
+      self.job = job
+      self.path = path
+      self.content = content
     }
+  }
+
+  /// Files that can lie in one directory.
+  private struct Layer {
+    private var files: [String: String] = [:]
+    private var directories: Set<Substring> = []
+
+    /// False if another file has the path, or one of the two would have to be a directory.
+    mutating func add(_ file: Kept) -> Bool {
+      if let content = self.files[file.path] { return content == file.content }
+      let above = file.path.indices.filter { file.path[$0] == "/" }.map { file.path[..<$0] }
+      guard !self.directories.contains(file.path[...]),
+        !above.contains(where: { self.files[String($0)] != nil })
+      else { return false }
+      self.files[file.path] = file.content
+      self.directories.formUnion(above)
+      return true
+    }
+  }
+
+  /// A path for each; nil for one that would leave the directory.
+  package static func choose(_ artifacts: [Kept]) -> [String?] {
+    let safe = artifacts.filter { self.isSafe($0.path) }
+    var all = Layer()
+    if safe.allSatisfy({ all.add($0) }) {
+      return artifacts.map { self.isSafe($0.path) ? $0.path : nil }
+    }
+    var layers: [(files: Layer, directory: String)] = []
+    var layersOfJobs: [String: [Int]] = [:]
+    var taken: Set<String> = []
+    return artifacts.map { file in
+      guard self.isSafe(file.path) else { return nil }
+      let ofJob = layersOfJobs[file.job, default: []]
+      for index in ofJob where layers[index].files.add(file) {
+        return "\(layers[index].directory)/\(file.path)"
+      }
+      var directory = self.directory(file.job) + (ofJob.isEmpty ? "" : "#\(ofJob.count + 1)")
+      while !taken.insert(directory).inserted { directory += "_" }
+      var files = Layer()
+      _ = files.add(file)
+      layersOfJobs[file.job, default: []].append(layers.count)
+      layers.append((files, directory))
+      return "\(directory)/\(file.path)"
+    }
+  }
+
+  private static func isSafe(_ path: String) -> Bool {
+    !path.utf8.contains(0)
+      && !path.split(separator: "/", omittingEmptySubsequences: false)
+        .contains { $0.isEmpty || $0 == "." || $0 == ".." }
   }
 
   /// A job's id as the name of a directory.

@@ -125,8 +125,8 @@ struct RetryCommand: AsyncParsableCommand {
         options: CallOptions(timeout: Connections.timeout))
     }
     guard self.watch else { return try printBuild(response.build, self.global) }
-    try await FollowView(stack: stack, global: self.global, plain: false)
-      .follow(self.build, cancelsOnInterrupt: false)
+    try await FollowView(stack: stack, global: self.global, plain: false, isKnown: true)
+      .follow(self.build)
   }
 }
 

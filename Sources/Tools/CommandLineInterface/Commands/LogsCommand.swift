@@ -7,7 +7,7 @@ struct LogsCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "logs", abstract: "Prints a build's logs.",
     discussion: "One job's log is printed byte by byte as it is; those of several jobs as lines "
-      + "behind their names.")
+      + "behind their names. With --follow and --output json each line is one of JSON.")
 
   @Argument(help: "The build's id.")
   var build: String
@@ -54,14 +54,7 @@ struct LogsCommand: AsyncParsableCommand {
       let known = build.jobs.map { "\"\($0.id)\"" }.joined(separator: ", ")
       throw CommandFailure(.usage, "build \(build.id) has no job \"\(job)\"; it has \(known)")
     }
-    if self.follow, self.global.output == .text {
-      let only = self.job ?? (build.jobs.count == 1 ? build.jobs[0].id : nil)
-      _ = try await BuildFollower(
-        stack: stack, presenter: LogPresenter(style: self.global.style), interrupt: nil,
-        logs: only.map { .raw($0) } ?? .all
-      ).follow(build.id)
-      return
-    }
+    if self.follow { return try await self.follow(build, stack) }
     let parts = self.parts(build)
     let isSingle = Set(parts.map(\.job)).count == 1
     var reports: [Part] = []
@@ -76,6 +69,20 @@ struct LogsCommand: AsyncParsableCommand {
       }
     }
     if self.global.output == .json { Terminal.print(JSONText.document(reports)) }
+  }
+
+  private func follow(_ build: SchedulerV1.Build, _ stack: Connections) async throws {
+    let only = self.job ?? (build.jobs.count == 1 ? build.jobs[0].id : nil)
+    let presenter = LogPresenter(self.global.output, style: self.global.style)
+    let logs: BuildFollower.Logs =
+      switch (only, self.global.output) {
+      case (nil, _): .all
+      case (let job?, .text): .raw(job)
+      case (let job?, .json): .job(job)
+      }
+    _ = try await BuildFollower(stack: stack, presenter: presenter, logs: logs).follow(build.id)
+    // Each was told of where it happened.
+    if await presenter.isIncomplete { throw CommandFailure(.infrastructure, lines: []) }
   }
 
   private func parts(_ build: SchedulerV1.Build) -> [Part] {
@@ -103,11 +110,12 @@ struct LogsCommand: AsyncParsableCommand {
   private func print(_ part: Part, isSingle: Bool, _ stack: Connections) async throws {
     if isSingle { return try await self.read(part, stack) { Terminal.write($0) } }
     let presenter = LinePresenter(style: self.global.style)
+    let origin = LogOrigin(job: part.job, attempt: part.attempt, log: part.log)
     var lines = LineAssembler()
     try await self.read(part, stack) { bytes in
-      await presenter.lines(lines.append(bytes[...]), of: part.job)
+      await presenter.lines(lines.append(bytes[...]), of: origin)
     }
-    if let last = lines.finish() { await presenter.lines([last], of: part.job) }
+    if let last = lines.finish() { await presenter.lines([last], of: origin) }
   }
 
   private func read(
@@ -127,19 +135,50 @@ struct LogsCommand: AsyncParsableCommand {
   }
 }
 
-/// Only the logs' lines: for `logs -f` of several jobs.
-struct LogPresenter: Presenter {
+/// Only the logs' lines, as text or each as a line of JSON: for `logs -f`.
+actor LogPresenter: QuietPresenter {
+  /// A line of a log, as JSON.
+  struct Line: Encodable {
+    var job: String
+    var attempt: Int32
+    var step: String?
+    var log: String
+    var text: String
+  }
+
   private let presenter: LinePresenter
+  private let output: OutputFormat
+  /// The name of the step that each log is in.
+  private var steps: [LogOrigin: String] = [:]
+  /// Whether the rest of a log could not be read.
+  private(set) var isIncomplete = false
 
-  init(style: Style) {
+  init(_ output: OutputFormat, style: Style) {
     self.presenter = LinePresenter(style: style)
+    self.output = output
   }
 
-  func update(_ build: SchedulerV1.Build) async {}
-  func heading(_ step: TypesV1.StepStatus, of job: String) async {}
-  func lines(_ lines: [ArraySlice<UInt8>], of job: String) async {
-    await self.presenter.lines(lines, of: job)
+  func heading(_ step: TypesV1.StepStatus, of origin: LogOrigin) {
+    self.steps[origin] = step.name
   }
-  func note(_ text: String?) async { await self.presenter.note(text) }
-  func finish() async {}
+
+  func lines(_ lines: [ArraySlice<UInt8>], of origin: LogOrigin) async {
+    switch self.output {
+    case .text: await self.presenter.lines(lines, of: origin)
+    case .json:
+      let step = self.steps[origin]
+      let texts = lines.map { line in
+        JSONText.line(
+          Line(
+            job: origin.job, attempt: origin.attempt, step: step, log: origin.log,
+            text: String(decoding: line, as: UTF8.self)))
+      }
+      Terminal.print(texts.joined(separator: "\n"))
+    }
+  }
+
+  func unreadable(_ reason: String, _ origin: LogOrigin) {
+    self.isIncomplete = true
+    Terminal.complain(UnreadableLog.text(reason, origin))
+  }
 }

@@ -66,14 +66,16 @@ struct RunCommand: AsyncParsableCommand {
     guard let build = response.build else {
       throw CommandFailure(.infrastructure, "the scheduler answered without a build")
     }
-    let view = FollowView(stack: stack, global: self.global, plain: self.plain)
+    let view = FollowView(
+      stack: stack, global: self.global, plain: self.plain, isKnown: true,
+      cancelsOnInterrupt: true)
     if self.global.output == .text {
       let jobs = "\(build.jobs.count) \(build.jobs.count == 1 ? "job" : "jobs")"
       let existed = response.existed ? ", submitted before" : ""
       Terminal.print(
         self.global.style.bold("build \(build.id)") + " of \(build.project): \(jobs)\(existed)")
     }
-    try await view.follow(build.id, cancelsOnInterrupt: true)
+    try await view.follow(build.id)
   }
 }
 
@@ -129,8 +131,8 @@ struct WatchCommand: AsyncParsableCommand {
   func run() async throws {
     let view = FollowView(
       stack: try Connections(self.global), global: self.global, plain: self.plain,
-      withLogs: self.logs, eachState: true)
-    try await view.follow(self.build, cancelsOnInterrupt: false)
+      isKnown: false, withLogs: self.logs, eachState: true)
+    try await view.follow(self.build)
   }
 }
 
@@ -147,23 +149,28 @@ struct FollowView: Sendable {
   let style: Style
   let output: OutputFormat
   let isLive: Bool
+  let isKnown: Bool
+  let cancelsOnInterrupt: Bool
   let withLogs: Bool
   let eachState: Bool
 
+  /// - Parameter isKnown: The stack has just answered for the build.
   init(
-    stack: Connections, global: GlobalOptions, plain: Bool, withLogs: Bool = true,
-    eachState: Bool = false
+    stack: Connections, global: GlobalOptions, plain: Bool, isKnown: Bool,
+    cancelsOnInterrupt: Bool = false, withLogs: Bool = true, eachState: Bool = false
   ) {
     self.stack = stack
     self.style = global.style
     self.output = global.output
     self.isLive = global.terminal.isLive && !plain && global.output == .text
+    self.isKnown = isKnown
+    self.cancelsOnInterrupt = cancelsOnInterrupt
     self.withLogs = withLogs
     self.eachState = eachState
   }
 
   /// Follows, prints the summary, and throws unless the build succeeded.
-  func follow(_ id: String, cancelsOnInterrupt: Bool) async throws {
+  func follow(_ id: String) async throws {
     let build: SchedulerV1.Build
     if self.isLive {
       let presenter = LivePresenter(style: self.style)
@@ -174,7 +181,7 @@ struct FollowView: Sendable {
         }
         defer { group.cancelAll() }
         do {
-          let build = try await self.follow(id, presenter, cancelsOnInterrupt)
+          let build = try await self.follow(id, presenter)
           await presenter.finish()
           return build
         } catch {
@@ -184,9 +191,9 @@ struct FollowView: Sendable {
       }
     } else if self.output == .json {
       let presenter: any Presenter = self.eachState ? StatePresenter() : SilentPresenter()
-      build = try await self.follow(id, presenter, cancelsOnInterrupt)
+      build = try await self.follow(id, presenter)
     } else {
-      build = try await self.follow(id, LinePresenter(style: self.style), cancelsOnInterrupt)
+      build = try await self.follow(id, LinePresenter(style: self.style))
     }
     switch self.output {
     case .json:
@@ -200,29 +207,13 @@ struct FollowView: Sendable {
   }
 
   private func follow(
-    _ id: String, _ presenter: any Presenter, _ cancelsOnInterrupt: Bool
+    _ id: String, _ presenter: any Presenter
   ) async throws -> SchedulerV1.Build {
-    let logs: BuildFollower.Logs = self.withLogs && self.output == .text ? .all : .none
-    let stack = self.stack
-    let interrupted: @Sendable (Int) async throws -> Void = { count in
-      guard cancelsOnInterrupt, count == 1 else {
-        await presenter.finish()
-        throw CommandFailure(
-          .cancelled,
-          cancelsOnInterrupt
-            ? "left build \(id), which is being cancelled" : "left build \(id), which goes on")
-      }
-      await presenter.note("cancelling the build; Ctrl-C again leaves it")
-      _ = try await Connections.call(stack.scheduler) { channel in
-        try await SchedulerV1.SchedulerClient(channel).cancelBuild(
-          SchedulerV1.CancelBuildRequest(buildID: id, reason: "Ctrl-C in millrace run"),
-          options: CallOptions(timeout: Connections.timeout))
-      }
-    }
-    // A live view has hidden the cursor, which must come back.
-    let handles = cancelsOnInterrupt || self.isLive
-    return try await BuildFollower(
-      stack: stack, presenter: presenter, interrupt: handles ? interrupted : nil, logs: logs
+    try await BuildFollower(
+      stack: self.stack, presenter: presenter, isKnown: self.isKnown,
+      // A live view has hidden the cursor, which must come back.
+      onInterrupt: self.cancelsOnInterrupt ? .cancel : self.isLive ? .leave : .end,
+      logs: self.withLogs && self.output == .text ? .all : .none
     ).follow(id)
   }
 

@@ -12,7 +12,7 @@ struct UpCommand: AsyncParsableCommand {
       all of them at once.
       """)
 
-  @Option(help: "How many plugin-runners.")
+  @Option(help: "How many plugin-runners; they share the machine.")
   var runners = 1
 
   @Option(
@@ -57,10 +57,17 @@ struct UpCommand: AsyncParsableCommand {
     let data = try self.prepareDirectory()
     let lock = try self.lock(data)
     defer { withExtendedLifetime(lock) {} }
-    let socket = try self.socketPath(data)
+    let socketDirectory = StackPlan.socketDirectory(data: data, user: geteuid())
+    try self.makePrivate(socketDirectory)
+    let socket = socketDirectory + "/redis.sock"
+    defer {
+      unlink(socket)
+      rmdir(socketDirectory)
+    }
     let plan = StackPlan(
       data: data, programs: self.programs ?? Files.executableDirectory, socket: socket,
-      basePort: self.basePort, runners: self.runners, drainGraceSeconds: self.drainGrace)
+      basePort: self.basePort, runners: self.runners, machine: .current,
+      drainGraceSeconds: self.drainGrace)
     try self.check(plan)
     let (output, style) = (self.global.output, self.global.style)
     let supervisor = Supervisor(
@@ -130,11 +137,17 @@ struct UpCommand: AsyncParsableCommand {
     return file
   }
 
-  private func socketPath(_ data: String) throws -> String {
-    let fallback = "\(Files.environment("XDG_RUNTIME_DIR") ?? "/tmp")/millrace-\(getpid())"
-    let path = StackPlan.socketPath(data: data, fallback: fallback)
-    if path.hasPrefix(fallback) { try Files.makeDirectories(fallback, mode: 0o700) }
-    return path
+  /// Makes a directory for this user alone, where others can make directories, too.
+  private func makePrivate(_ directory: String) throws {
+    if mkdir(directory, 0o700) != 0, errno != EEXIST {
+      throw SystemError("make directory \(directory)")
+    }
+    guard let status = Files.status(directory), status.st_mode & S_IFMT == S_IFDIR,
+      status.st_uid == geteuid(), status.st_mode & 0o077 == 0
+    else {
+      throw CommandFailure(
+        .infrastructure, "\(directory) is not a directory of this user alone; remove it")
+    }
   }
 
   /// Programs that are missing and ports that are taken, all of them at once.

@@ -1,6 +1,5 @@
 import BuildProtos
 import RPC
-import Synchronization
 
 /// Follows a build to its end: its states from the scheduler, its logs from the cache.
 ///
@@ -14,40 +13,63 @@ package struct BuildFollower: Sendable {
 
   private enum Event: Sendable {
     case state(SchedulerV1.Build)
-    case watchEnded(RPCError?)
-    case logEnded(String, RPCError?)
+    case watchEnded((any Error)?)
+    case logEnded(String, (any Error)?)
     case overdue(String)
     case interrupted
+    case cancelled((any Error)?)
   }
 
   private struct Log {
-    let job: String
-    let name: String
+    let origin: LogOrigin
     let progress = StepProgress()
     var hasStarted = false
     var hasEnded = false
     var isOver = false
   }
 
+  /// What Ctrl-C does.
+  package enum OnInterrupt: Sendable {
+    /// Ends this process, as it does without a handler.
+    case end
+    /// Leaves the build alone, and ends the command.
+    case leave
+    /// Cancels the build and goes on to its end; a second one leaves it.
+    case cancel
+  }
+
+  /// How far the cancelling of a build is.
+  private enum Cancelling { case no, asked, answered }
+
   let stack: Connections
   let presenter: any Presenter
-  let interrupt: (@Sendable (_ count: Int) async throws -> Void)?
+  let onInterrupt: OnInterrupt
+  let interrupted: @Sendable (_ count: Int) async -> Bool
   let logs: Logs
   let sealGrace: Duration
+  private let scheduler: ServiceContact
+  private let cache: ServiceContact
 
   /// - Parameters:
-  ///   - interrupt: What Ctrl-C does, with how often it has come; nil ends this process as usual.
+  ///   - isKnown: The stack has just answered for the build: a service that does not answer is not
+  ///     a mistaken address, but one that is started again.
+  ///   - interrupted: Suspends until Ctrl-C has come that often; false if the task was cancelled.
   ///   - logs: Whose logs are read.
   package init(
-    stack: Connections, presenter: any Presenter,
-    interrupt: (@Sendable (_ count: Int) async throws -> Void)? = nil, logs: Logs = .all,
-    sealGrace: Duration = Self.sealGrace
+    stack: Connections, presenter: any Presenter, isKnown: Bool = false,
+    onInterrupt: OnInterrupt = .end,
+    interrupted: @escaping @Sendable (_ count: Int) async -> Bool = {
+      await Interrupts.shared.reached($0)
+    }, logs: Logs = .all, sealGrace: Duration = Self.sealGrace
   ) {
     self.stack = stack
     self.presenter = presenter
-    self.interrupt = interrupt
+    self.onInterrupt = onInterrupt
+    self.interrupted = interrupted
     self.logs = logs
     self.sealGrace = sealGrace
+    self.scheduler = ServiceContact(stack.scheduler.peer, presenter, hasAnswered: isKnown)
+    self.cache = ServiceContact(stack.cache.peer, presenter, hasAnswered: isKnown)
   }
 
   /// Whose logs are read, and how they are shown.
@@ -78,10 +100,10 @@ package struct BuildFollower: Sendable {
     let (events, sender) = AsyncStream.makeStream(of: Event.self)
     let result = await withTaskGroup(of: Void.self) { group in
       group.addTask { await self.watch(id, sender) }
-      if self.interrupt != nil {
+      if self.onInterrupt != .end {
         group.addTask {
           for number in 1... {
-            guard await Interrupts.shared.reached(number) else { return }
+            guard await self.interrupted(number) else { return }
             sender.yield(.interrupted)
           }
         }
@@ -89,7 +111,7 @@ package struct BuildFollower: Sendable {
       defer { group.cancelAll() }
       do {
         return Result<SchedulerV1.Build, any Error>.success(
-          try await self.run(events, sender, &group))
+          try await self.run(id, events, sender, &group))
       } catch {
         return .failure(error)
       }
@@ -98,13 +120,13 @@ package struct BuildFollower: Sendable {
   }
 
   private func run(
-    _ events: AsyncStream<Event>, _ sender: AsyncStream<Event>.Continuation,
+    _ id: String, _ events: AsyncStream<Event>, _ sender: AsyncStream<Event>.Continuation,
     _ group: inout TaskGroup<Void>
   ) async throws -> SchedulerV1.Build {
     var build: SchedulerV1.Build?
     var logs: [String: Log] = [:]
     var order: [String] = []
-    var interrupts = 0
+    var cancelling = Cancelling.no
     for await event in events {
       switch event {
       case .state(let newer):
@@ -124,8 +146,30 @@ package struct BuildFollower: Sendable {
       case .overdue(let key):
         if logs[key]?.hasEnded == false { logs[key]?.progress.abandon() }
       case .interrupted:
-        interrupts += 1
-        try await self.interrupt?(interrupts)
+        guard self.onInterrupt == .cancel else {
+          throw CommandFailure(.cancelled, "left build \(id), which goes on")
+        }
+        switch cancelling {
+        case .no:
+          cancelling = .asked
+          await self.presenter.note(
+            "cancelling the build; Ctrl-C again leaves it", about: .cancelling)
+          group.addTask { await self.cancel(id, sender) }
+        case .asked:
+          throw CommandFailure(
+            .infrastructure,
+            "left build \(id), which was not cancelled: the scheduler has not answered; "
+              + "`millrace cancel \(id)` tries again")
+        case .answered:
+          throw CommandFailure(.cancelled, "left build \(id), which is being cancelled")
+        }
+      case .cancelled(nil):
+        cancelling = .answered
+      case .cancelled(let error?):
+        let reason = self.stack.scheduler.peer.failure(error)
+        throw CommandFailure(
+          reason.code,
+          "build \(id) was not cancelled: \(reason.lines.joined(separator: "; "))")
       }
       self.startLogs(&logs, order, sender, &group)
       if let build, build.state == .finished, logs.values.allSatisfy(\.hasEnded) { return build }
@@ -142,7 +186,8 @@ package struct BuildFollower: Sendable {
       for attempt in job.attempts where !attempt.logName.isEmpty {
         let key = attempt.logName
         if logs[key] == nil {
-          logs[key] = Log(job: job.id, name: attempt.logName)
+          logs[key] = Log(
+            origin: LogOrigin(job: job.id, attempt: attempt.number, log: attempt.logName))
           order.append(key)
         }
         logs[key]?.progress.update(attempt)
@@ -160,23 +205,23 @@ package struct BuildFollower: Sendable {
     _ group: inout TaskGroup<Void>
   ) {
     var running = logs.values.count { $0.hasStarted && !$0.hasEnded }
+    // Bytes that carry no names must not mix: attempts are read one after the other.
+    let maximum = self.logs.isRaw ? 1 : Self.maximumLogs
     for key in order {
-      guard running < Self.maximumLogs else { return }
+      guard running < maximum else { return }
       guard let log = logs[key], !log.hasStarted else { continue }
       logs[key]?.hasStarted = true
       running += 1
-      let presenter = self.presenter
       let reading = LogReading(
-        cache: LogsV1.LogClient(self.stack.cache.channel), name: log.name, job: log.job,
-        progress: log.progress, presenter: presenter, isRaw: self.logs.isRaw,
-        patience: Patience(self.stack.cache.peer) { await presenter.note($0) })
+        cache: LogsV1.LogClient(self.stack.cache.channel), service: self.cache,
+        origin: log.origin, progress: log.progress, presenter: self.presenter,
+        isRaw: self.logs.isRaw)
       group.addTask {
         do {
           try await reading.run()
           sender.yield(.logEnded(key, nil))
         } catch {
-          sender.yield(
-            .logEnded(key, error as? RPCError ?? RPCError(.cancelled, "\(error)")))
+          sender.yield(.logEnded(key, error))
         }
       }
     }
@@ -185,42 +230,58 @@ package struct BuildFollower: Sendable {
   /// Sends every state to the build's end, across restarts of the scheduler.
   private func watch(_ id: String, _ sender: AsyncStream<Event>.Continuation) async {
     let client = SchedulerV1.SchedulerClient(self.stack.scheduler.channel)
-    let presenter = self.presenter
-    var patience = Patience(self.stack.scheduler.peer) { await presenter.note($0) }
-    var revision: Int64 = 0
-    var hasSeen = false
-    while !Task.isCancelled {
-      do {
-        let responses = try await client.watchBuild(
-          SchedulerV1.WatchBuildRequest(buildID: id, afterRevision: revision))
-        for try await response in responses {
-          guard let build = response.build, !hasSeen || build.revision > revision else { continue }
-          if !hasSeen || patience.isNeeded { await presenter.note(nil) }
-          patience.succeeded()
-          hasSeen = true
-          revision = build.revision
-          sender.yield(.state(build))
-          if build.state == .finished {
-            sender.yield(.watchEnded(nil))
-            return
+    var patience = Patience()
+    var revision: Int64?
+    do {
+      while true {
+        do {
+          // Not from the revision that was seen: the present state comes at once, and with it the
+          // news that the scheduler is back.
+          let responses = try await client.watchBuild(SchedulerV1.WatchBuildRequest(buildID: id))
+          for try await response in responses {
+            patience.answered()
+            await self.scheduler.answered()
+            guard let build = response.build, revision.map({ $0 < build.revision }) ?? true
+            else { continue }
+            revision = build.revision
+            sender.yield(.state(build))
+            if build.state == .finished {
+              sender.yield(.watchEnded(nil))
+              return
+            }
           }
+          // The stream ends only behind the last state, or with a scheduler that shuts down.
+          throw RPCError(.unavailable, "the watch ended early")
+        } catch let error as RPCError {
+          try Task.checkCancellation()
+          try await self.scheduler.failed(error, &patience)
         }
-        // The stream ends only behind the last state, or with a scheduler that shuts down.
-        try await patience.failed(RPCError(.unavailable, "the watch ended early"))
-      } catch let error as RPCError {
-        // Before anything was seen, an address that nobody answers is a mistake.
-        guard hasSeen else {
-          sender.yield(.watchEnded(error))
-          return
-        }
-        do { try await patience.failed(error) } catch {
-          sender.yield(.watchEnded(error as? RPCError ?? RPCError(.cancelled, "\(error)")))
-          return
-        }
-      } catch {
-        sender.yield(.watchEnded(RPCError(.cancelled, "\(error)")))
-        return
       }
+    } catch {
+      sender.yield(.watchEnded(error))
+    }
+  }
+
+  /// Cancels the build, across restarts of the scheduler.
+  private func cancel(_ id: String, _ sender: AsyncStream<Event>.Continuation) async {
+    let client = SchedulerV1.SchedulerClient(self.stack.scheduler.channel)
+    var patience = Patience()
+    do {
+      while true {
+        try Task.checkCancellation()
+        do {
+          _ = try await client.cancelBuild(
+            SchedulerV1.CancelBuildRequest(buildID: id, reason: "Ctrl-C in millrace run"),
+            options: CallOptions(timeout: Connections.timeout))
+          await self.scheduler.answered()
+          sender.yield(.cancelled(nil))
+          return
+        } catch let error as RPCError {
+          try await self.scheduler.failed(error, &patience)
+        }
+      }
+    } catch {
+      sender.yield(.cancelled(error))
     }
   }
 }

@@ -20,11 +20,11 @@ package struct LiveScreen: Sendable {
 
   /// - Parameters:
   ///   - tail: The latest lines of the job that printed last, safe for a terminal.
-  ///   - note: Something to tell beside it.
+  ///   - notes: What there is to tell beside it.
   ///   - frame: Counts up while time passes.
   package func lines(
     _ build: SchedulerV1.Build, now: GoogleProtobuf.Timestamp,
-    tail: (job: String, lines: [String])?, note: String?, frame: Int,
+    tail: (job: String, lines: [String])?, notes: [String], frame: Int,
     columns: Int, rows: Int
   ) -> [String] {
     var title = "build \(build.id)  \(Words.state(build))"
@@ -32,9 +32,9 @@ package struct LiveScreen: Sendable {
       title += "  \(Words.duration((build.finishedAt ?? now).since(start)))"
     }
     var lines = [self.style.bold(Sanitizer.clipped(title, to: columns))]
-    if let note {
-      lines.append(self.style.yellow(Sanitizer.clipped(note, to: columns)))
-    }
+    // Beside them there is room for a job.
+    lines += notes.prefix(max(0, rows - 3))
+      .map { self.style.yellow(Sanitizer.clipped($0, to: columns)) }
     // The last row stays free: a line's end there would scroll the view.
     let room = max(1, rows - 1 - lines.count)
     let tailRoom = tail == nil ? 0 : min(Self.tailLines + 1, room / 2)

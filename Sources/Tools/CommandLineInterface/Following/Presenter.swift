@@ -6,40 +6,72 @@ import RPC
 package protocol Presenter: Sendable {
   /// A newer state of the build.
   func update(_ build: SchedulerV1.Build) async
-  /// A step begins here in a job's log.
-  func heading(_ step: TypesV1.StepStatus, of job: String) async
-  /// Lines of a job's log, without their ends.
-  func lines(_ lines: [ArraySlice<UInt8>], of job: String) async
-  /// Something to tell about the following itself.
-  func note(_ text: String?) async
+  /// A step begins here in an attempt's log.
+  func heading(_ step: TypesV1.StepStatus, of origin: LogOrigin) async
+  /// Lines of a log, without their ends.
+  func lines(_ lines: [ArraySlice<UInt8>], of origin: LogOrigin) async
+  /// Bytes of a log that is read as it is, in place of headings and lines.
+  func bytes(_ bytes: ArraySlice<UInt8>, of origin: LogOrigin) async
+  /// The rest of a log cannot be read.
+  func unreadable(_ reason: String, _ origin: LogOrigin) async
+  /// Something to tell about the following itself, in place of what was told about the same; nil
+  /// when that is over.
+  func note(_ text: String?, about subject: NoteSubject) async
   /// Nothing follows but the summary.
   func finish() async
 }
 
-/// Shows nothing: for `--output json`.
-package struct SilentPresenter: Presenter {
-  package init() {}
+/// What a note is about.
+package enum NoteSubject: Hashable, Sendable {
+  case service(String)
+  case cancelling
+}
+
+extension Presenter {
+  /// To standard output: only what reads a single log is given bytes.
+  package func bytes(_ bytes: ArraySlice<UInt8>, of origin: LogOrigin) async {
+    Terminal.write(bytes)
+  }
+}
+
+/// Shows of the build only what it says itself, and tells the rest on standard error.
+///
+/// Apart from ``Presenter``: an actor's own methods would lose against these, which are `async`,
+/// wherever the actor is called by its name.
+package protocol QuietPresenter: Presenter {}
+
+extension QuietPresenter {
   package func update(_ build: SchedulerV1.Build) async {}
-  package func heading(_ step: TypesV1.StepStatus, of job: String) async {}
-  package func lines(_ lines: [ArraySlice<UInt8>], of job: String) async {}
-  package func note(_ text: String?) async {
+  package func heading(_ step: TypesV1.StepStatus, of origin: LogOrigin) async {}
+  package func lines(_ lines: [ArraySlice<UInt8>], of origin: LogOrigin) async {}
+  package func unreadable(_ reason: String, _ origin: LogOrigin) async {
+    Terminal.complain(UnreadableLog.text(reason, origin))
+  }
+  package func note(_ text: String?, about subject: NoteSubject) async {
     if let text { Terminal.complain(text) }
   }
   package func finish() async {}
 }
 
+/// A log that cannot be read to its end, in words.
+enum UnreadableLog {
+  static func text(_ reason: String, _ origin: LogOrigin) -> String {
+    "the rest of the log of \(Sanitizer.line(origin.job)), attempt \(origin.attempt), cannot be "
+      + "read: \(Sanitizer.line(reason))"
+  }
+}
+
+/// Shows nothing: for `--output json`.
+package struct SilentPresenter: QuietPresenter {
+  package init() {}
+}
+
 /// Each state as a line of JSON: for `watch --output json`.
-package struct StatePresenter: Presenter {
+package struct StatePresenter: QuietPresenter {
   package init() {}
   package func update(_ build: SchedulerV1.Build) async {
     Terminal.print(JSONText.line(BuildReport(build)))
   }
-  package func heading(_ step: TypesV1.StepStatus, of job: String) async {}
-  package func lines(_ lines: [ArraySlice<UInt8>], of job: String) async {}
-  package func note(_ text: String?) async {
-    if let text { Terminal.complain(text) }
-  }
-  package func finish() async {}
 }
 
 /// One line after the other, each behind its job's name: for pipes, files and CI systems.
@@ -74,13 +106,13 @@ package actor LinePresenter: Presenter {
     }
   }
 
-  package func heading(_ step: TypesV1.StepStatus, of job: String) {
+  package func heading(_ step: TypesV1.StepStatus, of origin: LogOrigin) {
     let name = step.name.isEmpty ? "step \(step.index + 1)" : Sanitizer.line(step.name)
-    Terminal.print("\(self.prefix(job))\(self.style.bold("▸ \(name)"))")
+    Terminal.print("\(self.prefix(origin.job))\(self.style.bold("▸ \(name)"))")
   }
 
-  package func lines(_ lines: [ArraySlice<UInt8>], of job: String) {
-    let prefix = Array(self.prefix(job).utf8)
+  package func lines(_ lines: [ArraySlice<UInt8>], of origin: LogOrigin) {
+    let prefix = Array(self.prefix(origin.job).utf8)
     // One write for many lines: a log of 100 MB is a million lines.
     var bytes: [UInt8] = []
     for line in lines {
@@ -91,7 +123,11 @@ package actor LinePresenter: Presenter {
     Terminal.write(bytes)
   }
 
-  package func note(_ text: String?) {
+  package func unreadable(_ reason: String, _ origin: LogOrigin) {
+    Terminal.complain(UnreadableLog.text(reason, origin))
+  }
+
+  package func note(_ text: String?, about subject: NoteSubject) {
     if let text { Terminal.complain(text) }
   }
 
@@ -114,7 +150,10 @@ package actor LivePresenter: Presenter {
   /// The latest lines of each job that has printed; a few lines for each of at most a few thousand.
   private var tails: [String: [String]] = [:]
   private var latestJob: String?
-  private var note: String?
+  /// In the order in which they came.
+  private var notes: [(subject: NoteSubject, text: String)] = []
+  /// Told again when the view is gone; each log is in it at most once.
+  private var unreadable: [String] = []
   private var frame = 0
   private var drawnLines = 0
   private var isFinished = false
@@ -127,21 +166,28 @@ package actor LivePresenter: Presenter {
     self.build = build
   }
 
-  package func heading(_ step: TypesV1.StepStatus, of job: String) {
+  package func heading(_ step: TypesV1.StepStatus, of origin: LogOrigin) {
     let name = step.name.isEmpty ? "step \(step.index + 1)" : Sanitizer.line(step.name)
-    self.append(["▸ \(name)"], to: job)
+    self.append(["▸ \(name)"], to: origin.job)
   }
 
-  package func lines(_ lines: [ArraySlice<UInt8>], of job: String) {
+  package func lines(_ lines: [ArraySlice<UInt8>], of origin: LogOrigin) {
     // Only the last ones can be seen.
     self.append(
       lines.suffix(LiveScreen.tailLines).map {
         Sanitizer.line(String(decoding: $0.prefix(Self.maximumLineBytes), as: UTF8.self))
-      }, to: job)
+      }, to: origin.job)
   }
 
-  package func note(_ text: String?) {
-    self.note = text
+  package func unreadable(_ reason: String, _ origin: LogOrigin) {
+    let text = UnreadableLog.text(reason, origin)
+    self.append([text], to: origin.job)
+    self.unreadable.append(text)
+  }
+
+  package func note(_ text: String?, about subject: NoteSubject) {
+    self.notes.removeAll { $0.subject == subject }
+    if let text { self.notes.append((subject, text)) }
   }
 
   /// Draws until the following ends; run it beside.
@@ -159,6 +205,7 @@ package actor LivePresenter: Presenter {
     // The summary takes the view's place.
     Terminal.write(Array((self.erasure + "\u{1b}[?25h").utf8))
     self.drawnLines = 0
+    for text in self.unreadable { Terminal.complain(text) }
   }
 
   private func append(_ lines: [String], to job: String) {
@@ -175,8 +222,8 @@ package actor LivePresenter: Presenter {
     clock_gettime(CLOCK_REALTIME, &now)
     let lines = self.screen.lines(
       build, now: GoogleProtobuf.Timestamp(seconds: Int64(now.tv_sec), nanos: Int32(now.tv_nsec)),
-      tail: self.latestJob.map { (Sanitizer.line($0), self.tails[$0] ?? []) }, note: self.note,
-      frame: self.frame, columns: columns, rows: rows)
+      tail: self.latestJob.map { (Sanitizer.line($0), self.tails[$0] ?? []) },
+      notes: self.notes.map(\.text), frame: self.frame, columns: columns, rows: rows)
     // In one write, so that a terminal never shows half of it.
     Terminal.write(
       Array((self.erasure + lines.joined(separator: "\r\n") + "\r\n").utf8))

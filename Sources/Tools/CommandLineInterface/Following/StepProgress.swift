@@ -39,8 +39,9 @@ final class StepProgress: Sendable {
     waiter?.resume()
   }
 
-  /// What comes at an offset; suspends until that is known. One reader at a time.
-  func next(at offset: Int64) async -> Next {
+  /// What comes at an offset; suspends until that is known, or the task is cancelled. One reader at
+  /// a time.
+  func next(at offset: Int64) async throws(CancellationError) -> Next {
     while true {
       let next = self.state.withLock { state -> Next? in
         switch state.marks.next(at: offset) {
@@ -51,10 +52,11 @@ final class StepProgress: Sendable {
       }
       if let next { return next }
       await self.changed(at: offset)
+      if Task.isCancelled { throw CancellationError() }
     }
   }
 
-  /// What ends the reader's present stream.
+  /// What ends the reader's present stream, which follows a log that may grow.
   func reading(_ stop: @escaping @Sendable () -> Void) {
     let isLate = self.state.withLock { state in
       state.stop = stop
@@ -77,15 +79,25 @@ final class StepProgress: Sendable {
   var isAbandoned: Bool { self.state.withLock { $0.isAbandoned } }
 
   private func changed(at offset: Int64) async {
-    await withCheckedContinuation { continuation in
-      let isKnown = self.state.withLock { state in
-        // An update may have come since `next` looked.
-        var marks = state.marks
-        if state.isAbandoned || marks.next(at: offset) != .wait { return true }
-        state.waiter = continuation
-        return false
+    await withTaskCancellationHandler {
+      await withCheckedContinuation { continuation in
+        let isKnown = self.state.withLock { state in
+          // An update may have come since `next` looked.
+          var marks = state.marks
+          if state.isAbandoned || Task.isCancelled || marks.next(at: offset) != .wait {
+            return true
+          }
+          state.waiter = continuation
+          return false
+        }
+        if isKnown { continuation.resume() }
       }
-      if isKnown { continuation.resume() }
+    } onCancel: {
+      let waiter = self.state.withLock { state in
+        defer { state.waiter = nil }
+        return state.waiter
+      }
+      waiter?.resume()
     }
   }
 }

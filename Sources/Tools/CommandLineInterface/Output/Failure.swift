@@ -41,15 +41,19 @@ package struct Peer: Hashable, Sendable {
     self.address = address
   }
 
+  /// What ended calls means to whoever ran the command.
+  func failure(_ error: any Error) -> CommandFailure {
+    self.failure(error as? RPCError ?? RPCError(.cancelled, "\(error)"))
+  }
+
   /// What a failed call means to whoever ran the command.
   package func failure(_ error: RPCError) -> CommandFailure {
     switch error.code {
     case .unavailable:
-      // The transport says "cannot connect to ADDRESS: reason"; the address is in the sentence.
-      let prefix = "cannot connect to \(self.address): "
+      // The address is in the sentence.
       let reason =
-        error.message.hasPrefix(prefix)
-        ? String(error.message.dropFirst(prefix.count)) : error.message
+        self.isNobody(error)
+        ? String(error.message.dropFirst(self.connectFailure.count)) : error.message
       return CommandFailure(
         .infrastructure,
         "cannot reach the \(self.name) at \(self.address): \(reason); is `millrace up` running?")
@@ -68,6 +72,14 @@ package struct Peer: Hashable, Sendable {
         .infrastructure, "the \(self.name) at \(self.address) failed: \(error)")
     }
   }
+
+  /// Whether nobody answers at the address; else the service itself has said that it is not available.
+  func isNobody(_ error: RPCError) -> Bool {
+    error.code == .unavailable && error.message.hasPrefix(self.connectFailure)
+  }
+
+  /// How the transport begins: "cannot connect to ADDRESS: reason".
+  private var connectFailure: String { "cannot connect to \(self.address): " }
 
   private func retryHint(_ error: RPCError) -> String {
     error.retryDelay.map { "; try again in \(Words.duration($0))" } ?? ""

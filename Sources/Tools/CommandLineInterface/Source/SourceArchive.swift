@@ -16,8 +16,10 @@ package struct SourceArchive: Sendable {
   private static let chunkBytes = 256 << 10
 
   /// Packs a directory: a tar archive, compressed where there is gzip.
-  package static func pack(_ directory: String) async throws -> SourceArchive {
-    let entries = try await SourceTree.entries(of: directory)
+  package static func pack(
+    _ directory: String, pipeline: String
+  ) async throws -> SourceArchive {
+    let entries = try await SourceTree.entries(of: directory, pipeline: pipeline)
     let tar = try Files.temporary()
     for entry in entries { try self.write(entry, of: directory, to: tar) }
     try tar.write(TarHeader.end)
@@ -41,7 +43,7 @@ package struct SourceArchive: Sendable {
     guard case .file(let size, _) = entry.kind else {
       return try tar.write(TarHeader.blocks(entry))
     }
-    let source = try OpenFile("\(directory)/\(entry.path)", O_RDONLY)
+    let source = try OpenFile(BytePath(directory).appending(entry.path), O_RDONLY)
     try tar.write(TarHeader.blocks(entry))
     var left = size
     while left > 0 {

@@ -7,46 +7,45 @@ package enum SourceTree {
 
   /// The entries of a directory, sorted by path.
   ///
-  /// In a git repository: what is tracked, and what is neither tracked nor ignored. Elsewhere:
-  /// everything but `.git`.
-  package static func entries(of directory: String) async throws -> [ArchiveEntry] {
-    var paths: [String]
-    if let listed = try await self.gitPaths(directory) {
-      paths = []
+  /// In a git repository: what is tracked, and what is neither tracked nor ignored. Elsewhere, and
+  /// in a directory that the repository around it ignores as a whole: everything but `.git`.
+  ///
+  /// - Parameter pipeline: The pipeline's file, from the directory or from the root: git's list is
+  ///   of no use without it.
+  package static func entries(
+    of directory: String, pipeline: String
+  ) async throws -> [ArchiveEntry] {
+    let root = BytePath(directory)
+    var paths: [BytePath] = []
+    if let listed = try await self.gitPaths(directory, pipeline) {
       for path in listed {
         // A submodule, or a repository in the repository, is listed as a directory.
-        if Files.status("\(directory)/\(path)").map(isDirectory) == true {
-          let name = path.hasSuffix("/") ? String(path.dropLast()) : path
-          try self.walk(directory, name, &paths)
+        if try Files.status(root.appending(path)).map(isDirectory) == true {
+          let hasSlash = path.bytes.last == UInt8(ascii: "/")
+          try self.walk(root, hasSlash ? BytePath(path.bytes.dropLast()) : path, &paths)
         } else {
           paths.append(path)
         }
       }
     } else {
-      paths = []
-      try self.walk(directory, "", &paths)
+      try self.walk(root, "", &paths)
     }
-    return
-      paths
-      .sorted { Array($0.utf8).lexicographicallyPrecedes(Array($1.utf8)) }
-      .compactMap { self.entry($0, in: directory) }
+    return try paths.sorted().compactMap { try self.entry($0, in: root) }
   }
 
   /// Nil for a file that is gone, and for sockets, pipes and devices, which no archive should have.
-  private static func entry(_ path: String, in directory: String) -> ArchiveEntry? {
-    let full = "\(directory)/\(path)"
-    guard let status = Files.status(full) else { return nil }
+  private static func entry(
+    _ path: BytePath, in root: BytePath
+  ) throws(SystemError) -> ArchiveEntry? {
+    let full = root.appending(path)
+    guard let status = try Files.status(full) else { return nil }
     switch status.st_mode & S_IFMT {
     case S_IFREG:
       return ArchiveEntry(
         path: path,
         kind: .file(size: Int64(status.st_size), executable: status.st_mode & 0o100 != 0))
     case S_IFLNK:
-      var buffer = [CChar](repeating: 0, count: Int(PATH_MAX) + 1)
-      guard readlink(full, &buffer, Int(PATH_MAX)) >= 0 else { return nil }
-      let target = buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }
-      return ArchiveEntry(
-        path: path, kind: .symbolicLink(target: String(decoding: target, as: UTF8.self)))
+      return ArchiveEntry(path: path, kind: .symbolicLink(target: try Files.target(of: full)))
     case S_IFDIR:
       return ArchiveEntry(path: path, kind: .directory)
     default: return nil
@@ -59,13 +58,13 @@ package enum SourceTree {
 
   /// Adds all paths below a directory. Empty directories are kept.
   private static func walk(
-    _ root: String, _ prefix: String, _ paths: inout [String]
+    _ root: BytePath, _ prefix: BytePath, _ paths: inout [BytePath]
   ) throws(SystemError) {
-    let names = try Files.names(in: prefix.isEmpty ? root : "\(root)/\(prefix)")
-    if names.isEmpty, !prefix.isEmpty { paths.append(prefix) }
+    let names = try Files.names(in: prefix.bytes.isEmpty ? root : root.appending(prefix))
+    if names.isEmpty, !prefix.bytes.isEmpty { paths.append(prefix) }
     for name in names where name != ".git" {
-      let path = prefix.isEmpty ? name : "\(prefix)/\(name)"
-      if Files.status("\(root)/\(path)").map(self.isDirectory) == true {
+      let path = prefix.appending(name)
+      if try Files.status(root.appending(path)).map(self.isDirectory) == true {
         try self.walk(root, path, &paths)
       } else {
         paths.append(path)
@@ -73,16 +72,16 @@ package enum SourceTree {
     }
   }
 
-  /// What git lists; nil if the directory is in no repository, or there is no git.
-  private static func gitPaths(_ directory: String) async throws -> [String]? {
+  /// What git lists; nil if the directory is in no repository, there is no git, or the repository
+  /// ignores the directory.
+  private static func gitPaths(
+    _ directory: String, _ pipeline: String
+  ) async throws -> [BytePath]? {
     let output = try Files.temporary()
-    var command = ChildProcess.Command(
-      "git", ["-C", directory, "ls-files", "-z", "--cached", "--others", "--exclude-standard"])
-    command.output = output
-    command.errors = try OpenFile("/dev/null", O_WRONLY)
-    guard let end = try? await ChildProcess.run(command), end == .exited(code: 0) else {
-      return nil
-    }
+    guard
+      try await self.git(
+        directory, ["ls-files", "-z", "--cached", "--others", "--exclude-standard"], output)
+    else { return nil }
     try output.seek(to: 0)
     let bytes = try output.read(self.maximumListingBytes + 1)
     guard bytes.count <= self.maximumListingBytes else {
@@ -92,8 +91,35 @@ package enum SourceTree {
           + Words.bytes(Int64(self.maximumListingBytes)))
     }
     var seen: Set<ArraySlice<UInt8>> = []
-    return bytes.split(separator: 0).filter { seen.insert($0).inserted }
-      .map { String(decoding: $0, as: UTF8.self) }
+    let paths = bytes.split(separator: 0).filter { seen.insert($0).inserted }.map { BytePath($0) }
+    let isMeant =
+      self.relative(pipeline, to: directory).map { paths.contains($0) } ?? !paths.isEmpty
+    // A pipeline that is ignored by itself is no reason to take all else that is ignored.
+    if !isMeant, try await self.git(directory, ["check-ignore", "-q", "--no-index", "."]) {
+      return nil
+    }
+    return paths
+  }
+
+  /// A path as git lists it; nil if it leads out of the directory.
+  private static func relative(_ path: String, to directory: String) -> BytePath? {
+    var path = path[...]
+    if path.hasPrefix("/") {
+      guard path.hasPrefix(directory + "/") else { return nil }
+      path = path.dropFirst(directory.count + 1)
+    }
+    let parts = path.split(separator: "/").filter { $0 != "." }
+    return parts.contains("..") ? nil : BytePath(parts.joined(separator: "/"))
+  }
+
+  /// Whether git could be run, and ended well.
+  private static func git(
+    _ directory: String, _ arguments: [String], _ output: OpenFile? = nil
+  ) async throws -> Bool {
+    var command = ChildProcess.Command("git", ["-C", directory] + arguments)
+    command.output = output
+    command.errors = try OpenFile("/dev/null", O_WRONLY)
+    return (try? await ChildProcess.run(command)) == .exited(code: 0)
   }
 }
 

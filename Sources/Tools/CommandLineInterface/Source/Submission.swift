@@ -37,9 +37,10 @@ struct Submission: Sendable {
   ) async throws -> SchedulerV1.SubmitBuildResponse {
     let (directory, pipeline) = try self.read()
     try self.check(pipeline)
-    let archive = try await SourceArchive.pack(directory)
+    let archive = try await SourceArchive.pack(directory, pipeline: self.pipelinePath)
     if try await self.isMissing(archive, in: stack) {
-      tell("uploading \(archive.entries) files, \(Words.bytes(archive.size))")
+      let files = "\(archive.entries) \(archive.entries == 1 ? "file" : "files")"
+      tell("uploading \(files), \(Words.bytes(archive.size))")
       try await self.upload(archive, to: stack)
     }
     let request = SchedulerV1.SubmitBuildRequest(

@@ -3,15 +3,15 @@ package struct ArchiveEntry: Hashable, Sendable {
   /// What kind of file it is.
   package enum Kind: Hashable, Sendable {
     case file(size: Int64, executable: Bool)
-    case symbolicLink(target: String)
+    case symbolicLink(target: BytePath)
     case directory
   }
 
   /// Relative to the archive's root.
-  package var path: String
+  package var path: BytePath
   package var kind: Kind
 
-  package init(path: String, kind: Kind) {
+  package init(path: BytePath, kind: Kind) {
     self.path = path
     self.kind = kind
   }
@@ -31,24 +31,28 @@ package enum TarHeader {
 
   /// The blocks before an entry's bytes.
   package static func blocks(_ entry: ArchiveEntry) -> [UInt8] {
-    let (size, mode, type, link): (Int64, Int64, Character, String) =
+    let (size, mode, type, link): (Int64, Int64, Character, [UInt8]) =
       switch entry.kind {
-      case .file(let size, let executable): (size, executable ? 0o755 : 0o644, "0", "")
-      case .symbolicLink(let target): (0, 0o777, "2", target)
-      case .directory: (0, 0o755, "5", "")
+      case .file(let size, let executable): (size, executable ? 0o755 : 0o644, "0", [])
+      case .symbolicLink(let target): (0, 0o777, "2", target.bytes)
+      case .directory: (0, 0o755, "5", [])
       }
-    var path = entry.path
-    if entry.kind == .directory, !path.hasSuffix("/") { path += "/" }
+    var path = entry.path.bytes
+    if entry.kind == .directory, path.last != UInt8(ascii: "/") { path.append(UInt8(ascii: "/")) }
     // What does not fit a field goes into a record of its own, before the header.
-    var records: [(String, String)] = []
-    if path.utf8.count > 100 { records.append(("path", path)) }
-    if link.utf8.count > 100 { records.append(("linkpath", link)) }
-    if size > self.maximumOctal { records.append(("size", "\(size)")) }
+    var records: [(String, [UInt8])] = []
+    if path.count > 100 { records.append(("path", path)) }
+    if link.count > 100 { records.append(("linkpath", link)) }
+    if size > self.maximumOctal { records.append(("size", Array("\(size)".utf8))) }
+    // Values are UTF-8 unless this says otherwise: POSIX.1-2008, pax, "hdrcharset".
+    if records.contains(where: { String(validating: $0.1, as: UTF8.self) == nil }) {
+      records.insert(("hdrcharset", Array("BINARY".utf8)), at: 0)
+    }
     var blocks: [UInt8] = []
     if !records.isEmpty {
       let body = records.flatMap { self.record($0.0, $0.1) }
       blocks += self.header(
-        path: "pax_header", mode: 0o644, size: Int64(body.count), type: "x", link: "")
+        path: Array("pax_header".utf8), mode: 0o644, size: Int64(body.count), type: "x", link: [])
       blocks += body
       blocks += self.padding(after: Int64(body.count))
     }
@@ -68,13 +72,13 @@ package enum TarHeader {
   package static let end = [UInt8](repeating: 0, count: 2 * blockBytes)
 
   private static func header(
-    path: String, mode: Int64, size: Int64, type: Character, link: String
+    path: [UInt8], mode: Int64, size: Int64, type: Character, link: [UInt8]
   ) -> [UInt8] {
     var block = [UInt8](repeating: 0, count: self.blockBytes)
     func put(_ bytes: some Sequence<UInt8>, at offset: Int) {
       for (index, byte) in bytes.enumerated() { block[offset + index] = byte }
     }
-    put(path.utf8.prefix(100), at: 0)
+    put(path.prefix(100), at: 0)
     put(self.octal(mode, 7), at: 100)
     put(self.octal(0, 7), at: 108)
     put(self.octal(0, 7), at: 116)
@@ -82,7 +86,7 @@ package enum TarHeader {
     put(self.octal(self.modificationTime, 11), at: 136)
     put("        ".utf8, at: 148)
     put(String(type).utf8, at: 156)
-    put(link.utf8.prefix(100), at: 157)
+    put(link.prefix(100), at: 157)
     put("ustar\u{0}00".utf8, at: 257)
     put("root".utf8, at: 265)
     put("root".utf8, at: 297)
@@ -99,12 +103,12 @@ package enum TarHeader {
   }
 
   /// `LENGTH KEY=VALUE\n`, where the length counts itself.
-  private static func record(_ key: String, _ value: String) -> [UInt8] {
-    let rest = " \(key)=\(value)\n"
-    var length = rest.utf8.count
-    while "\(length)".utf8.count + rest.utf8.count != length {
-      length = "\(length)".utf8.count + rest.utf8.count
+  private static func record(_ key: String, _ value: [UInt8]) -> [UInt8] {
+    let rest = Array(" \(key)=".utf8) + value + [0x0a]
+    var length = rest.count
+    while "\(length)".utf8.count + rest.count != length {
+      length = "\(length)".utf8.count + rest.count
     }
-    return Array("\(length)\(rest)".utf8)
+    return Array("\(length)".utf8) + rest
   }
 }

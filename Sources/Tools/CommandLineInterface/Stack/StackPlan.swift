@@ -1,3 +1,5 @@
+import Crypto
+
 /// A process of the local stack: what it is, and where it listens.
 package struct PlannedProcess: Hashable, Sendable {
   /// "scheduler", "plugin-runner-2": the name of its log and of its data directory.
@@ -18,8 +20,6 @@ package struct StackPlan: Hashable, Sendable {
   package static let adminOffset = 100
   /// More runners than that hardly fit on one machine, and would meet the admin ports.
   package static let maximumRunners = 64
-  /// The longest path of a unix socket on Linux.
-  static let maximumSocketPathBytes = 107
 
   /// In the order in which they are started.
   package let processes: [PlannedProcess]
@@ -28,9 +28,10 @@ package struct StackPlan: Hashable, Sendable {
   /// - Parameters:
   ///   - programs: The directory of the service programs.
   ///   - socket: Of Redis.
+  ///   - machine: What the runners share.
   package init(
     data: String, programs: String, socket: String, basePort: Int, runners: Int,
-    drainGraceSeconds: Int
+    machine: Machine, drainGraceSeconds: Int
   ) {
     func address(_ offset: Int) -> String { "127.0.0.1:\(basePort + offset)" }
     let addresses = StackFile.Addresses(
@@ -71,7 +72,7 @@ package struct StackPlan: Hashable, Sendable {
           [
             "--allocator", addresses.allocator, "--cache", addresses.cache, "--executor-id",
             "runner-\(number)",
-          ]))
+          ] + machine.flags(ofEachOf: runners)))
     }
     self.processes = processes
     self.addresses = addresses
@@ -83,9 +84,11 @@ package struct StackPlan: Hashable, Sendable {
       + ["scheduler", "executor-allocator", "content-cache", "datastore-gateway", "redis"]
   }
 
-  /// Where Redis' socket goes: into the data directory if its path is short enough for one.
-  package static func socketPath(data: String, fallback: String) -> String {
-    let path = "\(data)/redis.sock"
-    return path.utf8.count <= self.maximumSocketPathBytes ? path : "\(fallback)/redis.sock"
+  /// The directory of Redis' socket, which is this user's alone.
+  ///
+  /// Steps run as the same user: a directory of the data's would not stop them. Their sandbox has a
+  /// `/tmp` of its own; what lies here is out of their sight. The path is short enough for a socket.
+  package static func socketDirectory(data: String, user: UInt32) -> String {
+    "/tmp/millrace-\(user)-\(hexadecimal(SHA256.hash(data: Array(data.utf8)).prefix(6)))"
   }
 }

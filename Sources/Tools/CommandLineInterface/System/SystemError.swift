@@ -32,6 +32,24 @@ package enum Files {
     return lstat(path, &status) == 0 ? status : nil
   }
 
+  /// What kind of file a path names, links not followed; nil if there is none.
+  package static func status(_ path: BytePath) throws(SystemError) -> stat? {
+    var status = stat()
+    if lstat(path.cString, &status) == 0 { return status }
+    guard errno == ENOENT || errno == ENOTDIR else { throw SystemError("look at \(path)") }
+    return nil
+  }
+
+  /// Where a symbolic link leads.
+  package static func target(of link: BytePath) throws(SystemError) -> BytePath {
+    var buffer = [UInt8](repeating: 0, count: Int(PATH_MAX))
+    let count = buffer.withUnsafeMutableBytes {
+      readlink(link.cString, $0.baseAddress!.assumingMemoryBound(to: CChar.self), $0.count)
+    }
+    guard count >= 0 else { throw SystemError("read link \(link)") }
+    return BytePath(buffer.prefix(count))
+  }
+
   package static func isDirectory(_ path: String) -> Bool {
     var status = stat()
     return stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR
@@ -68,17 +86,15 @@ package enum Files {
   }
 
   /// The names in a directory, sorted by their bytes.
-  package static func names(in directory: String) throws(SystemError) -> [String] {
-    guard let stream = opendir(directory) else { throw SystemError("list \(directory)") }
+  package static func names(in directory: BytePath) throws(SystemError) -> [BytePath] {
+    guard let stream = opendir(directory.cString) else { throw SystemError("list \(directory)") }
     defer { closedir(stream) }
-    var names: [String] = []
+    var names: [BytePath] = []
     while let entry = readdir(stream) {
-      let name = withUnsafePointer(to: &entry.pointee.d_name) {
-        $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-      }
+      let name = withUnsafeBytes(of: &entry.pointee.d_name) { BytePath($0.prefix { $0 != 0 }) }
       if name != "." && name != ".." { names.append(name) }
     }
-    return names.sorted { Array($0.utf8).lexicographicallyPrecedes(Array($1.utf8)) }
+    return names.sorted()
   }
 
   /// A whole file.
@@ -123,9 +139,15 @@ package final class OpenFile: Sendable {
   package let descriptor: CInt
   package let path: String
 
-  package init(_ path: String, _ flags: CInt, mode: mode_t = 0o644) throws(SystemError) {
-    self.descriptor = open(path, flags | O_CLOEXEC, mode)
-    self.path = path
+  package convenience init(
+    _ path: String, _ flags: CInt, mode: mode_t = 0o644
+  ) throws(SystemError) {
+    try self.init(BytePath(path), flags, mode: mode)
+  }
+
+  package init(_ path: BytePath, _ flags: CInt, mode: mode_t = 0o644) throws(SystemError) {
+    self.descriptor = open(path.cString, flags | O_CLOEXEC, mode)
+    self.path = path.description
     if self.descriptor < 0 { throw SystemError("open \(path)") }
   }
 
