@@ -13,6 +13,9 @@ package final class ContentCache: ServiceProgram {
   package static let defaultAdminListen = "127.0.0.1:7205"
   package static let settings = Configuration.settings
 
+  /// How often uploads that were left are looked for.
+  private static let sweepInterval = Duration.seconds(60)
+
   private let storage: Storage
   private let metrics: Metrics
   private let isDraining = Atomic(false)
@@ -37,10 +40,22 @@ package final class ContentCache: ServiceProgram {
 
   package var services: [any RPCService] { self.storage.services(self.metrics) }
 
+  package func run() async throws {
+    while !Task.isCancelled {
+      // Cancellation ends the sleep and the loop.
+      try? await Task.sleep(for: Self.sweepInterval)
+      await self.storage.sweep()
+    }
+  }
+
+  /// Uploads may finish; readers and writers of logs would last as long as their builds, and go on
+  /// where they were.
   package func drain() async {
     self.isDraining.store(true, ordering: .releasing)
-    // Unary calls and writers may finish; followers would last as long as their builds.
     self.storage.logs.drain()
+    while self.storage.uploads.beingWritten > 0, !Task.isCancelled {
+      try? await Task.sleep(for: .milliseconds(50))
+    }
   }
 
   package func readiness() async -> Readiness {
@@ -64,6 +79,13 @@ package final class Storage: Sendable {
     self.uploads = UploadStore(blobs: self.blobs, policy: policy)
     self.disk = disk
     self.policy = policy
+  }
+
+  /// Lets go of what was left half-way for too long.
+  package func sweep() async {
+    let uploads = self.uploads
+    // Fails only once the disk's threads are being ended.
+    try? await self.disk.run { uploads.sweep(now: monotonicNow()) }
   }
 
   /// The services over this directory.

@@ -51,6 +51,17 @@ package final class UploadStore: Sendable {
   /// How many there are.
   package var count: Int { self.table.withLock { $0.count } }
 
+  /// Those that a stream is writing to now.
+  package var beingWritten: Int {
+    self.table.withLock { table in table.values.count { $0.idleSince == nil } }
+  }
+
+  /// Lets go of uploads that nobody has gone on with for too long. Blocks.
+  package func sweep(now: Duration) {
+    let forgotten = self.table.withLock { self.takeIdle(&$0, now) }
+    for partial in forgotten { partial.discard(from: self.blobs) }
+  }
+
   /// A stream begins, or goes on with, an upload.
   package func open(_ key: Key, now: Duration) throws(Failure) -> OpenUpload {
     let found: (partial: PartialBlob?, forgotten: [PartialBlob]) = self.table.withLock { table in
@@ -110,11 +121,19 @@ package final class UploadStore: Sendable {
   /// Takes out uploads that were left for too long, and the one left longest if there is no room.
   private func makeRoom(_ table: inout [Key: PartialBlob], _ now: Duration) -> [PartialBlob] {
     guard table.count >= self.policy.maximumUploads else { return [] }
+    let leaving = self.takeIdle(&table, now)
+    guard leaving.isEmpty else { return leaving }
     let idle = table.compactMap { key, partial in partial.idleSince.map { (key, since: $0) } }
+    guard let oldest = idle.min(by: { $0.since < $1.since }) else { return [] }
+    return table.removeValue(forKey: oldest.0).map { [$0] } ?? []
+  }
+
+  /// Takes out uploads that were left for too long.
+  private func takeIdle(_ table: inout [Key: PartialBlob], _ now: Duration) -> [PartialBlob] {
     let limit = now - self.policy.uploadIdleTime
-    var leaving = idle.filter { $0.since < limit }
-    if leaving.isEmpty, let oldest = idle.min(by: { $0.since < $1.since }) { leaving = [oldest] }
-    return leaving.compactMap { table.removeValue(forKey: $0.0) }
+    let idle = table.filter { _, partial in partial.idleSince.map { $0 < limit } ?? false }
+    for key in idle.keys { table[key] = nil }
+    return Array(idle.values)
   }
 }
 

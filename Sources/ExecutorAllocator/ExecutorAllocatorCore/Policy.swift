@@ -124,9 +124,13 @@ package struct Policy: Hashable, Sendable {
   /// What is wrong with a demand, or nil.
   package func mistake(in demand: Demand) -> String? {
     Self.mistake(inName: demand.request.rawValue, of: "request_id")
+      ?? Self.mistake(inName: demand.project.rawValue, of: "project")
       ?? Self.mistake(inPool: demand.shape.pool) ?? Self.mistake(inLabels: demand.shape.labels)
       ?? Self.mistake(in: demand.shape.resources, of: "resources", minimumSlots: 1)
       ?? Self.tooMany(demand.shape.avoid.count, Limit.avoided, "avoid_executor_ids")
+      ?? Self.first(demand.shape.avoid) {
+        Self.mistake(inName: $0.rawValue, of: "avoid_executor_ids")
+      }
   }
 
   /// What is wrong with an id, or nil.

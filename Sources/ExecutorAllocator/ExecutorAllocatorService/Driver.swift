@@ -23,6 +23,7 @@ final class Driver: @unchecked Sendable {
   /// Executors in one run of the list script, for the same reason.
   private static let listPage = 100
 
+  let policy: Policy
   private let loop: any EventLoop
   private let client: RedisClient
   private let table: LeaseTable
@@ -45,6 +46,7 @@ final class Driver: @unchecked Sendable {
     let (statuses, continuation) = AsyncStream<RedisClient.Status>.makeStream(
       // Only the last one counts.
       bufferingPolicy: .bufferingNewest(1))
+    self.policy = configuration.policy
     self.loop = eventLoop
     self.statuses = statuses
     self.client = RedisClient(
@@ -58,7 +60,6 @@ final class Driver: @unchecked Sendable {
     self.machine = StateMachine(policy: configuration.policy)
   }
 
-  var policy: Policy { self.machine.policy }
   var status: RedisClient.Status { self.client.status }
 
   /// Works until it is cancelled.

@@ -63,8 +63,16 @@ package final class RedisServer: Sendable {
     var arguments: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) }
     arguments.append(nil)
     defer { for argument in arguments { free(argument) } }
+    // Not the test's own output: whoever waits for its end must not wait for a server that a crash
+    // has left behind.
+    var files = posix_spawn_file_actions_t()
+    posix_spawn_file_actions_init(&files)
+    defer { posix_spawn_file_actions_destroy(&files) }
+    for descriptor in [STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO] {
+      posix_spawn_file_actions_addopen(&files, descriptor, "/dev/null", O_RDWR, 0)
+    }
     var child: pid_t = 0
-    let result = posix_spawn(&child, program, nil, nil, &arguments, environ)
+    let result = posix_spawn(&child, program, &files, nil, &arguments, environ)
     guard result == 0 else {
       throw StartError(description: "\(program): \(String(cString: strerror(result)))")
     }

@@ -36,7 +36,7 @@ extension PipelineReader {
     for cycle in PipelineGraph(jobs.map { ($0.key, $0.needs) }).cycles() {
       let place = places[cycle.keys[0]] ?? value
       self.note(
-        place, "`needs` goes round: \(cycle)", "take one of these jobs out of another's `needs`")
+        place, "`needs` has a cycle: \(cycle)", "take one of these jobs out of another's `needs`")
     }
     if jobs.count == entries.count, self.mistakes.isEmpty { self.expand(jobs, places, at: value) }
     return jobs

@@ -104,6 +104,10 @@ package enum ServiceRuntime {
       var running = try RunningService<Program>(values: values, logger: logger)
       try await running.run(stops: stops)
       return 0
+    } catch let error as SettingError {
+      // One that only the service itself could tell to be wrong.
+      print("\(executable): \(error)\n", true)
+      return 2
     } catch {
       logger.critical("\(executable) ends: \(error)")
       return 1

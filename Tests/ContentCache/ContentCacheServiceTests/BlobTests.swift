@@ -51,6 +51,21 @@ import Testing
     }
   }
 
+  @Test func anUploadThatIsLeftForTooLongLeavesNothing() async throws {
+    var policy = Policy()
+    policy.uploadIdleTime = .zero
+    try await withCache(policy: policy) { cache in
+      let bytes = noise(300_000)
+      let digest = contentDigest(of: bytes)
+      let committed = try await cache.write(bytes, as: digest, upTo: 200_000, finish: false)
+      #expect(committed == 200_000)
+      // The stream's end may reach the server behind its answer.
+      while cache.storage.uploads.count > 0 { await cache.storage.sweep() }
+      let left = try cache.temporaryFiles
+      #expect(left == [])
+    }
+  }
+
   @Test func anUploadThatStoppedIsResumed() async throws {
     try await withCache { cache in
       let bytes = noise(300_000)

@@ -93,7 +93,9 @@ private func withFolder(_ body: (TestFolder) async throws -> Void) async throws 
       let other = try raw(folder)
       try other.execute("BEGIN IMMEDIATE")
       try await withThrowingTaskGroup(of: Void.self) { group in
-        for id in 1...50 as ClosedRange<Int64> {
+        group.addTask { _ = try await store.commit(put(entity(key("K", 1)))) }
+        while store.isIdle || store.queuedCommits > 0 { await Task.yield() }
+        for id in 2...50 as ClosedRange<Int64> {
           group.addTask { _ = try await store.commit(put(entity(key("K", id)))) }
         }
         while store.queuedCommits < 49 { await Task.yield() }
@@ -114,8 +116,10 @@ private func withFolder(_ body: (TestFolder) async throws -> Void) async throws 
       }
       let other = try raw(folder)
       try other.execute("BEGIN IMMEDIATE")
+      async let first = store.commit(put(entity(key("K", 1))))
+      while store.isIdle || store.queuedCommits > 0 { await Task.yield() }
       try await withThrowingTaskGroup(of: Bool.self) { group in
-        for id in 1...10 as ClosedRange<Int64> {
+        for id in 2...10 as ClosedRange<Int64> {
           group.addTask {
             do {
               _ = try await store.commit(put(entity(key("K", id))))
@@ -135,6 +139,7 @@ private func withFolder(_ body: (TestFolder) async throws -> Void) async throws 
         try other.execute("ROLLBACK")
         for try await isCommitted in group { #expect(isCommitted) }
       }
+      _ = try await first
     }
   }
 

@@ -45,7 +45,8 @@ struct TestGateway: Sendable {
   private let channel: RPCChannel
 
   init(_ configuration: SQLiteStore.Configuration, clock: TestClock? = nil) async throws {
-    let now = clock?.now ?? { .now }
+    let wall: @Sendable () -> Timestamp = { .now }
+    let now = clock?.now ?? wall
     self.registry = MetricsRegistry()
     let metrics = Metrics(self.registry)
     self.store = try SQLiteStore(

@@ -191,6 +191,30 @@ import Testing
       allocator.demand("") == [.end(Allocator.one, .invalid("request_id is empty"))])
   }
 
+  @Test(arguments: [
+    ("", "project is empty"), ("a\u{1f}b", "project holds a control character"),
+    (String(repeating: "p", count: 257), "project has 257 bytes, more than 256"),
+  ])
+  func aProjectThatCannotBePartOfAKeyIsRefused(project: String, reason: String) {
+    var allocator = Allocator()
+    var demand = Demand.test("a")
+    demand.project = ProjectID(project)
+    #expect(
+      allocator.handle(.demanded(Allocator.one, demand)).sent == [
+        .unsatisfiable("a", reason: reason)
+      ])
+    #expect(allocator.state.demands.isEmpty)
+  }
+
+  @Test func anAvoidedExecutorIsNamedAsExecutorsAre() {
+    var allocator = Allocator()
+    let shape = Shape(resources: .small, avoid: ["e1", "e\u{1f}2"])
+    #expect(
+      allocator.demand("a", shape: shape).sent == [
+        .unsatisfiable("a", reason: "avoid_executor_ids holds a control character")
+      ])
+  }
+
   @Test func tokensAreAskedForAboveAllThatWereSeen() {
     var allocator = Allocator()
     let heartbeat = Heartbeat(

@@ -23,14 +23,16 @@ import Testing
         runner.take(lease)
 
         let listed = try await allocator.client.listExecutors(.init())
-        #expect(listed.executors.map(\.id) == ["e1"])
-        #expect(listed.executors[0].leases.map(\.id) == [lease.id])
-        #expect(listed.executors[0].state == .ready && listed.executors[0].pool == "default")
-        #expect(listed.executors[0].leased?.cpuMillis == 1_000)
+        let executor = try #require(listed.executors.first)
+        #expect(listed.executors.count == 1 && executor.id == "e1")
+        #expect(executor.leases.map(\.id) == [lease.id])
+        #expect(executor.state == .ready && executor.pool == "default")
+        #expect(executor.leased?.cpuMillis == 1_000)
 
         _ = try await allocator.client.release(.init(leaseIds: [lease.id, "unknown"]))
         let after = try await allocator.client.listExecutors(.init(pool: "default"))
-        #expect(after.executors[0].leases.isEmpty)
+        let rest = try #require(after.executors.first)
+        #expect(rest.leases.isEmpty)
         // The runner learns that its job is over.
         while runner.stopped.isEmpty { await runner.report(to: allocator.client) }
         #expect(runner.stopped == [lease.id])

@@ -152,7 +152,7 @@ private let placed: [(String, String)] = [
   (job("if: matrix.x == 1"), "4:9: \"matrix.x\" means nothing here"),
   (job("if: success() &&"), "4:21: a bad expression in `if`: found the end"),
   (job("if: \"sucess()\""), "4:10: a bad expression in `if`: unknown function \"sucess\""),
-  (job("needs: a"), "2:3: `needs` goes round: a -> a"),
+  (job("needs: a"), "2:3: `needs` has a cycle: a -> a"),
   (job("name: ${{ env.A"), "4:14: a bad expression in `name`"),
   (job("", steps: "[{run: 'x ${{ steps.b.outcome }}'}]"), "3:26: no step before this one"),
   (job("", steps: "[{run: x, with: {a: b}}]"), "3:22: `with` beside `run`"),
@@ -184,7 +184,7 @@ func aLongerCycleNamesItsJobs() {
     """
   #expect(
     mistakes(text) == [
-      "2:3: `needs` goes round: a -> c -> b -> a; take one of these jobs out of another's `needs`"
+      "2:3: `needs` has a cycle: a -> c -> b -> a; take one of these jobs out of another's `needs`"
     ])
 }
 

@@ -11,7 +11,7 @@ final class SQLiteWriter {
     /// Takes so many places of the counter of ids.
     case idBlock(count: Int64)
     case reserve([EntityAddress])
-    /// Writes what is there already, to see whether writing works.
+    /// Writes a new greatest version, to see whether writing works.
     case probe
   }
 
@@ -139,6 +139,8 @@ final class SQLiteWriter {
       hasWrites = true
       return .reserved
     case .probe:
+      // Another value than is there: SQLite does not write what would change nothing.
+      self.lastVersion = max(self.lastVersion + 1, self.clock().microseconds)
       hasWrites = true
       return .probed
     }
