@@ -1,5 +1,6 @@
 """Whatever is killed: no answered build is lost, none is finished twice, every one ends."""
 
+import os
 import signal
 import subprocess
 
@@ -97,36 +98,50 @@ def test_an_emptied_redis_is_filled_again(two_runners, receiver):
     check_all(farm, receiver, builds, attempts_allowed=3)
 
 
-def test_a_killed_runners_jobs_run_on_the_other(two_runners, receiver):
+def test_a_killed_runners_jobs_run_on_the_other(two_runners):
     farm = two_runners
-    builds = [farm.submit("""
+    build = farm.submit("""
 jobs:
   one:
     strategy: {matrix: {n: [1, 2, 3, 4]}}
-    resources: {cpu: 1, memory: 64MiB}
+    resources: {cpu: CPU, memory: 64MiB}
     steps:
       - run: sleep 3
-""") for _ in range(1)]
-    eventually(
-        lambda: [job for job in farm.show(builds[0])["jobs"] if job["state"] == "running"], 30,
-        "jobs run")
-    farm.kill("plugin-runner")
-    ended = farm.wait(builds[0], seconds=120)
+""".replace("CPU", farm.cpu_of_a_runner()))
+    victim = "runner-1"
+
+    def runs_on_the_victim():
+        return [
+            job for job in farm.show(build)["jobs"]
+            if job["state"] == "running" and job["attempts"][-1]["executor"] == victim]
+
+    eventually(runs_on_the_victim, 30, f"a job runs on {victim}")
+    assert farm.kill("plugin-runner")["name"] == "plugin-runner-1"
+    ended = farm.wait(build, seconds=120)
     assert ended["outcome"] == "succeeded", ended
-    outcomes = [a["outcome"] for job in ended["jobs"] for a in job["attempts"]]
-    assert outcomes.count("succeeded") == 4
+    for job in ended["jobs"]:
+        assert [a["outcome"] for a in job["attempts"]].count("succeeded") == 1
+    lost = [
+        (attempt, successor) for job in ended["jobs"]
+        for attempt, successor in zip(job["attempts"], job["attempts"][1:])
+        if attempt["outcome"] == "executor_lost"]
+    assert lost, ended
+    for attempt, successor in lost:
+        assert attempt["executor"] == victim
+        assert successor["executor"] != victim
 
 
 def test_everything_is_killed_and_everything_goes_on(receiver):
     with Farm(runners=2) as farm:
         builds = submit_all(farm, receiver)
-        for process in farm.processes():
+        old = farm.processes()
+        for process in old:
             try:
-                import os
-
                 os.kill(process["pid"], signal.SIGKILL)
             except ProcessLookupError:
                 pass
+        for process in old:
+            farm.wait_restarted(process)
         check_all(farm, receiver, builds, attempts_allowed=4)
 
 

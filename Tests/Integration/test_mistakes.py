@@ -27,7 +27,7 @@ def test_five_mistakes_are_told_at_once_with_line_column_and_the_right_word(farm
     result = farm.run(FIVE, code=2)
     text = result.err + result.out
     for line, column, word in [(2, 1, "jobs"), (5, 5, "steps"), (6, 22, "number of CPUs"),
-                               (8, 9, "two steps"), (11, 13, "build")]:
+                               (9, 9, "two steps"), (11, 13, "build")]:
         assert re.search(rf"\b{line}:{column}\b.*{word}", text), f"{line}:{column} {word}: {text}"
 
 

@@ -36,3 +36,16 @@ def test_a_receiver_that_ails_is_told_again_with_the_same_id(farm):
         eventually(lambda: receiver.deliveries, 60, "it was told in the end")
         assert [d["build"] for d in receiver.deliveries] == [build["id"]]
         assert receiver.answers == []
+
+
+def test_a_receiver_that_is_gone_for_good_is_told_no_more(farm):
+    with Receiver() as receiver:
+        receiver.answers = [410]
+        build = farm.build(pipeline(receiver))
+
+        def given_up():
+            return [n for n in farm.show(build["id"])["notifications"] if n["state"] == "dead"]
+
+        (notification,) = eventually(given_up, 30, "it was given up")
+        assert notification["attempts"] == 1
+        assert "410" in notification["message"]
