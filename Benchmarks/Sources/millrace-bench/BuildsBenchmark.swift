@@ -1,5 +1,3 @@
-import RPC
-
 /// One measurement: a warm stack, a load, the builds' end, and what the records say.
 struct BuildsBenchmark: Sendable {
   var count: Int

@@ -2,9 +2,9 @@ extension BuildsReport {
   /// For people: a few lines and two tables.
   var text: String {
     var lines = [
-      "\(self.setup.count) builds, \(self.pace); \(self.setup.runners) runners with "
-        + "\(self.setup.slots) slots",
-      "a build's step: \(self.setup.step)", "",
+      "builds    \(self.setup.count), \(self.pace)",
+      "runners   \(self.setup.runners), with room for \(self.setup.slots) jobs at a time",
+      "step      \(self.setup.step)", "",
       "answered  \(Self.pace(self.answered))", "finished  \(Self.pace(self.finished))",
       "refused   \(self.refusals) times (RESOURCE_EXHAUSTED); \(self.repetitions) calls repeated",
       "outcomes  \(self.outcomeWords)", "",

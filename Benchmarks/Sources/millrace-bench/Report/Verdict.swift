@@ -25,7 +25,8 @@ struct Verdict: Sendable {
     let ids = submissions.compactMap(\.buildID)
     let repeated = ids.count - Set(ids).count
     if repeated > 0 {
-      self.problems.append("\(repeated) builds were answered with the id of another one")
+      self.problems.append(
+        "\(repeated) of \(ids.count) answers name a build that another answer names, too")
     }
   }
 
@@ -37,15 +38,15 @@ struct Verdict: Sendable {
     let missing = answered.subtracting(listed)
     if let first = missing.min() {
       self.problems.append(
-        "\(missing.count) builds that were accepted are not in the scheduler's list; for example "
-          + first)
+        "\(missing.count) of \(answered.count) accepted builds are not in the scheduler's list; for "
+          + "example \(first)")
     }
     // One that was given up may have been accepted without our knowing.
     let unknown = listed.subtracting(answered)
     if unknown.count > submissions.count - answered.count, let first = unknown.min() {
       self.problems.append(
-        "\(unknown.count) builds are in the scheduler's list that no answer told of; for example "
-          + first)
+        "\(unknown.count) of \(listed.count) builds in the scheduler's list are in no answer; for "
+          + "example \(first)")
     }
     if builds.count > listed.count {
       self.problems.append("the scheduler lists \(builds.count - listed.count) builds twice")
@@ -56,13 +57,13 @@ struct Verdict: Sendable {
     let unfinished = builds.filter { $0.state != .finished }
     if let first = unfinished.first {
       self.problems.append(
-        "\(unfinished.count) builds had not finished when the time was up; for example \(first.id)"
+        "\(unfinished.count) of \(builds.count) builds had not finished when the time was up; for example \(first.id)"
           + Self.reason(first.jobs.first?.waitingFor))
     }
     let others = builds.filter { $0.state == .finished && $0.outcome != .succeeded }
     if let first = others.first {
       self.problems.append(
-        "\(others.count) builds did not succeed; for example \(first.id): \(first.end)"
+        "\(others.count) of \(builds.count) builds did not succeed; for example \(first.id): \(first.end)"
           + Self.reason(first.message))
     }
   }
