@@ -250,3 +250,12 @@ jobs:
     # One of them alone needs no directory of its own.
     farm.cli("artifacts", "get", build["id"], "late", "-o", str(tmp_path / "late"), code=0)
     assert (tmp_path / "late" / "out").read_text() == "second\n"
+
+
+def test_output_that_cannot_be_written_is_told(farm):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [program("millrace"), "builds"], env=farm.environment(), stdin=subprocess.DEVNULL,
+            stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 4
+    assert b"cannot write to standard output: No space left on device" in done.stderr

@@ -50,7 +50,7 @@ package struct Policy: Hashable, Sendable {
 
   /// Texts that become parts of keys, and what is too much of them.
   package enum Limit {
-    package static let nameBytes = 256
+    package static let nameBytes = 512
     package static let labels = 64
     package static let labelBytes = 128
     package static let avoided = 32

@@ -10,13 +10,17 @@ extension JobSpec {
   /// A job as it was offered. Throws INVALID_ARGUMENT, which names the field.
   init(_ message: RunnerV1.JobSpec) throws(RPCError) {
     for (name, value) in [
-      ("attempt_id", message.attemptID), ("lease_id", message.leaseID),
-      ("log_name", message.logName),
-    ] where value.isEmpty {
-      throw RPCError(.invalidArgument, "job.\(name) is empty")
-    }
-    guard message.logName.utf8.count <= 512 else {
-      throw RPCError(.invalidArgument, "job.log_name is longer than 512 bytes")
+      ("attempt_id", message.attemptID), ("build_id", message.buildID), ("job_id", message.jobID),
+      ("project", message.project), ("lease_id", message.leaseID), ("log_name", message.logName),
+    ] {
+      if value.isEmpty { throw RPCError(.invalidArgument, "job.\(name) is empty") }
+      // They go into heartbeats, and the allocator takes no others.
+      if value.utf8.count > 512 {
+        throw RPCError(.invalidArgument, "job.\(name) is longer than 512 bytes")
+      }
+      if value.utf8.contains(where: { $0 < 0x20 || $0 == 0x7f }) {
+        throw RPCError(.invalidArgument, "job.\(name) has a control character")
+      }
     }
     let resources = message.resources ?? TypesV1.Resources(slots: 1)
     guard resources.cpuMillis >= 0, resources.memoryBytes >= 0, resources.slots >= 0 else {

@@ -143,11 +143,13 @@ extension Scheduler {
   /// the first.
   mutating func joinGroup(_ id: BuildID, toRetry: Bool = false) {
     let key = self.groupKey(of: id)
-    guard !key.group.isEmpty,
-      toRetry || self.builds[id]?.machine.record.state != .finished
+    guard !key.group.isEmpty, let record = self.builds[id]?.machine.record,
+      toRetry || record.state != .finished || record.holdsExecutors
     else { return }
     if !(self.groups[key]?.contains(id) ?? false) { self.groups[key, default: []].append(id) }
-    if self.groups[key]?.first != id { self.builds[id]?.machine.holdBack() }
+    if self.groups[key]?.first != id, toRetry || record.state != .finished {
+      self.builds[id]?.machine.holdBack()
+    }
   }
 
   /// A build is over: the next of its group goes on.

@@ -260,7 +260,10 @@ extension Scheduler {
     self.show(id, &effects)
     self.carryOut(deferred, of: id, at: now, &effects)
     if isFirst { self.supersede(for: record, at: now, &effects) }
-    if record.state == .finished { self.leaveGroup(id, at: now, &effects) }
+    // The next of its group must not meet what is still being stopped.
+    if record.state == .finished, !record.holdsExecutors {
+      self.leaveGroup(id, at: now, &effects)
+    }
     self.settle(id, at: now, &effects)
   }
 

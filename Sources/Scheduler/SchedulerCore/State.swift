@@ -56,7 +56,12 @@ package struct BuildRecord: Hashable, Sendable {
   /// Whether there is still something to do for it: what a scheduler that starts must know.
   package var isActive: Bool {
     self.state != .finished || self.notifications.contains { $0.state == .pending }
-      || self.jobs.contains { $0.attempts.contains(where: \.isHeld) }
+      || self.holdsExecutors
+  }
+
+  /// Whether an executor may still run something of it, though it may be finished.
+  package var holdsExecutors: Bool {
+    self.jobs.contains { $0.attempts.contains(where: \.isHeld) }
   }
 }
 

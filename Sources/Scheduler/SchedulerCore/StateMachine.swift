@@ -83,8 +83,8 @@ package struct Scheduler: Sendable {
     var effects: [Effect] = []
     // In a group what runs goes first, then what came first.
     let order = self.builds.values.map(\.machine.record).sorted { left, right in
-      (left.state == .running ? 0 : 1, left.createdAt, left.id)
-        < (right.state == .running ? 0 : 1, right.createdAt, right.id)
+      (left.holdsExecutors ? 0 : 1, left.createdAt, left.id)
+        < (right.holdsExecutors ? 0 : 1, right.createdAt, right.id)
     }
     for record in order { self.joinGroup(record.id) }
     for record in order.sorted(by: { ($0.createdAt, $0.id) < ($1.createdAt, $1.id) }) {

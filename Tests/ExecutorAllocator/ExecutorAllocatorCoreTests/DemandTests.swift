@@ -193,7 +193,7 @@ import Testing
 
   @Test(arguments: [
     ("", "project is empty"), ("a\u{1f}b", "project holds a control character"),
-    (String(repeating: "p", count: 257), "project has 257 bytes, more than 256"),
+    (String(repeating: "p", count: 513), "project has 513 bytes, more than 512"),
   ])
   func aProjectThatCannotBePartOfAKeyIsRefused(project: String, reason: String) {
     var allocator = Allocator()

@@ -246,8 +246,8 @@ import Testing
     #expect(Self.mistaken { _ in } == nil)
     #expect(Self.mistaken { $0.executor = "" } == "executor_id is empty")
     #expect(
-      Self.mistaken { $0.address = String(repeating: "x", count: 257) }
-        == "address has 257 bytes, more than 256")
+      Self.mistaken { $0.address = String(repeating: "x", count: 513) }
+        == "address has 513 bytes, more than 512")
     #expect(Self.mistaken { $0.incarnation = "a\u{1f}b" }?.contains("control") == true)
     #expect(Self.mistaken { $0.capacity.slots = 0 }?.contains("slots is 0") == true)
     #expect(Self.mistaken { $0.capacity.cpuMillis = -1 }?.contains("cpu_millis is -1") == true)

@@ -19,14 +19,18 @@ final class MemoryLogs: LogsV1.LogService {
   }
 
   let state: Mutex<State>
+  /// No call is answered.
+  private let isAway: Bool
 
-  init(cuts: [Int] = []) {
+  init(cuts: [Int] = [], isAway: Bool = false) {
     self.state = Mutex(State(cuts: cuts))
+    self.isAway = isAway
   }
 
   func appendLog(
     _ requests: RequestStream<LogsV1.AppendLogRequest>, context: ServerContext
   ) async throws -> LogsV1.AppendLogResponse {
+    if self.isAway { throw RPCError(.unavailable, "away") }
     var left = self.state.withLock { state in
       state.streams += 1
       return state.cuts.isEmpty ? Int.max : state.cuts.removeFirst()
@@ -53,7 +57,8 @@ final class MemoryLogs: LogsV1.LogService {
   func getLog(
     _ request: LogsV1.GetLogRequest, context: ServerContext
   ) async throws -> LogsV1.GetLogResponse {
-    self.state.withLock {
+    if self.isAway { throw RPCError(.unavailable, "away") }
+    return self.state.withLock {
       LogsV1.GetLogResponse(sizeBytes: Int64($0.bytes.count), sealed: $0.sealed)
     }
   }
@@ -129,7 +134,7 @@ final class MemoryLogs: LogsV1.LogService {
   }
 
   @Test(.timeLimit(.minutes(1))) func aCacheThatStaysAwayDoesNotKeepALogForEver() async throws {
-    let logs = MemoryLogs(cuts: Array(repeating: 0, count: 100_000))
+    let logs = MemoryLogs(isAway: true)
     let end = try await self.carry(300_000, to: logs, sealLimit: .milliseconds(50))
     #expect(end.bytes == 0)
     #expect(end.problem?.contains("could not be saved") == true, "\(end.problem ?? "")")

@@ -179,6 +179,22 @@ func anExpiredLeaseIsAskedOfTheRunner() {
   #expect(bench.record("b").jobs[0].attempts.count == 1)
 }
 
+@Test(arguments: [false, true])
+func theNextOfAGroupWaitsForWhatIsBeingStopped(restarts: Bool) {
+  var bench = Bench()
+  var grouped = pipeline(job("a"))
+  grouped.concurrency = Pipeline.Concurrency(group: "g")
+  _ = bench.submit("b", grouped)
+  _ = bench.grant()
+  _ = bench.submit("c", grouped)
+  _ = bench.cancel("b")
+  #expect(bench.record("b").state == .finished)
+  if restarts { bench.restart() }
+  #expect(bench.grant() == nil)
+  bench.feed { $0.streamEnded(.notFound, of: "b/a/1", at: $1) }
+  #expect(bench.grant()?.build == "c")
+}
+
 @Test
 func aRetryThatIsRefusedLeavesNoPlaceInItsGroup() {
   var bench = Bench()

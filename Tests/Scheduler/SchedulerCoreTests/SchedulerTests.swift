@@ -348,5 +348,8 @@ func aNewerBuildOfAGroupCanEndTheOlder() {
   _ = bench.submit("2", grouped(true))
   #expect(bench.record("1").outcome == .cancelled)
   #expect(bench.record("1").message.contains("build 2"))
+  // Its processes may still live: the runner says when they are gone.
+  #expect(bench.record("2").jobs[0].state == .blocked)
+  bench.feed { $0.streamEnded(.notFound, of: "1/a/1", at: $1) }
   #expect(bench.record("2").jobs[0].state == .queued)
 }

@@ -52,7 +52,11 @@ package struct Terminal: Sendable {
           if errno == EINTR { continue }
           // Behind `| head` this is how a program ends that did not die of SIGPIPE.
           if errno == EPIPE { exit(141) }
-          return
+          // Nobody is left to tell that standard error cannot be written to.
+          guard descriptor == STDOUT_FILENO else { return }
+          self.complain(
+            "millrace: cannot write to standard output: \(String(cString: strerror(errno)))")
+          exit(ExitCode.infrastructure.rawValue)
         }
         done += count
       }
