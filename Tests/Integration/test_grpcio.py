@@ -24,8 +24,12 @@ def channel(farm, request):
 @pytest.mark.parametrize("channel", NAMES, indirect=True)
 def test_health_says_serving(channel):
     stub = health_pb2_grpc.HealthStub(channel)
-    answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=10, wait_for_ready=True)
-    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    serving = health_pb2.HealthCheckResponse.SERVING
+    # In a farm that has just begun a service serves once it has found those that it needs.
+    answers = stub.Watch(health_pb2.HealthCheckRequest(), timeout=20, wait_for_ready=True)
+    assert any(answer.status == serving for answer in answers)
+    answers.cancel()
+    assert stub.Check(health_pb2.HealthCheckRequest(), timeout=10).status == serving
     with pytest.raises(grpc.RpcError) as error:
         stub.Check(health_pb2.HealthCheckRequest(service="no.such.Service"), timeout=10)
     assert error.value.code() == grpc.StatusCode.NOT_FOUND
