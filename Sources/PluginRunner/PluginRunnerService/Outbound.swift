@@ -31,6 +31,13 @@ final class Outbound: Sendable {
   private let incarnation: String
   private let logger: Logger
   private let link = Mutex(Link.notYet)
+  private let pause = Mutex(Pause())
+
+  /// What lies between two heartbeats.
+  private struct Pause {
+    var sleep: Task<Void, Never>?
+    var isCutShort = false
+  }
 
   init(
     client: AllocatorV1.AllocatorClient, driver: Driver, configuration: Configuration,
@@ -49,8 +56,27 @@ final class Outbound: Sendable {
   func run(address: String) async {
     while !Task.isCancelled {
       let interval = await self.beat(address: address)
-      // Cancellation ends the sleep and the loop.
-      try? await Task.sleep(for: interval)
+      let sleep = Task { _ = try? await Task.sleep(for: interval) }
+      let isCutShort = self.pause.withLock { pause in
+        pause.sleep = sleep
+        defer { pause.isCutShort = false }
+        return pause.isCutShort
+      }
+      if isCutShort { sleep.cancel() }
+      await withTaskCancellationHandler {
+        await sleep.value
+      } onCancel: {
+        sleep.cancel()
+      }
+    }
+  }
+
+  /// Something changed that the allocator should not wait for: the next heartbeat goes out now.
+  func hurry() {
+    self.pause.withLock { pause in
+      // Should one be on its way, it was made before the change.
+      pause.isCutShort = true
+      pause.sleep?.cancel()
     }
   }
 

@@ -102,8 +102,11 @@ package struct Runner: ServiceProgram {
   /// Takes no further jobs, lets running ones finish, and stops the rest in time to say so.
   package func drain() async {
     self.driver.drainBegan()
-    let reserve = self.configuration.stopGrace + .seconds(2)
-    let patience = max(.zero, self.configuration.drainGrace - reserve)
+    self.outbound.hurry()
+    let grace = self.configuration.drainGrace
+    // Of a short grace, half is still the jobs'.
+    let reserve = min(self.configuration.stopGrace + .seconds(2), grace / 2)
+    let patience = grace - reserve
     let isIdle = await self.waitUntilIdle(atMost: patience)
     guard !isIdle else { return }
     self.driver.drainGraceEnded()

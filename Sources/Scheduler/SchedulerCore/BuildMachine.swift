@@ -48,7 +48,8 @@ struct BuildMachine: Sendable {
         id: submission.id, project: submission.project, name: name, createdAt: now,
         source: submission.source, priority: submission.priority,
         annotations: submission.annotations, environment: submission.environment,
-        pipeline: pipeline, jobs: submission.legs.map(JobRecord.init), owner: owner))
+        pipeline: pipeline, jobs: submission.legs.map(JobRecord.init),
+        fingerprint: submission.fingerprint, owner: owner))
   }
 
   /// Goes on with a record that was read. What waits is queued by ``resume(at:_:)``.
@@ -124,7 +125,8 @@ struct BuildMachine: Sendable {
       var active = self.graph.legs[plan].count {
         [.queued, .running].contains(self.record.jobs[$0].state)
       }
-      for index in self.graph.legs[plan] where self.record.jobs[index].state == .blocked {
+      for index in self.graph.legs[plan]
+      where self.record.jobs[index].state == .blocked && !self.record.jobs[index].holdsExecutor {
         if !self.shouldRun(index) {
           self.end(index, .skipped, self.whySkipped(plan), at: now, &out)
         } else if active < job.maximumParallel ?? .max {
@@ -214,6 +216,12 @@ struct BuildMachine: Sendable {
     }
     self.settle(
       self.unfinished[plan] == 0 ? self.graph.dependents[plan] : [plan], at: now, &out)
+  }
+
+  /// An executor is free of an attempt at a job, whose next attempt may have waited for that.
+  mutating func executorLeft(_ index: Int, at now: Timestamp, _ out: inout BuildOutput) {
+    guard self.record.jobs[index].state == .blocked else { return }
+    self.settle([self.record.jobs[index].leg.plan], at: now, &out)
   }
 
   // MARK: The end

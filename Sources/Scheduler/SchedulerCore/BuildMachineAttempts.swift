@@ -108,7 +108,9 @@ extension BuildMachine {
         .stop(
           id, address: address, attempt?.outcome ?? .cancelled, reason: attempt?.message ?? ""))
       out.now.append(.attach(id, address: address, after: after))
-    case .stopped: self.letGo(of: id, live, &out)
+    case .stopped:
+      self.letGo(of: id, live, &out)
+      if case .job(let index) = live.item { self.executorLeft(index, at: now, &out) }
     case .ended(let verdict):
       let ending = Ending(verdict)
       if ending.mayStillRun {
@@ -118,6 +120,7 @@ extension BuildMachine {
       case .job(let index):
         self.attemptEnded(id, of: index, ending, at: now, policy, &out)
         self.letGo(of: id, live, &out)
+        self.executorLeft(index, at: now, &out)
       case .notification(let index):
         self.letGo(of: id, live, &out)
         self.notificationEnded(index, ending, policy, &out)
@@ -206,8 +209,8 @@ extension BuildMachine {
       guard self.attempt(id)?.outcome == nil else { return }
       self.endAttempt(id, .timedOut, why, at: now, &out)
       if self.isToBeTriedAgain(index, after: .timedOut, policy) {
-        self.update { $0.jobs[index].state = .queued }
-        out.afterCommit.append(.enqueue(.job(index)))
+        // Queued once this attempt's processes are gone.
+        self.update { $0.jobs[index].state = .blocked }
       } else {
         self.endJob(index, .timedOut, why, at: now, &out)
       }

@@ -45,7 +45,11 @@ extension Scheduler {
     _ submission: Submission, _ waiter: Waiter, at now: Timestamp, _ effects: inout [Effect]
   ) {
     let id = submission.id
-    if self.builds[id] != nil {
+    if let record = self.builds[id]?.machine.record {
+      if let conflict = record.conflict(withSubmission: submission.fingerprint) {
+        effects.append(.answer(waiter, conflict))
+        return
+      }
       self.answer(waiter, with: id, existed: true, &effects)
       return
     }
@@ -185,5 +189,17 @@ extension Scheduler {
         machine.cancel(why, at: now, &out)
       }
     }
+  }
+}
+
+extension BuildRecord {
+  /// What the submitter of that fingerprint is told if this is another build; nil if it is its own.
+  func conflict(withSubmission fingerprint: String) -> Answer? {
+    guard !self.fingerprint.isEmpty, !fingerprint.isEmpty, self.fingerprint != fingerprint else {
+      return nil
+    }
+    return .alreadyExists(
+      "the idempotency key was used for build \(self.id), whose pipeline, source, environment or "
+        + "priority is another; choose another key for another build")
   }
 }

@@ -409,8 +409,10 @@ extension Scheduler {
     self.adopt(stored, at: now, &effects)
     self.joinGroup(id)
     self.change(id, at: now, &effects) { $0.resume(at: now, $2, &$1) }
+    let conflict = stored.record.conflict(withSubmission: entry.machine.record.fingerprint)
     for waiter in answers {
-      effects.append(.answer(waiter, .build(self.shown(id) ?? stored.record, existed: true)))
+      let answer = conflict ?? .build(self.shown(id) ?? stored.record, existed: true)
+      effects.append(.answer(waiter, answer))
     }
     self.show(id, &effects)
     self.carryOut(commands, on: id, at: now, &effects)

@@ -290,8 +290,11 @@ package struct Scheduler: Sendable {
     case .queued:
       guard let shape = entry.machine.shape(of: .job(index), self.policy) else { return "" }
       let reason = self.queue.reason(for: shape)
-      return reason.isEmpty ? "an executor" : reason
+      return reason.isEmpty ? "an executor to be found" : "an executor: \(reason)"
     case .blocked:
+      if let attempt = job.attempts.last(where: \.isHeld) {
+        return "attempt \(attempt.number) on executor \(attempt.executor) to be stopped"
+      }
       if entry.machine.isHeldBack {
         let first = self.groups[self.groupKey(of: record)]?.first
         return "concurrency group \(record.group)"

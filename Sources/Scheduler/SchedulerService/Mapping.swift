@@ -236,6 +236,7 @@ extension RPCError {
     case .notFound: self.init(.notFound, "there is no build \(build)")
     case .failedPrecondition(let why): self.init(.failedPrecondition, why)
     case .invalid(let why): self.init(.invalidArgument, why)
+    case .alreadyExists(let why): self.init(.alreadyExists, why)
     case .exhausted(let why, let delay): self.init(.resourceExhausted, why, retryDelay: delay)
     case .unavailable(let why): self.init(.unavailable, why, retryDelay: Self.retrySoon)
     }

@@ -10,7 +10,8 @@ extension SchedulerV1 {
   /// Every call may be retried on UNAVAILABLE; none changes anything twice.
   public protocol SchedulerService: RPCService {
     /// Commits a build and its jobs, then answers. The same project and idempotency key again
-    /// answers the same build. INVALID_ARGUMENT carries every mistake of the pipeline at once;
+    /// answers the same build; ALREADY_EXISTS: that is a build of another pipeline, source,
+    /// environment or priority. INVALID_ARGUMENT carries every mistake of the pipeline at once;
     /// RESOURCE_EXHAUSTED: the queue is full, retry after the delay in the details.
     func submitBuild(
       _ request: SchedulerV1.SubmitBuildRequest, context: ServerContext
@@ -113,7 +114,8 @@ extension SchedulerV1 {
     }
 
     /// Commits a build and its jobs, then answers. The same project and idempotency key again
-    /// answers the same build. INVALID_ARGUMENT carries every mistake of the pipeline at once;
+    /// answers the same build; ALREADY_EXISTS: that is a build of another pipeline, source,
+    /// environment or priority. INVALID_ARGUMENT carries every mistake of the pipeline at once;
     /// RESOURCE_EXHAUSTED: the queue is full, retry after the delay in the details.
     public func submitBuild(
       _ request: SchedulerV1.SubmitBuildRequest, options: CallOptions = CallOptions()

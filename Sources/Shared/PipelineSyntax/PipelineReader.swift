@@ -249,9 +249,7 @@ struct PipelineReader {
 
   mutating func environment(_ value: YAMLValue, in scope: Scope) -> [String: String] {
     self.texts(value, "env", scope) { name in
-      // What a shell can read back.
-      !name.isEmpty && name.first?.isNumber == false
-        && name.allSatisfy { $0.isASCII && ($0.isLetter || $0.isNumber || $0 == "_") }
+      Pipeline.isEnvironmentName(name)
         ? nil : "write letters, digits and _, the first no digit"
     }
   }

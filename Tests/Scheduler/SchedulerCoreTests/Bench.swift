@@ -67,7 +67,8 @@ struct Bench {
   // MARK: Shorthand
 
   mutating func submit(
-    _ id: BuildID, project: ProjectID = "p", priority: Int32 = 0, _ pipeline: Pipeline
+    _ id: BuildID, project: ProjectID = "p", priority: Int32 = 0, _ pipeline: Pipeline,
+    fingerprint: String = ""
   ) -> Waiter {
     self.nextWaiter += 1
     let waiter = Waiter(self.nextWaiter)
@@ -75,7 +76,8 @@ struct Bench {
     self.feed {
       $0.submitted(
         Submission(
-          id: id, project: project, pipeline: pipeline, legs: legs, priority: priority),
+          id: id, project: project, pipeline: pipeline, legs: legs, priority: priority,
+          fingerprint: fingerprint),
         from: waiter, at: $1)
     }
     return waiter

@@ -399,6 +399,40 @@ func retryRunsWhatDidNotSucceedAsFurtherAttempts() {
 }
 
 @Test
+func aRetryWaitsUntilTheCancelledAttemptIsGone() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")))
+  _ = bench.grant()
+  _ = bench.cancel("b")
+  let waiter = bench.retry("b")
+  #expect(bench.take().answers[waiter]?.record?.state == .queued)
+  // The first attempt's processes may still be there.
+  #expect(bench.record("b").jobs[0].state == .blocked)
+  #expect(
+    bench.scheduler.shown("b")?.jobs[0].waitingFor == "attempt 1 on executor e1 to be stopped")
+  bench.end("b/a/1", .cancelled)
+  #expect(bench.record("b").jobs[0].state == .queued)
+  #expect(bench.grant()?.attempt == "b/a/2")
+  bench.end("b/a/2")
+  #expect(bench.record("b").outcome == .succeeded)
+}
+
+@Test
+func theSameKeyForAnotherBuildIsRefused() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")), fingerprint: "one")
+  let same = bench.submit("b", pipeline(job("a")), fingerprint: "one")
+  let other = bench.submit("b", pipeline(job("x")), fingerprint: "two")
+  let answers = bench.take().answers
+  #expect(answers[same]?.record?.id == "b")
+  guard case .alreadyExists(let why) = answers[other] else {
+    Issue.record("the other was answered \(String(describing: answers[other]))")
+    return
+  }
+  #expect(why.contains("build b"))
+}
+
+@Test
 func retryOfWhatCannotBeRetriedSaysWhy() {
   var bench = Bench()
   _ = bench.submit("b", pipeline(job("a")))
