@@ -186,7 +186,7 @@ final class Driver: Sendable {
       run.kill(index)
     case .setTimer(let attempt, let timer, let duration):
       run.keep(
-        self.tools.loop.scheduleTask(in: .nanoseconds(duration.microseconds * 1_000)) {
+        self.tools.loop.scheduleTask(in: TimeAmount(duration)) {
           self.received(.timerFired(timer), for: attempt)
         })
     case .wrapUp(let attempt):

@@ -152,6 +152,25 @@ import Testing
     await world.end()
   }
 
+  @Test(arguments: [10_000_000_000, Int64.max])
+  func aTimeoutThatNoClockHasIsRefusedAndTheRunnerLivesOn(seconds: Int64) async throws {
+    let world = try await RunnerWorld()
+    let timeout = GoogleProtobuf.Duration(seconds: seconds, nanos: 1_999_999_999)
+    var (job, step) = (world.job([run("true")]), run("true"))
+    job.timeout = timeout
+    step.timeout = timeout
+    for (job, field) in [
+      (job, "job.timeout"), (world.job([run("true"), step]), "job.steps[1].timeout"),
+    ] {
+      let refusal = await #expect(throws: RPCError.self) { _ = try await world.run(job) }
+      #expect(refusal?.code == .invalidArgument)
+      #expect(refusal?.message.contains("\(field) is \(seconds) s") == true)
+    }
+    job.timeout = GoogleProtobuf.Duration(seconds: 30 * 86_400)
+    #expect(try await world.run(job).finish?.outcome == .succeeded)
+    await world.end()
+  }
+
   @Test func aLostStreamIsTakenUpByAttach() async throws {
     let world = try await RunnerWorld()
     let gate = try Gate(in: world.folder)
