@@ -370,3 +370,28 @@ enum Thread {
     #expect(Sandbox.choose("chroot", supervisor: "", dataDirectory: "/") == nil)
   }
 }
+  /// bubblewrap's own process only waits: the supervisor inside has the socket to the runner.
+  @Test(.needsBubblewrap) func aStepOutlivesTheProgramThatMadeItsSandbox() async throws {
+    let data = try TestFolder()
+    let (workspace, words) = try self.sandboxed(data)
+    let ready = try Gate(at: workspace.work + "/ready")
+    let go = try Gate(at: workspace.work + "/go")
+    let supervised = try Supervised(
+      "echo ready > ready; cat go; exit 5", sandbox: words, directory: workspace.work,
+      environment: [Leftovers.mark: data.path])
+    #expect(await ready.line() == "ready\n")
+    kill(supervised.process.pid, SIGKILL)
+    Thread.start {
+      let file = open(go.path, O_WRONLY)
+      _ = write(file, "go\n", 3)
+      close(file)
+    }
+    let end = await supervised.process.ended()
+    guard case .exited(5, 0, _, _) = end else {
+      Issue.record("the program did not end with its code: \(end)")
+      return
+    }
+    #expect(await supervised.text() == "go\n")
+    #expect(Leftovers.find(markedWith: data.path) == [])
+  }
+
