@@ -10,6 +10,8 @@ package enum JobInput: Hashable, Sendable {
   case artifactKept(Artifact)
   case timerFired(JobTimer)
   case stopRequested(StopOrder)
+  /// What steps write has no place to go, and will have none while this attempt keeps its own; why.
+  case logRefused(String)
   /// The log is sealed, the workspace gone. `problem` says what could not be saved.
   case wrappedUp(logBytes: Int64, problem: String?)
 }

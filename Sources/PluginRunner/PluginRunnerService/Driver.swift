@@ -203,7 +203,8 @@ final class Driver: Sendable {
   private func startLog(_ run: AttemptRun, in group: inout DiscardingTaskGroup) {
     run.logBegan()
     let appender = LogAppender(
-      client: self.tools.logs, name: run.spec.logName, buffer: run.buffer)
+      client: self.tools.logs, name: run.spec.logName, buffer: run.buffer,
+      refused: { self.received(.logRefused($0), for: run.spec.attempt) })
     group.addTask { run.logEnd.fulfil(await appender.run()) }
   }
 

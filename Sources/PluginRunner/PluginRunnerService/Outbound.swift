@@ -32,6 +32,8 @@ final class Outbound: Sendable {
   private let logger: Logger
   private let link = Mutex(Link.notYet)
   private let pause = Mutex(Pause())
+  /// Why no further job has room here, if so.
+  private let shortage = Mutex<String?>(nil)
 
   /// What lies between two heartbeats.
   private struct Pause {
@@ -51,6 +53,9 @@ final class Outbound: Sendable {
   }
 
   var state: Link { self.link.withLock { $0 } }
+
+  /// Why no further job has room on the disk, if so.
+  var diskProblem: String? { self.shortage.withLock { $0 } }
 
   /// Heartbeats until it is cancelled.
   func run(address: String) async {
@@ -82,12 +87,14 @@ final class Outbound: Sendable {
 
   /// One heartbeat; says when the next is due.
   private func beat(address: String) async -> Duration {
+    let hasRoom = await self.lookAtDisk()
     let request = self.driver.read { core in
       AllocatorV1.HeartbeatRequest(
         executorID: core.profile.id.rawValue, incarnation: self.incarnation, address: address,
         pool: self.configuration.pool, labels: self.configuration.labels,
         capacity: TypesV1.Resources(core.profile.capacity),
-        leases: core.heldLeases.map(AllocatorV1.HeldLease.init), draining: core.draining,
+        leases: core.heldLeases.map(AllocatorV1.HeldLease.init),
+        draining: core.draining || !hasRoom,
         warmProjects: core.warmProjects.map(\.rawValue))
     }
     do {
@@ -113,6 +120,24 @@ final class Outbound: Sendable {
       try await client.deregister(request, options: CallOptions(timeout: Self.timeout))
     }
     _ = await call.result
+  }
+
+  /// Whether there is room for another job. Without it new ones wait, as they do for one that
+  /// drains; those that run end as they can, and free what they hold.
+  private func lookAtDisk() async -> Bool {
+    let folder = self.configuration.dataDirectory
+    let problem = try? await blocking { () throws(SystemError) in shortDisk(at: folder) }
+    let before = self.shortage.withLock { shortage in
+      defer { shortage = problem }
+      return shortage
+    }
+    switch (before, problem) {
+    case (nil, let problem?):
+      self.logger.warning("no further jobs are taken", metadata: ["reason": "\(problem)"])
+    case (_?, nil): self.logger.info("there is room on the disk again")
+    default: break
+    }
+    return problem == nil
   }
 
   /// Says a change once, not each second.

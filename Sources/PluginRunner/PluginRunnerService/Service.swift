@@ -118,6 +118,7 @@ package struct Runner: ServiceProgram {
     switch self.outbound.state {
     case .up: return .ready
     case .notYet: return .notReady("the executor-allocator has not answered yet")
+    if let problem = self.outbound.diskProblem { return .notReady(problem) }
     case .down(let why): return .notReady("the executor-allocator does not answer: \(why)")
     }
   }
