@@ -49,7 +49,7 @@ final class Driver: Sendable {
     (self.work, self.queue) = AsyncStream.makeStream(of: Work.self)
     self.steps = ScriptStep(
       supervisor: tools.configuration.supervisor, sandbox: tools.sandbox, cgroups: tools.cgroups,
-      dataDirectory: tools.configuration.dataDirectory)
+      dataDirectory: tools.configuration.dataDirectory, hidden: tools.configuration.hidden)
   }
 
   // MARK: Inputs

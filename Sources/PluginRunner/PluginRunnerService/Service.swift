@@ -39,7 +39,7 @@ package struct Runner: ServiceProgram {
       let (sandbox, why) = try await blocking({ () throws(SystemError) in
         Sandbox.choose(
           configuration.sandbox, supervisor: configuration.supervisor,
-          dataDirectory: configuration.dataDirectory)
+          dataDirectory: configuration.dataDirectory, hidden: configuration.hidden)
       })
     else {
       throw environment.settings.wrong("sandbox", "it can be bubblewrap or none")
@@ -56,6 +56,9 @@ package struct Runner: ServiceProgram {
     }
     var pluginEnvironment = AttemptRun.systemEnvironment
     pluginEnvironment[Leftovers.mark] = configuration.dataDirectory
+    pluginEnvironment["MILLRACE_HIDDEN"] = configuration.hidden.joined(separator: "\n")
+    pluginEnvironment["MILLRACE_CHECKOUT_ROOTS"] =
+      configuration.checkoutRoots.joined(separator: "\n")
     self.plugins = PluginHost(
       programs: programs, supervisor: configuration.supervisor, environment: pluginEnvironment,
       maximumIdle: Int(configuration.capacity.slots), logger: logger)
@@ -115,10 +118,10 @@ package struct Runner: ServiceProgram {
 
   package func readiness() async -> Readiness {
     if self.driver.read({ $0.draining }) { return .notReady("draining") }
+    if let problem = self.outbound.diskProblem { return .notReady(problem) }
     switch self.outbound.state {
     case .up: return .ready
     case .notYet: return .notReady("the executor-allocator has not answered yet")
-    if let problem = self.outbound.diskProblem { return .notReady(problem) }
     case .down(let why): return .notReady("the executor-allocator does not answer: \(why)")
     }
   }

@@ -305,6 +305,29 @@ enum Thread {
     #expect(access(workspace.temporary + "/there", F_OK) == 0)
   }
 
+  @Test(.needsBubblewrap) func aStepDoesNotSeeWhatIsHidden() async throws {
+    // Beside the tests: below /tmp nothing is seen anyway.
+    let farm = Programs.folder + "/farm-\(getpid())"
+    try makeFolders(farm + "/gateway")
+    try makeFolders(farm + "/runner")
+    defer { try? removeTree(farm) }
+    try createFile(farm + "/gateway/db", [1], mode: 0o644)
+    let workspace = Workspace(root: farm + "/runner/workspaces", attempt: "a")
+    try workspace.make()
+    let (sandbox, _) = try #require(
+      Sandbox.choose(
+        "bubblewrap", supervisor: Programs.supervisor, dataDirectory: farm + "/runner",
+        hidden: [farm]))
+    let supervised = try Supervised(
+      "ls \(farm); echo x > file && ls \(farm)/runner/workspaces/*/work",
+      sandbox: sandbox.command(
+        workspace: workspace, dataDirectory: farm + "/runner", hidden: [farm],
+        supervisor: Programs.supervisor),
+      directory: workspace.work)
+    _ = await supervised.process.ended()
+    #expect(await supervised.text() == "runner\nfile\n")
+  }
+
   /// The runner and its plugins go into the same folders, with more rights.
   @Test(.needsBubblewrap) func aStepCannotLeadTheRunnerAstray() async throws {
     let data = try TestFolder()
@@ -366,10 +389,6 @@ enum Thread {
     #expect(Leftovers.find(markedWith: data.path) == [])
   }
 
-  @Test func anUnknownSandboxIsNone() {
-    #expect(Sandbox.choose("chroot", supervisor: "", dataDirectory: "/") == nil)
-  }
-}
   /// bubblewrap's own process only waits: the supervisor inside has the socket to the runner.
   @Test(.needsBubblewrap) func aStepOutlivesTheProgramThatMadeItsSandbox() async throws {
     let data = try TestFolder()
@@ -395,3 +414,7 @@ enum Thread {
     #expect(Leftovers.find(markedWith: data.path) == [])
   }
 
+  @Test func anUnknownSandboxIsNone() {
+    #expect(Sandbox.choose("chroot", supervisor: "", dataDirectory: "/") == nil)
+  }
+}
