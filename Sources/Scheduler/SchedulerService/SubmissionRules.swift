@@ -2,6 +2,7 @@ import BuildProtos
 import Crypto
 import Domain
 import RPC
+import SchedulerCore
 
 /// What a submission may look like, and what its build is called.
 enum SubmissionRules {
@@ -34,6 +35,11 @@ enum SubmissionRules {
       if bytes > self.maximumMapBytes {
         return "\(field) takes \(bytes) bytes, more than \(self.maximumMapBytes)"
       }
+    }
+    let priorities = Submission.priorities
+    if !priorities.contains(request.priority) {
+      return "priority is \(request.priority), not from \(priorities.lowerBound) to "
+        + "\(priorities.upperBound)"
     }
     if let name = request.env.keys.sorted().first(where: { !Pipeline.isEnvironmentName($0) }) {
       return "env has the name \"\(name.prefix(64))\"; "

@@ -40,7 +40,8 @@ extension SchedulerV1 {
     ) async throws -> SchedulerV1.CancelBuildResponse
 
     /// Runs the jobs that did not succeed (or the named ones) of a finished build again, as further
-    /// attempts. FAILED_PRECONDITION: the build is still running, or nothing is left to retry.
+    /// attempts. FAILED_PRECONDITION: the build is still running, nothing is left to retry, or its
+    /// record has no room for more attempts.
     func retryBuild(
       _ request: SchedulerV1.RetryBuildRequest, context: ServerContext
     ) async throws -> SchedulerV1.RetryBuildResponse
@@ -159,7 +160,8 @@ extension SchedulerV1 {
     }
 
     /// Runs the jobs that did not succeed (or the named ones) of a finished build again, as further
-    /// attempts. FAILED_PRECONDITION: the build is still running, or nothing is left to retry.
+    /// attempts. FAILED_PRECONDITION: the build is still running, nothing is left to retry, or its
+    /// record has no room for more attempts.
     public func retryBuild(
       _ request: SchedulerV1.RetryBuildRequest, options: CallOptions = CallOptions()
     ) async throws -> SchedulerV1.RetryBuildResponse {
