@@ -194,9 +194,15 @@ final class BuildStore: @unchecked Sendable {
   // MARK: Reading, from anywhere
 
   func load(_ build: BuildID) async throws -> Reading {
-    let response = try await self.client.lookup(
-      DatastoreV1.LookupRequest(projectID: self.project, keys: [self.key(build)]),
-      options: CallOptions(timeout: Self.timeout))
+    let response: DatastoreV1.LookupResponse
+    do {
+      response = try await self.client.lookup(
+        DatastoreV1.LookupRequest(projectID: self.project, keys: [self.key(build)]),
+        options: CallOptions(timeout: Self.timeout))
+    } catch let error as RPCError where error.code == .invalidArgument {
+      // What the store refuses as a key is the name of no build.
+      return .missing
+    }
     guard response.deferred.isEmpty else {
       throw RPCError(.unavailable, "the datastore put off the lookup of build \(build)")
     }
