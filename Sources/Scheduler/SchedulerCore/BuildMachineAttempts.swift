@@ -276,6 +276,7 @@ extension BuildMachine {
       record.notifications[index].state = state
       record.notifications[index].message = message
     }
+    if state == .dead { out.deadNotifications += 1 }
     out.isDirty = true
     out.now.append(.dequeue(.notification(index)))
     for (id, live) in self.live.sorted(by: { $0.key < $1.key })

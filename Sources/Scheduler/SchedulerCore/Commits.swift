@@ -68,6 +68,7 @@ extension Scheduler {
       self.recountWaiting(index)
     }
     if out.isProgress { self.builds.values[index].isProgress = true }
+    self.tally.deadNotifications += out.deadNotifications
     self.builds.values[index].afterNext += out.afterCommit.map { .step($0) }
     // A change that needs no commit may still have something to do after one.
     if !out.isDirty, self.builds.values[index].isClean { self.runDeferred(id, at: now, &effects) }

@@ -337,6 +337,8 @@ package struct Tally: Hashable, Sendable {
   package var pickups: [Duration] = []
   package var finished: [Outcome: Int] = [:]
   package var attempts: [Outcome: Int] = [:]
+  /// Notifications that were given up.
+  package var deadNotifications = 0
   /// Writes that met a record that was not as expected.
   package var conflicts = 0
   /// Writes and reads that nobody knows the end of.
