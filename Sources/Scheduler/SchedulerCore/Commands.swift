@@ -109,7 +109,12 @@ extension Scheduler {
       switch failure {
       case .tooManyAttempts(let count):
         .failedPrecondition(
-          "build \(id) has had \(count) attempts, and is retried no more: submit it anew")
+          "build \(id) has had \(count) attempts and notifications, and is retried no more: "
+            + "submit it anew")
+      case .shortened:
+        .failedPrecondition(
+          "build \(id) has lost its attempts for want of room, and is retried no more: "
+            + "submit it anew")
       case .notFinished: .failedPrecondition("build \(id) is not finished")
       case .nothingToRetry: .failedPrecondition("every job of build \(id) succeeded")
       case .unknownJob(let job): .invalid("build \(id) has no job \"\(job)\"")

@@ -295,15 +295,28 @@ extension Scheduler {
     self.timers.set(.store(id), to: now + self.policy.storeBackoff.delay(after: failures))
   }
 
-  /// The store answers, and does not take this one record. Somebody has to make room for it, or
-  /// to change what the store takes; until then the build stands still, and all others go on.
+  /// The store answers, and does not take this one record: the build fails for it, and its record
+  /// becomes shorter each time. Should the store not take the shortest either, somebody has to
+  /// change what it takes; until then the build stands still, and all others go on.
   private mutating func writeRefused(
     _ id: BuildID, _ why: String, at now: Timestamp, _ effects: inout [Effect]
   ) {
     self.storeSilence = nil
     self.tally.storeFailures += 1
-    self.answerAll(id, .unavailable("the store refuses the build's record: \(why)"), &effects)
-    self.timers.set(.store(id), to: now + self.policy.storeBackoff.limit)
+    guard let entry = self.builds[id], let refused = entry.inFlight else { return }
+    guard !refused.isBare else {
+      self.answerAll(id, .unavailable("the store refuses the build's record: \(why)"), &effects)
+      self.timers.set(.store(id), to: now + self.policy.storeBackoff.limit)
+      return
+    }
+    self.builds[id]?.inFlight = nil
+    // Nobody may see what was refused.
+    self.builds[id]?.isDirty = true
+    self.builds[id]?.afterNext = entry.afterThis + entry.afterNext
+    self.builds[id]?.afterThis = []
+    self.change(id, at: now, &effects) { machine, out, _ in
+      machine.recordRefused(refused, why, at: now, &out)
+    }
   }
 
   mutating func tryStoreAgain(_ id: BuildID, _ effects: inout [Effect]) {

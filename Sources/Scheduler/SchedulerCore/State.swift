@@ -33,6 +33,8 @@ package struct BuildRecord: Hashable, Sendable {
   package var round: Int32 = 0
   /// The submission's fingerprint. Empty: it had none.
   package var fingerprint: String
+  /// Attempts were left out because the record had become too large.
+  package var isShortened = false
   /// The scheduler process that wrote it.
   package var owner: String
 

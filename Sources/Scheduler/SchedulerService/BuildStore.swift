@@ -81,8 +81,10 @@ final class BuildStore: @unchecked Sendable {
     guard bytes.count <= limit else {
       completion(
         .refused(
-          "the record of build \(record.id) takes \(bytes.count) bytes, more than \(limit): its "
-            + "pipeline has too many jobs or too much text"))
+          "the record of build \(record.id) takes \(bytes.count) bytes, more than \(limit): "
+            + (base == nil
+              ? "its pipeline has too many jobs or too much text"
+              : "its jobs were tried too often, or their runners told too much")))
       return
     }
     let entity = DatastoreV1.Entity(

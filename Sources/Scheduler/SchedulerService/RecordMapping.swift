@@ -28,7 +28,7 @@ extension SchedulerV1.BuildRecord {
       round: record.round, env: record.environment,
       notificationPlans: record.notifications.map { Int32($0.plan) },
       earlierAttempts: record.jobs.map { Int32($0.earlierAttempts) },
-      fingerprint: record.fingerprint)
+      fingerprint: record.fingerprint, shortened: record.isShortened)
   }
 }
 
@@ -88,7 +88,7 @@ extension BuildRecord {
         JobRecord(
           job, plan: Int(message.plans[index]), held: held,
           earlierAttempts: index < message.earlierAttempts.count
-            ? Int(message.earlierAttempts[index]) : 0))
+            ? max(0, Int(message.earlierAttempts[index])) : 0))
     }
     self.init(
       id: BuildID(build.id), project: ProjectID(build.project), name: build.name,
@@ -109,6 +109,7 @@ extension BuildRecord {
     self.startedAt = build.startedAt.map { Timestamp($0) }
     self.finishedAt = build.finishedAt.map { Timestamp($0) }
     self.round = message.round
+    self.isShortened = message.shortened
     for (index, notification) in build.notifications.enumerated() {
       guard message.notificationPlans.indices.contains(index),
         self.pipeline.notifications.indices.contains(Int(message.notificationPlans[index]))

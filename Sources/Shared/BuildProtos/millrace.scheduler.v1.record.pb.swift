@@ -34,6 +34,8 @@ extension SchedulerV1 {
     public var earlierAttempts: [Int32]
     /// Of what its submitter asked for, to tell another use of its idempotency key. Empty: unknown.
     public var fingerprint: String
+    /// Attempts were left out because the record had become too large; it is not retried.
+    public var shortened: Bool
 
     public var unknownFields: UnknownFields
 
@@ -49,6 +51,7 @@ extension SchedulerV1 {
       self.notificationPlans = []
       self.earlierAttempts = []
       self.fingerprint = ""
+      self.shortened = false
       self.unknownFields = UnknownFields()
     }
 
@@ -63,7 +66,8 @@ extension SchedulerV1 {
       env: [String: String] = [:],
       notificationPlans: [Int32] = [],
       earlierAttempts: [Int32] = [],
-      fingerprint: String = ""
+      fingerprint: String = "",
+      shortened: Bool = false
     ) {
       self.format = format
       self.owner = owner
@@ -76,6 +80,7 @@ extension SchedulerV1 {
       self.notificationPlans = notificationPlans
       self.earlierAttempts = earlierAttempts
       self.fingerprint = fingerprint
+      self.shortened = shortened
       self.unknownFields = UnknownFields()
     }
   }
@@ -108,6 +113,7 @@ extension SchedulerV1.BuildRecord {
     let notificationPlans: [Int32] = source.numbers(message.pointee.n_notification_plans, message.pointee.notification_plans)
     let earlierAttempts: [Int32] = source.numbers(message.pointee.n_earlier_attempts, message.pointee.earlier_attempts)
     let fingerprint: String = try source.string(message.pointee.fingerprint, in: "millrace.scheduler.v1.BuildRecord.fingerprint")
+    let shortened: Bool = message.pointee.shortened != 0
     let unknownFields = try source.unknownFields(message.pointee.base)
     self.format = format
     self.owner = owner
@@ -120,6 +126,7 @@ extension SchedulerV1.BuildRecord {
     self.notificationPlans = notificationPlans
     self.earlierAttempts = earlierAttempts
     self.fingerprint = fingerprint
+    self.shortened = shortened
     self.unknownFields = unknownFields
   }
 
@@ -138,6 +145,7 @@ extension SchedulerV1.BuildRecord {
     (message.pointee.n_notification_plans, message.pointee.notification_plans) = arena.numbers(self.notificationPlans)
     (message.pointee.n_earlier_attempts, message.pointee.earlier_attempts) = arena.numbers(self.earlierAttempts)
     message.pointee.fingerprint = arena.string(self.fingerprint)
+    message.pointee.shortened = self.shortened ? 1 : 0
     arena.unknownFields(self.unknownFields, &message.pointee.base)
   }
 }
@@ -521,33 +529,33 @@ extension SchedulerV1 {
     base64: """
       CiJtaWxscmFjZS9zY2hlZHVsZXIvdjEvcmVjb3JkLnByb3RvEhVtaWxscmFjZS5zY2hlZHVsZXIudjEaHmdvb2dsZS9w\
       cm90b2J1Zi9kdXJhdGlvbi5wcm90bxofbWlsbHJhY2UvcnVubmVyL3YxL3J1bm5lci5wcm90bxolbWlsbHJhY2Uvc2No\
-      ZWR1bGVyL3YxL3NjaGVkdWxlci5wcm90bxodbWlsbHJhY2UvdHlwZXMvdjEvdHlwZXMucHJvdG8i+wMKC0J1aWxkUmVj\
+      ZWR1bGVyL3YxL3NjaGVkdWxlci5wcm90bxodbWlsbHJhY2UvdHlwZXMvdjEvdHlwZXMucHJvdG8imQQKC0J1aWxkUmVj\
       b3JkEhYKBmZvcm1hdBgBIAEoBVIGZm9ybWF0EhQKBW93bmVyGAIgASgJUgVvd25lchIyCgVidWlsZBgDIAEoCzIcLm1p\
       bGxyYWNlLnNjaGVkdWxlci52MS5CdWlsZFIFYnVpbGQSQQoIcGlwZWxpbmUYBCABKAsyJS5taWxscmFjZS5zY2hlZHVs\
       ZXIudjEuUGlwZWxpbmVSZWNvcmRSCHBpcGVsaW5lEhQKBXBsYW5zGAUgAygFUgVwbGFucxIoChBoZWxkX2F0dGVtcHRf\
       aWRzGAYgAygJUg5oZWxkQXR0ZW1wdElkcxIUCgVyb3VuZBgHIAEoBVIFcm91bmQSPQoDZW52GAggAygLMisubWlsbHJh\
       Y2Uuc2NoZWR1bGVyLnYxLkJ1aWxkUmVjb3JkLkVudkVudHJ5UgNlbnYSLQoSbm90aWZpY2F0aW9uX3BsYW5zGAkgAygF\
       UhFub3RpZmljYXRpb25QbGFucxIpChBlYXJsaWVyX2F0dGVtcHRzGAogAygFUg9lYXJsaWVyQXR0ZW1wdHMSIAoLZmlu\
-      Z2VycHJpbnQYCyABKAlSC2ZpbmdlcnByaW50GjYKCEVudkVudHJ5EhAKA2tleRgBIAEoCVIDa2V5EhQKBXZhbHVlGAIg\
-      ASgJUgV2YWx1ZToCOAEi7QIKDlBpcGVsaW5lUmVjb3JkEhIKBG5hbWUYASABKAlSBG5hbWUSQAoDZW52GAIgAygLMi4u\
-      bWlsbHJhY2Uuc2NoZWR1bGVyLnYxLlBpcGVsaW5lUmVjb3JkLkVudkVudHJ5UgNlbnYSSgoLY29uY3VycmVuY3kYAyAB\
-      KAsyKC5taWxscmFjZS5zY2hlZHVsZXIudjEuQ29uY3VycmVuY3lSZWNvcmRSC2NvbmN1cnJlbmN5EjIKBGpvYnMYBCAD\
-      KAsyHi5taWxscmFjZS5zY2hlZHVsZXIudjEuSm9iUGxhblIEam9icxJNCg1ub3RpZmljYXRpb25zGAUgAygLMicubWls\
-      bHJhY2Uuc2NoZWR1bGVyLnYxLk5vdGlmaWNhdGlvblBsYW5SDW5vdGlmaWNhdGlvbnMaNgoIRW52RW50cnkSEAoDa2V5\
-      GAEgASgJUgNrZXkSFAoFdmFsdWUYAiABKAlSBXZhbHVlOgI4ASJXChFDb25jdXJyZW5jeVJlY29yZBIUCgVncm91cBgB\
-      IAEoCVIFZ3JvdXASLAoSY2FuY2VsX2luX3Byb2dyZXNzGAIgASgIUhBjYW5jZWxJblByb2dyZXNzIrcDCgdKb2JQbGFu\
-      EhAKA2tleRgBIAEoCVIDa2V5EhQKBW5lZWRzGAIgAygJUgVuZWVkcxI5CgNlbnYYAyADKAsyJy5taWxscmFjZS5zY2hl\
-      ZHVsZXIudjEuSm9iUGxhbi5FbnZFbnRyeVIDZW52EjMKB3RpbWVvdXQYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVy\
-      YXRpb25SB3RpbWVvdXQSNgoFcmV0cnkYBSABKAsyIC5taWxscmFjZS5zY2hlZHVsZXIudjEuUmV0cnlQbGFuUgVyZXRy\
-      eRIcCgljb25kaXRpb24YBiABKAlSCWNvbmRpdGlvbhIyCgVzdGVwcxgHIAMoCzIcLm1pbGxyYWNlLnJ1bm5lci52MS5T\
-      dGVwU3BlY1IFc3RlcHMSGwoJZmFpbF9mYXN0GAggASgIUghmYWlsRmFzdBIhCgxtYXhfcGFyYWxsZWwYCSABKAVSC21h\
-      eFBhcmFsbGVsEhIKBHBvb2wYCiABKAlSBHBvb2waNgoIRW52RW50cnkSEAoDa2V5GAEgASgJUgNrZXkSFAoFdmFsdWUY\
-      AiABKAlSBXZhbHVlOgI4ASJZCglSZXRyeVBsYW4SFAoFbGltaXQYASABKAVSBWxpbWl0EjYKCG91dGNvbWVzGAIgAygO\
-      MhoubWlsbHJhY2UudHlwZXMudjEuT3V0Y29tZVIIb3V0Y29tZXMi5AEKEE5vdGlmaWNhdGlvblBsYW4SEgoEdXNlcxgB\
-      IAEoCVIEdXNlcxJFCgR3aXRoGAIgAygLMjEubWlsbHJhY2Uuc2NoZWR1bGVyLnYxLk5vdGlmaWNhdGlvblBsYW4uV2l0\
-      aEVudHJ5UgR3aXRoEh0KCm9uX3N1Y2Nlc3MYAyABKAhSCW9uU3VjY2VzcxIdCgpvbl9mYWlsdXJlGAQgASgIUglvbkZh\
-      aWx1cmUaNwoJV2l0aEVudHJ5EhAKA2tleRgBIAEoCVIDa2V5EhQKBXZhbHVlGAIgASgJUgV2YWx1ZToCOAFCDroCC1Nj\
-      aGVkdWxlclYxYgZwcm90bzM=
+      Z2VycHJpbnQYCyABKAlSC2ZpbmdlcnByaW50EhwKCXNob3J0ZW5lZBgMIAEoCFIJc2hvcnRlbmVkGjYKCEVudkVudHJ5\
+      EhAKA2tleRgBIAEoCVIDa2V5EhQKBXZhbHVlGAIgASgJUgV2YWx1ZToCOAEi7QIKDlBpcGVsaW5lUmVjb3JkEhIKBG5h\
+      bWUYASABKAlSBG5hbWUSQAoDZW52GAIgAygLMi4ubWlsbHJhY2Uuc2NoZWR1bGVyLnYxLlBpcGVsaW5lUmVjb3JkLkVu\
+      dkVudHJ5UgNlbnYSSgoLY29uY3VycmVuY3kYAyABKAsyKC5taWxscmFjZS5zY2hlZHVsZXIudjEuQ29uY3VycmVuY3lS\
+      ZWNvcmRSC2NvbmN1cnJlbmN5EjIKBGpvYnMYBCADKAsyHi5taWxscmFjZS5zY2hlZHVsZXIudjEuSm9iUGxhblIEam9i\
+      cxJNCg1ub3RpZmljYXRpb25zGAUgAygLMicubWlsbHJhY2Uuc2NoZWR1bGVyLnYxLk5vdGlmaWNhdGlvblBsYW5SDW5v\
+      dGlmaWNhdGlvbnMaNgoIRW52RW50cnkSEAoDa2V5GAEgASgJUgNrZXkSFAoFdmFsdWUYAiABKAlSBXZhbHVlOgI4ASJX\
+      ChFDb25jdXJyZW5jeVJlY29yZBIUCgVncm91cBgBIAEoCVIFZ3JvdXASLAoSY2FuY2VsX2luX3Byb2dyZXNzGAIgASgI\
+      UhBjYW5jZWxJblByb2dyZXNzIrcDCgdKb2JQbGFuEhAKA2tleRgBIAEoCVIDa2V5EhQKBW5lZWRzGAIgAygJUgVuZWVk\
+      cxI5CgNlbnYYAyADKAsyJy5taWxscmFjZS5zY2hlZHVsZXIudjEuSm9iUGxhbi5FbnZFbnRyeVIDZW52EjMKB3RpbWVv\
+      dXQYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25SB3RpbWVvdXQSNgoFcmV0cnkYBSABKAsyIC5taWxscmFj\
+      ZS5zY2hlZHVsZXIudjEuUmV0cnlQbGFuUgVyZXRyeRIcCgljb25kaXRpb24YBiABKAlSCWNvbmRpdGlvbhIyCgVzdGVw\
+      cxgHIAMoCzIcLm1pbGxyYWNlLnJ1bm5lci52MS5TdGVwU3BlY1IFc3RlcHMSGwoJZmFpbF9mYXN0GAggASgIUghmYWls\
+      RmFzdBIhCgxtYXhfcGFyYWxsZWwYCSABKAVSC21heFBhcmFsbGVsEhIKBHBvb2wYCiABKAlSBHBvb2waNgoIRW52RW50\
+      cnkSEAoDa2V5GAEgASgJUgNrZXkSFAoFdmFsdWUYAiABKAlSBXZhbHVlOgI4ASJZCglSZXRyeVBsYW4SFAoFbGltaXQY\
+      ASABKAVSBWxpbWl0EjYKCG91dGNvbWVzGAIgAygOMhoubWlsbHJhY2UudHlwZXMudjEuT3V0Y29tZVIIb3V0Y29tZXMi\
+      5AEKEE5vdGlmaWNhdGlvblBsYW4SEgoEdXNlcxgBIAEoCVIEdXNlcxJFCgR3aXRoGAIgAygLMjEubWlsbHJhY2Uuc2No\
+      ZWR1bGVyLnYxLk5vdGlmaWNhdGlvblBsYW4uV2l0aEVudHJ5UgR3aXRoEh0KCm9uX3N1Y2Nlc3MYAyABKAhSCW9uU3Vj\
+      Y2VzcxIdCgpvbl9mYWlsdXJlGAQgASgIUglvbkZhaWx1cmUaNwoJV2l0aEVudHJ5EhAKA2tleRgBIAEoCVIDa2V5EhQK\
+      BXZhbHVlGAIgASgJUgV2YWx1ZToCOAFCDroCC1NjaGVkdWxlclYxYgZwcm90bzM=
       """,
     symbols: [
       "millrace.scheduler.v1.BuildRecord",
@@ -562,6 +570,7 @@ extension SchedulerV1 {
       "millrace.scheduler.v1.BuildRecord.notification_plans",
       "millrace.scheduler.v1.BuildRecord.earlier_attempts",
       "millrace.scheduler.v1.BuildRecord.fingerprint",
+      "millrace.scheduler.v1.BuildRecord.shortened",
       "millrace.scheduler.v1.BuildRecord.EnvEntry",
       "millrace.scheduler.v1.BuildRecord.EnvEntry.key",
       "millrace.scheduler.v1.BuildRecord.EnvEntry.value",

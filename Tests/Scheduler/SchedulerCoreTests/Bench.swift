@@ -12,6 +12,8 @@ struct Bench {
   /// Writes wait here while ``holdsWrites``.
   private(set) var heldWrites: [(BuildRecord, Int64?)] = []
   var holdsWrites = false
+  /// Why the store will never take a record; nil: it does.
+  var refuses: @Sendable (BuildRecord) -> String? = { _ in nil }
   private var nextVersion: Int64 = 0
   private var nextLease = 0
   private var nextWaiter: UInt64 = 0
@@ -43,6 +45,7 @@ struct Bench {
   }
 
   mutating func write(_ record: BuildRecord, _ base: Int64?) -> WriteResult {
+    if let why = self.refuses(record) { return .refused(why) }
     guard self.store[record.id]?.version == base else { return .conflict }
     self.nextVersion += 1
     self.store[record.id] = StoredBuild(record: record, version: self.nextVersion)
