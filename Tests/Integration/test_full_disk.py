@@ -53,6 +53,25 @@ def test_a_step_that_fills_the_farms_disk_fails_and_the_farm_goes_on(stack):
     stack.run("jobs: {next: {steps: [{run: echo room}]}}", code=0)
 
 
+def test_a_step_that_sleeps_on_a_full_disk_is_ended_to_make_room(stack):
+    build = stack.submit("""
+jobs:
+  modest:
+    resources: {cpu: 0.1, memory: 64MiB}
+    steps:
+      - run: sleep 25
+  greedy:
+    resources: {cpu: 0.1, memory: 64MiB}
+    steps:
+      - run: sleep 2; cat /dev/zero > big 2> /dev/null || true; sleep 1000
+""")
+    ended = stack.wait(build, seconds=60)
+    jobs = {job["id"]: job for job in ended["jobs"]}
+    assert jobs["greedy"]["outcome"] == "failed", ended
+    assert "this one held most of it" in jobs["greedy"]["attempts"][-1]["message"], ended
+    assert jobs["modest"]["outcome"] == "succeeded", ended
+
+
 def test_a_full_disk_is_told_and_jobs_wait_for_room(stack):
     room = os.statvfs(stack.data)
     ballast = os.path.join(stack.data, "ballast")

@@ -95,8 +95,8 @@ package struct JobMachine: Sendable {
       return self.timerFired(timer)
     case (.stopRequested(let order), .preparing), (.stopRequested(let order), .stepping):
       return self.stopRequested(order)
-    case (.logRefused(let why), .preparing), (.logRefused(let why), .stepping):
-      return self.logRefused(why)
+    case (.outOfRoom(let why), .preparing), (.outOfRoom(let why), .stepping):
+      return self.ranOutOfRoom(why)
     case (.wrappedUp(let logBytes, let problem), .wrappingUp(let outcome, let message)):
       return self.wrappedUp(outcome, message, logBytes: logBytes, problem: problem, at: now)
     default:
@@ -261,7 +261,7 @@ package struct JobMachine: Sendable {
 
   /// The attempt fails, and its step is killed without a word before: it cannot write any, and its
   /// workspace may be what fills the disk.
-  private mutating func logRefused(_ why: String) -> [Effect] {
+  private mutating func ranOutOfRoom(_ why: String) -> [Effect] {
     self.stop = StopOrder(
       outcome: self.stop?.outcome ?? .failed, reason: self.stop?.reason ?? why,
       allowsCleanup: false)

@@ -118,6 +118,15 @@ final class Driver: Sendable {
     self.state.withLock { body($0.core) }
   }
 
+  /// The attempts that hold a share, each with all that it keeps on the disk.
+  var runningWorkspaces: [(attempt: AttemptID, folder: String)] {
+    self.state.withLock { state in
+      state.core.heldLeases.compactMap { held in
+        state.runs[held.attempt].map { (held.attempt, $0.workspace.folder) }
+      }
+    }
+  }
+
   // MARK: Events
 
   /// An attempt's events, from behind a sequence number to its last; nil if it is not known.
@@ -204,7 +213,7 @@ final class Driver: Sendable {
     run.logBegan()
     let appender = LogAppender(
       client: self.tools.logs, name: run.spec.logName, buffer: run.buffer,
-      refused: { self.received(.logRefused($0), for: run.spec.attempt) })
+      refused: { self.received(.outOfRoom($0), for: run.spec.attempt) })
     group.addTask { run.logEnd.fulfil(await appender.run()) }
   }
 

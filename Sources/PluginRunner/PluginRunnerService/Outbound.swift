@@ -27,13 +27,12 @@ final class Outbound: Sendable {
 
   private let client: AllocatorV1.AllocatorClient
   private let driver: Driver
+  private let disk: DiskWatch
   private let configuration: Configuration
   private let incarnation: String
   private let logger: Logger
   private let link = Mutex(Link.notYet)
   private let pause = Mutex(Pause())
-  /// Why no further job has room here, if so.
-  private let shortage = Mutex<String?>(nil)
 
   /// What lies between two heartbeats.
   private struct Pause {
@@ -42,20 +41,18 @@ final class Outbound: Sendable {
   }
 
   init(
-    client: AllocatorV1.AllocatorClient, driver: Driver, configuration: Configuration,
-    logger: Logger
+    client: AllocatorV1.AllocatorClient, driver: Driver, disk: DiskWatch,
+    configuration: Configuration, logger: Logger
   ) {
     self.client = client
     self.driver = driver
+    self.disk = disk
     self.configuration = configuration
     self.incarnation = String(UInt64.random(in: .min ... .max), radix: 16)
     self.logger = logger
   }
 
   var state: Link { self.link.withLock { $0 } }
-
-  /// Why no further job has room on the disk, if so.
-  var diskProblem: String? { self.shortage.withLock { $0 } }
 
   /// Heartbeats until it is cancelled.
   func run(address: String) async {
@@ -87,7 +84,8 @@ final class Outbound: Sendable {
 
   /// One heartbeat; says when the next is due.
   private func beat(address: String) async -> Duration {
-    let hasRoom = await self.lookAtDisk()
+    // Without room on the disk new jobs wait, as they do for one that drains.
+    let hasRoom = self.disk.problem == nil
     let request = self.driver.read { core in
       AllocatorV1.HeartbeatRequest(
         executorID: core.profile.id.rawValue, incarnation: self.incarnation, address: address,
@@ -120,24 +118,6 @@ final class Outbound: Sendable {
       try await client.deregister(request, options: CallOptions(timeout: Self.timeout))
     }
     _ = await call.result
-  }
-
-  /// Whether there is room for another job. Without it new ones wait, as they do for one that
-  /// drains; those that run end as they can, and free what they hold.
-  private func lookAtDisk() async -> Bool {
-    let folder = self.configuration.dataDirectory
-    let problem = try? await blocking { () throws(SystemError) in shortDisk(at: folder) }
-    let before = self.shortage.withLock { shortage in
-      defer { shortage = problem }
-      return shortage
-    }
-    switch (before, problem) {
-    case (nil, let problem?):
-      self.logger.warning("no further jobs are taken", metadata: ["reason": "\(problem)"])
-    case (_?, nil): self.logger.info("there is room on the disk again")
-    default: break
-    }
-    return problem == nil
   }
 
   /// Says a change once, not each second.

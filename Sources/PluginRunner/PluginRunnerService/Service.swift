@@ -21,6 +21,7 @@ package struct Runner: ServiceProgram {
   private let environment: ServiceEnvironment
   private let configuration: Configuration
   private let driver: Driver
+  private let disk: DiskWatch
   private let outbound: Outbound
   private let plugins: PluginHost
   private let cgroups: Cgroups
@@ -79,8 +80,10 @@ package struct Runner: ServiceProgram {
         configuration: configuration, sandbox: sandbox, cgroups: cgroups, plugins: self.plugins,
         logs: LogsV1.LogClient(cache), blobs: BlobStore(cache), loop: group.next(),
         logger: logger, metrics: RunnerMetrics(environment.metrics)))
+    self.disk = DiskWatch(
+      folder: configuration.dataDirectory, driver: self.driver, logger: logger)
     self.outbound = Outbound(
-      client: AllocatorV1.AllocatorClient(allocator), driver: self.driver,
+      client: AllocatorV1.AllocatorClient(allocator), driver: self.driver, disk: self.disk,
       configuration: configuration, logger: logger)
     let driver = self.driver
     environment.metrics.gauge(
@@ -94,6 +97,7 @@ package struct Runner: ServiceProgram {
     let address = self.address
     await withTaskGroup(of: Void.self) { group in
       group.addTask { await self.driver.run() }
+      group.addTask { await self.disk.run() }
       group.addTask { await self.outbound.run(address: address) }
     }
     await self.plugins.shutDown()
@@ -118,7 +122,7 @@ package struct Runner: ServiceProgram {
 
   package func readiness() async -> Readiness {
     if self.driver.read({ $0.draining }) { return .notReady("draining") }
-    if let problem = self.outbound.diskProblem { return .notReady(problem) }
+    if let problem = self.disk.problem { return .notReady(problem) }
     switch self.outbound.state {
     case .up: return .ready
     case .notYet: return .notReady("the executor-allocator has not answered yet")

@@ -158,6 +158,22 @@ private func isEmpty(_ folder: Int32) throws(SystemError) -> Bool {
   return count <= 2
 }
 
+/// Bytes that a tree takes on its disk. Links are not followed; what cannot be looked at, or goes
+/// meanwhile, counts for nothing.
+func bytesHeld(in path: String) -> Int64 {
+  var bytes: Int64 = 0
+  var folders = [path]
+  while let folder = folders.popLast() {
+    for name in (try? listFolder(folder)) ?? [] {
+      var status = stat()
+      guard lstat("\(folder)/\(name)", &status) == 0 else { continue }
+      bytes += Int64(status.st_blocks) * 512
+      if status.st_mode & S_IFMT == S_IFDIR { folders.append("\(folder)/\(name)") }
+    }
+  }
+  return bytes
+}
+
 /// What is kept free below the data directory before a job is taken: less is no room for its folders
 /// and scripts, and what else keeps its state on that disk needs some to end anything.
 private let diskReserve: UInt64 = 4 << 20
