@@ -142,6 +142,20 @@ import Testing
     await world.end()
   }
 
+  /// The cache asks for half a minute before each try, and the step holds its workspace meanwhile.
+  @Test(.timeLimit(.minutes(1))) func artifactsThatFindNoRoomFailTheirStepSoon() async throws {
+    let world = try await RunnerWorld()
+    world.cache.stall(.room)
+    let ended = try await world.run(
+      world.job([
+        run("echo built > small"),
+        RunnerV1.StepSpec(action: .uses("artifacts"), with: ["path": "small"]),
+      ]))
+    #expect(ended.finish?.outcome == .failed)
+    #expect(ended.finish?.message.contains("no space left on the device") == true)
+    await world.end()
+  }
+
   @Test func aStepBeyondItsTimeIsTimedOut() async throws {
     let world = try await RunnerWorld()
     var step = run("trap '' TERM; while :; do sleep 1000; done")
