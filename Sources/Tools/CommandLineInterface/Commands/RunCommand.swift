@@ -21,7 +21,7 @@ struct SubmissionOptions: ParsableArguments {
   var env: [String] = []
 
   // Whatever follows is the value: a negative one would be taken for options.
-  @Option(parsing: .unconditional, help: "Higher is sooner.")
+  @Option(parsing: .unconditional, help: "Higher is sooner; from -1000 to 1000.")
   var priority: Int32 = 0
 
   @Option(
