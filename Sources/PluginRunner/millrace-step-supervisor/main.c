@@ -19,6 +19,7 @@
 // and reads lines:
 //   started PID
 //   failed ERRNO STAGE                         the program never began
+//   swept                                      each time that `s` has been done
 //   exited CODE SIGNAL CPU_MICROS PEAK_BYTES   after the last descendant is gone
 // When the runner's end of 3 closes, the tree is killed: a runner that dies takes its steps along.
 //
@@ -288,7 +289,10 @@ int main(int count, char **arguments) {
         kill(-program, SIGCONT);
       }
       if (command == 'k') killing = 1;
-      if (command == 's') kill_descendants(program);
+      if (command == 's') {
+        kill_descendants(program);
+        say("swept\n", 0, 0, 0, 0);
+      }
     }
     if (!reap()) break;
     if (killing) kill_descendants(-1);

@@ -418,3 +418,44 @@ enum Thread {
     #expect(Sandbox.choose("chroot", supervisor: "", dataDirectory: "/") == nil)
   }
 }
+
+/// A plugin's call begins right after the one before was swept up.
+@Test(.timeLimit(.minutes(1)))
+func whatIsStartedAfterASweepIsLeftAlone() async throws {
+  let (input, say) = try Descriptor.pipe()
+  let (hear, output) = try Descriptor.pipe()
+  let process = try SupervisedProcess.launch(
+    SupervisedProcess.Launch(
+      supervisor: Programs.supervisor,
+      arguments: ["sh", "-c", "while read line; do sleep 60 & echo $!; done"],
+      environment: ["PATH": "/usr/local/bin:/usr/bin:/bin"]),
+    input: input.raw, output: output.raw, error: output.raw)
+  input.close()
+  output.close()
+
+  func startChild() async throws -> pid_t {
+    try await blocking { () throws(SystemError) -> pid_t in
+      guard write(say.raw, "\n", 1) == 1 else { throw SystemError("write to", "sh") }
+      var text = [UInt8](repeating: 0, count: 32)
+      let count = read(hear.raw, &text, text.count)
+      return pid_t(String(decoding: text.prefix(max(0, count)), as: UTF8.self).dropLast()) ?? -1
+    }
+  }
+  for _ in 0..<50 {
+    let before = try await startChild()
+    await process.sweep()
+    let after = try await startChild()
+    #expect(before > 0 && after > 0)
+    // A signal that was on its way would have arrived.
+    try await Task.sleep(for: .milliseconds(2))
+    #expect(kill(after, 0) == 0)
+    let state = (try? readFile("/proc/\(after)/stat"))?.split(separator: ")").last?.first {
+      $0 != " "
+    }
+    #expect(state != "Z")
+  }
+  process.kill()
+  _ = await process.ended()
+  // Nobody is left to do it.
+  await process.sweep()
+}

@@ -97,7 +97,7 @@ final class PluginProcess: Sendable {
     if let problem = await written.value() { self.fail(problem, unlessItEndedByItself: true) }
     let result = await answer.value()
     // What the call left running ends with it.
-    self.process.sweep()
+    await self.process.sweep()
     return result
   }
 

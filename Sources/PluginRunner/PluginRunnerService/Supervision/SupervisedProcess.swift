@@ -48,6 +48,14 @@ package final class SupervisedProcess: Sendable {
   package let pid: pid_t
   private let control: Descriptor
   private let exit = Promise<Exit>()
+  private let sweeps = Mutex(Sweeps())
+
+  /// Orders to sweep that have not been carried out.
+  private struct Sweeps {
+    var waiting: [Promise<Void>] = []
+    /// No supervisor is left to do it, and nothing left to sweep.
+    var isOver = false
+  }
 
   /// Starts the program. Its standard streams are the three descriptors.
   package static func launch(
@@ -91,8 +99,18 @@ package final class SupervisedProcess: Sendable {
   /// SIGKILL to the whole tree.
   package func kill() { self.order("k") }
 
-  /// SIGKILL to everything but the program itself.
-  package func sweep() { self.order("s") }
+  /// SIGKILL to everything but the program itself. Waits until that has been done: whatever the
+  /// program starts from then on is left alone.
+  package func sweep() async {
+    let swept = Promise<Void>()
+    let isOver = self.sweeps.withLock { sweeps in
+      if !sweeps.isOver { sweeps.waiting.append(swept) }
+      return sweeps.isOver
+    }
+    if isOver { return }
+    self.order("s")
+    await swept.value()
+  }
 
   /// Waits until no process is left.
   package func ended() async -> Exit { await self.exit.value() }
@@ -105,21 +123,42 @@ package final class SupervisedProcess: Sendable {
 
   /// Reads the supervisor's lines to their end, then takes its exit status off the system.
   private func watch() {
-    var text = [UInt8]()
+    var line = [UInt8]()
+    var said: Exit?
     var chunk = [UInt8](repeating: 0, count: 512)
-    // The supervisor writes two lines; more would not be its words.
-    while text.count < 4_096 {
+    // A longer line would not be its words.
+    while line.count < 4_096 {
       let count = recv(self.control.raw, &chunk, chunk.count, 0)
       if count < 0 && errno == EINTR { continue }
       if count <= 0 { break }
-      text += chunk[..<count]
+      for byte in chunk[..<count] {
+        guard byte == UInt8(ascii: "\n") else {
+          line.append(byte)
+          continue
+        }
+        let text = String(decoding: line, as: UTF8.self)
+        line.removeAll(keepingCapacity: true)
+        if text == "swept" { self.sweptOnce() } else { said = Self.exit(from: text) ?? said }
+      }
     }
-    let said = Self.exit(from: String(decoding: text, as: UTF8.self))
+    let waiting = self.sweeps.withLock { sweeps in
+      sweeps.isOver = true
+      defer { sweeps.waiting = [] }
+      return sweeps.waiting
+    }
+    for sweep in waiting { sweep.fulfil(()) }
     if said == nil { _ = Glibc.kill(self.pid, SIGKILL) }
     var status: Int32 = 0
     while waitpid(self.pid, &status, 0) < 0 && errno == EINTR {}
     self.control.close()
     self.exit.fulfil(said ?? .supervisorLost("its supervisor ended with status \(status)"))
+  }
+
+  private func sweptOnce() {
+    let first = self.sweeps.withLock { sweeps in
+      sweeps.waiting.isEmpty ? nil : sweeps.waiting.removeFirst()
+    }
+    first?.fulfil(())
   }
 
   private static func exit(from text: String) -> Exit? {
