@@ -30,6 +30,7 @@ func nio(_ names: String...) -> [Target.Dependency] {
   names.map { .product(name: $0, package: "swift-nio") }
 }
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
+let ssl: Target.Dependency = .product(name: "NIOSSL", package: "swift-nio-ssl")
 let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
 let arguments: Target.Dependency = .product(
   name: "ArgumentParser", package: "swift-argument-parser")
@@ -50,6 +51,7 @@ let places: [Place] = [
   Place(
     name: "CSQLite", folder: "C", layer: .systemLibrary,
     kind: .systemLibrary(pkgConfig: "sqlite3")),
+  Place(name: "CZlib", folder: "C", layer: .systemLibrary, kind: .systemLibrary(pkgConfig: "zlib")),
   // C of our own: what starting processes needs and Swift's view of the C library leaves out.
   Place(name: "CProcess", folder: "C", layer: .systemLibrary, kind: .generatedC),
 
@@ -57,9 +59,11 @@ let places: [Place] = [
   Place(name: "RPCCore", folder: "RPC", layer: .rpcCore),
   Place(name: "RPCHTTP2", folder: "RPC", layer: .rpcWire, uses: ["CNghttp2", "RPCCore"]),
   Place(name: "RPCProtobuf", folder: "RPC", layer: .rpcWire, uses: ["CProtobufC", "RPCCore"]),
+  Place(name: "RPCCompression", folder: "RPC", layer: .rpcWire, uses: ["CZlib", "RPCCore"]),
   Place(
-    name: "RPCTransport", folder: "RPC", layer: .rpcTransport, uses: ["RPCCore", "RPCHTTP2"],
-    products: nio("NIOCore", "NIOPosix") + [logging]),
+    name: "RPCTransport", folder: "RPC", layer: .rpcTransport,
+    uses: ["RPCCore", "RPCHTTP2", "RPCCompression"],
+    products: nio("NIOCore", "NIOPosix") + [ssl]),
   Place(
     name: "CRPCProtos", folder: "RPC", layer: .rpcWire, kind: .generatedC, beside: ["CProtobufC"]
   ),
@@ -71,6 +75,10 @@ let places: [Place] = [
     name: "RPC", folder: "RPC", layer: .rpc,
     uses: ["RPCCore", "RPCProtobuf", "RPCTransport", "CRPCProtos"],
     products: nio("NIOCore", "NIOPosix") + [logging]),
+  // For tests of services, and of what stands on the transport.
+  Place(
+    name: "RPCTesting", folder: "RPC", layer: .rpc, uses: ["RPCCore", "RPCHTTP2", "RPCTransport"],
+    products: nio("NIOCore", "NIOPosix")),
 
   // Redis.
   Place(name: "RedisWire", folder: "Redis", layer: .redis, uses: ["CHiredis"]),
@@ -205,7 +213,8 @@ let tests: [(name: String, folder: String, uses: [String], products: [Target.Dep
     ], []
   ),
   (
-    "RPCTransportTests", "RPC", ["RPCCore", "RPCHTTP2", "RPCTransport"], nio("NIOCore", "NIOPosix")
+    "RPCTransportTests", "RPC", ["RPCCore", "RPCHTTP2", "RPCCompression", "RPCTransport", "RPCTesting"],
+    nio("NIOCore", "NIOPosix") + [ssl]
   ),
   ("RedisWireTests", "Redis", ["RedisWire"], []),
   (
@@ -297,7 +306,7 @@ let swiftSettings: [SwiftSetting] = [
   .enableUpcomingFeature("MemberImportVisibility"),
 ]
 let libraries = [
-  "RPC": ["RPC"], "PluginKit": ["PluginKit"],
+  "RPC": ["RPC"], "RPCTesting": ["RPCTesting"], "PluginKit": ["PluginKit"],
   // The services' own calls: Benchmarks, a package of its own, makes them.
   "BuildProtos": ["BuildProtos"],
 ]
@@ -310,6 +319,7 @@ let package = Package(
     .map { .executable(name: $0.name, targets: [$0.name]) },
   dependencies: [
     .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+    .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
     .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),

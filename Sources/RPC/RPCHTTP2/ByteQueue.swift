@@ -33,6 +33,21 @@ package struct ByteQueue: ~Copyable {
     self.reserve(bytes.count).copyMemory(from: source, byteCount: bytes.count)
   }
 
+  /// Calls `body` with what is queued, from `offset` bytes behind the front on.
+  package func withBytes(from offset: Int, _ body: (UnsafeRawBufferPointer) -> Void) {
+    body(
+      UnsafeRawBufferPointer(start: self.base + self.start + offset, count: self.count - offset))
+  }
+
+  /// Drops everything, and the memory with it.
+  package mutating func reset() {
+    self.base.deallocate()
+    self.base = UnsafeMutableRawPointer.allocate(byteCount: 0, alignment: 1)
+    self.capacity = 0
+    self.start = 0
+    self.end = 0
+  }
+
   /// Moves bytes from the front into `target`, as many as there are and fit.
   package mutating func move(into target: UnsafeMutableRawBufferPointer) -> Int {
     let count = min(self.count, target.count)

@@ -7,6 +7,8 @@ package protocol HTTP2StreamEvents: AnyObject {
   func headersBegan()
   func headerReceived(name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>)
   func headersEnded(endOfStream: Bool)
+  /// The header list is larger than the limit; what was told of it is not all.
+  func headersTooLarge(bytes: Int, limit: Int)
   /// A part of the body. The owner calls ``HTTP2Session/consume(_:on:)`` once it has room for more.
   func dataReceived(_ bytes: UnsafeRawBufferPointer)
   /// The peer has sent everything.
@@ -49,6 +51,9 @@ package final class HTTP2Stream {
   /// The headers that carry the data provider have been submitted.
   var hasProvider = false
   var isClosed = false
+  /// Bytes that have left the outbound queue, and how many had at the last look while more waited.
+  var drainedBytes = 0
+  var drainedAtCheck: Int?
   /// Where the session lists it.
   var slot = -1
 

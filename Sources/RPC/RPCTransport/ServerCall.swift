@@ -14,13 +14,14 @@ final class UnaryServerCall<Request: RPCMessage, Response: RPCMessage>: ServerCa
     self.handler = handler
   }
 
-  func messageReceived(_ bytes: UnsafeRawBufferPointer) {
+  func messageReceived(_ bytes: UnsafeRawBufferPointer, isCompressed: Bool) {
     guard self.request == nil else {
       self.stream.breakOff(
         RPCError(.unimplemented, "a unary call takes one request, and got another"))
       return
     }
     self.request = decode(bytes, for: self.stream)
+    if isCompressed { self.stream.context?.requestWasCompressed = true }
   }
 
   func endReceived() {
@@ -29,12 +30,17 @@ final class UnaryServerCall<Request: RPCMessage, Response: RPCMessage>: ServerCa
       return
     }
     let (stream, handler) = (self.stream, self.handler)
+    stream.handlerBegins()
     let task = Task.immediate(executorPreference: stream.executor) {
-      do {
-        let response = try await handler(request, context)
-        stream.finish(with: response)
-      } catch {
-        stream.fail(error)
+      var response = Response?.none
+      await stream.serve(context) {
+        response = try await handler(request, context)
+      } finish: {
+        if let response {
+          stream.finish(with: response)
+        } else {
+          stream.fail(RPCError(.internalError, "an interceptor has kept the call from its handler"))
+        }
       }
     }
     if !stream.isFinished { self.task = task }
@@ -61,12 +67,13 @@ final class ServerStreamingCall<Request: RPCMessage, Response: RPCMessage>: Serv
     self.handler = handler
   }
 
-  func messageReceived(_ bytes: UnsafeRawBufferPointer) {
+  func messageReceived(_ bytes: UnsafeRawBufferPointer, isCompressed: Bool) {
     guard self.request == nil else {
       self.stream.breakOff(RPCError(.unimplemented, "this call takes one request, and got another"))
       return
     }
     self.request = decode(bytes, for: self.stream)
+    if isCompressed { self.stream.context?.requestWasCompressed = true }
   }
 
   func endReceived() {
@@ -75,12 +82,12 @@ final class ServerStreamingCall<Request: RPCMessage, Response: RPCMessage>: Serv
       return
     }
     let (stream, handler) = (self.stream, self.handler)
+    stream.handlerBegins()
     let task = Task.immediate(executorPreference: stream.executor) {
-      do {
+      await stream.serve(context) {
         try await handler(request, ResponseWriter(stream: stream), context)
+      } finish: {
         stream.finish()
-      } catch {
-        stream.fail(error)
       }
     }
     if !stream.isFinished { self.task = task }
@@ -108,20 +115,22 @@ final class StreamingServerCall<Request: RPCMessage>: ServerCall {
     }
     guard let context = stream.context else { return }
     let requests = RequestStream(queue: self.queue)
+    stream.handlerBegins()
     let task = Task.immediate(executorPreference: stream.executor) {
-      do {
+      await stream.serve(context) {
         try await handler(requests, context, stream)
+      } finish: {
         stream.finish()
-      } catch {
-        stream.fail(error)
       }
     }
     if !stream.isFinished { self.task = task }
   }
 
-  func messageReceived(_ bytes: UnsafeRawBufferPointer) {
+  func messageReceived(_ bytes: UnsafeRawBufferPointer, isCompressed: Bool) {
     guard let message: Request = decode(bytes, for: self.stream) else { return }
-    if !self.queue.append(message, bytes: bytes.count) { self.stream.isHeldBack = true }
+    if !self.queue.append(message, bytes: bytes.count, isCompressed: isCompressed) {
+      self.stream.isHeldBack = true
+    }
   }
 
   func endReceived() {
@@ -163,9 +172,15 @@ public struct RequestStream<Message: RPCMessage>: AsyncSequence, Sendable {
 
   public struct AsyncIterator: AsyncIteratorProtocol {
     let queue: MessageQueue<Message>
+    /// Whether the message that ``next()`` returned last had come compressed.
+    public private(set) var wasCompressed = false
+
+    init(queue: MessageQueue<Message>) { self.queue = queue }
 
     public mutating func next() async throws -> Message? {
-      try await self.queue.next()
+      guard let next = try await self.queue.next() else { return nil }
+      self.wasCompressed = next.isCompressed
+      return next.message
     }
   }
 
@@ -180,9 +195,11 @@ public struct ResponseWriter<Message: RPCMessage>: Sendable {
 
   /// Sends a response. Suspends while the client does not read.
   ///
+  /// - Parameter compressed: Whether the call's compression is used, if it has one; see
+  ///   ``ServerContext/responseCompression``.
   /// - Throws: ``RPCCore/RPCError`` once the call is over.
-  public func send(_ message: Message) async throws {
-    try await self.stream.writer.send(message, on: self.stream)
+  public func send(_ message: Message, compressed: Bool = true) async throws {
+    try await self.stream.writer.send(message, on: self.stream, compressed: compressed)
   }
 
   /// Sends the initial metadata now instead of with the first response, so that the client knows

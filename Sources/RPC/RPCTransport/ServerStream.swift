@@ -1,11 +1,12 @@
 import NIOCore
+import RPCCompression
 import RPCCore
 import RPCHTTP2
 
 /// A call as its method's type sees it: messages in, whatever the shape.
 protocol ServerCall: AnyObject {
   /// A whole message. The bytes are valid during the call only.
-  func messageReceived(_ bytes: UnsafeRawBufferPointer)
+  func messageReceived(_ bytes: UnsafeRawBufferPointer, isCompressed: Bool)
   /// The client has sent everything.
   func endReceived()
   /// The call is over before its handler: the client left or broke a rule, or the deadline passed.
@@ -21,13 +22,13 @@ protocol ServerCall: AnyObject {
 final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable {
   let connection: Connection
   let writer: StreamWriter
-  let peer: PeerName
+  let peer: ConnectionPeer
   private let configuration: RPCServer.Configuration
   private let router: Router
   private var head: RequestHead? = RequestHead()
   private var route: Route?
   private var unknownPath = ""
-  private var isTrailing = false
+  private var encoding = Compression.identity
   private var deframer: MessageDeframer
   private var call: (any ServerCall)?
   private(set) var context: ServerContext?
@@ -36,11 +37,18 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
   /// Body bytes for which the window has not been opened again.
   private var unconsumedBytes = 0
   private var deadlineTimer: Scheduled<Void>?
+  private let began = ContinuousClock.now
+  private var received = (messages: 0, bytes: 0, compressed: 0)
+  /// The one response, which does not go through the writer.
+  private var responseBytes: Int?
+  /// How it ended; nil while it has not.
+  private var code: StatusCode?
   /// The session's stream; nil once it is closed.
   private(set) var stream: HTTP2Stream?
 
   init(
-    connection: Connection, router: Router, configuration: RPCServer.Configuration, peer: PeerName
+    connection: Connection, router: Router, configuration: RPCServer.Configuration,
+    peer: ConnectionPeer
   ) {
     self.connection = connection
     self.router = router
@@ -68,6 +76,15 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
     }
   }
 
+  func headersTooLarge(bytes: Int, limit: Int) {
+    // Trailers that are too large mean as little as others.
+    guard self.head.take() != nil else { return }
+    self.fail(
+      RPCError(
+        .resourceExhausted,
+        "the request's header list of \(bytes) bytes is larger than the limit of \(limit)"))
+  }
+
   func headersEnded(endOfStream: Bool) {
     guard let head = self.head.take() else { return }
     guard head.isPost, head.isGRPC else {
@@ -85,16 +102,18 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
       self.fail(
         RPCError(
           .unimplemented, "the encoding \(encoding) is not understood",
-          metadata: ["grpc-accept-encoding": "identity"]))
+          metadata: ["grpc-accept-encoding": "\(Compression.accepted)"]))
       return
     }
+    self.encoding = head.encoding
     if let timeout = head.badTimeout {
       self.fail(RPCError(.internalError, "\"\(timeout)\" is no grpc-timeout"))
       return
     }
     let deadline = head.timeout.map(Deadline.after)
     self.context = ServerContext(
-      method: route.path, metadata: head.metadata, deadline: deadline, peer: self.peer)
+      method: route.path, metadata: head.metadata, deadline: deadline, peer: self.peer,
+      compression: self.configuration.responseCompression, accepted: head.acceptedEncodings)
     if let timeout = head.timeout {
       self.deadlineTimer = self.executor.eventLoop.scheduleTask(in: TimeAmount(timeout)) {
         self.deadlinePassed()
@@ -110,11 +129,27 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
     }
     self.unconsumedBytes += bytes.count
     do {
-      try self.deframer.append(bytes) { call.messageReceived($0) }
+      try self.deframer.append(bytes) { self.messageReceived($0, isCompressed: $1, by: call) }
     } catch {
       self.breakOff(error.error)
     }
     if !self.isHeldBack { self.openWindow() }
+  }
+
+  private func messageReceived(
+    _ bytes: UnsafeRawBufferPointer, isCompressed: Bool, by call: any ServerCall
+  ) {
+    self.received.messages += 1
+    self.received.bytes += bytes.count
+    guard isCompressed else { return call.messageReceived(bytes, isCompressed: false) }
+    self.received.compressed += 1
+    do throws(RPCError) {
+      try withPlainMessage(
+        bytes, isCompressed: true, self.encoding, limit: self.configuration.maximumRequestBytes
+      ) { call.messageReceived($0, isCompressed: true) }
+    } catch {
+      self.breakOff(error)
+    }
   }
 
   /// Set by a call whose queue is full: the window stays shut until ``roomAgain()``.
@@ -146,6 +181,8 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
     let wasFinished = self.isFinished
     self.isFinished = true
     let error = RPCError(.cancelled, "the client left the call")
+    if !wasFinished { self.code = .cancelled }
+    self.summarize()
     self.writer.close(error)
     // A handler that has returned, or was told by `breakOff`, hears nothing more.
     if !wasFinished { self.call?.cancelled(error) }
@@ -160,10 +197,23 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
   /// Ends the call with its one response.
   func finish(with response: some RPCMessage) {
     guard !self.isFinished else { return }
-    response.encode { size in
-      let target = self.reserveOutbound(size + MessageDeframer.prefixBytes)!
-      writePrefix(size, to: target)
-      return target + MessageDeframer.prefixBytes
+    if let compression = self.context?.responseCompression, compression != .identity {
+      let plain = response.encoded()
+      let small = plain.withUnsafeBytes { MessageCodec.compress($0, compression) }
+      let target = self.reserveOutbound(small.count + MessageDeframer.prefixBytes)!
+      writePrefix(small.count, isCompressed: true, to: target)
+      small.withUnsafeBytes { bytes in
+        guard let source = bytes.baseAddress else { return }
+        (target + MessageDeframer.prefixBytes).copyMemory(from: source, byteCount: bytes.count)
+      }
+      self.responseBytes = small.count + MessageDeframer.prefixBytes
+    } else {
+      response.encode { size in
+        let target = self.reserveOutbound(size + MessageDeframer.prefixBytes)!
+        writePrefix(size, to: target)
+        self.responseBytes = size + MessageDeframer.prefixBytes
+        return target + MessageDeframer.prefixBytes
+      }
     }
     self.finish()
   }
@@ -171,6 +221,7 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
   /// Ends the call well, behind the responses that were sent.
   func finish() {
     guard !self.isFinished else { return }
+    self.code = .ok
     self.writer.transfer(to: self)
     var trailers = HeaderFields()
     trailers.add("grpc-status", "0")
@@ -190,6 +241,7 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
   /// Ends the call with its handler's error, behind the responses that were sent.
   func fail(_ error: RPCError) {
     guard !self.isFinished else { return }
+    self.code = error.code
     self.writer.transfer(to: self)
     var trailers = HeaderFields()
     if !self.headersSent {
@@ -251,11 +303,44 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
     var fields = HeaderFields()
     fields.add(":status", "200")
     fields.add("content-type", "application/grpc")
+    let compression = self.compression
+    if compression != .identity { fields.add("grpc-encoding", compression.header) }
     if let metadata = self.context?.initialMetadata { fields.add(metadata) }
     session.submitResponse(fields, on: stream)
   }
 
+  // MARK: - Handlers
+
+  /// Runs a call's handler behind the interceptors, and ends the call.
+  ///
+  /// - Parameters:
+  ///   - finish: Sends what `handler` made. On the loop.
+  func serve(
+    _ context: ServerContext, _ handler: () async throws -> Void, finish: () -> Void
+  ) async {
+    let interceptors = self.configuration.interceptors
+    do {
+      try await ServerContext.$current.withValue(context) {
+        if interceptors.isEmpty {
+          try await handler()
+        } else {
+          try await intercepted(by: interceptors[...], context, handler)
+        }
+      }
+      finish()
+    } catch {
+      self.fail(error)
+    }
+    self.connectionOwner?.handlerEnded()
+  }
+
+  /// A handler begins; ``serve(_:_:finish:)`` says when it has ended.
+  func handlerBegins() { self.connectionOwner?.handlerBegan() }
+
   // MARK: - From the writer
+
+  var compression: Compression { self.context?.responseCompression ?? .identity }
+  var maximumMessageBytes: Int { .max }
 
   func reserveOutbound(_ count: Int) -> UnsafeMutableRawPointer? {
     self.stream?.outbound.reserve(count)
@@ -274,6 +359,23 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
       self.sendHeaders()
     }
     self.connection.needsFlush()
+  }
+
+  private func summarize() {
+    guard let context = self.context else { return }
+    let observers = context.takeObservers()
+    guard !observers.isEmpty else { return }
+    var sent = self.writer.sent
+    if let responseBytes = self.responseBytes {
+      sent.messages += 1
+      sent.bytes += responseBytes
+    }
+    let summary = CallSummary(
+      method: context.method, code: self.code ?? .cancelled,
+      duration: self.began.duration(to: .now), sentMessages: sent.messages, sentBytes: sent.bytes,
+      receivedMessages: self.received.messages, receivedBytes: self.received.bytes,
+      receivedCompressedMessages: self.received.compressed)
+    for observer in observers { observer(summary) }
   }
 
   // MARK: - The window
