@@ -82,8 +82,9 @@ package struct ConnectionLife: Sendable {
   package mutating func pingAnswered() { self.pingSent = nil }
 
   /// What is due, and when to check again.
-  package mutating func check(_ facts: Facts, at now: Duration) -> (actions: [Action], next: Duration)
-  {
+  package mutating func check(_ facts: Facts, at now: Duration) -> (
+    actions: [Action], next: Duration
+  ) {
     var actions: [Action] = []
     var next = now + .seconds(3_600)
     func isDue(_ moment: Duration) -> Bool {
@@ -121,11 +122,13 @@ package struct ConnectionLife: Sendable {
             ], next
           )
         }
+        // The answer may have come by then, and silence begun anew.
+        _ = isDue(now + interval)
       } else if facts.openCalls > 0 || self.limits.keepaliveWithoutCalls {
         if isDue(facts.lastRead + interval) {
           actions.append(.ping)
           self.pingSent = now
-          _ = isDue(now + self.limits.keepaliveTimeout)
+          _ = isDue(now + min(interval, self.limits.keepaliveTimeout))
         }
       } else {
         // A call may begin meanwhile.

@@ -32,8 +32,10 @@ package struct RetryState: Sendable {
     case giveUp
   }
 
-  /// Refusals after which a call goes to the next connection at once, whatever its policy.
-  private static let maximumTransparent = 3
+  /// Refusals after which a call goes to the next connection, whatever its policy.
+  private static let maximumTransparent = 10
+  /// How many of those at once: servers that are being replaced. Then they are too busy.
+  private static let immediateTransparent = 3
 
   private let policy: MethodConfig.Resilience
   /// Attempts that were started, transparent ones apart.
@@ -86,7 +88,8 @@ package struct RetryState: Sendable {
     guard canReplay else { return (othersAreOpen ? .goOn : .giveUp, false) }
     if failure.isUnprocessed, self.transparent < Self.maximumTransparent {
       self.transparent += 1
-      return (.tryAgain(after: .zero), true)
+      let further = self.transparent - Self.immediateTransparent
+      return (.tryAgain(after: further <= 0 ? .zero : .milliseconds(10 << further)), true)
     }
     switch self.policy {
     case .none:

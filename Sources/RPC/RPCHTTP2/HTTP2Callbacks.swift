@@ -26,9 +26,9 @@ final class HTTP2Callbacks: @unchecked Sendable {
       let header = frame!.pointee.hd
       guard header.type == UInt8(NGHTTP2_HEADERS.rawValue) else { return 0 }
       let isRequest = frame!.pointee.headers.cat == NGHTTP2_HCAT_REQUEST
-      let accepted = HTTP2Callbacks.session(userData).headersBegan(
+      HTTP2Callbacks.session(userData).headersBegan(
         id: header.stream_id, isRequest: isRequest)
-      return accepted ? 0 : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue
+      return 0
     }
 
     nghttp2_session_callbacks_set_on_header_callback(callbacks) {

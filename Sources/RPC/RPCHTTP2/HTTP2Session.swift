@@ -3,7 +3,7 @@ import RPCCore
 
 /// What happens on a connection as a whole.
 package protocol HTTP2SessionDelegate: AnyObject {
-  /// A request begins: makes its stream, or refuses it by nil.
+  /// A request begins: makes its stream, or refuses it by nil (REFUSED_STREAM).
   func streamBegan() -> HTTP2Stream?
   /// The peer's SETTINGS came.
   func settingsReceived()
@@ -372,19 +372,22 @@ package final class HTTP2Session {
     self.delegate.peerWentTooFar(what)
   }
 
-  func headersBegan(id: Int32, isRequest: Bool) -> Bool {
+  func headersBegan(id: Int32, isRequest: Bool) {
     self.headerListBytes = 0
     self.isInHeaders = true
     self.headerLists += 1
     if isRequest {
-      guard let stream = self.delegate.streamBegan() else { return false }
+      guard let stream = self.delegate.streamBegan() else {
+        nghttp2_submit_rst_stream(
+          self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), id, NGHTTP2_REFUSED_STREAM.rawValue)
+        return
+      }
       stream.id = id
       nghttp2_session_set_stream_user_data(
         self.session, id, Unmanaged.passUnretained(stream).toOpaque())
       self.list(stream)
     }
     self.stream(id)?.owner.headersBegan()
-    return true
   }
 
   func headerReceived(

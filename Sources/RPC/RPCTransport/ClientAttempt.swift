@@ -204,6 +204,7 @@ final class ClientAttempt: HTTP2StreamEvents {
       }
     }
     self.stream = nil
+    (self.connection.owner as? ClientConnection)?.callEnded()
   }
 
   // MARK: -

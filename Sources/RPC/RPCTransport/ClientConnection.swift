@@ -38,13 +38,16 @@ final class ClientConnection: ConnectionOwner, @unchecked Sendable {
   func settingsReceived() {
     guard !self.isGreeted, let connection = self.connection else { return }
     self.isGreeted = true
+    self.idleSince = .now()
     self.channel.connectionReady(connection)
+    connection.greeted()
   }
 
   func goAwayReceived(lastStreamID: Int32, code: UInt32, text: String) {
     guard let connection = self.connection else { return }
     if code != 0, self.complaint == nil {
-      self.complaint = "the server ended it with HTTP/2 error \(code)"
+      self.complaint =
+        "the server ended it with HTTP/2 error \(code)"
         + (text.isEmpty ? "" : " (\(text.prefix(200)))")
     }
     self.channel.connectionRetired(

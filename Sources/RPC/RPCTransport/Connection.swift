@@ -119,7 +119,8 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     } catch {
       self.isReading = false
       self.closeReason = "\(error)"
-      // What the session still has to say is why: a GOAWAY.
+      // PROTOCOL_ERROR: RFC 9113, section 7.
+      session.terminate(code: 0x1, self.closeReason)
       self.flush()
       self.close(self.closeReason)
     }
@@ -252,6 +253,12 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     self.life = ConnectionLife(self.limits, at: Duration(.now()))
     self.checkLife()
     self.flush()
+  }
+
+  /// The peer's SETTINGS have come: other times count now.
+  func greeted() {
+    self.lifeTimer?.cancel()
+    self.checkLife()
   }
 
   func pingAnswered() { self.life?.pingAnswered() }

@@ -123,7 +123,8 @@ private func lookUp(_ host: String, _ port: Int) -> Result<[ListenAddress], Dial
   let result = getaddrinfo(host, nil, &hints, &list)
   guard result == 0 else {
     return .failure(
-      DialError("the host \"\(host)\" cannot be resolved: \(String(cString: gai_strerror(result)))"))
+      DialError("the host \"\(host)\" cannot be resolved: \(String(cString: gai_strerror(result)))")
+    )
   }
   defer { freeaddrinfo(list) }
   var addresses: [ListenAddress] = []

@@ -99,7 +99,9 @@ public final class RPCServer: Sendable {
       self.perSecond = perSecond
     }
 
-    fileprivate var bucket: TokenBucket.Limit { .init(burst: self.burst, perSecond: self.perSecond) }
+    fileprivate var bucket: TokenBucket.Limit {
+      .init(burst: self.burst, perSecond: self.perSecond)
+    }
   }
 
   private struct State {

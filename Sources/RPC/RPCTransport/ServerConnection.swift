@@ -74,7 +74,11 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
     self.load.ended()
   }
 
-  func settingsReceived() { self.isGreeted = true }
+  func settingsReceived() {
+    guard !self.isGreeted else { return }
+    self.isGreeted = true
+    self.connection?.greeted()
+  }
 
   func goAwayReceived(lastStreamID: Int32, code: UInt32, text: String) {}
 

@@ -61,7 +61,8 @@ public struct ClientTLS: Sendable {
   public var trustRoots: TrustRoots
   /// For servers that want one: mutual TLS.
   public var identity: TLSIdentity?
-  /// The name that the server's certificate must be for; nil: the target's host.
+  /// The name that the server's certificate must be for; nil: the target's host. A certificate for
+  /// the very address that was connected to will do, too.
   public var serverName: String?
   /// Files are looked at, when a connection is made, no more often than this.
   public var reloadInterval = Duration.seconds(10)
@@ -295,7 +296,8 @@ private func load(
     return (chain.map { .certificate($0) }, .privateKey(key))
   } catch {
     throw TLSError(
-      "the private key \(identity.privateKeyFile) cannot be read: \(reason(identity.privateKeyFile))")
+      "the private key \(identity.privateKeyFile) cannot be read: \(reason(identity.privateKeyFile))"
+    )
   }
 }
 

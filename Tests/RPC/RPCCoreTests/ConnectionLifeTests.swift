@@ -30,7 +30,7 @@ import Testing
     #expect(answer1.next == .seconds(31))
     let ping = life.check(calls, at: .seconds(31))
     #expect(ping.actions == [.ping])
-    #expect(ping.next == .seconds(36))
+    #expect(ping.next == .seconds(36), "the timeout is shorter than the interval")
     // It answers, or says anything else.
     let answer2 = life.check(Self.facts(openCalls: 1, lastRead: 32), at: .seconds(36))
     #expect(answer2.actions == [])

@@ -74,10 +74,11 @@ import Testing
     var state = RetryState(.none)
     _ = state.attemptStarted(isTransparent: false)
     let refused = Self.failure(.unavailable, isUnprocessed: true)
-    for _ in 0..<3 {
+    for attempt in 0..<10 {
       let answer = state.failed(
         refused, othersAreOpen: false, canReplay: true, throttle: &throttle, random: 0)
-      #expect(answer.decision == .tryAgain(after: .zero))
+      let delay = attempt < 3 ? Duration.zero : .milliseconds(10 << (attempt - 2))
+      #expect(answer.decision == .tryAgain(after: delay))
       #expect(answer.isTransparent)
     }
     #expect(Self.fail(&state, refused, &throttle) == .giveUp)
