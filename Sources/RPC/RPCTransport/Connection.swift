@@ -222,7 +222,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
 
   /// Closes when the last call is over.
   func leave() {
-    guard let session = self.session, !self.isClosing else {
+    guard let session = self.session, self.life != nil, !self.isClosing else {
       // It is still being made.
       return self.close("nobody wants the connection any more")
     }

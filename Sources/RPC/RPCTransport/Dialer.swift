@@ -87,7 +87,11 @@ struct SocketDialer: Dialer {
             value: Int(TimeAmount(timeout).nanoseconds / 1_000_000))
         }
       #endif
-      connecting = tcp.connect(host: host, port: port)
+      if let address = try? SocketAddress(ipAddress: host, port: port) {
+        connecting = tcp.connect(to: address)
+      } else {
+        connecting = tcp.connect(host: host, port: port)
+      }
     case .unix(let path):
       connecting = bootstrap.connect(unixDomainSocketPath: path)
     }

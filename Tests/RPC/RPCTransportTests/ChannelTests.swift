@@ -108,7 +108,7 @@ import Testing
   @Test func aServerThatDoesNotAnswerPingsIsGivenUp() async throws {
     var configuration = RPCChannel.Configuration()
     configuration.keepalive = Keepalive(
-      interval: .milliseconds(30), timeout: .milliseconds(50))
+      interval: .milliseconds(30), timeout: .milliseconds(500))
     let (channel, peers) = ScriptedPeer.server(configuration: configuration)
     let task = Task { try await channel.unary(Methods.unary, Blob()) }
     let peer = try await peers.next()
@@ -206,7 +206,7 @@ import Testing
       try await withInMemoryServer([front]) { channel in
         let task = Task {
           try await channel.unary(
-            Methods.unary, Blob(), options: CallOptions(timeout: .milliseconds(500)))
+            Methods.unary, Blob(), options: CallOptions(timeout: .seconds(3)))
         }
         await entered.wait()
         let error = await #expect(throws: RPCError.self) { try await task.value }
