@@ -75,6 +75,17 @@ let places: [Place] = [
     name: "RPC", folder: "RPC", layer: .rpc,
     uses: ["RPCCore", "RPCProtobuf", "RPCTransport", "CRPCProtos"],
     products: nio("NIOCore", "NIOPosix") + [logging]),
+  // Hooks into what programs measure and trace with; whoever does neither links neither.
+  Place(
+    name: "RPCMetrics", folder: "RPC", layer: .rpc, uses: ["RPCCore", "RPCTransport"],
+    products: [.product(name: "Metrics", package: "swift-metrics")]),
+  Place(
+    name: "RPCTracing", folder: "RPC", layer: .rpc, uses: ["RPCCore", "RPCTransport"],
+    products: [
+      .product(name: "Tracing", package: "swift-distributed-tracing"),
+      .product(name: "Instrumentation", package: "swift-distributed-tracing"),
+      .product(name: "ServiceContextModule", package: "swift-service-context"),
+    ]),
   // For tests of services, and of what stands on the transport.
   Place(
     name: "RPCTesting", folder: "RPC", layer: .rpc, uses: ["RPCCore", "RPCHTTP2", "RPCTransport"],
@@ -216,6 +227,18 @@ let tests: [(name: String, folder: String, uses: [String], products: [Target.Dep
     "RPCTransportTests", "RPC", ["RPCCore", "RPCHTTP2", "RPCCompression", "RPCTransport", "RPCTesting"],
     nio("NIOCore", "NIOPosix") + [ssl]
   ),
+  (
+    "RPCTests", "RPC",
+    ["RPC", "RPCCore", "RPCProtobuf", "RPCTransport", "RPCTesting", "RPCMetrics", "RPCTracing"],
+    [
+      .product(name: "Metrics", package: "swift-metrics"),
+      .product(name: "MetricsTestKit", package: "swift-metrics"),
+      .product(name: "Tracing", package: "swift-distributed-tracing"),
+      .product(name: "Instrumentation", package: "swift-distributed-tracing"),
+      .product(name: "InMemoryTracing", package: "swift-distributed-tracing"),
+      .product(name: "ServiceContextModule", package: "swift-service-context"),
+    ]
+  ),
   ("RedisWireTests", "Redis", ["RedisWire"], []),
   (
     "RedisClientTests", "Redis", ["RedisWire", "RedisClient", "RedisTesting"],
@@ -306,7 +329,8 @@ let swiftSettings: [SwiftSetting] = [
   .enableUpcomingFeature("MemberImportVisibility"),
 ]
 let libraries = [
-  "RPC": ["RPC"], "RPCTesting": ["RPCTesting"], "PluginKit": ["PluginKit"],
+  "RPC": ["RPC"], "RPCTesting": ["RPCTesting"], "RPCMetrics": ["RPCMetrics"],
+  "RPCTracing": ["RPCTracing"], "PluginKit": ["PluginKit"],
   // The services' own calls: Benchmarks, a package of its own, makes them.
   "BuildProtos": ["BuildProtos"],
 ]
@@ -320,6 +344,9 @@ let package = Package(
   dependencies: [
     .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
     .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
+    .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
+    .package(url: "https://github.com/apple/swift-distributed-tracing", from: "1.7.3"),
+    .package(url: "https://github.com/apple/swift-service-context", from: "1.5.1"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
     .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),

@@ -35,16 +35,16 @@ generate() {
   fi
 }
 
-# What the RPC library carries: the well-known types, health and reflection.
+# What the RPC library carries: the well-known types, rich errors, health and reflection.
 well_known="any duration empty field_mask struct timestamp wrappers"
 generate module=RPC,c_module=CRPCProtos Sources/RPC/CRPCProtos Sources/RPC/RPC/Generated \
   $(for name in $well_known; do echo "google/protobuf/$name.proto"; done) \
-  $(cd proto && find grpc -name '*.proto' | LC_ALL=C sort)
+  $(cd proto && find google/rpc grpc -name '*.proto' | LC_ALL=C sort)
 
 # What the services speak: our own protos, and the public contracts.
 generate module=BuildProtos,c_module=CBuildProtos Sources/Shared/CBuildProtos \
   Sources/Shared/BuildProtos \
-  $(cd proto && find build google millrace -name '*.proto' | LC_ALL=C sort)
+  $(cd proto && find build google millrace -name '*.proto' ! -path 'google/rpc/*' | LC_ALL=C sort)
 
 # What the tests of the generator and of RPCProtobuf take apart.
 generate module=EverythingProtos,c_module=CEverythingProtos,visibility=package \
