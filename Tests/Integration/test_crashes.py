@@ -1,11 +1,12 @@
 """Whatever is killed: no answered build is lost, none is finished twice, every one ends."""
 
+import glob
 import os
 import signal
 import subprocess
 
 import pytest
-from farm import Farm, eventually
+from farm import Farm, eventually, is_alive, processes_with
 from receiver import Receiver
 
 # Three legs and a job behind them; long enough to be hit while it waits and while it runs.
@@ -151,8 +152,64 @@ def test_up_itself_is_killed_and_started_again(receiver):
         pids = [process["pid"] for process in farm.processes()]
         farm.up.kill()
         farm.up.wait()
-        from farm import is_alive
-
         eventually(lambda: not any(map(is_alive, pids)), 30, "the children end with their parent")
         farm.start()
         check_all(farm, receiver, builds, attempts_allowed=4)
+
+
+def fingerprint(text):
+    """The name that a runner's cgroups have: FNV-1a of its data directory."""
+    value = 0xCBF29CE484222325
+    for byte in text.encode():
+        value = (value ^ byte) * 0x100000001B3 % (1 << 64)
+    return f"{value:x}"
+
+
+def test_what_two_interrupts_leave_is_cleared_by_the_next_start(stack):
+    data = os.path.join(os.path.realpath(stack.data), "plugin-runner-1")
+
+    def left():
+        """Workspaces and cgroups of attempts, in no order."""
+        groups = glob.glob(f"/sys/fs/cgroup/**/millrace-{fingerprint(data)}/*/", recursive=True)
+        return {*groups, *glob.glob(f"{data}/workspaces/*/")}
+
+    build = stack.submit("""
+jobs:
+  long:
+    steps:
+      - run: setsid sleep 1000 & echo begun; sleep 1000
+""")
+    eventually(lambda: "begun" in stack.cli("logs", build).out, 30, "the step runs")
+    before = left()
+    assert before
+    pids = [process["pid"] for process in stack.processes()]
+    stack.up.send_signal(signal.SIGINT)
+    eventually(lambda: open(stack.up_log.name).read().count("stopping"), 10, "it is stopping")
+    stack.up.send_signal(signal.SIGINT)
+    stack.up.wait(20)
+    eventually(lambda: not any(map(is_alive, pids)), 10, "all services have ended")
+    eventually(lambda: not processes_with(data), 10, "the step has ended with its runner")
+    assert any(name.startswith(data) for name in left()), "nothing was left: this proves nothing"
+    stack.start()
+    assert not left() & before
+    stack.cli("cancel", build)
+    eventually(lambda: not left(), 30, "nothing is left of the build")
+
+
+def test_a_step_outlives_the_program_that_made_its_sandbox(stack):
+    build = stack.submit("""
+jobs:
+  short:
+    steps:
+      - run: echo begun; sleep 3; echo ended; exit 7
+""")
+    eventually(lambda: "begun" in stack.cli("logs", build).out, 30, "the step runs")
+    found = [pid for pid in processes_with(os.path.realpath(stack.data) + "/plugin-runner-1")
+             if open(f"/proc/{pid}/comm").read().strip() == "bwrap"]
+    if not found:
+        pytest.skip("steps run without bubblewrap here")
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+    ended = stack.wait(build, seconds=20)
+    assert ended["jobs"][0]["attempts"][-1]["steps"][0]["exitCode"] == 7, ended
+    assert "ended" in stack.cli("logs", build).out

@@ -2,10 +2,12 @@
 
 import os
 import re
+import shutil
 import subprocess
+import tempfile
 
 import pytest
-from farm import free_port, program
+from farm import Farm, free_port, program
 
 FIVE = """name: five
 jbos: {}
@@ -156,3 +158,43 @@ jobs:
             runner.kill()
             runner.wait()
         subprocess.run(["umount", "-l", str(small)], check=False)
+
+
+@pytest.mark.parametrize("roots", ["", "/"])
+def test_a_step_takes_nothing_of_the_farms_own_data(roots, tmp_path, monkeypatch):
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "source").write_text("source of the machine\n")
+    # A step has a /tmp of its own: outside it, it could look by itself.
+    folder = tempfile.mkdtemp(prefix="millrace-test-", dir=os.path.expanduser("~"))
+    monkeypatch.setenv("MILLRACE_CHECKOUT_ROOTS", roots)
+    try:
+        with Farm(folder=folder) as farm:
+            place = os.path.join(farm.data, "datastore-gateway")
+            assert os.listdir(place)
+            for use in ("path", "archive", "url"):
+                result = farm.run(f"""
+jobs:
+  thief:
+    steps:
+      - uses: checkout
+        with: {{{use}: "{place}", into: stolen}}
+""", code=1)
+                assert "which no step may name on this executor" in result.out + result.err, result
+            result = farm.run(
+                f"jobs: {{thief: {{steps: [{{run: 'ls {farm.data}; cat {place}/*'}}]}}}}")
+            if "without a sandbox" not in open(farm.process("plugin-runner")["log"]).read():
+                assert result.code == 1 and "datastore-gateway:" not in result.out, result
+                assert "plugin-runner-1" in result.out, result
+            result = farm.run(f"""
+jobs:
+  copies:
+    steps:
+      - uses: checkout
+        with: {{path: "{given}"}}
+      - run: cat source
+""")
+            assert result.code == (0 if roots else 1), result
+            assert ("source of the machine" in result.out) == bool(roots)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

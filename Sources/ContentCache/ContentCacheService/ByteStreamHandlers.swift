@@ -10,6 +10,7 @@ struct ByteStreamHandlers: ByteStreamV1.ByteStreamService {
   let uploads: UploadStore
   let disk: Disk
   let policy: Policy
+  let health: DiskHealth
   let metrics: Metrics
 
   func read(
@@ -65,6 +66,7 @@ struct ByteStreamHandlers: ByteStreamV1.ByteStreamService {
       if case UploadStore.Failure.blob(.mismatch) = error {
         self.metrics.digestMismatches.increment(by: 1)
       }
+      self.health.failed(error)
       throw Mapping.rpcError(error)
     }
   }
@@ -126,15 +128,18 @@ struct ByteStreamHandlers: ByteStreamV1.ByteStreamService {
           "a write has one resource name, and \"\(shortened(request.resourceName))\" is another")
       }
       let askFirst = isFirst
-      let progress = try await self.disk.run { () -> UploadStore.Progress in
+      let (progress, isStored) = try await self.disk.run { () -> (UploadStore.Progress, Bool) in
         // Once, before anything is stored: for whom the blob is there already.
         if askFirst, try blobs.contains(upload.key.digest) {
           uploads.abandon(upload)
-          return .finished
+          return (.finished, false)
         }
-        return try uploads.receive(
+        let progress = try uploads.receive(
           request.data, at: request.writeOffset, finish: request.finishWrite, for: upload)
+        // What is not whole yet may be in memory.
+        return (progress, progress == .finished)
       }
+      if isStored { self.health.wrote() }
       self.metrics.blobBytesWritten.increment(by: Int64(request.data.count))
       switch progress {
       case .finished: return ByteStreamV1.WriteResponse(committedSize: size)

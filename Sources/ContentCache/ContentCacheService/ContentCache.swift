@@ -1,6 +1,6 @@
 import BuildProtos
 import ContentCacheCore
-import Glibc
+import Logging
 import RPC
 import ServiceRuntime
 import Synchronization
@@ -22,9 +22,17 @@ package final class ContentCache: ServiceProgram {
 
   package init(_ environment: ServiceEnvironment) async throws {
     let configuration = try Configuration(environment.settings)
+    let logger = environment.logger
     let storage = try await Storage(
       dataDirectory: environment.dataDirectory, policy: configuration.policy,
-      disk: Disk(threads: configuration.diskThreads))
+      disk: Disk(threads: configuration.diskThreads)
+    ) { change in
+      switch change {
+      case .failing(let why):
+        logger.warning("what callers write is not stored", metadata: ["error": "\(why)"])
+      case .well: logger.info("what callers write is stored again")
+      }
+    }
     self.storage = storage
     self.metrics = Metrics(environment.metrics)
     environment.metrics.gauge(
@@ -35,7 +43,7 @@ package final class ContentCache: ServiceProgram {
     ) { Double(storage.logs.count) }
     environment.metrics.gauge(
       "millrace_cache_free_bytes", help: "Bytes that are free on the disk of the data directory."
-    ) { Double(freeBytes(storage.blobs.directory)) }
+    ) { Double(storage.health.freeBytes) }
   }
 
   package var services: [any RPCService] { self.storage.services(self.metrics) }
@@ -59,7 +67,9 @@ package final class ContentCache: ServiceProgram {
   }
 
   package func readiness() async -> Readiness {
-    self.isDraining.load(ordering: .acquiring) ? .notReady("draining") : .ready
+    if self.isDraining.load(ordering: .acquiring) { return .notReady("draining") }
+    let shortage = try? await self.storage.diskShortage()
+    return shortage.map { .notReady($0) } ?? .ready
   }
 }
 
@@ -68,15 +78,21 @@ package final class Storage: Sendable {
   package let blobs: BlobStore
   package let uploads: UploadStore
   package let logs: LogStore
+  package let health: DiskHealth
   private let disk: Disk
   private let policy: Policy
 
-  package init(dataDirectory: String, policy: Policy, disk: Disk) async throws {
+  /// - Parameter tell: Hears when the disk begins to fail, and when it is well again.
+  package init(
+    dataDirectory: String, policy: Policy, disk: Disk,
+    tell: @escaping @Sendable (DiskHealth.Change) -> Void = { _ in }
+  ) async throws {
     (self.blobs, self.logs) = try await disk.run {
       let blobs = try BlobStore(dataDirectory: dataDirectory)
       return (blobs, try LogStore(dataDirectory: dataDirectory, blobs: blobs, policy: policy))
     }
     self.uploads = UploadStore(blobs: self.blobs, policy: policy)
+    self.health = DiskHealth(dataDirectory, tell: tell)
     self.disk = disk
     self.policy = policy
   }
@@ -88,21 +104,25 @@ package final class Storage: Sendable {
     try? await self.disk.run { uploads.sweep(now: monotonicNow()) }
   }
 
+  /// Why there is no room for what callers will write, if so.
+  package func diskShortage() async throws -> String? {
+    let health = self.health
+    return try await self.disk.run { health.shortage() }
+  }
+
   /// The services over this directory.
   package func services(_ metrics: Metrics) -> [any RPCService] {
     [
       ByteStreamHandlers(
         blobs: self.blobs, uploads: self.uploads, disk: self.disk, policy: self.policy,
+        health: self.health, metrics: metrics),
+      StorageHandlers(
+        blobs: self.blobs, disk: self.disk, policy: self.policy, health: self.health,
         metrics: metrics),
-      StorageHandlers(blobs: self.blobs, disk: self.disk, policy: self.policy, metrics: metrics),
       CapabilitiesHandlers(policy: self.policy),
-      LogHandlers(logs: self.logs, disk: self.disk, policy: self.policy, metrics: metrics),
+      LogHandlers(
+        logs: self.logs, disk: self.disk, policy: self.policy, health: self.health,
+        metrics: metrics),
     ]
   }
-}
-
-private func freeBytes(_ path: String) -> UInt64 {
-  var status = statvfs()
-  guard statvfs(path, &status) == 0 else { return 0 }
-  return UInt64(status.f_bavail) * UInt64(status.f_frsize)
 }

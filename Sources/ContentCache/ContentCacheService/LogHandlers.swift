@@ -9,6 +9,7 @@ struct LogHandlers: LogsV1.LogService {
   let logs: LogStore
   let disk: Disk
   let policy: Policy
+  let health: DiskHealth
   let metrics: Metrics
 
   func appendLog(
@@ -33,6 +34,7 @@ struct LogHandlers: LogsV1.LogService {
           return (fresh, request.seal ? try log.seal() : nil)
         }
         self.metrics.logBytesWritten.increment(by: Int64(fresh))
+        if fresh > 0 || seal != nil { self.health.wrote() }
         if let seal {
           return LogsV1.AppendLogResponse(
             sizeBytes: seal.size, digest: Mapping.blobDigest(seal))
@@ -46,6 +48,7 @@ struct LogHandlers: LogsV1.LogService {
           sizeBytes: status?.size ?? 0, digest: status?.seal.map(Mapping.blobDigest))
       }
     } catch {
+      self.health.failed(error)
       throw Mapping.rpcError(error)
     }
   }

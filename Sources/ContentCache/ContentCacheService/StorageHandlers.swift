@@ -9,6 +9,7 @@ struct StorageHandlers: RemoteExecutionV2.ContentAddressableStorageService {
   let blobs: BlobStore
   let disk: Disk
   let policy: Policy
+  let health: DiskHealth
   let metrics: Metrics
 
   func findMissingBlobs(
@@ -34,30 +35,40 @@ struct StorageHandlers: RemoteExecutionV2.ContentAddressableStorageService {
     try self.checkBatch(request.requests.map { Int64($0.data.count) })
     let (blobs, policy) = (self.blobs, self.policy)
     let requests = request.requests
-    let statuses = try await self.disk.run {
-      requests.map { request -> GoogleRPC.Status in
+    let results = try await self.disk.run {
+      requests.map { request -> Result<Void, any Error> in
         do {
           guard request.compressor == .identity else {
             throw RPCError(.invalidArgument, "compressor \(request.compressor) is not supported")
           }
           try blobs.put(request.data, as: Mapping.digest(request.digest, policy))
-          return GoogleRPC.Status()
+          return .success(())
         } catch {
-          return Mapping.status(error)
+          return .failure(error)
         }
       }
     }
-    for (request, status) in zip(requests, statuses) {
-      if status.code == 0 { self.metrics.blobBytesWritten.increment(by: Int64(request.data.count)) }
-      if status.code == Int32(StatusCode.invalidArgument.rawValue) {
-        self.metrics.digestMismatches.increment(by: 1)
-      }
-    }
     return RemoteExecutionV2.BatchUpdateBlobsResponse(
-      responses: zip(requests, statuses).map { request, status in
+      responses: zip(requests, results).map { request, result in
         RemoteExecutionV2.BatchUpdateBlobsResponse.Response(
-          digest: request.digest, status: status)
+          digest: request.digest, status: self.counted(result, of: request.data))
       })
+  }
+
+  /// The status of one blob that was to be stored.
+  private func counted(
+    _ result: Result<Void, any Error>, of data: [UInt8]
+  ) -> GoogleRPC.Status {
+    do {
+      try result.get()
+      self.metrics.blobBytesWritten.increment(by: Int64(data.count))
+      self.health.wrote()
+      return GoogleRPC.Status()
+    } catch {
+      if case BlobStore.Failure.mismatch = error { self.metrics.digestMismatches.increment(by: 1) }
+      self.health.failed(error)
+      return Mapping.status(error)
+    }
   }
 
   func batchReadBlobs(

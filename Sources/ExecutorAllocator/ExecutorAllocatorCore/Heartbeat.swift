@@ -62,6 +62,8 @@ package enum HeartbeatRecord: Hashable, Sendable {
   case duplicate(address: String, silentFor: Duration)
   /// This process was taken out by `Deregister`; all that it holds is to stop.
   case deregistered
+  /// It holds a lease whose token nobody can have given out; nothing of it was taken.
+  case tokenAhead(LeaseID, FencingToken, limit: FencingToken)
 
   package struct Recorded: Hashable, Sendable {
     /// Leases that the executor holds and should not.

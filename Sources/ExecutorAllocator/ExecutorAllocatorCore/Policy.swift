@@ -18,6 +18,11 @@ package struct Policy: Hashable, Sendable {
   /// label must not fail the builds that wait for it.
   package var departedMemory = Duration.seconds(60)
 
+  /// How far a runner's token may be ahead of the table's clock and of every token it knows: as far
+  /// as the clock of a table before this one may have been. Tokens count microseconds, so this
+  /// leaves those to come all the room there is.
+  package var tokenLead = Duration.seconds(86_400)
+
   /// How often overdue leases and silent executors are looked for.
   package var sweepInterval = Duration.milliseconds(500)
   /// When nobody has swept for longer, the table was out of reach or empty: silence then says
@@ -51,20 +56,17 @@ package struct Policy: Hashable, Sendable {
   /// Texts that become parts of keys, and what is too much of them.
   package enum Limit {
     package static let nameBytes = 512
-    package static let labels = 64
-    package static let labelBytes = 128
     package static let avoided = 32
     package static let warmProjects = 64
     /// Leases of one executor: far more slots than any machine runs.
     package static let heldLeases = 4_096
-    /// 2^29 thousandths: half a million CPUs. With the next it keeps the index' scores exact.
+    /// 2^29 thousandths: half a million CPUs. With ``Domain/Resources/maximumMemory``
+    /// it keeps the index' scores exact.
     package static let cpuMillis: Int64 = 1 << 29
-    /// 16 TiB.
-    package static let memoryBytes: Int64 = 1 << 44
     package static let slots: Int32 = 1 << 20
-    /// Tokens are about microseconds since 1970. The table counts in doubles, exact up to 2^53; a
-    /// runner that makes one up must not leave new ones without room to grow.
-    package static let token: Int64 = 1 << 52
+    /// The table counts in doubles, exact up to here. Tokens are about microseconds since 1970, and
+    /// ``Policy/tokenLead`` keeps them there.
+    package static let token: Int64 = 1 << 53
   }
 
   /// Numbers that do not go together: the setting that is wrong, and why.
@@ -162,11 +164,11 @@ package struct Policy: Hashable, Sendable {
   }
 
   private static func mistake(inLabels labels: [String]) -> String? {
-    Self.tooMany(labels.count, Limit.labels, "labels")
+    Self.tooMany(labels.count, ExecutorLabel.maximumCount, "labels")
       ?? Self.first(labels) { label in
         if let mistake = Self.mistake(inName: label, of: "a label") { return mistake }
-        return label.utf8.count > Limit.labelBytes
-          ? "label \"\(label)\" has \(label.utf8.count) bytes, more than \(Limit.labelBytes)" : nil
+        let (bytes, limit) = (label.utf8.count, ExecutorLabel.maximumBytes)
+        return bytes > limit ? "label \"\(label)\" has \(bytes) bytes, more than \(limit)" : nil
       }
   }
 
@@ -176,9 +178,9 @@ package struct Policy: Hashable, Sendable {
     if !(0...Limit.cpuMillis).contains(resources.cpuMillis) {
       return "\(field).cpu_millis is \(resources.cpuMillis), not from 0 to \(Limit.cpuMillis)"
     }
-    if !(0...Limit.memoryBytes).contains(resources.memory.bytes) {
-      return "\(field).memory_bytes is \(resources.memory.bytes), not from 0 to "
-        + "\(Limit.memoryBytes)"
+    let memory = Resources.maximumMemory.bytes
+    if !(0...memory).contains(resources.memory.bytes) {
+      return "\(field).memory_bytes is \(resources.memory.bytes), not from 0 to \(memory)"
     }
     if !(minimumSlots...Limit.slots).contains(resources.slots) {
       return "\(field).slots is \(resources.slots), not from \(minimumSlots) to \(Limit.slots)"

@@ -70,6 +70,10 @@ package struct StateMachine: Sendable {
       throw .duplicate(
         heartbeat.executor, address: address, silentFor: silentFor,
         lostAfter: self.policy.lostAfter)
+    case .tokenAhead(let lease, let token, let limit):
+      throw .invalid(
+        "lease \(lease) has fencing_token \(token), which is beyond \(limit): "
+          + "no allocator has given it out")
     }
     return HeartbeatAnswer(
       stop: stop, nextHeartbeat: self.policy.heartbeatInterval, lostAfter: self.policy.lostAfter)

@@ -113,6 +113,7 @@ package struct LeaseTable: Sendable {
     var arguments = self.arguments()
     arguments.append(self.policy.lostAfter.microseconds)
     arguments.append(self.policy.grantExpiry.microseconds)
+    arguments.append(self.policy.tokenLead.microseconds)
     arguments.append(heartbeat.executor.rawValue)
     arguments.append(heartbeat.incarnation)
     arguments.append(heartbeat.address)

@@ -30,6 +30,11 @@ extension LeaseTable {
       }
       return .duplicate(address: address, silentFor: .microseconds(silent))
     case "deregistered": return .deregistered
+    case "ahead":
+      guard fields.count == 4, let lease = fields[1].text, let token = fields[2].number,
+        let limit = fields[3].number
+      else { return nil }
+      return .tokenAhead(LeaseID(lease), FencingToken(token), limit: FencingToken(limit))
     default: return nil
     }
   }

@@ -6,7 +6,8 @@ import PluginKit
 ///
 /// Without inputs it is the build's own source. `path` copies a folder of this machine, `archive`
 /// unpacks a tar archive from a path or URL, `url` clones a git repository; `sha256` checks an
-/// archive, `revision` picks a commit, `into` names a folder of the workspace.
+/// archive, `revision` picks a commit, `into` names a folder of the workspace. What of the machine may
+/// be named is for ``LocalPlaces`` to say.
 ///
 /// It runs outside the sandbox, and steps have written to the workspace before it: links, hooks, a
 /// `.git` of their own. So no program works in there. Source is put together in a fresh folder, and
@@ -27,12 +28,18 @@ struct Checkout: BuildPlugin {
     "path", "archive", "sha256", "url", "revision", "into", "strip-components",
   ]
 
+  private let places: LocalPlaces
+
+  init() { self.init(.ofThisRunner) }
+
+  init(_ places: LocalPlaces) { self.places = places }
+
   func executeBuildStep(_ context: BuildContext, events: StepEvents) async throws {
     try context.refuseUnknownInputs(Self.inputs)
     let target = try Self.target(context)
     let fresh = context.scratch + "/source"
     guard mkdir(fresh, 0o755) == 0 else { throw failure("create", fresh) }
-    try await Self.fetch(context, to: fresh, events)
+    try await self.fetch(context, to: fresh, events)
     // A repository is no folder to be joined: what a step left in one would be this one's settings.
     if access(fresh + "/.git", F_OK) == 0,
       rename(target + "/.git", context.scratch + "/replaced.git") == 0
@@ -43,19 +50,19 @@ struct Checkout: BuildPlugin {
   }
 
   /// Puts the source that the inputs name into an empty folder.
-  private static func fetch(
+  private func fetch(
     _ context: BuildContext, to target: String, _ events: StepEvents
   ) async throws {
     let inputs = context.inputs
     if let path = inputs["path"], !path.isEmpty {
-      try await Self.copy(path, to: target, events)
+      try await self.copy(path, context, to: target, events)
     } else if let archive = inputs["archive"], !archive.isEmpty {
-      try await Self.unpack(archive, context, to: target, events)
+      try await self.unpack(archive, context, to: target, events)
     } else if let url = inputs["url"], !url.isEmpty {
       if Self.isArchive(url) {
-        try await Self.unpack(url, context, to: target, events)
+        try await self.unpack(url, context, to: target, events)
       } else {
-        try await Self.clone(
+        try await self.clone(
           url, revision: inputs["revision"] ?? "", to: target, context, events)
       }
     } else {
@@ -68,7 +75,7 @@ struct Checkout: BuildPlugin {
         try await Self.extract(archive, strip: inputs["strip-components"], to: target, events)
         events.log("unpacked the source archive \(hash)\n")
       case .git(let url, let revision):
-        try await Self.clone(
+        try await self.clone(
           url, revision: inputs["revision"] ?? revision, to: target, context, events)
       case nil:
         throw StepFailure(
@@ -99,16 +106,15 @@ struct Checkout: BuildPlugin {
     return target
   }
 
-  private static func copy(_ path: String, to target: String, _ events: StepEvents) async throws {
+  private func copy(
+    _ path: String, _ context: BuildContext, to target: String, _ events: StepEvents
+  ) async throws {
     guard path.hasPrefix("/") else {
       throw StepFailure("path is \"\(path)\": give an absolute path on the executor's machine")
     }
-    var status = stat()
-    guard stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {
-      throw StepFailure("path is \"\(path)\": there is no such folder on this executor")
-    }
+    let real = try self.places.resolve(path, "path", for: .folder, workspace: context.workspace)
     try await Program.run(
-      ["cp", "-a", "--no-target-directory", "--reflink=auto", "--", path, target], in: "/",
+      ["cp", "-a", "--no-target-directory", "--reflink=auto", "--", real, target], in: "/",
       events: events)
     events.log("copied \(path)\n")
   }
@@ -128,11 +134,11 @@ struct Checkout: BuildPlugin {
         + "step")
   }
 
-  private static func unpack(
+  private func unpack(
     _ place: String, _ context: BuildContext, to target: String, _ events: StepEvents
   ) async throws {
     try Self.refuseZip(place)
-    var archive = place
+    let archive: String
     if place.contains("://") {
       guard place.hasPrefix("https://") || place.hasPrefix("http://") else {
         throw StepFailure("archive is \"\(place)\": give a path, or an http or https URL")
@@ -147,8 +153,10 @@ struct Checkout: BuildPlugin {
           "curl", "--fail", "--silent", "--show-error", "--location", "--proto", "=http,https",
           "--retry", "3", "--max-time", "600", "--output", archive, "--", place,
         ], in: context.scratch, events: events)
-    } else if !place.hasPrefix("/") {
-      archive = "\(context.workspace)/\(place)"
+    } else {
+      let path = place.hasPrefix("/") ? place : "\(context.workspace)/\(place)"
+      archive = try self.places.resolve(
+        path, "archive", for: .file, workspace: context.workspace)
     }
     if let wanted = context.inputs["sha256"], !wanted.isEmpty {
       let found = try Self.sha256(of: archive)
@@ -201,7 +209,7 @@ struct Checkout: BuildPlugin {
 
   // MARK: git
 
-  private static func clone(
+  private func clone(
     _ url: String, revision: String, to target: String, _ context: BuildContext,
     _ events: StepEvents
   ) async throws {
@@ -209,14 +217,15 @@ struct Checkout: BuildPlugin {
     guard !url.hasPrefix("-"), !revision.hasPrefix("-"), !url.hasPrefix("ext::") else {
       throw StepFailure("git cannot clone \"\(url)\" at \"\(revision)\"")
     }
-    let environment = try Self.gitEnvironment(context)
+    let local = try self.repository(url, context)
+    let environment = try Self.gitEnvironment(context, isLocal: local != nil)
     func git(_ words: String...) async throws {
       try await Program.run(
         ["git", "-C", target] + Self.gitSettings + words, in: target, environment: environment,
         events: events)
     }
     try await git("init", "--quiet", ".")
-    try await git("remote", "add", "origin", url)
+    try await git("remote", "add", "origin", local ?? url)
     do {
       // One commit is enough, where the server allows to ask for it.
       try await git(
@@ -234,6 +243,25 @@ struct Checkout: BuildPlugin {
 }
 
 extension Checkout {
+  /// The folder that a URL names on this machine, by git's own rule; nil if it is elsewhere.
+  fileprivate func repository(_ url: String, _ context: BuildContext) throws -> String? {
+    var path = url
+    if url.hasPrefix("file://") {
+      path = String(url.dropFirst("file://".count))
+      guard !path.contains("%") else {
+        throw StepFailure("git cannot clone \"\(url)\": give the path without `file://`")
+      }
+    } else if let colon = url.firstIndex(of: ":") {
+      // `host:path` and `scheme://`; a slash before the colon makes it a path.
+      guard let slash = url.firstIndex(of: "/"), slash < colon else { return nil }
+    }
+    guard path.hasPrefix("/") else {
+      throw StepFailure("git cannot clone \"\(url)\": give a URL, or an absolute path")
+    }
+    return try self.places.resolve(
+      path, "url", for: .repository, workspace: context.workspace)
+  }
+
   /// What would let a repository name programs to run, said once more though the repository is
   /// fresh and has no settings but git's own.
   fileprivate static let gitSettings = [
@@ -245,7 +273,7 @@ extension Checkout {
   /// Not its PATH and HOME, nor any variable that names a program, a library or a file of settings
   /// (`GIT_SSH_COMMAND`, `GIT_EXEC_PATH`, `LD_PRELOAD`, `GIT_CONFIG_GLOBAL`): a pipeline sets the
   /// one and its steps write the other, and git runs as the runner's user, outside the sandbox.
-  static func gitEnvironment(_ context: BuildContext) throws -> [String: String] {
+  static func gitEnvironment(_ context: BuildContext, isLocal: Bool) throws -> [String: String] {
     let home = context.scratch + "/home"
     guard mkdir(home, 0o700) == 0 || errno == EEXIST else { throw failure("create", home) }
     var environment = Program.ownEnvironment
@@ -257,7 +285,8 @@ extension Checkout {
     environment["HOME"] = home
     environment["GIT_CONFIG_NOSYSTEM"] = "1"
     environment["GIT_CONFIG_GLOBAL"] = "/dev/null"
-    environment["GIT_ALLOW_PROTOCOL"] = "file:git:http:https:ssh"
+    // What is on this machine was looked at before; nothing else leads there.
+    environment["GIT_ALLOW_PROTOCOL"] = isLocal ? "file" : "git:http:https:ssh"
     // It must fail, not ask.
     environment["GIT_TERMINAL_PROMPT"] = "0"
     return environment

@@ -10,6 +10,8 @@ package enum JobInput: Hashable, Sendable {
   case artifactKept(Artifact)
   case timerFired(JobTimer)
   case stopRequested(StopOrder)
+  /// A disk has no room for what this attempt writes, or it holds what others need; why.
+  case outOfRoom(String)
   /// The log is sealed, the workspace gone. `problem` says what could not be saved.
   case wrappedUp(logBytes: Int64, problem: String?)
 }

@@ -95,6 +95,8 @@ package struct JobMachine: Sendable {
       return self.timerFired(timer)
     case (.stopRequested(let order), .preparing), (.stopRequested(let order), .stepping):
       return self.stopRequested(order)
+    case (.outOfRoom(let why), .preparing), (.outOfRoom(let why), .stepping):
+      return self.ranOutOfRoom(why)
     case (.wrappedUp(let logBytes, let problem), .wrappingUp(let outcome, let message)):
       return self.wrappedUp(outcome, message, logBytes: logBytes, problem: problem, at: now)
     default:
@@ -255,6 +257,18 @@ package struct JobMachine: Sendable {
       .terminateStep(self.spec.attempt, index: running.index),
       .setTimer(self.spec.attempt, .stopGrace(index: running.index), self.policy.stopGrace),
     ]
+  }
+
+  /// The attempt fails, and its step is killed without a word before: it cannot write any, and its
+  /// workspace may be what fills the disk.
+  private mutating func ranOutOfRoom(_ why: String) -> [Effect] {
+    self.stop = StopOrder(
+      outcome: self.stop?.outcome ?? .failed, reason: self.stop?.reason ?? why,
+      allowsCleanup: false)
+    guard case .stepping(var running) = self.phase else { return [] }
+    running.ending = running.ending ?? .stop
+    self.phase = .stepping(running)
+    return [.killStep(self.spec.attempt, index: running.index)]
   }
 
   private mutating func timerFired(_ timer: JobTimer) -> [Effect] {

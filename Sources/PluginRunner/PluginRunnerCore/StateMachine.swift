@@ -90,8 +90,10 @@ package struct PluginRunner: Sendable {
       guard case .uses(let name) = step.action, !self.profile.plugins.contains(name) else {
         continue
       }
-      let known = self.profile.plugins.sorted().joined(separator: ", ")
-      return "unknown plugin \"\(name)\": executor \(self.profile.id) has \(known)"
+      let known = self.profile.plugins.sorted()
+      let hint = name.nearest(in: known).map { "; did you mean \"\($0)\"?" } ?? ""
+      return "unknown plugin \"\(name)\": executor \(self.profile.id) has "
+        + known.joined(separator: ", ") + hint
     }
     return nil
   }

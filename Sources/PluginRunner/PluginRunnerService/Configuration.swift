@@ -31,6 +31,15 @@ struct Configuration: Sendable {
     Setting(
       "sandbox", default: "bubblewrap", kind: .choice(["bubblewrap", "none"]),
       help: "what steps run in; without a working bwrap it is none, and the log says so"),
+    Setting(
+      "hidden", default: "",
+      help: "folder that steps and checkout must not see, besides the data directory; empty is none"
+    ),
+    Setting(
+      "checkout-roots", default: "",
+      help:
+        "folders of this machine that checkout may take source from, separated by commas; empty "
+        + "is none"),
     Setting("plugins", default: "", help: "folder of further plugin programs; empty is none"),
     Setting(
       "programs", default: "",
@@ -48,6 +57,9 @@ struct Configuration: Sendable {
   var labels: [String]
   var capacity: Resources
   var sandbox: String
+  /// Absolute, without links; the data directory is the last of them.
+  var hidden: [String]
+  var checkoutRoots: [String]
   var pluginsFolder: String
   var supervisor: String
   var corePlugin: String
@@ -69,6 +81,12 @@ struct Configuration: Sendable {
     self.stopGrace = try settings.duration("stop-grace")
     self.drainGrace = try settings.duration("drain-grace")
     self.dataDirectory = Self.absolute(environment.dataDirectory)
+    let hidden = settings.string("hidden")
+    self.hidden =
+      try Self.folders(hidden.isEmpty ? [] : [hidden], of: "hidden", settings)
+      + [self.dataDirectory]
+    self.checkoutRoots = try Self.folders(
+      settings.strings("checkout-roots"), of: "checkout-roots", settings)
     let id = settings.string("executor-id")
     self.executorID =
       id.isEmpty ? "\(Self.hostName)-\(fingerprint(self.dataDirectory).prefix(6))" : id
@@ -122,6 +140,15 @@ struct Configuration: Sendable {
           : "\(host) is every address of a machine: give the one under which others reach this")
     }
     return text
+  }
+
+  private static func folders(
+    _ paths: [String], of name: String, _ settings: SettingValues
+  ) throws -> [String] {
+    try paths.map { path in
+      guard path.hasPrefix("/") else { throw settings.wrong(name, "\(path) is no absolute path") }
+      return Self.absolute(path)
+    }
   }
 
   private static var ownFolder: String {

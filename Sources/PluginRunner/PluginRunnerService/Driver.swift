@@ -49,7 +49,7 @@ final class Driver: Sendable {
     (self.work, self.queue) = AsyncStream.makeStream(of: Work.self)
     self.steps = ScriptStep(
       supervisor: tools.configuration.supervisor, sandbox: tools.sandbox, cgroups: tools.cgroups,
-      dataDirectory: tools.configuration.dataDirectory)
+      dataDirectory: tools.configuration.dataDirectory, hidden: tools.configuration.hidden)
   }
 
   // MARK: Inputs
@@ -116,6 +116,15 @@ final class Driver: Sendable {
   /// Reads the core.
   func read<Value: Sendable>(_ body: (borrowing PluginRunner) -> Value) -> Value {
     self.state.withLock { body($0.core) }
+  }
+
+  /// The attempts that hold a share, each with all that it keeps on the disk.
+  var runningWorkspaces: [(attempt: AttemptID, folder: String)] {
+    self.state.withLock { state in
+      state.core.heldLeases.compactMap { held in
+        state.runs[held.attempt].map { (held.attempt, $0.workspace.folder) }
+      }
+    }
   }
 
   // MARK: Events
@@ -186,7 +195,7 @@ final class Driver: Sendable {
       run.kill(index)
     case .setTimer(let attempt, let timer, let duration):
       run.keep(
-        self.tools.loop.scheduleTask(in: .nanoseconds(duration.microseconds * 1_000)) {
+        self.tools.loop.scheduleTask(in: TimeAmount(duration)) {
           self.received(.timerFired(timer), for: attempt)
         })
     case .wrapUp(let attempt):
@@ -203,7 +212,8 @@ final class Driver: Sendable {
   private func startLog(_ run: AttemptRun, in group: inout DiscardingTaskGroup) {
     run.logBegan()
     let appender = LogAppender(
-      client: self.tools.logs, name: run.spec.logName, buffer: run.buffer)
+      client: self.tools.logs, name: run.spec.logName, buffer: run.buffer,
+      refused: { self.received(.outOfRoom($0), for: run.spec.attempt) })
     group.addTask { run.logEnd.fulfil(await appender.run()) }
   }
 

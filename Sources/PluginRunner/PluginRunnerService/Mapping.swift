@@ -28,37 +28,52 @@ extension JobSpec {
     }
     var steps: [StepSpec] = []
     for (index, step) in message.steps.enumerated() {
-      guard let step = StepSpec(step) else {
-        throw RPCError(.invalidArgument, "job.steps[\(index)] has neither run nor uses")
-      }
-      steps.append(step)
+      steps.append(try StepSpec(step, field: "job.steps[\(index)]"))
     }
     self.init(
       attempt: AttemptID(message.attemptID), build: BuildID(message.buildID),
       job: JobID(message.jobID), number: message.attempt, project: ProjectID(message.project),
       lease: LeaseID(message.leaseID), token: FencingToken(message.fencingToken),
       resources: Resources(resources),
-      environment: message.env, timeout: message.timeout.flatMap(Duration.init(positive:)),
+      environment: message.env, timeout: try Duration(limit: message.timeout, field: "job.timeout"),
       steps: steps, source: message.source.flatMap { Source($0) }, logName: message.logName,
       matrix: message.matrix)
   }
 }
 
 extension StepSpec {
-  /// Nil if it says nothing to do.
-  init?(_ message: RunnerV1.StepSpec) {
+  /// Throws INVALID_ARGUMENT, which names the field.
+  fileprivate init(_ message: RunnerV1.StepSpec, field: String) throws(RPCError) {
     let action: Action
     switch message.action {
     case .run(let script): action = .run(script)
     case .uses(let plugin): action = .uses(plugin)
-    case nil: return nil
+    case nil: throw RPCError(.invalidArgument, "\(field) has neither run nor uses")
     }
     self.init(
       id: message.id, name: message.name, action: action, inputs: message.with,
       environment: message.env, condition: message.condition,
       continueOnError: message.continueOnError,
-      timeout: message.timeout.flatMap(Duration.init(positive:)),
+      timeout: try Duration(limit: message.timeout, field: "\(field).timeout"),
       workingDirectory: message.workingDirectory, shell: message.shell)
+  }
+}
+
+extension Duration {
+  /// What a job or step may be given at most: several times what a pipeline can ask for. Whoever
+  /// wants none leaves it out.
+  fileprivate static let maximumLimit = Duration.seconds(30 * 86_400)
+
+  /// A time limit, nil for none. Throws INVALID_ARGUMENT, which names the field.
+  fileprivate init?(
+    limit message: GoogleProtobuf.Duration?, field: String
+  ) throws(RPCError) {
+    guard let message, let limit = Duration(positive: message) else { return nil }
+    guard limit <= Self.maximumLimit else {
+      throw RPCError(
+        .invalidArgument, "\(field) is \(message.seconds) s, and at most 30 days are allowed")
+    }
+    self = limit
   }
 }
 

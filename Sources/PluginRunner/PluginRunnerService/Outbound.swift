@@ -27,17 +27,26 @@ final class Outbound: Sendable {
 
   private let client: AllocatorV1.AllocatorClient
   private let driver: Driver
+  private let disk: DiskWatch
   private let configuration: Configuration
   private let incarnation: String
   private let logger: Logger
   private let link = Mutex(Link.notYet)
+  private let pause = Mutex(Pause())
+
+  /// What lies between two heartbeats.
+  private struct Pause {
+    var sleep: Task<Void, Never>?
+    var isCutShort = false
+  }
 
   init(
-    client: AllocatorV1.AllocatorClient, driver: Driver, configuration: Configuration,
-    logger: Logger
+    client: AllocatorV1.AllocatorClient, driver: Driver, disk: DiskWatch,
+    configuration: Configuration, logger: Logger
   ) {
     self.client = client
     self.driver = driver
+    self.disk = disk
     self.configuration = configuration
     self.incarnation = String(UInt64.random(in: .min ... .max), radix: 16)
     self.logger = logger
@@ -49,19 +58,41 @@ final class Outbound: Sendable {
   func run(address: String) async {
     while !Task.isCancelled {
       let interval = await self.beat(address: address)
-      // Cancellation ends the sleep and the loop.
-      try? await Task.sleep(for: interval)
+      let sleep = Task { _ = try? await Task.sleep(for: interval) }
+      let isCutShort = self.pause.withLock { pause in
+        pause.sleep = sleep
+        defer { pause.isCutShort = false }
+        return pause.isCutShort
+      }
+      if isCutShort { sleep.cancel() }
+      await withTaskCancellationHandler {
+        await sleep.value
+      } onCancel: {
+        sleep.cancel()
+      }
+    }
+  }
+
+  /// Something changed that the allocator should not wait for: the next heartbeat goes out now.
+  func hurry() {
+    self.pause.withLock { pause in
+      // Should one be on its way, it was made before the change.
+      pause.isCutShort = true
+      pause.sleep?.cancel()
     }
   }
 
   /// One heartbeat; says when the next is due.
   private func beat(address: String) async -> Duration {
+    // Without room on the disk new jobs wait, as they do for one that drains.
+    let hasRoom = self.disk.problem == nil
     let request = self.driver.read { core in
       AllocatorV1.HeartbeatRequest(
         executorID: core.profile.id.rawValue, incarnation: self.incarnation, address: address,
         pool: self.configuration.pool, labels: self.configuration.labels,
         capacity: TypesV1.Resources(core.profile.capacity),
-        leases: core.heldLeases.map(AllocatorV1.HeldLease.init), draining: core.draining,
+        leases: core.heldLeases.map(AllocatorV1.HeldLease.init),
+        draining: core.draining || !hasRoom,
         warmProjects: core.warmProjects.map(\.rawValue))
     }
     do {

@@ -21,6 +21,7 @@ package struct Runner: ServiceProgram {
   private let environment: ServiceEnvironment
   private let configuration: Configuration
   private let driver: Driver
+  private let disk: DiskWatch
   private let outbound: Outbound
   private let plugins: PluginHost
   private let cgroups: Cgroups
@@ -39,7 +40,7 @@ package struct Runner: ServiceProgram {
       let (sandbox, why) = try await blocking({ () throws(SystemError) in
         Sandbox.choose(
           configuration.sandbox, supervisor: configuration.supervisor,
-          dataDirectory: configuration.dataDirectory)
+          dataDirectory: configuration.dataDirectory, hidden: configuration.hidden)
       })
     else {
       throw environment.settings.wrong("sandbox", "it can be bubblewrap or none")
@@ -56,6 +57,9 @@ package struct Runner: ServiceProgram {
     }
     var pluginEnvironment = AttemptRun.systemEnvironment
     pluginEnvironment[Leftovers.mark] = configuration.dataDirectory
+    pluginEnvironment["MILLRACE_HIDDEN"] = configuration.hidden.joined(separator: "\n")
+    pluginEnvironment["MILLRACE_CHECKOUT_ROOTS"] =
+      configuration.checkoutRoots.joined(separator: "\n")
     self.plugins = PluginHost(
       programs: programs, supervisor: configuration.supervisor, environment: pluginEnvironment,
       maximumIdle: Int(configuration.capacity.slots), logger: logger)
@@ -76,8 +80,10 @@ package struct Runner: ServiceProgram {
         configuration: configuration, sandbox: sandbox, cgroups: cgroups, plugins: self.plugins,
         logs: LogsV1.LogClient(cache), blobs: BlobStore(cache), loop: group.next(),
         logger: logger, metrics: RunnerMetrics(environment.metrics)))
+    self.disk = DiskWatch(
+      folder: configuration.dataDirectory, driver: self.driver, logger: logger)
     self.outbound = Outbound(
-      client: AllocatorV1.AllocatorClient(allocator), driver: self.driver,
+      client: AllocatorV1.AllocatorClient(allocator), driver: self.driver, disk: self.disk,
       configuration: configuration, logger: logger)
     let driver = self.driver
     environment.metrics.gauge(
@@ -91,6 +97,7 @@ package struct Runner: ServiceProgram {
     let address = self.address
     await withTaskGroup(of: Void.self) { group in
       group.addTask { await self.driver.run() }
+      group.addTask { await self.disk.run() }
       group.addTask { await self.outbound.run(address: address) }
     }
     await self.plugins.shutDown()
@@ -102,8 +109,11 @@ package struct Runner: ServiceProgram {
   /// Takes no further jobs, lets running ones finish, and stops the rest in time to say so.
   package func drain() async {
     self.driver.drainBegan()
-    let reserve = self.configuration.stopGrace + .seconds(2)
-    let patience = max(.zero, self.configuration.drainGrace - reserve)
+    self.outbound.hurry()
+    let grace = self.configuration.drainGrace
+    // Of a short grace, half is still the jobs'.
+    let reserve = min(self.configuration.stopGrace + .seconds(2), grace / 2)
+    let patience = grace - reserve
     let isIdle = await self.waitUntilIdle(atMost: patience)
     guard !isIdle else { return }
     self.driver.drainGraceEnded()
@@ -112,6 +122,7 @@ package struct Runner: ServiceProgram {
 
   package func readiness() async -> Readiness {
     if self.driver.read({ $0.draining }) { return .notReady("draining") }
+    if let problem = self.disk.problem { return .notReady(problem) }
     switch self.outbound.state {
     case .up: return .ready
     case .notYet: return .notReady("the executor-allocator has not answered yet")

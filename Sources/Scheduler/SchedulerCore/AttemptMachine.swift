@@ -65,6 +65,8 @@ struct AttemptMachine: Sendable {
   private var isKnownOverdue = false
   /// Set once it is to stop: when that began.
   private var stoppingSince: Timestamp?
+  /// Why it does not count as succeeded, whatever its runner says.
+  private var flaw: String?
 
   /// A new attempt, whose record is being written.
   static func recording(
@@ -140,12 +142,22 @@ struct AttemptMachine: Sendable {
     return true
   }
 
+  /// Not all that it did could be recorded. The first reason stands.
+  mutating func cannotSucceed(_ why: String) { self.flaw = self.flaw ?? why }
+
   /// The last event said how it ended.
   mutating func finished(_ outcome: Outcome, message: String) -> Step {
     let wasStopping = self.isStopping
     self.state = .over
-    return wasStopping ? .stopped : .ended(.finished(outcome, message: message))
+    if wasStopping { return .stopped }
+    if let flaw = self.flaw, outcome == .succeeded {
+      return .ended(.finished(.failed, message: flaw))
+    }
+    return .ended(.finished(outcome, message: message.limited(toBytes: Self.messageBytes)))
   }
+
+  /// Of a runner's words on an attempt: they are part of the build's record.
+  private static let messageBytes = 2_000
 
   /// The stream ended before the last event.
   mutating func streamEnded(_ end: StreamEnd, at now: Timestamp, _ policy: Policy) -> Step {

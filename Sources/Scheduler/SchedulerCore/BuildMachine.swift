@@ -25,12 +25,16 @@ struct BuildMachine: Sendable {
   private(set) var isHeldBack = false
   /// Where its work stands in the ready queue.
   var tickets: [Work.Item: Ticket] = [:]
+  /// What its artifacts take in its record.
+  private(set) var artifactBytes: Int
   private let graph: BuildGraph
   private var unfinished: [Int]
 
   init(_ record: BuildRecord) {
     self.record = record
     self.graph = BuildGraph(record)
+    self.artifactBytes = record.jobs.lazy.flatMap(\.attempts).flatMap(\.artifacts)
+      .reduce(0) { $0 + $1.recordBytes }
     self.unfinished = self.graph.legs.map { range in
       range.count { record.jobs[$0].state != .finished }
     }
@@ -48,7 +52,8 @@ struct BuildMachine: Sendable {
         id: submission.id, project: submission.project, name: name, createdAt: now,
         source: submission.source, priority: submission.priority,
         annotations: submission.annotations, environment: submission.environment,
-        pipeline: pipeline, jobs: submission.legs.map(JobRecord.init), owner: owner))
+        pipeline: pipeline, jobs: submission.legs.map(JobRecord.init),
+        fingerprint: submission.fingerprint, owner: owner))
   }
 
   /// Goes on with a record that was read. What waits is queued by ``resume(at:_:)``.
@@ -124,7 +129,8 @@ struct BuildMachine: Sendable {
       var active = self.graph.legs[plan].count {
         [.queued, .running].contains(self.record.jobs[$0].state)
       }
-      for index in self.graph.legs[plan] where self.record.jobs[index].state == .blocked {
+      for index in self.graph.legs[plan]
+      where self.record.jobs[index].state == .blocked && !self.record.jobs[index].holdsExecutor {
         if !self.shouldRun(index) {
           self.end(index, .skipped, self.whySkipped(plan), at: now, &out)
         } else if active < job.maximumParallel ?? .max {
@@ -216,6 +222,12 @@ struct BuildMachine: Sendable {
       self.unfinished[plan] == 0 ? self.graph.dependents[plan] : [plan], at: now, &out)
   }
 
+  /// An executor is free of an attempt at a job, whose next attempt may have waited for that.
+  mutating func executorLeft(_ index: Int, at now: Timestamp, _ out: inout BuildOutput) {
+    guard self.record.jobs[index].state == .blocked else { return }
+    self.settle([self.record.jobs[index].leg.plan], at: now, &out)
+  }
+
   // MARK: The end
 
   private mutating func finishIfDone(at now: Timestamp, _ out: inout BuildOutput) {
@@ -250,21 +262,40 @@ struct BuildMachine: Sendable {
   /// Ends whatever is not over. A build that is finished stays as it is.
   mutating func cancel(_ reason: String, at now: Timestamp, _ out: inout BuildOutput) {
     guard self.record.state != .finished else { return }
-    let message = reason.isEmpty ? "cancelled" : "cancelled: \(reason)"
-    for index in self.record.jobs.indices where self.record.jobs[index].state != .finished {
-      self.stopAttempts(of: index, .cancelled, message, at: now, &out)
-      self.end(index, .cancelled, message, at: now, &out)
-    }
-    self.isHeldBack = false
-    self.finish(.cancelled, message, at: now, &out)
+    self.cancelJobs(reason, at: now, &out)
+    self.finish(.cancelled, reason, at: now, &out)
   }
 
-  /// Attempts, over all jobs, up to which a build can be retried: its record is one entity.
+  /// The store refused the build's record: what is not over ends with that, and what is over
+  /// gives up more than it has given up yet.
+  mutating func recordRefused(
+    _ refused: BuildRecord, _ why: String, at now: Timestamp, _ out: inout BuildOutput
+  ) {
+    if self.record.state != .finished {
+      self.cancelJobs("the build failed", at: now, &out)
+      self.finish(.failed, "its record cannot be stored: \(why)", at: now, &out)
+    } else if refused.state == .finished {
+      self.record.shorten()
+    }
+    out.isDirty = true
+  }
+
+  private mutating func cancelJobs(_ why: String, at now: Timestamp, _ out: inout BuildOutput) {
+    for index in self.record.jobs.indices where self.record.jobs[index].state != .finished {
+      self.stopAttempts(of: index, .cancelled, why, at: now, &out)
+      self.end(index, .cancelled, why, at: now, &out)
+    }
+    self.isHeldBack = false
+  }
+
+  /// Attempts and notifications up to which a build can be retried: its record is one entity.
   static let maximumAttempts = 5_000
 
   /// Why a build cannot be retried.
   enum RetryError: Error, Hashable, Sendable {
     case tooManyAttempts(Int)
+    /// Its attempts were left out for want of room: nobody knows their numbers any more.
+    case shortened
     case notFinished
     case nothingToRetry
     case unknownJob(JobID)
@@ -276,6 +307,7 @@ struct BuildMachine: Sendable {
     _ jobs: [JobID], at now: Timestamp, _ out: inout BuildOutput
   ) throws(RetryError) {
     guard self.record.state == .finished else { throw .notFinished }
+    guard !self.record.isShortened else { throw .shortened }
     var again: Set<Int> = []
     for job in jobs {
       guard let index = self.record.jobs.firstIndex(where: { $0.id == job }) else {
@@ -290,7 +322,9 @@ struct BuildMachine: Sendable {
         })
     }
     guard !again.isEmpty else { throw .nothingToRetry }
-    let attempts = self.record.jobs.reduce(0) { $0 + $1.attempts.count }
+    let attempts = self.record.jobs.reduce(self.record.notifications.count) {
+      $0 + $1.attempts.count
+    }
     guard attempts <= Self.maximumAttempts else { throw .tooManyAttempts(attempts) }
     var plans = Set(again.map { self.record.jobs[$0].leg.plan })
     var left = Array(plans)
@@ -456,6 +490,8 @@ extension BuildMachine {
   // The parts in BuildMachineAttempts.swift change what is private here through these.
 
   mutating func update(_ body: (inout BuildRecord) -> Void) { body(&self.record) }
+
+  mutating func artifactsTake(_ bytes: Int) { self.artifactBytes = bytes }
 
   mutating func updateLive<Result>(
     _ id: AttemptID, _ body: (inout AttemptMachine) -> Result

@@ -24,17 +24,35 @@ extension BuildMachine {
         }
       }
       out.isProgress = true
-    case .artifact(let artifact):
-      self.updateAttempt(id) { attempt in
-        attempt.artifacts.removeAll { $0.name == artifact.name && $0.path == artifact.path }
-        attempt.artifacts.append(artifact)
-      }
-      out.isProgress = true
+    case .artifact(let artifact): self.keep(artifact, of: id, policy, &out)
     case .finished(let outcome, let message, let usage):
       self.updateAttempt(id) { $0.usage = usage }
       let step = self.updateLive(id) { $0.finished(outcome, message: message) }
       self.follow(step ?? .nothing, of: id, at: now, policy, &out)
     }
+  }
+
+  /// An attempt kept a file. One that the record has no room for is not noted, and whoever counts
+  /// on it must know: such an attempt does not succeed.
+  private mutating func keep(
+    _ artifact: Artifact, of id: AttemptID, _ policy: Policy, _ out: inout BuildOutput
+  ) {
+    guard var artifacts = self.attempt(id)?.artifacts else { return }
+    let place = artifacts.firstIndex { $0.name == artifact.name && $0.path == artifact.path }
+    let earlier = place.map { artifacts.remove(at: $0) }
+    let bytes = self.artifactBytes + artifact.recordBytes - (earlier?.recordBytes ?? 0)
+    guard bytes <= policy.maximumArtifactBytes else {
+      let path = artifact.path.limited(toBytes: 100)
+      let why =
+        "artifact \"\(path)\" was not kept: all that a build keeps may take "
+        + "\(policy.maximumArtifactBytes) bytes of its record"
+      _ = self.updateLive(id) { $0.cannotSucceed(why) }
+      return
+    }
+    artifacts.append(artifact)
+    self.artifactsTake(bytes)
+    self.updateAttempt(id) { $0.artifacts = artifacts }
+    out.isProgress = true
   }
 
   mutating func streamEnded(
@@ -108,7 +126,9 @@ extension BuildMachine {
         .stop(
           id, address: address, attempt?.outcome ?? .cancelled, reason: attempt?.message ?? ""))
       out.now.append(.attach(id, address: address, after: after))
-    case .stopped: self.letGo(of: id, live, &out)
+    case .stopped:
+      self.letGo(of: id, live, &out)
+      if case .job(let index) = live.item { self.executorLeft(index, at: now, &out) }
     case .ended(let verdict):
       let ending = Ending(verdict)
       if ending.mayStillRun {
@@ -118,6 +138,7 @@ extension BuildMachine {
       case .job(let index):
         self.attemptEnded(id, of: index, ending, at: now, policy, &out)
         self.letGo(of: id, live, &out)
+        self.executorLeft(index, at: now, &out)
       case .notification(let index):
         self.letGo(of: id, live, &out)
         self.notificationEnded(index, ending, policy, &out)
@@ -159,7 +180,8 @@ extension BuildMachine {
     _ id: AttemptID, of index: Int, _ ending: Ending, at now: Timestamp, _ policy: Policy,
     _ out: inout BuildOutput
   ) {
-    guard self.attempt(id)?.outcome == nil else { return }
+    // One that is not in the record any more was given up with it.
+    guard let attempt = self.attempt(id), attempt.outcome == nil else { return }
     self.updateAttempt(id) { attempt in
       attempt.outcome = ending.outcome
       attempt.message = ending.message
@@ -203,11 +225,11 @@ extension BuildMachine {
       if let live = self.live[id] { self.letGo(of: id, live, &out) }
       self.notificationFailed(index, why, isFinal: false, policy, &out)
     case .job(let index):
-      guard self.attempt(id)?.outcome == nil else { return }
+      guard let attempt = self.attempt(id), attempt.outcome == nil else { return }
       self.endAttempt(id, .timedOut, why, at: now, &out)
       if self.isToBeTriedAgain(index, after: .timedOut, policy) {
-        self.update { $0.jobs[index].state = .queued }
-        out.afterCommit.append(.enqueue(.job(index)))
+        // Queued once this attempt's processes are gone.
+        self.update { $0.jobs[index].state = .blocked }
       } else {
         self.endJob(index, .timedOut, why, at: now, &out)
       }
@@ -273,6 +295,7 @@ extension BuildMachine {
       record.notifications[index].state = state
       record.notifications[index].message = message
     }
+    if state == .dead { out.deadNotifications += 1 }
     out.isDirty = true
     out.now.append(.dequeue(.notification(index)))
     for (id, live) in self.live.sorted(by: { $0.key < $1.key })

@@ -28,6 +28,8 @@ struct BuildOutput: Sendable {
   var isDirty = false
   /// Something is to be shown that need not be written.
   var isProgress = false
+  /// Notifications that were given up.
+  var deadNotifications = 0
   /// Attempts whose wake may be another now.
   var touched: [AttemptID] = []
 }

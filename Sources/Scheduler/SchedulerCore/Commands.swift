@@ -45,7 +45,11 @@ extension Scheduler {
     _ submission: Submission, _ waiter: Waiter, at now: Timestamp, _ effects: inout [Effect]
   ) {
     let id = submission.id
-    if self.builds[id] != nil {
+    if let record = self.builds[id]?.machine.record {
+      if let conflict = record.conflict(withSubmission: submission.fingerprint) {
+        effects.append(.answer(waiter, conflict))
+        return
+      }
       self.answer(waiter, with: id, existed: true, &effects)
       return
     }
@@ -105,7 +109,12 @@ extension Scheduler {
       switch failure {
       case .tooManyAttempts(let count):
         .failedPrecondition(
-          "build \(id) has had \(count) attempts, and is retried no more: submit it anew")
+          "build \(id) has had \(count) attempts and notifications, and is retried no more: "
+            + "submit it anew")
+      case .shortened:
+        .failedPrecondition(
+          "build \(id) has lost its attempts for want of room, and is retried no more: "
+            + "submit it anew")
       case .notFinished: .failedPrecondition("build \(id) is not finished")
       case .nothingToRetry: .failedPrecondition("every job of build \(id) succeeded")
       case .unknownJob(let job): .invalid("build \(id) has no job \"\(job)\"")
@@ -185,5 +194,17 @@ extension Scheduler {
         machine.cancel(why, at: now, &out)
       }
     }
+  }
+}
+
+extension BuildRecord {
+  /// What the submitter of that fingerprint is told if this is another build; nil if it is its own.
+  func conflict(withSubmission fingerprint: String) -> Answer? {
+    guard !self.fingerprint.isEmpty, !fingerprint.isEmpty, self.fingerprint != fingerprint else {
+      return nil
+    }
+    return .alreadyExists(
+      "the idempotency key was used for build \(self.id), whose pipeline, source, environment or "
+        + "priority is another; choose another key for another build")
   }
 }

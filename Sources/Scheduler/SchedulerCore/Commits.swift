@@ -68,6 +68,7 @@ extension Scheduler {
       self.recountWaiting(index)
     }
     if out.isProgress { self.builds.values[index].isProgress = true }
+    self.tally.deadNotifications += out.deadNotifications
     self.builds.values[index].afterNext += out.afterCommit.map { .step($0) }
     // A change that needs no commit may still have something to do after one.
     if !out.isDirty, self.builds.values[index].isClean { self.runDeferred(id, at: now, &effects) }
@@ -294,15 +295,28 @@ extension Scheduler {
     self.timers.set(.store(id), to: now + self.policy.storeBackoff.delay(after: failures))
   }
 
-  /// The store answers, and does not take this one record. Somebody has to make room for it, or
-  /// to change what the store takes; until then the build stands still, and all others go on.
+  /// The store answers, and does not take this one record: the build fails for it, and its record
+  /// becomes shorter each time. Should the store not take the shortest either, somebody has to
+  /// change what it takes; until then the build stands still, and all others go on.
   private mutating func writeRefused(
     _ id: BuildID, _ why: String, at now: Timestamp, _ effects: inout [Effect]
   ) {
     self.storeSilence = nil
     self.tally.storeFailures += 1
-    self.answerAll(id, .unavailable("the store refuses the build's record: \(why)"), &effects)
-    self.timers.set(.store(id), to: now + self.policy.storeBackoff.limit)
+    guard let entry = self.builds[id], let refused = entry.inFlight else { return }
+    guard !refused.isBare else {
+      self.answerAll(id, .unavailable("the store refuses the build's record: \(why)"), &effects)
+      self.timers.set(.store(id), to: now + self.policy.storeBackoff.limit)
+      return
+    }
+    self.builds[id]?.inFlight = nil
+    // Nobody may see what was refused.
+    self.builds[id]?.isDirty = true
+    self.builds[id]?.afterNext = entry.afterThis + entry.afterNext
+    self.builds[id]?.afterThis = []
+    self.change(id, at: now, &effects) { machine, out, _ in
+      machine.recordRefused(refused, why, at: now, &out)
+    }
   }
 
   mutating func tryStoreAgain(_ id: BuildID, _ effects: inout [Effect]) {
@@ -409,8 +423,10 @@ extension Scheduler {
     self.adopt(stored, at: now, &effects)
     self.joinGroup(id)
     self.change(id, at: now, &effects) { $0.resume(at: now, $2, &$1) }
+    let conflict = stored.record.conflict(withSubmission: entry.machine.record.fingerprint)
     for waiter in answers {
-      effects.append(.answer(waiter, .build(self.shown(id) ?? stored.record, existed: true)))
+      let answer = conflict ?? .build(self.shown(id) ?? stored.record, existed: true)
+      effects.append(.answer(waiter, answer))
     }
     self.show(id, &effects)
     self.carryOut(commands, on: id, at: now, &effects)

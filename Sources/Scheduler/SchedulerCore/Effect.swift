@@ -41,6 +41,8 @@ package enum Answer: Hashable, Sendable {
   /// It cannot be done to a build in this state; why.
   case failedPrecondition(String)
   case invalid(String)
+  /// The submission's key belongs to a build of another content; what it says of it.
+  case alreadyExists(String)
   /// The queue is full.
   case exhausted(String, retryAfter: Duration)
   /// Nobody can tell now; trying again is safe.

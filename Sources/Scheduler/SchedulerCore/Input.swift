@@ -23,11 +23,17 @@ package struct Submission: Sendable {
   package var environment: [String: String]
   package var priority: Int32
   package var annotations: [String: String]
+  /// Of what was asked for: the same key with another fingerprint is a mistake. Empty: unknown.
+  package var fingerprint: String
+
+  /// What a build's priority can be: more steps than anyone tells apart, and few enough that a
+  /// demand's rank stays exact in a `double`.
+  package static let priorities: ClosedRange<Int32> = -1_000...1_000
 
   package init(
     id: BuildID, project: ProjectID, pipeline: Pipeline, legs: [Pipeline.Leg],
     source: Source? = nil, environment: [String: String] = [:], priority: Int32 = 0,
-    annotations: [String: String] = [:]
+    annotations: [String: String] = [:], fingerprint: String = ""
   ) {
     self.id = id
     self.project = project
@@ -37,6 +43,7 @@ package struct Submission: Sendable {
     self.environment = environment
     self.priority = priority
     self.annotations = annotations
+    self.fingerprint = fingerprint
   }
 }
 

@@ -37,6 +37,10 @@ package struct Policy: Sendable {
   /// Writes and reads are tried for ever: what they hold was promised, or is wanted.
   package var storeBackoff = Backoff(first: .milliseconds(50), limit: .seconds(5))
 
+  /// What the artifacts of a build may take in its record, over all attempts: what is left of its
+  /// 1,000,000 bytes when a pipeline has its half and attempts a fifth. About 2,000 files.
+  package var maximumArtifactBytes = 300_000
+
   /// A receiver that is down for half an hour still gets its message.
   package var maximumNotificationAttempts: Int32 = 15
   package var notificationBackoff = Backoff(first: .seconds(1), limit: .seconds(300))

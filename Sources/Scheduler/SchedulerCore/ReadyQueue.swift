@@ -204,9 +204,17 @@ struct ReadyQueue: Sendable {
     let share =
       self.share(of: head.project)
       + Double(open) * self.policy.dominantShare(of: shape.resources) / weight
-    let fine = Int64(min(share * 1_000, 4_000_000_000))
     return Demand(
-      id: id, shape: shape, project: head.project, rank: -(Int64(head.priority) << 32) + fine)
+      id: id, shape: shape, project: head.project,
+      rank: Self.rank(priority: head.priority, share: share))
+  }
+
+  /// Whatever a record of another version says, a rank comes of it.
+  private static func rank(priority: Int32, share: Double) -> Int64 {
+    let range = Submission.priorities
+    let bounded = min(max(priority, range.lowerBound), range.upperBound)
+    let fine = Int64(min(max(share * 1_000, 0), 4_000_000_000))
+    return -(Int64(bounded) << 32) + fine
   }
 
   /// Every open demand again, for an allocator that has forgotten them.

@@ -31,13 +31,17 @@ package struct BuildRecord: Hashable, Sendable {
   package var notifications: [NotificationRecord] = []
   /// How often it was finished and then retried.
   package var round: Int32 = 0
+  /// The submission's fingerprint. Empty: it had none.
+  package var fingerprint: String
+  /// Attempts were left out because the record had become too large.
+  package var isShortened = false
   /// The scheduler process that wrote it.
   package var owner: String
 
   package init(
     id: BuildID, project: ProjectID, name: String, createdAt: Timestamp, source: Source? = nil,
     priority: Int32 = 0, annotations: [String: String] = [:], environment: [String: String] = [:],
-    pipeline: Pipeline, jobs: [JobRecord], owner: String = ""
+    pipeline: Pipeline, jobs: [JobRecord], fingerprint: String = "", owner: String = ""
   ) {
     self.id = id
     self.project = project
@@ -49,6 +53,7 @@ package struct BuildRecord: Hashable, Sendable {
     self.environment = environment
     self.pipeline = pipeline
     self.jobs = jobs
+    self.fingerprint = fingerprint
     self.owner = owner
     self.group = self.concurrencyGroup
   }
@@ -61,7 +66,7 @@ package struct BuildRecord: Hashable, Sendable {
 
   /// Whether an executor may still run something of it, though it may be finished.
   package var holdsExecutors: Bool {
-    self.jobs.contains { $0.attempts.contains(where: \.isHeld) }
+    self.jobs.contains(where: \.holdsExecutor)
   }
 }
 
@@ -102,6 +107,9 @@ package struct JobRecord: Hashable, Sendable {
   }
 
   package var id: JobID { self.leg.id }
+
+  /// Whether an executor may still run an attempt at it.
+  package var holdsExecutor: Bool { self.attempts.contains(where: \.isHeld) }
 }
 
 /// One try at a job.

@@ -290,8 +290,11 @@ package struct Scheduler: Sendable {
     case .queued:
       guard let shape = entry.machine.shape(of: .job(index), self.policy) else { return "" }
       let reason = self.queue.reason(for: shape)
-      return reason.isEmpty ? "an executor" : reason
+      return reason.isEmpty ? "an executor to be found" : "an executor: \(reason)"
     case .blocked:
+      if let attempt = job.attempts.last(where: \.isHeld) {
+        return "attempt \(attempt.number) on executor \(attempt.executor) to be stopped"
+      }
       if entry.machine.isHeldBack {
         let first = self.groups[self.groupKey(of: record)]?.first
         return "concurrency group \(record.group)"
@@ -334,6 +337,8 @@ package struct Tally: Hashable, Sendable {
   package var pickups: [Duration] = []
   package var finished: [Outcome: Int] = [:]
   package var attempts: [Outcome: Int] = [:]
+  /// Notifications that were given up.
+  package var deadNotifications = 0
   /// Writes that met a record that was not as expected.
   package var conflicts = 0
   /// Writes and reads that nobody knows the end of.

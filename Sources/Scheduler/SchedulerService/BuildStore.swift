@@ -81,8 +81,10 @@ final class BuildStore: @unchecked Sendable {
     guard bytes.count <= limit else {
       completion(
         .refused(
-          "the record of build \(record.id) takes \(bytes.count) bytes, more than \(limit): its "
-            + "pipeline has too many jobs or too much text"))
+          "the record of build \(record.id) takes \(bytes.count) bytes, more than \(limit): "
+            + (base == nil
+              ? "its pipeline has too many jobs or too much text"
+              : "its jobs were tried too often, or their runners told too much")))
       return
     }
     let entity = DatastoreV1.Entity(
@@ -194,9 +196,15 @@ final class BuildStore: @unchecked Sendable {
   // MARK: Reading, from anywhere
 
   func load(_ build: BuildID) async throws -> Reading {
-    let response = try await self.client.lookup(
-      DatastoreV1.LookupRequest(projectID: self.project, keys: [self.key(build)]),
-      options: CallOptions(timeout: Self.timeout))
+    let response: DatastoreV1.LookupResponse
+    do {
+      response = try await self.client.lookup(
+        DatastoreV1.LookupRequest(projectID: self.project, keys: [self.key(build)]),
+        options: CallOptions(timeout: Self.timeout))
+    } catch let error as RPCError where error.code == .invalidArgument {
+      // What the store refuses as a key is the name of no build.
+      return .missing
+    }
     guard response.deferred.isEmpty else {
       throw RPCError(.unavailable, "the datastore put off the lookup of build \(build)")
     }

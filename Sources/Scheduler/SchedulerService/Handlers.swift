@@ -65,7 +65,8 @@ struct Handlers: SchedulerV1.SchedulerService {
       id: SubmissionRules.buildID(project: request.project, key: request.idempotencyKey),
       project: ProjectID(request.project), pipeline: pipeline, legs: legs,
       source: request.source.flatMap { Source($0) }, environment: request.env,
-      priority: request.priority, annotations: request.annotations)
+      priority: request.priority, annotations: request.annotations,
+      fingerprint: SubmissionRules.fingerprint(request))
   }
 
   func getBuild(

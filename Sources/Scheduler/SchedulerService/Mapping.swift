@@ -236,13 +236,29 @@ extension RPCError {
     case .notFound: self.init(.notFound, "there is no build \(build)")
     case .failedPrecondition(let why): self.init(.failedPrecondition, why)
     case .invalid(let why): self.init(.invalidArgument, why)
+    case .alreadyExists(let why): self.init(.alreadyExists, why)
     case .exhausted(let why, let delay): self.init(.resourceExhausted, why, retryDelay: delay)
     case .unavailable(let why): self.init(.unavailable, why, retryDelay: Self.retrySoon)
     }
   }
 
-  /// Every mistake of a pipeline: a line for each, and for programs in the details.
+  /// What clients take of an error: message and details, as trailers. grpcio's bound is 8 KiB for
+  /// all of them, and beyond it a caller learns of that only.
+  static let maximumTrailerBytes = 6_000
+  private static let maximumPathBytes = 120
+
+  /// The mistakes of a pipeline, as many as fit: a line for each, and for programs in the details.
   init(_ mistakes: PipelineMistakes) {
+    var shown = mistakes
+    shown.path = mistakes.path.limited(toBytes: Self.maximumPathBytes)
+    self.init(all: shown)
+    while self.trailerBytes > Self.maximumTrailerBytes, shown.mistakes.count > 2 {
+      shown = shown.limited(to: shown.mistakes.count - 1)
+      self.init(all: shown)
+    }
+  }
+
+  private init(all mistakes: PipelineMistakes) {
     let details = SchedulerV1.PipelineMistakes(
       path: mistakes.path,
       mistakes: mistakes.mistakes.map { mistake in
@@ -253,6 +269,7 @@ extension RPCError {
     self.init(.invalidArgument, mistakes.description)
     self.statusDetails =
       GoogleRPC.Status(
+        // Clients compare it with the status: it is there twice.
         code: Int32(StatusCode.invalidArgument.rawValue), message: self.message,
         details: [
           GoogleProtobuf.AnyMessage(
@@ -260,5 +277,12 @@ extension RPCError {
             value: details.encoded())
         ]
       ).encoded()
+  }
+
+  /// What the message takes in percent-encoding, and the details in base64.
+  var trailerBytes: Int {
+    let plain = self.message.utf8.count { (0x20...0x7e).contains($0) && $0 != UInt8(ascii: "%") }
+    let details = self.statusDetails?.count ?? 0
+    return plain + 3 * (self.message.utf8.count - plain) + (details + 2) / 3 * 4
   }
 }

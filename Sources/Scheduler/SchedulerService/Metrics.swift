@@ -8,6 +8,7 @@ struct Metrics: Sendable {
   let placements: Counter
   let finished: [Outcome: Counter]
   let attempts: [Outcome: Counter]
+  let deadNotifications: Counter
   let conflicts: Counter
   let storeFailures: Counter
   let unreadableRecords: Counter
@@ -42,6 +43,9 @@ struct Metrics: Sendable {
       "millrace_scheduler_builds_finished_total", "Builds whose end was committed.")
     self.attempts = byOutcome(
       "millrace_scheduler_attempts_finished_total", "Attempts at jobs, by why they ended.")
+    self.deadNotifications = registry.counter(
+      "millrace_scheduler_notifications_dead_total",
+      help: "Notifications that were given up; nobody was told of their builds' ends.")
     self.conflicts = registry.counter(
       "millrace_scheduler_write_conflicts_total",
       help: "Writes that met a record that was not as expected.")
@@ -77,6 +81,7 @@ struct Metrics: Sendable {
     for wait in tally.pickups { self.pickup.observe(wait) }
     for (outcome, count) in tally.finished { self.finished[outcome]?.increment(by: Int64(count)) }
     for (outcome, count) in tally.attempts { self.attempts[outcome]?.increment(by: Int64(count)) }
+    self.deadNotifications.increment(by: Int64(tally.deadNotifications))
     self.conflicts.increment(by: Int64(tally.conflicts))
     self.storeFailures.increment(by: Int64(tally.storeFailures))
   }

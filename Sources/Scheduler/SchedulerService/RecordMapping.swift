@@ -27,7 +27,8 @@ extension SchedulerV1.BuildRecord {
       },
       round: record.round, env: record.environment,
       notificationPlans: record.notifications.map { Int32($0.plan) },
-      earlierAttempts: record.jobs.map { Int32($0.earlierAttempts) })
+      earlierAttempts: record.jobs.map { Int32($0.earlierAttempts) },
+      fingerprint: record.fingerprint, shortened: record.isShortened)
   }
 }
 
@@ -87,14 +88,14 @@ extension BuildRecord {
         JobRecord(
           job, plan: Int(message.plans[index]), held: held,
           earlierAttempts: index < message.earlierAttempts.count
-            ? Int(message.earlierAttempts[index]) : 0))
+            ? max(0, Int(message.earlierAttempts[index])) : 0))
     }
     self.init(
       id: BuildID(build.id), project: ProjectID(build.project), name: build.name,
       createdAt: build.createdAt.map { Timestamp($0) } ?? Timestamp(microseconds: 0),
       source: build.source.flatMap { Source($0) }, priority: build.priority,
       annotations: build.annotations, environment: message.env, pipeline: Pipeline(pipeline),
-      jobs: jobs, owner: message.owner)
+      jobs: jobs, fingerprint: message.fingerprint, owner: message.owner)
     switch build.state {
     case .queued: self.state = .queued
     case .running: self.state = .running
@@ -108,6 +109,7 @@ extension BuildRecord {
     self.startedAt = build.startedAt.map { Timestamp($0) }
     self.finishedAt = build.finishedAt.map { Timestamp($0) }
     self.round = message.round
+    self.isShortened = message.shortened
     for (index, notification) in build.notifications.enumerated() {
       guard message.notificationPlans.indices.contains(index),
         self.pipeline.notifications.indices.contains(Int(message.notificationPlans[index]))

@@ -1,6 +1,8 @@
 import BuildProtos
 import Crypto
 import Domain
+import RPC
+import SchedulerCore
 
 /// What a submission may look like, and what its build is called.
 enum SubmissionRules {
@@ -34,6 +36,15 @@ enum SubmissionRules {
         return "\(field) takes \(bytes) bytes, more than \(self.maximumMapBytes)"
       }
     }
+    let priorities = Submission.priorities
+    if !priorities.contains(request.priority) {
+      return "priority is \(request.priority), not from \(priorities.lowerBound) to "
+        + "\(priorities.upperBound)"
+    }
+    if let name = request.env.keys.sorted().first(where: { !Pipeline.isEnvironmentName($0) }) {
+      return "env has the name \"\(name.prefix(64))\"; "
+        + "write letters, digits and _, the first no digit"
+    }
     return nil
   }
 
@@ -44,19 +55,32 @@ enum SubmissionRules {
     }
   }
 
-  /// The same project and key are the same build: its id is 100 bits of their hash, in the
-  /// alphabet of base32 (RFC 4648, section 6), lower-case.
+  /// The same project and key are the same build, for ever: its id is 100 bits of their hash.
   static func buildID(project: String, key: String) -> BuildID {
-    var hash = SHA256()
-    hash.update(data: Array(project.utf8))
     // No project has a NUL, so no other pair has the same bytes.
-    hash.update(data: [0])
-    hash.update(data: Array(key.utf8))
+    BuildID(self.name(of: Array(project.utf8) + [0] + Array(key.utf8)))
+  }
+
+  /// Of all that makes one build another: what it runs, on what, with what, how soon.
+  static func fingerprint(_ request: SchedulerV1.SubmitBuildRequest) -> String {
+    let environment = request.env.sorted { $0.key < $1.key }
+    let parts: [[UInt8]] =
+      [
+        request.pipeline, Array(request.pipelinePath.utf8), request.source?.encoded() ?? [],
+        Array("\(request.priority)".utf8),
+      ] + environment.flatMap { [Array($0.key.utf8), Array($0.value.utf8)] }
+    // Each behind its length, so that no other parts have the same bytes.
+    return self.name(of: parts.flatMap { Array("\($0.count):".utf8) + $0 })
+  }
+
+  /// 100 bits of the SHA-256, in the alphabet of base32 (RFC 4648, section 6), lower-case.
+  private static func name(of bytes: [UInt8]) -> String {
+    let hash = SHA256.hash(data: bytes)
     let alphabet = Array("abcdefghijklmnopqrstuvwxyz234567".unicodeScalars)
     var id = ""
     var bits: UInt32 = 0
     var count = 0
-    for byte in hash.finalize() {
+    for byte in hash {
       bits = bits << 8 | UInt32(byte)
       count += 8
       while count >= 5 {
@@ -65,6 +89,6 @@ enum SubmissionRules {
       }
       if id.utf8.count >= 20 { break }
     }
-    return BuildID(String(id.prefix(20)))
+    return String(id.prefix(20))
   }
 }

@@ -32,6 +32,10 @@ extension SchedulerV1 {
     public var notificationPlans: [Int32]
     /// For each job of the build, in their order: attempts it had before the present round.
     public var earlierAttempts: [Int32]
+    /// Of what its submitter asked for, to tell another use of its idempotency key. Empty: unknown.
+    public var fingerprint: String
+    /// Attempts were left out because the record had become too large; it is not retried.
+    public var shortened: Bool
 
     public var unknownFields: UnknownFields
 
@@ -46,6 +50,8 @@ extension SchedulerV1 {
       self.env = [:]
       self.notificationPlans = []
       self.earlierAttempts = []
+      self.fingerprint = ""
+      self.shortened = false
       self.unknownFields = UnknownFields()
     }
 
@@ -59,7 +65,9 @@ extension SchedulerV1 {
       round: Int32 = 0,
       env: [String: String] = [:],
       notificationPlans: [Int32] = [],
-      earlierAttempts: [Int32] = []
+      earlierAttempts: [Int32] = [],
+      fingerprint: String = "",
+      shortened: Bool = false
     ) {
       self.format = format
       self.owner = owner
@@ -71,6 +79,8 @@ extension SchedulerV1 {
       self.env = env
       self.notificationPlans = notificationPlans
       self.earlierAttempts = earlierAttempts
+      self.fingerprint = fingerprint
+      self.shortened = shortened
       self.unknownFields = UnknownFields()
     }
   }
@@ -102,6 +112,8 @@ extension SchedulerV1.BuildRecord {
     }
     let notificationPlans: [Int32] = source.numbers(message.pointee.n_notification_plans, message.pointee.notification_plans)
     let earlierAttempts: [Int32] = source.numbers(message.pointee.n_earlier_attempts, message.pointee.earlier_attempts)
+    let fingerprint: String = try source.string(message.pointee.fingerprint, in: "millrace.scheduler.v1.BuildRecord.fingerprint")
+    let shortened: Bool = message.pointee.shortened != 0
     let unknownFields = try source.unknownFields(message.pointee.base)
     self.format = format
     self.owner = owner
@@ -113,6 +125,8 @@ extension SchedulerV1.BuildRecord {
     self.env = env
     self.notificationPlans = notificationPlans
     self.earlierAttempts = earlierAttempts
+    self.fingerprint = fingerprint
+    self.shortened = shortened
     self.unknownFields = unknownFields
   }
 
@@ -130,6 +144,8 @@ extension SchedulerV1.BuildRecord {
     }
     (message.pointee.n_notification_plans, message.pointee.notification_plans) = arena.numbers(self.notificationPlans)
     (message.pointee.n_earlier_attempts, message.pointee.earlier_attempts) = arena.numbers(self.earlierAttempts)
+    message.pointee.fingerprint = arena.string(self.fingerprint)
+    message.pointee.shortened = self.shortened ? 1 : 0
     arena.unknownFields(self.unknownFields, &message.pointee.base)
   }
 }
@@ -513,32 +529,33 @@ extension SchedulerV1 {
     base64: """
       CiJtaWxscmFjZS9zY2hlZHVsZXIvdjEvcmVjb3JkLnByb3RvEhVtaWxscmFjZS5zY2hlZHVsZXIudjEaHmdvb2dsZS9w\
       cm90b2J1Zi9kdXJhdGlvbi5wcm90bxofbWlsbHJhY2UvcnVubmVyL3YxL3J1bm5lci5wcm90bxolbWlsbHJhY2Uvc2No\
-      ZWR1bGVyL3YxL3NjaGVkdWxlci5wcm90bxodbWlsbHJhY2UvdHlwZXMvdjEvdHlwZXMucHJvdG8i2QMKC0J1aWxkUmVj\
+      ZWR1bGVyL3YxL3NjaGVkdWxlci5wcm90bxodbWlsbHJhY2UvdHlwZXMvdjEvdHlwZXMucHJvdG8imQQKC0J1aWxkUmVj\
       b3JkEhYKBmZvcm1hdBgBIAEoBVIGZm9ybWF0EhQKBW93bmVyGAIgASgJUgVvd25lchIyCgVidWlsZBgDIAEoCzIcLm1p\
       bGxyYWNlLnNjaGVkdWxlci52MS5CdWlsZFIFYnVpbGQSQQoIcGlwZWxpbmUYBCABKAsyJS5taWxscmFjZS5zY2hlZHVs\
       ZXIudjEuUGlwZWxpbmVSZWNvcmRSCHBpcGVsaW5lEhQKBXBsYW5zGAUgAygFUgVwbGFucxIoChBoZWxkX2F0dGVtcHRf\
       aWRzGAYgAygJUg5oZWxkQXR0ZW1wdElkcxIUCgVyb3VuZBgHIAEoBVIFcm91bmQSPQoDZW52GAggAygLMisubWlsbHJh\
       Y2Uuc2NoZWR1bGVyLnYxLkJ1aWxkUmVjb3JkLkVudkVudHJ5UgNlbnYSLQoSbm90aWZpY2F0aW9uX3BsYW5zGAkgAygF\
-      UhFub3RpZmljYXRpb25QbGFucxIpChBlYXJsaWVyX2F0dGVtcHRzGAogAygFUg9lYXJsaWVyQXR0ZW1wdHMaNgoIRW52\
-      RW50cnkSEAoDa2V5GAEgASgJUgNrZXkSFAoFdmFsdWUYAiABKAlSBXZhbHVlOgI4ASLtAgoOUGlwZWxpbmVSZWNvcmQS\
-      EgoEbmFtZRgBIAEoCVIEbmFtZRJACgNlbnYYAiADKAsyLi5taWxscmFjZS5zY2hlZHVsZXIudjEuUGlwZWxpbmVSZWNv\
-      cmQuRW52RW50cnlSA2VudhJKCgtjb25jdXJyZW5jeRgDIAEoCzIoLm1pbGxyYWNlLnNjaGVkdWxlci52MS5Db25jdXJy\
-      ZW5jeVJlY29yZFILY29uY3VycmVuY3kSMgoEam9icxgEIAMoCzIeLm1pbGxyYWNlLnNjaGVkdWxlci52MS5Kb2JQbGFu\
-      UgRqb2JzEk0KDW5vdGlmaWNhdGlvbnMYBSADKAsyJy5taWxscmFjZS5zY2hlZHVsZXIudjEuTm90aWZpY2F0aW9uUGxh\
-      blINbm90aWZpY2F0aW9ucxo2CghFbnZFbnRyeRIQCgNrZXkYASABKAlSA2tleRIUCgV2YWx1ZRgCIAEoCVIFdmFsdWU6\
-      AjgBIlcKEUNvbmN1cnJlbmN5UmVjb3JkEhQKBWdyb3VwGAEgASgJUgVncm91cBIsChJjYW5jZWxfaW5fcHJvZ3Jlc3MY\
-      AiABKAhSEGNhbmNlbEluUHJvZ3Jlc3MitwMKB0pvYlBsYW4SEAoDa2V5GAEgASgJUgNrZXkSFAoFbmVlZHMYAiADKAlS\
-      BW5lZWRzEjkKA2VudhgDIAMoCzInLm1pbGxyYWNlLnNjaGVkdWxlci52MS5Kb2JQbGFuLkVudkVudHJ5UgNlbnYSMwoH\
-      dGltZW91dBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvblIHdGltZW91dBI2CgVyZXRyeRgFIAEoCzIgLm1p\
-      bGxyYWNlLnNjaGVkdWxlci52MS5SZXRyeVBsYW5SBXJldHJ5EhwKCWNvbmRpdGlvbhgGIAEoCVIJY29uZGl0aW9uEjIK\
-      BXN0ZXBzGAcgAygLMhwubWlsbHJhY2UucnVubmVyLnYxLlN0ZXBTcGVjUgVzdGVwcxIbCglmYWlsX2Zhc3QYCCABKAhS\
-      CGZhaWxGYXN0EiEKDG1heF9wYXJhbGxlbBgJIAEoBVILbWF4UGFyYWxsZWwSEgoEcG9vbBgKIAEoCVIEcG9vbBo2CghF\
-      bnZFbnRyeRIQCgNrZXkYASABKAlSA2tleRIUCgV2YWx1ZRgCIAEoCVIFdmFsdWU6AjgBIlkKCVJldHJ5UGxhbhIUCgVs\
-      aW1pdBgBIAEoBVIFbGltaXQSNgoIb3V0Y29tZXMYAiADKA4yGi5taWxscmFjZS50eXBlcy52MS5PdXRjb21lUghvdXRj\
-      b21lcyLkAQoQTm90aWZpY2F0aW9uUGxhbhISCgR1c2VzGAEgASgJUgR1c2VzEkUKBHdpdGgYAiADKAsyMS5taWxscmFj\
-      ZS5zY2hlZHVsZXIudjEuTm90aWZpY2F0aW9uUGxhbi5XaXRoRW50cnlSBHdpdGgSHQoKb25fc3VjY2VzcxgDIAEoCFIJ\
-      b25TdWNjZXNzEh0KCm9uX2ZhaWx1cmUYBCABKAhSCW9uRmFpbHVyZRo3CglXaXRoRW50cnkSEAoDa2V5GAEgASgJUgNr\
-      ZXkSFAoFdmFsdWUYAiABKAlSBXZhbHVlOgI4AUIOugILU2NoZWR1bGVyVjFiBnByb3RvMw==
+      UhFub3RpZmljYXRpb25QbGFucxIpChBlYXJsaWVyX2F0dGVtcHRzGAogAygFUg9lYXJsaWVyQXR0ZW1wdHMSIAoLZmlu\
+      Z2VycHJpbnQYCyABKAlSC2ZpbmdlcnByaW50EhwKCXNob3J0ZW5lZBgMIAEoCFIJc2hvcnRlbmVkGjYKCEVudkVudHJ5\
+      EhAKA2tleRgBIAEoCVIDa2V5EhQKBXZhbHVlGAIgASgJUgV2YWx1ZToCOAEi7QIKDlBpcGVsaW5lUmVjb3JkEhIKBG5h\
+      bWUYASABKAlSBG5hbWUSQAoDZW52GAIgAygLMi4ubWlsbHJhY2Uuc2NoZWR1bGVyLnYxLlBpcGVsaW5lUmVjb3JkLkVu\
+      dkVudHJ5UgNlbnYSSgoLY29uY3VycmVuY3kYAyABKAsyKC5taWxscmFjZS5zY2hlZHVsZXIudjEuQ29uY3VycmVuY3lS\
+      ZWNvcmRSC2NvbmN1cnJlbmN5EjIKBGpvYnMYBCADKAsyHi5taWxscmFjZS5zY2hlZHVsZXIudjEuSm9iUGxhblIEam9i\
+      cxJNCg1ub3RpZmljYXRpb25zGAUgAygLMicubWlsbHJhY2Uuc2NoZWR1bGVyLnYxLk5vdGlmaWNhdGlvblBsYW5SDW5v\
+      dGlmaWNhdGlvbnMaNgoIRW52RW50cnkSEAoDa2V5GAEgASgJUgNrZXkSFAoFdmFsdWUYAiABKAlSBXZhbHVlOgI4ASJX\
+      ChFDb25jdXJyZW5jeVJlY29yZBIUCgVncm91cBgBIAEoCVIFZ3JvdXASLAoSY2FuY2VsX2luX3Byb2dyZXNzGAIgASgI\
+      UhBjYW5jZWxJblByb2dyZXNzIrcDCgdKb2JQbGFuEhAKA2tleRgBIAEoCVIDa2V5EhQKBW5lZWRzGAIgAygJUgVuZWVk\
+      cxI5CgNlbnYYAyADKAsyJy5taWxscmFjZS5zY2hlZHVsZXIudjEuSm9iUGxhbi5FbnZFbnRyeVIDZW52EjMKB3RpbWVv\
+      dXQYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25SB3RpbWVvdXQSNgoFcmV0cnkYBSABKAsyIC5taWxscmFj\
+      ZS5zY2hlZHVsZXIudjEuUmV0cnlQbGFuUgVyZXRyeRIcCgljb25kaXRpb24YBiABKAlSCWNvbmRpdGlvbhIyCgVzdGVw\
+      cxgHIAMoCzIcLm1pbGxyYWNlLnJ1bm5lci52MS5TdGVwU3BlY1IFc3RlcHMSGwoJZmFpbF9mYXN0GAggASgIUghmYWls\
+      RmFzdBIhCgxtYXhfcGFyYWxsZWwYCSABKAVSC21heFBhcmFsbGVsEhIKBHBvb2wYCiABKAlSBHBvb2waNgoIRW52RW50\
+      cnkSEAoDa2V5GAEgASgJUgNrZXkSFAoFdmFsdWUYAiABKAlSBXZhbHVlOgI4ASJZCglSZXRyeVBsYW4SFAoFbGltaXQY\
+      ASABKAVSBWxpbWl0EjYKCG91dGNvbWVzGAIgAygOMhoubWlsbHJhY2UudHlwZXMudjEuT3V0Y29tZVIIb3V0Y29tZXMi\
+      5AEKEE5vdGlmaWNhdGlvblBsYW4SEgoEdXNlcxgBIAEoCVIEdXNlcxJFCgR3aXRoGAIgAygLMjEubWlsbHJhY2Uuc2No\
+      ZWR1bGVyLnYxLk5vdGlmaWNhdGlvblBsYW4uV2l0aEVudHJ5UgR3aXRoEh0KCm9uX3N1Y2Nlc3MYAyABKAhSCW9uU3Vj\
+      Y2VzcxIdCgpvbl9mYWlsdXJlGAQgASgIUglvbkZhaWx1cmUaNwoJV2l0aEVudHJ5EhAKA2tleRgBIAEoCVIDa2V5EhQK\
+      BXZhbHVlGAIgASgJUgV2YWx1ZToCOAFCDroCC1NjaGVkdWxlclYxYgZwcm90bzM=
       """,
     symbols: [
       "millrace.scheduler.v1.BuildRecord",
@@ -552,6 +569,8 @@ extension SchedulerV1 {
       "millrace.scheduler.v1.BuildRecord.env",
       "millrace.scheduler.v1.BuildRecord.notification_plans",
       "millrace.scheduler.v1.BuildRecord.earlier_attempts",
+      "millrace.scheduler.v1.BuildRecord.fingerprint",
+      "millrace.scheduler.v1.BuildRecord.shortened",
       "millrace.scheduler.v1.BuildRecord.EnvEntry",
       "millrace.scheduler.v1.BuildRecord.EnvEntry.key",
       "millrace.scheduler.v1.BuildRecord.EnvEntry.value",

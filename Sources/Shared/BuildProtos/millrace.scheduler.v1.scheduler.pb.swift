@@ -629,7 +629,7 @@ extension SchedulerV1 {
     public var source: TypesV1.Source?
     /// Added to every step's environment, below what the pipeline says itself.
     public var env: [String: String]
-    /// Higher is sooner.
+    /// Higher is sooner; -1,000 to 1,000.
     public var priority: Int32
     public var annotations: [String: String]
 

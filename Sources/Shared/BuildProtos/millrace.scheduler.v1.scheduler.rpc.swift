@@ -10,7 +10,8 @@ extension SchedulerV1 {
   /// Every call may be retried on UNAVAILABLE; none changes anything twice.
   public protocol SchedulerService: RPCService {
     /// Commits a build and its jobs, then answers. The same project and idempotency key again
-    /// answers the same build. INVALID_ARGUMENT carries every mistake of the pipeline at once;
+    /// answers the same build; ALREADY_EXISTS: that is a build of another pipeline, source,
+    /// environment or priority. INVALID_ARGUMENT carries every mistake of the pipeline at once;
     /// RESOURCE_EXHAUSTED: the queue is full, retry after the delay in the details.
     func submitBuild(
       _ request: SchedulerV1.SubmitBuildRequest, context: ServerContext
@@ -39,7 +40,8 @@ extension SchedulerV1 {
     ) async throws -> SchedulerV1.CancelBuildResponse
 
     /// Runs the jobs that did not succeed (or the named ones) of a finished build again, as further
-    /// attempts. FAILED_PRECONDITION: the build is still running, or nothing is left to retry.
+    /// attempts. FAILED_PRECONDITION: the build is still running, nothing is left to retry, or its
+    /// record has no room for more attempts.
     func retryBuild(
       _ request: SchedulerV1.RetryBuildRequest, context: ServerContext
     ) async throws -> SchedulerV1.RetryBuildResponse
@@ -113,7 +115,8 @@ extension SchedulerV1 {
     }
 
     /// Commits a build and its jobs, then answers. The same project and idempotency key again
-    /// answers the same build. INVALID_ARGUMENT carries every mistake of the pipeline at once;
+    /// answers the same build; ALREADY_EXISTS: that is a build of another pipeline, source,
+    /// environment or priority. INVALID_ARGUMENT carries every mistake of the pipeline at once;
     /// RESOURCE_EXHAUSTED: the queue is full, retry after the delay in the details.
     public func submitBuild(
       _ request: SchedulerV1.SubmitBuildRequest, options: CallOptions = CallOptions()
@@ -157,7 +160,8 @@ extension SchedulerV1 {
     }
 
     /// Runs the jobs that did not succeed (or the named ones) of a finished build again, as further
-    /// attempts. FAILED_PRECONDITION: the build is still running, or nothing is left to retry.
+    /// attempts. FAILED_PRECONDITION: the build is still running, nothing is left to retry, or its
+    /// record has no room for more attempts.
     public func retryBuild(
       _ request: SchedulerV1.RetryBuildRequest, options: CallOptions = CallOptions()
     ) async throws -> SchedulerV1.RetryBuildResponse {

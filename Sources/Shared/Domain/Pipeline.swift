@@ -12,6 +12,12 @@ package struct Pipeline: Hashable, Sendable {
   package var jobs: [Job]
   package var notifications: [Notification]
 
+  /// Whether a shell can read a variable of this name back.
+  package static func isEnvironmentName(_ name: String) -> Bool {
+    name.first?.isNumber == false
+      && name.allSatisfy { $0.isASCII && ($0.isLetter || $0.isNumber || $0 == "_") }
+  }
+
   package init(
     name: String = "", environment: [String: String] = [:], concurrency: Concurrency? = nil,
     jobs: [Job], notifications: [Notification] = []

@@ -36,6 +36,10 @@ extension Pipeline {
   /// A job's id is part of the names of its attempts and logs.
   package static let maximumJobIDBytes = 250
 
+  /// Of an environment variable that the name, the labels or the resources of a job speak of: all
+  /// of them are made anew for each leg.
+  static let maximumNameValueBytes = 1_000
+
   /// The jobs of one build, in the order of the file, legs in the order of their values.
   ///
   /// - Parameters:
@@ -45,15 +49,14 @@ extension Pipeline {
     standard: Resources, environment: [String: String] = [:]
   ) throws(ExpansionError) -> [Leg] {
     let buildEnvironment = self.buildEnvironment(over: environment)
+      .mapValues { $0.limited(toBytes: Self.maximumNameValueBytes) }
     var legs: [Leg] = []
     for (plan, job) in self.jobs.enumerated() {
       let combinations: [Combination]
       do {
         combinations = try job.matrix?.legs() ?? [Combination([])]
       } catch {
-        throw ExpansionError(
-          job: job.key,
-          message: "the matrix has \(error.count) legs, more than \(Matrix.maximumLegs)")
+        throw ExpansionError(job: job.key, message: "the matrix has \(error)")
       }
       if combinations.isEmpty {
         throw ExpansionError(job: job.key, message: "the matrix excludes all of its legs")
@@ -82,11 +85,19 @@ extension Pipeline {
   ) throws(ExpansionError) -> Leg {
     let context = NameContext(matrix: matrix, environment: environment)
     let id = matrix.entries.isEmpty ? job.key : "\(job.key) (\(matrix.label))"
+    guard id.utf8.count <= Self.maximumJobIDBytes else {
+      throw ExpansionError(
+        job: job.key,
+        message:
+          "a leg's values take more than \(Self.maximumJobIDBytes) bytes: \(id.prefix(80))...")
+    }
     var resources = standard
     if let text = job.cpu.map(context.resolved) {
       guard let millis = PipelineQuantity.cpuMillis(text) else {
         throw ExpansionError(
-          job: job.key, message: "resources.cpu is \"\(text)\", not a number of CPUs such as 2")
+          job: job.key,
+          message: "resources.cpu is \"\(text.limited(toBytes: 80))\", not a number of CPUs "
+            + "such as 2")
       }
       resources.cpuMillis = millis
     }
@@ -94,20 +105,22 @@ extension Pipeline {
       guard let memory = PipelineQuantity.memory(text) else {
         throw ExpansionError(
           job: job.key,
-          message: "resources.memory is \"\(text)\", not an amount of memory such as 4GiB")
+          message: "resources.memory is \"\(text.limited(toBytes: 80))\", not an amount of memory "
+            + "such as 4GiB, at most 16TiB")
       }
       resources.memory = memory
     }
-    guard id.utf8.count <= Self.maximumJobIDBytes else {
+    let labels = job.labels.map(context.resolved).filter { !$0.isEmpty }
+    if let label = labels.first(where: { !ExecutorLabel.isLabel($0) }) {
       throw ExpansionError(
         job: job.key,
-        message:
-          "a leg's values take more than \(Self.maximumJobIDBytes) bytes: \(id.prefix(80))...")
+        message: "runs-on comes to \"\(label.limited(toBytes: 80))\", not to at most "
+          + "\(ExecutorLabel.maximumBytes) letters, digits and -_.=/:")
     }
-    let name = context.resolved(job.name)
+    let name = context.resolved(job.name).limited(toBytes: Self.maximumJobIDBytes)
     return Leg(
-      id: JobID(id), name: name.isEmpty ? id : name, plan: plan, matrix: matrix,
-      labels: job.labels.map(context.resolved).filter { !$0.isEmpty }, resources: resources)
+      id: JobID(id), name: name.isEmpty ? id : name, plan: plan, matrix: matrix, labels: labels,
+      resources: resources)
   }
 
   /// The environment that every job has: the submitter's, and the pipeline's on top.
@@ -185,7 +198,9 @@ package struct NameContext: Sendable {
   /// A text with all that is known put in; what is not known is empty.
   package func resolved(_ text: String) -> String {
     // The text was parsed when the pipeline was read.
-    guard let template = try? Template(parsing: text) else { return text }
+    guard !Template.isSurelyPlain(text), let template = try? Template(parsing: text) else {
+      return text
+    }
     return template.text { self.value($0) }
   }
 

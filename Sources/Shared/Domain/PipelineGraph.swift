@@ -21,7 +21,11 @@ package struct PipelineGraph: Hashable, Sendable {
       jobs.map { ($0.key, $0.needs) }, uniquingKeysWith: { first, _ in first })
   }
 
-  /// Every cycle that a walk in the order of the file runs into; none if the graph is sound.
+  /// Cycles that are looked for: who has made as many does not read more of them.
+  package static let maximumCycles = 50
+
+  /// Every cycle that a walk in the order of the file runs into, within the bound; none if the
+  /// graph is sound.
   package func cycles() -> [Cycle] {
     enum Mark { case open, done }
     var marks: [String: Mark] = [:]
@@ -43,10 +47,10 @@ package struct PipelineGraph: Hashable, Sendable {
         case nil where self.needs[other] != nil:
           marks[other] = .open
           stack.append((other, 0))
-        case .open:
+        case .open where cycles.count < Self.maximumCycles:
           let ring = stack.drop { $0.key != other }.map(\.key)
           cycles.append(Cycle(keys: ring + [other]))
-        case nil, .done: break
+        case nil, .open, .done: break
         }
       }
     }

@@ -26,22 +26,60 @@ extension Pipeline {
 
     /// The most legs one matrix may have; GitHub Actions has the same bound.
     package static let maximumLegs = 256
+    /// Entries of `include`, and of `exclude`.
+    package static let maximumEntries = 256
+    /// Different names in one matrix, of its axes and in `include`.
+    package static let maximumNames = 64
+    /// Comparisons to spread out all matrices of a pipeline: some milliseconds' work.
+    package static let maximumEffort = 200_000
 
-    /// More legs than a matrix may have.
-    package struct TooManyLegs: Error, Hashable, Sendable {
+    /// More than a matrix may have.
+    package enum Excess: Error, Hashable, Sendable, CustomStringConvertible {
       /// Legs before anything is excluded; a lower bound once it is beyond all measure.
-      package var count: Int
+      case legs(Int)
+      case entries(Int)
+      case names(Int)
+      case effort
+
+      package var description: String {
+        switch self {
+        case .legs(let count): "\(count) legs, more than \(Matrix.maximumLegs)"
+        case .entries(let count):
+          "\(count) entries of include or exclude, more than \(Matrix.maximumEntries)"
+        case .names(let count): "\(count) different names, more than \(Matrix.maximumNames)"
+        case .effort: "more legs and entries of include and exclude together than are compared"
+        }
+      }
+    }
+
+    /// Every name in it, in their order, each once.
+    package var names: [String] {
+      var seen: Set<String> = []
+      return (self.axes.map(\.name) + self.include.flatMap { $0.entries.map(\.name) })
+        .filter { seen.insert($0).inserted }
+    }
+
+    /// Comparisons that spreading it out takes at most. To be known before that begins: a file of
+    /// some kilobytes can ask for days of them.
+    package func effort() throws(Excess) -> Int {
+      var product = self.axes.isEmpty ? 0 : 1
+      for axis in self.axes {
+        let (count, overflow) = product.multipliedReportingOverflow(by: axis.values.count)
+        // Exclusion is allowed to bring a product down, so bound what is spread out, with room.
+        if overflow || count > Self.maximumLegs * 4 { throw .legs(overflow ? .max : count) }
+        product = count
+      }
+      let entries = max(self.include.count, self.exclude.count)
+      if entries > Self.maximumEntries { throw .entries(entries) }
+      let names = self.names.count
+      if names > Self.maximumNames { throw .names(names) }
+      let compared = (self.include + self.exclude).reduce(1) { $0 + $1.entries.count }
+      return product * names * compared
     }
 
     /// Every leg, in the order of their values: the last axis changes fastest.
-    package func legs() throws(TooManyLegs) -> [Combination] {
-      var count = self.axes.isEmpty ? 0 : 1
-      for axis in self.axes {
-        let (product, overflow) = count.multipliedReportingOverflow(by: axis.values.count)
-        // Exclusion is allowed to bring a product down, so bound what is spread out, with room.
-        if overflow || product > Self.maximumLegs * 16 { throw TooManyLegs(count: product) }
-        count = product
-      }
+    package func legs() throws(Excess) -> [Combination] {
+      guard try self.effort() <= Self.maximumEffort else { throw .effort }
       var legs: [Combination] = self.axes.isEmpty ? [] : [Combination([])]
       for axis in self.axes {
         legs = legs.flatMap { leg in
@@ -59,7 +97,7 @@ extension Pipeline {
         }
         if !fits { legs.append(entry) }
       }
-      guard legs.count <= Self.maximumLegs else { throw TooManyLegs(count: legs.count) }
+      guard legs.count <= Self.maximumLegs else { throw .legs(legs.count) }
       return legs
     }
   }

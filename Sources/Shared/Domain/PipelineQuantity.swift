@@ -19,13 +19,12 @@ package enum PipelineQuantity {
       return nil
     }
     let bytes = (number * factor).rounded(.up)
-    guard bytes >= 1, bytes <= Double(Self.maximumMemory.bytes) else { return nil }
+    guard bytes >= 1, bytes <= Double(Resources.maximumMemory.bytes) else { return nil }
     return ByteCount(Int64(bytes))
   }
 
   /// Beyond any machine: what is more is a slip of the pen.
   package static let maximumCPUMillis: Int64 = 10_000_000
-  package static let maximumMemory = ByteCount(1 << 50)
 
   /// Only digits and one point: `Double` would take `inf` and `0x10` as well.
   private static func decimal(_ text: String) -> Double? {

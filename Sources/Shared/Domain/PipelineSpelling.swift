@@ -1,11 +1,19 @@
 extension String {
+  /// Words that are looked at for a suggestion, and characters of a word that can be misspelt: a
+  /// suggestion is a courtesy, and comparing takes the product of the words' lengths.
+  private static let maximumWords = 100
+  private static let maximumLength = 32
+
   /// The one of `words` that is so near that it was probably meant.
   package func nearest(in words: [String]) -> String? {
+    guard self.utf8.count <= 4 * Self.maximumLength else { return nil }
+    let own = self.lowercased()
     var best: (word: String, distance: Int)?
-    for word in words {
+    for word in words.prefix(Self.maximumWords) where word.count <= Self.maximumLength {
       // Half of a word wrong is another word.
       let limit = Swift.max(1, Swift.min(3, word.count / 2))
-      let distance = self.lowercased().editDistance(to: word.lowercased())
+      guard abs(own.count - word.count) <= limit else { continue }
+      let distance = own.editDistance(to: word.lowercased())
       if distance <= limit, distance < best?.distance ?? .max { best = (word, distance) }
     }
     return best?.word

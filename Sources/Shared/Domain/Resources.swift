@@ -29,6 +29,9 @@ package struct Resources: Hashable, Sendable {
     self.slots = slots
   }
 
+  /// 16 TiB: beyond any machine, and what the allocator's index keeps exact.
+  package static let maximumMemory = ByteCount.gibibytes(16 << 10)
+
   package static let none = Resources(cpuMillis: 0, memory: ByteCount(0), slots: 0)
 
   /// Whether this share has room for `other` in every dimension.
@@ -36,22 +39,36 @@ package struct Resources: Hashable, Sendable {
     other.cpuMillis <= self.cpuMillis && other.memory <= self.memory && other.slots <= self.slots
   }
 
+  /// A sum that no number can hold is the largest that one can: peers say what they like.
   package static func + (left: Self, right: Self) -> Self {
     Self(
-      cpuMillis: left.cpuMillis + right.cpuMillis,
-      memory: ByteCount(left.memory.bytes + right.memory.bytes),
-      slots: left.slots + right.slots)
+      cpuMillis: left.cpuMillis.saturatingSum(right.cpuMillis),
+      memory: ByteCount(left.memory.bytes.saturatingSum(right.memory.bytes)),
+      slots: left.slots.saturatingSum(right.slots))
   }
 
+  /// Saturates as the sum does.
   package static func - (left: Self, right: Self) -> Self {
     Self(
-      cpuMillis: left.cpuMillis - right.cpuMillis,
-      memory: ByteCount(left.memory.bytes - right.memory.bytes),
-      slots: left.slots - right.slots)
+      cpuMillis: left.cpuMillis.saturatingDifference(right.cpuMillis),
+      memory: ByteCount(left.memory.bytes.saturatingDifference(right.memory.bytes)),
+      slots: left.slots.saturatingDifference(right.slots))
   }
 
   package static func += (left: inout Self, right: Self) { left = left + right }
   package static func -= (left: inout Self, right: Self) { left = left - right }
+}
+
+extension FixedWidthInteger where Self: SignedInteger {
+  fileprivate func saturatingSum(_ other: Self) -> Self {
+    let (sum, isOver) = self.addingReportingOverflow(other)
+    return isOver ? (other < 0 ? .min : .max) : sum
+  }
+
+  fileprivate func saturatingDifference(_ other: Self) -> Self {
+    let (difference, isOver) = self.subtractingReportingOverflow(other)
+    return isOver ? (other < 0 ? .max : .min) : difference
+  }
 }
 
 /// What a step or a job really used.

@@ -36,7 +36,7 @@ package enum PipelineFile {
     var reader = PipelineReader(text: text, mistakes: document.mistakes)
     let pipeline = reader.pipeline(document.root)
     guard let pipeline, reader.mistakes.isEmpty else {
-      throw PipelineMistakes(path: path, mistakes: reader.sortedMistakes)
+      throw reader.allMistakes(path: path)
     }
     return pipeline
   }

@@ -6,7 +6,14 @@ struct PipelineReader {
   typealias Fields = [String: YAMLValue.Entry]
 
   let source: SourceText
-  var mistakes: [PipelineMistake]
+  /// At most ``PipelineMistakes/maximumCount``, each once.
+  private(set) var mistakes: [PipelineMistake]
+  /// Mistakes that were found beyond those.
+  private var further = 0
+  /// Keys of all jobs.
+  var jobKeys: Set<String> = []
+  /// What spreading out the matrices takes, up to here.
+  var effort = 0
 
   init(text: String, mistakes: [PipelineMistake]) {
     self.source = SourceText(text)
@@ -14,28 +21,40 @@ struct PipelineReader {
   }
 
   /// In the order of the file, each once, within the bound.
-  var sortedMistakes: [PipelineMistake] {
-    var seen: Set<PipelineMistake> = []
+  func allMistakes(path: String) -> PipelineMistakes {
     // Those of one place stay in the order in which they were found.
-    let sorted = self.mistakes.filter { seen.insert($0).inserted }.enumerated()
+    let sorted = self.mistakes.enumerated()
       .sorted { left, right in
         (left.element.line, left.element.column, left.offset)
           < (right.element.line, right.element.column, right.offset)
       }
       .map(\.element)
-    guard sorted.count > PipelineMistakes.maximumCount else { return sorted }
-    var first = Array(sorted.prefix(PipelineMistakes.maximumCount - 1))
-    first.append(
-      PipelineMistake(
-        line: sorted[first.count].line, column: sorted[first.count].column,
-        message: "\(sorted.count - first.count) more mistakes from here on", suggestion: ""))
-    return first
+    return PipelineMistakes(path: path, mistakes: sorted, count: sorted.count + self.further)
   }
 
-  mutating func note(_ value: YAMLValue, _ message: String, _ suggestion: String = "") {
-    self.mistakes.append(
-      PipelineMistake(
-        line: value.line, column: value.column, message: message, suggestion: suggestion))
+  /// Whether further mistakes are only counted.
+  var hasEnough: Bool { self.mistakes.count >= PipelineMistakes.maximumCount }
+
+  /// Notes a mistake at a value; its words are not even made once there are enough.
+  mutating func note(
+    _ value: YAMLValue, _ message: @autoclosure () -> String,
+    _ suggestion: @autoclosure () -> String = ""
+  ) {
+    self.note((value.line, value.column), message(), suggestion())
+  }
+
+  mutating func note(
+    _ place: @autoclosure () -> (line: Int, column: Int), _ message: @autoclosure () -> String,
+    _ suggestion: @autoclosure () -> String
+  ) {
+    guard !self.hasEnough else {
+      self.further += 1
+      return
+    }
+    let (line, column) = place()
+    let mistake = PipelineMistake(
+      line: line, column: column, message: message(), suggestion: suggestion())
+    if !self.mistakes.contains(mistake) { self.mistakes.append(mistake) }
   }
 
   // MARK: The top
@@ -249,9 +268,7 @@ struct PipelineReader {
 
   mutating func environment(_ value: YAMLValue, in scope: Scope) -> [String: String] {
     self.texts(value, "env", scope) { name in
-      // What a shell can read back.
-      !name.isEmpty && name.first?.isNumber == false
-        && name.allSatisfy { $0.isASCII && ($0.isLetter || $0.isNumber || $0 == "_") }
+      Pipeline.isEnvironmentName(name)
         ? nil : "write letters, digits and _, the first no digit"
     }
   }

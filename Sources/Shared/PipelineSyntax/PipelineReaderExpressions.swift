@@ -14,6 +14,8 @@ struct Scope {
 /// The text of the file, to find the place of what stands inside a scalar.
 struct SourceText {
   private let lines: [Substring]
+  /// Characters that are looked through for one place; beyond them the value's own will do.
+  private static let maximumSearch = 10_000
 
   init(_ text: String) {
     self.lines = text.split(omittingEmptySubsequences: false) { $0.isNewline }
@@ -25,9 +27,11 @@ struct SourceText {
     ofOccurrence occurrence: Int, offset: Int?, behind value: YAMLValue
   ) -> (line: Int, column: Int) {
     var left = occurrence
+    var budget = Self.maximumSearch
     for index in max(0, value.line - 1)..<max(value.line, self.lines.count) {
-      guard index < self.lines.count else { break }
-      let line = Array(self.lines[index])
+      guard index < self.lines.count, budget > 0 else { break }
+      let line = Array(self.lines[index].prefix(budget))
+      budget -= line.count + 1
       var column = index == value.line - 1 ? value.column - 1 : 0
       while column + 2 < line.count {
         if line[column] == "$", line[column + 1] == "{", line[column + 2] == "{" {
@@ -45,7 +49,8 @@ struct SourceText {
 
   /// Whether the value that begins there is in quotes, and so begins a character later.
   func isQuoted(_ value: YAMLValue) -> Bool {
-    guard value.line >= 1, value.line <= self.lines.count else { return false }
+    guard value.line >= 1, value.line <= self.lines.count, value.column <= Self.maximumSearch
+    else { return false }
     let line = self.lines[value.line - 1]
     let first = line.dropFirst(value.column - 1).first
     return first == "\"" || first == "'"
@@ -60,25 +65,23 @@ extension PipelineReader {
       let template = try Template(parsing: text)
       var occurrence = 0
       for case .expression(let expression) in template.parts {
-        for path in expression.references {
+        for path in expression.references where !self.hasEnough {
           if let (message, suggestion) = self.refusal(of: path, in: scope) {
-            let place = self.source.place(ofOccurrence: occurrence, offset: nil, behind: value)
-            self.mistakes.append(
-              PipelineMistake(
-                line: place.line, column: place.column, message: message, suggestion: suggestion))
+            let source = self.source
+            self.note(
+              source.place(ofOccurrence: occurrence, offset: nil, behind: value), message,
+              suggestion)
           }
         }
         occurrence += 1
       }
       return text
     } catch {
-      let place = self.source.place(
-        ofOccurrence: error.occurrence, offset: error.offset, behind: value)
-      self.mistakes.append(
-        PipelineMistake(
-          line: place.line, column: place.column,
-          message: "a bad expression in `\(name)`: \(error.message)",
-          suggestion: "an expression looks like ${{ matrix.os == 'linux' }}"))
+      let source = self.source
+      self.note(
+        source.place(ofOccurrence: error.occurrence, offset: error.offset, behind: value),
+        "a bad expression in `\(name)`: \(error.message)",
+        "an expression looks like ${{ matrix.os == 'linux' }}")
       return nil
     }
   }
@@ -86,21 +89,19 @@ extension PipelineReader {
   /// An `if`; notes what is wrong in it.
   mutating func condition(_ value: YAMLValue, _ scope: Scope) -> String? {
     guard let text = self.text(value, "if") else { return nil }
-    let start = value.column + (self.source.isQuoted(value) ? 1 : 0)
     do {
       let condition = try Condition(parsing: text)
-      for path in condition.expression?.references ?? [] {
+      for path in condition.expression?.references ?? [] where !self.hasEnough {
         if let (message, suggestion) = self.refusal(of: path, in: scope) {
           self.note(value, message, suggestion)
         }
       }
       return text
     } catch {
-      self.mistakes.append(
-        PipelineMistake(
-          line: value.line, column: start + error.offset,
-          message: "a bad expression in `if`: \(error.message)",
-          suggestion: "a condition looks like matrix.os == 'linux' && success()"))
+      let start = value.column + (self.source.isQuoted(value) ? 1 : 0)
+      self.note(
+        (value.line, start + error.offset), "a bad expression in `if`: \(error.message)",
+        "a condition looks like matrix.os == 'linux' && success()")
       return nil
     }
   }

@@ -24,6 +24,7 @@ extension PipelineReader {
       return []
     }
     let keys = entries.compactMap(\.key.text)
+    self.jobKeys = Set(keys)
     var jobs: [Pipeline.Job] = []
     var places: [String: YAMLValue] = [:]
     for entry in entries {
@@ -47,18 +48,20 @@ extension PipelineReader {
     _ jobs: [Pipeline.Job], _ places: [String: YAMLValue], at value: YAMLValue
   ) {
     let anything = Resources(cpuMillis: 1, memory: ByteCount(1))
-    var legs = 0
-    for job in jobs {
-      do {
-        legs += try Pipeline(jobs: [job]).expanded(standard: anything).count
-      } catch {
-        self.note(places[job.key] ?? value, "in job \"\(job.key)\", \(error.message)")
-      }
-    }
-    if legs > Pipeline.maximumJobs {
+    // Their matrices were counted when they were read.
+    let legs = jobs.reduce(0) { $0 + ((try? $1.matrix?.legs().count) ?? 1) }
+    guard legs <= Pipeline.maximumJobs else {
       self.note(
         value, "\(legs) jobs with all legs of their matrices",
         "a build has at most \(Pipeline.maximumJobs)")
+      return
+    }
+    for job in jobs {
+      do {
+        _ = try Pipeline(jobs: [job]).expanded(standard: anything)
+      } catch {
+        self.note(places[job.key] ?? value, "in job \"\(job.key)\", \(error.message)")
+      }
     }
   }
 
@@ -71,15 +74,13 @@ extension PipelineReader {
     var job = Pipeline.Job(key: key, steps: [])
     if let needs = fields["needs"]?.value { job.needs = self.needs(needs, of: key, siblings) }
     if let strategy = fields["strategy"]?.value { self.strategy(strategy, into: &job) }
-    let names = job.matrix.map { matrix in
-      matrix.axes.map(\.name) + matrix.include.flatMap { $0.entries.map(\.name) }
-    }
+    let names = job.matrix?.names
     let own = Scope(
       contexts: job.matrix == nil ? ["env"] : ["matrix", "env"], matrix: names ?? [])
     var scope = own
     scope.contexts += ["needs"]
     scope.needs = job.needs
-    if let name = fields["name"]?.value { job.name = self.template(name, "name", own) ?? "" }
+    if let name = fields["name"]?.value { job.name = self.legText(name, "name", own) ?? "" }
     if let runsOn = fields["runs-on"]?.value { self.runsOn(runsOn, own, into: &job) }
     if let resources = fields["resources"]?.value { self.resources(resources, own, into: &job) }
     if let env = fields["env"]?.value { job.environment = self.environment(env, in: scope) }
@@ -96,13 +97,31 @@ extension PipelineReader {
     return job
   }
 
+  /// Bytes of a text that is made anew for every leg.
+  static let maximumLegTextBytes = 1_000
+
+  /// A text that is made anew for every leg.
+  private mutating func legText(_ value: YAMLValue, _ name: String, _ scope: Scope) -> String? {
+    guard let text = self.template(value, name, scope) else { return nil }
+    if text.utf8.count <= Self.maximumLegTextBytes { return text }
+    self.note(
+      value, "`\(name)` has \(text.utf8.count) bytes", "at most \(Self.maximumLegTextBytes)")
+    return nil
+  }
+
   private mutating func needs(
     _ value: YAMLValue, of key: String, _ siblings: [String]
   ) -> [String] {
     var needs: [String] = []
-    for word in self.words(value, "needs") {
+    let words = self.words(value, "needs")
+    guard words.count <= Self.maximumJobEntries else {
+      self.note(
+        value, "`needs` has \(words.count) entries", "there are at most \(Self.maximumJobEntries)")
+      return []
+    }
+    for word in words {
       guard let need = word.text else { continue }
-      if !siblings.contains(need) {
+      if !self.jobKeys.contains(need) {
         self.note(
           word, "job \"\(key)\" needs \"\(need.shortened)\", which is no job",
           need.nearest(in: siblings).map { "did you mean \"\($0)\"?" }
@@ -122,13 +141,18 @@ extension PipelineReader {
       guard let entry = fields["labels"] else { return }
       labels = entry.value
     }
-    job.labels = self.words(labels, "runs-on").compactMap { word in
-      guard let label = self.template(word, "runs-on", scope) else { return nil }
-      let isLabel =
-        label.contains("${{")
-        || label.allSatisfy { $0.isASCII && ($0.isLetter || $0.isNumber || "-_.=/:".contains($0)) }
-      if isLabel, label.count <= 200 { return label }
-      self.note(word, "the label \"\(label.shortened)\"", "write letters, digits and -_.=/:")
+    let words = self.words(labels, "runs-on")
+    guard words.count <= ExecutorLabel.maximumCount else {
+      self.note(
+        labels, "`runs-on` has \(words.count) labels", "at most \(ExecutorLabel.maximumCount)")
+      return
+    }
+    job.labels = words.compactMap { word in
+      guard let label = self.legText(word, "runs-on", scope) else { return nil }
+      if label.contains("${{") || ExecutorLabel.isLabel(label) { return label }
+      self.note(
+        word, "the label \"\(label.shortened)\"",
+        "write at most \(ExecutorLabel.maximumBytes) letters, digits and -_.=/:")
       return nil
     }
   }
@@ -139,18 +163,19 @@ extension PipelineReader {
     guard let fields = self.fields(value, of: "resources", known: ["cpu", "memory"]) else {
       return
     }
-    if let cpu = fields["cpu"]?.value, let text = self.template(cpu, "cpu", scope) {
+    if let cpu = fields["cpu"]?.value, let text = self.legText(cpu, "cpu", scope) {
       job.cpu = text
       if !text.contains("${{"), PipelineQuantity.cpuMillis(text) == nil {
         self.note(
           cpu, "`cpu` is \"\(text.shortened)\"", "write a number of CPUs: 2, 0.5 or 500m")
       }
     }
-    if let memory = fields["memory"]?.value, let text = self.template(memory, "memory", scope) {
+    if let memory = fields["memory"]?.value, let text = self.legText(memory, "memory", scope) {
       job.memory = text
       if !text.contains("${{"), PipelineQuantity.memory(text) == nil {
         self.note(
-          memory, "`memory` is \"\(text.shortened)\"", "write an amount: 4GiB, 512MiB or 2G")
+          memory, "`memory` is \"\(text.shortened)\"",
+          "write an amount: 4GiB, 512MiB or 2G; at most 16TiB")
       }
     }
   }
@@ -221,6 +246,7 @@ extension PipelineReader {
         matrix.axes.append(Pipeline.Matrix.Axis(name: name, values: values))
       }
     }
+    guard self.canSpreadOut(matrix, at: value) else { return nil }
     for (entry, list) in entries.filter({ $0.key.text == "exclude" }).flatMap({ entry in
       matrix.exclude.map { (entry, $0) }
     }) {
@@ -236,11 +262,24 @@ extension PipelineReader {
         self.note(value, "a matrix without a single leg", "give it values, or remove it")
       }
     } catch {
-      self.note(
-        value, "a matrix of \(error.count) legs", "at most \(Pipeline.Matrix.maximumLegs) are run")
+      self.note(value, "a matrix of \(error)", "make several jobs of it")
       return nil
     }
     return matrix
+  }
+
+  /// Whether a matrix and those before it are within the bounds: nothing of it is compared before.
+  private mutating func canSpreadOut(_ matrix: Pipeline.Matrix, at value: YAMLValue) -> Bool {
+    do {
+      self.effort += try matrix.effort()
+      guard self.effort <= Pipeline.Matrix.maximumEffort else {
+        throw Pipeline.Matrix.Excess.effort
+      }
+      return true
+    } catch {
+      self.note(value, "a matrix of \(error)", "make several jobs of it")
+      return false
+    }
   }
 
   private mutating func combination(_ value: YAMLValue, _ name: String) -> Pipeline.Combination? {

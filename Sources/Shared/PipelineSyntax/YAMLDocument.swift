@@ -21,6 +21,8 @@ struct YAMLDocument {
   private static let aliasSign: Unicode.Scalar = "\u{E000}"
   /// Stand for the first character of a key that was there before, one for each.
   private static let duplicateSigns: ClosedRange<Unicode.Scalar> = "\u{E001}"..."\u{E0FF}"
+  /// Far more than a build's record has room for. What follows takes time for each.
+  private static let maximumValues = 50_000
   /// Each one costs a pass over the text.
   private static let maximumDuplicates = 20
 
@@ -79,7 +81,8 @@ struct YAMLDocument {
     text.append(contentsOf: scalars)
     do {
       // Nodes hold their anchors weakly; the parser keeps them.
-      let parser = try Parser(yaml: String(text))
+      // What a plain scalar means is ours to say: no regular expression need look at each.
+      let parser = try Parser(yaml: String(text), resolver: .basic)
       let node = try parser.singleRoot()
       return try withExtendedLifetime(parser) {
         guard let node else {
@@ -239,6 +242,19 @@ struct YAMLDocument {
   private struct Reading {
     private var anchors: [String: YAMLValue] = [:]
 
+    private func bounded(_ value: YAMLValue, size: Int) throws(SyntaxError) -> YAMLValue {
+      guard size <= YAMLDocument.maximumValues else {
+        throw SyntaxError(
+          mistake: PipelineMistake(
+            line: value.line, column: value.column,
+            message: "more than \(YAMLDocument.maximumValues) values, each alias counted in full",
+            suggestion: "write fewer; move scripts and data into files of their own"))
+      }
+      var value = value
+      value.size = size
+      return value
+    }
+
     mutating func value(_ node: Node) throws(SyntaxError) -> YAMLValue {
       let (line, column) = (node.mark?.line ?? 1, node.mark?.column ?? 1)
       let value: YAMLValue
@@ -253,10 +269,16 @@ struct YAMLDocument {
           column: column)
       case .sequence(let sequence):
         var items: [YAMLValue] = []
-        for item in sequence { items.append(try self.value(item)) }
-        value = YAMLValue(content: .sequence(items), line: line, column: column)
+        var size = 1
+        for item in sequence {
+          items.append(try self.value(item))
+          size += items.last?.size ?? 0
+        }
+        value = try self.bounded(
+          YAMLValue(content: .sequence(items), line: line, column: column), size: size)
       case .mapping(let mapping):
         var entries: [YAMLValue.Entry] = []
+        var size = 1
         for (key, content) in mapping {
           let isDuplicate =
             (key.scalar?.string.unicodeScalars.first)
@@ -264,8 +286,10 @@ struct YAMLDocument {
           let entry = YAMLValue.Entry(
             key: try self.value(key), value: try self.value(content))
           if !isDuplicate { entries.append(entry) }
+          size += entry.key.size + entry.value.size
         }
-        value = YAMLValue(content: .mapping(entries), line: line, column: column)
+        value = try self.bounded(
+          YAMLValue(content: .mapping(entries), line: line, column: column), size: size)
       case .alias:
         // Only written by Yams' encoder.
         value = YAMLValue(content: .scalar("", isPlain: true), line: line, column: column)

@@ -15,6 +15,8 @@ struct YAMLValue {
   /// From 1; a value that came through an alias stands where it was written.
   var line: Int
   var column: Int
+  /// Values in it, itself and what stands for its aliases included; bounded by the document.
+  var size = 1
 
   /// Whether nothing is written there, or `null`.
   var isNull: Bool {

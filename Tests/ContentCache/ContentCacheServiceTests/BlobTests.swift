@@ -4,6 +4,7 @@ import ContentCacheService
 import Domain
 import Glibc
 import RPC
+import ServiceRuntime
 import Testing
 
 @Suite struct Blobs {
@@ -179,10 +180,12 @@ import Testing
         RemoteExecutionV2.BatchUpdateBlobsRequest(requests: [
           .init(digest: proto(contentDigest(of: good)), data: good),
           .init(digest: proto(contentDigest(of: good)), data: bad),
+          .init(digest: RemoteExecutionV2.Digest(hash: "x", sizeBytes: 10), data: bad),
         ]))
-      #expect(
-        update.responses.map { $0.status?.code }
-          == [0, Int32(StatusCode.invalidArgument.rawValue)])
+      let invalid = Int32(StatusCode.invalidArgument.rawValue)
+      #expect(update.responses.map { $0.status?.code } == [0, invalid, invalid])
+      // What has no digest at all is no mismatch.
+      #expect(cache.metrics.digestMismatches.value == 1)
       let read = try await cache.cas.batchReadBlobs(
         RemoteExecutionV2.BatchReadBlobsRequest(digests: [
           proto(contentDigest(of: good)), proto(contentDigest(of: bad)), proto(.empty),

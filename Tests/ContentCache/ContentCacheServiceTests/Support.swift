@@ -5,6 +5,7 @@ import Domain
 import Glibc
 import RPC
 import ServiceRuntime
+import Synchronization
 
 /// A cache over a directory of its own, served on a unix socket in it.
 final class TestCache: Sendable {
@@ -12,15 +13,20 @@ final class TestCache: Sendable {
   let storage: Storage
   let server: RPCServer
   let channel: RPCChannel
+  let metrics = Metrics(MetricsRegistry())
   private let disk: Disk
+  private let heard: Heard
 
   /// - Parameter directory: One that an earlier cache has left; else a new one is made.
   init(in directory: String? = nil, policy: Policy = Policy()) async throws {
     self.directory = try directory ?? Self.makeDirectory()
     self.disk = Disk(threads: 2)
+    let heard = Heard()
+    self.heard = heard
     self.storage = try await Storage(
-      dataDirectory: self.directory, policy: policy, disk: self.disk)
-    self.server = RPCServer(services: self.storage.services(Metrics(MetricsRegistry())))
+      dataDirectory: self.directory, policy: policy, disk: self.disk
+    ) { change in heard.changes.withLock { $0.append(change) } }
+    self.server = RPCServer(services: self.storage.services(self.metrics))
     let address = try await self.server.listen(
       on: ListenAddress("unix:\(self.directory)/socket"))
     self.channel = RPCChannel(to: address)
@@ -31,6 +37,13 @@ final class TestCache: Sendable {
     RemoteExecutionV2.ContentAddressableStorageClient(self.channel)
   }
   var logs: LogsV1.LogClient { LogsV1.LogClient(self.channel) }
+
+  /// What was said of the disk.
+  var changes: [DiskHealth.Change] { self.heard.changes.withLock { $0 } }
+
+  private final class Heard: Sendable {
+    let changes = Mutex<[DiskHealth.Change]>([])
+  }
 
   func stop() async {
     self.storage.logs.drain()

@@ -98,6 +98,31 @@ import Testing
     }
   }
 
+  @Test func aTokenThatNobodyGaveOutPoisonsNoOther() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("e1"))
+      let lease = try #require(try await farm.acquire("a"))
+      let lead = Int64(86_400) * 1_000_000
+      let limit = FencingToken(farm.clock.time.microseconds + lead)
+      var forged = lease
+      forged.id = "forged"
+      forged.token = FencingToken(1 << 52)
+      #expect(
+        try await farm.heartbeat(.test("e2", holding: [lease, forged]))
+          == .tokenAhead("forged", forged.token, limit: limit))
+      // Nothing of it was taken.
+      #expect(try await farm.executors().map(\.executor) == ["e1"])
+      // Even at the limit, new tokens are larger and their heartbeats are taken.
+      forged.token = limit
+      #expect(try await farm.recorded(.test("e2", holding: [forged])).stop.isEmpty)
+      let next = try #require(try await farm.acquire("b"))
+      #expect(next.token > limit)
+      #expect(
+        try await farm.recorded(Heartbeat.test(next.executor, holding: [next])).stop.isEmpty)
+      #expect(try await farm.heartbeat(.test("e3", holding: [lease])) != .deregistered)
+    }
+  }
+
   @Test func aSecondProcessOfTheNameIsTurnedAwayWhileTheFirstIsAlive() async throws {
     try await Farm.with { farm in
       try await farm.heartbeat(.test("e1"))

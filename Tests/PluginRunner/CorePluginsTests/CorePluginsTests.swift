@@ -63,6 +63,9 @@ final class Place {
       scratch: self.path + "/scratch", source: source, idempotencyID: "n1")
   }
 
+  /// For a runner that gives what is here.
+  var checkout: Checkout { Checkout(LocalPlaces(roots: [self.path])) }
+
   func has(_ name: String) -> Bool { access("\(self.path)/work/\(name)", F_OK) == 0 }
 }
 
@@ -73,7 +76,7 @@ final class Place {
     place.shell("tar czf \(place.path)/a.tgz -C \(place.path)/s .")
     let hash = try Checkout.sha256(of: place.path + "/a.tgz")
     let heard = Heard()
-    try await Checkout().executeBuildStep(
+    try await place.checkout.executeBuildStep(
       place.context(["archive": place.path + "/a.tgz", "sha256": hash, "strip-components": "2"]),
       events: heard.events)
     #expect(place.has("f"))
@@ -81,7 +84,7 @@ final class Place {
       "archive": place.path + "/a.tgz", "sha256": String(repeating: "0", count: 64),
     ])
     await #expect(throws: StepFailure.self) {
-      try await Checkout().executeBuildStep(wrong, events: heard.events)
+      try await place.checkout.executeBuildStep(wrong, events: heard.events)
     }
   }
 
@@ -95,7 +98,7 @@ final class Place {
       tar -rf ../a.tar link && rm link && mkdir link && echo bad > link/through &&
       tar -rf ../a.tar link/through
       """)
-    try? await Checkout().executeBuildStep(
+    try? await place.checkout.executeBuildStep(
       place.context(["archive": place.path + "/a.tar"]), events: Heard().events)
     #expect(access(place.path + "/escaped", F_OK) != 0)
     #expect(access("\(place.path)/../escaped", F_OK) != 0)
@@ -114,7 +117,7 @@ final class Place {
       ln -s \(place.path)/out work/sub && ln -s \(place.path)/kept work/top &&
       mkdir work/whole && echo old > work/whole/g
       """)
-    try await Checkout().executeBuildStep(
+    try await place.checkout.executeBuildStep(
       place.context([input: input == "path" ? place.path + "/s" : place.path + "/a.tar"]),
       events: Heard().events)
     #expect(
@@ -132,7 +135,7 @@ final class Place {
     place.shell("cd \(place.path) && echo x > f && tar czf a.tgz f")
     let server = try FileServer(place.path + "/a.tgz")
     let hash = try Checkout.sha256(of: place.path + "/a.tgz")
-    try await Checkout().executeBuildStep(
+    try await place.checkout.executeBuildStep(
       place.context(["url": "http://127.0.0.1:\(server.port)/a.tgz", "sha256": hash]),
       events: Heard().events)
     #expect(place.has("f"))
@@ -142,9 +145,74 @@ final class Place {
   @Test func aFolderOfThisMachineIsCopied() async throws {
     let place = Place()
     place.shell("mkdir -p \(place.path)/s/sub; echo x > \(place.path)/s/sub/f")
-    try await Checkout().executeBuildStep(
+    try await place.checkout.executeBuildStep(
       place.context(["path": place.path + "/s", "into": "deep/er"]), events: Heard().events)
     #expect(place.has("deep/er/sub/f"))
+  }
+
+  /// Where the runner and what runs beside it keep their own, and what leads there.
+  @Test(arguments: [
+    ["path": "HERE/data/gateway"], ["path": "HERE/data"], ["path": "HERE"], ["path": "HERE/link"],
+    ["path": "HERE/work/link"], ["path": "HERE/work/../data"], ["path": "HERE/data/no-such"],
+    ["path": "/proc/self/root/HERE/data"], ["path": "/proc/self"], ["path": "/etc"],
+    ["archive": "HERE/data/a.tar"], ["archive": "../data/a.tar"], ["archive": "a.tar"],
+    ["archive": "HERE/outside.tar"], ["archive": "/dev/stdin"],
+    ["url": "HERE/data/r"], ["url": "file://HERE/data/r"], ["url": "file://HERE/dat%61/r"],
+    ["url": "../../data/r"], ["url": "HERE/work/r"], ["url": "HERE/data/r:x"],
+  ])
+  func whatIsNotGivenOfTheMachineIsRefused(inputs: [String: String]) async throws {
+    let place = Place()
+    #expect(
+      place.shell(
+        """
+        cd \(place.path) && mkdir -p data/gateway given && echo secret > data/gateway/db &&
+        tar -cf data/a.tar -C data gateway && cp data/a.tar outside.tar && ln -s data link &&
+        ln -s \(place.path)/data work/link && ln -s \(place.path)/data/a.tar work/a.tar &&
+        git init -q data/r && git init -q work/r
+        """) == 0)
+    let checkout = Checkout(
+      LocalPlaces(
+        roots: [place.path + "/given", place.path + "/data"], hidden: [place.path + "/data"]))
+    let inputs = inputs.mapValues { $0.replacing("HERE", with: place.path) }
+    let failure = await #expect(throws: StepFailure.self) {
+      try await checkout.executeBuildStep(place.context(inputs), events: Heard().events)
+    }
+    let said = failure?.message ?? ""
+    #expect(said.contains("no step may name") || said.contains("git cannot clone"), "\(said)")
+    #expect(place.shell("cd \(place.path)/work && test ! -e db && test ! -e gateway") == 0)
+  }
+
+  @Test func aRootThatHoldsWhatIsHiddenIsNotCopiedWhole() async throws {
+    let place = Place()
+    place.shell(
+      "mkdir -p \(place.path)/home/data \(place.path)/home/project; touch \(place.path)/home/project/f"
+    )
+    let checkout = Checkout(
+      LocalPlaces(roots: [place.path + "/home"], hidden: [place.path + "/home/data"]))
+    try await checkout.executeBuildStep(
+      place.context(["path": place.path + "/home/project"]), events: Heard().events)
+    #expect(place.has("f"))
+    let next = Place()
+    let failure = await #expect(throws: StepFailure.self) {
+      try await checkout.executeBuildStep(
+        next.context(["path": place.path + "/home"]), events: Heard().events)
+    }
+    #expect(failure?.message.contains("/home/data is in it, which no step may see") == true)
+  }
+
+  @Test func aRunnerWithoutRootsUnpacksWhatStepsHaveMade() async throws {
+    let place = Place()
+    place.shell("cd \(place.path)/work && mkdir s && touch s/f && tar -cf a.tar -C s . && rm -r s")
+    let checkout = Checkout(LocalPlaces(roots: []))
+    try await checkout.executeBuildStep(
+      place.context(["archive": "a.tar", "into": "sub"]), events: Heard().events)
+    #expect(place.has("sub/f"))
+    let next = Place()
+    let failure = await #expect(throws: StepFailure.self) {
+      try await checkout.executeBuildStep(
+        next.context(["path": "/etc"]), events: Heard().events)
+    }
+    #expect(failure?.message.hasSuffix("its --checkout-roots are empty") == true)
   }
 
   @Test func aRepositoryIsClonedAtItsRevision() async throws {
@@ -156,7 +224,7 @@ final class Place {
         git config user.name a && echo 1 > f && git add f && git commit -qm one &&
         git tag v1 && echo 2 > f && git commit -qam two
         """) == 0)
-    try await Checkout().executeBuildStep(
+    try await place.checkout.executeBuildStep(
       place.context(["revision": "v1"], source: .git(url: place.path + "/r", revision: "")),
       events: Heard().events)
     #expect(place.shell("test $(cat \(place.path)/work/f) = 1") == 0)
@@ -187,7 +255,7 @@ final class Place {
       "LD_PRELOAD": place.path + "/trap.so",
     ]) { _, new in new }
     let heard = Heard()
-    try await Checkout().executeBuildStep(context, events: heard.events)
+    try await place.checkout.executeBuildStep(context, events: heard.events)
     #expect(place.shell("test $(cat \(place.path)/work/f) = 1") == 0)
     #expect(access(place.path + "/caught", F_OK) != 0)
     #expect(access(place.path + "/work/.git/hooks/post-checkout", F_OK) != 0)
@@ -202,11 +270,12 @@ final class Place {
       "PATH": "/step", "HOME": "/step", "LD_PRELOAD": "x", "GIT_SSH_COMMAND": "x", "SECRET": "x",
       "https_proxy": "http://proxy", "MILLRACE_BUILD": "b1",
     ]
-    let environment = try Checkout.gitEnvironment(context)
+    let environment = try Checkout.gitEnvironment(context, isLocal: false)
     #expect(environment["https_proxy"] == "http://proxy")
     #expect(environment["MILLRACE_BUILD"] == "b1")
     #expect(environment["HOME"] == place.path + "/scratch/home")
     #expect(environment["PATH"] != "/step")
+    #expect(environment["GIT_ALLOW_PROTOCOL"] == "git:http:https:ssh")
     #expect(["LD_PRELOAD", "GIT_SSH_COMMAND", "SECRET"].allSatisfy { environment[$0] == nil })
   }
 
@@ -223,7 +292,8 @@ final class Place {
   func badInputsHaveOneClearAnswer(inputs: [String: String], message: String) async throws {
     let place = Place()
     let failure = await #expect(throws: StepFailure.self) {
-      try await Checkout().executeBuildStep(place.context(inputs), events: Heard().events)
+      try await Checkout(LocalPlaces(roots: ["/"])).executeBuildStep(
+        place.context(inputs), events: Heard().events)
     }
     #expect(failure?.message.contains(message) == true, "\(failure?.message ?? "")")
   }

@@ -164,6 +164,43 @@ import Testing
     #expect(world.end?.outcome == .cancelled)
   }
 
+  @Test func aDiskWithoutRoomKillsTheStepAndFailsTheJobWithoutCleanup() throws {
+    var world = World()
+    _ = try world.offer(job([script("a"), script("b", if: "always()")]))
+    _ = world.send(.workspacePrepared(logBytes: 0))
+    #expect(world.send(.outOfRoom("no space left")) == [.killStep("b/j/1", index: 0)])
+    #expect(world.end(0, .signalled(9)).contains(.wrapUp("b/j/1")))
+    #expect(world.send(.outOfRoom("no space left")) == [])
+    _ = world.send(.wrappedUp(logBytes: 0, problem: nil))
+    #expect(world.outcomes == [.failed, .skipped])
+    #expect(world.steps[0].message == "no space left")
+    #expect(world.end?.outcome == .failed)
+    #expect(world.end?.message == "no space left")
+  }
+
+  @Test func aDiskWithoutRoomEndsTheCleanupOfACancelledJob() throws {
+    var world = World()
+    _ = try world.offer(job([script("a"), script("b", if: "always()")]))
+    _ = world.send(.workspacePrepared(logBytes: 0))
+    _ = world.send(
+      .stopRequested(StopOrder(outcome: .cancelled, reason: "by ann", allowsCleanup: true)))
+    #expect(world.send(.outOfRoom("no space left")) == [.killStep("b/j/1", index: 0)])
+    #expect(world.end(0, .signalled(9)).started == [])
+    _ = world.send(.wrappedUp(logBytes: 0, problem: nil))
+    #expect(world.end?.outcome == .cancelled)
+    #expect(world.end?.message == "by ann")
+  }
+
+  @Test func aDiskWithoutRoomBeforeTheWorkspaceIsThereLetsNothingRun() throws {
+    var world = World()
+    _ = try world.offer(job([script("a", if: "always()")]))
+    #expect(world.send(.outOfRoom("no space left")) == [])
+    #expect(world.send(.workspacePrepared(logBytes: 0)).contains(.wrapUp("b/j/1")))
+    _ = world.send(.wrappedUp(logBytes: 0, problem: nil))
+    #expect(world.outcomes == [.skipped])
+    #expect(world.end?.message == "no space left")
+  }
+
   @Test func theDrainGracePreemptsWhatStillRuns() throws {
     var world = World()
     _ = try world.offer(job([script("a")]))

@@ -1,3 +1,4 @@
+import Glibc
 import Logging
 import NIOPosix
 import RPC
@@ -7,16 +8,39 @@ import Testing
 @testable import PluginRunnerService
 
 @Suite struct ConfigurationTests {
-  func advertised(_ advertise: String, listen: String) throws -> String {
+  func configuration(
+    _ values: [String: String], listen: String = "127.0.0.1:7103"
+  ) throws -> Configuration {
     let settings = SettingValues(
       ServiceRuntime.commonSettings(of: Runner.self) + Runner.settings,
-      values: ["advertise": advertise, "programs": Programs.folder])
+      values: values.merging(["programs": Programs.folder]) { own, _ in own })
     return try Configuration(
       ServiceEnvironment(
         settings: settings, logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },
         metrics: MetricsRegistry(), eventLoopGroup: MultiThreadedEventLoopGroup.singleton,
-        dataDirectory: "/tmp", listen: ListenAddress(listen))
-    ).advertise
+        dataDirectory: "/tmp", listen: ListenAddress(listen)))
+  }
+
+  func advertised(_ advertise: String, listen: String) throws -> String {
+    try self.configuration(["advertise": advertise], listen: listen).advertise
+  }
+
+  @Test func foldersAreNamedWithoutLinks() throws {
+    let folder = try TestFolder()
+    symlink(folder.path, folder.path + "/link")
+    let configuration = try self.configuration([
+      "hidden": folder.path + "/link", "checkout-roots": "\(folder.path)/link, /srv",
+    ])
+    #expect(configuration.hidden == [folder.path, "/tmp"])
+    #expect(configuration.checkoutRoots == [folder.path, "/srv"])
+    #expect(try self.configuration([:]).hidden == ["/tmp"])
+    #expect(try self.configuration([:]).checkoutRoots == [])
+  }
+
+  @Test(arguments: ["hidden", "checkout-roots"]) func aFolderIsAnAbsolutePath(name: String) {
+    let error = #expect(throws: SettingError.self) { try self.configuration([name: "src"]) }
+    #expect(error?.setting == name)
+    #expect(error?.reason == "src is no absolute path")
   }
 
   @Test(arguments: [

@@ -38,6 +38,20 @@ import Testing
     #expect(!isFolder(tree))
   }
 
+  @Test func aTreeIsAsLargeAsWhatItHoldsWithoutWhatLinksNameOutside() throws {
+    let folder = try TestFolder()
+    let (outside, tree) = (folder.path + "/outside", folder.path + "/tree")
+    try makeFolders(outside)
+    try makeFolders(tree + "/a/b")
+    try createFile(outside + "/large", [UInt8](repeating: 1, count: 8 << 20), mode: 0o644)
+    try createFile(tree + "/a/b/file", [UInt8](repeating: 1, count: 1 << 20), mode: 0o644)
+    symlink(outside, tree + "/a/link")
+    // Where it says to be large and holds nothing.
+    truncate(tree + "/hole", 1 << 30)
+    #expect((1 << 20..<2 << 20).contains(bytesHeld(in: tree)))
+    #expect(bytesHeld(in: folder.path + "/nothing") == 0)
+  }
+
   @Test func aLinkIsRemovedNotItsTarget() throws {
     let folder = try TestFolder()
     try makeFolders(folder.path + "/target/inner")

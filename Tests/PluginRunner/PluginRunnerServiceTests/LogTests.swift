@@ -16,14 +16,15 @@ final class MemoryLogs: LogsV1.LogService {
     /// Streams that are cut after this many messages, one after the other.
     var cuts: [Int] = []
     var streams = 0
+    var isFull = false
   }
 
   let state: Mutex<State>
   /// No call is answered.
   private let isAway: Bool
 
-  init(cuts: [Int] = [], isAway: Bool = false) {
-    self.state = Mutex(State(cuts: cuts))
+  init(cuts: [Int] = [], isAway: Bool = false, isFull: Bool = false) {
+    self.state = Mutex(State(cuts: cuts, isFull: isFull))
     self.isAway = isAway
   }
 
@@ -39,6 +40,10 @@ final class MemoryLogs: LogsV1.LogService {
       guard left > 0 else { throw RPCError(.unavailable, "cut") }
       left -= 1
       try self.state.withLock { state in
+        if state.isFull {
+          throw RPCError(
+            .resourceExhausted, "no space left on the device of /disk", retryDelay: .seconds(30))
+        }
         guard request.offset <= Int64(state.bytes.count) else {
           throw RPCError(.outOfRange, "a gap at \(request.offset)")
         }
@@ -138,6 +143,63 @@ final class MemoryLogs: LogsV1.LogService {
     let end = try await self.carry(300_000, to: logs, sealLimit: .milliseconds(50))
     #expect(end.bytes == 0)
     #expect(end.problem?.contains("could not be saved") == true, "\(end.problem ?? "")")
+  }
+
+  @Test(.timeLimit(.minutes(1))) func aFullDiskIsToldOnceAndTheLogIsSavedWhenThereIsRoom()
+    async throws
+  {
+    // More than a window: the stream has to be finished, and so is known to be refused.
+    let count = 6_000_000
+    let logs = MemoryLogs(isFull: true)
+    let server = RPCServer(services: [logs])
+    let channel = RPCChannel(to: try await server.listen(on: ListenAddress("127.0.0.1:0")))
+    let buffer = LogBuffer()
+    let told = Mutex<[String]>([])
+    let isTold = Promise<Void>()
+    let appender = LogAppender(
+      client: LogsV1.LogClient(channel), name: "b/j/1", buffer: buffer,
+      fullLimit: .milliseconds(50),
+      refused: { why in
+        told.withLock { $0.append(why) }
+        isTold.fulfil(())
+      })
+    let appending = Task { await appender.run() }
+    Threads.start("writer") {
+      buffer.append((0..<count).map { UInt8($0 % 251) }[...])
+    }
+    await isTold.value()
+    logs.state.withLock { $0.isFull = false }
+    buffer.end()
+    #expect(await appending.value == LogAppender.End(bytes: Int64(count)))
+    #expect(
+      told.withLock { $0 }
+        == ["the log b/j/1 could not be saved: no space left on the device of /disk"])
+    #expect(self.isComplete(logs, count))
+    await channel.close()
+    await server.shutdown(grace: .zero)
+  }
+
+  @Test(.timeLimit(.minutes(1))) func aLogThatHasEndedDoesNotWaitForAFullDiskForEver() async throws
+  {
+    let logs = MemoryLogs(isFull: true)
+    let end = try await self.carry(300_000, to: logs, sealLimit: .milliseconds(50))
+    #expect(end.problem == "the log log could not be saved: no space left on the device of /disk")
+  }
+
+  @Test func whatAFullCacheLacksIsSaidInTheLog() async {
+    let buffer = LogBuffer(stopPatience: .zero)
+    buffer.stepBegan()
+    buffer.append([UInt8](repeating: 1, count: LogBuffer.maximumBytes)[...])
+    buffer.isRefused(because: "the content-cache's disk was full")
+    buffer.stepStopped()
+    buffer.append([1, 2, 3])
+    buffer.stepEnded()
+    buffer.end()
+    var text: [UInt8] = []
+    while let chunk = await buffer.next() { text += chunk }
+    #expect(
+      String(decoding: text.suffix(110), as: UTF8.self).contains(
+        "[3 bytes of output are missing here: the content-cache's disk was full when the step"))
   }
 
   @Test(.timeLimit(.minutes(1))) func aStepThatIsToEndDoesNotWaitForACacheThatIsAway() async throws

@@ -142,6 +142,20 @@ import Testing
     await world.end()
   }
 
+  /// The cache asks for half a minute before each try, and the step holds its workspace meanwhile.
+  @Test(.timeLimit(.minutes(1))) func artifactsThatFindNoRoomFailTheirStepSoon() async throws {
+    let world = try await RunnerWorld()
+    world.cache.stall(.room)
+    let ended = try await world.run(
+      world.job([
+        run("echo built > small"),
+        RunnerV1.StepSpec(action: .uses("artifacts"), with: ["path": "small"]),
+      ]))
+    #expect(ended.finish?.outcome == .failed)
+    #expect(ended.finish?.message.contains("no space left on the device") == true)
+    await world.end()
+  }
+
   @Test func aStepBeyondItsTimeIsTimedOut() async throws {
     let world = try await RunnerWorld()
     var step = run("trap '' TERM; while :; do sleep 1000; done")
@@ -149,6 +163,25 @@ import Testing
     let ended = try await world.run(world.job([step]))
     #expect(ended.finish?.outcome == .timedOut)
     #expect(ended.steps.first?.message == "step 1 ran longer than its 100 ms")
+    await world.end()
+  }
+
+  @Test(arguments: [10_000_000_000, Int64.max])
+  func aTimeoutThatNoClockHasIsRefusedAndTheRunnerLivesOn(seconds: Int64) async throws {
+    let world = try await RunnerWorld()
+    let timeout = GoogleProtobuf.Duration(seconds: seconds, nanos: 1_999_999_999)
+    var (job, step) = (world.job([run("true")]), run("true"))
+    job.timeout = timeout
+    step.timeout = timeout
+    for (job, field) in [
+      (job, "job.timeout"), (world.job([run("true"), step]), "job.steps[1].timeout"),
+    ] {
+      let refusal = await #expect(throws: RPCError.self) { _ = try await world.run(job) }
+      #expect(refusal?.code == .invalidArgument)
+      #expect(refusal?.message.contains("\(field) is \(seconds) s") == true)
+    }
+    job.timeout = GoogleProtobuf.Duration(seconds: 30 * 86_400)
+    #expect(try await world.run(job).finish?.outcome == .succeeded)
     await world.end()
   }
 

@@ -305,6 +305,29 @@ enum Thread {
     #expect(access(workspace.temporary + "/there", F_OK) == 0)
   }
 
+  @Test(.needsBubblewrap) func aStepDoesNotSeeWhatIsHidden() async throws {
+    // Beside the tests: below /tmp nothing is seen anyway.
+    let farm = Programs.folder + "/farm-\(getpid())"
+    try makeFolders(farm + "/gateway")
+    try makeFolders(farm + "/runner")
+    defer { try? removeTree(farm) }
+    try createFile(farm + "/gateway/db", [1], mode: 0o644)
+    let workspace = Workspace(root: farm + "/runner/workspaces", attempt: "a")
+    try workspace.make()
+    let (sandbox, _) = try #require(
+      Sandbox.choose(
+        "bubblewrap", supervisor: Programs.supervisor, dataDirectory: farm + "/runner",
+        hidden: [farm]))
+    let supervised = try Supervised(
+      "ls \(farm); echo x > file && ls \(farm)/runner/workspaces/*/work",
+      sandbox: sandbox.command(
+        workspace: workspace, dataDirectory: farm + "/runner", hidden: [farm],
+        supervisor: Programs.supervisor),
+      directory: workspace.work)
+    _ = await supervised.process.ended()
+    #expect(await supervised.text() == "runner\nfile\n")
+  }
+
   /// The runner and its plugins go into the same folders, with more rights.
   @Test(.needsBubblewrap) func aStepCannotLeadTheRunnerAstray() async throws {
     let data = try TestFolder()
@@ -363,6 +386,31 @@ enum Thread {
       Issue.record("the program was not killed: \(end), \(await supervised.text())")
       return
     }
+    #expect(Leftovers.find(markedWith: data.path) == [])
+  }
+
+  /// bubblewrap's own process only waits: the supervisor inside has the socket to the runner.
+  @Test(.needsBubblewrap) func aStepOutlivesTheProgramThatMadeItsSandbox() async throws {
+    let data = try TestFolder()
+    let (workspace, words) = try self.sandboxed(data)
+    let ready = try Gate(at: workspace.work + "/ready")
+    let go = try Gate(at: workspace.work + "/go")
+    let supervised = try Supervised(
+      "echo ready > ready; cat go; exit 5", sandbox: words, directory: workspace.work,
+      environment: [Leftovers.mark: data.path])
+    #expect(await ready.line() == "ready\n")
+    kill(supervised.process.pid, SIGKILL)
+    Thread.start {
+      let file = open(go.path, O_WRONLY)
+      _ = write(file, "go\n", 3)
+      close(file)
+    }
+    let end = await supervised.process.ended()
+    guard case .exited(5, 0, _, _) = end else {
+      Issue.record("the program did not end with its code: \(end)")
+      return
+    }
+    #expect(await supervised.text() == "go\n")
     #expect(Leftovers.find(markedWith: data.path) == [])
   }
 

@@ -18,7 +18,7 @@ final class MemoryCache: LogsV1.LogService, Sendable {
   }
 
   /// Calls that are taken up and never answered.
-  enum Stall { case nothing, logs, reads, writes }
+  enum Stall { case nothing, logs, reads, writes, room }
 
   let logs = Mutex<[String: Log]>([:])
   let blobs = Mutex<[String: [UInt8]]>([:])
@@ -45,6 +45,12 @@ final class MemoryCache: LogsV1.LogService, Sendable {
     guard stalled == what else { return }
     reached.fulfil(())
     throw RPCError(.unavailable, "the cache is away")
+  }
+
+  /// Fails like a cache whose disk is full, if there is to be no room.
+  func store() throws {
+    guard self.stall.withLock({ $0.what }) == .room else { return }
+    throw RPCError(.resourceExhausted, "no space left on the device", retryDelay: .seconds(30))
   }
 
   func appendLog(
@@ -97,6 +103,7 @@ struct MemoryBlobs: RemoteExecutionV2.ContentAddressableStorageService {
   func batchUpdateBlobs(
     _ request: RemoteExecutionV2.BatchUpdateBlobsRequest, context: ServerContext
   ) async throws -> RemoteExecutionV2.BatchUpdateBlobsResponse {
+    try self.cache.store()
     for entry in request.requests {
       self.cache.blobs.withLock { $0[entry.digest?.hash ?? ""] = entry.data }
     }

@@ -12,6 +12,8 @@ struct Bench {
   /// Writes wait here while ``holdsWrites``.
   private(set) var heldWrites: [(BuildRecord, Int64?)] = []
   var holdsWrites = false
+  /// Why the store will never take a record; nil: it does.
+  var refuses: @Sendable (BuildRecord) -> String? = { _ in nil }
   private var nextVersion: Int64 = 0
   private var nextLease = 0
   private var nextWaiter: UInt64 = 0
@@ -43,6 +45,7 @@ struct Bench {
   }
 
   mutating func write(_ record: BuildRecord, _ base: Int64?) -> WriteResult {
+    if let why = self.refuses(record) { return .refused(why) }
     guard self.store[record.id]?.version == base else { return .conflict }
     self.nextVersion += 1
     self.store[record.id] = StoredBuild(record: record, version: self.nextVersion)
@@ -67,7 +70,8 @@ struct Bench {
   // MARK: Shorthand
 
   mutating func submit(
-    _ id: BuildID, project: ProjectID = "p", priority: Int32 = 0, _ pipeline: Pipeline
+    _ id: BuildID, project: ProjectID = "p", priority: Int32 = 0, _ pipeline: Pipeline,
+    fingerprint: String = ""
   ) -> Waiter {
     self.nextWaiter += 1
     let waiter = Waiter(self.nextWaiter)
@@ -75,7 +79,8 @@ struct Bench {
     self.feed {
       $0.submitted(
         Submission(
-          id: id, project: project, pipeline: pipeline, legs: legs, priority: priority),
+          id: id, project: project, pipeline: pipeline, legs: legs, priority: priority,
+          fingerprint: fingerprint),
         from: waiter, at: $1)
     }
     return waiter

@@ -215,16 +215,132 @@ func aRetryThatIsRefusedLeavesNoPlaceInItsGroup() {
 func aRefusedRecordHoldsUpNoOtherBuild() {
   var bench = Bench()
   _ = bench.submit("b", pipeline(job("a")))
-  bench.holdsWrites = true
-  _ = bench.cancel("b")
-  bench.release { _ in .refused("too large") }
+  bench.refuses = { $0.id == "b" ? "too large" : nil }
+  let cancelled = bench.cancel("b")
+  #expect(bench.take().answers[cancelled]?.isUnavailable == true)
   #expect(!bench.scheduler.isStoreSilent)
-  bench.holdsWrites = false
   let waiter = bench.submit("c", pipeline(job("a")))
   #expect(bench.take().answers[waiter]?.record != nil)
-  // It is tried again, and goes through when there is room.
+  // It is tried again, and goes through when the store takes it.
+  bench.refuses = { _ in nil }
   bench.advance(.seconds(6))
   #expect(bench.record("b").outcome == .cancelled)
+}
+
+@Test
+func aBuildWhoseRecordIsRefusedFailsAndGivesItsLeasesBack() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a", legs: ["1", "2"]), job("c", needs: ["a"])))
+  _ = bench.grant()
+  bench.refuses = { $0.state == .finished ? nil : "too large" }
+  #expect(bench.grant() == nil)
+  let record = bench.record("b")
+  #expect(record.outcome == .failed)
+  #expect(record.message == "its record cannot be stored: too large")
+  #expect(record.jobs.map(\.outcome) == [.cancelled, .cancelled, .cancelled])
+  let effects = bench.take()
+  #expect(effects.stops == ["b/a (1)/1"] && effects.releases == ["l2"])
+  // Nothing of it takes a lease again.
+  bench.restart()
+  #expect(bench.grant() == nil)
+  bench.feed { $0.streamEnded(.notFound, of: "b/a (1)/1", at: $1) }
+  #expect(bench.scheduler.buildCount == 0 && bench.scheduler.heldLeases == 0)
+}
+
+@Test(arguments: [0, 1])
+func aFinishedRecordThatIsRefusedBecomesShorterUntilItFits(_ attempts: Int) {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a"), job("c", needs: ["a"], legs: ["1", "2"])))
+  _ = bench.grant()
+  bench.end("b/a/1")
+  _ = bench.grant()
+  bench.refuses = { record in
+    record.jobs.reduce(0) { $0 + $1.attempts.count } > attempts ? "too large" : nil
+  }
+  let waiter = bench.cancel("b")
+  #expect(bench.take().answers[waiter]?.record?.outcome == .cancelled)
+  let record = bench.record("b")
+  #expect(record.isShortened && record.outcome == .cancelled && record.message == "no")
+  #expect(record.jobs.map(\.attempts.count) == [0, attempts, 0])
+  bench.refuses = { _ in nil }
+  bench.end("b/c (1)/1", .cancelled)
+  #expect(bench.scheduler.heldLeases == 0 && bench.scheduler.buildCount == 0)
+  let retry = bench.retry("b")
+  guard case .failedPrecondition(let why) = bench.take().answers[retry] else {
+    return #expect(Bool(false))
+  }
+  #expect(why.contains("for want of room"))
+}
+
+@Test
+func anArtifactThatTheRecordHasNoRoomForFailsItsJob() {
+  var policy = Policy()
+  policy.maximumArtifactBytes = 400
+  var bench = Bench(policy: policy)
+  func keep(_ path: String, _ sequence: Int64, of attempt: AttemptID) {
+    let artifact = Artifact(
+      name: "out", path: path, digest: Digest(hash: String(repeating: "0", count: 64), size: 1),
+      mode: 0o644)
+    bench.feed {
+      $0.received(
+        RunnerEvent(sequence: sequence, time: $1, what: .artifact(artifact)), of: attempt, at: $1)
+    }
+  }
+  _ = bench.submit("b", pipeline(job("a"), job("c", needs: ["a"])))
+  _ = bench.grant()
+  // The same file again takes no more.
+  for sequence in 1...8 { keep("x", Int64(sequence), of: "b/a/1") }
+  keep("y", 9, of: "b/a/1")
+  bench.end("b/a/1", from: 10)
+  #expect(bench.record("b").jobs[0].outcome == .succeeded)
+  _ = bench.grant()
+  keep("z", 1, of: "b/c/1")
+  keep("z2", 2, of: "b/c/1")
+  // What is attached again is told of again, and counts once.
+  bench.restart(policy: policy)
+  keep("z", 1, of: "b/c/1")
+  keep("z2", 2, of: "b/c/1")
+  bench.end("b/c/1", from: 3)
+  let job = bench.record("b").jobs[1]
+  #expect(job.outcome == .failed && job.message.hasPrefix("artifact \"z2\" was not kept"))
+  #expect(job.attempts[0].artifacts.map(\.path) == ["z"])
+}
+
+@Test(arguments: [Int32.min, -1_001, 1_001, .max])
+func noPriorityOfARecordEndsTheScheduler(_ priority: Int32) {
+  var bench = Bench()
+  _ = bench.submit("b", priority: priority, pipeline(job("a")))
+  bench.restart()
+  let rank = bench.take().demands.first?.rank ?? 0
+  #expect(abs(rank) == 1_000 << 32)
+  #expect((rank > 0) == (priority < 0))
+}
+
+@Test
+func resourcesThatARecordMakesUpEndNoScheduler() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a", legs: ["1", "2", "3"])))
+  for leg in 0..<3 {
+    let most = Resources(cpuMillis: .max, memory: ByteCount(.max), slots: .max)
+    bench.store["b"]?.record.jobs[leg].leg.resources = most
+  }
+  bench.restart()
+  for _ in 0..<3 { #expect(bench.grant() != nil) }
+}
+
+@Test
+func notificationsThatAreGivenUpAreCounted() {
+  var bench = Bench()
+  let wish = Pipeline.Notification(uses: "webhook")
+  _ = bench.submit("b", pipeline(job("a"), notify: [wish, wish]))
+  _ = bench.grant()
+  bench.end("b/a/1")
+  for number in 1...2 {
+    _ = bench.grant()
+    bench.end(AttemptID("b/b-0-\(number)/1"), .rejected)
+  }
+  #expect(bench.record("b").notifications.map(\.state) == [.dead, .dead])
+  #expect(bench.scheduler.takeTally().deadNotifications == 2)
 }
 
 @Test
@@ -396,6 +512,40 @@ func retryRunsWhatDidNotSucceedAsFurtherAttempts() {
   bench.end("b/after/1")
   #expect(bench.record("b").outcome == .succeeded)
   #expect(bench.record("b").round == 1)
+}
+
+@Test
+func aRetryWaitsUntilTheCancelledAttemptIsGone() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")))
+  _ = bench.grant()
+  _ = bench.cancel("b")
+  let waiter = bench.retry("b")
+  #expect(bench.take().answers[waiter]?.record?.state == .queued)
+  // The first attempt's processes may still be there.
+  #expect(bench.record("b").jobs[0].state == .blocked)
+  #expect(
+    bench.scheduler.shown("b")?.jobs[0].waitingFor == "attempt 1 on executor e1 to be stopped")
+  bench.end("b/a/1", .cancelled)
+  #expect(bench.record("b").jobs[0].state == .queued)
+  #expect(bench.grant()?.attempt == "b/a/2")
+  bench.end("b/a/2")
+  #expect(bench.record("b").outcome == .succeeded)
+}
+
+@Test
+func theSameKeyForAnotherBuildIsRefused() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")), fingerprint: "one")
+  let same = bench.submit("b", pipeline(job("a")), fingerprint: "one")
+  let other = bench.submit("b", pipeline(job("x")), fingerprint: "two")
+  let answers = bench.take().answers
+  #expect(answers[same]?.record?.id == "b")
+  guard case .alreadyExists(let why) = answers[other] else {
+    Issue.record("the other was answered \(String(describing: answers[other]))")
+    return
+  }
+  #expect(why.contains("build b"))
 }
 
 @Test

@@ -199,11 +199,11 @@ func whyAJobWaitsIsShownToWhoWatches() {
   _ = bench.submit("b", pipeline(job("a"), job("c", needs: ["a"])))
   let demand = bench.take().demands[0]
   let before = bench.scheduler.watchBegan("b")
-  #expect(before?.jobs[0].waitingFor == "an executor")
+  #expect(before?.jobs[0].waitingFor == "an executor to be found")
   #expect(before?.jobs[1].waitingFor == "jobs a")
   bench.feed { $0.waiting(demand.id, reason: "2 of 2 executors are busy", at: $1) }
   guard case .changed(let record) = bench.take().first else { return #expect(Bool(false)) }
-  #expect(record.jobs[0].waitingFor == "2 of 2 executors are busy")
+  #expect(record.jobs[0].waitingFor == "an executor: 2 of 2 executors are busy")
   #expect(record.revision > before!.revision)
   #expect(bench.record("b").jobs[0].waitingFor == "")
 }

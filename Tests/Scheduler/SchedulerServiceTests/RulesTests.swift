@@ -1,5 +1,7 @@
 import BuildProtos
 import Domain
+import PipelineSyntax
+import RPC
 import SchedulerCore
 import ServiceRuntime
 import Testing
@@ -24,6 +26,34 @@ func aWrongSubmissionIsToldWhatIsWrong(_ project: String, _ key: String, _ words
   #expect(SubmissionRules.mistake(in: request) == nil)
   request.annotations["x"] = String(repeating: "y", count: SubmissionRules.maximumMapBytes)
   #expect(SubmissionRules.mistake(in: request)?.contains("annotations takes") == true)
+}
+
+@Test(arguments: [Int32.min, -1_001, 1_001, .max])
+func aPriorityOutOfBoundsIsNamed(_ priority: Int32) {
+  var request = SchedulerV1.SubmitBuildRequest(
+    project: "p", idempotencyKey: "k", priority: priority)
+  #expect(
+    SubmissionRules.mistake(in: request) == "priority is \(priority), not from -1000 to 1000")
+  request.priority = priority < 0 ? -1_000 : 1_000
+  #expect(SubmissionRules.mistake(in: request) == nil)
+}
+
+@Test func anErrorOfManyMistakesFitsIntoTrailers() throws {
+  let mistakes = (1...50).map { line in
+    PipelineMistake(
+      line: line, column: 1, message: String(repeating: "é%", count: 200), suggestion: "\(line)")
+  }
+  let path = String(repeating: "p", count: 9_000)
+  let error = RPCError(PipelineMistakes(path: path, mistakes: mistakes, count: 70))
+  #expect(error.trailerBytes <= 6_000)
+  let status = try GoogleRPC.Status(decoding: try #require(error.statusDetails))
+  #expect(status.message == error.message)
+  let told = try SchedulerV1.PipelineMistakes(decoding: try #require(status.details.first).value)
+  #expect(told.mistakes.count >= 2)
+  #expect(told.mistakes.last?.message == "and \(71 - told.mistakes.count) more mistakes")
+  // Short ones are all there.
+  let few = PipelineMistakes(path: "p", mistakes: Array(mistakes.prefix(1)))
+  #expect(RPCError(few).message == few.description)
 }
 
 @Test func aBuildIsCalledTheSameForEver() {

@@ -60,6 +60,76 @@ import Testing
     }
   }
 
+  @Test(arguments: ["__key__", "a\u{0}b", "no-such-build", "\u{7f}"])
+  func anIdThatNoBuildCanHaveIsNotFound(_ id: String) async throws {
+    try await World.with { world in
+      try await world.withScheduler { scheduler in
+        let failures = [
+          await failure { _ = try await scheduler.getBuild(.init(buildID: id)) },
+          await failure { _ = try await scheduler.cancelBuild(.init(buildID: id)) },
+          await failure { _ = try await scheduler.retryBuild(.init(buildID: id)) },
+          await failure {
+            for try await _ in try await scheduler.watchBuild(.init(buildID: id)) {}
+          },
+        ]
+        #expect(failures.map { $0?.code } == Array(repeating: .notFound, count: 4))
+      }
+    }
+  }
+
+  /// Names take nearly all that a new record may have, and attempts repeat them.
+  private static var longNames: String {
+    "jobs:\n"
+      + (0..<4).map { job in
+        let values = (0..<250).map { "\($0)-" + String(repeating: "x", count: 190) }
+        return "  j\(job):\n    name: n\n    steps: [{run: x}]\n    strategy: {matrix: {v: "
+          + "[\(values.joined(separator: ","))]}}\n"
+      }.joined()
+  }
+
+  @Test func aBuildWhoseRecordBecomesTooLargeFailsAndIsStoredSo() async throws {
+    try await World.with { world in
+      let id = try await world.withScheduler { scheduler in
+        let build = try #require(try await scheduler.submit("k", Self.longNames).build)
+        #expect(build.jobs.count == 1_000)
+        let finished = try await scheduler.finished(build.id)
+        #expect(finished.outcome == .failed)
+        #expect(finished.message.hasPrefix("its record cannot be stored: the record of build"))
+        let again = try await scheduler.cancelBuild(.init(buildID: build.id)).build
+        #expect(again?.outcome == .failed)
+        return build.id
+      }
+      try await world.withScheduler { scheduler in
+        let stored = try await scheduler.getBuild(.init(buildID: id)).build
+        #expect(stored?.outcome == .failed)
+      }
+    }
+  }
+
+  @Test func aJobThatKeepsMoreThanTheRecordHasRoomForFails() async throws {
+    try await World.with { world in
+      let build = try await world.withScheduler { scheduler in
+        let build = try #require(try await scheduler.submit("k").build)
+        let job = try await world.runner.offered.next()
+        world.runner.tell(job.attemptID, .accepted(.init(executorID: "e1")))
+        // Nothing bounds how it calls itself: a runner of somebody's own.
+        for index in 0..<3 {
+          world.runner.tell(
+            job.attemptID,
+            .artifact(
+              .init(
+                name: "x\(index)", path: String(repeating: "p", count: 140_000),
+                digest: .init(hash: "00", sizeBytes: 1))))
+        }
+        world.runner.finish(job.attemptID, .succeeded)
+        return try await scheduler.finished(build.id)
+      }
+      #expect(build.outcome == .failed)
+      #expect(build.message.contains("was not kept"))
+      #expect(build.jobs[0].attempts[0].artifacts.count == 2)
+    }
+  }
+
   @Test func aNewSchedulerAttachesToWhatRuns() async throws {
     try await World.with { world in
       let (build, attempt) = try await world.withScheduler { scheduler in
@@ -124,7 +194,7 @@ import Testing
           .init(buildID: build.id, reason: "no need")
         ).build
         #expect(cancelled?.state == .finished && cancelled?.outcome == .cancelled)
-        #expect(cancelled?.message == "cancelled: no need")
+        #expect(cancelled?.message == "no need")
         let stop = try await world.runner.stopped.next()
         #expect(stop.attemptID == job.attemptID && stop.outcome == .cancelled)
         world.runner.finish(job.attemptID, .cancelled)

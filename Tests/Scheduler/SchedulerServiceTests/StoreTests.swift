@@ -86,6 +86,7 @@ func richRecord(_ id: BuildID = "b") -> BuildRecord {
   notification.attempts = 3
   notification.message = "410"
   record.notifications = [notification]
+  record.isShortened = true
   return record
 }
 

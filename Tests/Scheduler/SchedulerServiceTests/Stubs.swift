@@ -36,6 +36,7 @@ final class AllocatorStub: AllocatorV1.AllocatorService {
     var granted: Set<String> = []
     var responses: ResponseWriter<AllocatorV1.AcquireResponse>?
     var end: CheckedContinuation<Void, Never>?
+    var isEnded = false
   }
   private let state = Mutex(State())
 
@@ -55,6 +56,7 @@ final class AllocatorStub: AllocatorV1.AllocatorService {
   func endStream() {
     self.state.withLock { state in
       defer { state.end = nil }
+      state.isEnded = true
       return state.end
     }?.resume()
   }
@@ -64,11 +66,21 @@ final class AllocatorStub: AllocatorV1.AllocatorService {
     responses: ResponseWriter<AllocatorV1.AcquireResponse>, context: ServerContext
   ) async throws {
     responses.sendInitialMetadata()
-    self.state.withLock { $0.responses = responses }
+    self.state.withLock { state in
+      state.responses = responses
+      state.isEnded = false
+    }
     try await withThrowingTaskGroup(of: Void.self) { group in
       group.addTask {
         await withTaskCancellationHandler {
-          await withCheckedContinuation { end in self.state.withLock { $0.end = end } }
+          await withCheckedContinuation { end in
+            // The test may have ended it before this began.
+            let isEnded = self.state.withLock { state in
+              if !state.isEnded { state.end = end }
+              return state.isEnded
+            }
+            if isEnded { end.resume() }
+          }
         } onCancel: {
           self.endStream()
         }
@@ -90,12 +102,13 @@ final class AllocatorStub: AllocatorV1.AllocatorService {
   private func demanded(
     _ demand: AllocatorV1.Demand, _ responses: ResponseWriter<AllocatorV1.AcquireResponse>
   ) async throws {
-    self.demands.add(demand)
     let token = self.state.withLock { state -> Int64? in
       guard state.grants, state.granted.insert(demand.requestID).inserted else { return nil }
       state.token += 1
       return state.token
     }
+    // Decided before the test hears of it: it may change its mind then.
+    self.demands.add(demand)
     guard let token else { return }
     try await responses.send(
       AllocatorV1.AcquireResponse(

@@ -42,11 +42,28 @@ func includeAloneMakesItsOwnLegs() throws {
 @Test
 func aMatrixBeyondTheBoundIsRefusedWithoutBeingSpreadOut() {
   let hundred = (0..<100).map(String.init)
-  let matrix = Pipeline.Matrix(axes: axes(["a": hundred, "b": hundred, "c": hundred]))
-  #expect(throws: Pipeline.Matrix.TooManyLegs.self) { try matrix.legs() }
-  let tight = Pipeline.Matrix(axes: axes(["a": hundred, "b": ["1", "2", "3"]]))
-  let error = #expect(throws: Pipeline.Matrix.TooManyLegs.self) { try tight.legs() }
-  #expect(error?.count == 300)
+  let many = (0..<257).map { combination(["a": "\($0)"]) }
+  let wide = Combination((0..<65).map { Combination.Entry(name: "n\($0)", value: "") })
+  func excess(_ matrix: Pipeline.Matrix) -> Pipeline.Matrix.Excess? {
+    do {
+      _ = try matrix.legs()
+      return nil
+    } catch { return error }
+  }
+  #expect(
+    excess(Pipeline.Matrix(axes: axes(["a": hundred, "b": hundred, "c": hundred])))
+      == .legs(10_000))
+  #expect(excess(Pipeline.Matrix(axes: axes(["a": hundred, "b": ["1", "2", "3"]]))) == .legs(300))
+  #expect(excess(Pipeline.Matrix(axes: [], include: many)) == .entries(257))
+  #expect(excess(Pipeline.Matrix(axes: [], exclude: many)) == .entries(257))
+  #expect(excess(Pipeline.Matrix(axes: [], include: [wide])) == .names(65))
+  #expect(
+    excess(Pipeline.Matrix(axes: axes(["a": hundred, "b": ["1", "2"]]), exclude: many.dropLast()))
+      == nil)
+  let eight = (0..<8).map(String.init)
+  let large = Pipeline.Matrix(
+    axes: axes(["a": eight, "b": eight, "c": eight]), exclude: many.dropLast())
+  #expect(excess(large) == .effort)
 }
 
 @Test
@@ -144,4 +161,43 @@ func anOrderHoldsAllThatIsKnownBeforeTheJobStarts() throws {
   #expect(step.inputs == ["p": "me1-gcc!"])
   #expect(
     try Condition(parsing: step.condition).holds(StatusFacts()) { _ in .string("success") })
+}
+
+@Test
+func whatAPipelineMayAskForIsWhatAnExecutorCanHave() {
+  #expect(PipelineQuantity.memory("16TiB") == Resources.maximumMemory)
+  #expect(PipelineQuantity.memory("17TiB") == nil)
+  let long = String(repeating: "x", count: ExecutorLabel.maximumBytes)
+  #expect(ExecutorLabel.isLabel(long) && !ExecutorLabel.isLabel(long + "x"))
+  let job = Pipeline.Job(
+    key: "a", labels: ["${{ matrix.l }}"],
+    matrix: Pipeline.Matrix(axes: axes(["l": [long + "x"]])), steps: [])
+  let error = #expect(throws: Pipeline.ExpansionError.self) {
+    try Pipeline(jobs: [job]).expanded(standard: standard)
+  }
+  #expect(error?.message.contains("at most 128 letters") == true)
+}
+
+@Test
+func sharesThatNoNumberCanHoldAreTheLargestOnes() {
+  let most = Resources(cpuMillis: .max, memory: ByteCount(.max), slots: .max)
+  let least = Resources(cpuMillis: .min, memory: ByteCount(.min), slots: .min)
+  #expect(most + Resources(cpuMillis: 1, memory: ByteCount(1)) == most)
+  #expect(least - Resources(cpuMillis: 1, memory: ByteCount(1)) == least)
+  #expect(most - least == most)
+  #expect(most + most - most == .none)
+}
+
+@Test
+func aTextIsCutBetweenItsCharacters() {
+  #expect("abcdef".limited(toBytes: 6) == "abcdef")
+  #expect("abcdefg".limited(toBytes: 6) == "abc...")
+  #expect("aéééé".limited(toBytes: 6) == "aé...")
+  #expect("aaéééé".limited(toBytes: 6) == "aa...")
+}
+
+@Test
+func onlyAFewCyclesAreLookedFor() {
+  let jobs = (0..<200).map { ("\($0)", (0..<200).map(String.init)) }
+  #expect(PipelineGraph(jobs).cycles().count == PipelineGraph.maximumCycles)
 }

@@ -65,13 +65,29 @@ func tooManyJobsLegsAndStepsAreTold() {
   #expect(firstMistake("jobs:\n" + jobs)?.message == "`jobs` has 300 entries")
   let axis = "[\((0..<100).map(String.init).joined(separator: ","))]"
   let wide = "jobs:\n  a:\n    strategy: {matrix: {a: \(axis), b: \(axis)}}\n    steps: [{run: x}]"
-  #expect(firstMistake(wide)?.message.contains("a matrix of 10000 legs") == true)
+  #expect(firstMistake(wide)?.message.contains("a matrix of 10000 legs, more than 256") == true)
   let many = (0..<10).map {
     "  j\($0): {strategy: {matrix: {a: \(axis), b: [1, 2]}}, steps: [{run: x}]}\n"
   }.joined()
   #expect(firstMistake("jobs:\n" + many)?.message.contains("2000 jobs") == true)
   let steps = Array(repeating: "{run: x}", count: 101).joined(separator: ",")
   #expect(firstMistake("jobs: {a: {steps: [\(steps)]}}")?.message.contains("101 steps") == true)
+}
+
+@Test
+func labelsAndMemoryHaveTheAllocatorsBounds() throws {
+  func mistake(_ line: String) -> PipelineMistake? {
+    firstMistake("jobs:\n  a:\n    \(line)\n    steps: [{run: x}]\n")
+  }
+  let label = mistake("runs-on: \(String(repeating: "x", count: 129))")
+  #expect(label?.line == 3 && label?.column == 14)
+  #expect(label?.suggestion.contains("at most 128 letters") == true)
+  #expect(mistake("runs-on: \(String(repeating: "x", count: 128))") == nil)
+  #expect(mistake("runs-on: [\((0..<65).map { "l\($0)" }.joined(separator: ","))]")?.line == 3)
+  let memory = mistake("resources: {memory: 17TiB}")
+  #expect(memory?.line == 3 && memory?.column == 25)
+  #expect(memory?.suggestion.contains("at most 16TiB") == true)
+  #expect(mistake("resources: {memory: 16TiB}") == nil)
 }
 
 @Test
@@ -82,8 +98,67 @@ func oneThousandMistakesAreBounded() {
     Issue.record("it was read")
   } catch {
     #expect(error.mistakes.count == PipelineMistakes.maximumCount)
-    #expect(error.mistakes.last?.message.contains("951 more mistakes") == true)
+    #expect(error.mistakes.last?.message == "and 951 more mistakes")
   }
+}
+
+/// Files of about 160 KB that ask for far more work than they have text.
+enum LaboriousFile: CaseIterable, Sendable {
+  case includes, manyMatrices, wideIncludes, mistakes, expressions, references, aliases, cycles
+
+  static let size = 160_000
+
+  var text: String {
+    let axis = "[\((0..<32).map(String.init).joined(separator: ","))]"
+    func repeated(_ line: (Int) -> String) -> String {
+      var text = ""
+      var number = 0
+      while text.utf8.count < Self.size {
+        text += line(number)
+        number += 1
+      }
+      return text
+    }
+    func matrices(_ lines: String) -> String {
+      "jobs:\n  a:\n    steps: [{run: x}]\n    strategy:\n      matrix:\n        x: \(axis)\n"
+        + "        y: \(axis)\n        z: [1, 2, 3, 4]\n\(lines)"
+    }
+    switch self {
+    case .includes:
+      return matrices("        include:\n" + repeated { "        - {x: \($0 % 32), w: 1}\n" })
+    case .wideIncludes:
+      return "jobs: {a: {steps: [{run: x}], strategy: {matrix: {x: \(axis), include: [{"
+        + repeated { "n\($0): 1," } + "}]}}}}"
+    case .manyMatrices:
+      let entries = (0..<32).map { "{x: \($0), w: 1}" }.joined(separator: ",")
+      return "jobs:\n"
+        + (0..<256).map {
+          "  j\($0): {steps: [{run: x}], strategy: {matrix: {x: \(axis), y: \(axis), "
+            + "include: [\(entries)]}}}\n"
+        }.joined()
+    case .mistakes: return repeated { "zz\($0)zzzzzzzzzzzzzzzzzzz: 1\n" }
+    case .expressions:
+      return "jobs: {a: {steps: [{run: \"\(repeated { "${{ matrx.a\($0) }} " })\"}]}}"
+    case .references:
+      return "jobs: {a: {steps: [\(repeated { "{run: x, if: 'stepz.a\($0).outcome'}," })]}}"
+    case .aliases:
+      let steps = "[\(Array(repeating: "*s", count: 100).joined(separator: ","))]"
+      return "e: &e\n" + (0..<5_000).map { "  A\($0): x\n" }.joined()
+        + "s: &s {run: x, env: *e}\nt: &t \(steps)\njobs:\n"
+        + (0..<256).map { "  j\($0): {steps: *t}\n" }.joined()
+    case .cycles:
+      let keys = (0..<130).map { "j\($0)" }.joined(separator: ",")
+      return "jobs:\n"
+        + (0..<256).map { "  j\($0): {needs: [\(keys)], steps: [{run: x}]}\n" }.joined()
+    }
+  }
+}
+
+/// Each takes some tenths of a second in a debug build, nearly all of it to parse the YAML; without
+/// bounds, minutes and more.
+@Test(.timeLimit(.minutes(1)), arguments: LaboriousFile.allCases)
+func aFileThatAsksForMuchWorkIsRefusedSoon(_ file: LaboriousFile) {
+  #expect(firstMistake(file.text) != nil)
 }
 
 @Test

@@ -38,21 +38,32 @@ import Testing
   @Test func jobsStandWithTheirStateAndTheTailOfTheOneThatPrints() {
     var waiting = self.job("docs", .queued)
     waiting.waitingFor = "a free slot"
+    var blocked = self.job("ship", .blocked)
+    blocked.waitingFor = "jobs test, docs"
     #expect(
       self.lines(
         [
           self.job("lint", .finished, .succeeded), self.job("test", .running), waiting,
-          self.job("ship", .blocked),
+          blocked, self.job("tidy", .blocked),
         ], tail: ("test", ["cc a.c", "cc b.c"])) == [
           "build b1  running  20.0 s",
           " ✔ lint  succeeded 3.0 s",
           " ⠋ test  running 10.0 s  make (1/1)",
-          " ● docs  queued: a free slot",
-          " ○ ship  blocked",
+          " ● docs  queued, waiting for a free slot",
+          " ○ ship  blocked, waiting for jobs test, docs",
+          " ○ tidy  blocked",
           "── test ",
           "cc a.c",
           "cc b.c",
         ])
+  }
+
+  @Test func aJobThatIsToRunAgainStandsWithoutItsEarlierAttempt() {
+    var again = self.job("test", .finished, .failed)
+    again.state = .queued
+    again.waitingFor = "an executor to be found"
+    #expect(
+      self.lines([again]).last == " ● test  queued, waiting for an executor to be found")
   }
 
   @Test func aLargeMatrixIsOneLine() {
@@ -104,6 +115,29 @@ import Testing
       BuildSummary(style: Style(hasColor: false)).lines(build) == [
         "build b1 failed in 15.0 s", "  ✔ lint  succeeded in 3.0 s",
         "  ✘ test  failed in 3.0 s: step \"make test\": exit code 2",
+      ])
+  }
+
+  @Test(arguments: [
+    ("step \"slow\" ran longer than its 2 s", "step \"slow\" ran longer than its 2 s"),
+    ("the job ran longer than its 1 min", "step \"slow\": the job ran longer than its 1 min"),
+    ("", "step \"slow\": timed out after 3.0 s"),
+  ])
+  func aSummaryTellsAfterHowLongAJobTimedOut(message: String, reason: String) {
+    var job = self.job("test", .finished, .timedOut)
+    job.attempts[0].steps = [
+      TypesV1.StepStatus(
+        index: 0, name: "slow", state: .finished, outcome: .timedOut, exitCode: -1, signal: 9,
+        message: message, startedAt: GoogleProtobuf.Timestamp(seconds: 90),
+        finishedAt: GoogleProtobuf.Timestamp(seconds: 93)),
+      // What cleaned up does not tell why.
+      TypesV1.StepStatus(
+        index: 1, name: "clean", state: .finished, outcome: .failed, exitCode: 1),
+    ]
+    let build = SchedulerV1.Build(id: "b1", state: .finished, outcome: .timedOut, jobs: [job])
+    #expect(
+      BuildSummary(style: Style(hasColor: false)).lines(build) == [
+        "build b1 timed out", "  ✘ test  timed out in 3.0 s: \(reason)",
       ])
   }
 }

@@ -63,6 +63,13 @@ import Testing
     }
   }
 
+  @Test func whatTheStackKeepsIsHiddenFromSteps() {
+    for process in self.plan(runners: 2).processes where process.name.hasPrefix("plugin-runner") {
+      #expect(process.arguments.contains("--hidden"))
+      #expect(process.arguments.contains("/data"))
+    }
+  }
+
   @Test func aSingleRunnerHasTheMachine() {
     #expect(self.machine.flags(ofEachOf: 1) == [])
   }

@@ -4,20 +4,29 @@ extension Scripts {
   /// Records a heartbeat: registers the executor, confirms its leases, and brings back those that
   /// an earlier table knew.
   ///
-  /// Arguments: now, lost after, grant expiry, executor, incarnation, address, pool, labels
-  /// (joined), CPU, memory, slots, draining, warm projects (joined), CPU and memory in use, then
-  /// for each lease: lease, request, token, CPU, memory, slots, project. Answers
-  /// `{'recorded', room, leases to stop, ended leases}`, `{'duplicate', address, silent for}` or
-  /// `{'deregistered'}`.
+  /// Arguments: now, lost after, grant expiry, token lead, executor, incarnation, address, pool,
+  /// labels (joined), CPU, memory, slots, draining, warm projects (joined), CPU and memory in use,
+  /// then for each lease: lease, request, token, CPU, memory, slots, project. Answers
+  /// `{'recorded', room, leases to stop, ended leases}`, `{'duplicate', address, silent for}`,
+  /// `{'deregistered'}` or `{'ahead', lease, token, limit}`.
   package static let heartbeat = script(
     "heartbeat",
     #"""
     local lost_after, grant_expiry = tonumber(ARGV[2]), tonumber(ARGV[3])
-    local id, incarnation, address, pool = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
-    local labels, draining, warm = ARGV[8], ARGV[12], ARGV[13]
-    local cpu, memory, slots = ARGV[9], ARGV[10], ARGV[11]
+    local id, incarnation, address, pool = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+    local labels, draining, warm = ARGV[9], ARGV[13], ARGV[14]
+    local cpu, memory, slots = ARGV[10], ARGV[11], ARGV[12]
     local executor = key('executor', id)
     local epoch = begin()
+
+    -- A token that nobody can have given out is made up, and would leave those to come no room.
+    local counter = tonumber(redis.call('GET', key('token')) or '0')
+    local limit = math.max(counter, now + tonumber(ARGV[4]))
+    for i = 17, #ARGV, 7 do
+      if tonumber(ARGV[i + 2]) > limit then
+        return {'ahead', ARGV[i], ARGV[i + 2], whole(limit)}
+      end
+    end
 
     if redis.call('GET', key('gone', id)) == incarnation then return {'deregistered'} end
 
@@ -65,7 +74,7 @@ extension Scripts {
       changed, room = true, 1
     end
     redis.call('ZADD', key('executors'), whole(now), id)
-    redis.call('HSET', executor, 'used_cpu', ARGV[14], 'used_memory', ARGV[15])
+    redis.call('HSET', executor, 'used_cpu', ARGV[15], 'used_memory', ARGV[16])
 
     if e[10] ~= warm then
       local before, after = {}, {}
@@ -84,9 +93,8 @@ extension Scripts {
 
     -- Its leases. One that is unknown and was given out before this table began is brought back:
     -- the runner's word is all that is left of it. Any other unknown one is over.
-    local counter = tonumber(redis.call('GET', key('token')) or '0')
     local stop, reported, largest, known = {}, {}, counter, 0
-    for i = 16, #ARGV, 7 do
+    for i = 17, #ARGV, 7 do
       local lease, request, token = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
       if not reported[lease] then
         reported[lease] = true

@@ -144,7 +144,10 @@ struct BlobStore {
       do {
         return try await transfer()
       } catch let error as RPCError where attempt < Self.maximumTries && error.isTransient {
-        try await Task.sleep(for: max(backoff, error.retryDelay ?? .zero))
+        // A disk that is full asks for more patience than there is: what is in the way may be the
+        // workspace that the file is in.
+        let asked = error.isOutOfSpace ? .zero : error.retryDelay ?? .zero
+        try await Task.sleep(for: max(backoff, asked))
         backoff = backoff * 2
       }
     }
@@ -159,6 +162,13 @@ extension RPCError {
       true
     default: false
     }
+  }
+
+  /// The content-cache's disk is full. Too many calls at once have the same code, but are over soon:
+  /// those who are to wait for that are told so.
+  var isOutOfSpace: Bool {
+    guard self.code == .resourceExhausted else { return false }
+    return self.retryDelay.map { $0 > LogAppender.fullLimit } ?? true
   }
 }
 

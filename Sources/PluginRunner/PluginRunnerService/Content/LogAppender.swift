@@ -11,6 +11,11 @@ struct LogAppender {
   /// How long the rest of a log that has ended is tried while the cache is away: a restart's time,
   /// with room. Then the attempt ends without it, and says so.
   static let sealLimit = Duration.seconds(60)
+  /// How long a cache whose disk is full is tried while steps run. It says so at once, and the step
+  /// that waits for it may hold what would have to be freed: only what others free meanwhile helps.
+  static let fullLimit = Duration.seconds(5)
+  /// The same for a log that has ended: the attempt's workspace is removed meanwhile, which makes room.
+  static let fullSealLimit = Duration.seconds(20)
   static let firstBackoff = Duration.milliseconds(50)
   static let maximumBackoff = Duration.seconds(2)
 
@@ -18,6 +23,10 @@ struct LogAppender {
   let name: String
   let buffer: LogBuffer
   var sealLimit = LogAppender.sealLimit
+  var fullLimit = LogAppender.fullLimit
+  /// Hears once, while the log goes on, that the cache has had no room for it for too long, and why.
+  /// What is kept is tried on, in the hope of room once the attempt has ended.
+  var refused: @Sendable (String) -> Void = { _ in }
   let clock = ContinuousClock()
 
   /// What became of the log.
@@ -33,6 +42,8 @@ struct LogAppender {
     var window = Window()
     var call: Call?
     var ended = false
+    var isRefused = false
+    var fullSince: ContinuousClock.Instant?
     while !ended {
       if window.bytes < Self.windowBytes {
         if let chunk = await self.buffer.next() {
@@ -44,14 +55,17 @@ struct LogAppender {
       }
       let isFull = window.bytes >= Self.windowBytes
       var backoff = Self.firstBackoff
-      var deadline: ContinuousClock.Instant?
+      var endedAt: ContinuousClock.Instant?
       var hasFailed = false
       while true {
         do {
           // A stream takes bytes before it is known whether anybody is there. Once one was lost,
           // nothing is sent, and no more taken from the buffer, until the cache has answered.
           if hasFailed { try await self.resume(&window) }
-          try await self.advance(&window, &call, closing: isFull || ended, sealing: ended)
+          // Once it was full, each chunk is asked for: a stream takes many before it says that it is.
+          let closing = isFull || ended || fullSince != nil
+          try await self.advance(&window, &call, closing: closing, sealing: ended)
+          if closing { fullSince = nil }
           break
         } catch let error as Lost {
           return self.abandon(window, error.description)
@@ -60,11 +74,17 @@ struct LogAppender {
           call?.cancel()
           call = nil
           // While this goes on nothing is taken out, and only the buffer knows that it has ended.
-          if deadline == nil, ended || self.buffer.hasEnded {
-            deadline = self.clock.now + self.sealLimit
-          }
-          if let problem = self.givesUp(error, deadline.map { self.clock.now > $0 } ?? false) {
+          let now = self.clock.now
+          if endedAt == nil, ended || self.buffer.hasEnded { endedAt = now }
+          let isOutOfSpace = (error as? RPCError)?.isOutOfSpace == true
+          fullSince = isOutOfSpace ? fullSince ?? now : nil
+          if let problem = self.givesUp(error, isOutOfSpace, endedFor: endedAt.map { now - $0 }) {
             return self.abandon(window, problem)
+          }
+          if let since = fullSince, now - since > self.fullLimit, !isRefused {
+            isRefused = true
+            self.buffer.isRefused(because: "the content-cache's disk was full")
+            self.refused(self.words(for: error))
           }
           // Cancellation is the runner's own end: no time is left for a cache that is away.
           guard (try? await Task.sleep(for: backoff)) != nil else {
@@ -78,7 +98,7 @@ struct LogAppender {
     return End(
       bytes: window.acknowledged,
       problem: missing > 0
-        ? "the log lacks \(missing) bytes: the content-cache was away when a step was stopped" : nil
+        ? "the log lacks \(missing) bytes: \(self.buffer.obstacle) when a step was stopped" : nil
     )
   }
 
@@ -156,15 +176,21 @@ struct LogAppender {
   }
 
   /// Why another try is useless, or nil.
-  private func givesUp(_ error: any Error, _ isLate: Bool) -> String? {
-    if isLate { return "the log could not be saved: \(error)" }
-    guard let error = error as? RPCError else { return nil }
-    switch error.code {
+  private func givesUp(_ error: any Error, _ isFull: Bool, endedFor: Duration?) -> String? {
+    let limit = isFull ? min(Self.fullSealLimit, self.sealLimit) : self.sealLimit
+    if let endedFor, endedFor > limit { return self.words(for: error) }
+    guard let refusal = error as? RPCError else { return nil }
+    switch refusal.code {
     case .invalidArgument, .unimplemented, .permissionDenied, .unauthenticated:
-      return "the log could not be saved: \(error)"
+      return self.words(for: error)
     default:
       return nil
     }
+  }
+
+  private func words(for error: any Error) -> String {
+    let why = (error as? RPCError).flatMap { $0.isOutOfSpace ? $0.message : nil } ?? "\(error)"
+    return "the log \(self.name) could not be saved: \(why)"
   }
 
   private func abandon(_ window: Window, _ problem: String) -> End {

@@ -29,6 +29,7 @@ package final class LogBuffer: @unchecked Sendable {
   /// Bytes dropped of the running step, and of all.
   private var droppedOfStep: Int64 = 0
   private var dropped: Int64 = 0
+  private var whyNothingIsTaken = "the content-cache was away"
   private let stopPatience: Duration
 
   package init(stopPatience: Duration = LogBuffer.stopPatience) {
@@ -56,6 +57,14 @@ package final class LogBuffer: @unchecked Sendable {
 
   /// Bytes that are missing in the log, because they found no room while a step was to end.
   package var droppedBytes: Int64 { self.locked { self.dropped } }
+
+  /// Why bytes are missing, where some are.
+  package var obstacle: String { self.locked { self.whyNothingIsTaken } }
+
+  /// The cache is there and takes nothing: that is why what is missing from now on is.
+  package func isRefused(because obstacle: String) {
+    self.locked { self.whyNothingIsTaken = obstacle }
+  }
 
   /// Whether nothing follows.
   package var hasEnded: Bool { self.locked { self.isEnded } }
@@ -93,11 +102,10 @@ package final class LogBuffer: @unchecked Sendable {
 
   /// The running step's last byte is in. Where bytes of it are missing, the log says so.
   package func stepEnded() {
-    let missing = self.locked { self.droppedOfStep }
+    let (missing, obstacle) = self.locked { (self.droppedOfStep, self.whyNothingIsTaken) }
     guard missing > 0 else { return }
     self.appendLine(
-      "\n[\(missing) bytes of output are missing here: the content-cache was away when the step was "
-        + "stopped]")
+      "\n[\(missing) bytes of output are missing here: \(obstacle) when the step was stopped]")
   }
 
   /// Adds a line of the runner's own, room or not: there are few of them.

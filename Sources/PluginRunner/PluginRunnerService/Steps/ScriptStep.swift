@@ -12,6 +12,7 @@ struct ScriptStep: Sendable {
   let sandbox: Sandbox
   let cgroups: Cgroups
   let dataDirectory: String
+  let hidden: [String]
 
   /// Runs the step to its end; no process of it is left then.
   func run(
@@ -73,7 +74,7 @@ struct ScriptStep: Sendable {
           supervisor: self.supervisor,
           sandbox: self.sandbox.command(
             workspace: workspace, files: [outputs], dataDirectory: self.dataDirectory,
-            supervisor: self.supervisor),
+            hidden: self.hidden, supervisor: self.supervisor),
           arguments: Self.shell(call.shell, script: file), environment: environment,
           directory: directory, cgroups: cgroup.folders.map(\.procs)),
         input: nothing.raw, output: write.raw, error: write.raw)

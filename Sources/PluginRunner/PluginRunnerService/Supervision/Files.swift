@@ -158,6 +158,36 @@ private func isEmpty(_ folder: Int32) throws(SystemError) -> Bool {
   return count <= 2
 }
 
+/// Bytes that a tree takes on its disk. Links are not followed; what cannot be looked at, or goes
+/// meanwhile, counts for nothing.
+func bytesHeld(in path: String) -> Int64 {
+  var bytes: Int64 = 0
+  var folders = [path]
+  while let folder = folders.popLast() {
+    for name in (try? listFolder(folder)) ?? [] {
+      var status = stat()
+      guard lstat("\(folder)/\(name)", &status) == 0 else { continue }
+      bytes += Int64(status.st_blocks) * 512
+      if status.st_mode & S_IFMT == S_IFDIR { folders.append("\(folder)/\(name)") }
+    }
+  }
+  return bytes
+}
+
+/// What is kept free below the data directory before a job is taken: less is no room for its folders
+/// and scripts, and what else keeps its state on that disk needs some to end anything.
+private let diskReserve: UInt64 = 4 << 20
+
+/// What is wrong with the file system under `path` when it has no room for another job.
+func shortDisk(at path: String, reserve: UInt64 = diskReserve) -> String? {
+  var status = statvfs()
+  guard statvfs(path, &status) == 0 else { return nil }
+  let free = UInt64(status.f_bavail) * UInt64(status.f_frsize)
+  guard free < reserve else { return nil }
+  return "the disk of \(path) is full: \(free >> 10) KiB are free, and \(reserve >> 10) KiB are "
+    + "kept for what runs"
+}
+
 /// What is wrong with the file system under `path`, when it is full.
 func fullDisk(at path: String) -> String? {
   var status = statvfs()

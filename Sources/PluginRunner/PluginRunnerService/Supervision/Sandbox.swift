@@ -10,7 +10,7 @@ package enum Sandbox: Hashable, Sendable {
 
   /// The choice, and the sentence that explains it in the log.
   package static func choose(
-    _ wanted: String, supervisor: String, dataDirectory: String
+    _ wanted: String, supervisor: String, dataDirectory: String, hidden: [String] = []
   ) -> (Sandbox, why: String)? {
     switch wanted {
     case "none":
@@ -19,7 +19,9 @@ package enum Sandbox: Hashable, Sendable {
       guard let path = findProgram("bwrap") else {
         return (.none, "steps run without a sandbox: there is no bwrap in PATH")
       }
-      if let problem = Self.probe(path, supervisor: supervisor, dataDirectory: dataDirectory) {
+      let problem = Self.probe(
+        path, supervisor: supervisor, dataDirectory: dataDirectory, hidden: hidden)
+      if let problem {
         return (.none, "steps run without a sandbox: bubblewrap does not work here: \(problem)")
       }
       return (.bubblewrap(path), "steps run in bubblewrap (\(path))")
@@ -38,13 +40,20 @@ package enum Sandbox: Hashable, Sendable {
   /// The runner and its plugins go into the same folders, outside. So the folders themselves are
   /// mounts, which cannot be replaced by links, and of the runner's own only `files` can be written.
   package func command(
-    workspace: Workspace, files: [String] = [], dataDirectory: String, supervisor: String
+    workspace: Workspace, files: [String] = [], dataDirectory: String, hidden: [String] = [],
+    supervisor: String
   ) -> [String] {
     guard case .bubblewrap(let path) = self else { return [] }
     var words = [
       path, "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--as-pid-1",
       "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc",
-      "--bind", workspace.temporary, "/tmp", "--tmpfs", "/var/tmp", "--tmpfs", dataDirectory,
+      "--bind", workspace.temporary, "/tmp", "--tmpfs", "/var/tmp",
+    ]
+    // The data directory may be in one of the others, and what is shown of it comes behind them all.
+    for path in hidden.filter({ $0 != dataDirectory && isFolder($0) }) + [dataDirectory] {
+      words += ["--tmpfs", path]
+    }
+    words += [
       "--ro-bind", workspace.scratch, workspace.scratch, "--ro-bind", supervisor, supervisor,
     ]
     for path in [workspace.work, workspace.home] + files { words += ["--bind", path, path] }
@@ -64,7 +73,7 @@ package enum Sandbox: Hashable, Sendable {
 
   /// Runs the sandbox once; nil if it works, else why not.
   private static func probe(
-    _ path: String, supervisor: String, dataDirectory: String
+    _ path: String, supervisor: String, dataDirectory: String, hidden: [String]
   ) -> String? {
     let workspace = Workspace(root: dataDirectory, attempt: "sandbox-probe")
     defer { try? removeTree(workspace.folder) }
@@ -73,7 +82,8 @@ package enum Sandbox: Hashable, Sendable {
       let (read, write) = try Descriptor.pipe()
       let nothing = try Descriptor.open("/dev/null", O_RDWR)
       let command = Sandbox.bubblewrap(path).command(
-        workspace: workspace, dataDirectory: dataDirectory, supervisor: supervisor)
+        workspace: workspace, dataDirectory: dataDirectory, hidden: hidden,
+        supervisor: supervisor)
       let (ours, theirs) = try Descriptor.socketPair()
       let environment = try SupervisedProcess.file([:])
       let pid = try spawn(

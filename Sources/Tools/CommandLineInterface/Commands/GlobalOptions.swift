@@ -47,6 +47,9 @@ struct GlobalOptions: ParsableArguments {
     return base + "/millrace"
   }
 
+  /// Whether the data directory was named, rather than being the usual one.
+  var namesData: Bool { self.data != nil || Files.environment("MILLRACE_HOME") != nil }
+
   var terminal: Terminal { Terminal.current(noColor: self.noColor) }
   var style: Style { Style(hasColor: self.terminal.hasColor) }
 }

@@ -23,12 +23,14 @@ struct Millrace: AsyncParsableCommand {
 
 /// The program.
 package enum CommandLineInterface {
-  /// Runs the command of this process' arguments, and ends the process.
-  package static func main() async -> Never {
+  /// Runs the command that the arguments tell, and ends the process.
+  package static func main(
+    _ arguments: [String] = Array(CommandLine.arguments.dropFirst())
+  ) async -> Never {
     Watched.becomeIfAsked(CommandLine.arguments)
     signal(SIGPIPE, SIG_IGN)
     do {
-      var command = try Millrace.parseAsRoot()
+      var command = try Millrace.parseAsRoot(arguments)
       if var command = command as? any AsyncParsableCommand {
         try await command.run()
       } else {
@@ -36,16 +38,16 @@ package enum CommandLineInterface {
       }
       exit(ExitCode.success.rawValue)
     } catch let failure as CommandFailure {
-      self.end(failure)
+      self.end(failure, arguments)
     } catch let error as SystemError {
-      self.end(CommandFailure(.infrastructure, error.description))
+      self.end(CommandFailure(.infrastructure, error.description), arguments)
     } catch {
-      self.end(usage: error)
+      self.end(usage: error, arguments)
     }
   }
 
-  private static func end(_ failure: CommandFailure) -> Never {
-    if self.wantsJSON(CommandLine.arguments), !failure.lines.isEmpty {
+  private static func end(_ failure: CommandFailure, _ arguments: [String]) -> Never {
+    if self.wantsJSON(arguments), !failure.lines.isEmpty {
       Terminal.complain(JSONText.line(FailureReport(failure)))
     } else {
       for (index, line) in failure.lines.enumerated() {
@@ -64,14 +66,18 @@ package enum CommandLineInterface {
   }
 
   /// Help and version are no failures; all else is wrong usage.
-  private static func end(usage error: any Error) -> Never {
+  private static func end(usage error: any Error, _ arguments: [String]) -> Never {
     let text = Millrace.fullMessage(for: error)
     guard Millrace.exitCode(for: error) != ArgumentParser.ExitCode.success else {
       Terminal.print(text)
-      exit(0)
+      exit(ExitCode.success.rawValue)
+    }
+    if self.wantsJSON(arguments) {
+      // Without the lines on how the command is used, which are for people.
+      self.end(CommandFailure(.usage, Millrace.message(for: error)), arguments)
     }
     Terminal.complain(text)
-    exit(2)
+    exit(ExitCode.usage.rawValue)
   }
 }
 

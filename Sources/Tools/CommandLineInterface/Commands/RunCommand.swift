@@ -20,7 +20,8 @@ struct SubmissionOptions: ParsableArguments {
     help: ArgumentHelp("A variable for every step; may be repeated.", valueName: "name=value"))
   var env: [String] = []
 
-  @Option(help: "Higher is sooner.")
+  // Whatever follows is the value: a negative one would be taken for options.
+  @Option(parsing: .unconditional, help: "Higher is sooner; from -1000 to 1000.")
   var priority: Int32 = 0
 
   @Option(
@@ -44,6 +45,23 @@ struct SubmissionOptions: ParsableArguments {
       directory: self.directory, pipelinePath: self.file, project: self.project,
       idempotencyKey: self.idempotencyKey, priority: self.priority, env: env)
   }
+
+  /// Uploads and submits; what goes on is told on standard error.
+  func submit(
+    to stack: Connections, _ output: OutputFormat
+  ) async throws -> (build: SchedulerV1.Build, existed: Bool) {
+    let response = try await self.submission.submit(to: stack) { Terminal.complain($0) }
+    guard let build = response.build else {
+      throw CommandFailure(.infrastructure, "the scheduler answered without a build")
+    }
+    // A random key is known only where an answer was lost, which is nothing to tell.
+    if response.existed, let key = self.idempotencyKey, output == .text {
+      Terminal.complain(
+        "build \(build.id) already existed: it was submitted before with the idempotency key "
+          + "\"\(Sanitizer.line(key))\"")
+    }
+    return (build, response.existed)
+  }
 }
 
 /// Builds a directory and follows the build.
@@ -60,20 +78,13 @@ struct RunCommand: AsyncParsableCommand {
 
   func run() async throws {
     let stack = try Connections(self.global)
-    let response = try await self.submission.submission.submit(to: stack) { line in
-      Terminal.complain(line)
-    }
-    guard let build = response.build else {
-      throw CommandFailure(.infrastructure, "the scheduler answered without a build")
-    }
+    let (build, _) = try await self.submission.submit(to: stack, self.global.output)
     let view = FollowView(
       stack: stack, global: self.global, plain: self.plain, isKnown: true,
       cancelsOnInterrupt: true)
     if self.global.output == .text {
       let jobs = "\(build.jobs.count) \(build.jobs.count == 1 ? "job" : "jobs")"
-      let existed = response.existed ? ", submitted before" : ""
-      Terminal.print(
-        self.global.style.bold("build \(build.id)") + " of \(build.project): \(jobs)\(existed)")
+      Terminal.print(self.global.style.bold("build \(build.id)") + " of \(build.project): \(jobs)")
     }
     try await view.follow(build.id)
   }
@@ -95,18 +106,13 @@ struct SubmitCommand: AsyncParsableCommand {
 
   func run() async throws {
     let stack = try Connections(self.global)
-    let response = try await self.submission.submission.submit(to: stack) { line in
-      Terminal.complain(line)
-    }
-    guard let build = response.build else {
-      throw CommandFailure(.infrastructure, "the scheduler answered without a build")
-    }
+    let (build, existed) = try await self.submission.submit(to: stack, self.global.output)
     switch self.global.output {
     case .text: Terminal.print(build.id)
     case .json:
       Terminal.print(
         JSONText.document(
-          Report(id: build.id, existed: response.existed, build: BuildReport(build))))
+          Report(id: build.id, existed: existed, build: BuildReport(build))))
     }
   }
 }

@@ -186,8 +186,7 @@ struct UpCommand: AsyncParsableCommand {
       Terminal.print("  " + line)
     }
     Terminal.print("logs in \(stack.data)/logs")
-    let isDefault = self.global.data == nil && Files.environment("MILLRACE_HOME") == nil
-    let option = isDefault ? "" : " --data \(stack.data)"
+    let option = self.global.namesData ? " --data \(stack.data)" : ""
     Terminal.print(
       "next, in another terminal: cd to a directory with a millrace.yaml and type "
         + style.bold("millrace run\(option)"))

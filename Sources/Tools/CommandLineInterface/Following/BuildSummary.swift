@@ -55,18 +55,22 @@ package struct BuildSummary: Sendable {
     }
   }
 
-  /// The first step that ended badly; one that is allowed to does not end the job, so the last bad
-  /// one is meant where there are several.
+  /// The step that ended badly; one that is allowed to does not end the job, so the last bad one is
+  /// meant where there are several, and one that ended as the job did before what cleaned up.
   static func failingStep(_ attempt: SchedulerV1.Attempt) -> TypesV1.StepStatus? {
-    attempt.steps.last { step in
+    let bad = attempt.steps.filter { step in
       step.state == .finished && step.outcome != .succeeded && step.outcome != .skipped
     }
+    return bad.last { $0.outcome == attempt.outcome } ?? bad.last
   }
 
-  /// "step "make test": exit code 2".
+  /// "step "make test": exit code 2", "step "make test" ran longer than its 10 s".
   package static func step(_ step: TypesV1.StepStatus) -> String {
+    let end = Words.end(of: step)
+    // A runner's sentence that names the step itself.
+    if end.hasPrefix("step ") { return end }
     let name = step.name.isEmpty ? "step \(step.index + 1)" : Sanitizer.line(step.name)
-    return "step \"\(name)\": \(Words.end(of: step))"
+    return "step \"\(name)\": \(end)"
   }
 
   /// One character for where a job stands.

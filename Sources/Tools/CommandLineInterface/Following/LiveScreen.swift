@@ -86,16 +86,14 @@ package struct LiveScreen: Sendable {
   private func line(
     _ job: SchedulerV1.Job, _ now: GoogleProtobuf.Timestamp, _ frame: Int, _ columns: Int
   ) -> String {
-    var text = " \(Sanitizer.line(job.id))  \(Words.state(job))"
-    if let attempt = job.attempts.last, let start = attempt.startedAt {
+    var text = " \(Sanitizer.line(job.id))  \(Words.standing(job))"
+    if !job.isWaiting, let attempt = job.attempts.last, let start = attempt.startedAt {
       text += " \(Words.duration((attempt.finishedAt ?? now).since(start)))"
       if attempt.number > 1 { text += ", attempt \(attempt.number)" }
       if job.state == .running, let step = attempt.steps.last(where: { $0.state == .running }) {
         let name = step.name.isEmpty ? "step \(step.index + 1)" : step.name
         text += "  \(Sanitizer.line(name)) (\(step.index + 1)/\(attempt.steps.count))"
       }
-    } else if job.state == .queued, !job.waitingFor.isEmpty {
-      text += ": \(Sanitizer.line(job.waitingFor))"
     }
     return " " + self.summary.glyph(job, frame: frame)
       + Sanitizer.clipped(text, to: max(0, columns - 2))

@@ -90,14 +90,13 @@ package actor LinePresenter: Presenter {
       let old = self.known[job.id]
       self.known[job.id] = job
       guard old?.state != job.state || old?.attempts.count != job.attempts.count else { continue }
-      var text = Words.state(job)
+      var text = Words.standing(job)
       switch job.state {
       case .running:
         if let attempt = job.attempts.last {
           if attempt.number > 1 { text += ", attempt \(attempt.number)" }
           if !attempt.executorID.isEmpty { text += " on \(attempt.executorID)" }
         }
-      case .queued where !job.waitingFor.isEmpty: text += ": \(job.waitingFor)"
       case .finished where !job.message.isEmpty: text += ": \(job.message)"
       default: break
       }

@@ -67,11 +67,24 @@ package enum Words {
     }
   }
 
-  /// "exit code 2", "signal 9", or the step's own sentence.
+  /// Where a job stands, and what it waits for: "queued, waiting for an executor to be found".
+  package static func standing(_ job: SchedulerV1.Job) -> String {
+    let state = self.state(job)
+    guard job.isWaiting, !job.waitingFor.isEmpty else { return state }
+    return "\(state), waiting for \(Sanitizer.line(job.waitingFor))"
+  }
+
+  /// "exit code 2", "signal 9", or the step's own sentence: the signal with which its runner ended
+  /// a step does not tell why.
   package static func end(of step: TypesV1.StepStatus) -> String {
-    if step.signal != 0 { return "signal \(step.signal)" }
-    if step.exitCode > 0 { return "exit code \(step.exitCode)" }
-    return step.message.isEmpty ? self.outcome(step.outcome) : Sanitizer.line(step.message)
+    if step.outcome == .failed {
+      if step.signal != 0 { return "signal \(step.signal)" }
+      if step.exitCode > 0 { return "exit code \(step.exitCode)" }
+    }
+    if !step.message.isEmpty { return Sanitizer.line(step.message) }
+    guard step.outcome == .timedOut, let start = step.startedAt, let end = step.finishedAt
+    else { return self.outcome(step.outcome) }
+    return "\(self.outcome(step.outcome)) after \(self.duration(end.since(start)))"
   }
 
   /// What the exit code of `run` and `watch` is.
@@ -87,6 +100,11 @@ package enum Words {
   private static func twoDigits(_ number: Int64) -> String {
     number < 10 ? "0\(number)" : "\(number)"
   }
+}
+
+extension SchedulerV1.Job {
+  /// Whether it is to run, and does not yet, or not again.
+  package var isWaiting: Bool { self.state == .blocked || self.state == .queued }
 }
 
 extension GoogleProtobuf.Timestamp {

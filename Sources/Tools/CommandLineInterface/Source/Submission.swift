@@ -116,6 +116,10 @@ struct Submission: Sendable {
         lines: ["millrace: there is no \(self.pipelinePath) in \(directory); it looks like this:"]
           + [""] + Self.example.split(separator: "\n").map { "    \($0)" } + [""])
     }
+    // Reading a pipe would wait for whoever writes to it.
+    if let kind = Files.specialKind(of: path) {
+      throw CommandFailure(.usage, "\(path) is \(kind); a pipeline has to be a regular file")
+    }
     do {
       return (directory, try Files.read(path, limit: Self.maximumPipelineBytes))
     } catch let error where error.number == EFBIG {

@@ -34,23 +34,38 @@ package struct Connections: Sendable {
 
   /// Finds the services: what was given, the environment, the running `millrace up`, the defaults.
   init(_ options: GlobalOptions) throws {
-    let stack = StackFile.read(in: options.dataDirectory)?.addresses ?? Self.defaults
-    func connection(
-      _ name: String, _ given: String?, _ variable: String, _ found: String
-    ) throws -> Connection {
-      let address = given ?? Files.environment(variable) ?? found
+    let scheduler = options.scheduler ?? Files.environment("MILLRACE_SCHEDULER")
+    let cache = options.cache ?? Files.environment("MILLRACE_CACHE")
+    let allocator = options.allocator ?? Files.environment("MILLRACE_ALLOCATOR")
+    let isAnyGiven = scheduler != nil || cache != nil || allocator != nil
+    let found = try Self.found(options, mustRun: options.namesData && !isAnyGiven)
+    func connection(_ name: String, _ address: String) throws -> Connection {
       do {
         return Connection(name, try ListenAddress(address))
       } catch {
         throw CommandFailure(.usage, "the \(name)'s address \(error)")
       }
     }
-    self.scheduler = try connection(
-      "scheduler", options.scheduler, "MILLRACE_SCHEDULER", stack.scheduler)
-    self.cache = try connection(
-      "content-cache", options.cache, "MILLRACE_CACHE", stack.cache)
-    self.allocator = try connection(
-      "executor-allocator", options.allocator, "MILLRACE_ALLOCATOR", stack.allocator)
+    self.scheduler = try connection("scheduler", scheduler ?? found.scheduler)
+    self.cache = try connection("content-cache", cache ?? found.cache)
+    self.allocator = try connection("executor-allocator", allocator ?? found.allocator)
+  }
+
+  /// The addresses of the running `millrace up`, else the defaults.
+  ///
+  /// - Parameter mustRun: Whoever names a stack's directory means that stack, not what else may
+  ///   listen at the defaults.
+  private static func found(
+    _ options: GlobalOptions, mustRun: Bool
+  ) throws(CommandFailure) -> StackFile.Addresses {
+    let data = options.dataDirectory
+    if let stack = StackFile.read(in: data) { return stack.addresses }
+    guard mustRun else { return self.defaults }
+    let file = StackFile.path(in: data)
+    let reason = Files.exists(file) ? "\(file) is not of one that runs" : "there is no \(file)"
+    throw CommandFailure(
+      .infrastructure,
+      "no `millrace up` runs in \(data): \(reason); start one with `millrace up --data \(data)`")
   }
 
   /// Calls a service, and makes its errors sentences.

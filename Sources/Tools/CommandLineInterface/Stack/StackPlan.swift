@@ -71,7 +71,8 @@ package struct StackPlan: Hashable, Sendable {
           "plugin-runner", "plugin-runner-\(number)", number == 1 ? 2 : 8 + number,
           [
             "--allocator", addresses.allocator, "--cache", addresses.cache, "--executor-id",
-            "runner-\(number)",
+            // What the other processes keep is as little a step's as the runner's own.
+            "runner-\(number)", "--hidden", data,
           ] + machine.flags(ofEachOf: runners)))
     }
     self.processes = processes

@@ -353,7 +353,7 @@ const ProtobufCMessageDescriptor millrace__scheduler__v1__build_record__env_entr
   (ProtobufCMessageInit) millrace__scheduler__v1__build_record__env_entry__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor millrace__scheduler__v1__build_record__field_descriptors[10] =
+static const ProtobufCFieldDescriptor millrace__scheduler__v1__build_record__field_descriptors[12] =
 {
   {
     "format",
@@ -475,11 +475,36 @@ static const ProtobufCFieldDescriptor millrace__scheduler__v1__build_record__fie
     0 | PROTOBUF_C_FIELD_FLAG_PACKED,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "fingerprint",
+    11,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_BYTES,
+    0,   /* quantifier_offset */
+    offsetof(Millrace__Scheduler__V1__BuildRecord, fingerprint),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "shortened",
+    12,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Millrace__Scheduler__V1__BuildRecord, shortened),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned millrace__scheduler__v1__build_record__field_indices_by_name[] = {
   2,   /* field[2] = build */
   9,   /* field[9] = earlier_attempts */
   7,   /* field[7] = env */
+  10,   /* field[10] = fingerprint */
   0,   /* field[0] = format */
   5,   /* field[5] = held_attempt_ids */
   8,   /* field[8] = notification_plans */
@@ -487,11 +512,12 @@ static const unsigned millrace__scheduler__v1__build_record__field_indices_by_na
   3,   /* field[3] = pipeline */
   4,   /* field[4] = plans */
   6,   /* field[6] = round */
+  11,   /* field[11] = shortened */
 };
 static const ProtobufCIntRange millrace__scheduler__v1__build_record__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 10 }
+  { 0, 12 }
 };
 const ProtobufCMessageDescriptor millrace__scheduler__v1__build_record__descriptor =
 {
@@ -501,7 +527,7 @@ const ProtobufCMessageDescriptor millrace__scheduler__v1__build_record__descript
   "Millrace__Scheduler__V1__BuildRecord",
   "millrace.scheduler.v1",
   sizeof(Millrace__Scheduler__V1__BuildRecord),
-  10,
+  12,
   millrace__scheduler__v1__build_record__field_descriptors,
   millrace__scheduler__v1__build_record__field_indices_by_name,
   1,  millrace__scheduler__v1__build_record__number_ranges,

@@ -66,10 +66,12 @@ struct  Millrace__Scheduler__V1__BuildRecord
   int32_t *notification_plans;
   size_t n_earlier_attempts;
   int32_t *earlier_attempts;
+  ProtobufCBinaryData fingerprint;
+  uint64_t shortened;
 };
 #define MILLRACE__SCHEDULER__V1__BUILD_RECORD__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&millrace__scheduler__v1__build_record__descriptor) \
-    , 0, {0,NULL}, NULL, NULL, 0,NULL, 0,NULL, 0, 0,NULL, 0,NULL, 0,NULL }
+    , 0, {0,NULL}, NULL, NULL, 0,NULL, 0,NULL, 0, 0,NULL, 0,NULL, 0,NULL, {0,NULL}, 0 }
 
 
 struct  Millrace__Scheduler__V1__PipelineRecord__EnvEntry
