@@ -71,6 +71,10 @@ let places: [Place] = [
   Place(
     name: "CEverythingProtos", folder: "RPC", layer: .rpcWire, kind: .generatedC,
     beside: ["CProtobufC", "CRPCProtos"]),
+  // For the examples of docs/rpc.
+  Place(
+    name: "CGreeterProtos", folder: "RPC", layer: .rpcWire, kind: .generatedC,
+    beside: ["CProtobufC"]),
   Place(
     name: "RPC", folder: "RPC", layer: .rpc,
     uses: ["RPCCore", "RPCProtobuf", "RPCTransport", "CRPCProtos"],
@@ -86,6 +90,10 @@ let places: [Place] = [
       .product(name: "Instrumentation", package: "swift-distributed-tracing"),
       .product(name: "ServiceContextModule", package: "swift-service-context"),
     ]),
+  // What strangers send, for the fuzzer in the package Fuzz and for the test that replays its corpus.
+  Place(
+    name: "RPCFuzzing", folder: "RPC", layer: .shared,
+    uses: ["RPC", "RPCCompression", "RPCCore", "RPCHTTP2", "RPCProtobuf"]),
   // For tests of services, and of what stands on the transport.
   Place(
     name: "RPCTesting", folder: "RPC", layer: .rpc, uses: ["RPCCore", "RPCHTTP2", "RPCTransport"],
@@ -239,6 +247,18 @@ let tests: [(name: String, folder: String, uses: [String], products: [Target.Dep
       .product(name: "ServiceContextModule", package: "swift-service-context"),
     ]
   ),
+  ("RPCFuzzingTests", "RPC", ["RPCFuzzing"], []),
+  (
+    "RPCExamplesTests", "RPC",
+    [
+      "RPC", "RPCCore", "RPCProtobuf", "RPCTransport", "RPCTesting", "RPCMetrics", "RPCTracing",
+      "CGreeterProtos", "CProtobufC",
+    ],
+    nio("NIOCore", "NIOPosix") + [
+      .product(name: "Metrics", package: "swift-metrics"),
+      .product(name: "MetricsTestKit", package: "swift-metrics"),
+    ]
+  ),
   ("RedisWireTests", "Redis", ["RedisWire"], []),
   (
     "RedisClientTests", "Redis", ["RedisWire", "RedisClient", "RedisTesting"],
@@ -330,7 +350,7 @@ let swiftSettings: [SwiftSetting] = [
 ]
 let libraries = [
   "RPC": ["RPC"], "RPCTesting": ["RPCTesting"], "RPCMetrics": ["RPCMetrics"],
-  "RPCTracing": ["RPCTracing"], "PluginKit": ["PluginKit"],
+  "RPCTracing": ["RPCTracing"], "RPCFuzzing": ["RPCFuzzing"], "PluginKit": ["PluginKit"],
   // The services' own calls: Benchmarks, a package of its own, makes them.
   "BuildProtos": ["BuildProtos"],
 ]

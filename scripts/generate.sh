@@ -49,7 +49,10 @@ generate module=BuildProtos,c_module=CBuildProtos Sources/Shared/CBuildProtos \
 # What the tests of the generator and of RPCProtobuf take apart.
 generate module=EverythingProtos,c_module=CEverythingProtos,visibility=package \
   Sources/RPC/CEverythingProtos Tests/RPC/RPCProtobufTests/Generated \
-  $(cd proto && find testing -name '*.proto' | LC_ALL=C sort)
+  $(cd proto && find testing/everything -name '*.proto' | LC_ALL=C sort)
+# What the examples of docs/rpc speak.
+generate module=GreeterProtos,c_module=CGreeterProtos,visibility=package \
+  Sources/RPC/CGreeterProtos Tests/RPC/RPCExamplesTests/Generated testing/greeter/v1/greeter.proto
 # What protoc asks for, as the generator's own test replays it.
 golden=Tests/Tools/Golden
 mkdir -p "$root/$golden"
