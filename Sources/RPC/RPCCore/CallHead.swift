@@ -65,7 +65,10 @@ package struct ResponseHead: ~Copyable {
     case 7 where name.equals(":status"):
       self.httpStatus = value.reduce(0) { $0 * 10 + Int($1 &- 0x30) }
     case 11 where name.equals("grpc-status"):
-      let number = value.count <= 2 ? value.reduce(0) { $0 * 10 + Int($1 &- 0x30) } : -1
+      let isNumber =
+        (1...2).contains(value.count)
+        && value.allSatisfy { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }
+      let number = isNumber ? value.reduce(0) { $0 * 10 + Int($1 - 0x30) } : -1
       self.code = StatusCode(rawValue: number) ?? .unknown
     case 12 where name.equals("content-type"): self.isGRPC = value.isGRPCContentType
     case 12 where name.equals("grpc-message"): self.message = StatusMessage.decode(value)

@@ -58,7 +58,11 @@ final class HTTP2Callbacks: @unchecked Sendable {
       case NGHTTP2_DATA.rawValue:
         if isEnd { session.dataEnded(id: header.stream_id) }
       case NGHTTP2_SETTINGS.rawValue:
-        if !isAcknowledgement { session.settingsReceived() }
+        if isAcknowledgement {
+          session.settingsAcknowledged()
+        } else {
+          session.settingsReceived()
+        }
       case NGHTTP2_PING.rawValue:
         if isAcknowledgement {
           session.pingAcknowledged(frame!.pointee.ping.opaque_data.7)

@@ -74,6 +74,11 @@ package final class HTTP2Session {
   private var emptyFrames: TokenBucket
   private var windows: WindowEstimator
   private let maximumQueuedFrames: Int
+  private let maximumConcurrentStreams: Int
+  /// The peer knows our SETTINGS.
+  private var isAcknowledged = false
+  /// Our first SETTINGS have not gone out.
+  private var isSilent = true
   /// A header list has begun and not ended.
   package private(set) var isInHeaders = false
   /// HEADERS and DATA that have gone out.
@@ -93,6 +98,7 @@ package final class HTTP2Session {
     self.emptyFrames = TokenBucket(configuration.emptyFrames)
     self.maximumQueuedFrames =
       configuration.maximumQueuedFrames + 2 * Int(configuration.maximumConcurrentStreams)
+    self.maximumConcurrentStreams = Int(configuration.maximumConcurrentStreams)
     self.windows = WindowEstimator(
       window: Int(configuration.streamWindow), maximum: Int(configuration.maximumStreamWindow))
     var options: OpaquePointer?
@@ -119,10 +125,12 @@ package final class HTTP2Session {
     case .server:
       Self.check(
         nghttp2_session_server_new2(&session, HTTP2Callbacks.shared.pointer, nil, options))
+      // The last one: ``tellStreamLimit(in:count:)``.
       settings.append(
         nghttp2_settings_entry(
           settings_id: Int32(NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS.rawValue),
-          value: configuration.maximumConcurrentStreams))
+          value: UInt32(
+            clamping: Int(configuration.maximumConcurrentStreams) + Self.streamsBeyondTheLimit)))
     case .client:
       Self.check(
         nghttp2_session_client_new2(&session, HTTP2Callbacks.shared.pointer, nil, options))
@@ -163,7 +171,29 @@ package final class HTTP2Session {
     var bytes: UnsafePointer<UInt8>?
     let count = nghttp2_session_mem_send(self.session, &bytes)
     guard count >= 0 else { throw Failure(count, during: "sending") }
+    if count > 0, self.isSilent {
+      self.isSilent = false
+      if self.role == .server { self.tellStreamLimit(in: bytes, count: count) }
+    }
     return count > 0 ? UnsafeRawBufferPointer(start: bytes, count: count) : nil
+  }
+
+  /// How many streams nghttp2 lets a peer begin beyond what the peer is told.
+  private static let streamsBeyondTheLimit = 10_000
+
+  /// Writes the limit of streams into our SETTINGS.
+  ///
+  /// nghttp2 ends the whole connection when a peer exceeds the limit that it has acknowledged. RFC
+  /// 9113, section 5.1.2, wants the stream refused. So nghttp2 is given a larger limit, and
+  /// ``headersBegan(id:isRequest:)`` refuses.
+  ///
+  /// - Parameter bytes: The SETTINGS frame, in a buffer of nghttp2's that it only frees from now on.
+  private func tellStreamLimit(in bytes: UnsafePointer<UInt8>?, count: Int) {
+    guard let bytes, count >= 15, bytes[3] == UInt8(NGHTTP2_SETTINGS.rawValue),
+      bytes[count - 5] == UInt8(NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS.rawValue)
+    else { preconditionFailure("libnghttp2: a server says its SETTINGS first") }
+    UnsafeMutableRawPointer(mutating: bytes).storeBytes(
+      of: UInt32(self.maximumConcurrentStreams).bigEndian, toByteOffset: count - 4, as: UInt32.self)
   }
 
   /// Neither side has anything left to say: the connection is to be closed.
@@ -377,7 +407,12 @@ package final class HTTP2Session {
     self.isInHeaders = true
     self.headerLists += 1
     if isRequest {
-      guard let stream = self.delegate.streamBegan() else {
+      let isBeyondTheLimit = self.streams.count >= self.maximumConcurrentStreams
+      // Before it knows the limit, a client cannot keep it.
+      if isBeyondTheLimit, self.isAcknowledged, !self.provokedResets.take(at: Self.second) {
+        self.wentTooFar("it begins too many streams beyond the limit")
+      }
+      guard !isBeyondTheLimit, let stream = self.delegate.streamBegan() else {
         nghttp2_submit_rst_stream(
           self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), id, NGHTTP2_REFUSED_STREAM.rawValue)
         return
@@ -437,6 +472,8 @@ package final class HTTP2Session {
   }
 
   func settingsReceived() { self.delegate.settingsReceived() }
+
+  func settingsAcknowledged() { self.isAcknowledged = true }
 
   func goAwayReceived(lastStreamID: Int32, code: UInt32, text: String) {
     self.delegate.goAwayReceived(lastStreamID: lastStreamID, code: code, text: text)

@@ -25,8 +25,10 @@ package struct HeaderFields: ~Copyable {
     self.fields.append((.constant(name), self.hold(value)))
   }
 
+  /// Adds what an application may send; see ``Metadata/mayBeSent(_:)``.
   package mutating func add(_ metadata: Metadata) {
     metadata.forEachField { name, value in
+      guard Metadata.mayBeSent(name) else { return }
       let name = self.hold(name)
       self.fields.append((name, self.hold(value)))
     }

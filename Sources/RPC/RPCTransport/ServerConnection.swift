@@ -124,6 +124,8 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
     guard self.state == .serving, let session = self.connection?.session else { return }
     self.state = .announcing
     session.announceShutdown()
+    // A ping overtakes what waits to be sent, and its answer would say nothing of the notice.
+    if self.isGreeted { self.connection?.flush() }
     session.ping(.shutdown)
     self.connection?.needsFlush()
     self.lastCallMayHaveEnded()

@@ -243,6 +243,8 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
     guard !self.isFinished else { return }
     self.code = error.code
     self.writer.transfer(to: self)
+    // What the handler wanted to say first is said first; without it one header list is enough.
+    if !self.headersSent, self.context?.initialMetadata.isEmpty == false { self.sendHeaders() }
     var trailers = HeaderFields()
     if !self.headersSent {
       trailers.add(":status", "200")
