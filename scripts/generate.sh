@@ -73,3 +73,5 @@ generate module=EchoProtos,c_module=CEchoProtos Benchmarks/Sources/CEchoProtos \
 protos=Interop/proto
 generate module=InteropProtos,c_module=CInteropProtos Interop/Sources/CInteropProtos \
   Interop/Sources/InteropProtos interop.proto
+generate module=ConformanceProtos,c_module=CConformanceProtos Interop/Sources/CConformanceProtos \
+  Interop/Sources/ConformanceProtos conformance.proto conformance_messages.proto
