@@ -24,8 +24,9 @@ test: setup ## Run all checks and tests: what CI runs
 format: ## Format the Swift files that people write
 	@$(SWIFT_FILES) | xargs -0 swift format --in-place --parallel
 
-lint: ## Check formatting and style of the Swift files that people write
+lint: ## Check the style of what people write, and that documents quote what is tested
 	@$(SWIFT_FILES) | xargs -0 swift format lint --strict --parallel
+	@scripts/check-docs
 
 generate: ## Make the code of every proto anew
 	@scripts/generate.sh
