@@ -9,6 +9,7 @@ import RPCCore
 extension ServiceConfig {
   /// Why a text is no service config.
   public struct ParseError: Error, Sendable, Hashable, CustomStringConvertible {
+    /// The field, and what is wrong with it.
     public let description: String
   }
 

@@ -19,6 +19,7 @@ public struct CallOptions: Sendable {
   /// Whether a call that is made while another is served ends by that one's deadline.
   public var inheritsDeadline: Bool
 
+  /// Options; those that are not named have their defaults.
   public init(
     timeout: Duration? = nil, metadata: Metadata = Metadata(), waitForReady: Bool? = nil,
     maximumRequestBytes: Int? = nil, maximumResponseBytes: Int? = nil,

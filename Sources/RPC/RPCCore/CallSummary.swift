@@ -2,12 +2,15 @@
 public struct CallSummary: Sendable, Hashable {
   /// `/package.Service/Method`.
   public var method: String
+  /// The status that the call ended with.
   public var code: StatusCode
   /// From the call's beginning to its end.
   public var duration: Duration
+  /// Requests on a client, responses on a server.
   public var sentMessages: Int
   /// Messages with their prefixes, as they were sent; compressed if they were.
   public var sentBytes: Int
+  /// Responses on a client, requests on a server.
   public var receivedMessages: Int
   /// Messages as they came, without prefixes.
   public var receivedBytes: Int
@@ -16,6 +19,7 @@ public struct CallSummary: Sendable, Hashable {
   /// Attempts that were made; 1 on a server.
   public var attempts: Int
 
+  /// A summary, for tests of what reads them.
   public init(
     method: String, code: StatusCode, duration: Duration, sentMessages: Int = 0,
     sentBytes: Int = 0, receivedMessages: Int = 0, receivedBytes: Int = 0,

@@ -26,6 +26,9 @@ public struct ChannelTarget: Sendable, Hashable {
       }
   }
 
+  /// Reads a target, by the table above.
+  ///
+  /// - Throws: ``ListenAddress/ParseError``: the text is none; the error says why.
   public init(_ text: String) throws(ListenAddress.ParseError) {
     self.text = text
     if text.hasPrefix("dns:") {

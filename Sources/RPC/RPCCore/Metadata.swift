@@ -21,6 +21,7 @@ public struct Metadata: Sendable {
   /// How many values there are.
   public var count: Int { self.entries.count }
 
+  /// Whether there are no values.
   public var isEmpty: Bool { self.entries.isEmpty }
 
   /// Adds a value behind those that are there.

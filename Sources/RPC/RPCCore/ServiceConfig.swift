@@ -4,6 +4,7 @@
 /// gRPC project's proposals); ``MethodConfig`` entries for one method come before those for its
 /// service, and those before the one for everything.
 public struct ServiceConfig: Sendable, Hashable {
+  /// What applies to which methods; order does not matter.
   public var methods: [MethodConfig]
   /// Nil: retries are bounded by their own count only.
   public var retryThrottling: RetryThrottling?
@@ -47,9 +48,12 @@ public struct ServiceConfig: Sendable, Hashable {
 public struct MethodConfig: Sendable, Hashable {
   /// A method; an empty method is all of the service, an empty service is everything.
   public struct Name: Sendable, Hashable {
+    /// `package.Service`; empty is every service.
     public var service: String
+    /// The method's name without its service; empty is every method.
     public var method: String
 
+    /// A method, a service's every method, or everything.
     public init(service: String = "", method: String = "") {
       self.service = service
       self.method = method
@@ -58,18 +62,25 @@ public struct MethodConfig: Sendable, Hashable {
 
   /// What happens to a call whose attempt failed.
   public enum Resilience: Sendable, Hashable {
+    /// It fails.
     case none
+    /// It is made again.
     case retry(RetryPolicy)
+    /// Others were made beside it, or are.
     case hedge(HedgingPolicy)
   }
 
+  /// Which methods.
   public var names: [Name]
   /// The smaller of this and the call's own applies.
   public var timeout: Duration?
   /// Nil: as the call says.
   public var waitForReady: Bool?
+  /// What happens after an attempt that failed.
   public var resilience: Resilience
+  /// The largest request, in bytes; the smaller of this and the call's own applies.
   public var maximumRequestBytes: Int?
+  /// The largest response, in bytes; the smaller of this and the call's own applies.
   public var maximumResponseBytes: Int?
 
   public init(
@@ -90,12 +101,16 @@ public struct MethodConfig: Sendable, Hashable {
 public struct RetryPolicy: Sendable, Hashable {
   /// Attempts in all, from 2; more than ``maximumAttemptsOfAny`` are not made.
   public var maximumAttempts: Int
+  /// The delay before the second attempt, give or take a fifth.
   public var initialBackoff: Duration
+  /// No delay is longer, the fifth aside.
   public var maximumBackoff: Duration
+  /// What each further failure multiplies the delay by.
   public var backoffMultiplier: Double
   /// Statuses after which another attempt is made.
   public var retryableCodes: Set<StatusCode>
 
+  /// The most attempts that any policy gets.
   public static let maximumAttemptsOfAny = 5
 
   public init(
@@ -135,6 +150,7 @@ public struct HedgingPolicy: Sendable, Hashable {
 public struct RetryThrottling: Sendable, Hashable {
   /// From 1 to 1,000.
   public var maximumTokens: Double
+  /// What a success brings back.
   public var tokenRatio: Double
 
   public init(maximumTokens: Double, tokenRatio: Double) {

@@ -20,6 +20,7 @@ import Synchronization
 public struct ServerMetrics: ServerInterceptor {
   private let methods: MethodTable
 
+  /// Metrics of a factory's; by default of the one that the program has bootstrapped.
   public init(factory: any MetricsFactory = MetricsSystem.factory) {
     self.methods = MethodTable(prefix: "grpc.server.call", factory: factory)
   }

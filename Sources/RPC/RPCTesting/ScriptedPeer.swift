@@ -30,21 +30,30 @@ public final class ScriptedPeer: Sendable {
     case continuation = 9
   }
 
+  /// A frame as it came.
   public struct Frame: Sendable, Hashable {
+    /// Its number on the wire, also of kinds that HTTP/2 does not know.
     public var type: UInt8
+    /// RFC 9113, section 6: what they mean depends on the type.
     public var flags: UInt8
+    /// The stream's number; 0 is the connection.
     public var stream: UInt32
+    /// What is behind the nine bytes of its head, padding included.
     public var body: [UInt8]
     /// Of a HEADERS frame that holds a whole list: its fields.
     public var fields: [Field] = []
 
+    /// A header field.
     public struct Field: Sendable, Hashable {
       public var name: String
       public var value: String
     }
 
+    /// Nil: a type that HTTP/2 does not know.
     public var kind: Kind? { Kind(rawValue: self.type) }
+    /// Whether it is HEADERS or DATA with END_STREAM.
     public var endsStream: Bool { self.type <= Kind.headers.rawValue && self.flags & 1 != 0 }
+    /// Whether a PING or a SETTINGS frame answers one.
     public var isAcknowledgement: Bool { self.flags & 1 != 0 }
 
     /// The first field of that name.
@@ -159,10 +168,12 @@ public final class ScriptedPeer: Sendable {
 
   // MARK: Saying something
 
+  /// Any bytes at all.
   public func send(bytes: [UInt8]) async throws {
     try await self.channel.writeAndFlush(ByteBuffer(bytes: bytes))
   }
 
+  /// A frame, whether or not it makes sense.
   public func send(
     _ kind: Kind, flags: UInt8 = 0, stream: UInt32 = 0, body: [UInt8] = []
   ) async throws {
@@ -213,6 +224,7 @@ public final class ScriptedPeer: Sendable {
       head + [("grpc-status", "\(status.rawValue)")] + more, stream: stream, endsStream: true)
   }
 
+  /// Closes the connection, without a word.
   public func close() async {
     try? await self.channel.close()
   }

@@ -12,6 +12,7 @@ import Tracing
 /// Without a tracer the W3C `traceparent` of the caller still goes on to the calls that the handler
 /// makes through ``ClientTracing``.
 public struct ServerTracing: ServerInterceptor {
+  /// Spans of the tracer that the program has bootstrapped.
   public init() {}
 
   public func intercept(
@@ -43,6 +44,7 @@ public struct ServerTracing: ServerInterceptor {
 ///
 ///     configuration.interceptors = [ClientTracing()]
 public struct ClientTracing: ClientInterceptor {
+  /// Spans of the tracer that the program has bootstrapped.
   public init() {}
 
   public func intercept(_ call: inout OutgoingCall) async throws {

@@ -174,6 +174,7 @@ public struct ResponseStream<Message: RPCMessage>: AsyncSequence, Sendable {
   let call: StreamingClientCall<Message>
   let handle: CallHandle
 
+  /// Reads the responses.
   public struct AsyncIterator: AsyncIteratorProtocol {
     let call: StreamingClientCall<Message>
     let handle: CallHandle
@@ -185,6 +186,9 @@ public struct ResponseStream<Message: RPCMessage>: AsyncSequence, Sendable {
       self.handle = handle
     }
 
+    /// The next response; nil after the server's OK.
+    ///
+    /// - Throws: ``RPCCore/RPCError``: the call's status.
     public mutating func next() async throws -> Message? {
       guard let next = try await self.call.queue.next() else { return nil }
       self.wasCompressed = next.isCompressed
@@ -201,7 +205,8 @@ public struct ResponseStream<Message: RPCMessage>: AsyncSequence, Sendable {
     self.handle.cancel()
   }
 
-  /// What the server sent before its first response. Suspends until it is there.
+  /// What the server sent before its first response. Suspends until it is there; empty if the call
+  /// ended well without any. Throws the call's status if it failed before.
   public var initialMetadata: Metadata {
     get async throws { try await self.call.initialMetadata() }
   }
@@ -228,6 +233,8 @@ public final class ClientStreamingCall<Request: RPCMessage, Response: RPCMessage
   }
 
   /// Ends the requests and waits for the response.
+  ///
+  /// - Throws: ``RPCCore/RPCError``: the call's status.
   public func finish() async throws -> Response {
     self.responses.handle.stream.finishSending()
     var iterator = self.responses.makeAsyncIterator()

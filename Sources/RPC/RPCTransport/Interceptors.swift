@@ -23,6 +23,9 @@ public protocol ServerInterceptor: Sendable {
 /// Stands before every call that a client makes: credentials, metrics, traces.
 public protocol ClientInterceptor: Sendable {
   /// Changes how the call is made, asks to hear of its end, or throws: then no call is made.
+  ///
+  /// Asked once for a call, however many attempts it takes. What it throws is what the caller gets,
+  /// as ``RPCCore/RPCError``: any other error becomes `unknown`.
   func intercept(_ call: inout OutgoingCall) async throws
 }
 
@@ -30,7 +33,9 @@ public protocol ClientInterceptor: Sendable {
 public struct OutgoingCall: Sendable {
   /// `/package.Service/Method`.
   public let method: String
+  /// Where the channel goes.
   public let target: ChannelTarget
+  /// What the call is made with: the caller's options, to be added to.
   public var options: CallOptions
   var observers: [@Sendable (CallSummary) -> Void] = []
   private let began = ContinuousClock.now
@@ -58,6 +63,7 @@ public struct OutgoingCall: Sendable {
 ///     enum CurrentUser: ServerContextKey { typealias Value = User }
 ///     context[CurrentUser.self] = user
 public protocol ServerContextKey {
+  /// What is kept under the key.
   associatedtype Value: Sendable
 }
 

@@ -14,6 +14,7 @@ import Synchronization
 /// Calls may be made from anywhere; a call that is made on the channel's own event loop does not
 /// leave it.
 public final class RPCChannel: Sendable {
+  /// How a channel connects and calls; every setting has a default that works.
   public struct Configuration: Sendable {
     /// Which of the target's addresses calls go to.
     public var loadBalancing = LoadBalancing.pickFirst
@@ -25,7 +26,8 @@ public final class RPCChannel: Sendable {
     public var authority: String?
     /// How long making a connection may take, HTTP/2's greeting included.
     public var connectTimeout = Duration.seconds(10)
-    /// The delay after a connection that could not be made; grows by 1.6 with each failure.
+    /// The delay after a connection that could not be made; each further failure multiplies it by
+    /// 1.6, and it strays by a fifth.
     public var initialBackoff = Duration.milliseconds(200)
     /// No delay between two attempts is longer.
     public var maximumBackoff = Duration.seconds(10)
@@ -40,7 +42,8 @@ public final class RPCChannel: Sendable {
     public var unacknowledgedTimeout: Duration? = .seconds(20)
     /// A connection without calls is closed after this.
     public var idleTimeout: Duration? = .seconds(1_800)
-    /// The largest header list of a response.
+    /// The largest header list of a response, in bytes as RFC 9113, section 6.5.2, counts them; a
+    /// larger one fails its call with `resourceExhausted`.
     public var maximumHeaderListBytes = 64 << 10
     /// What a call's window grows to, in bytes: how much of its responses may wait here unread.
     public var maximumStreamWindow = 8 << 20
@@ -50,6 +53,7 @@ public final class RPCChannel: Sendable {
     public init() {}
   }
 
+  /// What the channel is a way to.
   public let target: ChannelTarget
   private let core: ChannelCore
   private let configuration: Configuration
@@ -65,6 +69,7 @@ public final class RPCChannel: Sendable {
     self.init(to: try ChannelTarget(target), configuration: configuration, group: group)
   }
 
+  /// Makes a channel to one address; nothing is connected yet.
   public convenience init(
     to address: ListenAddress, configuration: Configuration = Configuration(),
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
@@ -72,6 +77,9 @@ public final class RPCChannel: Sendable {
     self.init(to: ChannelTarget(address), configuration: configuration, group: group)
   }
 
+  /// Makes a channel to a target; nothing is connected yet.
+  ///
+  /// - Parameter group: Whose event loop the channel lives on: one of them, for all its connections.
   public convenience init(
     to target: ChannelTarget, configuration: Configuration = Configuration(),
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
@@ -106,6 +114,11 @@ public final class RPCChannel: Sendable {
 
   // MARK: - What generated stubs call
 
+  /// Makes a call with one request and one response.
+  ///
+  /// - Throws: ``RPCCore/RPCError``: the call's status, or one that this side made: `unavailable` (no
+  ///   connection), `deadlineExceeded`, `cancelled`, `resourceExhausted` (a message is too large, or
+  ///   too many calls wait).
   public func unary<Request, Response>(
     _ method: MethodDescriptor<Request, Response>, _ request: Request,
     options: CallOptions = CallOptions()
@@ -133,6 +146,10 @@ public final class RPCChannel: Sendable {
     }
   }
 
+  /// Begins a call with one request and a stream of responses.
+  ///
+  /// - Returns: At once; the call's status comes with the responses.
+  /// - Throws: ``RPCCore/RPCError``: the request is too large, or an interceptor has refused.
   public func serverStreaming<Request, Response>(
     _ method: MethodDescriptor<Request, Response>, _ request: Request,
     options: CallOptions = CallOptions()
@@ -142,12 +159,18 @@ public final class RPCChannel: Sendable {
     }
   }
 
+  /// Begins a call with a stream of requests and one response.
+  ///
+  /// - Throws: ``RPCCore/RPCError``: an interceptor has refused.
   public func clientStreaming<Request, Response>(
     _ method: MethodDescriptor<Request, Response>, options: CallOptions = CallOptions()
   ) async throws -> ClientStreamingCall<Request, Response> {
     ClientStreamingCall(responses: try await self.begin(method, options) { _ in })
   }
 
+  /// Begins a call with streams both ways.
+  ///
+  /// - Throws: ``RPCCore/RPCError``: an interceptor has refused.
   public func bidirectional<Request, Response>(
     _ method: MethodDescriptor<Request, Response>, options: CallOptions = CallOptions()
   ) async throws -> BidirectionalCall<Request, Response> {
@@ -232,6 +255,9 @@ public struct Keepalive: Sendable, Hashable {
   /// Whether a connection without calls is pinged too.
   public var withoutCalls: Bool
 
+  /// - Parameters:
+  ///   - interval: Silence before a ping.
+  ///   - timeout: Silence behind it, until the connection is given up.
   public init(interval: Duration, timeout: Duration = .seconds(20), withoutCalls: Bool = false) {
     self.interval = interval
     self.timeout = timeout

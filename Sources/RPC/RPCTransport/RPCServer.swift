@@ -17,7 +17,7 @@ public final class RPCServer: Sendable {
   public struct Configuration: Sendable {
     // MARK: Calls
 
-    /// The largest request message, uncompressed; a larger one fails its call with
+    /// The largest request message, in bytes, uncompressed; a larger one fails its call with
     /// `resourceExhausted`.
     public var maximumRequestBytes = CallOptions.defaultMaximumMessageBytes
     /// How responses are compressed for clients that understand it; see
@@ -30,7 +30,8 @@ public final class RPCServer: Sendable {
 
     // MARK: What clients may do
 
-    /// Calls that one connection may have open; a client queues what is beyond.
+    /// Calls that one connection may have open. A client is told, and queues what is beyond; a call
+    /// of one that does not is refused (RST_STREAM with REFUSED_STREAM).
     public var maximumConcurrentCallsPerConnection = 1_000
     /// Handlers of one connection that have not returned, those of calls that the client has left
     /// among them. Calls beyond are refused (RST_STREAM with REFUSED_STREAM).
@@ -91,9 +92,12 @@ public final class RPCServer: Sendable {
 
   /// How often something may happen: at once, and with each further second.
   public struct RateLimit: Sendable, Hashable {
+    /// How many at once.
     public var burst: Int
+    /// How many more with each second, up to the burst.
     public var perSecond: Int
 
+    /// So many at once, and so many more with each second.
     public init(burst: Int, perSecond: Int) {
       self.burst = burst
       self.perSecond = perSecond
@@ -184,7 +188,9 @@ public final class RPCServer: Sendable {
 
   /// Why an address cannot be listened on.
   public struct ListenError: Error, Sendable, Hashable, CustomStringConvertible {
+    /// What was to be listened on.
     public let address: ListenAddress
+    /// For people: what the system says.
     public let reason: String
     public var description: String { "cannot listen on \(self.address): \(self.reason)" }
   }

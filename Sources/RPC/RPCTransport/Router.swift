@@ -14,6 +14,7 @@ public struct Router: Sendable {
   private var routes: [Route?] = Array(repeating: nil, count: 16)
   private var count = 0
 
+  /// No methods.
   public init() {}
 
   /// Adds a method with one request and one response.

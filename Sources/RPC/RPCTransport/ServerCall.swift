@@ -170,6 +170,7 @@ private func decode<Message: RPCMessage>(
 public struct RequestStream<Message: RPCMessage>: AsyncSequence, Sendable {
   let queue: MessageQueue<Message>
 
+  /// Reads the requests.
   public struct AsyncIterator: AsyncIteratorProtocol {
     let queue: MessageQueue<Message>
     /// Whether the message that ``next()`` returned last had come compressed.
@@ -177,6 +178,9 @@ public struct RequestStream<Message: RPCMessage>: AsyncSequence, Sendable {
 
     init(queue: MessageQueue<Message>) { self.queue = queue }
 
+    /// The next request; nil once the client has sent everything.
+    ///
+    /// - Throws: ``RPCCore/RPCError``: the client has left, or the deadline has passed.
     public mutating func next() async throws -> Message? {
       guard let next = try await self.queue.next() else { return nil }
       self.wasCompressed = next.isCompressed

@@ -39,13 +39,14 @@ public final class ServerContext: Sendable {
       Answer(compression: accepted.contains(compression) ? compression : .identity))
   }
 
-  /// The client's address.
+  /// The client's address, for people: `[IPv4]127.0.0.1/127.0.0.1:4711`, `unix socket`.
   public var peer: String { self.connectionPeer.address }
 
   /// Who the client proved to be, with mutual TLS.
   public var peerIdentity: PeerIdentity? { self.connectionPeer.identity }
 
-  /// Sets what is sent before the first response. Without effect once that has gone out.
+  /// Sets what is sent before the first response, or before an error. Without effect once that has
+  /// gone out.
   public func setInitialMetadata(_ metadata: Metadata) {
     self.answer.withLock { $0.initial = metadata }
   }

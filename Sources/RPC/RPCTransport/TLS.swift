@@ -16,8 +16,10 @@ import Synchronization
 public struct TLSIdentity: Sendable, Hashable {
   /// The certificate itself first, then those that signed it.
   public var certificateChainFile: String
+  /// The key of the first certificate, unencrypted.
   public var privateKeyFile: String
 
+  /// The files are first read when a server begins to listen, or a channel to connect.
   public init(certificateChainFile: String, privateKeyFile: String) {
     self.certificateChainFile = certificateChainFile
     self.privateKeyFile = privateKeyFile
@@ -28,12 +30,15 @@ public struct TLSIdentity: Sendable, Hashable {
 public struct ServerTLS: Sendable {
   /// Whether clients have to show a certificate.
   public enum ClientCertificates: Sendable, Hashable {
+    /// Anybody is served.
     case none
     /// Signed by one of the certificates in this PEM file: mutual TLS.
     case required(trustRootsFile: String)
   }
 
+  /// Who the server is.
   public var identity: TLSIdentity
+  /// Whom it serves.
   public var clientCertificates: ClientCertificates
   /// Files are looked at, when a connection comes, no more often than this.
   public var reloadInterval = Duration.seconds(10)
@@ -58,6 +63,7 @@ public struct ClientTLS: Sendable {
     case anybody
   }
 
+  /// Whom the client trusts.
   public var trustRoots: TrustRoots
   /// For servers that want one: mutual TLS.
   public var identity: TLSIdentity?
@@ -80,6 +86,7 @@ public struct ClientTLS: Sendable {
 
 /// Why TLS cannot be configured as it is wished.
 public struct TLSError: Error, Sendable, Hashable, CustomStringConvertible {
+  /// The file and what is wrong with it.
   public let description: String
 
   init(_ description: String) { self.description = description }
