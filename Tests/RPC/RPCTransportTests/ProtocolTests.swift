@@ -588,6 +588,23 @@ private let empty: [UInt8] = [0, 0, 0, 0, 0]
     }
   }
 
+  @Test func whoKnowsTheLimitAndGoesOnLosesTheConnection() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.maximumConcurrentCallsPerConnection = 1
+    configuration.provokedResets = .init(burst: 20, perSecond: 1)
+    try await self.withPeer(configuration: configuration) { peer, _ in
+      try await peer.send(.settings, flags: 1)
+      try await peer.begin(Methods.client)
+      let block = ScriptedPeer.block(ScriptedPeer.requestFields(Methods.unary.path))
+      // In one piece: a GOAWAY may be lost with a socket that is closed on what was not read.
+      try await peer.send(
+        bytes: (1...50).flatMap {
+          ScriptedPeer.frame(.headers, flags: 4, stream: UInt32(2 * $0 + 1), body: block)
+        })
+      #expect(try await Exchange.read(peer, stream: .max).goAway == 11)
+    }
+  }
+
   @Test func theServersSettingsComeFirst() async throws {
     try await self.withPeer { peer, _ in
       let first = try await peer.frame()
