@@ -167,7 +167,7 @@ final class Measured: @unchecked Sendable {
         ? 0 : Double(sorted[min(sorted.count - 1, Int(share * Double(sorted.count)))]) / 10
     }
     var usage = rusage()
-    getrusage(RUSAGE_SELF, &usage)
+    getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage)
     let cpu =
       Double(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec)
       + Double(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6

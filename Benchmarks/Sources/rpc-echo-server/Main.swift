@@ -9,7 +9,7 @@ import RPCTracing
 
 /// Serves `echo.Echo` for the load generators, through generated stubs and an `async` handler.
 @main
-struct EchoServer: AsyncParsableCommand {
+struct EchoServer: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "rpc-echo-server", abstract: "Answers echo.Echo on 127.0.0.1:PORT.")
 
@@ -28,7 +28,7 @@ struct EchoServer: AsyncParsableCommand {
   @Option(help: "Its private key.")
   var key: String?
 
-  func run() async throws {
+  func run() throws {
     let group = MultiThreadedEventLoopGroup(numberOfThreads: self.loops)
     var configuration = RPCServer.Configuration()
     configuration.maximumRequestBytes = 16 << 20
@@ -40,11 +40,20 @@ struct EchoServer: AsyncParsableCommand {
         identity: TLSIdentity(certificateChainFile: certificate, privateKeyFile: key))
     }
     let server = RPCServer(services: [Echoing()], configuration: configuration, group: group)
-    let address = try await server.listen(on: .tcp(host: "127.0.0.1", port: self.port))
-    print("listening on \(address)")
-    // Whoever waits for the line may read it from a pipe, where it would stay in the buffer.
-    fflush(nil)
-    try await Task.sleep(for: .seconds(365 * 86_400))
+    let port = self.port
+    Task {
+      do {
+        let address = try await server.listen(on: .tcp(host: "127.0.0.1", port: port))
+        print("listening on \(address)")
+        // Whoever waits for the line may read it from a pipe, where it would stay in the buffer.
+        fflush(nil)
+      } catch {
+        print(error)
+        Glibc.exit(1)
+      }
+    }
+    // Not dispatch's main loop, which valgrind cannot follow.
+    while true { pause() }
   }
 }
 

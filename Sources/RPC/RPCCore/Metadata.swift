@@ -51,6 +51,11 @@ public struct Metadata: Sendable {
     wireName name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>
   ) {
     let start = Int32(self.bytes.count)
+    if self.entries.isEmpty {
+      // Room for what most calls bring, so that it does not grow bit by bit.
+      self.bytes.reserveCapacity(256)
+      self.entries.reserveCapacity(8)
+    }
     self.bytes.append(contentsOf: name)
     self.bytes.append(contentsOf: value)
     self.entries.append(

@@ -6,13 +6,21 @@ package struct ByteQueue: ~Copyable {
   private var start = 0
   private var end = 0
 
-  package init(capacity: Int = 0) {
-    self.capacity = capacity
-    self.base = UnsafeMutableRawPointer.allocate(byteCount: capacity, alignment: 1)
+  /// A queue that holds no memory yet.
+  package init() {
+    self.capacity = 0
+    self.base = Self.nowhere
   }
 
   deinit {
-    self.base.deallocate()
+    self.free()
+  }
+
+  /// What stands for the memory of a queue that has none.
+  private static var nowhere: UnsafeMutableRawPointer { UnsafeMutableRawPointer(bitPattern: 1)! }
+
+  private func free() {
+    if self.capacity > 0 { self.base.deallocate() }
   }
 
   package var count: Int { self.end - self.start }
@@ -41,8 +49,8 @@ package struct ByteQueue: ~Copyable {
 
   /// Drops everything, and the memory with it.
   package mutating func reset() {
-    self.base.deallocate()
-    self.base = UnsafeMutableRawPointer.allocate(byteCount: 0, alignment: 1)
+    self.free()
+    self.base = Self.nowhere
     self.capacity = 0
     self.start = 0
     self.end = 0
@@ -70,7 +78,7 @@ package struct ByteQueue: ~Copyable {
       let capacity = max(self.capacity * 2, held + count, 256)
       let larger = UnsafeMutableRawPointer.allocate(byteCount: capacity, alignment: 1)
       larger.copyMemory(from: self.base + self.start, byteCount: held)
-      self.base.deallocate()
+      self.free()
       self.base = larger
       self.capacity = capacity
     }

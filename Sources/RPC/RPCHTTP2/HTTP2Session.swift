@@ -68,11 +68,11 @@ package final class HTTP2Session {
   private let role: Role
   private let maximumHeaderListBytes: Int
   private unowned(unsafe) let delegate: any HTTP2SessionDelegate
-  private var streams: [HTTP2Stream] = []
-  private var headerListBytes = 0
+  @exclusivity(unchecked) private var streams: [HTTP2Stream] = []
+  @exclusivity(unchecked) private var headerListBytes = 0
   private var provokedResets: TokenBucket
-  private var emptyFrames: TokenBucket
-  private var windows: WindowEstimator
+  @exclusivity(unchecked) private var emptyFrames: TokenBucket
+  @exclusivity(unchecked) private var windows: WindowEstimator
   private let maximumQueuedFrames: Int
   private let maximumConcurrentStreams: Int
   /// The peer knows our SETTINGS.
@@ -80,11 +80,11 @@ package final class HTTP2Session {
   /// Our first SETTINGS have not gone out.
   private var isSilent = true
   /// A header list has begun and not ended.
-  package private(set) var isInHeaders = false
+  @exclusivity(unchecked) package private(set) var isInHeaders = false
   /// HEADERS and DATA that have gone out.
-  package private(set) var callFramesSent = 0
+  @exclusivity(unchecked) package private(set) var callFramesSent = 0
   /// Header lists that have begun.
-  package private(set) var headerLists = 0
+  @exclusivity(unchecked) package private(set) var headerLists = 0
   private var hasGoneTooFar = false
 
   /// - Parameter delegate: Outlives the session.
@@ -241,6 +241,16 @@ package final class HTTP2Session {
     self.resetOnError(result, stream)
   }
 
+  /// The same with headers that never change.
+  package func submitResponse(_ fields: ConstantHeaderFields, on stream: HTTP2Stream) {
+    guard !stream.isClosed else { return }
+    stream.hasProvider = true
+    var provider = Self.provider
+    self.resetOnError(
+      nghttp2_submit_response(self.session, stream.id, fields.list, fields.count, &provider),
+      stream)
+  }
+
   /// Sends the only headers of a response without a body.
   package func submitTrailersOnly(_ fields: borrowing HeaderFields, on stream: HTTP2Stream) {
     guard !stream.isClosed else { return }
@@ -270,6 +280,13 @@ package final class HTTP2Session {
   package func endOutbound(_ stream: HTTP2Stream, trailers: consuming HeaderFields) {
     guard case .open = stream.ending else { return }
     stream.ending = .trailers(HTTP2Stream.HeaderFieldsBox(trailers))
+    self.outboundGrew(stream)
+  }
+
+  /// The same with trailers that never change.
+  package func endOutbound(_ stream: HTTP2Stream, trailers: ConstantHeaderFields) {
+    guard case .open = stream.ending else { return }
+    stream.ending = .constantTrailers(trailers)
     self.outboundGrew(stream)
   }
 
@@ -520,17 +537,29 @@ package final class HTTP2Session {
         stream.ending = .sent
         flags.pointee |= NGHTTP2_DATA_FLAG_EOF.rawValue
       case .trailers(let box):
-        stream.ending = .sent
-        flags.pointee |=
-          NGHTTP2_DATA_FLAG_EOF.rawValue | NGHTTP2_DATA_FLAG_NO_END_STREAM.rawValue
         let result = box.fields.withNameValues { list, count in
           nghttp2_submit_trailer(self.session, id, list, count)
         }
-        guard result == 0 else { return Int(NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue) }
+        guard self.trailersFollow(stream, flags, result) else {
+          return Int(NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue)
+        }
+      case .constantTrailers(let fields):
+        let result = nghttp2_submit_trailer(self.session, id, fields.list, fields.count)
+        guard self.trailersFollow(stream, flags, result) else {
+          return Int(NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue)
+        }
       }
     }
     if count > 0 { stream.owner.outboundDrained(remaining: stream.outbound.count) }
     return count
+  }
+
+  private func trailersFollow(
+    _ stream: HTTP2Stream, _ flags: UnsafeMutablePointer<UInt32>, _ result: Int32
+  ) -> Bool {
+    stream.ending = .sent
+    flags.pointee |= NGHTTP2_DATA_FLAG_EOF.rawValue | NGHTTP2_DATA_FLAG_NO_END_STREAM.rawValue
+    return result == 0
   }
 
   // MARK: -

@@ -31,6 +31,7 @@ package final class HTTP2Stream {
     case endStream
     /// Trailers, which carry END_STREAM.
     case trailers(HeaderFieldsBox)
+    case constantTrailers(ConstantHeaderFields)
     /// All of it has been handed to the session.
     case sent
   }
@@ -41,21 +42,21 @@ package final class HTTP2Stream {
     init(_ fields: consuming HeaderFields) { self.fields = fields }
   }
 
-  package internal(set) var id: Int32 = -1
+  @exclusivity(unchecked) package internal(set) var id: Int32 = -1
   /// The bytes that go out as the peer's window allows.
-  package var outbound = ByteQueue()
+  @exclusivity(unchecked) package var outbound = ByteQueue()
   package let owner: any HTTP2StreamEvents
-  var ending = Ending.open
+  @exclusivity(unchecked) var ending = Ending.open
   /// The data provider has nothing to give and must be resumed.
-  var isDeferred = false
+  @exclusivity(unchecked) var isDeferred = false
   /// The headers that carry the data provider have been submitted.
   var hasProvider = false
-  var isClosed = false
+  @exclusivity(unchecked) var isClosed = false
   /// Bytes that have left the outbound queue, and how many had at the last look while more waited.
-  var drainedBytes = 0
+  @exclusivity(unchecked) var drainedBytes = 0
   var drainedAtCheck: Int?
   /// Where the session lists it.
-  var slot = -1
+  @exclusivity(unchecked) var slot = -1
 
   package init(owner: any HTTP2StreamEvents) {
     self.owner = owner

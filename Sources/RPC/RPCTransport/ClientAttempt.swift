@@ -15,18 +15,19 @@ struct AttemptEnd {
 /// It ends once: by the server's trailers, a reset, a cancellation, or a lost connection. Confined to
 /// its loop.
 final class ClientAttempt: HTTP2StreamEvents {
-  private(set) var stream: HTTP2Stream?
+  @exclusivity(unchecked) private(set) var stream: HTTP2Stream?
   /// How much of the call's replay buffer has been queued here.
   var replayed = 0
   private unowned let call: ClientStream
   private let connection: Connection
-  private var head: ResponseHead? = ResponseHead()
+  private let client: ClientConnection?
+  @exclusivity(unchecked) private var head: ResponseHead? = ResponseHead()
   private var isPastHead = false
-  private var isEnded = false
+  @exclusivity(unchecked) private var isEnded = false
   private var encoding = Compression.identity
-  private var deframer: MessageDeframer
+  @exclusivity(unchecked) private var deframer: MessageDeframer
   private let limit: Int
-  private var unconsumedBytes = 0
+  @exclusivity(unchecked) private var unconsumedBytes = 0
   private var isHeldBack = false
   /// The call outlives its attempts while they may speak of it.
   private var keepsCall: ClientStream?
@@ -35,6 +36,7 @@ final class ClientAttempt: HTTP2StreamEvents {
     self.call = call
     self.keepsCall = call
     self.connection = connection
+    self.client = connection.client
     self.limit = maximumResponseBytes
     self.deframer = MessageDeframer(limit: maximumResponseBytes)
     self.stream = HTTP2Stream(owner: self)
@@ -191,7 +193,7 @@ final class ClientAttempt: HTTP2StreamEvents {
 
   func closed(code: UInt32) {
     if !self.isEnded {
-      if let reason = (self.connection.owner as? ClientConnection)?.lossReason {
+      if let reason = self.client?.lossReason {
         self.end(.failure(RPCError(.unavailable, "the connection was lost: \(reason)")))
       } else {
         self.end(
@@ -204,7 +206,7 @@ final class ClientAttempt: HTTP2StreamEvents {
       }
     }
     self.stream = nil
-    (self.connection.owner as? ClientConnection)?.callEnded()
+    self.client?.callEnded()
   }
 
   // MARK: -

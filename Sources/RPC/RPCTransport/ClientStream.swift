@@ -48,10 +48,10 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   let terms: Terms
   private var call: (any ClientCall)?
   private weak var channel: ChannelCore?
-  private var attempts: [ClientAttempt] = []
-  private var committed: ClientAttempt?
-  private var isFinishedForGood = false
-  private var replay = ByteQueue()
+  @exclusivity(unchecked) private var attempts: [ClientAttempt] = []
+  @exclusivity(unchecked) private var committed: ClientAttempt?
+  @exclusivity(unchecked) private var isFinishedForGood = false
+  @exclusivity(unchecked) private var replay = ByteQueue()
   private var isReplayable = true
   private var wantsEnd = false
   private var retries: RetryState
@@ -63,7 +63,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   private var retryTimers: [Scheduled<Void>] = []
   private var deadlineTimer: Scheduled<Void>?
   private let began = ContinuousClock.now
-  private var received = (messages: 0, bytes: 0, compressed: 0)
+  @exclusivity(unchecked) private var received = (messages: 0, bytes: 0, compressed: 0)
   private var isHeldBack = false
   /// Tells the channel that a call that waits needs to wait no more.
   var onFinish: (() -> Void)?

@@ -41,17 +41,19 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
 
   let executor: LoopExecutor
   let owner: any ConnectionOwner
-  private(set) var session: HTTP2Session?
+  /// The owner of a client's connection: asked for by every call, and a cast is dear.
+  let client: ClientConnection?
+  @exclusivity(unchecked) private(set) var session: HTTP2Session?
   private let role: HTTP2Session.Role
   private let configuration: HTTP2Session.Configuration
   private let limits: ConnectionLife.Limits
   private var life: ConnectionLife?
   private var lifeTimer: Scheduled<Void>?
   private var context: ChannelHandlerContext?
-  private var output = ByteBuffer()
-  private var isReading = false
-  private var isFlushing = false
-  private var flushIsDue = false
+  @exclusivity(unchecked) private var output = ByteBuffer()
+  @exclusivity(unchecked) private var isReading = false
+  @exclusivity(unchecked) private var isFlushing = false
+  @exclusivity(unchecked) private var flushIsDue = false
   private var isClosing = false
   /// Closed before it was made.
   private var isGivenUp = false
@@ -68,6 +70,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     self.executor = executor
     self.configuration = configuration
     self.owner = owner
+    self.client = owner as? ClientConnection
   }
 
   /// The peer's address, for people.

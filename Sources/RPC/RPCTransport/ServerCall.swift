@@ -1,34 +1,39 @@
 import RPCCore
 
 /// One request, one response: the handler starts when the request is whole.
+///
+/// Inlinable, so that a service's own module makes a form of it for the messages at hand; nothing
+/// else on the way of a call is generic.
+@usableFromInline
 final class UnaryServerCall<Request: RPCMessage, Response: RPCMessage>: ServerCall {
+  @usableFromInline
   typealias Handler = @Sendable (Request, ServerContext) async throws -> Response
 
-  private let stream: ServerStream
-  private let handler: Handler
-  private var request: Request?
-  private var task: Task<Void, Never>?
+  @usableFromInline let stream: ServerStream
+  @usableFromInline let handler: Handler
+  @exclusivity(unchecked) @usableFromInline var request: Request?
+  @exclusivity(unchecked) @usableFromInline var task: Task<Void, Never>?
 
+  @inlinable
   init(stream: ServerStream, handler: @escaping Handler) {
     self.stream = stream
     self.handler = handler
   }
 
+  @inlinable
   func messageReceived(_ bytes: UnsafeRawBufferPointer, isCompressed: Bool) {
-    guard self.request == nil else {
-      self.stream.breakOff(
-        RPCError(.unimplemented, "a unary call takes one request, and got another"))
-      return
-    }
+    guard self.request == nil else { return self.stream.refuseSecondRequest() }
     self.request = decode(bytes, for: self.stream)
-    if isCompressed { self.stream.context?.requestWasCompressed = true }
+    if isCompressed { self.stream.noteCompressedRequest() }
   }
 
+  @inlinable
   func endReceived() {
     guard let request = self.request, let context = self.stream.context else {
-      self.stream.breakOff(RPCError(.unimplemented, "a unary call takes one request, and got none"))
-      return
+      return self.stream.refuseNoRequest()
     }
+    // The handler's alone from now on: one reference, no copy.
+    self.request = nil
     let (stream, handler) = (self.stream, self.handler)
     stream.handlerBegins()
     let task = Task.immediate(executorPreference: stream.executor) {
@@ -39,16 +44,37 @@ final class UnaryServerCall<Request: RPCMessage, Response: RPCMessage>: ServerCa
         if let response {
           stream.finish(with: response)
         } else {
-          stream.fail(RPCError(.internalError, "an interceptor has kept the call from its handler"))
+          stream.failWithoutResponse()
         }
       }
     }
     if !stream.isFinished { self.task = task }
   }
 
+  @inlinable
   func cancelled(_ error: RPCError) {
     self.task?.cancel()
     self.task = nil
+  }
+}
+
+extension ServerStream {
+  @usableFromInline
+  func refuseSecondRequest() {
+    self.breakOff(RPCError(.unimplemented, "a unary call takes one request, and got another"))
+  }
+
+  @usableFromInline
+  func noteCompressedRequest() { self.context?.requestWasCompressed = true }
+
+  @usableFromInline
+  func refuseNoRequest() {
+    self.breakOff(RPCError(.unimplemented, "a unary call takes one request, and got none"))
+  }
+
+  @usableFromInline
+  func failWithoutResponse() {
+    self.fail(RPCError(.internalError, "an interceptor has kept the call from its handler"))
   }
 }
 
@@ -83,9 +109,10 @@ final class ServerStreamingCall<Request: RPCMessage, Response: RPCMessage>: Serv
     }
     let (stream, handler) = (self.stream, self.handler)
     stream.handlerBegins()
+    let writer = stream.makeWriter()
     let task = Task.immediate(executorPreference: stream.executor) {
       await stream.serve(context) {
-        try await handler(request, ResponseWriter(stream: stream), context)
+        try await handler(request, ResponseWriter(stream: stream, writer: writer), context)
       } finish: {
         stream.finish()
       }
@@ -102,7 +129,9 @@ final class ServerStreamingCall<Request: RPCMessage, Response: RPCMessage>: Serv
 /// Many requests: the handler starts with the headers and reads as it likes.
 final class StreamingServerCall<Request: RPCMessage>: ServerCall {
   typealias Handler =
-    @Sendable (RequestStream<Request>, ServerContext, ServerStream) async throws -> Void
+    @Sendable (
+      RequestStream<Request>, ServerContext, ServerStream, StreamWriter
+    ) async throws -> Void
 
   private let stream: ServerStream
   private let queue: MessageQueue<Request>
@@ -116,9 +145,10 @@ final class StreamingServerCall<Request: RPCMessage>: ServerCall {
     guard let context = stream.context else { return }
     let requests = RequestStream(queue: self.queue)
     stream.handlerBegins()
+    let writer = stream.makeWriter()
     let task = Task.immediate(executorPreference: stream.executor) {
       await stream.serve(context) {
-        try await handler(requests, context, stream)
+        try await handler(requests, context, stream, writer)
       } finish: {
         stream.finish()
       }
@@ -151,7 +181,8 @@ enum MessageQueueBound {
 
 /// The message, or nil and a call that has failed: bytes that are no message are the client's
 /// fault.
-private func decode<Message: RPCMessage>(
+@inlinable
+func decode<Message: RPCMessage>(
   _ bytes: UnsafeRawBufferPointer, for stream: ServerStream
 ) -> Message? {
   do {
@@ -196,6 +227,7 @@ public struct RequestStream<Message: RPCMessage>: AsyncSequence, Sendable {
 /// Where a handler sends its responses.
 public struct ResponseWriter<Message: RPCMessage>: Sendable {
   let stream: ServerStream
+  let writer: StreamWriter
 
   /// Sends a response. Suspends while the client does not read.
   ///
@@ -203,7 +235,7 @@ public struct ResponseWriter<Message: RPCMessage>: Sendable {
   ///   ``ServerContext/responseCompression``.
   /// - Throws: ``RPCCore/RPCError`` once the call is over.
   public func send(_ message: Message, compressed: Bool = true) async throws {
-    try await self.stream.writer.send(message, on: self.stream, compressed: compressed)
+    try await self.writer.send(message, on: self.stream, compressed: compressed)
   }
 
   /// Sends the initial metadata now instead of with the first response, so that the client knows

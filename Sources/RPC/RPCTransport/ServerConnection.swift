@@ -13,8 +13,8 @@ import Synchronization
 final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   private enum State { case serving, announcing, draining, closed }
 
-  private let router: Router
-  private let configuration: RPCServer.Configuration
+  let router: Router
+  let configuration: RPCServer.Configuration
   private let load: ServerLoad
   private var state = State.serving
   private(set) var openCalls = 0
@@ -24,7 +24,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   private(set) var idleSince = NIODeadline.now()
   private var pings: PingEnforcement
   private var closeTimer: Scheduled<Void>?
-  private lazy var peer = ConnectionPeer(
+  private(set) lazy var peer = ConnectionPeer(
     address: self.connection?.peer ?? "unknown", identity: self.connection?.peerIdentity)
   /// Set once, right after both are made.
   weak var connection: Connection?
@@ -50,10 +50,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
     // A call that was under way when the shutdown began.
     self.closeTimer?.cancel()
     self.closeTimer = nil
-    return ServerStream(
-      connection: connection, router: self.router, configuration: self.configuration,
-      peer: self.peer
-    ).stream
+    return ServerStream(connection: connection, server: self).stream
   }
 
   func streamClosed() {

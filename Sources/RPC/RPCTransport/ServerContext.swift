@@ -24,6 +24,8 @@ public final class ServerContext: Sendable {
   }
 
   private let answer: Mutex<Answer>
+  /// Something was set: what is not need not be asked for under a lock.
+  private let isTouched: Atomic<Bool>
   private let accepted: AcceptedEncodings
 
   init(
@@ -35,8 +37,9 @@ public final class ServerContext: Sendable {
     self.deadline = deadline
     self.connectionPeer = peer
     self.accepted = accepted
-    self.answer = Mutex(
-      Answer(compression: accepted.contains(compression) ? compression : .identity))
+    let known = accepted.contains(compression) ? compression : .identity
+    self.answer = Mutex(Answer(compression: known))
+    self.isTouched = Atomic(known != .identity)
   }
 
   /// The client's address, for people: `[IPv4]127.0.0.1/127.0.0.1:4711`, `unix socket`.
@@ -48,12 +51,12 @@ public final class ServerContext: Sendable {
   /// Sets what is sent before the first response, or before an error. Without effect once that has
   /// gone out.
   public func setInitialMetadata(_ metadata: Metadata) {
-    self.answer.withLock { $0.initial = metadata }
+    self.change { $0.initial = metadata }
   }
 
   /// Sets what is sent with the status.
   public func setTrailingMetadata(_ metadata: Metadata) {
-    self.answer.withLock { $0.trailing = metadata }
+    self.change { $0.trailing = metadata }
   }
 
   /// How responses are compressed; what the client does not understand is not used. Without effect
@@ -62,7 +65,7 @@ public final class ServerContext: Sendable {
     get { self.answer.withLock { $0.compression } }
     set {
       guard self.accepted.contains(newValue) else { return }
-      self.answer.withLock { $0.compression = newValue }
+      self.change { $0.compression = newValue }
     }
   }
 
@@ -75,13 +78,21 @@ public final class ServerContext: Sendable {
   /// What interceptors leave for handlers.
   public subscript<Key: ServerContextKey>(key: Key.Type) -> Key.Value? {
     get { self.answer.withLock { $0.values[ObjectIdentifier(key)] as? Key.Value } }
-    set { self.answer.withLock { $0.values[ObjectIdentifier(key)] = newValue } }
+    set { self.change { $0.values[ObjectIdentifier(key)] = newValue } }
   }
 
   /// Has a closure called, once, when the call is over. It runs on the connection's event loop.
   public func onEnd(_ body: @escaping @Sendable (CallSummary) -> Void) {
-    self.answer.withLock { $0.observers.append(body) }
+    self.change { $0.observers.append(body) }
   }
+
+  private func change(_ body: (inout Answer) -> Void) {
+    self.isTouched.store(true, ordering: .releasing)
+    self.answer.withLock { body(&$0) }
+  }
+
+  /// Nothing was set that goes to the client, and nobody waits for the end.
+  var isPlain: Bool { !self.isTouched.load(ordering: .acquiring) }
 
   var initialMetadata: Metadata { self.answer.withLock { $0.initial } }
   var trailingMetadata: Metadata { self.answer.withLock { $0.trailing } }

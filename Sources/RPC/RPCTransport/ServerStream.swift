@@ -4,6 +4,7 @@ import RPCCore
 import RPCHTTP2
 
 /// A call as its method's type sees it: messages in, whatever the shape.
+@usableFromInline
 protocol ServerCall: AnyObject {
   /// A whole message. The bytes are valid during the call only.
   func messageReceived(_ bytes: UnsafeRawBufferPointer, isCompressed: Bool)
@@ -19,47 +20,41 @@ protocol ServerCall: AnyObject {
 /// (`isFinished`: trailers are queued or the stream is gone). `@unchecked Sendable`: handlers on
 /// any executor hold it, but only the loop touches it; ``StreamWriter`` and ``MessageQueue`` are
 /// the ways in from elsewhere.
+@usableFromInline
 final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable {
   let connection: Connection
-  let writer: StreamWriter
-  let peer: ConnectionPeer
-  private let configuration: RPCServer.Configuration
-  private let router: Router
-  private var head: RequestHead? = RequestHead()
-  private var route: Route?
+  /// Made by the calls that stream; a unary call's one response goes out without it.
+  private(set) var streamWriter: StreamWriter?
+  private let server: ServerConnection
+  @exclusivity(unchecked) private var head: RequestHead? = RequestHead()
+  @exclusivity(unchecked) private var route: Route?
   private var unknownPath = ""
   private var encoding = Compression.identity
-  private var deframer: MessageDeframer
-  private var call: (any ServerCall)?
-  private(set) var context: ServerContext?
-  private var headersSent = false
-  private(set) var isFinished = false
+  @exclusivity(unchecked) private var deframer: MessageDeframer
+  @exclusivity(unchecked) private var call: (any ServerCall)?
+  @exclusivity(unchecked) @usableFromInline private(set) var context: ServerContext?
+  @exclusivity(unchecked) private var headersSent = false
+  @exclusivity(unchecked) @usableFromInline private(set) var isFinished = false
   /// Body bytes for which the window has not been opened again.
-  private var unconsumedBytes = 0
+  @exclusivity(unchecked) private var unconsumedBytes = 0
   private var deadlineTimer: Scheduled<Void>?
   private let began = ContinuousClock.now
-  private var received = (messages: 0, bytes: 0, compressed: 0)
+  @exclusivity(unchecked) private var received = (messages: 0, bytes: 0, compressed: 0)
   /// The one response, which does not go through the writer.
-  private var responseBytes: Int?
+  @exclusivity(unchecked) private var responseBytes: Int?
   /// How it ended; nil while it has not.
-  private var code: StatusCode?
+  @exclusivity(unchecked) private var code: StatusCode?
   /// The session's stream; nil once it is closed.
-  private(set) var stream: HTTP2Stream?
+  @exclusivity(unchecked) private(set) var stream: HTTP2Stream?
 
-  init(
-    connection: Connection, router: Router, configuration: RPCServer.Configuration,
-    peer: ConnectionPeer
-  ) {
+  init(connection: Connection, server: ServerConnection) {
     self.connection = connection
-    self.router = router
-    self.configuration = configuration
-    self.peer = peer
-    self.writer = StreamWriter(executor: connection.executor)
-    self.deframer = MessageDeframer(limit: configuration.maximumRequestBytes)
+    self.server = server
+    self.deframer = MessageDeframer(limit: server.configuration.maximumRequestBytes)
     self.stream = HTTP2Stream(owner: self)
   }
 
-  var executor: LoopExecutor { self.connection.executor }
+  @usableFromInline var executor: LoopExecutor { self.connection.executor }
 
   // MARK: - From the session
 
@@ -69,7 +64,7 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
     // A request's trailers mean nothing to gRPC.
     guard self.head != nil else { return }
     if name.equals(":path") {
-      self.route = self.router.find(value)
+      self.route = self.server.router.find(value)
       if self.route == nil { self.unknownPath = String(decoding: value, as: UTF8.self) }
     } else {
       self.head?.receive(name: name, value: value)
@@ -112,8 +107,8 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
     }
     let deadline = head.timeout.map(Deadline.after)
     self.context = ServerContext(
-      method: route.path, metadata: head.metadata, deadline: deadline, peer: self.peer,
-      compression: self.configuration.responseCompression, accepted: head.acceptedEncodings)
+      method: route.path, metadata: head.metadata, deadline: deadline, peer: self.server.peer,
+      compression: self.server.configuration.responseCompression, accepted: head.acceptedEncodings)
     if let timeout = head.timeout {
       self.deadlineTimer = self.executor.eventLoop.scheduleTask(in: TimeAmount(timeout)) {
         self.deadlinePassed()
@@ -145,7 +140,8 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
     self.received.compressed += 1
     do throws(RPCError) {
       try withPlainMessage(
-        bytes, isCompressed: true, self.encoding, limit: self.configuration.maximumRequestBytes
+        bytes, isCompressed: true, self.encoding,
+        limit: self.server.configuration.maximumRequestBytes
       ) { call.messageReceived($0, isCompressed: true) }
     } catch {
       self.breakOff(error)
@@ -171,7 +167,7 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
   }
 
   func outboundDrained(remaining: Int) {
-    self.writer.drained(remaining: remaining)
+    self.streamWriter?.drained(remaining: remaining)
   }
 
   func closed(code: UInt32) {
@@ -183,46 +179,63 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
     let error = RPCError(.cancelled, "the client left the call")
     if !wasFinished { self.code = .cancelled }
     self.summarize()
-    self.writer.close(error)
+    self.streamWriter?.close(error)
     // A handler that has returned, or was told by `breakOff`, hears nothing more.
     if !wasFinished { self.call?.cancelled(error) }
     self.call = nil
-    self.connectionOwner?.streamClosed()
+    self.server.streamClosed()
   }
-
-  private var connectionOwner: ServerConnection? { self.connection.owner as? ServerConnection }
 
   // MARK: - From the call
 
   /// Ends the call with its one response.
+  @inlinable
   func finish(with response: some RPCMessage) {
     guard !self.isFinished else { return }
-    if let compression = self.context?.responseCompression, compression != .identity {
-      let plain = response.encoded()
-      let small = plain.withUnsafeBytes { MessageCodec.compress($0, compression) }
-      let target = self.reserveOutbound(small.count + MessageDeframer.prefixBytes)!
-      writePrefix(small.count, isCompressed: true, to: target)
-      small.withUnsafeBytes { bytes in
-        guard let source = bytes.baseAddress else { return }
-        (target + MessageDeframer.prefixBytes).copyMemory(from: source, byteCount: bytes.count)
-      }
-      self.responseBytes = small.count + MessageDeframer.prefixBytes
-    } else {
-      response.encode { size in
-        let target = self.reserveOutbound(size + MessageDeframer.prefixBytes)!
-        writePrefix(size, to: target)
-        self.responseBytes = size + MessageDeframer.prefixBytes
-        return target + MessageDeframer.prefixBytes
-      }
+    if self.compressesResponse {
+      self.finish(compressing: response.encoded())
+      return
+    }
+    response.encode { size in self.reserveResponse(size) }
+    self.finish()
+  }
+
+  @usableFromInline var compressesResponse: Bool { self.compression != .identity }
+
+  /// Where the one response goes, behind its prefix.
+  @usableFromInline
+  func reserveResponse(_ size: Int, isCompressed: Bool = false) -> UnsafeMutableRawPointer {
+    // The stream is there, or the call would be finished.
+    let target = self.reserveOutbound(size + MessageDeframer.prefixBytes)!
+    writePrefix(size, isCompressed: isCompressed, to: target)
+    self.responseBytes = size + MessageDeframer.prefixBytes
+    return target + MessageDeframer.prefixBytes
+  }
+
+  @usableFromInline
+  func finish(compressing response: [UInt8]) {
+    let small = response.withUnsafeBytes { MessageCodec.compress($0, self.compression) }
+    let target = self.reserveResponse(small.count, isCompressed: true)
+    small.withUnsafeBytes { bytes in
+      if let source = bytes.baseAddress { target.copyMemory(from: source, byteCount: bytes.count) }
     }
     self.finish()
   }
 
   /// Ends the call well, behind the responses that were sent.
+  @usableFromInline
   func finish() {
     guard !self.isFinished else { return }
     self.code = .ok
-    self.writer.transfer(to: self)
+    self.streamWriter?.transfer(to: self)
+    if self.context?.isPlain ?? true {
+      self.end()
+      guard let session = self.connection.session, let stream = self.stream else { return }
+      if !self.headersSent { self.sendHeaders() }
+      session.endOutbound(stream, trailers: Self.plainTrailers)
+      self.connection.needsFlush()
+      return
+    }
     var trailers = HeaderFields()
     trailers.add("grpc-status", "0")
     if let metadata = self.context?.trailingMetadata { trailers.add(metadata) }
@@ -231,6 +244,7 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
 
   /// Ends the call before its handler: the client broke a rule, or the deadline passed. The handler
   /// is told, for ``closed(code:)`` leaves alone who has a status already.
+  @usableFromInline
   func breakOff(_ error: RPCError) {
     guard !self.isFinished else { return }
     let call = self.call
@@ -242,7 +256,7 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
   func fail(_ error: RPCError) {
     guard !self.isFinished else { return }
     self.code = error.code
-    self.writer.transfer(to: self)
+    self.streamWriter?.transfer(to: self)
     // What the handler wanted to say first is said first; without it one header list is enough.
     if !self.headersSent, self.context?.initialMetadata.isEmpty == false { self.sendHeaders() }
     var trailers = HeaderFields()
@@ -295,13 +309,23 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
     self.isFinished = true
     self.deadlineTimer?.cancel()
     self.deadlineTimer = nil
-    self.writer.close(RPCError(.cancelled, "the call is over"))
+    self.streamWriter?.close(RPCError(.cancelled, "the call is over"))
     self.openWindow()
   }
+
+  /// What most responses say.
+  private static let plainHeaders = ConstantHeaderFields([
+    (":status", "200"), ("content-type", "application/grpc"),
+  ])
+  private static let plainTrailers = ConstantHeaderFields([("grpc-status", "0")])
 
   private func sendHeaders() {
     self.headersSent = true
     guard let session = self.connection.session, let stream = self.stream else { return }
+    if self.context?.isPlain ?? true {
+      session.submitResponse(Self.plainHeaders, on: stream)
+      return
+    }
     var fields = HeaderFields()
     fields.add(":status", "200")
     fields.add("content-type", "application/grpc")
@@ -317,10 +341,11 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
   ///
   /// - Parameters:
   ///   - finish: Sends what `handler` made. On the loop.
+  @usableFromInline
   func serve(
     _ context: ServerContext, _ handler: () async throws -> Void, finish: () -> Void
   ) async {
-    let interceptors = self.configuration.interceptors
+    let interceptors = self.server.configuration.interceptors
     do {
       try await ServerContext.$current.withValue(context) {
         if interceptors.isEmpty {
@@ -333,15 +358,27 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
     } catch {
       self.fail(error)
     }
-    self.connectionOwner?.handlerEnded()
+    self.server.handlerEnded()
   }
 
   /// A handler begins; ``serve(_:_:finish:)`` says when it has ended.
-  func handlerBegins() { self.connectionOwner?.handlerBegan() }
+  @usableFromInline
+  func handlerBegins() { self.server.handlerBegan() }
+
+  /// The way in for messages from any executor. Made by a call of a streaming shape before its
+  /// handler begins, and there from then on.
+  func makeWriter() -> StreamWriter {
+    let writer = StreamWriter(executor: self.executor)
+    self.streamWriter = writer
+    return writer
+  }
 
   // MARK: - From the writer
 
-  var compression: Compression { self.context?.responseCompression ?? .identity }
+  var compression: Compression {
+    guard let context = self.context, !context.isPlain else { return .identity }
+    return context.responseCompression
+  }
   var maximumMessageBytes: Int { .max }
 
   func reserveOutbound(_ count: Int) -> UnsafeMutableRawPointer? {
@@ -364,10 +401,10 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
   }
 
   private func summarize() {
-    guard let context = self.context else { return }
+    guard let context = self.context, !context.isPlain else { return }
     let observers = context.takeObservers()
     guard !observers.isEmpty else { return }
-    var sent = self.writer.sent
+    var sent = self.streamWriter?.sent ?? (messages: 0, bytes: 0)
     if let responseBytes = self.responseBytes {
       sent.messages += 1
       sent.bytes += responseBytes
