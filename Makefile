@@ -1,6 +1,6 @@
 # Every verb is one line of `make`; what it does is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help setup build test format lint generate check bench demo up clean
+.PHONY: help setup build test format lint generate check bench fuzz demo up clean
 
 # `swift build` refuses a target that imports what its manifest does not name.
 BUILD = swift build --explicit-target-dependency-import-check error
@@ -24,8 +24,9 @@ test: setup ## Run all checks and tests: what CI runs
 format: ## Format the Swift files that people write
 	@$(SWIFT_FILES) | xargs -0 swift format --in-place --parallel
 
-lint: ## Check formatting and style of the Swift files that people write
+lint: ## Check the style of what people write, and that documents quote what is tested
 	@$(SWIFT_FILES) | xargs -0 swift format lint --strict --parallel
+	@scripts/check-docs
 
 generate: ## Make the code of every proto anew
 	@scripts/generate.sh
@@ -37,6 +38,9 @@ check: setup lint ## Check what needs no tests: style, protos, generated code
 bench: setup ## Build the benchmarks, optimised, and run them
 	@scripts/bench
 
+fuzz: setup ## Fuzz what strangers send: MINUTES=1 for each of seven targets
+	@scripts/fuzz $(or $(MINUTES),1)
+
 demo: setup ## Build real upstream projects on a local farm, and show it
 	@demo/run
 
@@ -44,4 +48,4 @@ up: build ## Start a farm on this machine, until Ctrl-C
 	@"$$(swift build --show-bin-path)/millrace" up
 
 clean: ## Remove what was built
-	rm -rf .build Interop/.build Benchmarks/.build .venv
+	rm -rf .build Fuzz/.build Interop/.build Benchmarks/.build .venv

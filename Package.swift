@@ -30,6 +30,7 @@ func nio(_ names: String...) -> [Target.Dependency] {
   names.map { .product(name: $0, package: "swift-nio") }
 }
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
+let ssl: Target.Dependency = .product(name: "NIOSSL", package: "swift-nio-ssl")
 let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
 let arguments: Target.Dependency = .product(
   name: "ArgumentParser", package: "swift-argument-parser")
@@ -50,6 +51,7 @@ let places: [Place] = [
   Place(
     name: "CSQLite", folder: "C", layer: .systemLibrary,
     kind: .systemLibrary(pkgConfig: "sqlite3")),
+  Place(name: "CZlib", folder: "C", layer: .systemLibrary, kind: .systemLibrary(pkgConfig: "zlib")),
   // C of our own: what starting processes needs and Swift's view of the C library leaves out.
   Place(name: "CProcess", folder: "C", layer: .systemLibrary, kind: .generatedC),
 
@@ -57,9 +59,11 @@ let places: [Place] = [
   Place(name: "RPCCore", folder: "RPC", layer: .rpcCore),
   Place(name: "RPCHTTP2", folder: "RPC", layer: .rpcWire, uses: ["CNghttp2", "RPCCore"]),
   Place(name: "RPCProtobuf", folder: "RPC", layer: .rpcWire, uses: ["CProtobufC", "RPCCore"]),
+  Place(name: "RPCCompression", folder: "RPC", layer: .rpcWire, uses: ["CZlib", "RPCCore"]),
   Place(
-    name: "RPCTransport", folder: "RPC", layer: .rpcTransport, uses: ["RPCCore", "RPCHTTP2"],
-    products: nio("NIOCore", "NIOPosix") + [logging]),
+    name: "RPCTransport", folder: "RPC", layer: .rpcTransport,
+    uses: ["RPCCore", "RPCHTTP2", "RPCCompression"],
+    products: nio("NIOCore", "NIOPosix") + [ssl]),
   Place(
     name: "CRPCProtos", folder: "RPC", layer: .rpcWire, kind: .generatedC, beside: ["CProtobufC"]
   ),
@@ -67,10 +71,33 @@ let places: [Place] = [
   Place(
     name: "CEverythingProtos", folder: "RPC", layer: .rpcWire, kind: .generatedC,
     beside: ["CProtobufC", "CRPCProtos"]),
+  // For the examples of docs/rpc.
+  Place(
+    name: "CGreeterProtos", folder: "RPC", layer: .rpcWire, kind: .generatedC,
+    beside: ["CProtobufC"]),
   Place(
     name: "RPC", folder: "RPC", layer: .rpc,
     uses: ["RPCCore", "RPCProtobuf", "RPCTransport", "CRPCProtos"],
     products: nio("NIOCore", "NIOPosix") + [logging]),
+  // Hooks into what programs measure and trace with; whoever does neither links neither.
+  Place(
+    name: "RPCMetrics", folder: "RPC", layer: .rpc, uses: ["RPCCore", "RPCTransport"],
+    products: [.product(name: "Metrics", package: "swift-metrics")]),
+  Place(
+    name: "RPCTracing", folder: "RPC", layer: .rpc, uses: ["RPCCore", "RPCTransport"],
+    products: [
+      .product(name: "Tracing", package: "swift-distributed-tracing"),
+      .product(name: "Instrumentation", package: "swift-distributed-tracing"),
+      .product(name: "ServiceContextModule", package: "swift-service-context"),
+    ]),
+  // What strangers send, for the fuzzer in the package Fuzz and for the test that replays its corpus.
+  Place(
+    name: "RPCFuzzing", folder: "RPC", layer: .shared,
+    uses: ["RPC", "RPCCompression", "RPCCore", "RPCHTTP2", "RPCProtobuf"]),
+  // For tests of services, and of what stands on the transport.
+  Place(
+    name: "RPCTesting", folder: "RPC", layer: .rpc, uses: ["RPCCore", "RPCHTTP2", "RPCTransport"],
+    products: nio("NIOCore", "NIOPosix")),
 
   // Redis.
   Place(name: "RedisWire", folder: "Redis", layer: .redis, uses: ["CHiredis"]),
@@ -205,7 +232,32 @@ let tests: [(name: String, folder: String, uses: [String], products: [Target.Dep
     ], []
   ),
   (
-    "RPCTransportTests", "RPC", ["RPCCore", "RPCHTTP2", "RPCTransport"], nio("NIOCore", "NIOPosix")
+    "RPCTransportTests", "RPC", ["RPCCore", "RPCHTTP2", "RPCCompression", "RPCTransport", "RPCTesting"],
+    nio("NIOCore", "NIOPosix") + [ssl]
+  ),
+  (
+    "RPCTests", "RPC",
+    ["RPC", "RPCCore", "RPCProtobuf", "RPCTransport", "RPCTesting", "RPCMetrics", "RPCTracing"],
+    [
+      .product(name: "Metrics", package: "swift-metrics"),
+      .product(name: "MetricsTestKit", package: "swift-metrics"),
+      .product(name: "Tracing", package: "swift-distributed-tracing"),
+      .product(name: "Instrumentation", package: "swift-distributed-tracing"),
+      .product(name: "InMemoryTracing", package: "swift-distributed-tracing"),
+      .product(name: "ServiceContextModule", package: "swift-service-context"),
+    ]
+  ),
+  ("RPCFuzzingTests", "RPC", ["RPCFuzzing"], []),
+  (
+    "RPCExamplesTests", "RPC",
+    [
+      "RPC", "RPCCore", "RPCProtobuf", "RPCTransport", "RPCTesting", "RPCMetrics", "RPCTracing",
+      "CGreeterProtos", "CProtobufC",
+    ],
+    nio("NIOCore", "NIOPosix") + [
+      .product(name: "Metrics", package: "swift-metrics"),
+      .product(name: "MetricsTestKit", package: "swift-metrics"),
+    ]
   ),
   ("RedisWireTests", "Redis", ["RedisWire"], []),
   (
@@ -297,7 +349,8 @@ let swiftSettings: [SwiftSetting] = [
   .enableUpcomingFeature("MemberImportVisibility"),
 ]
 let libraries = [
-  "RPC": ["RPC"], "PluginKit": ["PluginKit"],
+  "RPC": ["RPC"], "RPCTesting": ["RPCTesting"], "RPCMetrics": ["RPCMetrics"],
+  "RPCTracing": ["RPCTracing"], "RPCFuzzing": ["RPCFuzzing"], "PluginKit": ["PluginKit"],
   // The services' own calls: Benchmarks, a package of its own, makes them.
   "BuildProtos": ["BuildProtos"],
 ]
@@ -310,6 +363,10 @@ let package = Package(
     .map { .executable(name: $0.name, targets: [$0.name]) },
   dependencies: [
     .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+    .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
+    .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
+    .package(url: "https://github.com/apple/swift-distributed-tracing", from: "1.7.3"),
+    .package(url: "https://github.com/apple/swift-service-context", from: "1.5.1"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
     .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
@@ -337,6 +394,9 @@ let package = Package(
       .testTarget(
         name: test.name,
         dependencies: test.uses.map { .target(name: $0) } + test.products,
-        path: "Tests/\(test.folder)/\(test.name)", swiftSettings: swiftSettings)
+        path: "Tests/\(test.folder)/\(test.name)",
+        // Read where they are.
+        exclude: test.name == "RPCTransportTests" ? ["Certificates"] : [],
+        swiftSettings: swiftSettings)
     }
 )

@@ -29,6 +29,16 @@ let package = Package(
       name: "rpc-echo-server",
       dependencies: [
         "EchoProtos", .product(name: "RPC", package: "millrace"),
+        .product(name: "RPCMetrics", package: "millrace"),
+        .product(name: "RPCTracing", package: "millrace"),
+        .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "NIOPosix", package: "swift-nio"),
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ], swiftSettings: settings),
+    .executableTarget(
+      name: "rpc-bench",
+      dependencies: [
+        "EchoProtos", .product(name: "RPC", package: "millrace"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),
         .product(name: "ArgumentParser", package: "swift-argument-parser"),

@@ -2,7 +2,8 @@
 import PackageDescription
 
 // gRPC's interoperability tests: a server for other implementations' clients, and a client for
-// their servers. A package of its own, so that nobody who uses Millrace builds it.
+// their servers; and the program that protobuf's conformance tests ask. A package of its own, so that
+// nobody who uses Millrace builds it.
 
 let settings: [SwiftSetting] = [
   .swiftLanguageMode(.v6),
@@ -23,6 +24,16 @@ let package = Package(
     .target(
       name: "InteropProtos",
       dependencies: ["CInteropProtos", .product(name: "RPC", package: "millrace")],
+      swiftSettings: settings),
+    // The product for the headers of the well-known types, which a C target cannot name by itself.
+    .target(name: "CConformanceProtos", dependencies: [.product(name: "RPC", package: "millrace")]),
+    .target(
+      name: "ConformanceProtos",
+      dependencies: ["CConformanceProtos", .product(name: "RPC", package: "millrace")],
+      swiftSettings: settings),
+    .executableTarget(
+      name: "rpc-conformance",
+      dependencies: ["ConformanceProtos", .product(name: "RPC", package: "millrace")],
       swiftSettings: settings),
     .executableTarget(
       name: "rpc-interop-server",

@@ -35,21 +35,24 @@ generate() {
   fi
 }
 
-# What the RPC library carries: the well-known types, health and reflection.
+# What the RPC library carries: the well-known types, rich errors, health and reflection.
 well_known="any duration empty field_mask struct timestamp wrappers"
 generate module=RPC,c_module=CRPCProtos Sources/RPC/CRPCProtos Sources/RPC/RPC/Generated \
   $(for name in $well_known; do echo "google/protobuf/$name.proto"; done) \
-  $(cd proto && find grpc -name '*.proto' | LC_ALL=C sort)
+  $(cd proto && find google/rpc grpc -name '*.proto' | LC_ALL=C sort)
 
 # What the services speak: our own protos, and the public contracts.
 generate module=BuildProtos,c_module=CBuildProtos Sources/Shared/CBuildProtos \
   Sources/Shared/BuildProtos \
-  $(cd proto && find build google millrace -name '*.proto' | LC_ALL=C sort)
+  $(cd proto && find build google millrace -name '*.proto' ! -path 'google/rpc/*' | LC_ALL=C sort)
 
 # What the tests of the generator and of RPCProtobuf take apart.
 generate module=EverythingProtos,c_module=CEverythingProtos,visibility=package \
   Sources/RPC/CEverythingProtos Tests/RPC/RPCProtobufTests/Generated \
-  $(cd proto && find testing -name '*.proto' | LC_ALL=C sort)
+  $(cd proto && find testing/everything -name '*.proto' | LC_ALL=C sort)
+# What the examples of docs/rpc speak.
+generate module=GreeterProtos,c_module=CGreeterProtos,visibility=package \
+  Sources/RPC/CGreeterProtos Tests/RPC/RPCExamplesTests/Generated testing/greeter/v1/greeter.proto
 # What protoc asks for, as the generator's own test replays it.
 golden=Tests/Tools/Golden
 mkdir -p "$root/$golden"
@@ -70,3 +73,5 @@ generate module=EchoProtos,c_module=CEchoProtos Benchmarks/Sources/CEchoProtos \
 protos=Interop/proto
 generate module=InteropProtos,c_module=CInteropProtos Interop/Sources/CInteropProtos \
   Interop/Sources/InteropProtos interop.proto
+generate module=ConformanceProtos,c_module=CConformanceProtos Interop/Sources/CConformanceProtos \
+  Interop/Sources/ConformanceProtos conformance.proto conformance_messages.proto

@@ -638,17 +638,18 @@ extension Interop {
       c2VQYXJhbWV0ZXJzUhJyZXNwb25zZVBhcmFtZXRlcnMSLwoHcGF5bG9hZBgDIAEoCzIVLmdycGMudGVzdGluZy5QYXls\
       b2FkUgdwYXlsb2FkEkEKD3Jlc3BvbnNlX3N0YXR1cxgHIAEoCzIYLmdycGMudGVzdGluZy5FY2hvU3RhdHVzUg5yZXNw\
       b25zZVN0YXR1cyJOChtTdHJlYW1pbmdPdXRwdXRDYWxsUmVzcG9uc2USLwoHcGF5bG9hZBgBIAEoCzIVLmdycGMudGVz\
-      dGluZy5QYXlsb2FkUgdwYXlsb2FkKh8KC1BheWxvYWRUeXBlEhAKDENPTVBSRVNTQUJMRRAAMo8ECgtUZXN0U2Vydmlj\
+      dGluZy5QYXlsb2FkUgdwYXlsb2FkKh8KC1BheWxvYWRUeXBlEhAKDENPTVBSRVNTQUJMRRAAMuAECgtUZXN0U2Vydmlj\
       ZRI1CglFbXB0eUNhbGwSEy5ncnBjLnRlc3RpbmcuRW1wdHkaEy5ncnBjLnRlc3RpbmcuRW1wdHkSRgoJVW5hcnlDYWxs\
-      EhsuZ3JwYy50ZXN0aW5nLlNpbXBsZVJlcXVlc3QaHC5ncnBjLnRlc3RpbmcuU2ltcGxlUmVzcG9uc2USbAoTU3RyZWFt\
-      aW5nT3V0cHV0Q2FsbBIoLmdycGMudGVzdGluZy5TdHJlYW1pbmdPdXRwdXRDYWxsUmVxdWVzdBopLmdycGMudGVzdGlu\
-      Zy5TdHJlYW1pbmdPdXRwdXRDYWxsUmVzcG9uc2UwARJpChJTdHJlYW1pbmdJbnB1dENhbGwSJy5ncnBjLnRlc3Rpbmcu\
-      U3RyZWFtaW5nSW5wdXRDYWxsUmVxdWVzdBooLmdycGMudGVzdGluZy5TdHJlYW1pbmdJbnB1dENhbGxSZXNwb25zZSgB\
-      EmkKDkZ1bGxEdXBsZXhDYWxsEiguZ3JwYy50ZXN0aW5nLlN0cmVhbWluZ091dHB1dENhbGxSZXF1ZXN0GikuZ3JwYy50\
-      ZXN0aW5nLlN0cmVhbWluZ091dHB1dENhbGxSZXNwb25zZSgBMAESPQoRVW5pbXBsZW1lbnRlZENhbGwSEy5ncnBjLnRl\
-      c3RpbmcuRW1wdHkaEy5ncnBjLnRlc3RpbmcuRW1wdHkyVQoUVW5pbXBsZW1lbnRlZFNlcnZpY2USPQoRVW5pbXBsZW1l\
-      bnRlZENhbGwSEy5ncnBjLnRlc3RpbmcuRW1wdHkaEy5ncnBjLnRlc3RpbmcuRW1wdHlCCroCB0ludGVyb3BiBnByb3Rv\
-      Mw==
+      EhsuZ3JwYy50ZXN0aW5nLlNpbXBsZVJlcXVlc3QaHC5ncnBjLnRlc3RpbmcuU2ltcGxlUmVzcG9uc2USTwoSQ2FjaGVh\
+      YmxlVW5hcnlDYWxsEhsuZ3JwYy50ZXN0aW5nLlNpbXBsZVJlcXVlc3QaHC5ncnBjLnRlc3RpbmcuU2ltcGxlUmVzcG9u\
+      c2USbAoTU3RyZWFtaW5nT3V0cHV0Q2FsbBIoLmdycGMudGVzdGluZy5TdHJlYW1pbmdPdXRwdXRDYWxsUmVxdWVzdBop\
+      LmdycGMudGVzdGluZy5TdHJlYW1pbmdPdXRwdXRDYWxsUmVzcG9uc2UwARJpChJTdHJlYW1pbmdJbnB1dENhbGwSJy5n\
+      cnBjLnRlc3RpbmcuU3RyZWFtaW5nSW5wdXRDYWxsUmVxdWVzdBooLmdycGMudGVzdGluZy5TdHJlYW1pbmdJbnB1dENh\
+      bGxSZXNwb25zZSgBEmkKDkZ1bGxEdXBsZXhDYWxsEiguZ3JwYy50ZXN0aW5nLlN0cmVhbWluZ091dHB1dENhbGxSZXF1\
+      ZXN0GikuZ3JwYy50ZXN0aW5nLlN0cmVhbWluZ091dHB1dENhbGxSZXNwb25zZSgBMAESPQoRVW5pbXBsZW1lbnRlZENh\
+      bGwSEy5ncnBjLnRlc3RpbmcuRW1wdHkaEy5ncnBjLnRlc3RpbmcuRW1wdHkyVQoUVW5pbXBsZW1lbnRlZFNlcnZpY2US\
+      PQoRVW5pbXBsZW1lbnRlZENhbGwSEy5ncnBjLnRlc3RpbmcuRW1wdHkaEy5ncnBjLnRlc3RpbmcuRW1wdHlCCroCB0lu\
+      dGVyb3BiBnByb3RvMw==
       """,
     symbols: [
       "grpc.testing.Empty",
@@ -694,6 +695,7 @@ extension Interop {
       "grpc.testing.TestService",
       "grpc.testing.TestService.EmptyCall",
       "grpc.testing.TestService.UnaryCall",
+      "grpc.testing.TestService.CacheableUnaryCall",
       "grpc.testing.TestService.StreamingOutputCall",
       "grpc.testing.TestService.StreamingInputCall",
       "grpc.testing.TestService.FullDuplexCall",

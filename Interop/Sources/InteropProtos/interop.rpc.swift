@@ -15,6 +15,11 @@ extension Interop {
       _ request: Interop.SimpleRequest, context: ServerContext
     ) async throws -> Interop.SimpleResponse
 
+    /// One whose answer a proxy may keep; ours answers with the request's payload.
+    func cacheableUnaryCall(
+      _ request: Interop.SimpleRequest, context: ServerContext
+    ) async throws -> Interop.SimpleResponse
+
     func streamingOutputCall(
       _ request: Interop.StreamingOutputCallRequest, responses: ResponseWriter<Interop.StreamingOutputCallResponse>, context: ServerContext
     ) async throws
@@ -46,6 +51,9 @@ extension Interop.TestService {
     router.unary(Interop.TestMethods.unaryCall) {
       try await self.unaryCall($0, context: $1)
     }
+    router.unary(Interop.TestMethods.cacheableUnaryCall) {
+      try await self.cacheableUnaryCall($0, context: $1)
+    }
     router.serverStreaming(Interop.TestMethods.streamingOutputCall) {
       try await self.streamingOutputCall($0, responses: $1, context: $2)
     }
@@ -65,7 +73,7 @@ extension Interop {
   /// What reflection tells of `grpc.testing.TestService`.
   public static let testServiceDescriptor = ServiceDescriptor(
     fullName: "grpc.testing.TestService",
-    methods: ["EmptyCall", "UnaryCall", "StreamingOutputCall", "StreamingInputCall", "FullDuplexCall", "UnimplementedCall"],
+    methods: ["EmptyCall", "UnaryCall", "CacheableUnaryCall", "StreamingOutputCall", "StreamingInputCall", "FullDuplexCall", "UnimplementedCall"],
     file: Interop.interopFile)
 
   /// The methods of `grpc.testing.TestService`.
@@ -76,6 +84,9 @@ extension Interop {
     public static let unaryCall = MethodDescriptor<
       Interop.SimpleRequest, Interop.SimpleResponse
     >("/grpc.testing.TestService/UnaryCall")
+    public static let cacheableUnaryCall = MethodDescriptor<
+      Interop.SimpleRequest, Interop.SimpleResponse
+    >("/grpc.testing.TestService/CacheableUnaryCall")
     public static let streamingOutputCall = MethodDescriptor<
       Interop.StreamingOutputCallRequest, Interop.StreamingOutputCallResponse
     >("/grpc.testing.TestService/StreamingOutputCall")
@@ -112,6 +123,14 @@ extension Interop {
     ) async throws -> Interop.SimpleResponse {
       try await self.channel.unary(
         TestMethods.unaryCall, request, options: options)
+    }
+
+    /// One whose answer a proxy may keep; ours answers with the request's payload.
+    public func cacheableUnaryCall(
+      _ request: Interop.SimpleRequest, options: CallOptions = CallOptions()
+    ) async throws -> Interop.SimpleResponse {
+      try await self.channel.unary(
+        TestMethods.cacheableUnaryCall, request, options: options)
     }
 
     public func streamingOutputCall(

@@ -5,8 +5,13 @@ import RPC
 enum Case: String, CaseIterable {
   case emptyUnary = "empty_unary"
   case largeUnary = "large_unary"
+  case cacheableUnary = "cacheable_unary"
+  case clientCompressedUnary = "client_compressed_unary"
+  case serverCompressedUnary = "server_compressed_unary"
   case clientStreaming = "client_streaming"
+  case clientCompressedStreaming = "client_compressed_streaming"
   case serverStreaming = "server_streaming"
+  case serverCompressedStreaming = "server_compressed_streaming"
   case pingPong = "ping_pong"
   case emptyStream = "empty_stream"
   case timeoutOnSleepingServer = "timeout_on_sleeping_server"
@@ -17,6 +22,9 @@ enum Case: String, CaseIterable {
   case specialStatusMessage = "special_status_message"
   case unimplementedMethod = "unimplemented_method"
   case unimplementedService = "unimplemented_service"
+  case concurrentLargeUnary = "concurrent_large_unary"
+  case rpcSoak = "rpc_soak"
+  case channelSoak = "channel_soak"
 }
 
 /// What a case expected and did not get.
@@ -31,18 +39,38 @@ struct Cases {
   private static let requestSizes = [27_182, 8, 1_828, 45_904]
   private static let responseSizes: [Int32] = [31_415, 9, 2_653, 58_979]
 
+  private static let concurrentCalls = 100
+
   let channel: RPCChannel
+  private let connect: ([any ClientInterceptor]) throws -> RPCChannel
+  /// Whether the server tells requests that should be compressed from those that are.
+  private let probesCompression: Bool
+  private let soak: Soak
   private var service: Interop.TestClient { Interop.TestClient(self.channel) }
   private let options = CallOptions(timeout: .seconds(20))
+  private let compressed = CallOptions(timeout: .seconds(20), compression: .gzip)
 
-  init(channel: RPCChannel) { self.channel = channel }
+  init(
+    connect: @escaping ([any ClientInterceptor]) throws -> RPCChannel, probesCompression: Bool,
+    soak: Soak
+  ) throws {
+    self.channel = try connect([])
+    self.connect = connect
+    self.probesCompression = probesCompression
+    self.soak = soak
+  }
 
   func run(_ testCase: Case) async throws {
     switch testCase {
     case .emptyUnary: try await self.emptyUnary()
     case .largeUnary: try await self.largeUnary()
+    case .cacheableUnary: try await self.cacheableUnary()
+    case .clientCompressedUnary: try await self.clientCompressedUnary()
+    case .serverCompressedUnary: try await self.serverCompressedUnary()
     case .clientStreaming: try await self.clientStreaming()
+    case .clientCompressedStreaming: try await self.clientCompressedStreaming()
     case .serverStreaming: try await self.serverStreaming()
+    case .serverCompressedStreaming: try await self.serverCompressedStreaming()
     case .pingPong: try await self.pingPong()
     case .emptyStream: try await self.emptyStream()
     case .timeoutOnSleepingServer: try await self.timeoutOnSleepingServer()
@@ -62,6 +90,20 @@ struct Cases {
       try await self.expect(.unimplemented) {
         _ = try await client.unimplementedCall(Interop.Empty(), options: self.options)
       }
+    case .concurrentLargeUnary: try await self.concurrentLargeUnary()
+    case .rpcSoak:
+      try await self.soak.run { try await self.soak.call(self.channel) }
+    case .channelSoak:
+      try await self.soak.run {
+        let channel = try self.connect([])
+        do {
+          try await self.soak.call(channel)
+        } catch {
+          await channel.close()
+          throw error
+        }
+        await channel.close()
+      }
     }
   }
 
@@ -71,10 +113,78 @@ struct Cases {
   }
 
   private func largeUnary() async throws {
-    let response = try await self.service.unaryCall(
-      Interop.SimpleRequest(responseSize: 314_159, payload: self.payload(271_828)),
-      options: self.options)
-    try self.check(response.payload?.body.count == 314_159, "the response's size is another")
+    try await self.largeUnary(Interop.SimpleRequest(), self.options)
+  }
+
+  private func largeUnary(
+    _ request: Interop.SimpleRequest, _ options: CallOptions, on channel: RPCChannel? = nil
+  ) async throws {
+    var request = request
+    request.responseSize = 314_159
+    request.payload = self.payload(271_828)
+    let service = Interop.TestClient(channel ?? self.channel)
+    let body = try await service.unaryCall(request, options: options).payload?.body ?? []
+    try self.check(body.count == 314_159, "the response has \(body.count) bytes")
+    try self.check(body.allSatisfy { $0 == 0 }, "the response is not made of zeros")
+  }
+
+  private func cacheableUnary() async throws {
+    // Twice the same: with a proxy between, the second answer may be its own.
+    var options = self.options
+    options.metadata = ["x-user-ip": "1.2.3.4"]
+    let request = Interop.SimpleRequest(payload: Interop.Payload(body: Array("now".utf8)))
+    for _ in 1...2 {
+      let response = try await self.service.cacheableUnaryCall(request, options: options)
+      try self.check(response.payload?.body == request.payload?.body, "the payload is another")
+    }
+  }
+
+  private func clientCompressedUnary() async throws {
+    let expecting = Interop.SimpleRequest(expectCompressed: Interop.BoolValue(value: true))
+    if self.probesCompression {
+      try await self.expect(.invalidArgument) { try await self.largeUnary(expecting, self.options) }
+    }
+    try await self.largeUnary(expecting, self.compressed)
+    try await self.largeUnary(
+      Interop.SimpleRequest(expectCompressed: Interop.BoolValue(value: false)), self.options)
+  }
+
+  private func serverCompressedUnary() async throws {
+    let ends = CallEnds()
+    let channel = try self.connect([ends])
+    do {
+      for value in [true, false] {
+        try await self.largeUnary(
+          Interop.SimpleRequest(responseCompressed: Interop.BoolValue(value: value)), self.options,
+          on: channel)
+        let count = await ends.next()?.receivedCompressedMessages
+        try self.check(
+          count == (value ? 1 : 0),
+          "\(String(describing: count)) responses were compressed, asked for \(value)")
+      }
+    } catch {
+      await channel.close()
+      throw error
+    }
+    await channel.close()
+  }
+
+  private func concurrentLargeUnary() async throws {
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      let channel = self.channel
+      let request = Interop.SimpleRequest(
+        responseSize: 314_159, payload: self.payload(271_828))
+      for _ in 0..<Self.concurrentCalls {
+        group.addTask {
+          let response = try await Interop.TestClient(channel).unaryCall(
+            request, options: CallOptions(timeout: .seconds(60)))
+          guard response.payload?.body.count == 314_159 else {
+            throw Mismatch("the response's size is another")
+          }
+        }
+      }
+      try await group.waitForAll()
+    }
   }
 
   private func clientStreaming() async throws {
@@ -86,12 +196,50 @@ struct Cases {
     try self.check(size == 74_922, "the server counted \(size)")
   }
 
+  private func clientCompressedStreaming() async throws {
+    let first = Interop.StreamingInputCallRequest(
+      payload: self.payload(27_182), expectCompressed: Interop.BoolValue(value: true))
+    let second = Interop.StreamingInputCallRequest(
+      payload: self.payload(45_904), expectCompressed: Interop.BoolValue(value: false))
+    if self.probesCompression {
+      try await self.expect(.invalidArgument) {
+        let call = try await self.service.streamingInputCall(options: self.options)
+        try await call.send(first)
+        _ = try await call.finish()
+      }
+    }
+    let call = try await self.service.streamingInputCall(options: self.compressed)
+    try await call.send(first)
+    try await call.send(second, compressed: false)
+    let size = try await call.finish().aggregatedPayloadSize
+    try self.check(size == 73_086, "the server counted \(size)")
+  }
+
   private func serverStreaming() async throws {
     let responses = try await self.service.streamingOutputCall(
       self.request(Self.responseSizes), options: self.options)
     var sizes: [Int32] = []
     for try await response in responses { sizes.append(self.size(response)) }
     try self.check(sizes == Self.responseSizes, "the sizes are \(sizes)")
+  }
+
+  private func serverCompressedStreaming() async throws {
+    let expected: [(size: Int32, isCompressed: Bool)] = [(31_415, true), (92_653, false)]
+    let parameters = expected.map { size, isCompressed in
+      Interop.ResponseParameters(size: size, compressed: Interop.BoolValue(value: isCompressed))
+    }
+    let responses = try await self.service.streamingOutputCall(
+      Interop.StreamingOutputCallRequest(responseParameters: parameters), options: self.options)
+    var iterator = responses.makeAsyncIterator()
+    for (size, isCompressed) in expected {
+      let received = try await iterator.next().map(self.size)
+      try self.check(
+        received == size, "asked for \(size), got \(String(describing: received))")
+      try self.check(
+        iterator.wasCompressed == isCompressed,
+        "a response of \(size) bytes was compressed: \(iterator.wasCompressed)")
+    }
+    try self.check(try await iterator.next() == nil, "there is a response too many")
   }
 
   private func pingPong() async throws {
@@ -142,15 +290,25 @@ struct Cases {
     metadata.add(binary: [0xab, 0xab, 0xab], for: "x-grpc-test-echo-trailing-bin")
     var options = self.options
     options.metadata = metadata
+    // As if there were several responses, since only then the metadata can be had.
+    let unary = try await self.channel.serverStreaming(
+      Interop.TestMethods.unaryCall,
+      Interop.SimpleRequest(responseSize: 314_159, payload: self.payload(271_828)),
+      options: options)
+    try await self.checkMetadata(of: unary)
     let call = try await self.service.fullDuplexCall(options: options)
     try await call.send(self.request([314_159], payload: 271_828))
     await call.finishSending()
-    let initial = try await call.responses.initialMetadata
-    for try await _ in call.responses {}
+    try await self.checkMetadata(of: call.responses)
+  }
+
+  private func checkMetadata<Response>(of responses: ResponseStream<Response>) async throws {
+    let initial = try await responses.initialMetadata
+    for try await _ in responses {}
     try self.check(
       initial["x-grpc-test-echo-initial"] == "test_initial_metadata_value",
       "the initial metadata is \(initial)")
-    let trailing = call.responses.trailingMetadata
+    let trailing = responses.trailingMetadata
     try self.check(
       trailing?.binary(for: "x-grpc-test-echo-trailing-bin") == [0xab, 0xab, 0xab],
       "the trailing metadata is \(String(describing: trailing))")

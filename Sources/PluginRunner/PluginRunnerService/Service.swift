@@ -65,8 +65,9 @@ package struct Runner: ServiceProgram {
       maximumIdle: Int(configuration.capacity.slots), logger: logger)
 
     let group = environment.eventLoopGroup
-    let allocator = try RPCChannel(to: configuration.allocator, group: group)
-    let cache = try RPCChannel(to: configuration.cache, group: group)
+    let allocator = try RPCChannel(
+      to: configuration.allocator, configuration: .toService, group: group)
+    let cache = try RPCChannel(to: configuration.cache, configuration: .toService, group: group)
     self.channels = [allocator, cache]
     var policy = Policy()
     policy.stopGrace = configuration.stopGrace

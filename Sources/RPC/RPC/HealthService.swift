@@ -7,6 +7,7 @@ import Synchronization
 /// Statuses are set by whoever runs the server; the empty name is the server as a whole. Watchers
 /// get the newest status; one that is slow skips those between.
 public final class HealthService: HealthV1.HealthService {
+  /// Serving, not serving, or unknown.
   public typealias Status = HealthV1.HealthCheckResponse.ServingStatus
 
   /// Watches that one server serves; one more is refused with `resourceExhausted`.
@@ -23,7 +24,9 @@ public final class HealthService: HealthV1.HealthService {
   /// The server as a whole is serving.
   public init() {}
 
-  /// Sets a service's status.
+  /// Sets a service's status, and tells its watchers.
+  ///
+  /// - Parameter service: The full name, `package.Service`; empty is the server as a whole.
   public func set(_ status: Status, for service: String = "") {
     self.state.withLock { state in
       guard state.statuses[service] != status else { return }

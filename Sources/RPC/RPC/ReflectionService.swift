@@ -11,6 +11,8 @@ public struct ReflectionService: ReflectionV1.ServerReflectionService {
   private let files: [String: FileDescriptor]
   private let fileOfSymbol: [String: FileDescriptor]
 
+  /// Tells of services.
+  ///
   /// - Parameter services: What the server offers; reflection itself is added.
   public init(services: [any RPCService]) {
     let descriptors =

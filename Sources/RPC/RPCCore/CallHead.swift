@@ -7,8 +7,12 @@ package struct RequestHead: ~Copyable {
   package private(set) var timeout: Duration?
   /// A `grpc-timeout` that is none.
   package private(set) var badTimeout: String?
-  /// A `grpc-encoding` other than identity.
+  /// How messages that say so are compressed.
+  package private(set) var encoding = Compression.identity
+  /// A `grpc-encoding` that is not understood.
   package private(set) var unknownEncoding: String?
+  /// What the client understands.
+  package private(set) var acceptedEncodings = AcceptedEncodings()
   /// What is left for the application.
   package private(set) var metadata = Metadata()
 
@@ -28,10 +32,13 @@ package struct RequestHead: ~Copyable {
       self.timeout = TimeoutHeader.decode(value)
       if self.timeout == nil { self.badTimeout = String(decoding: value, as: UTF8.self) }
     case 13 where name.equals("grpc-encoding"):
-      if !value.equals("identity") {
+      if let known = Compression(value) {
+        self.encoding = known
+      } else {
         self.unknownEncoding = String(decoding: value, as: UTF8.self)
       }
-    case 20 where name.equals("grpc-accept-encoding"): return
+    case 20 where name.equals("grpc-accept-encoding"):
+      self.acceptedEncodings = AcceptedEncodings(value)
     default: self.metadata.add(wireName: name, value: value)
     }
   }
@@ -41,6 +48,8 @@ package struct RequestHead: ~Copyable {
 package struct ResponseHead: ~Copyable {
   package private(set) var httpStatus = 0
   package private(set) var isGRPC = false
+  /// How messages that say so are compressed.
+  package private(set) var encoding = Compression.identity
   package private(set) var unknownEncoding: String?
   /// `grpc-status`; nil if there is none. One that is no number gRPC knows is `unknown`.
   package private(set) var code: StatusCode?
@@ -56,12 +65,17 @@ package struct ResponseHead: ~Copyable {
     case 7 where name.equals(":status"):
       self.httpStatus = value.reduce(0) { $0 * 10 + Int($1 &- 0x30) }
     case 11 where name.equals("grpc-status"):
-      let number = value.count <= 2 ? value.reduce(0) { $0 * 10 + Int($1 &- 0x30) } : -1
+      let isNumber =
+        (1...2).contains(value.count)
+        && value.allSatisfy { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }
+      let number = isNumber ? value.reduce(0) { $0 * 10 + Int($1 - 0x30) } : -1
       self.code = StatusCode(rawValue: number) ?? .unknown
     case 12 where name.equals("content-type"): self.isGRPC = value.isGRPCContentType
     case 12 where name.equals("grpc-message"): self.message = StatusMessage.decode(value)
     case 13 where name.equals("grpc-encoding"):
-      if !value.equals("identity") {
+      if let known = Compression(value) {
+        self.encoding = known
+      } else {
         self.unknownEncoding = String(decoding: value, as: UTF8.self)
       }
     case 20 where name.equals("grpc-accept-encoding"): return
@@ -71,6 +85,7 @@ package struct ResponseHead: ~Copyable {
 }
 
 extension UnsafeBufferPointer<UInt8> {
+  @inline(__always)
   package func equals(_ text: StaticString) -> Bool {
     guard self.count == text.utf8CodeUnitCount else { return false }
     for index in 0..<self.count where self[index] != text.utf8Start[index] {

@@ -3,11 +3,12 @@ public struct Deadline: Sendable, Hashable, Comparable {
   /// On the clock that goes on while the machine sleeps.
   public let instant: ContinuousClock.Instant
 
+  /// A moment of the continuous clock.
   public init(_ instant: ContinuousClock.Instant) {
     self.instant = instant
   }
 
-  /// The moment that is `timeout` from now.
+  /// The moment that is `timeout` from now; it has passed already if that is negative.
   public static func after(_ timeout: Duration) -> Self {
     Self(.now.advanced(by: timeout))
   }

@@ -1,6 +1,8 @@
 /// Where a server listens or a client connects: `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`.
 public enum ListenAddress: Sendable, Hashable {
+  /// A name or an address of IPv4 or IPv6, without brackets.
   case tcp(host: String, port: Int)
+  /// A unix socket's file.
   case unix(path: String)
 
   /// Why a text is no address.
@@ -18,6 +20,9 @@ public enum ListenAddress: Sendable, Hashable {
   /// The longest path of a unix socket: `sun_path` on Linux holds 107 bytes and a zero.
   public static let maximumPathBytes = 107
 
+  /// Reads `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`.
+  ///
+  /// - Throws: ``ParseError``, which says what is wrong with the text.
   public init(_ text: String) throws(ParseError) {
     if text.hasPrefix("unix:") {
       var path = text.dropFirst("unix:".count)

@@ -74,10 +74,12 @@ public struct MessageDecodingError: Error, Hashable, Sendable, CustomStringConve
     case tooMuchMemory
   }
 
+  /// What is wrong.
   public var reason: Reason
   /// The full name of the message, or of the field for `invalidUTF8`.
   public var name: String
 
+  /// An error of the message or field with that name.
   @inlinable
   public init(_ reason: Reason, in name: String) {
     self.reason = reason

@@ -7,8 +7,6 @@ package struct MessageDeframer: ~Copyable {
   package enum Failure: Error, Hashable {
     /// The flag is neither 0 nor 1.
     case badFlag(UInt8)
-    /// The message is compressed, and no compression was agreed on.
-    case compressed
     case tooLarge(size: Int, limit: Int)
   }
 
@@ -19,6 +17,7 @@ package struct MessageDeframer: ~Copyable {
   private var prefix: UInt64 = 0
   private var prefixCount = 0
   private var size = 0
+  private var isCompressed = false
   private var body: [UInt8] = []
 
   /// - Parameter limit: The largest message that is accepted, in bytes.
@@ -29,10 +28,11 @@ package struct MessageDeframer: ~Copyable {
   /// Whether the bytes so far end with a whole message.
   package var isAtBoundary: Bool { self.prefixCount == 0 }
 
-  /// Takes the next bytes and calls `receive` with each message that they complete. The pointer is
-  /// valid during the call only.
+  /// Takes the next bytes and calls `receive` with each message that they complete, and whether it
+  /// is compressed. The pointer is valid during the call only.
   package mutating func append(
-    _ bytes: UnsafeRawBufferPointer, receive: (UnsafeRawBufferPointer) -> Void
+    _ bytes: UnsafeRawBufferPointer,
+    receive: (_ message: UnsafeRawBufferPointer, _ isCompressed: Bool) -> Void
   ) throws(Failure) {
     var rest = bytes[...]
     while true {
@@ -45,14 +45,14 @@ package struct MessageDeframer: ~Copyable {
         }
       }
       if self.body.isEmpty, rest.count >= self.size {
-        receive(UnsafeRawBufferPointer(rebasing: rest.prefix(self.size)))
+        receive(UnsafeRawBufferPointer(rebasing: rest.prefix(self.size)), self.isCompressed)
         rest = rest.dropFirst(self.size)
       } else {
         let part = rest.prefix(self.size - self.body.count)
         self.body.append(contentsOf: part)
         rest = rest.dropFirst(part.count)
         guard self.body.count == self.size else { return }
-        self.body.withUnsafeBytes(receive)
+        self.body.withUnsafeBytes { receive($0, self.isCompressed) }
         self.body.removeAll(keepingCapacity: self.size <= 1 << 16)
       }
       self.prefix = 0
@@ -62,8 +62,8 @@ package struct MessageDeframer: ~Copyable {
 
   private mutating func beginMessage() throws(Failure) {
     switch UInt8(truncatingIfNeeded: self.prefix >> 32) {
-    case 0: break
-    case 1: throw .compressed
+    case 0: self.isCompressed = false
+    case 1: self.isCompressed = true
     case let flag: throw .badFlag(flag)
     }
     self.size = Int(UInt32(truncatingIfNeeded: self.prefix))
@@ -77,8 +77,6 @@ extension MessageDeframer.Failure {
     switch self {
     case .badFlag(let flag):
       RPCError(.internalError, "a message begins with the flag \(flag), neither 0 nor 1")
-    case .compressed:
-      RPCError(.unimplemented, "a message is compressed, and only identity is understood")
     case .tooLarge(let size, let limit):
       RPCError(
         .resourceExhausted, "a message of \(size) bytes is larger than the limit of \(limit)")

@@ -1,6 +1,9 @@
 /// Names and values that travel beside a call's messages, in order; a name may occur repeatedly.
 ///
-/// Names are ASCII and compared without regard to case. A name that ends in `-bin` carries bytes.
+/// Names are of `a-z`, `0-9`, `-`, `_` and `.`, and compared without regard to case; one that ends in
+/// `-bin` carries bytes. Names that HTTP/2 cannot carry, and those that gRPC and HTTP keep for
+/// themselves (`grpc-status`, `content-type`, `te` and the like), are not sent.
+///
 /// Held as one run of bytes, so that receiving metadata makes no strings until one is asked for.
 public struct Metadata: Sendable {
   private struct Entry: Sendable {
@@ -18,19 +21,25 @@ public struct Metadata: Sendable {
   /// How many values there are.
   public var count: Int { self.entries.count }
 
+  /// Whether there are no values.
   public var isEmpty: Bool { self.entries.isEmpty }
 
   /// Adds a value behind those that are there.
   ///
   /// The value must be printable ASCII (`doc/PROTOCOL-HTTP2.md`, "Custom-Metadata"); any other
-  /// byte is replaced by `?`. For bytes use ``add(binary:for:)``.
+  /// byte is replaced by `?`, and spaces around it are dropped. For bytes use ``add(binary:for:)``.
   public mutating func add(_ value: String, for name: String) {
+    // RFC 9113, section 8.2.1: no value begins or ends with a space.
+    var text = value.utf8[...]
+    while text.first == UInt8(ascii: " ") { text = text.dropFirst() }
+    while text.last == UInt8(ascii: " ") { text = text.dropLast() }
     self.appendEntry(
-      name: name, valueCount: value.utf8.count,
-      value: value.utf8.lazy.map { (0x20...0x7e).contains($0) ? $0 : UInt8(ascii: "?") })
+      name: name, valueCount: text.count,
+      value: text.lazy.map { (0x20...0x7e).contains($0) ? $0 : UInt8(ascii: "?") })
   }
 
-  /// Adds bytes under a name that ends in `-bin`.
+  /// Adds bytes under a name that ends in `-bin`; any other name is a mistake in the program, and
+  /// stops it.
   public mutating func add(binary value: [UInt8], for name: String) {
     precondition(name.hasSuffix("-bin"), "the name of binary metadata ends in -bin, not \(name)")
     let encoded = Base64.encode(value)
@@ -42,6 +51,11 @@ public struct Metadata: Sendable {
     wireName name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>
   ) {
     let start = Int32(self.bytes.count)
+    if self.entries.isEmpty {
+      // Room for what most calls bring, so that it does not grow bit by bit.
+      self.bytes.reserveCapacity(256)
+      self.entries.reserveCapacity(8)
+    }
     self.bytes.append(contentsOf: name)
     self.bytes.append(contentsOf: value)
     self.entries.append(
@@ -67,12 +81,52 @@ public struct Metadata: Sendable {
   /// The first value of that name, decoded; nil if there is none or it is no base64.
   public func binary(for name: String) -> [UInt8]? {
     guard let index = self.index(of: name, from: 0) else { return nil }
-    return Base64.decode(self.valueBytes(at: index))
+    let value = self.valueBytes(at: index)
+    return Base64.decode(value.prefix { $0 != UInt8(ascii: ",") })
+  }
+
+  /// All values of that name, decoded, in order; what is no base64 is left out.
+  ///
+  /// One field may hold several with commas between (`doc/PROTOCOL-HTTP2.md`, "Binary-Header").
+  public func binaryValues(for name: String) -> [[UInt8]] {
+    var values: [[UInt8]] = []
+    var next = 0
+    while let index = self.index(of: name, from: next) {
+      for part in self.valueBytes(at: index).split(
+        separator: UInt8(ascii: ","), omittingEmptySubsequences: false)
+      {
+        if let value = Base64.decode(part.drop { $0 == UInt8(ascii: " ") }) { values.append(value) }
+      }
+      next = index + 1
+    }
+    return values
   }
 
   /// Takes all values of that name out.
   public mutating func removeAll(for name: String) {
     self.entries = self.entries.filter { !self.nameMatches($0, name) }
+  }
+
+  /// Names that are not the application's: the transport writes them, or HTTP/2 forbids them (RFC
+  /// 9113, section 8.2.2).
+  private static let reservedNames: Set<String> = [
+    "grpc-status", "grpc-message", "grpc-timeout", "grpc-encoding", "grpc-message-type",
+    "grpc-previous-rpc-attempts", "content-type", "content-length", "te", "host", "user-agent",
+    "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade",
+  ]
+
+  /// Whether the application may send a field of that name, which is in lower case.
+  package static func mayBeSent(_ name: UnsafeBufferPointer<UInt8>) -> Bool {
+    let isName = name.allSatisfy { byte in
+      switch byte {
+      case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "0")...UInt8(ascii: "9"),
+        UInt8(ascii: "-"), UInt8(ascii: "_"), UInt8(ascii: "."):
+        true
+      default: false
+      }
+    }
+    return isName && !name.isEmpty
+      && !self.reservedNames.contains(String(decoding: name, as: UTF8.self))
   }
 
   /// Calls `body` with each name and value as they go over the wire.

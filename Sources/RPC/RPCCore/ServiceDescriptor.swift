@@ -4,6 +4,7 @@ public struct MethodDescriptor<Request: RPCMessage, Response: RPCMessage>: Senda
   public let path: String
 
   @inlinable
+  /// The method of a path, `/package.Service/Method`.
   public init(_ path: String) {
     self.path = path
   }

@@ -2,22 +2,39 @@
 ///
 /// See "Status codes and their use in gRPC", `doc/statuscodes.md` of the gRPC project.
 public enum StatusCode: Int, Sendable, Hashable, CaseIterable {
+  /// No error.
   case ok = 0
+  /// The caller cancelled the call, or left.
   case cancelled = 1
+  /// An error that its maker gave no status.
   case unknown = 2
+  /// The request is wrong, whatever the state of the service.
   case invalidArgument = 3
+  /// The deadline passed before the call ended; what it was to do may have been done.
   case deadlineExceeded = 4
+  /// What was asked for is not there.
   case notFound = 5
+  /// What was to be made is there already.
   case alreadyExists = 6
+  /// The caller is known and may not do this.
   case permissionDenied = 7
+  /// A quota, a limit or some space is used up.
   case resourceExhausted = 8
+  /// The service is not in a state for this; to try again helps only once that has changed.
   case failedPrecondition = 9
+  /// A conflict, as of transactions: try the whole again, from reading on.
   case aborted = 10
+  /// Beyond what there is, as a read past the end.
   case outOfRange = 11
+  /// The method is not there, or not supported.
   case unimplemented = 12
+  /// Something that must never happen did; also: the peer broke the protocol.
   case internalError = 13
+  /// The service cannot be reached or is overloaded: to try again, after a while, may help.
   case unavailable = 14
+  /// Data is lost or damaged for good.
   case dataLoss = 15
+  /// The caller has not proved who it is.
   case unauthenticated = 16
 }
 

@@ -7,8 +7,11 @@ package enum StatusMessage {
   package static func encode(_ message: String) -> [UInt8] {
     var text: [UInt8] = []
     text.reserveCapacity(message.utf8.count)
-    for byte in message.utf8 {
-      if (0x20...0x7e).contains(byte) && byte != UInt8(ascii: "%") {
+    let last = message.utf8.count - 1
+    for (index, byte) in message.utf8.enumerated() {
+      // RFC 9113, section 8.2.1: no value begins or ends with a space.
+      let isOuterSpace = byte == UInt8(ascii: " ") && (index == 0 || index == last)
+      if (0x20...0x7e).contains(byte), byte != UInt8(ascii: "%"), !isOuterSpace {
         text.append(byte)
       } else {
         text.append(UInt8(ascii: "%"))

@@ -6,13 +6,21 @@ package struct ByteQueue: ~Copyable {
   private var start = 0
   private var end = 0
 
-  package init(capacity: Int = 0) {
-    self.capacity = capacity
-    self.base = UnsafeMutableRawPointer.allocate(byteCount: capacity, alignment: 1)
+  /// A queue that holds no memory yet.
+  package init() {
+    self.capacity = 0
+    self.base = Self.nowhere
   }
 
   deinit {
-    self.base.deallocate()
+    self.free()
+  }
+
+  /// What stands for the memory of a queue that has none.
+  private static var nowhere: UnsafeMutableRawPointer { UnsafeMutableRawPointer(bitPattern: 1)! }
+
+  private func free() {
+    if self.capacity > 0 { self.base.deallocate() }
   }
 
   package var count: Int { self.end - self.start }
@@ -31,6 +39,21 @@ package struct ByteQueue: ~Copyable {
   package mutating func append(_ bytes: UnsafeRawBufferPointer) {
     guard let source = bytes.baseAddress else { return }
     self.reserve(bytes.count).copyMemory(from: source, byteCount: bytes.count)
+  }
+
+  /// Calls `body` with what is queued, from `offset` bytes behind the front on.
+  package func withBytes(from offset: Int, _ body: (UnsafeRawBufferPointer) -> Void) {
+    body(
+      UnsafeRawBufferPointer(start: self.base + self.start + offset, count: self.count - offset))
+  }
+
+  /// Drops everything, and the memory with it.
+  package mutating func reset() {
+    self.free()
+    self.base = Self.nowhere
+    self.capacity = 0
+    self.start = 0
+    self.end = 0
   }
 
   /// Moves bytes from the front into `target`, as many as there are and fit.
@@ -55,7 +78,7 @@ package struct ByteQueue: ~Copyable {
       let capacity = max(self.capacity * 2, held + count, 256)
       let larger = UnsafeMutableRawPointer.allocate(byteCount: capacity, alignment: 1)
       larger.copyMemory(from: self.base + self.start, byteCount: held)
-      self.base.deallocate()
+      self.free()
       self.base = larger
       self.capacity = capacity
     }

@@ -16,22 +16,28 @@ final class HTTP2Callbacks: @unchecked Sendable {
     precondition(nghttp2_session_callbacks_new(&callbacks) == 0, "libnghttp2: out of memory")
     self.pointer = callbacks!
 
+    nghttp2_session_callbacks_set_on_begin_frame_callback(callbacks) { _, header, userData in
+      HTTP2Callbacks.session(userData).frameBegan(
+        type: header!.pointee.type, flags: header!.pointee.flags, length: header!.pointee.length)
+      return 0
+    }
+
     nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks) { _, frame, userData in
       let header = frame!.pointee.hd
       guard header.type == UInt8(NGHTTP2_HEADERS.rawValue) else { return 0 }
       let isRequest = frame!.pointee.headers.cat == NGHTTP2_HCAT_REQUEST
-      let accepted = HTTP2Callbacks.session(userData).headersBegan(
+      HTTP2Callbacks.session(userData).headersBegan(
         id: header.stream_id, isRequest: isRequest)
-      return accepted ? 0 : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue
+      return 0
     }
 
     nghttp2_session_callbacks_set_on_header_callback(callbacks) {
       _, frame, name, nameCount, value, valueCount, _, userData in
-      let fits = HTTP2Callbacks.session(userData).headerReceived(
+      HTTP2Callbacks.session(userData).headerReceived(
         id: frame!.pointee.hd.stream_id,
         name: UnsafeBufferPointer(start: name, count: nameCount),
         value: UnsafeBufferPointer(start: value, count: valueCount))
-      return fits ? 0 : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue
+      return 0
     }
 
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks) {
@@ -52,13 +58,25 @@ final class HTTP2Callbacks: @unchecked Sendable {
       case NGHTTP2_DATA.rawValue:
         if isEnd { session.dataEnded(id: header.stream_id) }
       case NGHTTP2_SETTINGS.rawValue:
-        if !isAcknowledgement { session.settingsReceived() }
+        if isAcknowledgement {
+          session.settingsAcknowledged()
+        } else {
+          session.settingsReceived()
+        }
       case NGHTTP2_PING.rawValue:
-        if isAcknowledgement { session.pingAcknowledged() }
+        if isAcknowledgement {
+          session.pingAcknowledged(frame!.pointee.ping.opaque_data.7)
+        } else {
+          session.pingReceived()
+        }
       case NGHTTP2_GOAWAY.rawValue:
         session.goAwayReceived(
           lastStreamID: frame!.pointee.goaway.last_stream_id,
-          code: frame!.pointee.goaway.error_code)
+          code: frame!.pointee.goaway.error_code,
+          text: String(
+            decoding: UnsafeBufferPointer(
+              start: frame!.pointee.goaway.opaque_data,
+              count: frame!.pointee.goaway.opaque_data_len), as: UTF8.self))
       default:
         break
       }
@@ -72,6 +90,9 @@ final class HTTP2Callbacks: @unchecked Sendable {
 
     nghttp2_session_callbacks_set_on_frame_send_callback(callbacks) { _, frame, userData in
       let header = frame!.pointee.hd
+      let isReset = header.type == UInt8(NGHTTP2_RST_STREAM.rawValue)
+      HTTP2Callbacks.session(userData).frameSent(
+        type: header.type, resetCode: isReset ? frame!.pointee.rst_stream.error_code : 0)
       if header.flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0,
         header.type == UInt8(NGHTTP2_HEADERS.rawValue)
           || header.type == UInt8(NGHTTP2_DATA.rawValue)

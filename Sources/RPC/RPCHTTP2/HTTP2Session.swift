@@ -3,13 +3,20 @@ import RPCCore
 
 /// What happens on a connection as a whole.
 package protocol HTTP2SessionDelegate: AnyObject {
-  /// A request begins: makes its stream, or refuses it by nil.
+  /// A request begins: makes its stream, or refuses it by nil (REFUSED_STREAM).
   func streamBegan() -> HTTP2Stream?
   /// The peer's SETTINGS came.
   func settingsReceived()
   /// The peer will take no stream after `lastStreamID`.
-  func goAwayReceived(lastStreamID: Int32, code: UInt32)
-  func pingAcknowledged()
+  ///
+  /// - Parameter text: What the peer says for people; it may hold anything.
+  func goAwayReceived(lastStreamID: Int32, code: UInt32, text: String)
+  /// The peer asks whether we live; it is answered without the delegate.
+  func pingReceived()
+  /// A ping of ours was answered.
+  func pingAcknowledged(_ purpose: HTTP2Session.Ping)
+  /// The peer did something too often; the connection is to be ended with `ENHANCE_YOUR_CALM`.
+  func peerWentTooFar(_ what: String)
 }
 
 /// HTTP/2 framing, header compression and flow control on memory: bytes in, events and bytes out.
@@ -23,17 +30,27 @@ package final class HTTP2Session {
   package struct Configuration: Sendable {
     /// How many streams the peer may have open (SETTINGS_MAX_CONCURRENT_STREAMS).
     package var maximumConcurrentStreams: UInt32 = 1_000
-    /// How much of a stream's body the peer may send before it is read.
-    package var streamWindow: Int32 = 1 << 20
+    /// How much of a stream's body the peer may send before it is read, in the beginning.
+    package var streamWindow: Int32 = 1 << 16
+    /// What that grows to on a connection that needs it.
+    package var maximumStreamWindow: Int32 = 8 << 20
     /// The same for the connection; large, since streams are bounded one by one.
     package var connectionWindow: Int32 = 1 << 26
     /// The largest header list that is accepted (SETTINGS_MAX_HEADER_LIST_SIZE).
     package var maximumHeaderListBytes: UInt32 = 64 << 10
-    /// Resets that a peer may send at once, and how many each second adds (CVE-2023-44487).
-    package var resetBurst: UInt64 = 1_000
-    package var resetsPerSecond: UInt64 = 200
-    /// PING and SETTINGS answers that may wait to be sent; a flood ends the connection.
+    /// Frames of one header list behind its first (CVE-2024-28182).
+    package var maximumContinuationFrames = 8
+    /// Resets that the peer may send (CVE-2023-44487).
+    package var receivedResets = TokenBucket.Limit(burst: 1_000, perSecond: 200)
+    /// Resets that the peer may make us send (CVE-2025-8671).
+    package var provokedResets = TokenBucket.Limit(burst: 200, perSecond: 20)
+    /// Frames that carry nothing: PING, SETTINGS, PRIORITY, empty DATA, unknown ones. Each frame
+    /// that does carry something makes up for one.
+    package var emptyFrames = TokenBucket.Limit(burst: 1_000, perSecond: 100)
+    /// PING and SETTINGS answers that may wait to be sent to a peer that does not read.
     package var maximumOutboundAcknowledgements = 1_000
+    /// Frames other than DATA that may wait for such a peer, beside two for each stream.
+    package var maximumQueuedFrames = 10_000
 
     package init() {}
   }
@@ -51,8 +68,24 @@ package final class HTTP2Session {
   private let role: Role
   private let maximumHeaderListBytes: Int
   private unowned(unsafe) let delegate: any HTTP2SessionDelegate
-  private var streams: [HTTP2Stream] = []
-  private var headerListBytes = 0
+  @exclusivity(unchecked) private var streams: [HTTP2Stream] = []
+  @exclusivity(unchecked) private var headerListBytes = 0
+  private var provokedResets: TokenBucket
+  @exclusivity(unchecked) private var emptyFrames: TokenBucket
+  @exclusivity(unchecked) private var windows: WindowEstimator
+  private let maximumQueuedFrames: Int
+  private let maximumConcurrentStreams: Int
+  /// The peer knows our SETTINGS.
+  private var isAcknowledged = false
+  /// Our first SETTINGS have not gone out.
+  private var isSilent = true
+  /// A header list has begun and not ended.
+  @exclusivity(unchecked) package private(set) var isInHeaders = false
+  /// HEADERS and DATA that have gone out.
+  @exclusivity(unchecked) package private(set) var callFramesSent = 0
+  /// Header lists that have begun.
+  @exclusivity(unchecked) package private(set) var headerLists = 0
+  private var hasGoneTooFar = false
 
   /// - Parameter delegate: Outlives the session.
   package init(
@@ -61,13 +94,22 @@ package final class HTTP2Session {
     self.role = role
     self.delegate = delegate
     self.maximumHeaderListBytes = Int(configuration.maximumHeaderListBytes)
+    self.provokedResets = TokenBucket(configuration.provokedResets)
+    self.emptyFrames = TokenBucket(configuration.emptyFrames)
+    self.maximumQueuedFrames =
+      configuration.maximumQueuedFrames + 2 * Int(configuration.maximumConcurrentStreams)
+    self.maximumConcurrentStreams = Int(configuration.maximumConcurrentStreams)
+    self.windows = WindowEstimator(
+      window: Int(configuration.streamWindow), maximum: Int(configuration.maximumStreamWindow))
     var options: OpaquePointer?
     Self.check(nghttp2_option_new(&options))
     defer { nghttp2_option_del(options) }
     // Back-pressure: the window opens as the application reads, by `consume`.
     nghttp2_option_set_no_auto_window_update(options, 1)
     nghttp2_option_set_stream_reset_rate_limit(
-      options, configuration.resetBurst, configuration.resetsPerSecond)
+      options, UInt64(configuration.receivedResets.burst),
+      UInt64(configuration.receivedResets.perSecond))
+    nghttp2_option_set_max_continuations(options, configuration.maximumContinuationFrames)
     nghttp2_option_set_max_outbound_ack(options, configuration.maximumOutboundAcknowledgements)
     nghttp2_option_set_no_closed_streams(options, 1)
     var session: OpaquePointer?
@@ -83,10 +125,12 @@ package final class HTTP2Session {
     case .server:
       Self.check(
         nghttp2_session_server_new2(&session, HTTP2Callbacks.shared.pointer, nil, options))
+      // The last one: ``tellStreamLimit(in:count:)``.
       settings.append(
         nghttp2_settings_entry(
           settings_id: Int32(NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS.rawValue),
-          value: configuration.maximumConcurrentStreams))
+          value: UInt32(
+            clamping: Int(configuration.maximumConcurrentStreams) + Self.streamsBeyondTheLimit)))
     case .client:
       Self.check(
         nghttp2_session_client_new2(&session, HTTP2Callbacks.shared.pointer, nil, options))
@@ -115,6 +159,10 @@ package final class HTTP2Session {
     let count = nghttp2_session_mem_recv(
       self.session, bytes.baseAddress?.assumingMemoryBound(to: UInt8.self), bytes.count)
     guard count >= 0 else { throw Failure(count, during: "receiving") }
+    let queued = nghttp2_session_get_outbound_queue_size(self.session)
+    if queued > self.maximumQueuedFrames {
+      self.wentTooFar("\(queued) frames wait for it, and it does not read")
+    }
   }
 
   /// The next run of bytes that is to be sent now, valid until the next call; nil when there is
@@ -123,7 +171,29 @@ package final class HTTP2Session {
     var bytes: UnsafePointer<UInt8>?
     let count = nghttp2_session_mem_send(self.session, &bytes)
     guard count >= 0 else { throw Failure(count, during: "sending") }
+    if count > 0, self.isSilent {
+      self.isSilent = false
+      if self.role == .server { self.tellStreamLimit(in: bytes, count: count) }
+    }
     return count > 0 ? UnsafeRawBufferPointer(start: bytes, count: count) : nil
+  }
+
+  /// How many streams nghttp2 lets a peer begin beyond what the peer is told.
+  private static let streamsBeyondTheLimit = 10_000
+
+  /// Writes the limit of streams into our SETTINGS.
+  ///
+  /// nghttp2 ends the whole connection when a peer exceeds the limit that it has acknowledged. RFC
+  /// 9113, section 5.1.2, wants the stream refused. So nghttp2 is given a larger limit, and
+  /// ``headersBegan(id:isRequest:)`` refuses.
+  ///
+  /// - Parameter bytes: The SETTINGS frame, in a buffer of nghttp2's that it only frees from now on.
+  private func tellStreamLimit(in bytes: UnsafePointer<UInt8>?, count: Int) {
+    guard let bytes, count >= 15, bytes[3] == UInt8(NGHTTP2_SETTINGS.rawValue),
+      bytes[count - 5] == UInt8(NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS.rawValue)
+    else { preconditionFailure("libnghttp2: a server says its SETTINGS first") }
+    UnsafeMutableRawPointer(mutating: bytes).storeBytes(
+      of: UInt32(self.maximumConcurrentStreams).bigEndian, toByteOffset: count - 4, as: UInt32.self)
   }
 
   /// Neither side has anything left to say: the connection is to be closed.
@@ -171,6 +241,16 @@ package final class HTTP2Session {
     self.resetOnError(result, stream)
   }
 
+  /// The same with headers that never change.
+  package func submitResponse(_ fields: ConstantHeaderFields, on stream: HTTP2Stream) {
+    guard !stream.isClosed else { return }
+    stream.hasProvider = true
+    var provider = Self.provider
+    self.resetOnError(
+      nghttp2_submit_response(self.session, stream.id, fields.list, fields.count, &provider),
+      stream)
+  }
+
   /// Sends the only headers of a response without a body.
   package func submitTrailersOnly(_ fields: borrowing HeaderFields, on stream: HTTP2Stream) {
     guard !stream.isClosed else { return }
@@ -203,6 +283,13 @@ package final class HTTP2Session {
     self.outboundGrew(stream)
   }
 
+  /// The same with trailers that never change.
+  package func endOutbound(_ stream: HTTP2Stream, trailers: ConstantHeaderFields) {
+    guard case .open = stream.ending else { return }
+    stream.ending = .constantTrailers(trailers)
+    self.outboundGrew(stream)
+  }
+
   /// RST_STREAM; `closed` follows.
   package func reset(_ stream: HTTP2Stream, code: UInt32) {
     guard !stream.isClosed, stream.id > 0 else { return }
@@ -218,8 +305,43 @@ package final class HTTP2Session {
 
   // MARK: - The connection
 
-  package func ping() {
-    nghttp2_submit_ping(self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), nil)
+  /// What a ping is for; its eight bytes say so.
+  package enum Ping: UInt8 {
+    case keepalive = 1
+    /// Before the last GOAWAY: RFC 9113, section 6.8.
+    case shutdown = 2
+    case window = 3
+  }
+
+  package func ping(_ purpose: Ping) {
+    var data: [UInt8] = [0x6d, 0x69, 0x6c, 0x6c, 0x72, 0x61, 0x63, purpose.rawValue]
+    nghttp2_submit_ping(self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), &data)
+  }
+
+  /// GOAWAY with an error; the connection is over when it has been sent.
+  package func terminate(code: UInt32, _ text: String) {
+    let text = Array(text.utf8.prefix(1_000))
+    nghttp2_submit_goaway(
+      self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue),
+      nghttp2_session_get_last_proc_stream_id(self.session), code, text, text.count)
+    nghttp2_session_terminate_session(self.session, code)
+  }
+
+  /// Resets the streams whose bytes the peer has not taken since the last time.
+  ///
+  /// - Parameter minimum: Bytes that it must have taken while more were waiting.
+  /// - Returns: How many there were.
+  package func resetStalledStreams(minimum: Int) -> Int {
+    var count = 0
+    for stream in self.streams where !stream.isClosed {
+      defer { stream.drainedAtCheck = stream.outbound.isEmpty ? nil : stream.drainedBytes }
+      guard let before = stream.drainedAtCheck, !stream.outbound.isEmpty,
+        stream.drainedBytes - before < minimum
+      else { continue }
+      self.reset(stream, code: NGHTTP2_CANCEL.rawValue)
+      count += 1
+    }
+    return count
   }
 
   /// Tells the peer that no further streams are wanted, without refusing those on their way.
@@ -245,39 +367,106 @@ package final class HTTP2Session {
       self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), id, NGHTTP2_NO_ERROR.rawValue)
   }
 
-  func headersBegan(id: Int32, isRequest: Bool) -> Bool {
+  /// A frame begins. On the way of every frame: no more than counting.
+  func frameBegan(type: UInt8, flags: UInt8, length: Int) {
+    switch UInt32(type) {
+    case NGHTTP2_HEADERS.rawValue:
+      self.emptyFrames.putBack()
+      return
+    case NGHTTP2_DATA.rawValue:
+      if length > 0 {
+        self.emptyFrames.putBack()
+        return
+      }
+      if flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0 { return }
+    case NGHTTP2_PING.rawValue, NGHTTP2_SETTINGS.rawValue:
+      if flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) != 0 { return }
+    case NGHTTP2_PRIORITY.rawValue, NGHTTP2_WINDOW_UPDATE.rawValue:
+      break
+    default:
+      return
+    }
+    if !self.emptyFrames.take(at: Self.second) {
+      self.wentTooFar("it sends too many frames that carry nothing")
+    }
+  }
+
+  /// A frame has gone out.
+  func frameSent(type: UInt8, resetCode: UInt32) {
+    switch UInt32(type) {
+    case NGHTTP2_DATA.rawValue:
+      // The peer answers with WINDOW_UPDATE, for the stream and for the connection.
+      self.emptyFrames.putBack(2)
+      self.callFramesSent &+= 1
+    case NGHTTP2_HEADERS.rawValue:
+      self.callFramesSent &+= 1
+    case NGHTTP2_RST_STREAM.rawValue where self.role == .server:
+      guard resetCode != NGHTTP2_NO_ERROR.rawValue, resetCode != NGHTTP2_REFUSED_STREAM.rawValue
+      else { return }
+      if !self.provokedResets.take(at: Self.second) {
+        self.wentTooFar("it makes us reset too many streams")
+      }
+    default: break
+    }
+  }
+
+  private static let start = ContinuousClock.now
+  private static var second: Int64 { Self.start.duration(to: .now).components.seconds }
+
+  private func wentTooFar(_ what: String) {
+    guard !self.hasGoneTooFar else { return }
+    self.hasGoneTooFar = true
+    self.delegate.peerWentTooFar(what)
+  }
+
+  func headersBegan(id: Int32, isRequest: Bool) {
     self.headerListBytes = 0
+    self.isInHeaders = true
+    self.headerLists += 1
     if isRequest {
-      guard let stream = self.delegate.streamBegan() else { return false }
+      let isBeyondTheLimit = self.streams.count >= self.maximumConcurrentStreams
+      // Before it knows the limit, a client cannot keep it.
+      if isBeyondTheLimit, self.isAcknowledged, !self.provokedResets.take(at: Self.second) {
+        self.wentTooFar("it begins too many streams beyond the limit")
+      }
+      guard !isBeyondTheLimit, let stream = self.delegate.streamBegan() else {
+        nghttp2_submit_rst_stream(
+          self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), id, NGHTTP2_REFUSED_STREAM.rawValue)
+        return
+      }
       stream.id = id
       nghttp2_session_set_stream_user_data(
         self.session, id, Unmanaged.passUnretained(stream).toOpaque())
       self.list(stream)
     }
     self.stream(id)?.owner.headersBegan()
-    return true
   }
 
-  /// False when the header list has grown beyond the limit.
   func headerReceived(
     id: Int32, name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>
-  ) -> Bool {
+  ) {
     // RFC 9113, section 6.5.2: a field counts 32 bytes on top of its own.
     self.headerListBytes += name.count + value.count + 32
-    guard self.headerListBytes <= self.maximumHeaderListBytes else { return false }
+    // What is beyond is read, for the sake of HPACK's table, and dropped.
+    guard self.headerListBytes <= self.maximumHeaderListBytes else { return }
     self.stream(id)?.owner.headerReceived(name: name, value: value)
-    return true
   }
 
   func headersEnded(id: Int32, endOfStream: Bool) {
+    self.isInHeaders = false
     guard let stream = self.stream(id) else { return }
-    stream.owner.headersEnded(endOfStream: endOfStream)
+    if self.headerListBytes > self.maximumHeaderListBytes {
+      stream.owner.headersTooLarge(bytes: self.headerListBytes, limit: self.maximumHeaderListBytes)
+    } else {
+      stream.owner.headersEnded(endOfStream: endOfStream)
+    }
     if endOfStream, !stream.isClosed { stream.owner.endReceived() }
   }
 
   func dataReceived(id: Int32, _ bytes: UnsafeRawBufferPointer) {
     // The connection's window is opened at once; each stream's own holds its sender back.
     nghttp2_session_consume_connection(self.session, bytes.count)
+    if self.windows.received(bytes.count) { self.ping(.window) }
     guard let stream = self.stream(id) else { return }
     stream.owner.dataReceived(bytes)
   }
@@ -301,11 +490,32 @@ package final class HTTP2Session {
 
   func settingsReceived() { self.delegate.settingsReceived() }
 
-  func goAwayReceived(lastStreamID: Int32, code: UInt32) {
-    self.delegate.goAwayReceived(lastStreamID: lastStreamID, code: code)
+  func settingsAcknowledged() { self.isAcknowledged = true }
+
+  func goAwayReceived(lastStreamID: Int32, code: UInt32, text: String) {
+    self.delegate.goAwayReceived(lastStreamID: lastStreamID, code: code, text: text)
   }
 
-  func pingAcknowledged() { self.delegate.pingAcknowledged() }
+  func pingReceived() { self.delegate.pingReceived() }
+
+  /// - Parameter purpose: The last of the answer's bytes.
+  func pingAcknowledged(_ purpose: UInt8) {
+    switch Ping(rawValue: purpose) {
+    case .window:
+      guard let window = self.windows.pingAnswered() else { return }
+      // Changes the windows of the streams that are open, too: RFC 9113, section 6.9.2.
+      let setting = [
+        nghttp2_settings_entry(
+          settings_id: Int32(NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE.rawValue), value: UInt32(window))
+      ]
+      nghttp2_submit_settings(self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), setting, 1)
+    case .keepalive, .shutdown:
+      self.delegate.pingAcknowledged(Ping(rawValue: purpose)!)
+    case nil:
+      // An answer that nobody asked for.
+      break
+    }
+  }
 
   /// Fills a DATA frame from the stream's queue.
   func readOutbound(
@@ -315,6 +525,7 @@ package final class HTTP2Session {
       return Int(NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue)
     }
     let count = stream.outbound.move(into: target)
+    stream.drainedBytes += count
     if stream.outbound.isEmpty {
       switch stream.ending {
       case .open, .sent:
@@ -326,17 +537,29 @@ package final class HTTP2Session {
         stream.ending = .sent
         flags.pointee |= NGHTTP2_DATA_FLAG_EOF.rawValue
       case .trailers(let box):
-        stream.ending = .sent
-        flags.pointee |=
-          NGHTTP2_DATA_FLAG_EOF.rawValue | NGHTTP2_DATA_FLAG_NO_END_STREAM.rawValue
         let result = box.fields.withNameValues { list, count in
           nghttp2_submit_trailer(self.session, id, list, count)
         }
-        guard result == 0 else { return Int(NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue) }
+        guard self.trailersFollow(stream, flags, result) else {
+          return Int(NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue)
+        }
+      case .constantTrailers(let fields):
+        let result = nghttp2_submit_trailer(self.session, id, fields.list, fields.count)
+        guard self.trailersFollow(stream, flags, result) else {
+          return Int(NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue)
+        }
       }
     }
     if count > 0 { stream.owner.outboundDrained(remaining: stream.outbound.count) }
     return count
+  }
+
+  private func trailersFollow(
+    _ stream: HTTP2Stream, _ flags: UnsafeMutablePointer<UInt32>, _ result: Int32
+  ) -> Bool {
+    stream.ending = .sent
+    flags.pointee |= NGHTTP2_DATA_FLAG_EOF.rawValue | NGHTTP2_DATA_FLAG_NO_END_STREAM.rawValue
+    return result == 0
   }
 
   // MARK: -

@@ -7,6 +7,8 @@ package protocol HTTP2StreamEvents: AnyObject {
   func headersBegan()
   func headerReceived(name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>)
   func headersEnded(endOfStream: Bool)
+  /// The header list is larger than the limit; what was told of it is not all.
+  func headersTooLarge(bytes: Int, limit: Int)
   /// A part of the body. The owner calls ``HTTP2Session/consume(_:on:)`` once it has room for more.
   func dataReceived(_ bytes: UnsafeRawBufferPointer)
   /// The peer has sent everything.
@@ -29,6 +31,7 @@ package final class HTTP2Stream {
     case endStream
     /// Trailers, which carry END_STREAM.
     case trailers(HeaderFieldsBox)
+    case constantTrailers(ConstantHeaderFields)
     /// All of it has been handed to the session.
     case sent
   }
@@ -39,18 +42,21 @@ package final class HTTP2Stream {
     init(_ fields: consuming HeaderFields) { self.fields = fields }
   }
 
-  package internal(set) var id: Int32 = -1
+  @exclusivity(unchecked) package internal(set) var id: Int32 = -1
   /// The bytes that go out as the peer's window allows.
-  package var outbound = ByteQueue()
+  @exclusivity(unchecked) package var outbound = ByteQueue()
   package let owner: any HTTP2StreamEvents
-  var ending = Ending.open
+  @exclusivity(unchecked) var ending = Ending.open
   /// The data provider has nothing to give and must be resumed.
-  var isDeferred = false
+  @exclusivity(unchecked) var isDeferred = false
   /// The headers that carry the data provider have been submitted.
   var hasProvider = false
-  var isClosed = false
+  @exclusivity(unchecked) var isClosed = false
+  /// Bytes that have left the outbound queue, and how many had at the last look while more waited.
+  @exclusivity(unchecked) var drainedBytes = 0
+  var drainedAtCheck: Int?
   /// Where the session lists it.
-  var slot = -1
+  @exclusivity(unchecked) var slot = -1
 
   package init(owner: any HTTP2StreamEvents) {
     self.owner = owner

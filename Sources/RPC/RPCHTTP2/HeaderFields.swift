@@ -25,8 +25,10 @@ package struct HeaderFields: ~Copyable {
     self.fields.append((.constant(name), self.hold(value)))
   }
 
+  /// Adds what an application may send; see ``Metadata/mayBeSent(_:)``.
   package mutating func add(_ metadata: Metadata) {
     metadata.forEachField { name, value in
+      guard Metadata.mayBeSent(name) else { return }
       let name = self.hold(name)
       self.fields.append((name, self.hold(value)))
     }
@@ -74,5 +76,30 @@ package struct HeaderFields: ~Copyable {
       return UnsafeMutableBufferPointer(
         mutating: UnsafeBufferPointer(rebasing: bytes[start..<start + count]))
     }
+  }
+}
+
+/// A header list that is the same each time it is sent: made once, neither built nor copied again.
+package final class ConstantHeaderFields: @unchecked Sendable {
+  // Safe: filled in `init`, only read afterwards, and never freed before the process ends.
+  let list: UnsafeMutablePointer<nghttp2_nv>
+  let count: Int
+
+  package init(_ fields: [(name: StaticString, value: StaticString)]) {
+    self.list = .allocate(capacity: fields.count)
+    self.count = fields.count
+    let flags = NGHTTP2_NV_FLAG_NO_COPY_NAME.rawValue | NGHTTP2_NV_FLAG_NO_COPY_VALUE.rawValue
+    for (index, field) in fields.enumerated() {
+      (self.list + index).initialize(
+        to: nghttp2_nv(
+          name: UnsafeMutablePointer(mutating: field.name.utf8Start),
+          value: UnsafeMutablePointer(mutating: field.value.utf8Start),
+          namelen: field.name.utf8CodeUnitCount, valuelen: field.value.utf8CodeUnitCount,
+          flags: UInt8(flags)))
+    }
+  }
+
+  deinit {
+    self.list.deallocate()
   }
 }

@@ -19,7 +19,9 @@ final class UnaryClientCall<Response: RPCMessage>: ClientCall, @unchecked Sendab
 
   func initialMetadataReceived(_ metadata: Metadata) {}
 
-  func messageReceived(_ bytes: UnsafeRawBufferPointer) throws(MessageDecodingError) -> Bool {
+  func messageReceived(
+    _ bytes: UnsafeRawBufferPointer, isCompressed: Bool
+  ) throws(MessageDecodingError) -> Bool {
     if self.response != nil { self.hasExtraResponse = true }
     self.response = try Response(decoding: bytes)
     return true
@@ -54,7 +56,8 @@ final class StreamingClientCall<Response: RPCMessage>: ClientCall {
     var trailing: Metadata?
     var ending: RPCError?
     var isEnded = false
-    var waiters: [UnsafeContinuation<Metadata, any Error>] = []
+    var waiters: [(id: Int, continuation: UnsafeContinuation<Metadata, any Error>)] = []
+    var nextWaiter = 0
   }
 
   let queue: MessageQueue<Response>
@@ -70,11 +73,14 @@ final class StreamingClientCall<Response: RPCMessage>: ClientCall {
       defer { state.waiters = [] }
       return state.waiters
     }
-    for waiter in waiters { waiter.resume(returning: metadata) }
+    for waiter in waiters { waiter.continuation.resume(returning: metadata) }
   }
 
-  func messageReceived(_ bytes: UnsafeRawBufferPointer) throws(MessageDecodingError) -> Bool {
-    self.queue.append(try Response(decoding: bytes), bytes: bytes.count)
+  func messageReceived(
+    _ bytes: UnsafeRawBufferPointer, isCompressed: Bool
+  ) throws(MessageDecodingError) -> Bool {
+    self.queue.append(
+      try Response(decoding: bytes), bytes: bytes.count, isCompressed: isCompressed)
   }
 
   func ended(_ result: Result<Metadata, RPCError>) {
@@ -91,8 +97,8 @@ final class StreamingClientCall<Response: RPCMessage>: ClientCall {
     }
     for waiter in waiters {
       switch result {
-      case .success: waiter.resume(returning: Metadata())
-      case .failure(let error): waiter.resume(throwing: error)
+      case .success: waiter.continuation.resume(returning: Metadata())
+      case .failure(let error): waiter.continuation.resume(throwing: error)
       }
     }
     self.queue.end(result.map { _ in () })
@@ -101,16 +107,38 @@ final class StreamingClientCall<Response: RPCMessage>: ClientCall {
   var trailingMetadata: Metadata? { self.state.withLock { $0.trailing } }
 
   func initialMetadata() async throws -> Metadata {
-    try await withUnsafeThrowingContinuation { continuation in
-      let known: Result<Metadata, any Error>? = self.state.withLock { state in
-        if let initial = state.initial { return .success(initial) }
-        if let ending = state.ending { return .failure(ending) }
-        if state.isEnded { return .success(Metadata()) }
-        state.waiters.append(continuation)
-        return nil
-      }
-      if let known { continuation.resume(with: known) }
+    let id = self.state.withLock { state in
+      state.nextWaiter += 1
+      return state.nextWaiter
     }
+    return try await withTaskCancellationHandler {
+      try await withUnsafeThrowingContinuation { continuation in
+        let known: Result<Metadata, any Error>? = self.state.withLock { state in
+          if let initial = state.initial { return .success(initial) }
+          if let ending = state.ending { return .failure(ending) }
+          if state.isEnded { return .success(Metadata()) }
+          if Task.isCancelled { return .failure(Self.cancelled) }
+          state.waiters.append((id, continuation))
+          return nil
+        }
+        if let known { continuation.resume(with: known) }
+        // Cancelled between the check and the append: the handler found nothing to resume.
+        if known == nil, Task.isCancelled { self.cancelWaiter(id) }
+      }
+    } onCancel: {
+      self.cancelWaiter(id)
+    }
+  }
+
+  private func cancelWaiter(_ id: Int) {
+    let waiter = self.state.withLock { state in
+      state.waiters.firstIndex { $0.id == id }.map { state.waiters.remove(at: $0) }
+    }
+    waiter?.continuation.resume(throwing: Self.cancelled)
+  }
+
+  private static var cancelled: RPCError {
+    RPCError(.cancelled, "the task that waited for the initial metadata was cancelled")
   }
 }
 
@@ -146,12 +174,25 @@ public struct ResponseStream<Message: RPCMessage>: AsyncSequence, Sendable {
   let call: StreamingClientCall<Message>
   let handle: CallHandle
 
+  /// Reads the responses.
   public struct AsyncIterator: AsyncIteratorProtocol {
     let call: StreamingClientCall<Message>
     let handle: CallHandle
+    /// Whether the message that ``next()`` returned last had come compressed.
+    public private(set) var wasCompressed = false
 
+    init(call: StreamingClientCall<Message>, handle: CallHandle) {
+      self.call = call
+      self.handle = handle
+    }
+
+    /// The next response; nil after the server's OK.
+    ///
+    /// - Throws: ``RPCCore/RPCError``: the call's status.
     public mutating func next() async throws -> Message? {
-      try await self.call.queue.next()
+      guard let next = try await self.call.queue.next() else { return nil }
+      self.wasCompressed = next.isCompressed
+      return next.message
     }
   }
 
@@ -164,7 +205,8 @@ public struct ResponseStream<Message: RPCMessage>: AsyncSequence, Sendable {
     self.handle.cancel()
   }
 
-  /// What the server sent before its first response. Suspends until it is there.
+  /// What the server sent before its first response. Suspends until it is there; empty if the call
+  /// ended well without any. Throws the call's status if it failed before.
   public var initialMetadata: Metadata {
     get async throws { try await self.call.initialMetadata() }
   }
@@ -183,13 +225,16 @@ public final class ClientStreamingCall<Request: RPCMessage, Response: RPCMessage
 
   /// Sends a request. Suspends while the server does not read.
   ///
+  /// - Parameter compressed: Whether the call's compression is used, if it has one.
   /// - Throws: ``RPCCore/RPCError``: the call's status, if the server has ended it.
-  public func send(_ request: Request) async throws {
+  public func send(_ request: Request, compressed: Bool = true) async throws {
     let stream = self.responses.handle.stream
-    try await stream.writer.send(request, on: stream)
+    try await stream.writer.send(request, on: stream, compressed: compressed)
   }
 
   /// Ends the requests and waits for the response.
+  ///
+  /// - Throws: ``RPCCore/RPCError``: the call's status.
   public func finish() async throws -> Response {
     self.responses.handle.stream.finishSending()
     var iterator = self.responses.makeAsyncIterator()
@@ -220,10 +265,11 @@ public final class BidirectionalCall<Request: RPCMessage, Response: RPCMessage>:
 
   /// Sends a request. Suspends while the server does not read.
   ///
+  /// - Parameter compressed: Whether the call's compression is used, if it has one.
   /// - Throws: ``RPCCore/RPCError``: the call's status, if the server has ended it.
-  public func send(_ request: Request) async throws {
+  public func send(_ request: Request, compressed: Bool = true) async throws {
     let stream = self.responses.handle.stream
-    try await stream.writer.send(request, on: stream)
+    try await stream.writer.send(request, on: stream, compressed: compressed)
   }
 
   /// Ends the requests; responses go on.

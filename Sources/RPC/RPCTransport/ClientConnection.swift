@@ -7,76 +7,81 @@ protocol ClientConnectionOwner: AnyObject, Sendable {
   /// HTTP/2 is up: the server's SETTINGS came.
   func connectionReady(_ connection: Connection)
   /// No further calls may be started on it; those that are open go on.
-  func connectionRetired(_ connection: Connection)
-  func connectionClosed(_ connection: Connection, _ reason: String)
+  func connectionRetired(_ connection: Connection, tooManyPings: Bool)
+  func connectionClosed(_ connection: Connection, wasReady: Bool, _ reason: String)
 }
 
 /// The client's side of one connection. Confined to its loop.
 final class ClientConnection: ConnectionOwner, @unchecked Sendable {
-  private unowned let channel: any ClientConnectionOwner
-  private let keepalive: RPCChannel.Keepalive?
+  private let channel: any ClientConnectionOwner
   /// HTTP/2 was up once.
-  private(set) var wasReady = false
-  private var pingIsOut = false
-  private var keepaliveTask: RepeatedTask?
+  private(set) var isGreeted = false
+  private(set) var idleSince = NIODeadline.now()
   /// Why the connection is gone; nil while it lives.
   private(set) var lossReason: String?
+  /// What the server said in its GOAWAY, if that was an error.
+  private var complaint: String?
   /// Set once, right after both are made.
   weak var connection: Connection?
 
-  init(channel: any ClientConnectionOwner, keepalive: RPCChannel.Keepalive?) {
+  init(channel: any ClientConnectionOwner) {
     self.channel = channel
-    self.keepalive = keepalive
   }
 
   /// A client without calls owes nobody an answer.
   var closeTimeout: Duration { .zero }
 
+  var openCalls: Int { self.connection?.session?.openStreams ?? 0 }
+
   func streamBegan() -> HTTP2Stream? { nil }
 
   func settingsReceived() {
-    guard !self.wasReady, let connection = self.connection else { return }
-    self.wasReady = true
-    self.startKeepalive(connection)
+    guard !self.isGreeted, let connection = self.connection else { return }
+    self.isGreeted = true
+    self.idleSince = .now()
     self.channel.connectionReady(connection)
+    connection.greeted()
   }
 
-  func goAwayReceived(lastStreamID: Int32, code: UInt32) {
+  func goAwayReceived(lastStreamID: Int32, code: UInt32, text: String) {
     guard let connection = self.connection else { return }
-    self.channel.connectionRetired(connection)
+    if code != 0, self.complaint == nil {
+      self.complaint =
+        "the server ended it with HTTP/2 error \(code)"
+        + (text.isEmpty ? "" : " (\(text.prefix(200)))")
+    }
+    self.channel.connectionRetired(
+      connection, tooManyPings: code == 0xb && text == "too_many_pings")
     connection.needsFlush()
   }
 
-  func pingAcknowledged() {
-    self.pingIsOut = false
+  func pingReceived() {}
+
+  func pingAcknowledged(_ purpose: HTTP2Session.Ping) {
+    self.connection?.pingAnswered()
   }
 
+  func peerWentTooFar(_ what: String) {
+    self.connection?.terminate("the server: \(what)")
+  }
+
+  func mayLeave(_ reason: String) {
+    guard let connection = self.connection else { return }
+    self.channel.connectionRetired(connection, tooManyPings: false)
+    connection.leave()
+  }
+
+  func streamsStalled(_ count: Int) {}
+
   func connectionWillClose(_ reason: String) {
-    self.lossReason = reason
+    self.lossReason = self.complaint ?? reason
   }
 
   func connectionClosed(_ reason: String) {
-    self.keepaliveTask?.cancel()
     guard let connection = self.connection else { return }
-    self.channel.connectionClosed(connection, reason)
+    self.channel.connectionClosed(
+      connection, wasReady: self.isGreeted, self.complaint ?? reason)
   }
 
-  /// Pings a server that is silent while calls are open; `doc/keepalive.md` of the gRPC project.
-  private func startKeepalive(_ connection: Connection) {
-    guard let keepalive = self.keepalive else { return }
-    let interval = TimeAmount(keepalive.interval)
-    self.keepaliveTask = connection.executor.eventLoop.scheduleRepeatedTask(
-      initialDelay: interval, delay: interval
-    ) { [weak self, weak connection] _ in
-      guard let self, let connection, let session = connection.session else { return }
-      let silence = NIODeadline.now() - connection.lastReadTime
-      if self.pingIsOut, silence >= TimeAmount(keepalive.timeout) {
-        connection.close("the server has been silent for \(keepalive.timeout)")
-      } else if session.openStreams > 0, silence >= interval {
-        self.pingIsOut = true
-        session.ping()
-        connection.needsFlush()
-      }
-    }
-  }
+  func callEnded() { self.idleSince = .now() }
 }

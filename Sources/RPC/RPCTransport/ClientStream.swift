@@ -7,69 +7,109 @@ protocol ClientCall: AnyObject, Sendable {
   func initialMetadataReceived(_ metadata: Metadata)
   /// A whole message. The bytes are valid during the call only. False holds the server back until
   /// the call says ``ClientStream/roomAgain()``.
-  func messageReceived(_ bytes: UnsafeRawBufferPointer) throws(MessageDecodingError) -> Bool
+  func messageReceived(
+    _ bytes: UnsafeRawBufferPointer, isCompressed: Bool
+  ) throws(MessageDecodingError) -> Bool
   /// The last event: trailing metadata after an OK, or the error.
   func ended(_ result: Result<Metadata, RPCError>)
 }
 
-/// The client's side of one stream.
+/// The client's side of one call, over all of its attempts.
 ///
-///     waiting ──start──▶ open ──┐
-///        └────── finish ────────┴──▶ finished
+///     waiting ──started──▶ trying ──response begins──▶ committed
+///        │  ▲                │                             │
+///        │  └──try again─────┤                             │
+///        └──────────────▶ finished ◀───────────────────────┘
 ///
-/// A call waits until its channel has a connection, is open while it has a stream, and is finished
-/// once: by the server's trailers, a reset, the deadline, a cancellation, or a lost connection,
-/// whichever comes first. `@unchecked Sendable`: only the loop touches it; ``StreamWriter`` is the
-/// way in from elsewhere.
-final class ClientStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable {
-  private enum State { case waiting, open, finished }
+/// What was sent is kept until one attempt is committed to, so that another can begin with it.
+/// The call is finished once: by its committed attempt, the last one that failed, the deadline or a
+/// cancellation, whichever comes first. `@unchecked Sendable`: only the loop touches it;
+/// ``StreamWriter`` is the way in from elsewhere.
+final class ClientStream: OutboundStream, @unchecked Sendable {
+  /// What the call is made with, service config and all.
+  struct Terms {
+    var path: String
+    var metadata: Metadata
+    var timeout: Duration?
+    var deadline: Deadline?
+    var waitsForReady: Bool
+    var maximumRequestBytes: Int
+    var maximumResponseBytes: Int
+    var compression: Compression
+    var resilience: MethodConfig.Resilience
+    var onEnd: [@Sendable (CallSummary) -> Void]
+  }
+
+  /// What was sent is kept up to this; then the call is committed to the attempt it has.
+  private static let maximumReplayBytes = 256 << 10
 
   let executor: LoopExecutor
   let writer: StreamWriter
-  let options: CallOptions
-  let deadline: Deadline?
-  private let path: String
+  let terms: Terms
   private var call: (any ClientCall)?
-  private var state = State.waiting
-  private var connection: Connection?
-  private var stream: HTTP2Stream?
-  private var head: ResponseHead? = ResponseHead()
-  private var isPastHead = false
-  private var deframer: MessageDeframer
-  private var unconsumedBytes = 0
-  private var isHeldBack = false
+  private weak var channel: ChannelCore?
+  @exclusivity(unchecked) private var attempts: [ClientAttempt] = []
+  @exclusivity(unchecked) private var committed: ClientAttempt?
+  @exclusivity(unchecked) private var isFinishedForGood = false
+  @exclusivity(unchecked) private var replay = ByteQueue()
+  private var isReplayable = true
   private var wantsEnd = false
-  /// What was sent before there was a stream.
-  private var early: [UInt8]
+  private var retries: RetryState
+  private var nextIsTransparent = false
+  /// Attempts that are planned: a delay that runs, or a place among the waiting calls.
+  private var planned = 0
+  private var lastError: RPCError?
+  private var hedgeTimer: Scheduled<Void>?
+  private var retryTimers: [Scheduled<Void>] = []
   private var deadlineTimer: Scheduled<Void>?
+  private let began = ContinuousClock.now
+  @exclusivity(unchecked) private var received = (messages: 0, bytes: 0, compressed: 0)
+  private var isHeldBack = false
   /// Tells the channel that a call that waits needs to wait no more.
   var onFinish: (() -> Void)?
 
-  /// - Parameters:
-  ///   - request: A framed message that is sent at once, and after which the client's side ends;
-  ///     nil for a stream of requests.
-  init(
-    path: String, options: CallOptions, request: [UInt8]?, executor: LoopExecutor,
-    call: any ClientCall
-  ) {
-    self.path = path
-    self.options = options
-    self.deadline = options.timeout.map(Deadline.after)
+  init(_ terms: Terms, executor: LoopExecutor, call: any ClientCall) {
+    self.terms = terms
     self.executor = executor
     self.writer = StreamWriter(executor: executor)
     self.call = call
-    self.deframer = MessageDeframer(limit: options.maximumResponseBytes)
-    self.early = request ?? []
-    self.wantsEnd = request != nil
+    self.retries = RetryState(terms.resilience)
   }
 
-  var isFinished: Bool { self.state == .finished }
+  /// Takes the one request, framed, behind which the client's side ends. Before the loop knows the
+  /// call.
+  func setRequest(_ message: some RPCMessage) throws(RPCError) {
+    if self.terms.compression == .identity {
+      let limit = self.terms.maximumRequestBytes
+      try message.encode { size throws(RPCError) in
+        guard size <= limit else {
+          throw RPCError(
+            .resourceExhausted, "a message of \(size) bytes is larger than the limit of \(limit)")
+        }
+        let target = self.replay.reserve(size + MessageDeframer.prefixBytes)
+        writePrefix(size, to: target)
+        return target + MessageDeframer.prefixBytes
+      }
+    } else {
+      let bytes = try frame(
+        message, self.terms.compression, limit: self.terms.maximumRequestBytes)
+      bytes.withUnsafeBytes { self.replay.append($0) }
+    }
+    self.wantsEnd = true
+  }
+
+  var isFinished: Bool { self.isFinishedForGood }
+  var waitsForReady: Bool { self.terms.waitsForReady }
+  var compression: Compression { self.terms.compression }
+  var maximumMessageBytes: Int { self.terms.maximumRequestBytes }
 
   // MARK: - From the channel
 
   /// Begins the time that the call has. Before it waits or starts.
-  func beginDeadline() {
-    guard let deadline = self.deadline, self.state == .waiting else { return }
+  func begin(in channel: ChannelCore) {
+    self.channel = channel
+    self.planned = 1
+    guard let deadline = self.terms.deadline, !self.isFinished else { return }
     let remaining = deadline.remaining
     guard remaining > .zero else {
       self.finish(.failure(self.deadlineError))
@@ -80,215 +120,248 @@ final class ClientStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
     }
   }
 
-  /// Sends the request on a connection.
-  func start(on connection: Connection, authority: String) {
-    guard self.state == .waiting, let session = connection.session else { return }
+  /// Makes an attempt on a connection.
+  func start(on connection: Connection, authority: String, scheme: StaticString) {
+    guard !self.isFinished, self.committed == nil, connection.session != nil else { return }
+    self.planned -= 1
     var fields = HeaderFields()
     fields.add(":method", "POST")
-    fields.add(":scheme", "http")
-    fields.add(":path", self.path)
+    if scheme.utf8CodeUnitCount == 5 {
+      fields.add(":scheme", "https")
+    } else {
+      fields.add(":scheme", "http")
+    }
+    fields.add(":path", self.terms.path)
     fields.add(":authority", authority)
     fields.add("te", "trailers")
     fields.add("content-type", "application/grpc")
     fields.add("user-agent", "grpc-swift-millrace/0.1")
-    if let deadline = self.deadline {
+    fields.add("grpc-accept-encoding", Compression.accepted)
+    if self.terms.compression != .identity {
+      fields.add("grpc-encoding", self.terms.compression.header)
+    }
+    if let deadline = self.terms.deadline {
       fields.add("grpc-timeout", TimeoutHeader.encode(max(.zero, deadline.remaining)))
     }
-    fields.add(self.options.metadata)
-    let stream = HTTP2Stream(owner: self)
-    self.state = .open
-    self.connection = connection
-    self.stream = stream
-    self.early.withUnsafeBytes { stream.outbound.append($0) }
-    self.early = []
+    if self.retries.attempts > 0, !self.nextIsTransparent {
+      fields.add("grpc-previous-rpc-attempts", String(self.retries.attempts))
+    }
+    fields.add(self.terms.metadata)
+    let attempt = ClientAttempt(
+      of: self, on: connection, maximumResponseBytes: self.terms.maximumResponseBytes)
+    self.attempts.append(attempt)
+    let nextHedge = self.retries.attemptStarted(isTransparent: self.nextIsTransparent)
+    self.nextIsTransparent = false
     self.writer.transfer(to: self)
-    session.submitRequest(fields, on: stream)
-    if self.wantsEnd { session.endOutbound(stream) }
-    connection.needsFlush()
+    self.pump(attempt)
+    attempt.submit(fields)
+    if self.wantsEnd { attempt.endOutbound() }
+    if let nextHedge { self.planHedge(after: nextHedge) }
   }
 
   /// Ends the call from our side; the server is told if it knows of it.
   func cancel(_ error: RPCError) {
-    guard self.state != .finished else { return }
-    if let stream = self.stream {
-      self.connection?.session?.reset(stream, code: 0x8)
-      self.connection?.needsFlush()
-    }
     self.finish(.failure(error))
+  }
+
+  /// The channel has no connection for an attempt.
+  func unavailable(_ error: RPCError) {
+    self.planned = max(0, self.planned - 1)
+    // Other attempts of a hedged call may still succeed.
+    if self.attempts.isEmpty, self.planned == 0 { self.finish(.failure(error)) }
   }
 
   /// Nothing more will be sent.
   func endOutbound() {
     self.writer.transfer(to: self)
     self.wantsEnd = true
-    guard let stream = self.stream else { return }
-    self.connection?.session?.endOutbound(stream)
-    self.connection?.needsFlush()
+    for attempt in self.attempts { attempt.endOutbound() }
   }
 
   /// The application has read what it was behind with.
   func roomAgain() {
-    self.isHeldBack = false
-    self.openWindow()
+    self.committed?.roomAgain()
   }
 
-  // MARK: - From the session
+  // MARK: - From attempts
 
-  func headersBegan() {
-    self.head = ResponseHead()
+  /// A response has begun: no other attempt is of interest.
+  func responseBegan(_ attempt: ClientAttempt, _ metadata: Metadata) {
+    self.commit(to: attempt)
+    self.call?.initialMetadataReceived(metadata)
   }
 
-  func headerReceived(name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>) {
-    self.head?.receive(name: name, value: value)
+  func messageReceived(
+    _ bytes: UnsafeRawBufferPointer, wireBytes: Int, isCompressed: Bool
+  ) throws(MessageDecodingError) -> Bool {
+    guard let call = self.call else { return true }
+    self.received.messages += 1
+    self.received.bytes += wireBytes
+    if isCompressed { self.received.compressed += 1 }
+    return try call.messageReceived(bytes, isCompressed: isCompressed)
   }
 
-  func headersEnded(endOfStream: Bool) {
-    guard self.state == .open, let head = self.head.take() else { return }
-    if !self.isPastHead {
-      // RFC 9113, section 8.1: any number of interim responses come before the final one.
-      if (100..<200).contains(head.httpStatus) { return }
-      self.isPastHead = true
-      guard head.httpStatus == 200, head.isGRPC || head.code != nil else {
-        let what =
-          head.httpStatus == 200
-          ? "a response that is not gRPC" : "HTTP status \(head.httpStatus)"
-        self.cancel(
-          RPCError(
-            head.code ?? StatusCode(httpStatus: head.httpStatus),
-            head.message.isEmpty ? "the server answered with \(what)" : head.message,
-            metadata: head.metadata))
-        return
-      }
-      if let encoding = head.unknownEncoding {
-        self.cancel(RPCError(.internalError, "the server sent the encoding \(encoding) unasked"))
-        return
-      }
-      if !endOfStream {
-        self.call?.initialMetadataReceived(head.metadata)
-        return
-      }
-    }
-    guard self.deframer.isAtBoundary else {
-      self.finish(.failure(RPCError(.internalError, "the response ended within a message")))
-      return
-    }
-    switch head.code {
-    case .ok: self.finish(.success(head.metadata))
-    case let code?: self.finish(.failure(RPCError(code, head.message, metadata: head.metadata)))
-    case nil: self.finish(.failure(RPCError(.unknown, "the server sent no grpc-status")))
+  func outboundDrained(_ attempt: ClientAttempt, remaining: Int) {
+    if self.committed == nil || self.committed === attempt {
+      self.writer.drained(remaining: remaining)
     }
   }
 
-  func dataReceived(_ bytes: UnsafeRawBufferPointer) {
-    guard self.state == .open, let call = self.call else {
-      self.open(bytes.count)
-      return
+  func attemptEnded(_ attempt: ClientAttempt, _ end: AttemptEnd) {
+    self.attempts.removeAll { $0 === attempt }
+    guard !self.isFinished else { return }
+    switch end.result {
+    case .success:
+      self.channel?.throttle?.succeeded()
+      self.finish(end.result)
+      // The server answered before it had the whole request: the rest is not wanted.
+      if !self.wantsEnd { attempt.abandon() }
+    case .failure(let error):
+      if self.committed != nil { return self.finish(end.result) }
+      self.lastError = error
+      self.failed(error, isUnprocessed: end.isUnprocessed)
     }
-    self.unconsumedBytes += bytes.count
-    var failure: RPCError?
-    do {
-      try self.deframer.append(bytes) { message in
-        guard failure == nil else { return }
-        do throws(MessageDecodingError) {
-          if try !call.messageReceived(message) { self.isHeldBack = true }
-        } catch {
-          failure = RPCError(.internalError, "the response cannot be read: \(error)")
+  }
+
+  private func failed(_ error: RPCError, isUnprocessed: Bool) {
+    var throttle = self.channel?.throttle
+    let (decision, isTransparent) = self.retries.failed(
+      RetryState.Failure(
+        code: error.code, pushback: error.pushback, isUnprocessed: isUnprocessed),
+      othersAreOpen: !self.attempts.isEmpty || self.planned > 0, canReplay: self.isReplayable,
+      throttle: &throttle, random: .random(in: -1...1))
+    self.channel?.throttle = throttle
+    switch decision {
+    case .goOn: break
+    case .giveUp: self.finish(.failure(error))
+    case .tryAgain(let delay):
+      self.hedgeTimer?.cancel()
+      self.hedgeTimer = nil
+      self.nextIsTransparent = isTransparent
+      self.tryAgain(after: delay)
+    }
+  }
+
+  private func planHedge(after delay: Duration) {
+    self.hedgeTimer = self.executor.eventLoop.scheduleTask(in: TimeAmount(delay)) {
+      self.hedgeTimer = nil
+      guard !self.isFinished, self.committed == nil, self.isReplayable,
+        self.retries.mayHedge(self.channel?.throttle)
+      else { return }
+      self.tryAgain(after: .zero)
+    }
+  }
+
+  private func tryAgain(after delay: Duration) {
+    self.planned += 1
+    // Never at once: the connection is still telling its streams of its end.
+    self.retryTimers.append(
+      self.executor.eventLoop.scheduleTask(in: TimeAmount(delay)) {
+        guard !self.isFinished, self.committed == nil else { return }
+        guard let channel = self.channel else {
+          self.unavailable(self.lastError ?? RPCError(.unavailable, "the channel was closed"))
+          return
         }
-      }
-    } catch {
-      failure = error.error
-    }
-    if let failure { self.cancel(failure) }
-    if !self.isHeldBack { self.openWindow() }
+        channel.admit(self)
+      })
   }
 
-  func endReceived() {
-    guard self.state == .open else { return }
-    self.finish(.failure(RPCError(.internalError, "the server ended the stream without a status")))
-  }
-
-  func outboundDrained(remaining: Int) {
-    self.writer.drained(remaining: remaining)
-  }
-
-  func closed(code: UInt32) {
-    if self.state == .open {
-      if let reason = (self.connection?.owner as? ClientConnection)?.lossReason {
-        self.finish(.failure(RPCError(.unavailable, "the connection was lost: \(reason)")))
-      } else {
-        self.finish(
-          .failure(
-            RPCError(
-              StatusCode(resetCode: code), "the server reset the stream with HTTP/2 error \(code)"
-            )))
-      }
-    }
-    self.stream = nil
-    self.connection = nil
+  private func commit(to attempt: ClientAttempt) {
+    guard self.committed == nil else { return }
+    self.pump(attempt)
+    self.committed = attempt
+    self.replay.reset()
+    self.hedgeTimer?.cancel()
+    self.hedgeTimer = nil
+    for other in self.attempts where other !== attempt { other.abandon() }
+    self.attempts = [attempt]
   }
 
   // MARK: - From the writer
 
   func reserveOutbound(_ count: Int) -> UnsafeMutableRawPointer? {
-    // Before there is a stream, the writer's own queue would do; the loop is not held back by it.
-    if self.state == .waiting { return nil }
-    return self.stream?.outbound.reserve(count)
+    if self.isFinished { return nil }
+    return self.committed != nil ? self.committed?.reserve(count) : self.replay.reserve(count)
   }
 
   func appendOutbound(_ bytes: UnsafeRawBufferPointer) {
-    switch self.state {
-    case .waiting: self.early.append(contentsOf: bytes)
-    case .open: self.stream?.outbound.append(bytes)
-    case .finished: break
-    }
+    if self.isFinished { return }
+    if let committed = self.committed { committed.append(bytes) } else { self.replay.append(bytes) }
   }
 
   func outboundAppended() {
-    guard self.state == .open, let stream = self.stream else { return }
-    self.connection?.session?.outboundGrew(stream)
-    self.connection?.needsFlush()
+    if let committed = self.committed {
+      committed.outboundGrew()
+      return
+    }
+    for attempt in self.attempts {
+      self.pump(attempt)
+      attempt.outboundGrew()
+    }
+    if self.replay.count > Self.maximumReplayBytes, let last = self.attempts.last {
+      self.isReplayable = false
+      self.commit(to: last)
+    }
+  }
+
+  /// Queues what an attempt has not got yet.
+  private func pump(_ attempt: ClientAttempt) {
+    guard self.committed == nil, attempt.replayed < self.replay.count else { return }
+    self.replay.withBytes(from: attempt.replayed) { attempt.append($0) }
+    attempt.replayed = self.replay.count
   }
 
   // MARK: -
 
   private var deadlineError: RPCError {
     RPCError(
-      .deadlineExceeded, "\(self.path) took longer than \(self.options.timeout ?? .zero)")
+      .deadlineExceeded, "\(self.terms.path) took longer than \(self.terms.timeout ?? .zero)")
   }
 
   private func finish(_ result: Result<Metadata, RPCError>) {
-    guard self.state != .finished else { return }
-    self.state = .finished
+    guard !self.isFinished else { return }
+    self.isFinishedForGood = true
     self.deadlineTimer?.cancel()
     self.deadlineTimer = nil
-    self.early = []
+    self.hedgeTimer?.cancel()
+    self.hedgeTimer = nil
+    for timer in self.retryTimers { timer.cancel() }
+    self.retryTimers = []
+    self.replay.reset()
     switch result {
     case .success: self.writer.close(RPCError(.cancelled, "the server has ended the call"))
     case .failure(let error): self.writer.close(error)
     }
-    self.openWindow()
+    for attempt in self.attempts { attempt.abandon() }
+    self.attempts = []
+    self.committed = nil
     let call = self.call
     self.call = nil
     self.onFinish?()
     self.onFinish = nil
+    self.summarize(result)
     call?.ended(result)
-    // The server answered before it had the whole request: the rest is not wanted.
-    if let stream = self.stream, case .success = result, !self.wantsEnd {
-      self.connection?.session?.reset(stream, code: 0x8)
-      self.connection?.needsFlush()
-    }
   }
 
-  private func openWindow() {
-    let count = self.unconsumedBytes
-    self.unconsumedBytes = 0
-    self.open(count)
+  private func summarize(_ result: Result<Metadata, RPCError>) {
+    guard !self.terms.onEnd.isEmpty else { return }
+    let sent = self.writer.sent
+    var code = StatusCode.ok
+    if case .failure(let error) = result { code = error.code }
+    let summary = CallSummary(
+      method: self.terms.path, code: code, duration: self.began.duration(to: .now),
+      sentMessages: sent.messages, sentBytes: sent.bytes, receivedMessages: self.received.messages,
+      receivedBytes: self.received.bytes,
+      receivedCompressedMessages: self.received.compressed, attempts: max(1, self.retries.attempts))
+    for observer in self.terms.onEnd { observer(summary) }
   }
+}
 
-  private func open(_ count: Int) {
-    guard count > 0, let stream = self.stream, let session = self.connection?.session
-    else { return }
-    session.consume(count, on: stream)
-    self.connection?.needsFlush()
+extension RPCError {
+  /// What `grpc-retry-pushback-ms` says.
+  fileprivate var pushback: RetryState.Pushback {
+    guard let text = self.metadata["grpc-retry-pushback-ms"] else { return .none }
+    guard let milliseconds = Int64(text), milliseconds >= 0 else { return .never }
+    return .after(.milliseconds(milliseconds))
   }
 }

@@ -1,5 +1,7 @@
 import NIOCore
 import NIOPosix
+import NIOSSL
+import NIOTLS
 import RPCCore
 import RPCHTTP2
 
@@ -7,6 +9,15 @@ import RPCHTTP2
 protocol ConnectionOwner: HTTP2SessionDelegate {
   /// How long a connection that is over waits for a peer to read the last that was said.
   var closeTimeout: Duration { get }
+  /// The peer's SETTINGS have come.
+  var isGreeted: Bool { get }
+  var openCalls: Int { get }
+  /// When the last call ended, or the connection began.
+  var idleSince: NIODeadline { get }
+  /// The connection is to be left: old, or idle.
+  func mayLeave(_ reason: String)
+  /// Streams were reset because the peer does not read them.
+  func streamsStalled(_ count: Int)
   /// The connection is gone; its streams are told next.
   func connectionWillClose(_ reason: String)
   /// The connection is gone; every stream has been told.
@@ -25,33 +36,51 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   /// Bytes that are gathered before they are handed to the socket in one go.
   private static let writeBatchBytes = 128 << 10
 
+  /// What a peer must at least take of a stream between two looks at it, while more waits.
+  private static let minimumDrainBytes = 1 << 10
+
   let executor: LoopExecutor
   let owner: any ConnectionOwner
-  private(set) var session: HTTP2Session?
+  /// The owner of a client's connection: asked for by every call, and a cast is dear.
+  let client: ClientConnection?
+  @exclusivity(unchecked) private(set) var session: HTTP2Session?
   private let role: HTTP2Session.Role
   private let configuration: HTTP2Session.Configuration
+  private let limits: ConnectionLife.Limits
+  private var life: ConnectionLife?
+  private var lifeTimer: Scheduled<Void>?
   private var context: ChannelHandlerContext?
-  private var output = ByteBuffer()
-  private var isReading = false
-  private var isFlushing = false
-  private var flushIsDue = false
+  @exclusivity(unchecked) private var output = ByteBuffer()
+  @exclusivity(unchecked) private var isReading = false
+  @exclusivity(unchecked) private var isFlushing = false
+  @exclusivity(unchecked) private var flushIsDue = false
   private var isClosing = false
+  /// Closed before it was made.
+  private var isGivenUp = false
   private var closeReason = "the peer closed the connection"
   /// Sent whenever the peer proves that it lives.
   private(set) var lastReadTime = NIODeadline.now()
 
   init(
     _ role: HTTP2Session.Role, executor: LoopExecutor, configuration: HTTP2Session.Configuration,
-    owner: any ConnectionOwner
+    life: ConnectionLife.Limits, owner: any ConnectionOwner
   ) {
     self.role = role
+    self.limits = life
     self.executor = executor
     self.configuration = configuration
     self.owner = owner
+    self.client = owner as? ClientConnection
   }
 
   /// The peer's address, for people.
   var peer: String { self.context?.channel.remoteAddress?.description ?? "unix socket" }
+
+  /// Who the peer proved to be; nil without TLS or without a certificate.
+  private(set) lazy var peerIdentity: PeerIdentity? = {
+    let handler = try? self.context?.pipeline.syncOperations.handler(type: NIOSSLServerHandler.self)
+    return handler?.peerCertificate.flatMap { PeerIdentity($0) }
+  }()
 
   // MARK: - From the pipeline
 
@@ -59,7 +88,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     self.context = context
     self.output = context.channel.allocator.buffer(capacity: 16 << 10)
     self.session = HTTP2Session(self.role, configuration: self.configuration, delegate: self.owner)
-    if context.channel.isActive { self.flush() }
+    if context.channel.isActive { self.begin() }
   }
 
   func handlerRemoved(context: ChannelHandlerContext) {
@@ -67,11 +96,13 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   }
 
   func channelActive(context: ChannelHandlerContext) {
-    self.flush()
+    self.begin()
     context.fireChannelActive()
   }
 
   func channelInactive(context: ChannelHandlerContext) {
+    self.lifeTimer?.cancel()
+    self.lifeTimer = nil
     if let session = self.session {
       self.owner.connectionWillClose(self.closeReason)
       session.abandonStreams(code: 0x8)
@@ -91,7 +122,8 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     } catch {
       self.isReading = false
       self.closeReason = "\(error)"
-      // What the session still has to say is why: a GOAWAY.
+      // PROTOCOL_ERROR: RFC 9113, section 7.
+      session.terminate(code: 0x1, self.closeReason)
       self.flush()
       self.close(self.closeReason)
     }
@@ -108,6 +140,14 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   func channelWritabilityChanged(context: ChannelHandlerContext) {
     if context.channel.isWritable { self.flush() }
     context.fireChannelWritabilityChanged()
+  }
+
+  func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+    if case .handshakeCompleted(let negotiated)? = event as? TLSUserEvent, negotiated != "h2" {
+      // RFC 9113, section 3.2.
+      self.close("TLS came about without HTTP/2: the peer does not offer \"h2\" by ALPN")
+    }
+    context.fireUserInboundEventTriggered(event)
   }
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
@@ -176,7 +216,82 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
 
   func close(_ reason: String) {
     self.closeReason = reason
-    self.context?.close(promise: nil)
+    if let context = self.context {
+      context.close(promise: nil)
+    } else {
+      self.isGivenUp = true
+    }
+  }
+
+  /// Closes when the last call is over.
+  func leave() {
+    guard let session = self.session, self.life != nil, !self.isClosing else {
+      // It is still being made.
+      return self.close("nobody wants the connection any more")
+    }
+    session.refuseNewStreams()
+    self.needsFlush()
+    if session.openStreams == 0 { self.flush() }
+  }
+
+  /// Ends the connection because of what its peer does.
+  func terminate(_ reason: String) {
+    self.closeReason = reason
+    self.session?.terminate(code: 0xb, reason)
+    self.needsFlush()
+    // Whether or not it reads what we say.
+    self.executor.eventLoop.scheduleTask(in: TimeAmount(self.owner.closeTimeout)) {
+      self.close(reason)
+    }
+  }
+
+  // MARK: - Its life
+
+  private func begin() {
+    if self.isGivenUp {
+      self.context?.close(promise: nil)
+      return
+    }
+    guard self.life == nil else { return }
+    self.life = ConnectionLife(self.limits, at: Duration(.now()))
+    self.checkLife()
+    self.flush()
+  }
+
+  /// The peer's SETTINGS have come: other times count now.
+  func greeted() {
+    self.lifeTimer?.cancel()
+    self.checkLife()
+  }
+
+  func pingAnswered() { self.life?.pingAnswered() }
+
+  private func checkLife() {
+    guard let session = self.session else { return }
+    let now = Duration(.now())
+    let facts = ConnectionLife.Facts(
+      isGreeted: self.owner.isGreeted, openCalls: self.owner.openCalls,
+      lastRead: Duration(self.lastReadTime), idleSince: Duration(self.owner.idleSince),
+      isInHeaders: session.isInHeaders, headerLists: session.headerLists)
+    guard let (actions, next) = self.life?.check(facts, at: now) else { return }
+    self.lifeTimer = self.executor.eventLoop.scheduleTask(
+      in: TimeAmount(max(.milliseconds(1), next - now))
+    ) { self.checkLife() }
+    for action in actions {
+      switch action {
+      case .ping:
+        session.ping(.keepalive)
+        self.needsFlush()
+      case .checkStalls:
+        let count = session.resetStalledStreams(minimum: Self.minimumDrainBytes)
+        if count > 0 {
+          self.owner.streamsStalled(count)
+          self.needsFlush()
+        }
+      case .leave(let reason): self.owner.mayLeave(reason)
+      case .close(let reason): self.close(reason)
+      }
+    }
   }
 }
 
@@ -195,5 +310,12 @@ func describe(_ error: any Error) -> String {
     return "no answer within \(amount.nanoseconds / 1_000_000_000) s"
   default:
     return "\(error)"
+  }
+}
+
+extension Duration {
+  /// Since the clock's own beginning.
+  init(_ moment: NIODeadline) {
+    self = .nanoseconds(Int64(clamping: moment.uptimeNanoseconds))
   }
 }

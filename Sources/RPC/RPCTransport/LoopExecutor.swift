@@ -6,12 +6,13 @@ import Synchronization
 /// Jobs that are made on the loop run at the end of the current read, before the connections that
 /// they wrote to are flushed: many calls, one system call. `@unchecked Sendable`: what is not in a
 /// mutex is touched on the loop only.
+@usableFromInline
 final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   let eventLoop: any EventLoop
-  private var jobs: [UnownedJob] = []
-  private var running: [UnownedJob] = []
-  private var dirtyConnections: [Connection] = []
-  private var isScheduled = false
+  @exclusivity(unchecked) private var jobs: [UnownedJob] = []
+  @exclusivity(unchecked) private var running: [UnownedJob] = []
+  @exclusivity(unchecked) private var dirtyConnections: [Connection] = []
+  @exclusivity(unchecked) private var isScheduled = false
   private let foreignJobs = Mutex<[UnownedJob]>([])
 
   private static let executors = Mutex<[ObjectIdentifier: LoopExecutor]>([:])
@@ -34,6 +35,7 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
 
   var inEventLoop: Bool { self.eventLoop.inEventLoop }
 
+  @usableFromInline
   func enqueue(_ job: consuming ExecutorJob) {
     let job = UnownedJob(job)
     if self.inEventLoop {

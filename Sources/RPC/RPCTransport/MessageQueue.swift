@@ -8,11 +8,17 @@ import Synchronization
 /// It holds as many bytes as ``bound`` before the stream's window stays shut, plus what the peer may
 /// still send into the window.
 final class MessageQueue<Message: Sendable>: Sendable {
+  /// A message, and how it came.
+  struct Received: Sendable {
+    var message: Message
+    var isCompressed: Bool
+  }
+
   private struct State {
-    var messages = CircularBuffer<(message: Message, bytes: Int)>()
+    var messages = CircularBuffer<(message: Received, bytes: Int)>()
     var heldBytes = 0
     var ending: Result<Void, RPCError>?
-    var reader: UnsafeContinuation<Message?, any Error>?
+    var reader: UnsafeContinuation<Received?, any Error>?
     /// The loop has been told so, and wants to know when there is room again.
     var isFull = false
   }
@@ -30,10 +36,11 @@ final class MessageQueue<Message: Sendable>: Sendable {
   }
 
   /// Adds a message; false when the queue is full, and `roomAgain` follows.
-  func append(_ message: Message, bytes: Int) -> Bool {
+  func append(_ message: Message, bytes: Int, isCompressed: Bool = false) -> Bool {
+    let message = Received(message: message, isCompressed: isCompressed)
     let (reader, hasRoom) = self.state.withLock { state in
       guard state.ending == nil else {
-        return (UnsafeContinuation<Message?, any Error>?.none, true)
+        return (UnsafeContinuation<Received?, any Error>?.none, true)
       }
       if let reader = state.reader {
         state.reader = nil
@@ -53,7 +60,7 @@ final class MessageQueue<Message: Sendable>: Sendable {
   /// itself (`discarding`).
   func end(_ ending: Result<Void, RPCError>, discarding: Bool = false) {
     let reader = self.state.withLock { state in
-      guard state.ending == nil else { return UnsafeContinuation<Message?, any Error>?.none }
+      guard state.ending == nil else { return UnsafeContinuation<Received?, any Error>?.none }
       state.ending = ending
       if discarding { state.messages.removeAll() }
       defer { state.reader = nil }
@@ -62,7 +69,7 @@ final class MessageQueue<Message: Sendable>: Sendable {
     if let reader { self.resume(reader, ending) }
   }
 
-  func next() async throws -> Message? {
+  func next() async throws -> Received? {
     if let result = try self.take() { return result.message }
     return try await withTaskCancellationHandler {
       try await withUnsafeThrowingContinuation { continuation in
@@ -78,10 +85,10 @@ final class MessageQueue<Message: Sendable>: Sendable {
   }
 
   /// What can be said at once: a message, the end (a nil message), or nothing yet (nil).
-  private func take() throws -> (message: Message?, Void)? {
+  private func take() throws -> (message: Received?, Void)? {
     let (first, ending, opened) = self.state.withLock { state in
       guard let first = state.messages.popFirst() else {
-        return ((message: Message, bytes: Int)?.none, state.ending, false)
+        return ((message: Received, bytes: Int)?.none, state.ending, false)
       }
       state.heldBytes -= first.bytes
       let opened = state.isFull && state.heldBytes <= self.bound / 2
@@ -95,7 +102,7 @@ final class MessageQueue<Message: Sendable>: Sendable {
     return (nil, ())
   }
 
-  private func read(_ continuation: UnsafeContinuation<Message?, any Error>) {
+  private func read(_ continuation: UnsafeContinuation<Received?, any Error>) {
     if Task.isCancelled {
       continuation.resume(throwing: RPCError(.cancelled, "the reading task was cancelled"))
       return
@@ -126,7 +133,7 @@ final class MessageQueue<Message: Sendable>: Sendable {
   }
 
   private func resume(
-    _ reader: UnsafeContinuation<Message?, any Error>, _ ending: Result<Void, RPCError>
+    _ reader: UnsafeContinuation<Received?, any Error>, _ ending: Result<Void, RPCError>
   ) {
     switch ending {
     case .success: reader.resume(returning: nil)

@@ -4,8 +4,8 @@ import RPCCore
 import RPCHTTP2
 import Synchronization
 
-/// A way to one server, over one connection that is made when the first call needs it and made
-/// again when it is lost.
+/// A way to a service, over connections that are made when a call needs one and made again when they
+/// are lost.
 ///
 ///     let channel = try RPCChannel(to: "127.0.0.1:50051")
 ///     let greeter = GreeterClient(channel)
@@ -14,57 +14,92 @@ import Synchronization
 /// Calls may be made from anywhere; a call that is made on the channel's own event loop does not
 /// leave it.
 public final class RPCChannel: Sendable {
-  /// Pings a server that is silent, to notice that it is gone.
-  public struct Keepalive: Sendable {
-    /// How long a server may be silent, while calls are open, before it is pinged.
-    public var interval: Duration
-    /// How long it may be silent after that.
-    public var timeout: Duration
-
-    public init(interval: Duration, timeout: Duration) {
-      self.interval = interval
-      self.timeout = timeout
-    }
-  }
-
+  /// How a channel connects and calls; every setting has a default that works.
   public struct Configuration: Sendable {
+    /// Which of the target's addresses calls go to.
+    public var loadBalancing = LoadBalancing.pickFirst
+    /// Timeouts, retries and hedging of methods.
+    public var serviceConfig = ServiceConfig()
+    /// Nil: plain text.
+    public var tls: ClientTLS?
+    /// What `:authority` says; nil: the target.
+    public var authority: String?
     /// How long making a connection may take, HTTP/2's greeting included.
     public var connectTimeout = Duration.seconds(10)
-    /// The delay after a connection that could not be made; grows by 1.6 with each failure.
+    /// The delay after a connection that could not be made; each further failure multiplies it by
+    /// 1.6, and it strays by a fifth.
     public var initialBackoff = Duration.milliseconds(200)
     /// No delay between two attempts is longer.
     public var maximumBackoff = Duration.seconds(10)
     /// Calls that may wait for a connection; one more fails with `resourceExhausted`.
     public var maximumWaitingCalls = 10_000
-    /// Nil never pings.
-    public var keepalive: Keepalive? = Keepalive(interval: .seconds(10), timeout: .seconds(10))
+    /// Pings a server that is silent, to notice that it is gone. Nil never does. A server may take
+    /// frequent pings for an attack: gRPC's own allow one in five minutes unless they are told
+    /// otherwise.
+    public var keepalive: Keepalive?
+    /// How long data may be on its way without being acknowledged before the connection is lost
+    /// (RFC 5482), on systems that know of it. Notices a dead peer without pings.
+    public var unacknowledgedTimeout: Duration? = .seconds(20)
+    /// A connection without calls is closed after this.
+    public var idleTimeout: Duration? = .seconds(1_800)
+    /// The largest header list of a response, in bytes as RFC 9113, section 6.5.2, counts them; a
+    /// larger one fails its call with `resourceExhausted`.
+    public var maximumHeaderListBytes = 64 << 10
+    /// What a call's window grows to, in bytes: how much of its responses may wait here unread.
+    public var maximumStreamWindow = 8 << 20
+    /// Asked before each call, in this order.
+    public var interceptors: [any ClientInterceptor] = []
 
     public init() {}
   }
 
-  /// `host:port` or `unix:path`.
-  public let target: ListenAddress
+  /// What the channel is a way to.
+  public let target: ChannelTarget
   private let core: ChannelCore
+  private let configuration: Configuration
 
   /// Makes a channel; nothing is connected yet.
   ///
+  /// - Parameter target: See ``RPCCore/ChannelTarget``.
   /// - Throws: ``RPCCore/ListenAddress/ParseError``: the target is no address.
   public convenience init(
     to target: String, configuration: Configuration = Configuration(),
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
   ) throws {
-    self.init(to: try ListenAddress(target), configuration: configuration, group: group)
+    self.init(to: try ChannelTarget(target), configuration: configuration, group: group)
   }
 
-  public init(
-    to target: ListenAddress, configuration: Configuration = Configuration(),
+  /// Makes a channel to one address; nothing is connected yet.
+  public convenience init(
+    to address: ListenAddress, configuration: Configuration = Configuration(),
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
   ) {
-    self.target = target
-    self.core = ChannelCore(target: target, configuration: configuration, eventLoop: group.next())
+    self.init(to: ChannelTarget(address), configuration: configuration, group: group)
   }
 
-  /// Makes no further calls, cancels those that are open, and closes the connection.
+  /// Makes a channel to a target; nothing is connected yet.
+  ///
+  /// - Parameter group: Whose event loop the channel lives on: one of them, for all its connections.
+  public convenience init(
+    to target: ChannelTarget, configuration: Configuration = Configuration(),
+    group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
+  ) {
+    self.init(
+      to: target, configuration: configuration,
+      dialer: SocketDialer(target: target, configuration: configuration), group: group)
+  }
+
+  package init(
+    to target: ChannelTarget, configuration: Configuration, dialer: any Dialer,
+    group: any EventLoopGroup
+  ) {
+    self.target = target
+    self.configuration = configuration
+    self.core = ChannelCore(
+      target: target, configuration: configuration, dialer: dialer, eventLoop: group.next())
+  }
+
+  /// Makes no further calls, cancels those that are open, and closes the connections.
   public func close() async {
     await withCheckedContinuation { continuation in
       let core = self.core
@@ -79,15 +114,23 @@ public final class RPCChannel: Sendable {
 
   // MARK: - What generated stubs call
 
+  /// Makes a call with one request and one response.
+  ///
+  /// - Throws: ``RPCCore/RPCError``: the call's status, or one that this side made: `unavailable` (no
+  ///   connection), `deadlineExceeded`, `cancelled`, `resourceExhausted` (a message is too large, or
+  ///   too many calls wait).
   public func unary<Request, Response>(
     _ method: MethodDescriptor<Request, Response>, _ request: Request,
     options: CallOptions = CallOptions()
   ) async throws -> Response {
     let core = self.core
     let call = UnaryClientCall<Response>()
-    let stream = ClientStream(
-      path: method.path, options: options, request: frame(request), executor: core.executor,
-      call: call)
+    let terms =
+      self.configuration.interceptors.isEmpty
+      ? self.terms(method.path, options, [])
+      : try await self.interceptedTerms(method.path, options)
+    let stream = ClientStream(terms, executor: core.executor, call: call)
+    try stream.setRequest(request)
     return try await withTaskCancellationHandler {
       try await withUnsafeThrowingContinuation { continuation in
         core.executor.execute {
@@ -103,38 +146,122 @@ public final class RPCChannel: Sendable {
     }
   }
 
+  /// Begins a call with one request and a stream of responses.
+  ///
+  /// - Returns: At once; the call's status comes with the responses.
+  /// - Throws: ``RPCCore/RPCError``: the request is too large, or an interceptor has refused.
   public func serverStreaming<Request, Response>(
     _ method: MethodDescriptor<Request, Response>, _ request: Request,
     options: CallOptions = CallOptions()
   ) async throws -> ResponseStream<Response> {
-    self.begin(method, request: frame(request), options: options)
+    try await self.begin(method, options) { stream throws(RPCError) in
+      try stream.setRequest(request)
+    }
   }
 
+  /// Begins a call with a stream of requests and one response.
+  ///
+  /// - Throws: ``RPCCore/RPCError``: an interceptor has refused.
   public func clientStreaming<Request, Response>(
     _ method: MethodDescriptor<Request, Response>, options: CallOptions = CallOptions()
   ) async throws -> ClientStreamingCall<Request, Response> {
-    ClientStreamingCall(responses: self.begin(method, request: nil, options: options))
+    ClientStreamingCall(responses: try await self.begin(method, options) { _ in })
   }
 
+  /// Begins a call with streams both ways.
+  ///
+  /// - Throws: ``RPCCore/RPCError``: an interceptor has refused.
   public func bidirectional<Request, Response>(
     _ method: MethodDescriptor<Request, Response>, options: CallOptions = CallOptions()
   ) async throws -> BidirectionalCall<Request, Response> {
-    BidirectionalCall(responses: self.begin(method, request: nil, options: options))
+    BidirectionalCall(responses: try await self.begin(method, options) { _ in })
   }
 
   private func begin<Request, Response>(
-    _ method: MethodDescriptor<Request, Response>, request: [UInt8]?, options: CallOptions
-  ) -> ResponseStream<Response> {
+    _ method: MethodDescriptor<Request, Response>, _ options: CallOptions,
+    _ prepare: (ClientStream) throws(RPCError) -> Void
+  ) async throws -> ResponseStream<Response> {
     let core = self.core
     // The queue tells the stream of room, and the stream tells the queue of messages: the weak
     // end is filled in once both are there.
     let room = WeakStream()
     let call = StreamingClientCall<Response> { room.roomAgain() }
-    let stream = ClientStream(
-      path: method.path, options: options, request: request, executor: core.executor, call: call)
+    let terms =
+      self.configuration.interceptors.isEmpty
+      ? self.terms(method.path, options, [])
+      : try await self.interceptedTerms(method.path, options)
+    let stream = ClientStream(terms, executor: core.executor, call: call)
+    try prepare(stream)
     room.stream.withLock { $0 = Weak(stream) }
     core.executor.execute { core.begin(stream) }
     return ResponseStream(call: call, handle: CallHandle(stream))
+  }
+
+  // MARK: - Terms
+
+  private func interceptedTerms(
+    _ path: String, _ options: CallOptions
+  ) async throws -> ClientStream.Terms {
+    var call = OutgoingCall(method: path, target: self.target, options: options)
+    for interceptor in self.configuration.interceptors {
+      do {
+        try await interceptor.intercept(&call)
+      } catch {
+        // Those who were asked before wait for the end.
+        let error = error as? RPCError ?? RPCError(.unknown, "\(error)")
+        call.ended(with: error.code)
+        throw error
+      }
+    }
+    return self.terms(path, call.options, call.observers)
+  }
+
+  private func terms(
+    _ path: String, _ options: CallOptions, _ observers: [@Sendable (CallSummary) -> Void]
+  ) -> ClientStream.Terms {
+    let method =
+      self.configuration.serviceConfig.methods.isEmpty
+      ? nil : self.configuration.serviceConfig.method(path)
+    func least(_ own: Int?, _ configured: Int?) -> Int? {
+      guard let own, let configured else { return own ?? configured }
+      return min(own, configured)
+    }
+    var timeout = options.timeout
+    if let limit = method?.timeout { timeout = min(timeout ?? limit, limit) }
+    var deadline = timeout.map(Deadline.after)
+    if options.inheritsDeadline, let outer = ServerContext.current?.deadline,
+      outer < deadline ?? outer || deadline == nil
+    {
+      deadline = outer
+      timeout = max(.zero, outer.remaining)
+    }
+    return ClientStream.Terms(
+      path: path, metadata: options.metadata, timeout: timeout, deadline: deadline,
+      waitsForReady: options.waitForReady ?? method?.waitForReady ?? false,
+      maximumRequestBytes: least(options.maximumRequestBytes, method?.maximumRequestBytes) ?? .max,
+      maximumResponseBytes: least(options.maximumResponseBytes, method?.maximumResponseBytes)
+        ?? CallOptions.defaultMaximumMessageBytes,
+      compression: options.compression, resilience: method?.resilience ?? .none,
+      onEnd: observers)
+  }
+}
+
+/// Pings a peer that is silent.
+public struct Keepalive: Sendable, Hashable {
+  /// How long a peer may be silent before it is pinged.
+  public var interval: Duration
+  /// How long it may be silent after that.
+  public var timeout: Duration
+  /// Whether a connection without calls is pinged too.
+  public var withoutCalls: Bool
+
+  /// - Parameters:
+  ///   - interval: Silence before a ping.
+  ///   - timeout: Silence behind it, until the connection is given up.
+  public init(interval: Duration, timeout: Duration = .seconds(20), withoutCalls: Bool = false) {
+    self.interval = interval
+    self.timeout = timeout
+    self.withoutCalls = withoutCalls
   }
 }
 
@@ -149,205 +276,5 @@ private final class WeakStream: Sendable {
   func roomAgain() {
     guard let stream = self.stream.withLock({ $0?.stream }) else { return }
     stream.executor.execute { stream.roomAgain() }
-  }
-}
-
-/// A channel on its event loop: the state machine, its socket, and the calls that wait for it.
-/// `@unchecked Sendable`: only the loop touches it.
-final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
-  let executor: LoopExecutor
-  private let target: ListenAddress
-  private let configuration: RPCChannel.Configuration
-  private var machine: ConnectivityStateMachine
-  private var waiting: [ObjectIdentifier: (order: Int, stream: ClientStream)] = [:]
-  private var nextOrder = 0
-  /// The connection that new calls start on.
-  private var current: Connection?
-  /// Made, but not yet greeted; or retired, with calls that are still open.
-  private var others: [ObjectIdentifier: Connection] = [:]
-  private var greetingTimer: Scheduled<Void>?
-  private var lastFailure = ""
-  private var isShutDown = false
-  private var onClosed: [() -> Void] = []
-
-  init(target: ListenAddress, configuration: RPCChannel.Configuration, eventLoop: any EventLoop) {
-    self.target = target
-    self.configuration = configuration
-    self.executor = LoopExecutor.of(eventLoop)
-    self.machine = ConnectivityStateMachine(
-      backoff: .init(
-        initial: configuration.initialBackoff, maximum: configuration.maximumBackoff))
-  }
-
-  private var authority: String {
-    switch self.target {
-    case .tcp: self.target.description
-    case .unix: "localhost"
-    }
-  }
-
-  // MARK: - Calls
-
-  func begin(_ stream: ClientStream) {
-    guard !stream.isFinished else { return }
-    stream.beginDeadline()
-    guard !stream.isFinished else { return }
-    switch self.machine.callArrived(waitsForReady: stream.options.waitForReady) {
-    case .start:
-      self.start(stream)
-    case .wait(let effect):
-      guard self.waiting.count < self.configuration.maximumWaitingCalls else {
-        stream.cancel(
-          RPCError(
-            .resourceExhausted,
-            "\(self.waiting.count) calls wait for a connection to \(self.target) already"))
-        return
-      }
-      let id = ObjectIdentifier(stream)
-      self.nextOrder += 1
-      self.waiting[id] = (self.nextOrder, stream)
-      stream.onFinish = { [unowned self] in self.waiting[id] = nil }
-      self.perform(effect)
-    case .fail:
-      stream.cancel(self.unavailable)
-    case .refuse:
-      stream.cancel(RPCError(.unavailable, "the channel to \(self.target) was closed"))
-    }
-  }
-
-  private func start(_ stream: ClientStream) {
-    guard let current = self.current else {
-      preconditionFailure("a ready channel has a connection")
-    }
-    stream.start(on: current, authority: self.authority)
-  }
-
-  private var unavailable: RPCError {
-    RPCError(.unavailable, "cannot connect to \(self.target): \(self.lastFailure)")
-  }
-
-  private func perform(_ effect: ConnectivityStateMachine.Effect) {
-    switch effect {
-    case .none:
-      break
-    case .connect:
-      self.connect()
-    case .startWaitingCalls:
-      let streams = self.waiting.values.sorted { $0.order < $1.order }
-      self.waiting = [:]
-      for (_, stream) in streams {
-        stream.onFinish = nil
-        self.start(stream)
-      }
-    case .failWaitingCalls(let delay):
-      let error = self.unavailable
-      for (_, stream) in self.waiting.values.sorted(by: { $0.order < $1.order })
-      where !stream.options.waitForReady {
-        stream.cancel(error)
-      }
-      self.executor.eventLoop.scheduleTask(in: TimeAmount(delay)) {
-        self.perform(self.machine.timerFired(callsAreWaiting: !self.waiting.isEmpty))
-      }
-    }
-  }
-
-  // MARK: - The connection
-
-  private func connect() {
-    var http2 = HTTP2Session.Configuration()
-    http2.maximumHeaderListBytes = 64 << 10
-    let executor = self.executor
-    let owner = ClientConnection(channel: self, keepalive: self.configuration.keepalive)
-    let connection = Connection(.client, executor: executor, configuration: http2, owner: owner)
-    owner.connection = connection
-    let bootstrap = ClientBootstrap(group: executor.eventLoop)
-      .connectTimeout(TimeAmount(self.configuration.connectTimeout))
-      .channelOption(.writeBufferWaterMark, value: .init(low: 64 << 10, high: 256 << 10))
-      .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: 64 << 10))
-      .channelInitializer { channel in
-        channel.eventLoop.makeCompletedFuture {
-          try channel.pipeline.syncOperations.addHandler(connection)
-        }
-      }
-    let connecting: EventLoopFuture<any Channel>
-    switch self.target {
-    case .tcp(let host, let port):
-      connecting = bootstrap.channelOption(.tcpOption(.tcp_nodelay), value: 1)
-        .connect(host: host, port: port)
-    case .unix(let path):
-      connecting = bootstrap.connect(unixDomainSocketPath: path)
-    }
-    connecting.whenComplete { result in
-      switch result {
-      case .failure(let error):
-        self.connectFailed(describe(error))
-      case .success(let channel):
-        self.others[ObjectIdentifier(connection)] = connection
-        self.awaitGreeting(channel)
-      }
-    }
-  }
-
-  /// A server that accepts and says nothing is no server.
-  private func awaitGreeting(_ channel: any Channel) {
-    if self.isShutDown { return channel.close(promise: nil) }
-    self.greetingTimer = self.executor.eventLoop.scheduleTask(
-      in: TimeAmount(self.configuration.connectTimeout)
-    ) {
-      channel.close(promise: nil)
-    }
-  }
-
-  private func connectFailed(_ reason: String) {
-    self.lastFailure = reason
-    self.perform(self.machine.connectFailed(random: .random(in: -1...1)))
-  }
-
-  func connectionReady(_ connection: Connection) {
-    self.greetingTimer?.cancel()
-    self.greetingTimer = nil
-    self.others[ObjectIdentifier(connection)] = nil
-    if self.isShutDown { return connection.close("the channel was closed") }
-    self.current = connection
-    self.perform(self.machine.connected())
-  }
-
-  func connectionRetired(_ connection: Connection) {
-    guard self.current === connection else { return }
-    self.current = nil
-    self.others[ObjectIdentifier(connection)] = connection
-    self.perform(self.machine.connectionLost(callsAreWaiting: !self.waiting.isEmpty))
-  }
-
-  func connectionClosed(_ connection: Connection, _ reason: String) {
-    let wasRetired = (connection.owner as? ClientConnection)?.wasReady ?? false
-    if self.current === connection {
-      self.current = nil
-      self.lastFailure = reason
-      self.perform(self.machine.connectionLost(callsAreWaiting: !self.waiting.isEmpty))
-    } else if self.others.removeValue(forKey: ObjectIdentifier(connection)) != nil, !wasRetired {
-      self.greetingTimer?.cancel()
-      self.greetingTimer = nil
-      self.connectFailed("it does not speak HTTP/2 (\(reason))")
-    }
-    self.reportClosed()
-  }
-
-  func shutDown(_ done: @escaping () -> Void) {
-    self.isShutDown = true
-    self.machine.shutDown()
-    self.onClosed.append(done)
-    for (_, stream) in self.waiting.values.sorted(by: { $0.order < $1.order }) {
-      stream.cancel(RPCError(.unavailable, "the channel to \(self.target) was closed"))
-    }
-    self.current?.close("the channel was closed")
-    for connection in self.others.values { connection.close("the channel was closed") }
-    self.reportClosed()
-  }
-
-  private func reportClosed() {
-    guard self.isShutDown, self.current == nil, self.others.isEmpty else { return }
-    for done in self.onClosed { done() }
-    self.onClosed = []
   }
 }

@@ -15,19 +15,97 @@ import Synchronization
 public final class RPCServer: Sendable {
   /// Limits and windows; every one has a default that fits a service among services.
   public struct Configuration: Sendable {
-    /// The largest request message; a larger one fails its call with `resourceExhausted`.
+    // MARK: Calls
+
+    /// The largest request message, in bytes, uncompressed; a larger one fails its call with
+    /// `resourceExhausted`.
     public var maximumRequestBytes = CallOptions.defaultMaximumMessageBytes
-    /// Calls that one connection may have open; a client queues what is beyond.
+    /// How responses are compressed for clients that understand it; see
+    /// ``ServerContext/responseCompression``.
+    public var responseCompression = Compression.identity
+    /// Stand before every call, the first outermost.
+    public var interceptors: [any ServerInterceptor] = []
+    /// Nil: plain text.
+    public var tls: ServerTLS?
+
+    // MARK: What clients may do
+
+    /// Calls that one connection may have open. A client is told, and queues what is beyond; a call
+    /// of one that does not is refused (RST_STREAM with REFUSED_STREAM).
     public var maximumConcurrentCallsPerConnection = 1_000
-    /// The largest header list of a request, counted as in RFC 9113, section 6.5.2.
-    public var maximumHeaderListBytes = 64 << 10
+    /// Handlers of one connection that have not returned, those of calls that the client has left
+    /// among them. Calls beyond are refused (RST_STREAM with REFUSED_STREAM).
+    public var maximumRunningCallsPerConnection = 2_000
+    /// The same for the whole server.
+    public var maximumRunningCalls = 100_000
+    /// Connections at a time; one more is closed at once.
+    public var maximumConnections = 10_000
     /// Connections that wait to be accepted.
     public var backlog = 1_024
+    /// The largest header list of a request, counted as in RFC 9113, section 6.5.2; a larger one
+    /// fails its call with `resourceExhausted`.
+    public var maximumHeaderListBytes = 64 << 10
+    /// CONTINUATION frames of one header list (CVE-2024-28182).
+    public var maximumContinuationFrames = 8
+    /// Calls that a client may reset (CVE-2023-44487), at once and with each second.
+    public var receivedResets = RateLimit(burst: 1_000, perSecond: 200)
+    /// Resets that a client may make the server send by breaking rules (CVE-2025-8671).
+    public var provokedResets = RateLimit(burst: 200, perSecond: 20)
+    /// Frames that carry nothing: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA (CVE-2019-9512
+    /// and others). Every frame that does carry something makes up for one.
+    public var emptyFrames = RateLimit(burst: 1_000, perSecond: 100)
+    /// Frames that may wait for a client that does not read, beside those of its calls.
+    public var maximumQueuedFrames = 10_000
+    /// What the window of a call grows to, in bytes: how much of its requests may wait here unread.
+    public var maximumStreamWindow = 8 << 20
+
+    // MARK: Time
+
+    /// From accepting a connection to the client's SETTINGS, TLS included.
+    public var handshakeTimeout = Duration.seconds(10)
+    /// A request's header list takes no longer.
+    public var headerTimeout = Duration.seconds(10)
+    /// Calls are reset whose client takes less than a kilobyte of what waits for it in this time.
+    public var stalledCallTimeout = Duration.seconds(120)
+    /// Pings clients that are silent, to notice that they are gone.
+    public var keepalive: Keepalive? = Keepalive(interval: .seconds(300), withoutCalls: true)
+    /// A client may not ping more often, two times forgiven.
+    public var minimumPingInterval = Duration.seconds(5)
+    /// Without calls a client may ping once in two hours unless this is set.
+    public var permitsPingsWithoutCalls = false
+    /// A connection without calls is closed after this; nil: never.
+    public var maximumConnectionIdle: Duration?
+    /// A connection is closed after this, give or take a tenth, so that clients spread over
+    /// servers; nil: never.
+    public var maximumConnectionAge: Duration?
+    /// Calls that are open then have this long to end; nil: as long as they take.
+    public var maximumConnectionAgeGrace: Duration?
     /// How long the end of a connection waits, after its last call, for a peer that does not
     /// answer or does not read.
     public var closeTimeout = Duration.seconds(2)
 
+    /// Told of clients that went too far, and whose connection or calls were ended for it.
+    public var attackNoticed: (@Sendable (_ peer: String, _ what: String) -> Void)?
+
     public init() {}
+  }
+
+  /// How often something may happen: at once, and with each further second.
+  public struct RateLimit: Sendable, Hashable {
+    /// How many at once.
+    public var burst: Int
+    /// How many more with each second, up to the burst.
+    public var perSecond: Int
+
+    /// So many at once, and so many more with each second.
+    public init(burst: Int, perSecond: Int) {
+      self.burst = burst
+      self.perSecond = perSecond
+    }
+
+    fileprivate var bucket: TokenBucket.Limit {
+      .init(burst: self.burst, perSecond: self.perSecond)
+    }
   }
 
   private struct State {
@@ -40,6 +118,8 @@ public final class RPCServer: Sendable {
   private let router: Router
   private let configuration: Configuration
   private let group: any EventLoopGroup
+  private let load: ServerLoad
+  private let tls = Mutex<ServerTLSContext?>(nil)
   private let state = Mutex(State())
 
   /// Makes a server; it takes calls once it listens.
@@ -54,13 +134,18 @@ public final class RPCServer: Sendable {
     self.router = router
     self.configuration = configuration
     self.group = group
+    self.load = ServerLoad(report: configuration.attackNoticed)
   }
 
   /// Takes calls on an address; may be called several times.
   ///
   /// - Returns: The address that is really listened on: with port 0 the system chose one.
-  /// - Throws: ``ListenError``.
+  /// - Throws: ``ListenError``; ``TLSError``: certificate or key are of no use.
   public func listen(on address: ListenAddress) async throws -> ListenAddress {
+    if let tls = self.configuration.tls {
+      let context = try ServerTLSContext(tls)
+      self.tls.withLock { if $0 == nil { $0 = context } }
+    }
     let bootstrap = ServerBootstrap(group: self.group)
       .serverChannelOption(.backlog, value: CInt(self.configuration.backlog))
       .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
@@ -103,7 +188,9 @@ public final class RPCServer: Sendable {
 
   /// Why an address cannot be listened on.
   public struct ListenError: Error, Sendable, Hashable, CustomStringConvertible {
+    /// What was to be listened on.
     public let address: ListenAddress
+    /// For people: what the system says.
     public let reason: String
     public var description: String { "cannot listen on \(self.address): \(self.reason)" }
   }
@@ -139,25 +226,67 @@ public final class RPCServer: Sendable {
     }
   }
 
-  private func accept(_ channel: any Channel) throws {
-    var http2 = HTTP2Session.Configuration()
-    http2.maximumConcurrentStreams = UInt32(
-      clamping: self.configuration.maximumConcurrentCallsPerConnection)
-    http2.maximumHeaderListBytes = UInt32(clamping: self.configuration.maximumHeaderListBytes)
+  /// Serves a connection that was made elsewhere. On its loop.
+  package func accept(_ channel: any Channel) throws {
     let id = ObjectIdentifier(channel)
-    let owner = ServerConnection(router: self.router, configuration: self.configuration)
+    let owner = ServerConnection(
+      router: self.router, configuration: self.configuration, load: self.load)
     let connection = Connection(
-      .server, executor: .of(channel.eventLoop), configuration: http2, owner: owner)
+      .server, executor: .of(channel.eventLoop), configuration: self.http2, life: self.life,
+      owner: owner)
     owner.connection = connection
-    let isLate = self.state.withLock { state in
+    let (isLate, isFull) = self.state.withLock { state in
+      guard state.connections.count < self.configuration.maximumConnections else {
+        return (false, true)
+      }
       state.connections[id] = owner
-      return state.isShuttingDown
+      return (state.isShuttingDown, false)
+    }
+    if isFull {
+      self.load.attacked(
+        by: channel.remoteAddress?.description ?? "unix socket",
+        "\(self.configuration.maximumConnections) connections are open already")
+      throw TooManyConnections()
     }
     // Not only when it was active before: while the listener closes, what it has just accepted is
     // closed without having begun.
     channel.closeFuture.whenComplete { _ in self.closed(id) }
+    if let tls = self.tls.withLock({ $0 }) {
+      try channel.pipeline.syncOperations.addHandler(tls.makeHandler())
+    }
     try channel.pipeline.syncOperations.addHandler(connection)
     if isLate { owner.beginShutdown() }
+  }
+
+  private struct TooManyConnections: Error {}
+
+  private var http2: HTTP2Session.Configuration {
+    let own = self.configuration
+    var http2 = HTTP2Session.Configuration()
+    http2.maximumConcurrentStreams = UInt32(clamping: own.maximumConcurrentCallsPerConnection)
+    http2.maximumHeaderListBytes = UInt32(clamping: own.maximumHeaderListBytes)
+    http2.maximumContinuationFrames = own.maximumContinuationFrames
+    http2.maximumStreamWindow = Int32(clamping: own.maximumStreamWindow)
+    http2.receivedResets = own.receivedResets.bucket
+    http2.provokedResets = own.provokedResets.bucket
+    http2.emptyFrames = own.emptyFrames.bucket
+    http2.maximumQueuedFrames = own.maximumQueuedFrames
+    return http2
+  }
+
+  private var life: ConnectionLife.Limits {
+    let own = self.configuration
+    var life = ConnectionLife.Limits(handshake: own.handshakeTimeout)
+    life.headers = own.headerTimeout
+    life.keepaliveInterval = own.keepalive?.interval
+    life.keepaliveTimeout = own.keepalive?.timeout ?? .seconds(20)
+    life.keepaliveWithoutCalls = own.keepalive?.withoutCalls ?? false
+    life.idle = own.maximumConnectionIdle
+    // `A9` of the gRPC project's proposals: so that not all connections end at once.
+    life.age = own.maximumConnectionAge.map { $0 * Double.random(in: 0.9...1.1) }
+    life.ageGrace = own.maximumConnectionAgeGrace
+    life.stallCheck = own.stalledCallTimeout
+    return life
   }
 
   private func closed(_ id: ObjectIdentifier) {

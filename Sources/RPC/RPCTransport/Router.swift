@@ -14,9 +14,11 @@ public struct Router: Sendable {
   private var routes: [Route?] = Array(repeating: nil, count: 16)
   private var count = 0
 
+  /// No methods.
   public init() {}
 
   /// Adds a method with one request and one response.
+  @inlinable
   public mutating func unary<Request, Response>(
     _ method: MethodDescriptor<Request, Response>,
     handler: @escaping @Sendable (Request, ServerContext) async throws -> Response
@@ -44,9 +46,9 @@ public struct Router: Sendable {
   ) {
     self.add(
       Route(method.path) { stream in
-        StreamingServerCall<Request>(stream: stream) { requests, context, stream in
+        StreamingServerCall<Request>(stream: stream) { requests, context, stream, writer in
           let response = try await handler(requests, context)
-          try await stream.writer.send(response, on: stream)
+          try await writer.send(response, on: stream)
         }
       })
   }
@@ -61,8 +63,8 @@ public struct Router: Sendable {
   ) {
     self.add(
       Route(method.path) { stream in
-        StreamingServerCall<Request>(stream: stream) { requests, context, stream in
-          try await handler(requests, ResponseWriter(stream: stream), context)
+        StreamingServerCall<Request>(stream: stream) { requests, context, stream, writer in
+          try await handler(requests, ResponseWriter(stream: stream, writer: writer), context)
         }
       })
   }
@@ -77,7 +79,8 @@ public struct Router: Sendable {
     return nil
   }
 
-  private mutating func add(_ route: Route) {
+  @usableFromInline
+  mutating func add(_ route: Route) {
     let exists = route.path.utf8.withContiguousStorageIfAvailable { self.find($0) != nil }
     precondition(exists != true, "two services of one server define \(route.path)")
     if (self.count + 1) * 2 > self.routes.count {
@@ -106,11 +109,13 @@ public struct Router: Sendable {
 }
 
 /// A method and how a call to it begins.
+@usableFromInline
 final class Route: Sendable {
   let path: String
   let bytes: [UInt8]
   let makeCall: @Sendable (ServerStream) -> any ServerCall
 
+  @usableFromInline
   init(_ path: String, makeCall: @escaping @Sendable (ServerStream) -> any ServerCall) {
     self.path = path
     self.bytes = Array(path.utf8)

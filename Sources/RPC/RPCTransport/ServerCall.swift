@@ -1,48 +1,80 @@
 import RPCCore
 
 /// One request, one response: the handler starts when the request is whole.
+///
+/// Inlinable, so that a service's own module makes a form of it for the messages at hand; nothing
+/// else on the way of a call is generic.
+@usableFromInline
 final class UnaryServerCall<Request: RPCMessage, Response: RPCMessage>: ServerCall {
+  @usableFromInline
   typealias Handler = @Sendable (Request, ServerContext) async throws -> Response
 
-  private let stream: ServerStream
-  private let handler: Handler
-  private var request: Request?
-  private var task: Task<Void, Never>?
+  @usableFromInline let stream: ServerStream
+  @usableFromInline let handler: Handler
+  @exclusivity(unchecked) @usableFromInline var request: Request?
+  @exclusivity(unchecked) @usableFromInline var task: Task<Void, Never>?
 
+  @inlinable
   init(stream: ServerStream, handler: @escaping Handler) {
     self.stream = stream
     self.handler = handler
   }
 
-  func messageReceived(_ bytes: UnsafeRawBufferPointer) {
-    guard self.request == nil else {
-      self.stream.breakOff(
-        RPCError(.unimplemented, "a unary call takes one request, and got another"))
-      return
-    }
+  @inlinable
+  func messageReceived(_ bytes: UnsafeRawBufferPointer, isCompressed: Bool) {
+    guard self.request == nil else { return self.stream.refuseSecondRequest() }
     self.request = decode(bytes, for: self.stream)
+    if isCompressed { self.stream.noteCompressedRequest() }
   }
 
+  @inlinable
   func endReceived() {
     guard let request = self.request, let context = self.stream.context else {
-      self.stream.breakOff(RPCError(.unimplemented, "a unary call takes one request, and got none"))
-      return
+      return self.stream.refuseNoRequest()
     }
+    // The handler's alone from now on: one reference, no copy.
+    self.request = nil
     let (stream, handler) = (self.stream, self.handler)
+    stream.handlerBegins()
     let task = Task.immediate(executorPreference: stream.executor) {
-      do {
-        let response = try await handler(request, context)
-        stream.finish(with: response)
-      } catch {
-        stream.fail(error)
+      var response = Response?.none
+      await stream.serve(context) {
+        response = try await handler(request, context)
+      } finish: {
+        if let response {
+          stream.finish(with: response)
+        } else {
+          stream.failWithoutResponse()
+        }
       }
     }
     if !stream.isFinished { self.task = task }
   }
 
+  @inlinable
   func cancelled(_ error: RPCError) {
     self.task?.cancel()
     self.task = nil
+  }
+}
+
+extension ServerStream {
+  @usableFromInline
+  func refuseSecondRequest() {
+    self.breakOff(RPCError(.unimplemented, "a unary call takes one request, and got another"))
+  }
+
+  @usableFromInline
+  func noteCompressedRequest() { self.context?.requestWasCompressed = true }
+
+  @usableFromInline
+  func refuseNoRequest() {
+    self.breakOff(RPCError(.unimplemented, "a unary call takes one request, and got none"))
+  }
+
+  @usableFromInline
+  func failWithoutResponse() {
+    self.fail(RPCError(.internalError, "an interceptor has kept the call from its handler"))
   }
 }
 
@@ -61,12 +93,13 @@ final class ServerStreamingCall<Request: RPCMessage, Response: RPCMessage>: Serv
     self.handler = handler
   }
 
-  func messageReceived(_ bytes: UnsafeRawBufferPointer) {
+  func messageReceived(_ bytes: UnsafeRawBufferPointer, isCompressed: Bool) {
     guard self.request == nil else {
       self.stream.breakOff(RPCError(.unimplemented, "this call takes one request, and got another"))
       return
     }
     self.request = decode(bytes, for: self.stream)
+    if isCompressed { self.stream.context?.requestWasCompressed = true }
   }
 
   func endReceived() {
@@ -75,12 +108,13 @@ final class ServerStreamingCall<Request: RPCMessage, Response: RPCMessage>: Serv
       return
     }
     let (stream, handler) = (self.stream, self.handler)
+    stream.handlerBegins()
+    let writer = stream.makeWriter()
     let task = Task.immediate(executorPreference: stream.executor) {
-      do {
-        try await handler(request, ResponseWriter(stream: stream), context)
+      await stream.serve(context) {
+        try await handler(request, ResponseWriter(stream: stream, writer: writer), context)
+      } finish: {
         stream.finish()
-      } catch {
-        stream.fail(error)
       }
     }
     if !stream.isFinished { self.task = task }
@@ -95,7 +129,9 @@ final class ServerStreamingCall<Request: RPCMessage, Response: RPCMessage>: Serv
 /// Many requests: the handler starts with the headers and reads as it likes.
 final class StreamingServerCall<Request: RPCMessage>: ServerCall {
   typealias Handler =
-    @Sendable (RequestStream<Request>, ServerContext, ServerStream) async throws -> Void
+    @Sendable (
+      RequestStream<Request>, ServerContext, ServerStream, StreamWriter
+    ) async throws -> Void
 
   private let stream: ServerStream
   private let queue: MessageQueue<Request>
@@ -108,20 +144,23 @@ final class StreamingServerCall<Request: RPCMessage>: ServerCall {
     }
     guard let context = stream.context else { return }
     let requests = RequestStream(queue: self.queue)
+    stream.handlerBegins()
+    let writer = stream.makeWriter()
     let task = Task.immediate(executorPreference: stream.executor) {
-      do {
-        try await handler(requests, context, stream)
+      await stream.serve(context) {
+        try await handler(requests, context, stream, writer)
+      } finish: {
         stream.finish()
-      } catch {
-        stream.fail(error)
       }
     }
     if !stream.isFinished { self.task = task }
   }
 
-  func messageReceived(_ bytes: UnsafeRawBufferPointer) {
+  func messageReceived(_ bytes: UnsafeRawBufferPointer, isCompressed: Bool) {
     guard let message: Request = decode(bytes, for: self.stream) else { return }
-    if !self.queue.append(message, bytes: bytes.count) { self.stream.isHeldBack = true }
+    if !self.queue.append(message, bytes: bytes.count, isCompressed: isCompressed) {
+      self.stream.isHeldBack = true
+    }
   }
 
   func endReceived() {
@@ -142,7 +181,8 @@ enum MessageQueueBound {
 
 /// The message, or nil and a call that has failed: bytes that are no message are the client's
 /// fault.
-private func decode<Message: RPCMessage>(
+@inlinable
+func decode<Message: RPCMessage>(
   _ bytes: UnsafeRawBufferPointer, for stream: ServerStream
 ) -> Message? {
   do {
@@ -161,11 +201,21 @@ private func decode<Message: RPCMessage>(
 public struct RequestStream<Message: RPCMessage>: AsyncSequence, Sendable {
   let queue: MessageQueue<Message>
 
+  /// Reads the requests.
   public struct AsyncIterator: AsyncIteratorProtocol {
     let queue: MessageQueue<Message>
+    /// Whether the message that ``next()`` returned last had come compressed.
+    public private(set) var wasCompressed = false
 
+    init(queue: MessageQueue<Message>) { self.queue = queue }
+
+    /// The next request; nil once the client has sent everything.
+    ///
+    /// - Throws: ``RPCCore/RPCError``: the client has left, or the deadline has passed.
     public mutating func next() async throws -> Message? {
-      try await self.queue.next()
+      guard let next = try await self.queue.next() else { return nil }
+      self.wasCompressed = next.isCompressed
+      return next.message
     }
   }
 
@@ -177,12 +227,15 @@ public struct RequestStream<Message: RPCMessage>: AsyncSequence, Sendable {
 /// Where a handler sends its responses.
 public struct ResponseWriter<Message: RPCMessage>: Sendable {
   let stream: ServerStream
+  let writer: StreamWriter
 
   /// Sends a response. Suspends while the client does not read.
   ///
+  /// - Parameter compressed: Whether the call's compression is used, if it has one; see
+  ///   ``ServerContext/responseCompression``.
   /// - Throws: ``RPCCore/RPCError`` once the call is over.
-  public func send(_ message: Message) async throws {
-    try await self.stream.writer.send(message, on: self.stream)
+  public func send(_ message: Message, compressed: Bool = true) async throws {
+    try await self.writer.send(message, on: self.stream, compressed: compressed)
   }
 
   /// Sends the initial metadata now instead of with the first response, so that the client knows

@@ -1,6 +1,7 @@
 import NIOCore
 import RPCCore
 import RPCHTTP2
+import Synchronization
 
 /// The server's side of one connection: makes a stream for each request and drains in the end.
 ///
@@ -12,49 +13,99 @@ import RPCHTTP2
 final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   private enum State { case serving, announcing, draining, closed }
 
-  private let router: Router
-  private let configuration: RPCServer.Configuration
+  let router: Router
+  let configuration: RPCServer.Configuration
+  private let load: ServerLoad
   private var state = State.serving
-  private var openCalls = 0
+  private(set) var openCalls = 0
+  /// Handlers that have not returned; a call that the client resets may leave one behind.
+  private var runningHandlers = 0
+  private(set) var isGreeted = false
+  private(set) var idleSince = NIODeadline.now()
+  private var pings: PingEnforcement
   private var closeTimer: Scheduled<Void>?
-  private lazy var peer = PeerName(self.connection?.peer ?? "unknown")
+  private(set) lazy var peer = ConnectionPeer(
+    address: self.connection?.peer ?? "unknown", identity: self.connection?.peerIdentity)
   /// Set once, right after both are made.
   weak var connection: Connection?
 
-  init(router: Router, configuration: RPCServer.Configuration) {
+  init(router: Router, configuration: RPCServer.Configuration, load: ServerLoad) {
     self.router = router
     self.configuration = configuration
+    self.load = load
+    self.pings = PingEnforcement(
+      minimumInterval: configuration.minimumPingInterval,
+      permitsWithoutCalls: configuration.permitsPingsWithoutCalls)
   }
 
   var closeTimeout: Duration { self.configuration.closeTimeout }
 
   func streamBegan() -> HTTP2Stream? {
     guard let connection = self.connection, self.state != .closed else { return nil }
+    // Refused, and so tried again by the client elsewhere or later.
+    guard self.runningHandlers < self.configuration.maximumRunningCallsPerConnection,
+      self.load.running < self.configuration.maximumRunningCalls
+    else { return nil }
     self.openCalls += 1
     // A call that was under way when the shutdown began.
     self.closeTimer?.cancel()
     self.closeTimer = nil
-    return ServerStream(
-      connection: connection, router: self.router, configuration: self.configuration,
-      peer: self.peer
-    ).stream
+    return ServerStream(connection: connection, server: self).stream
   }
 
   func streamClosed() {
     self.openCalls -= 1
+    if self.openCalls == 0 { self.idleSince = .now() }
     // The session says so itself once GOAWAY is out and no stream is left.
     if self.state == .draining { self.connection?.needsFlush() }
     self.lastCallMayHaveEnded()
   }
 
-  func settingsReceived() {}
-  func goAwayReceived(lastStreamID: Int32, code: UInt32) {}
+  func handlerBegan() {
+    self.runningHandlers += 1
+    self.load.began()
+  }
 
-  func pingAcknowledged() {
-    guard self.state == .announcing else { return }
+  func handlerEnded() {
+    self.runningHandlers -= 1
+    self.load.ended()
+  }
+
+  func settingsReceived() {
+    guard !self.isGreeted else { return }
+    self.isGreeted = true
+    self.connection?.greeted()
+  }
+
+  func goAwayReceived(lastStreamID: Int32, code: UInt32, text: String) {}
+
+  func pingReceived() {
+    let isFine = self.pings.pingReceived(
+      hasCalls: self.openCalls > 0, sent: self.connection?.session?.callFramesSent ?? 0,
+      at: Duration(.now()))
+    guard !isFine else { return }
+    // The words that gRPC's clients know.
+    self.connection?.terminate("too_many_pings")
+  }
+
+  func pingAcknowledged(_ purpose: HTTP2Session.Ping) {
+    self.connection?.pingAnswered()
+    guard purpose == .shutdown, self.state == .announcing else { return }
     self.state = .draining
     self.connection?.session?.refuseNewStreams()
     self.connection?.needsFlush()
+  }
+
+  func peerWentTooFar(_ what: String) {
+    self.load.attacked(by: self.peer.address, what)
+    self.connection?.terminate(what)
+  }
+
+  func mayLeave(_ reason: String) { self.beginShutdown() }
+
+  func streamsStalled(_ count: Int) {
+    self.load.attacked(
+      by: self.peer.address, "\(count) calls were reset: their responses were not read")
   }
 
   func connectionWillClose(_ reason: String) {}
@@ -70,7 +121,9 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
     guard self.state == .serving, let session = self.connection?.session else { return }
     self.state = .announcing
     session.announceShutdown()
-    session.ping()
+    // A ping overtakes what waits to be sent, and its answer would say nothing of the notice.
+    if self.isGreeted { self.connection?.flush() }
+    session.ping(.shutdown)
     self.connection?.needsFlush()
     self.lastCallMayHaveEnded()
   }
@@ -85,4 +138,19 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
       self.connection?.close("the server is shutting down")
     }
   }
+}
+
+/// What all connections of a server have in common.
+final class ServerLoad: Sendable {
+  private let handlers = Atomic<Int>(0)
+  private let report: (@Sendable (_ peer: String, _ what: String) -> Void)?
+
+  init(report: (@Sendable (_ peer: String, _ what: String) -> Void)?) {
+    self.report = report
+  }
+
+  var running: Int { self.handlers.load(ordering: .relaxed) }
+  func began() { self.handlers.add(1, ordering: .relaxed) }
+  func ended() { self.handlers.subtract(1, ordering: .relaxed) }
+  func attacked(by peer: String, _ what: String) { self.report?(peer, what) }
 }

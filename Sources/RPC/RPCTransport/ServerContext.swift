@@ -3,47 +3,117 @@ import Synchronization
 
 /// What a handler knows of the call it serves, and what it may say beside its messages.
 public final class ServerContext: Sendable {
+  /// The call that the current task serves: calls that it makes end by the same deadline.
+  @TaskLocal public static var current: ServerContext?
+
   /// `/package.Service/Method`.
   public let method: String
   /// What the client sent with the request.
   public let metadata: Metadata
   /// When the client stops waiting; the handler's task is cancelled then.
   public let deadline: Deadline?
-  private let connectionPeer: PeerName
+  private let connectionPeer: ConnectionPeer
 
   private struct Answer {
     var initial = Metadata()
     var trailing = Metadata()
+    var compression: Compression
+    var requestWasCompressed = false
+    var values: [ObjectIdentifier: any Sendable] = [:]
+    var observers: [@Sendable (CallSummary) -> Void] = []
   }
 
-  private let answer = Mutex(Answer())
+  private let answer: Mutex<Answer>
+  /// Something was set: what is not need not be asked for under a lock.
+  private let isTouched: Atomic<Bool>
+  private let accepted: AcceptedEncodings
 
-  init(method: String, metadata: Metadata, deadline: Deadline?, peer: PeerName) {
+  init(
+    method: String, metadata: Metadata, deadline: Deadline?, peer: ConnectionPeer,
+    compression: Compression, accepted: AcceptedEncodings
+  ) {
     self.method = method
     self.metadata = metadata
     self.deadline = deadline
     self.connectionPeer = peer
+    self.accepted = accepted
+    let known = accepted.contains(compression) ? compression : .identity
+    self.answer = Mutex(Answer(compression: known))
+    self.isTouched = Atomic(known != .identity)
   }
 
-  /// The client's address.
-  public var peer: String { self.connectionPeer.text }
+  /// The client's address, for people: `[IPv4]127.0.0.1/127.0.0.1:4711`, `unix socket`.
+  public var peer: String { self.connectionPeer.address }
 
-  /// Sets what is sent before the first response. Without effect once that has gone out.
+  /// Who the client proved to be, with mutual TLS.
+  public var peerIdentity: PeerIdentity? { self.connectionPeer.identity }
+
+  /// Sets what is sent before the first response, or before an error. Without effect once that has
+  /// gone out.
   public func setInitialMetadata(_ metadata: Metadata) {
-    self.answer.withLock { $0.initial = metadata }
+    self.change { $0.initial = metadata }
   }
 
   /// Sets what is sent with the status.
   public func setTrailingMetadata(_ metadata: Metadata) {
-    self.answer.withLock { $0.trailing = metadata }
+    self.change { $0.trailing = metadata }
   }
+
+  /// How responses are compressed; what the client does not understand is not used. Without effect
+  /// once the first response has gone out.
+  public var responseCompression: Compression {
+    get { self.answer.withLock { $0.compression } }
+    set {
+      guard self.accepted.contains(newValue) else { return }
+      self.change { $0.compression = newValue }
+    }
+  }
+
+  /// Whether the request of a call that has only one came compressed.
+  public internal(set) var requestWasCompressed: Bool {
+    get { self.answer.withLock { $0.requestWasCompressed } }
+    set { self.answer.withLock { $0.requestWasCompressed = newValue } }
+  }
+
+  /// What interceptors leave for handlers.
+  public subscript<Key: ServerContextKey>(key: Key.Type) -> Key.Value? {
+    get { self.answer.withLock { $0.values[ObjectIdentifier(key)] as? Key.Value } }
+    set { self.change { $0.values[ObjectIdentifier(key)] = newValue } }
+  }
+
+  /// Has a closure called, once, when the call is over. It runs on the connection's event loop.
+  public func onEnd(_ body: @escaping @Sendable (CallSummary) -> Void) {
+    self.change { $0.observers.append(body) }
+  }
+
+  private func change(_ body: (inout Answer) -> Void) {
+    self.isTouched.store(true, ordering: .releasing)
+    self.answer.withLock { body(&$0) }
+  }
+
+  /// Nothing was set that goes to the client, and nobody waits for the end.
+  var isPlain: Bool { !self.isTouched.load(ordering: .acquiring) }
 
   var initialMetadata: Metadata { self.answer.withLock { $0.initial } }
   var trailingMetadata: Metadata { self.answer.withLock { $0.trailing } }
+
+  /// Those who wait for the end; nobody afterwards.
+  func takeObservers() -> [@Sendable (CallSummary) -> Void] {
+    self.answer.withLock { answer in
+      guard !answer.observers.isEmpty else { return [] }
+      defer { answer.observers = [] }
+      return answer.observers
+    }
+  }
 }
 
-/// A peer's address in words, shared by the calls of its connection.
-final class PeerName: Sendable {
-  let text: String
-  init(_ text: String) { self.text = text }
+/// Who is at the other end of a connection, shared by its calls.
+final class ConnectionPeer: Sendable {
+  let address: String
+  let identity: PeerIdentity?
+
+  init(address: String, identity: PeerIdentity?) {
+    self.address = address
+    self.identity = identity
+  }
 }

@@ -1,4 +1,5 @@
 import NIOCore
+import RPCCompression
 import RPCCore
 import RPCHTTP2
 import Synchronization
@@ -12,6 +13,10 @@ protocol OutboundStream: AnyObject, Sendable {
   func reserveOutbound(_ count: Int) -> UnsafeMutableRawPointer?
   /// What was appended or reserved is complete.
   func outboundAppended()
+  /// How messages are compressed that are to be. On any thread.
+  var compression: Compression { get }
+  /// The largest message that is sent. On any thread.
+  var maximumMessageBytes: Int { get }
 }
 
 /// Sends messages on a stream from any executor, in order, and holds the sender back while the
@@ -26,6 +31,8 @@ final class StreamWriter: Sendable {
     var waiters: [(id: Int, continuation: UnsafeContinuation<Void, any Error>)] = []
     var nextWaiter = 0
     var closed: RPCError?
+    var sentMessages = 0
+    var sentBytes = 0
   }
 
   /// Bytes that may wait to be sent before `send` suspends; it goes on at half of that.
@@ -38,15 +45,23 @@ final class StreamWriter: Sendable {
     self.executor = executor
   }
 
+  /// Messages that were sent, and their bytes with the prefixes.
+  var sent: (messages: Int, bytes: Int) {
+    self.state.withLock { ($0.sentMessages, $0.sentBytes) }
+  }
+
   /// Sends a message. Suspends while too much waits to be sent.
   ///
-  /// - Throws: `RPCError` when the stream is over.
-  func send(_ message: some RPCMessage, on stream: some OutboundStream) async throws {
+  /// - Parameter compressed: Whether the stream's compression is used.
+  /// - Throws: `RPCError` when the stream is over, or the message larger than may be sent.
+  func send(
+    _ message: some RPCMessage, on stream: some OutboundStream, compressed: Bool = true
+  ) async throws {
     let isFull: Bool
-    if self.executor.inEventLoop {
+    if self.executor.inEventLoop, !compressed || stream.compression == .identity {
       isFull = try self.sendOnLoop(message, stream)
     } else {
-      isFull = try self.sendOffLoop(message, stream)
+      isFull = try self.sendFramed(message, stream, compressed: compressed)
     }
     if isFull { try await self.waitForRoom() }
   }
@@ -93,7 +108,9 @@ final class StreamWriter: Sendable {
     self.transfer(to: stream)
     if let closed = self.state.withLock({ $0.closed }) { throw closed }
     var count = 0
+    let limit = stream.maximumMessageBytes
     try message.encode { size throws(RPCError) in
+      guard size <= limit else { throw tooLarge(size, limit) }
       count = size + MessageDeframer.prefixBytes
       guard let target = stream.reserveOutbound(count) else {
         throw RPCError(.cancelled, "the stream is over")
@@ -102,6 +119,8 @@ final class StreamWriter: Sendable {
       return target + MessageDeframer.prefixBytes
     }
     let isFull = self.state.withLock { state in
+      state.sentMessages += 1
+      state.sentBytes += count
       state.pendingBytes += count
       return state.pendingBytes > Self.highWaterBytes
     }
@@ -109,13 +128,17 @@ final class StreamWriter: Sendable {
     return isFull
   }
 
-  private func sendOffLoop(
-    _ message: some RPCMessage, _ stream: some OutboundStream
+  /// Frames the message wherever the sender runs, and has the loop take it.
+  private func sendFramed(
+    _ message: some RPCMessage, _ stream: some OutboundStream, compressed: Bool
   ) throws -> Bool {
-    let bytes = frame(message)
+    let bytes = try frame(
+      message, compressed ? stream.compression : .identity, limit: stream.maximumMessageBytes)
     let (transfer, isFull) = try self.state.withLock { state in
       if let closed = state.closed { throw closed }
       state.queued.append(contentsOf: bytes)
+      state.sentMessages += 1
+      state.sentBytes += bytes.count
       state.pendingBytes += bytes.count
       defer { state.transferIsDue = true }
       return (!state.transferIsDue, state.pendingBytes > Self.highWaterBytes)
@@ -158,9 +181,18 @@ final class StreamWriter: Sendable {
 }
 
 /// A message with its flag and length before it.
-func frame(_ message: some RPCMessage) -> [UInt8] {
+func frame(
+  _ message: some RPCMessage, _ compression: Compression, limit: Int
+) throws(RPCError) -> [UInt8] {
+  if compression != .identity {
+    let plain = message.encoded()
+    guard plain.count <= limit else { throw tooLarge(plain.count, limit) }
+    let small = plain.withUnsafeBytes { MessageCodec.compress($0, compression) }
+    return [1] + withUnsafeBytes(of: UInt32(small.count).bigEndian) { Array($0) } + small
+  }
   var bytes: [UInt8] = []
-  message.encode { size in
+  try message.encode { size throws(RPCError) in
+    guard size <= limit else { throw tooLarge(size, limit) }
     let count = size + MessageDeframer.prefixBytes
     bytes = [UInt8](unsafeUninitializedCapacity: count) { _, initialized in initialized = count }
     // The array is neither copied nor changed before `encode` returns: its storage stays.
@@ -172,8 +204,39 @@ func frame(_ message: some RPCMessage) -> [UInt8] {
   return bytes
 }
 
-/// Flag 0 (not compressed) and the size, most significant byte first.
-func writePrefix(_ size: Int, to target: UnsafeMutableRawPointer) {
-  target.storeBytes(of: 0, as: UInt8.self)
+/// The flag and the size, most significant byte first.
+func writePrefix(_ size: Int, isCompressed: Bool = false, to target: UnsafeMutableRawPointer) {
+  target.storeBytes(of: isCompressed ? 1 : 0, as: UInt8.self)
   target.storeBytes(of: UInt32(size).bigEndian, toByteOffset: 1, as: UInt32.self)
+}
+
+private func tooLarge(_ size: Int, _ limit: Int) -> RPCError {
+  RPCError(.resourceExhausted, "a message of \(size) bytes is larger than the limit of \(limit)")
+}
+
+/// A message that came, whole again if it was compressed.
+///
+/// - Parameter limit: The largest message that is accepted, uncompressed.
+func withPlainMessage<Result>(
+  _ bytes: UnsafeRawBufferPointer, isCompressed: Bool, _ encoding: Compression, limit: Int,
+  _ body: (UnsafeRawBufferPointer) -> Result
+) throws(RPCError) -> Result {
+  guard isCompressed else { return body(bytes) }
+  guard encoding != .identity else {
+    throw RPCError(
+      .internalError, "a message is compressed, though grpc-encoding does not say how")
+  }
+  let plain: [UInt8]
+  do throws(MessageCodec.Failure) {
+    plain = try MessageCodec.decompress(bytes, encoding, limit: limit)
+  } catch {
+    switch error {
+    case .malformed(let encoding):
+      throw RPCError(.internalError, "a compressed message is no \(encoding.rawValue)")
+    case .tooLarge(let limit):
+      throw RPCError(
+        .resourceExhausted, "a message is larger than the limit of \(limit) bytes uncompressed")
+    }
+  }
+  return plain.withUnsafeBytes(body)
 }

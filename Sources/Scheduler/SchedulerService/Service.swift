@@ -25,8 +25,9 @@ package final class SchedulerProgram: ServiceProgram {
     let configuration = try Configuration(environment.settings)
     // The core's loop, and that of all its ways out.
     let loop = environment.eventLoopGroup.next()
-    let gateway = try RPCChannel(to: configuration.gateway, group: loop)
-    let allocator = try RPCChannel(to: configuration.allocator, group: loop)
+    let gateway = try RPCChannel(to: configuration.gateway, configuration: .toService, group: loop)
+    let allocator = try RPCChannel(
+      to: configuration.allocator, configuration: .toService, group: loop)
     self.channels = [gateway, allocator]
     self.policy = configuration.policy
     self.driver = Driver(

@@ -13,9 +13,6 @@ public enum ByteStreamV1 {}
 /// What an aggregation came to.
 public enum DatastoreV1 {}
 
-/// How calls fail, for programs.
-public enum GoogleRPC {}
-
 /// Values of everyday use.
 public enum GoogleType {}
 

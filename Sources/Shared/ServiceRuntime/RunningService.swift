@@ -84,7 +84,8 @@ struct RunningService<Program: ServiceProgram>: Sendable {
     let program = try await Program(environment)
     let reflection = ReflectionService(services: program.services + [self.health])
     let server = RPCServer(
-      services: program.services + [self.health, reflection, reflection.alpha], group: group)
+      services: program.services + [self.health, reflection, reflection.alpha],
+      configuration: .ofService(self.logger), group: group)
     for service in program.services {
       self.health.set(.notServing, for: service.descriptor.fullName)
     }

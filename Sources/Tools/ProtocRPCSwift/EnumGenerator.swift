@@ -5,13 +5,20 @@ struct EnumGenerator {
   var visibility: String
 
   /// The case names, in the order of the values. If names without the enum's prefix collide, all
-  /// keep it.
+  /// keep it. Where they still do (`MOO` and `moo`), a value with a number of its own gets it
+  /// behind its name; two names of one number become one.
   static func cases(of model: EnumModel) -> [String] {
     let short = model.values.map { Naming.enumCase($0.name, of: model.name) }
-    guard Set(short).count == short.count else {
-      return model.values.map { Naming.member($0.name.lowercased()) }
+    if Set(short).count == short.count { return short }
+    var numbers: [String: Int] = [:]
+    return model.values.map { value in
+      var name = Naming.member(value.name.lowercased())
+      while let other = numbers[name], other != value.number {
+        name += value.number < 0 ? "Minus\(value.number.magnitude)" : "\(value.number)"
+      }
+      numbers[name] = value.number
+      return name
     }
-    return short
   }
 
   func write(to text: inout SwiftText) {
@@ -19,9 +26,11 @@ struct EnumGenerator {
     let number = self.types.known("Int32")
     let cases = Self.cases(of: self.model).map(Naming.quoted)
     var firstOfNumber: [Int: String] = [:]
+    var declared: Set<String> = []
     text.document(self.model.comment, fallback: "`\(self.model.fullName)`.")
     text.block("\(self.visibility) enum \(name): \(self.types.known("ProtobufEnum"))") { text in
       for (value, caseName) in zip(self.model.values, cases) {
+        guard declared.insert(caseName).inserted else { continue }
         if let first = firstOfNumber[value.number] {
           text.document(value.comment, fallback: "Another name of `\(first)`.")
           text.line("\(self.visibility) static var \(caseName): \(name) { .\(first) }")
@@ -33,7 +42,10 @@ struct EnumGenerator {
       }
       text.line("/// A number that this program has no name for.")
       text.line("case unrecognized(\(number))")
-      let distinct = zip(self.model.values, cases).filter { firstOfNumber[$0.number] == $1 }
+      var numbers: Set<Int> = []
+      let distinct = zip(self.model.values, cases).filter { value, _ in
+        numbers.insert(value.number).inserted
+      }
       text.line()
       text.block("\(self.visibility) init(rawValue: \(number))") { text in
         text.line("switch rawValue {")

@@ -23,7 +23,8 @@ extension Plugin {
                                   of everything that is generated; public by default
       import=PREFIX:SWIFT:C       files whose path begins with PREFIX are not of this run: their
                                   types are in module SWIFT, their structs in module C. Known already:
-                                  google/protobuf/, grpc/health/ and grpc/reflection/ are in RPC.
+                                  google/protobuf/, google/rpc/, grpc/health/ and grpc/reflection/ are
+                                  in RPC.
       protoc_gen_c=PROGRAM        protobuf-c's generator
 
     The namespace of a package is its `option swift_prefix`, or its name: google.type is GoogleType.

@@ -18,7 +18,9 @@ package struct Options: Equatable {
   package var cGenerator = "protoc-gen-c"
 
   /// The library's own messages, which programs that use it need not generate again.
-  static let libraryOrigins = ["google/protobuf/", "grpc/health/", "grpc/reflection/"].map {
+  static let libraryOrigins = [
+    "google/protobuf/", "google/rpc/", "grpc/health/", "grpc/reflection/",
+  ].map {
     Origin(prefix: $0, swiftModule: "RPC", cModule: "CRPCProtos")
   }
 

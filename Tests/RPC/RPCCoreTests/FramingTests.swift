@@ -9,7 +9,7 @@ import Testing
     while start < bytes.count {
       let end = min(start + chunk, bytes.count)
       try bytes[start..<end].withUnsafeBytes { part in
-        try deframer.append(part) { messages.append(Array($0)) }
+        try deframer.append(part) { message, _ in messages.append(Array(message)) }
       }
       start = end
     }
@@ -26,7 +26,7 @@ import Testing
 
   @Test func aPartOfAMessageIsNoBoundary() throws {
     var deframer = MessageDeframer(limit: 10)
-    try [UInt8]([0, 0, 0, 0, 2, 7]).withUnsafeBytes { try deframer.append($0) { _ in } }
+    try [UInt8]([0, 0, 0, 0, 2, 7]).withUnsafeBytes { try deframer.append($0) { _, _ in } }
     let isAtBoundary = deframer.isAtBoundary
     #expect(!isAtBoundary)
   }
@@ -37,10 +37,16 @@ import Testing
     }
   }
 
-  @Test func flagsOtherThanZeroAreRefused() {
-    #expect(throws: MessageDeframer.Failure.compressed) {
-      try self.frames([1, 0, 0, 0, 0], chunk: 5)
+  @Test func theFlagSaysWhetherAMessageIsCompressed() throws {
+    var deframer = MessageDeframer(limit: 10)
+    var flags: [Bool] = []
+    try [UInt8]([1, 0, 0, 0, 1, 7, 0, 0, 0, 0, 0]).withUnsafeBytes { bytes in
+      try deframer.append(bytes) { _, isCompressed in flags.append(isCompressed) }
     }
+    #expect(flags == [true, false])
+  }
+
+  @Test func flagsOtherThanZeroAndOneAreRefused() {
     #expect(throws: MessageDeframer.Failure.badFlag(7)) {
       try self.frames([7, 0, 0, 0, 0], chunk: 5)
     }

@@ -1,4 +1,5 @@
 import RPCCore
+import RPCTesting
 import RPCTransport
 import Synchronization
 import Testing
@@ -149,7 +150,7 @@ import Testing
       return Blob()
     }
     try await withServer(service) { channel, _ in
-      let client = try await BareClient(to: channel.target)
+      let client = try await ScriptedPeer.client(of: try ListenAddress("\(channel.target)"))
       try await client.begin(Methods.client)
       // Five bytes are announced, two come.
       try await client.send(data: [0, 0, 0, 0, 5, 1, 1], ends: true)

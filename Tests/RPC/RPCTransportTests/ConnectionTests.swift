@@ -1,6 +1,7 @@
 import NIOCore
 import NIOPosix
 import RPCCore
+import RPCTesting
 import RPCTransport
 import Synchronization
 import Testing
@@ -96,10 +97,10 @@ import Testing
     configuration.closeTimeout = .milliseconds(20)
     let server = RPCServer(services: [TestService()], configuration: configuration)
     let address = try await server.listen(on: .tcp(host: "127.0.0.1", port: 0))
-    let client = try await BareClient(to: address)
+    let client = try await ScriptedPeer.client(of: address)
     try await client.begin(Methods.unary)
     try await client.send(data: [0, 0, 0, 0, 0], ends: true)
-    #expect(try await client.frame(BareClient.Kind.headers) { $0.endsStream } != nil)
+    #expect(try await client.frame(.headers) { $0.endsStream } != nil)
     // Its ping stays without an answer.
     await server.shutdown(grace: .seconds(3_600))
     await client.close()
@@ -122,9 +123,9 @@ import Testing
     let address = try await server.listen(on: .tcp(host: "127.0.0.1", port: 0))
     // How much the system takes is not known: one of these ends within what waits for it.
     let sizes = stride(from: 256 << 10, through: 4 << 20, by: 320 << 10)
-    var clients: [(client: BareClient, size: Int)] = []
+    var clients: [(client: ScriptedPeer, size: Int)] = []
     for size in sizes {
-      let client = try await BareClient(to: address, receiveBuffer: 32 << 10)
+      let client = try await ScriptedPeer.client(of: address, receiveBuffer: 32 << 10)
       try await client.begin(Methods.unary)
       let text = Array("\(size)".utf8)
       try await client.send(data: [0, 0, 0, 0, UInt8(text.count)] + text, ends: true)
@@ -133,11 +134,11 @@ import Testing
     while arrived.load(ordering: .relaxed) < clients.count { await Task.yield() }
     async let down: Void = server.shutdown(grace: .seconds(60))
     for (client, _) in clients {
-      let ping = try await client.frame(BareClient.Kind.ping)
-      try await client.send(BareClient.Kind.ping, flags: 1, body: ping?.body ?? [])
+      let ping = try await client.frame(.ping)
+      try await client.send(.ping, flags: 1, body: ping?.body ?? [])
       // Once this one is answered, so is the server's.
-      try await client.send(BareClient.Kind.ping, body: [UInt8](repeating: 7, count: 8))
-      let answer = try await client.frame(BareClient.Kind.ping) { $0.isAcknowledgement }
+      try await client.send(.ping, body: [UInt8](repeating: 7, count: 8))
+      let answer = try await client.frame(.ping, where: { $0.isAcknowledgement })
       #expect(answer != nil)
     }
     await release.set()
@@ -145,7 +146,7 @@ import Testing
       var received = 0
       var hasEnded = false
       while let frame = try await client.frame() {
-        if frame.type == BareClient.Kind.data { received += frame.body.count }
+        if frame.kind == .data { received += frame.body.count }
         if frame.endsStream { hasEnded = true }
       }
       #expect(received == size + 5)
@@ -156,7 +157,7 @@ import Testing
 
   @Test func garbageClosesItsConnectionOnly() async throws {
     try await withServer { channel, _ in
-      guard case .tcp(let host, let port) = channel.target else { return }
+      guard case .tcp(let host, let port) = try ListenAddress("\(channel.target)") else { return }
       let garbage = try await ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)
         .connect(host: host, port: port).get()
       try await garbage.writeAndFlush(ByteBuffer(string: "GET / HTTP/1.1\r\nHost: x\r\n\r\n"))

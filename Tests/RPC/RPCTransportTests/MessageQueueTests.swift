@@ -9,10 +9,10 @@ import Testing
     let queue = MessageQueue<String>(bound: 100) { calls.withLock { $0 += 1 } }
     #expect(queue.append("a", bytes: 60))
     #expect(!queue.append("b", bytes: 60))
-    #expect(try await queue.next() == "a")
+    #expect(try await queue.next()?.message == "a")
     // Within the bound again, but the loop still waits: what was under way comes in.
     #expect(!queue.append("c", bytes: 10))
-    #expect(try await queue.next() == "b")
+    #expect(try await queue.next()?.message == "b")
     #expect(calls.withLock { $0 } == 1)
     #expect(queue.append("d", bytes: 10))
   }

@@ -93,7 +93,7 @@ func withServer(
 
 /// Lets one task tell another that something has happened, without a clock.
 actor Signal {
-  private var isSet = false
+  private(set) var isSet = false
   private var waiters: [CheckedContinuation<Void, Never>] = []
 
   func set() {

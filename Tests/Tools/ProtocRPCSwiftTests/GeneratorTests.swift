@@ -57,6 +57,15 @@ import Testing
     #expect(!text.contains("public ") && text.contains("package var a: String"))
   }
 
+  @Test func valuesWhoseNamesDifferOnlyInCapitalsAreKeptApart() throws {
+    let cow = P.enumeration("Cow", [("QUIET", 0), ("MOO", 1), ("moo", 1), ("mOO", 2)])
+    let text = try #require(try P.generate([P.file("own.proto", enums: [cow])])["own.pb.swift"])
+    #expect(text.contains("    case moo\n    case moo2\n"))
+    // The other name of 1 is the same in Swift.
+    #expect(!text.contains("static var moo"))
+    #expect(text.contains("{ [.quiet, .moo, .moo2] }"))
+  }
+
   @Test func aMessageThatHoldsItselfThroughAnotherHasAnIndirection() throws {
     let file = P.file(
       "own.proto",

@@ -4,6 +4,9 @@
 /// The messages and services of `google.protobuf`.
 public enum GoogleProtobuf {}
 
+/// How calls fail, for programs.
+public enum GoogleRPC {}
+
 /// Whether a server, or one of its services, can be used.
 public enum HealthV1 {}
 

@@ -8,8 +8,6 @@
 #include "google/datastore/v1/entity.pb-c.h"
 #include "google/datastore/v1/query.pb-c.h"
 #include "google/datastore/v1/query_profile.pb-c.h"
-#include "google/rpc/error_details.pb-c.h"
-#include "google/rpc/status.pb-c.h"
 #include "google/type/latlng.pb-c.h"
 #include "millrace/allocator/v1/allocator.pb-c.h"
 #include "millrace/logs/v1/logs.pb-c.h"

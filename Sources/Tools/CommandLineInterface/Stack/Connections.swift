@@ -10,7 +10,10 @@ package struct Connections: Sendable {
 
     package init(_ name: String, _ address: ListenAddress) {
       self.peer = Peer(name: name, address: "\(address)")
-      self.channel = RPCChannel(to: address)
+      var configuration = RPCChannel.Configuration()
+      // A laptop that slept, or a host that is gone: whoever follows a build shall notice.
+      configuration.keepalive = Keepalive(interval: .seconds(10), timeout: .seconds(10))
+      self.channel = RPCChannel(to: address, configuration: configuration)
     }
   }
 

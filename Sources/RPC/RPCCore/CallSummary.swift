@@ -1,0 +1,38 @@
+/// What became of a call, for those who count and measure.
+public struct CallSummary: Sendable, Hashable {
+  /// `/package.Service/Method`.
+  public var method: String
+  /// The status that the call ended with.
+  public var code: StatusCode
+  /// From the call's beginning to its end.
+  public var duration: Duration
+  /// Requests on a client, responses on a server.
+  public var sentMessages: Int
+  /// Messages with their prefixes, as they were sent; compressed if they were.
+  public var sentBytes: Int
+  /// Responses on a client, requests on a server.
+  public var receivedMessages: Int
+  /// Messages as they came, without prefixes.
+  public var receivedBytes: Int
+  /// How many of the messages that came were compressed.
+  public var receivedCompressedMessages: Int
+  /// Attempts that were made; 1 on a server.
+  public var attempts: Int
+
+  /// A summary, for tests of what reads them.
+  public init(
+    method: String, code: StatusCode, duration: Duration, sentMessages: Int = 0,
+    sentBytes: Int = 0, receivedMessages: Int = 0, receivedBytes: Int = 0,
+    receivedCompressedMessages: Int = 0, attempts: Int = 1
+  ) {
+    self.method = method
+    self.code = code
+    self.duration = duration
+    self.sentMessages = sentMessages
+    self.sentBytes = sentBytes
+    self.receivedMessages = receivedMessages
+    self.receivedBytes = receivedBytes
+    self.receivedCompressedMessages = receivedCompressedMessages
+    self.attempts = attempts
+  }
+}

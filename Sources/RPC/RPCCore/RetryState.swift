@@ -1,0 +1,143 @@
+/// The attempts at one call: which failure is tried again, and when.
+///
+/// `A6` of the gRPC project's proposals. The shell starts attempts and tells of their ends; what is
+/// committed (a response has begun) is not asked any more.
+package struct RetryState: Sendable {
+  /// What the server said about trying again, in `grpc-retry-pushback-ms`.
+  package enum Pushback: Sendable, Hashable {
+    case none
+    case after(Duration)
+    /// A negative number, or no number.
+    case never
+  }
+
+  package struct Failure: Sendable, Hashable {
+    package var code: StatusCode
+    package var pushback: Pushback
+    /// The server's application has not seen it, for certain.
+    package var isUnprocessed: Bool
+
+    package init(code: StatusCode, pushback: Pushback, isUnprocessed: Bool) {
+      self.code = code
+      self.pushback = pushback
+      self.isUnprocessed = isUnprocessed
+    }
+  }
+
+  package enum Decision: Sendable, Hashable {
+    /// Another attempt after the delay.
+    case tryAgain(after: Duration)
+    /// Other attempts are under way or planned: the call is not over.
+    case goOn
+    case giveUp
+  }
+
+  /// Refusals after which a call goes to the next connection, whatever its policy.
+  private static let maximumTransparent = 10
+  /// How many of those at once: servers that are being replaced. Then they are too busy.
+  private static let immediateTransparent = 3
+
+  private let policy: MethodConfig.Resilience
+  /// Attempts that were started, transparent ones apart.
+  package private(set) var attempts = 0
+  private var transparent = 0
+  /// For the exponent: a push-back begins it anew.
+  private var failures = 0
+  /// A server has said that it wants no more.
+  private var isForbidden = false
+
+  package init(_ policy: MethodConfig.Resilience) {
+    self.policy = policy
+  }
+
+  private var maximumAttempts: Int {
+    switch self.policy {
+    case .none: 1
+    case .retry(let policy): min(policy.maximumAttempts, RetryPolicy.maximumAttemptsOfAny)
+    case .hedge(let policy): min(policy.maximumAttempts, RetryPolicy.maximumAttemptsOfAny)
+    }
+  }
+
+  /// An attempt begins.
+  ///
+  /// - Returns: When the next hedge is due, unless the call is decided before.
+  package mutating func attemptStarted(isTransparent: Bool) -> Duration? {
+    if isTransparent { return nil }
+    self.attempts += 1
+    guard case .hedge(let policy) = self.policy, self.attempts < self.maximumAttempts,
+      !self.isForbidden
+    else { return nil }
+    return policy.delay
+  }
+
+  /// Whether a hedge that is due may still be made.
+  package func mayHedge(_ throttle: RetryThrottle?) -> Bool {
+    self.attempts < self.maximumAttempts && !self.isForbidden && throttle?.allowsRetries ?? true
+  }
+
+  /// An attempt failed before anything of a response came.
+  ///
+  /// - Parameters:
+  ///   - othersAreOpen: Other attempts are under way.
+  ///   - canReplay: All that was sent is still at hand.
+  ///   - random: From -1 to 1, for the jitter.
+  package mutating func failed(
+    _ failure: Failure, othersAreOpen: Bool, canReplay: Bool, throttle: inout RetryThrottle?,
+    random: Double
+  ) -> (decision: Decision, isTransparent: Bool) {
+    guard canReplay else { return (othersAreOpen ? .goOn : .giveUp, false) }
+    if failure.isUnprocessed, self.transparent < Self.maximumTransparent {
+      self.transparent += 1
+      let further = self.transparent - Self.immediateTransparent
+      return (.tryAgain(after: further <= 0 ? .zero : .milliseconds(10 << further)), true)
+    }
+    switch self.policy {
+    case .none:
+      return (.giveUp, false)
+    case .retry(let policy):
+      guard policy.retryableCodes.contains(failure.code) || failure.pushback != .none else {
+        return (.giveUp, false)
+      }
+      throttle?.failed()
+      guard policy.retryableCodes.contains(failure.code), failure.pushback != .never,
+        self.attempts < self.maximumAttempts, throttle?.allowsRetries ?? true
+      else { return (.giveUp, false) }
+      if case .after(let delay) = failure.pushback {
+        self.failures = 0
+        return (.tryAgain(after: delay), false)
+      }
+      self.failures += 1
+      var backoff = policy.initialBackoff
+      for _ in 1..<self.failures where backoff < policy.maximumBackoff {
+        backoff = backoff * policy.backoffMultiplier
+      }
+      return (.tryAgain(after: min(backoff, policy.maximumBackoff) * (1 + 0.2 * random)), false)
+    case .hedge(let policy):
+      guard policy.nonFatalCodes.contains(failure.code) else { return (.giveUp, false) }
+      throttle?.failed()
+      if failure.pushback == .never { self.isForbidden = true }
+      guard self.mayHedge(throttle) else { return (othersAreOpen ? .goOn : .giveUp, false) }
+      if case .after(let delay) = failure.pushback { return (.tryAgain(after: delay), false) }
+      return (.tryAgain(after: .zero), false)
+    }
+  }
+}
+
+/// How many failures a channel has seen lately, over all its calls: ``RetryThrottling``.
+package struct RetryThrottle: Sendable {
+  private let policy: RetryThrottling
+  private var tokens: Double
+
+  package init(_ policy: RetryThrottling) {
+    self.policy = policy
+    self.tokens = policy.maximumTokens
+  }
+
+  package var allowsRetries: Bool { self.tokens > self.policy.maximumTokens / 2 }
+
+  package mutating func failed() { self.tokens = max(0, self.tokens - 1) }
+
+  package mutating func succeeded() {
+    self.tokens = min(self.policy.maximumTokens, self.tokens + self.policy.tokenRatio)
+  }
+}

@@ -1,0 +1,47 @@
+/// Says when something happens too often: each time takes a token, and time brings tokens back.
+package struct TokenBucket: Sendable, Hashable {
+  /// How many times at once, and how many more with each second.
+  package struct Limit: Sendable, Hashable {
+    package var burst: Int
+    package var perSecond: Int
+
+    package init(burst: Int, perSecond: Int) {
+      self.burst = burst
+      self.perSecond = perSecond
+    }
+  }
+
+  private let limit: Limit
+  private var tokens: Int
+  /// Up to when tokens were brought back, in seconds.
+  private var filledAt: Int64?
+
+  package init(_ limit: Limit) {
+    self.limit = limit
+    self.tokens = limit.burst
+  }
+
+  /// It happened once more; false when that is too often.
+  ///
+  /// - Parameter second: The time in whole seconds, of any clock that only grows.
+  package mutating func take(at second: @autoclosure () -> Int64) -> Bool {
+    if self.tokens > 0 {
+      self.tokens -= 1
+      if self.filledAt == nil { self.filledAt = second() }
+      return true
+    }
+    // The clock is asked only when the tokens are gone.
+    let now = second()
+    let passed = min(now - (self.filledAt ?? now), Int64(self.limit.burst))
+    self.filledAt = now
+    self.tokens = min(self.limit.burst, Int(passed) * self.limit.perSecond)
+    guard self.tokens > 0 else { return false }
+    self.tokens -= 1
+    return true
+  }
+
+  /// Something happened that makes up for it.
+  package mutating func putBack(_ count: Int = 1) {
+    self.tokens = min(self.limit.burst, self.tokens + count)
+  }
+}

@@ -1,0 +1,51 @@
+/// How large a flow-control window must be for a sender to be held back by nothing but the reader:
+/// the bandwidth-delay product, found by what arrives between a ping and its answer.
+///
+/// Grows only. A connection that carries little is asked ever more rarely.
+package struct WindowEstimator: Sendable, Hashable {
+  /// What the sender may have on its way.
+  package private(set) var window: Int
+  private let maximum: Int
+  /// Bytes since the last ping was answered.
+  private var idleBytes = 0
+  /// How many of those there must be before the next ping.
+  private var threshold: Int
+  /// Bytes since the ping that is out; nil: none is.
+  private var sample: Int?
+
+  /// - Parameters:
+  ///   - window: In the beginning, in bytes.
+  ///   - maximum: What it never grows beyond.
+  package init(window: Int, maximum: Int) {
+    self.window = window
+    self.maximum = maximum
+    self.threshold = window / 4
+  }
+
+  /// Bytes have come; true: send a ping now.
+  package mutating func received(_ count: Int) -> Bool {
+    guard self.window < self.maximum else { return false }
+    if let sample = self.sample {
+      self.sample = sample + count
+      return false
+    }
+    self.idleBytes += count
+    guard self.idleBytes >= self.threshold else { return false }
+    self.idleBytes = 0
+    self.sample = 0
+    return true
+  }
+
+  /// The ping was answered; the window if it is another one now.
+  package mutating func pingAnswered() -> Int? {
+    guard let sample = self.sample else { return nil }
+    self.sample = nil
+    guard sample >= self.window / 3 * 2 else {
+      self.threshold = min(self.threshold * 2, self.maximum)
+      return nil
+    }
+    self.window = min(max(self.window, sample) * 2, self.maximum)
+    self.threshold = self.window / 4
+    return self.window
+  }
+}

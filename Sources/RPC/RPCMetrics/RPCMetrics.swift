@@ -1,0 +1,105 @@
+import Metrics
+import RPCCore
+import RPCTransport
+import Synchronization
+
+/// Counts and times the calls that a server serves, by swift-metrics.
+///
+///     var configuration = RPCServer.Configuration()
+///     configuration.interceptors = [ServerMetrics()]
+///
+/// | metric | kind | dimensions |
+/// | --- | --- | --- |
+/// | `grpc.server.call.started` | counter | `grpc.method` |
+/// | `grpc.server.call.duration` | timer | `grpc.method`, `grpc.status` |
+/// | `grpc.server.call.rcvd_total_compressed_message_size` | recorder, bytes | `grpc.method` |
+/// | `grpc.server.call.sent_total_compressed_message_size` | recorder, bytes | `grpc.method` |
+///
+/// The names are those of `A66` of the gRPC project's proposals; the number of completed calls is
+/// the timer's own count. Calls of methods that the server does not have are not counted.
+public struct ServerMetrics: ServerInterceptor {
+  private let methods: MethodTable
+
+  /// Metrics of a factory's; by default of the one that the program has bootstrapped.
+  public init(factory: any MetricsFactory = MetricsSystem.factory) {
+    self.methods = MethodTable(prefix: "grpc.server.call", factory: factory)
+  }
+
+  public func intercept(
+    _ context: ServerContext, proceed: () async throws -> Void
+  ) async throws {
+    let metrics = self.methods.metrics(of: context.method)
+    metrics.started()
+    context.onEnd { metrics.ended($0) }
+    try await proceed()
+  }
+}
+
+/// Counts and times the calls that a client makes, by swift-metrics: `grpc.client.call.started`,
+/// `.duration`, and the two sizes; see ``ServerMetrics``.
+public struct ClientMetrics: ClientInterceptor {
+  private let methods: MethodTable
+
+  public init(factory: any MetricsFactory = MetricsSystem.factory) {
+    self.methods = MethodTable(prefix: "grpc.client.call", factory: factory)
+  }
+
+  public func intercept(_ call: inout OutgoingCall) async throws {
+    let metrics = self.methods.metrics(of: call.method)
+    metrics.started()
+    call.onEnd { metrics.ended($0) }
+  }
+}
+
+/// The metrics of each method: made once, for making them is dear.
+private final class MethodTable: Sendable {
+  private let prefix: String
+  private let factory: any MetricsFactory
+  private let known = Mutex<[String: MethodMetrics]>([:])
+
+  init(prefix: String, factory: any MetricsFactory) {
+    self.prefix = prefix
+    self.factory = factory
+  }
+
+  func metrics(of method: String) -> MethodMetrics {
+    self.known.withLock { known in
+      if let metrics = known[method] { return metrics }
+      let metrics = MethodMetrics(method, prefix: self.prefix, factory: self.factory)
+      known[method] = metrics
+      return metrics
+    }
+  }
+}
+
+private final class MethodMetrics: Sendable {
+  private let startedCounter: Counter
+  private let durations: [Timer]
+  private let received: Recorder
+  private let sent: Recorder
+
+  init(_ path: String, prefix: String, factory: any MetricsFactory) {
+    let method = [("grpc.method", String(path.dropFirst()))]
+    self.startedCounter = Counter(
+      label: "\(prefix).started", dimensions: method, factory: factory)
+    self.durations = StatusCode.allCases.map { code in
+      Timer(
+        label: "\(prefix).duration", dimensions: method + [("grpc.status", code.description)],
+        preferredDisplayUnit: .seconds, factory: factory)
+    }
+    self.received = Recorder(
+      label: "\(prefix).rcvd_total_compressed_message_size", dimensions: method, factory: factory)
+    self.sent = Recorder(
+      label: "\(prefix).sent_total_compressed_message_size", dimensions: method, factory: factory)
+  }
+
+  func started() { self.startedCounter.increment() }
+
+  func ended(_ summary: CallSummary) {
+    let (seconds, attoseconds) = summary.duration.components
+    self.durations[summary.code.rawValue].recordNanoseconds(
+      seconds * 1_000_000_000 + attoseconds / 1_000_000_000)
+    self.received.record(summary.receivedBytes)
+    self.sent.record(summary.sentBytes)
+  }
+}

@@ -1,0 +1,260 @@
+import NIOCore
+import NIOPosix
+import RPCCore
+import RPCHTTP2
+
+/// A channel on its event loop: the state machine, its links, and the calls that wait for one.
+/// `@unchecked Sendable`: only the loop touches it.
+final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
+  /// A link's socket: being made, or greeted, or in use.
+  private struct Link {
+    var connection: Connection?
+    var greetingTimer: Scheduled<Void>?
+  }
+
+  let executor: LoopExecutor
+  /// Over all calls; nil: there is none.
+  var throttle: RetryThrottle?
+  private let target: ChannelTarget
+  private let configuration: RPCChannel.Configuration
+  private let dialer: any Dialer
+  private let authority: String
+  private let scheme: StaticString
+  private var machine: ChannelMachine
+  private var waiting: [ObjectIdentifier: (order: Int, stream: ClientStream)] = [:]
+  private var nextOrder = 0
+  private var links: [ChannelMachine.LinkID: Link] = [:]
+  /// Whose link a connection is; those that were retired are nobody's.
+  private var linkOf: [ObjectIdentifier: ChannelMachine.LinkID] = [:]
+  /// Every connection that is not closed.
+  private var connections: [ObjectIdentifier: Connection] = [:]
+  private var keepalive: Keepalive?
+  private var isShutDown = false
+  private var onClosed: [() -> Void] = []
+
+  init(
+    target: ChannelTarget, configuration: RPCChannel.Configuration, dialer: any Dialer,
+    eventLoop: any EventLoop
+  ) {
+    self.target = target
+    self.configuration = configuration
+    self.dialer = dialer
+    self.executor = LoopExecutor.of(eventLoop)
+    self.keepalive = configuration.keepalive
+    self.throttle = configuration.serviceConfig.retryThrottling.map(RetryThrottle.init)
+    self.authority = configuration.authority ?? target.authority
+    self.scheme = configuration.tls == nil ? "http" : "https"
+    var policy = ChannelMachine.Policy()
+    policy.balancing = configuration.serviceConfig.loadBalancing ?? configuration.loadBalancing
+    policy.backoff = .init(
+      initial: configuration.initialBackoff, maximum: configuration.maximumBackoff)
+    if case .addresses = target.kind { policy.isConstant = true }
+    self.machine = ChannelMachine(policy)
+  }
+
+  // MARK: - Calls
+
+  func begin(_ stream: ClientStream) {
+    guard !stream.isFinished else { return }
+    stream.begin(in: self)
+    guard !stream.isFinished else { return }
+    self.admit(stream)
+  }
+
+  /// Makes an attempt at a call, now or when there is a connection.
+  func admit(_ stream: ClientStream) {
+    switch self.machine.callArrived(waitsForReady: stream.waitsForReady) {
+    case .start(let link):
+      self.start(stream, on: link)
+    case .wait(let effects):
+      guard self.waiting.count < self.configuration.maximumWaitingCalls else {
+        stream.cancel(
+          RPCError(
+            .resourceExhausted,
+            "\(self.waiting.count) calls wait for a connection to \(self.target) already"))
+        return
+      }
+      let id = ObjectIdentifier(stream)
+      self.nextOrder += 1
+      self.waiting[id] = (self.nextOrder, stream)
+      stream.onFinish = { [weak self] in self?.waiting[id] = nil }
+      self.perform(effects)
+    case .fail(let reason):
+      stream.unavailable(self.unavailable(reason))
+    case .refuse:
+      stream.unavailable(self.closedError)
+    }
+  }
+
+  private func start(_ stream: ClientStream, on link: ChannelMachine.LinkID) {
+    guard let connection = self.links[link]?.connection else {
+      preconditionFailure("a link that is ready has a connection")
+    }
+    stream.start(on: connection, authority: self.authority, scheme: self.scheme)
+  }
+
+  private func unavailable(_ reason: String) -> RPCError {
+    RPCError(.unavailable, "cannot connect to \(self.target): \(reason)")
+  }
+
+  private var closedError: RPCError {
+    RPCError(.unavailable, "the channel to \(self.target) was closed")
+  }
+
+  private var waitingInOrder: [ClientStream] {
+    self.waiting.values.sorted { $0.order < $1.order }.map(\.stream)
+  }
+
+  // MARK: - Effects
+
+  private func perform(_ effects: [ChannelMachine.Effect]) {
+    for effect in effects {
+      switch effect {
+      case .resolve: self.resolve()
+      case .connect(let link, let address): self.connect(link, to: address)
+      case .drop(let link): self.drop(link)
+      case .setTimer(let timer, let delay):
+        self.executor.eventLoop.scheduleTask(in: TimeAmount(delay)) { [weak self] in
+          guard let self else { return }
+          self.perform(
+            self.machine.timerFired(timer, callsAreWaiting: !self.waiting.isEmpty))
+        }
+      case .startWaitingCalls: self.startWaitingCalls()
+      case .failWaitingCalls(let reason):
+        let error = self.unavailable(reason)
+        for stream in self.waitingInOrder where !stream.waitsForReady {
+          self.forget(stream)
+          stream.unavailable(error)
+        }
+      }
+    }
+  }
+
+  private func startWaitingCalls() {
+    let streams = self.waitingInOrder
+    self.waiting = [:]
+    for stream in streams {
+      stream.onFinish = nil
+      self.admit(stream)
+    }
+  }
+
+  private func forget(_ stream: ClientStream) {
+    self.waiting[ObjectIdentifier(stream)] = nil
+    stream.onFinish = nil
+  }
+
+  private func resolve() {
+    self.dialer.resolve(self.target, on: self.executor.eventLoop) { result in
+      let callsAreWaiting = !self.waiting.isEmpty
+      switch result {
+      case .success(let addresses):
+        self.perform(self.machine.resolved(addresses, callsAreWaiting: callsAreWaiting))
+      case .failure(let error):
+        self.perform(
+          self.machine.resolutionFailed(
+            error.reason, callsAreWaiting: callsAreWaiting, random: .random(in: -1...1)))
+      }
+    }
+  }
+
+  // MARK: - Connections
+
+  private func connect(_ link: ChannelMachine.LinkID, to address: ListenAddress) {
+    var http2 = HTTP2Session.Configuration()
+    http2.maximumHeaderListBytes = UInt32(clamping: self.configuration.maximumHeaderListBytes)
+    http2.maximumStreamWindow = Int32(clamping: self.configuration.maximumStreamWindow)
+    var limits = ConnectionLife.Limits(handshake: self.configuration.connectTimeout)
+    limits.idle = self.configuration.idleTimeout
+    if let keepalive = self.keepalive {
+      limits.keepaliveInterval = keepalive.interval
+      limits.keepaliveTimeout = keepalive.timeout
+      limits.keepaliveWithoutCalls = keepalive.withoutCalls
+    }
+    let owner = ClientConnection(channel: self)
+    let connection = Connection(
+      .client, executor: self.executor, configuration: http2, life: limits, owner: owner)
+    owner.connection = connection
+    let id = ObjectIdentifier(connection)
+    self.links[link] = Link(connection: connection)
+    self.linkOf[id] = link
+    self.connections[id] = connection
+    self.dialer.connect(to: address, connection, on: self.executor.eventLoop) { failure in
+      guard let failure else {
+        if self.isShutDown || self.linkOf[id] == nil {
+          connection.close("nobody wants the connection any more")
+        }
+        return
+      }
+      self.connections[id] = nil
+      self.ended(link, connection, failure.reason)
+      self.reportClosed()
+    }
+  }
+
+  /// A connection that is being made came to nothing.
+  private func ended(
+    _ link: ChannelMachine.LinkID, _ connection: Connection, _ reason: String
+  ) {
+    guard self.linkOf.removeValue(forKey: ObjectIdentifier(connection)) != nil else { return }
+    self.links[link] = nil
+    self.perform(
+      self.machine.connectFailed(
+        link, reason, callsAreWaiting: !self.waiting.isEmpty, random: .random(in: -1...1)))
+  }
+
+  /// A link that nobody wants: its connection goes when its calls are over.
+  private func drop(_ link: ChannelMachine.LinkID) {
+    guard let connection = self.links.removeValue(forKey: link)?.connection else { return }
+    self.linkOf[ObjectIdentifier(connection)] = nil
+    connection.leave()
+  }
+
+  func connectionReady(_ connection: Connection) {
+    guard !self.isShutDown, let link = self.linkOf[ObjectIdentifier(connection)],
+      let effects = self.machine.connected(link)
+    else { return connection.close("nobody wants the connection any more") }
+    self.perform(effects)
+  }
+
+  func connectionRetired(_ connection: Connection, tooManyPings: Bool) {
+    if tooManyPings, let keepalive = self.keepalive {
+      // `doc/keepalive.md` of the gRPC project: twice as seldom from now on.
+      self.keepalive?.interval = keepalive.interval * 2
+    }
+    self.lost(connection)
+  }
+
+  private func lost(_ connection: Connection) {
+    guard let link = self.linkOf.removeValue(forKey: ObjectIdentifier(connection)) else { return }
+    self.links[link] = nil
+    self.perform(self.machine.lost(link, callsAreWaiting: !self.waiting.isEmpty))
+  }
+
+  func connectionClosed(_ connection: Connection, wasReady: Bool, _ reason: String) {
+    self.connections[ObjectIdentifier(connection)] = nil
+    if wasReady {
+      self.lost(connection)
+    } else if let link = self.linkOf[ObjectIdentifier(connection)] {
+      self.ended(link, connection, "it does not speak HTTP/2 (\(reason))")
+    }
+    self.reportClosed()
+  }
+
+  // MARK: - The end
+
+  func shutDown(_ done: @escaping () -> Void) {
+    self.isShutDown = true
+    self.machine.shutDown()
+    self.onClosed.append(done)
+    for stream in self.waitingInOrder { stream.cancel(self.closedError) }
+    for connection in Array(self.connections.values) { connection.close("the channel was closed") }
+    self.reportClosed()
+  }
+
+  private func reportClosed() {
+    guard self.isShutDown, self.connections.isEmpty else { return }
+    for done in self.onClosed { done() }
+    self.onClosed = []
+  }
+}

@@ -1,0 +1,243 @@
+import NIOCore
+import RPCCompression
+import RPCCore
+import RPCHTTP2
+
+/// How an attempt at a call ended.
+struct AttemptEnd {
+  var result: Result<Metadata, RPCError>
+  /// The server's application has not seen the call, for certain.
+  var isUnprocessed = false
+}
+
+/// One attempt at a call: a stream on a connection, its headers and its messages.
+///
+/// It ends once: by the server's trailers, a reset, a cancellation, or a lost connection. Confined to
+/// its loop.
+final class ClientAttempt: HTTP2StreamEvents {
+  @exclusivity(unchecked) private(set) var stream: HTTP2Stream?
+  /// How much of the call's replay buffer has been queued here.
+  var replayed = 0
+  private unowned let call: ClientStream
+  private let connection: Connection
+  private let client: ClientConnection?
+  @exclusivity(unchecked) private var head: ResponseHead? = ResponseHead()
+  private var isPastHead = false
+  @exclusivity(unchecked) private var isEnded = false
+  private var encoding = Compression.identity
+  @exclusivity(unchecked) private var deframer: MessageDeframer
+  private let limit: Int
+  @exclusivity(unchecked) private var unconsumedBytes = 0
+  private var isHeldBack = false
+  /// The call outlives its attempts while they may speak of it.
+  private var keepsCall: ClientStream?
+
+  init(of call: ClientStream, on connection: Connection, maximumResponseBytes: Int) {
+    self.call = call
+    self.keepsCall = call
+    self.connection = connection
+    self.client = connection.client
+    self.limit = maximumResponseBytes
+    self.deframer = MessageDeframer(limit: maximumResponseBytes)
+    self.stream = HTTP2Stream(owner: self)
+  }
+
+  // MARK: - From the call
+
+  func submit(_ fields: borrowing HeaderFields) {
+    guard let stream = self.stream, let session = self.connection.session else { return }
+    session.submitRequest(fields, on: stream)
+    self.connection.needsFlush()
+  }
+
+  func reserve(_ count: Int) -> UnsafeMutableRawPointer? { self.stream?.outbound.reserve(count) }
+
+  func append(_ bytes: UnsafeRawBufferPointer) { self.stream?.outbound.append(bytes) }
+
+  func outboundGrew() {
+    guard let stream = self.stream else { return }
+    self.connection.session?.outboundGrew(stream)
+    self.connection.needsFlush()
+  }
+
+  func endOutbound() {
+    guard let stream = self.stream else { return }
+    self.connection.session?.endOutbound(stream)
+    self.connection.needsFlush()
+  }
+
+  /// Nobody wants it any more: the server is told, the call is not.
+  func abandon() {
+    self.isEnded = true
+    self.keepsCall = nil
+    guard let stream = self.stream else { return }
+    self.connection.session?.reset(stream, code: 0x8)
+    self.connection.needsFlush()
+    self.openWindow()
+  }
+
+  /// The application has read what it was behind with.
+  func roomAgain() {
+    self.isHeldBack = false
+    self.openWindow()
+  }
+
+  // MARK: - From the session
+
+  func headersBegan() {
+    self.head = ResponseHead()
+  }
+
+  func headerReceived(name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>) {
+    self.head?.receive(name: name, value: value)
+  }
+
+  func headersTooLarge(bytes: Int, limit: Int) {
+    self.breakOff(
+      RPCError(
+        .resourceExhausted,
+        "the response's header list of \(bytes) bytes is larger than the limit of \(limit)"))
+  }
+
+  func headersEnded(endOfStream: Bool) {
+    guard !self.isEnded, let head = self.head.take() else { return }
+    if !self.isPastHead {
+      // RFC 9113, section 8.1: any number of interim responses come before the final one.
+      if (100..<200).contains(head.httpStatus) { return }
+      self.isPastHead = true
+      guard head.httpStatus == 200, head.isGRPC || head.code != nil else {
+        let what =
+          head.httpStatus == 200
+          ? "a response that is not gRPC" : "HTTP status \(head.httpStatus)"
+        self.breakOff(
+          RPCError(
+            head.code ?? StatusCode(httpStatus: head.httpStatus),
+            head.message.isEmpty ? "the server answered with \(what)" : head.message,
+            metadata: head.metadata))
+        return
+      }
+      if let encoding = head.unknownEncoding {
+        self.breakOff(
+          RPCError(.internalError, "the server sent the encoding \(encoding) unasked"))
+        return
+      }
+      if !endOfStream {
+        self.encoding = head.encoding
+        self.call.responseBegan(self, head.metadata)
+        return
+      }
+    }
+    guard self.deframer.isAtBoundary else {
+      self.end(.failure(RPCError(.internalError, "the response ended within a message")))
+      return
+    }
+    switch head.code {
+    case .ok: self.end(.success(head.metadata))
+    case let code?: self.end(.failure(RPCError(code, head.message, metadata: head.metadata)))
+    case nil: self.end(.failure(RPCError(.unknown, "the server sent no grpc-status")))
+    }
+  }
+
+  func dataReceived(_ bytes: UnsafeRawBufferPointer) {
+    guard !self.isEnded else {
+      self.open(bytes.count)
+      return
+    }
+    self.unconsumedBytes += bytes.count
+    var failure: RPCError?
+    do {
+      try self.deframer.append(bytes) { message, isCompressed in
+        guard failure == nil else { return }
+        do throws(RPCError) {
+          try self.messageReceived(message, isCompressed)
+        } catch {
+          failure = error
+        }
+      }
+    } catch {
+      failure = error.error
+    }
+    if let failure { self.breakOff(failure) }
+    if !self.isHeldBack { self.openWindow() }
+  }
+
+  private func messageReceived(
+    _ bytes: UnsafeRawBufferPointer, _ isCompressed: Bool
+  ) throws(RPCError) {
+    let result = try withPlainMessage(
+      bytes, isCompressed: isCompressed, self.encoding, limit: self.limit
+    ) { message -> Result<Bool, MessageDecodingError> in
+      do throws(MessageDecodingError) {
+        return .success(
+          try self.call.messageReceived(
+            message, wireBytes: bytes.count, isCompressed: isCompressed))
+      } catch {
+        return .failure(error)
+      }
+    }
+    switch result {
+    case .success(let hasRoom): if !hasRoom { self.isHeldBack = true }
+    case .failure(let error):
+      throw RPCError(.internalError, "the response cannot be read: \(error)")
+    }
+  }
+
+  func endReceived() {
+    self.end(
+      .failure(RPCError(.internalError, "the server ended the stream without a status")))
+  }
+
+  func outboundDrained(remaining: Int) {
+    if !self.isEnded { self.call.outboundDrained(self, remaining: remaining) }
+  }
+
+  func closed(code: UInt32) {
+    if !self.isEnded {
+      if let reason = self.client?.lossReason {
+        self.end(.failure(RPCError(.unavailable, "the connection was lost: \(reason)")))
+      } else {
+        self.end(
+          .failure(
+            RPCError(
+              StatusCode(resetCode: code), "the server reset the stream with HTTP/2 error \(code)"
+            )),
+          // RFC 9113, section 8.7.
+          isUnprocessed: code == 0x7 && !self.isPastHead)
+      }
+    }
+    self.stream = nil
+    self.client?.callEnded()
+  }
+
+  // MARK: -
+
+  /// The server broke a rule: its answer is not waited for.
+  private func breakOff(_ error: RPCError) {
+    if let stream = self.stream {
+      self.connection.session?.reset(stream, code: 0x8)
+      self.connection.needsFlush()
+    }
+    self.end(.failure(error))
+  }
+
+  private func end(_ result: Result<Metadata, RPCError>, isUnprocessed: Bool = false) {
+    guard !self.isEnded else { return }
+    self.isEnded = true
+    self.openWindow()
+    self.keepsCall = nil
+    self.call.attemptEnded(self, AttemptEnd(result: result, isUnprocessed: isUnprocessed))
+  }
+
+  private func openWindow() {
+    let count = self.unconsumedBytes
+    self.unconsumedBytes = 0
+    self.open(count)
+  }
+
+  private func open(_ count: Int) {
+    guard count > 0, let stream = self.stream, let session = self.connection.session
+    else { return }
+    session.consume(count, on: stream)
+    self.connection.needsFlush()
+  }
+}

@@ -1,0 +1,79 @@
+import RPCCore
+
+/// Stands before every call that a server serves: authentication, limits, logs, metrics, traces.
+///
+///     struct TokenCheck: ServerInterceptor {
+///       func intercept(_ context: ServerContext, proceed: () async throws -> Void) async throws {
+///         guard context.metadata["authorization"] == "Bearer \(token)" else {
+///           throw RPCError(.unauthenticated, "the token is missing or wrong")
+///         }
+///         try await proceed()
+///       }
+///     }
+///
+/// It runs in the call's task, on its connection's event loop, and must not block it.
+public protocol ServerInterceptor: Sendable {
+  /// Runs in the place of the call's handler.
+  ///
+  /// - Parameter proceed: Runs the interceptors behind this one and then the handler. To be called at
+  ///   most once. What it throws is the call's error unless something else is thrown in its place.
+  func intercept(_ context: ServerContext, proceed: () async throws -> Void) async throws
+}
+
+/// Stands before every call that a client makes: credentials, metrics, traces.
+public protocol ClientInterceptor: Sendable {
+  /// Changes how the call is made, asks to hear of its end, or throws: then no call is made.
+  ///
+  /// Asked once for a call, however many attempts it takes. What it throws is what the caller gets,
+  /// as ``RPCCore/RPCError``: any other error becomes `unknown`.
+  func intercept(_ call: inout OutgoingCall) async throws
+}
+
+/// A call that is about to be made.
+public struct OutgoingCall: Sendable {
+  /// `/package.Service/Method`.
+  public let method: String
+  /// Where the channel goes.
+  public let target: ChannelTarget
+  /// What the call is made with: the caller's options, to be added to.
+  public var options: CallOptions
+  var observers: [@Sendable (CallSummary) -> Void] = []
+  private let began = ContinuousClock.now
+
+  init(method: String, target: ChannelTarget, options: CallOptions) {
+    self.method = method
+    self.target = target
+    self.options = options
+  }
+
+  /// Has a closure called, once, when the call is over. It runs on the channel's event loop.
+  public mutating func onEnd(_ body: @escaping @Sendable (CallSummary) -> Void) {
+    self.observers.append(body)
+  }
+
+  func ended(with code: StatusCode) {
+    let summary = CallSummary(
+      method: self.method, code: code, duration: self.began.duration(to: .now), attempts: 0)
+    for observer in self.observers { observer(summary) }
+  }
+}
+
+/// Something that an interceptor finds out about a call and a handler wants to know.
+///
+///     enum CurrentUser: ServerContextKey { typealias Value = User }
+///     context[CurrentUser.self] = user
+public protocol ServerContextKey {
+  /// What is kept under the key.
+  associatedtype Value: Sendable
+}
+
+/// Runs a handler behind interceptors.
+func intercepted(
+  by interceptors: ArraySlice<any ServerInterceptor>, _ context: ServerContext,
+  _ handler: () async throws -> Void
+) async throws {
+  guard let first = interceptors.first else { return try await handler() }
+  try await first.intercept(context) {
+    try await intercepted(by: interceptors.dropFirst(), context, handler)
+  }
+}

@@ -1,0 +1,34 @@
+// [docs: quick-start-service]
+import RPC
+import Testing
+
+struct Greeter: GreeterV1.GreeterService {
+  func sayHello(
+    _ request: GreeterV1.HelloRequest, context: ServerContext
+  ) async throws -> GreeterV1.HelloReply {
+    guard !request.name.isEmpty else { throw RPCError(.invalidArgument, "the name is empty") }
+    return GreeterV1.HelloReply(text: "Hello, \(request.name)")
+  }
+}
+// [end]
+
+@Suite struct QuickStartExamples {
+  @Test func aServerAndAClientInTenLines() async throws {
+    // [docs: quick-start-server]
+    let server = RPCServer(services: [Greeter()])
+    let address = try await server.listen(on: ListenAddress("127.0.0.1:0"))
+    // [end]
+
+    // [docs: quick-start-client]
+    let channel = RPCChannel(to: address)
+    let greeter = GreeterV1.GreeterClient(channel)
+    let reply = try await greeter.sayHello(.init(name: "you"))
+    // [end]
+    #expect(reply.text == "Hello, you")
+
+    // [docs: quick-start-end]
+    await channel.close()
+    await server.shutdown(grace: .seconds(10))
+    // [end]
+  }
+}

@@ -1,0 +1,60 @@
+import RPC
+import RPCTesting
+import Testing
+
+@Suite struct HealthAndReflectionTests {
+  @Test func healthIsCheckedListedAndWatched() async throws {
+    let service = HealthService()
+    service.set(.notServing, for: "a.B")
+    try await withInMemoryServer([service]) { channel in
+      let client = HealthV1.HealthClient(channel)
+      #expect(try await client.check(HealthV1.HealthCheckRequest()).status == .serving)
+      let list = try await client.list(HealthV1.HealthListRequest())
+      #expect(list.statuses.mapValues(\.status) == ["": .serving, "a.B": .notServing])
+      let error = await #expect(throws: RPCError.self) {
+        try await client.check(HealthV1.HealthCheckRequest(service: "none"))
+      }
+      #expect(error?.code == .notFound)
+      let watch = try await client.watch(HealthV1.HealthCheckRequest(service: "late"))
+      var iterator = watch.makeAsyncIterator()
+      #expect(try await iterator.next()?.status == .serviceUnknown)
+      service.set(.serving, for: "late")
+      #expect(try await iterator.next()?.status == .serving)
+      watch.cancel()
+    }
+  }
+
+  @Test func bothReflectionsTellOfAService() async throws {
+    let reflection = ReflectionService(services: [HealthService()])
+    try await withInMemoryServer([HealthService(), reflection, reflection.alpha]) { channel in
+      let v1 = try await ReflectionV1.ServerReflectionClient(channel).serverReflectionInfo()
+      try await v1.send(
+        ReflectionV1.ServerReflectionRequest(messageRequest: .listServices("")))
+      try await v1.send(
+        ReflectionV1.ServerReflectionRequest(
+          messageRequest: .fileContainingSymbol("grpc.health.v1.Health.Check")))
+      await v1.finishSending()
+      var iterator = v1.responses.makeAsyncIterator()
+      guard case .listServicesResponse(let list) = try await iterator.next()?.messageResponse
+      else {
+        Issue.record("no list of services")
+        return
+      }
+      #expect(list.service.map(\.name).contains("grpc.health.v1.Health"))
+      guard case .fileDescriptorResponse(let file) = try await iterator.next()?.messageResponse
+      else {
+        Issue.record("no file")
+        return
+      }
+      #expect(file.fileDescriptorProto.count == 1)
+      let alpha = try await ReflectionV1Alpha.ServerReflectionClient(channel)
+        .serverReflectionInfo()
+      try await alpha.send(
+        ReflectionV1Alpha.ServerReflectionRequest(messageRequest: .listServices("")))
+      await alpha.finishSending()
+      var answers = 0
+      for try await _ in alpha.responses { answers += 1 }
+      #expect(answers == 1)
+    }
+  }
+}

@@ -1,0 +1,301 @@
+import NIOCore
+import RPCCore
+import RPCTesting
+import RPCTransport
+import Synchronization
+import Testing
+
+#if canImport(Glibc)
+  import Glibc
+#endif
+
+/// Peers that mean harm. Each attack is made on one connection while another is served; what it may
+/// cost is bounded, and the attacker is told so where there is a limit for it.
+@Suite(.serialized, .timeLimit(.minutes(2))) struct AttackTests {
+  /// What the server under attack has seen.
+  private final class Witness: Sendable {
+    let running = Atomic(0)
+    let mostRunning = Atomic(0)
+    let isOver = Atomic(false)
+    let noticed = Mutex<[String]>([])
+
+    func enter() {
+      let now = self.running.add(1, ordering: .relaxed).newValue
+      _ = self.mostRunning.max(now, ordering: .relaxed)
+    }
+    func leave() { self.running.subtract(1, ordering: .relaxed) }
+  }
+
+  /// Bytes that the process holds; where the system does not say, nothing grows.
+  private static var residentBytes: Int {
+    guard let file = fopen("/proc/self/statm", "r") else { return 0 }
+    defer { fclose(file) }
+    var text = [CChar](repeating: 0, count: 128)
+    guard fgets(&text, CInt(text.count), file) != nil else { return 0 }
+    let fields = String(decoding: text.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+      .split(separator: " ")
+    return fields.count > 1 ? (Int(fields[1]) ?? 0) * Int(getpagesize()) : 0
+  }
+
+  /// Runs an attack on a server, calls the server from elsewhere all the while, and checks that the
+  /// memory has not grown with the attack: by no more than tests take that run at the same time.
+  private static func attack(
+    _ configuration: RPCServer.Configuration = RPCServer.Configuration(),
+    service: TestService = TestService(), mayGrow: Int = 256 << 20,
+    _ body: (ListenAddress, Witness) async throws -> Void
+  ) async throws {
+    let witness = Witness()
+    var service = service
+    let unary = service.unary
+    service.unary = { request, context in
+      witness.enter()
+      defer { witness.leave() }
+      return try await unary(request, context)
+    }
+    var configuration = configuration
+    configuration.attackNoticed = { _, what in witness.noticed.withLock { $0.append(what) } }
+    let before = Self.residentBytes
+    try await withServer(service, configuration: configuration) { channel, _ in
+      try await withThrowingTaskGroup(of: Int.self) { group in
+        group.addTask {
+          var served = 0
+          repeat {
+            let responses: ResponseStream<Blob> = try await channel.serverStreaming(
+              Methods.server, Blob("2"), options: CallOptions(timeout: .seconds(20)))
+            for try await _ in responses { served += 1 }
+          } while !witness.isOver.load(ordering: .relaxed)
+          return served
+        }
+        try await body(try ListenAddress("\(channel.target)"), witness)
+        witness.isOver.store(true, ordering: .relaxed)
+        let served = try await group.next()
+        #expect(served ?? 0 >= 2)
+      }
+    }
+    #expect(Self.residentBytes - before < mayGrow)
+  }
+
+  /// Reads to the end of a connection; the code of the GOAWAY that came last.
+  private static func goAway(_ peer: ScriptedPeer) async throws -> UInt32? {
+    var code: UInt32?
+    while let frame = try await peer.frame() {
+      if frame.kind == .goAway { code = frame.number(at: 4) }
+    }
+    return code
+  }
+
+  /// Sends until the server has had enough; false if it never had.
+  private static func flood(
+    _ peer: ScriptedPeer, rounds: Int, _ bytes: (Int) -> [UInt8]
+  ) async throws -> Bool {
+    let reader = Task { try await Self.goAway(peer) }
+    for round in 0..<rounds {
+      do { try await peer.send(bytes: bytes(round)) } catch { break }
+    }
+    let ranOut = Signal()
+    let patience = Task {
+      try await Task.sleep(for: .seconds(10))
+      await ranOut.set()
+      await peer.close()
+    }
+    // A GOAWAY may be lost with a socket that is closed on what was not read.
+    _ = try? await reader.value
+    patience.cancel()
+    await peer.close()
+    return await !ranOut.isSet
+  }
+
+  @Test func rapidResetEndsTheConnectionAndHandlersAreCapped() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.maximumRunningCallsPerConnection = 50
+    var service = TestService()
+    let release = Signal()
+    // Deaf to cancellation: what a reset leaves behind.
+    service.unary = { request, _ in
+      await release.wait()
+      return request
+    }
+    try await Self.attack(configuration, service: service) { address, witness in
+      let peer = try await ScriptedPeer.client(of: address)
+      let ended = try await Self.flood(peer, rounds: 200) { round in
+        (0..<50).flatMap { index in
+          let stream = UInt32(round * 100 + index * 2 + 1)
+          let message: [UInt8] = [0, 0, 0, 0, 0]
+          return ScriptedPeer.frame(
+            .headers, flags: 4, stream: stream,
+            body: ScriptedPeer.block(ScriptedPeer.requestFields(Methods.unary.path)))
+            + ScriptedPeer.frame(.data, flags: 1, stream: stream, body: message)
+            + ScriptedPeer.frame(.reset, stream: stream, body: ScriptedPeer.bytes(8))
+        }
+      }
+      #expect(ended)
+      #expect(witness.mostRunning.load(ordering: .relaxed) <= 50)
+      await release.set()
+    }
+  }
+
+  @Test func resetsThatThePeerMakesUsSendEndTheConnection() async throws {
+    try await Self.attack { address, witness in
+      let peer = try await ScriptedPeer.client(of: address)
+      // A WINDOW_UPDATE of zero is a stream's error: RFC 9113, section 6.9.
+      let ended = try await Self.flood(peer, rounds: 100) { round in
+        (0..<20).flatMap { index in
+          let stream = UInt32(round * 40 + index * 2 + 1)
+          return ScriptedPeer.frame(
+            .headers, flags: 4, stream: stream,
+            body: ScriptedPeer.block(ScriptedPeer.requestFields(Methods.unary.path)))
+            + ScriptedPeer.frame(.windowUpdate, stream: stream, body: ScriptedPeer.bytes(0))
+        }
+      }
+      #expect(ended)
+    }
+  }
+
+  @Test func aContinuationFloodEndsTheConnection() async throws {
+    try await Self.attack { address, _ in
+      let peer = try await ScriptedPeer.client(of: address)
+      try await peer.send(.headers, stream: 1, body: ScriptedPeer.block([(":method", "POST")]))
+      let ended = try await Self.flood(peer, rounds: 1_000) { round in
+        ScriptedPeer.frame(
+          .continuation, stream: 1, body: ScriptedPeer.block([("x-\(round)", "y")]))
+      }
+      #expect(ended)
+    }
+  }
+
+  @Test func aHeaderListThatIsTooLargeFailsItsCallAlone() async throws {
+    try await Self.attack { address, _ in
+      let peer = try await ScriptedPeer.client(of: address)
+      let large = (0..<10).map { ("x-\($0)", String(repeating: "a", count: 1_500)) }
+      // HPACK lets one byte stand for a field of the dynamic table: kilobytes for each.
+      var block = ScriptedPeer.block(ScriptedPeer.requestFields(Methods.unary.path))
+      let value = String(repeating: "b", count: 3_000)
+      block += [0x40, 1] + Array("x".utf8) + [127, 0xb9, 0x16] + Array(value.utf8)
+      block += [UInt8](repeating: 0x80 | 62, count: 10_000)
+      try await peer.send(.headers, flags: 5, stream: 1, body: block)
+      let answer = try await peer.frame(.headers)
+      #expect(answer?["grpc-status"] == "8")
+      // The connection is as good as before.
+      try await peer.begin(Methods.unary, stream: 3, more: large)
+      try await peer.send(message: [], stream: 3, ends: true)
+      let next = try await peer.frame(.headers) { $0.endsStream && $0.stream == 3 }
+      #expect(next?["grpc-status"] == "0")
+      await peer.close()
+    }
+  }
+
+  @Test(arguments: [ScriptedPeer.Kind.ping, .settings, .priority, .windowUpdate, .data])
+  func framesThatCarryNothingEndTheConnection(kind: ScriptedPeer.Kind) async throws {
+    try await Self.attack { address, witness in
+      let peer = try await ScriptedPeer.client(of: address)
+      try await peer.begin(Methods.client, stream: 1)
+      let frame: [UInt8] =
+        switch kind {
+        case .ping: ScriptedPeer.frame(.ping, body: [UInt8](repeating: 1, count: 8))
+        case .settings: ScriptedPeer.frame(.settings)
+        case .priority: ScriptedPeer.frame(.priority, stream: 1, body: [0, 0, 0, 0, 1])
+        case .windowUpdate:
+          ScriptedPeer.frame(.windowUpdate, stream: 1, body: ScriptedPeer.bytes(1))
+        default: ScriptedPeer.frame(.data, stream: 1)
+        }
+      let ended = try await Self.flood(peer, rounds: 200) { _ in
+        (0..<50).flatMap { _ in frame }
+      }
+      #expect(ended)
+      #expect(!witness.noticed.withLock { $0.isEmpty } || kind == .ping)
+    }
+  }
+
+  @Test func aWindowThatStaysShutResetsItsCallAfterAWhile() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.stalledCallTimeout = .milliseconds(100)
+    var service = TestService()
+    let ended = Signal()
+    service.both = { _, responses, _ in
+      do {
+        while true { try await responses.send(Blob([UInt8](repeating: 0, count: 32 << 10))) }
+      } catch {
+        await ended.set()
+      }
+    }
+    try await Self.attack(configuration, service: service) { address, witness in
+      let peer = try await ScriptedPeer.client(of: address, greets: false)
+      try await peer.send(bytes: Array("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".utf8))
+      // A window of one byte.
+      try await peer.send(.settings, body: [0, 4] + ScriptedPeer.bytes(1))
+      try await peer.begin(Methods.both, stream: 1)
+      let reset = try await peer.frame(.reset)
+      #expect(reset?.stream == 1)
+      await ended.wait()
+      #expect(witness.noticed.withLock { $0.count } == 1)
+      await peer.close()
+    }
+  }
+
+  @Test func headersThatComeByteByByteCloseTheConnection() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.headerTimeout = .milliseconds(200)
+    try await Self.attack(configuration) { address, _ in
+      let peer = try await ScriptedPeer.client(of: address)
+      let frame = ScriptedPeer.frame(
+        .headers, flags: 1, stream: 1,
+        body: ScriptedPeer.block(ScriptedPeer.requestFields(Methods.unary.path)))
+      let reader = Task { try await Self.goAway(peer) }
+      for byte in frame {
+        do { try await peer.send(bytes: [byte]) } catch { break }
+      }
+      // It has no END_HEADERS: the list is still open, and stays so.
+      _ = try await reader.value
+    }
+  }
+
+  @Test func whoDoesNotGreetIsClosed() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.handshakeTimeout = .milliseconds(100)
+    try await Self.attack(configuration) { address, _ in
+      let silent = try await ScriptedPeer.client(of: address, greets: false)
+      _ = try await Self.goAway(silent)
+    }
+  }
+
+  @Test func aPeerThatIsGoneIsNoticedByPings() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.keepalive = Keepalive(
+      interval: .milliseconds(50), timeout: .milliseconds(100), withoutCalls: true)
+    try await Self.attack(configuration) { address, _ in
+      let peer = try await ScriptedPeer.client(of: address)
+      #expect(try await peer.frame(.ping) != nil)
+      _ = try await Self.goAway(peer)
+    }
+  }
+
+  @Test func connectionsBeyondTheirNumberAreClosed() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.maximumConnections = 10
+    try await Self.attack(configuration) { address, witness in
+      var peers: [ScriptedPeer] = []
+      // One is the witness's own.
+      for _ in 0..<40 {
+        guard let peer = try? await ScriptedPeer.client(of: address) else { continue }
+        peers.append(peer)
+      }
+      while witness.noticed.withLock({ $0.count }) < 31 { await Task.yield() }
+      for peer in peers { await peer.close() }
+      #expect(witness.noticed.withLock { $0.allSatisfy { $0.contains("10 connections") } })
+    }
+  }
+
+  @Test func aServerThatFloodsItsClientIsLeft() async throws {
+    let (channel, peers) = ScriptedPeer.server()
+    let call = Task { try await channel.unary(Methods.unary, Blob()) }
+    let peer = try await peers.next()
+    _ = try await peer.frame(.headers)
+    let settings = (0..<50).flatMap { _ in ScriptedPeer.frame(.settings) }
+    for _ in 0..<200 {
+      do { try await peer.send(bytes: settings) } catch { break }
+    }
+    let error = await #expect(throws: RPCError.self) { try await call.value }
+    #expect(error?.code == .unavailable)
+    await channel.close()
+  }
+}

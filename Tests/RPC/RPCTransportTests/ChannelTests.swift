@@ -1,0 +1,240 @@
+import NIOCore
+import RPCCore
+import RPCTesting
+import RPCTransport
+import Synchronization
+import Testing
+
+@Suite struct ChannelTests {
+  /// A service that says which of several servers it is.
+  private static func named(_ name: String) -> TestService {
+    var service = TestService()
+    service.unary = { _, _ in Blob(name) }
+    return service
+  }
+
+  private static func servers(_ count: Int) async throws -> [(RPCServer, ListenAddress)] {
+    var servers: [(RPCServer, ListenAddress)] = []
+    for index in 0..<count {
+      let server = RPCServer(services: [Self.named("\(index)")])
+      servers.append((server, try await server.listen(on: ListenAddress("127.0.0.1:0"))))
+    }
+    return servers
+  }
+
+  private static func target(_ servers: [(RPCServer, ListenAddress)]) throws -> ChannelTarget {
+    try ChannelTarget("ipv4:" + servers.map { "\($0.1)" }.joined(separator: ","))
+  }
+
+  @Test func callsGoRoundAllServersAndLeaveOutTheOneThatEnded() async throws {
+    let servers = try await Self.servers(3)
+    var configuration = RPCChannel.Configuration()
+    configuration.loadBalancing = .roundRobin
+    let channel = RPCChannel(to: try Self.target(servers), configuration: configuration)
+    var seen: [String: Int] = [:]
+    // The others are connected to while the first takes calls already.
+    while seen.count < 3 {
+      seen[try await channel.unary(Methods.unary, Blob()).text, default: 0] += 1
+    }
+    seen = [:]
+    for _ in 0..<30 {
+      seen[try await channel.unary(Methods.unary, Blob()).text, default: 0] += 1
+    }
+    #expect(seen == ["0": 10, "1": 10, "2": 10])
+    await servers[1].0.shutdown(grace: .seconds(1))
+    seen = [:]
+    for _ in 0..<30 {
+      seen[try await channel.unary(Methods.unary, Blob()).text, default: 0] += 1
+    }
+    #expect(seen.keys.sorted() == ["0", "2"])
+    await channel.close()
+    for (server, _) in servers { await server.shutdown(grace: .zero) }
+  }
+
+  @Test func theFirstThatAnswersIsKeptUntilItIsLost() async throws {
+    let servers = try await Self.servers(2)
+    let dead = try ListenAddress("127.0.0.1:1")
+    let target = try ChannelTarget("ipv4:\(dead),\(servers[0].1),\(servers[1].1)")
+    let channel = RPCChannel(to: target)
+    // The first, unless it is slow to answer.
+    let first = try await channel.unary(Methods.unary, Blob()).text
+    for _ in 0..<5 { #expect(try await channel.unary(Methods.unary, Blob()).text == first) }
+    await servers[first == "0" ? 0 : 1].0.shutdown(grace: .seconds(1))
+    let second = try await channel.unary(
+      Methods.unary, Blob(), options: CallOptions(waitForReady: true)
+    ).text
+    #expect(second == (first == "0" ? "1" : "0"))
+    await channel.close()
+    for (server, _) in servers { await server.shutdown(grace: .zero) }
+  }
+
+  @Test func aNameIsResolvedAndAWrongOneIsNamed() async throws {
+    let servers = try await Self.servers(1)
+    guard case .tcp(_, let port) = servers[0].1 else { return }
+    let channel = try RPCChannel(to: "dns:///localhost:\(port)")
+    #expect(try await channel.unary(Methods.unary, Blob()).text == "0")
+    await channel.close()
+    let wrong = try RPCChannel(to: "dns:no-such-host.invalid:1")
+    let error = await #expect(throws: RPCError.self) {
+      try await wrong.unary(Methods.unary, Blob())
+    }
+    #expect(error?.code == .unavailable)
+    #expect(error?.message.contains("no-such-host.invalid") == true)
+    await wrong.close()
+    await servers[0].0.shutdown(grace: .zero)
+  }
+
+  @Test func thousandsOfCallsAtOnceQueueBehindAStreamLimit() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.maximumConcurrentCallsPerConnection = 100
+    var service = TestService()
+    service.unary = { request, _ in
+      try await Task.sleep(for: .milliseconds(1))
+      return request
+    }
+    try await withServer(service, configuration: configuration) { channel, _ in
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        for index in 0..<5_000 {
+          group.addTask {
+            let answer = try await channel.unary(Methods.unary, Blob("\(index)"))
+            #expect(answer.text == "\(index)")
+          }
+        }
+        try await group.waitForAll()
+      }
+    }
+  }
+
+  @Test func aServerThatDoesNotAnswerPingsIsGivenUp() async throws {
+    var configuration = RPCChannel.Configuration()
+    configuration.keepalive = Keepalive(
+      interval: .milliseconds(30), timeout: .milliseconds(500))
+    let (channel, peers) = ScriptedPeer.server(configuration: configuration)
+    let task = Task { try await channel.unary(Methods.unary, Blob()) }
+    let peer = try await peers.next()
+    _ = try await peer.frame(.headers)
+    #expect(try await peer.frame(.ping) != nil)
+    let error = await #expect(throws: RPCError.self) { try await task.value }
+    #expect(error?.code == .unavailable)
+    #expect(error?.message.contains("keepalive") == true)
+    await channel.close()
+  }
+
+  @Test func aServerThatWantsFewerPingsGetsFewer() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.minimumPingInterval = .seconds(3_600)
+    var service = TestService()
+    let release = Signal()
+    service.unary = { request, _ in
+      await release.wait()
+      return request
+    }
+    var channelConfiguration = RPCChannel.Configuration()
+    channelConfiguration.keepalive = Keepalive(interval: .milliseconds(10))
+    try await withServer(
+      service, configuration: configuration, channelConfiguration: channelConfiguration
+    ) { channel, _ in
+      let error = await #expect(throws: RPCError.self) {
+        try await channel.unary(Methods.unary, Blob())
+      }
+      #expect(error?.code == .unavailable)
+      #expect(error?.message.contains("too_many_pings") == true)
+      await release.set()
+    }
+  }
+
+  @Test func anOldConnectionIsLeftAndNoCallIsLost() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.maximumConnectionAge = .milliseconds(20)
+    var service = TestService()
+    service.unary = { request, _ in
+      try await Task.sleep(for: .milliseconds(3))
+      return request
+    }
+    let peers = Mutex<Set<String>>([])
+    service.server = { _, _, context in peers.withLock { _ = $0.insert(context.peer) } }
+    try await withServer(service, configuration: configuration) { channel, _ in
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        for _ in 0..<8 {
+          group.addTask {
+            for index in 0..<50 {
+              let answer = try await channel.unary(Methods.unary, Blob("\(index)"))
+              #expect(answer.text == "\(index)")
+              let responses: ResponseStream<Blob> = try await channel.serverStreaming(
+                Methods.server, Blob())
+              for try await _ in responses {}
+            }
+          }
+        }
+        try await group.waitForAll()
+      }
+    }
+    #expect(peers.withLock { $0.count } > 2)
+  }
+
+  @Test func anIdleConnectionIsClosedAndMadeAgain() async throws {
+    var configuration = RPCChannel.Configuration()
+    configuration.idleTimeout = .milliseconds(20)
+    let peers = Mutex<Set<String>>([])
+    var service = TestService()
+    service.unary = { request, context in
+      peers.withLock { _ = $0.insert(context.peer) }
+      return request
+    }
+    try await withServer(service, channelConfiguration: configuration) { channel, _ in
+      while peers.withLock({ $0.count }) < 2 {
+        _ = try await channel.unary(Methods.unary, Blob())
+        try await Task.sleep(for: .milliseconds(40))
+      }
+    }
+  }
+
+  @Test func callsThatAServedCallMakesEndByItsDeadline() async throws {
+    let inner = Mutex<RPCError?>(nil)
+    let entered = Signal()
+    try await withInMemoryServer([Self.slow]) { backend in
+      var front = TestService()
+      front.unary = { request, _ in
+        await entered.set()
+        do {
+          return try await backend.unary(Methods.unary, request)
+        } catch let error as RPCError {
+          inner.withLock { $0 = error }
+          throw error
+        }
+      }
+      try await withInMemoryServer([front]) { channel in
+        let task = Task {
+          try await channel.unary(
+            Methods.unary, Blob(), options: CallOptions(timeout: .seconds(3)))
+        }
+        await entered.wait()
+        let error = await #expect(throws: RPCError.self) { try await task.value }
+        #expect(error?.code == .deadlineExceeded)
+      }
+      while inner.withLock({ $0 == nil }) { await Task.yield() }
+    }
+    let code = inner.withLock { $0?.code }
+    #expect(code == .deadlineExceeded || code == .cancelled)
+  }
+
+  private static var slow: TestService {
+    var service = TestService()
+    service.unary = { request, _ in
+      try await Task.sleep(for: .seconds(60))
+      return request
+    }
+    return service
+  }
+
+  @Test func whoWaitsForTheInitialMetadataCanBeCancelled() async throws {
+    let (channel, peers) = ScriptedPeer.server()
+    let responses: ResponseStream<Blob> = try await channel.serverStreaming(Methods.server, Blob())
+    let task = Task { _ = try await responses.initialMetadata }
+    _ = try await peers.next().frame(.headers)
+    task.cancel()
+    let error = await #expect(throws: RPCError.self) { try await task.value }
+    #expect(error?.code == .cancelled)
+    await channel.close()
+  }
+}

@@ -1,0 +1,1043 @@
+import RPCCore
+import RPCTesting
+import RPCTransport
+import Synchronization
+import Testing
+
+/// gRPC's `doc/PROTOCOL-HTTP2.md` and RFC 9113 as a peer sees them, frame by frame. The tables of
+/// `docs/rpc/protocol.md` name these tests.
+private struct Exchange {
+  /// HEADERS of the stream.
+  var heads: [ScriptedPeer.Frame] = []
+  /// The bodies of its DATA.
+  var data: [UInt8] = []
+  /// The code of its RST_STREAM.
+  var reset: UInt32?
+  /// The code of the last GOAWAY.
+  var goAway: UInt32?
+
+  var status: String? { self.heads.last?["grpc-status"] }
+
+  /// Reads what comes on a stream: to its end, or the connection's.
+  static func read(_ peer: ScriptedPeer, stream: UInt32 = 1) async throws -> Exchange {
+    var exchange = Exchange()
+    while let frame = try await peer.frame() {
+      if frame.kind == .goAway { exchange.goAway = frame.number(at: 4) }
+      guard frame.stream == stream else { continue }
+      switch frame.kind {
+      case .headers: exchange.heads.append(frame)
+      case .data: exchange.data += frame.body
+      case .reset:
+        exchange.reset = frame.number(at: 0)
+        return exchange
+      default: break
+      }
+      if frame.endsStream { return exchange }
+    }
+    return exchange
+  }
+}
+
+private let preface = Array("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".utf8)
+private let empty: [UInt8] = [0, 0, 0, 0, 0]
+
+// MARK: - Our server
+
+@Suite(.timeLimit(.minutes(1))) struct ServerProtocolTests {
+  /// A server, and a peer that has greeted it.
+  private func withPeer(
+    _ service: TestService = TestService(),
+    configuration: RPCServer.Configuration = RPCServer.Configuration(),
+    _ body: (ScriptedPeer, RPCChannel) async throws -> Void
+  ) async throws {
+    try await withServer(service, configuration: configuration) { channel, _ in
+      let peer = try await ScriptedPeer.client(of: try ListenAddress("\(channel.target)"))
+      try await body(peer, channel)
+      await peer.close()
+      // Whatever the peer did, others are served.
+      let error = await #expect(throws: RPCError.self) {
+        try await channel.unary(Methods.missing, Blob())
+      }
+      #expect(error?.code == .unimplemented)
+    }
+  }
+
+  /// A unary call with other header fields than usual.
+  private func call(
+    _ service: TestService = TestService(), replacing name: String? = nil, by value: String? = nil,
+    more: [(String, String)] = [], body: [UInt8] = empty
+  ) async throws -> Exchange {
+    var fields: [(String, String)] = []
+    for field in ScriptedPeer.requestFields(Methods.unary.path) {
+      if field.0 != name {
+        fields.append(field)
+      } else if let value {
+        fields.append((field.0, value))
+      }
+    }
+    let list = fields + more
+    var exchange = Exchange()
+    try await self.withPeer(service) { peer, _ in
+      try await peer.sendHeaders(list, stream: 1)
+      try await peer.send(data: body, ends: true)
+      exchange = try await Exchange.read(peer)
+    }
+    return exchange
+  }
+
+  // MARK: Requests
+
+  @Test(arguments: ["application/grpc", "application/grpc+proto", "application/grpc;charset=utf-8"])
+  func contentTypesOfGRPCAreTaken(type: String) async throws {
+    let exchange = try await self.call(replacing: "content-type", by: type)
+    #expect(exchange.status == "0")
+  }
+
+  @Test(arguments: [
+    "text/plain", "application/json", "application/grpc-web", "application/grpcx", nil,
+  ])
+  func otherContentTypesAreAnswered415(type: String?) async throws {
+    let exchange = try await self.call(replacing: "content-type", by: type)
+    #expect(exchange.heads.map { $0[":status"] } == ["415"])
+  }
+
+  @Test(arguments: ["GET", "PUT", "post"]) func otherMethodsAreAnswered405(method: String)
+    async throws
+  {
+    let exchange = try await self.call(replacing: ":method", by: method)
+    #expect(exchange.heads.map { $0[":status"] } == ["405"])
+  }
+
+  @Test func aMissingTEIsForgiven() async throws {
+    #expect(try await self.call(replacing: "te", by: nil).status == "0")
+  }
+
+  @Test func aTEOtherThanTrailersIsMalformed() async throws {
+    #expect(try await self.call(replacing: "te", by: "gzip").reset == 1)
+  }
+
+  @Test(arguments: [
+    "/", "/test.Test", "/test.Test/", "/test.Test/unary", "//test.Test/Unary", "/%00",
+  ])
+  func unknownPathsAreUnimplemented(path: String) async throws {
+    let exchange = try await self.call(replacing: ":path", by: path)
+    #expect(exchange.status == "12")
+    #expect(exchange.heads.count == 1)
+  }
+
+  @Test(arguments: ["", "1", "S", "-1S", "123456789S", "1s", "1 S"])
+  func badTimeoutsFailTheCall(timeout: String) async throws {
+    let exchange = try await self.call(more: [("grpc-timeout", timeout)])
+    #expect(exchange.status == "13")
+  }
+
+  @Test func aTimeoutThatHasPassedEndsTheCall() async throws {
+    var service = TestService()
+    service.unary = { request, _ in
+      try await Task.sleep(for: .seconds(60))
+      return request
+    }
+    #expect(try await self.call(service, more: [("grpc-timeout", "1m")]).status == "4")
+  }
+
+  @Test func aRequestsTrailersMeanNothing() async throws {
+    try await self.withPeer { peer, _ in
+      try await peer.begin(Methods.unary)
+      try await peer.send(message: Array("x".utf8))
+      try await peer.sendHeaders([("grpc-status", "13"), ("x", "y")], stream: 1, endsStream: true)
+      #expect(try await Exchange.read(peer).status == "0")
+    }
+  }
+
+  @Test func aUnaryRequestWithoutOrWithTwoMessagesIsUnimplemented() async throws {
+    try await self.withPeer { peer, _ in
+      try await peer.begin(Methods.unary, stream: 1, endsStream: true)
+      #expect(try await Exchange.read(peer).status == "12")
+      try await peer.begin(Methods.unary, stream: 3)
+      try await peer.send(data: empty + empty, stream: 3, ends: true)
+      #expect(try await Exchange.read(peer, stream: 3).status == "12")
+    }
+  }
+
+  // MARK: Messages
+
+  @Test func aMessageMayBeCutAnywhereAndPadded() async throws {
+    try await self.withPeer { peer, _ in
+      try await peer.begin(Methods.unary)
+      for byte in [0, 0, 0, 0, 3] + Array("cut".utf8) {
+        // PADDED: the padding's length, the byte, the padding.
+        try await peer.send(.data, flags: 8, stream: 1, body: [4, byte, 0, 0, 0, 0])
+      }
+      try await peer.send(data: [], ends: true)
+      let exchange = try await Exchange.read(peer)
+      #expect(exchange.status == "0")
+      #expect(exchange.data == [0, 0, 0, 0, 3] + Array("cut".utf8))
+    }
+  }
+
+  @Test(arguments: [[0, 0, 0, 0, 5, 1, 1], [0, 0], [0, 0, 0, 0, 1]] as [[UInt8]])
+  func anEndWithinAMessageIsInternal(body: [UInt8]) async throws {
+    #expect(try await self.call(body: body).status == "13")
+  }
+
+  @Test func aFlagThatIsNoneIsInternal() async throws {
+    #expect(try await self.call(body: [2, 0, 0, 0, 0]).status == "13")
+  }
+
+  @Test func aCompressedMessageWithoutAnEncodingIsInternal() async throws {
+    #expect(try await self.call(body: [1, 0, 0, 0, 1, 7]).status == "13")
+    let identity = try await self.call(
+      more: [("grpc-encoding", "identity")], body: [1, 0, 0, 0, 1, 7])
+    #expect(identity.status == "13")
+  }
+
+  // MARK: Metadata
+
+  @Test func metadataComesInOrderWithAndWithoutPaddingAndJoined() async throws {
+    let seen = Mutex(Metadata())
+    var service = TestService()
+    service.unary = { request, context in
+      seen.withLock { $0 = context.metadata }
+      return request
+    }
+    let fields = [
+      ("tag", "1"), ("a-bin", "YWI="), ("tag", "2"), ("b-bin", "YWI"), ("c-bin", "YQ==,YWI"),
+      ("c-bin", "YWJj"), ("d-bin", "*"), ("e-bin", ""), ("grpc-future", "x"),
+    ]
+    let exchange = try await self.call(service, more: fields)
+    #expect(exchange.status == "0")
+    let metadata = seen.withLock { $0 }
+    #expect(metadata.values(for: "tag") == ["1", "2"])
+    #expect(metadata.binary(for: "a-bin") == Array("ab".utf8))
+    #expect(metadata.binary(for: "b-bin") == Array("ab".utf8))
+    #expect(metadata.binary(for: "c-bin") == Array("a".utf8))
+    #expect(metadata.binaryValues(for: "c-bin") == ["a", "ab", "abc"].map { Array($0.utf8) })
+    #expect(metadata.binary(for: "d-bin") == nil)
+    #expect(metadata.binary(for: "e-bin") == [])
+    // What is not known is the application's.
+    #expect(metadata["grpc-future"] == "x")
+    for name in ["te", "content-type", ":path", ":method", ":scheme", ":authority"] {
+      #expect(metadata[name] == nil)
+    }
+  }
+
+  @Test func namesThatAreNotTheApplicationsAreNotSent() async throws {
+    var service = TestService()
+    service.server = { _, responses, context in
+      let metadata: Metadata = [
+        "grpc-status": "5", "content-type": "text/plain", ":status": "500", "no name": "x",
+        "connection": "close", "content-length": "7", "": "x", "naïve": "x", "mine": " spaced ",
+      ]
+      context.setInitialMetadata(metadata)
+      context.setTrailingMetadata(metadata)
+      try await responses.send(Blob("x"))
+    }
+    try await self.withPeer(service) { peer, _ in
+      try await peer.begin(Methods.server)
+      try await peer.send(message: [], ends: true)
+      let exchange = try await Exchange.read(peer)
+      #expect(exchange.heads.count == 2)
+      #expect(
+        exchange.heads.first?.fields.map { "\($0.name)=\($0.value)" } == [
+          ":status=200", "content-type=application/grpc", "mine=spaced",
+        ])
+      #expect(
+        exchange.heads.last?.fields.map { "\($0.name)=\($0.value)" } == [
+          "grpc-status=0", "mine=spaced",
+        ])
+    }
+  }
+
+  // MARK: Responses
+
+  @Test func anErrorWithoutAResponseIsTrailersOnly() async throws {
+    var service = TestService()
+    service.unary = { _, _ in throw RPCError(.notFound, " 100% ünï\n ", metadata: ["more": "x"]) }
+    let exchange = try await self.call(service)
+    #expect(
+      exchange.heads.map { $0.fields.map { "\($0.name)=\($0.value)" } } == [
+        [
+          ":status=200", "content-type=application/grpc", "grpc-status=5",
+          "grpc-message=%20100%25 %C3%BCn%C3%AF%0A%20", "more=x",
+        ]
+      ])
+    #expect(exchange.heads.first?.endsStream == true)
+  }
+
+  @Test func initialMetadataIsSentBeforeAnErrorToo() async throws {
+    var service = TestService()
+    service.unary = { _, context in
+      context.setInitialMetadata(["first": "a"])
+      throw RPCError(.notFound, "nothing")
+    }
+    let exchange = try await self.call(service)
+    #expect(exchange.heads.map { $0["first"] } == ["a", nil])
+    #expect(exchange.heads.map { $0["grpc-status"] } == [nil, "5"])
+  }
+
+  @Test func anAnswerBeforeTheRequestsEndResetsWithNoError() async throws {
+    var service = TestService()
+    service.client = { _, _ in Blob("early") }
+    try await self.withPeer(service) { peer, _ in
+      try await peer.begin(Methods.client)
+      let exchange = try await Exchange.read(peer)
+      #expect(exchange.status == "0")
+      let reset = try await peer.frame(.reset)
+      #expect(reset?.stream == 1)
+      #expect(reset?.number(at: 0) == 0)
+    }
+  }
+
+  // MARK: Malformed requests: RFC 9113, section 8.1.1
+
+  @Test(arguments: [
+    ("X-Upper", "a"), ("connection", "close"), ("keep-alive", "1"), ("proxy-connection", "x"),
+    ("transfer-encoding", "chunked"), ("upgrade", "h2c"), ("bad name", "a"), ("x", "a\u{1}"),
+    ("x", "a\n"), ("x", "a\0"), (":unknown", "a"), (":status", "200"), (":path", "/a/b"),
+    ("content-length", "7"), ("content-length", "x"),
+  ])
+  func malformedFieldsResetTheStream(name: String, value: String) async throws {
+    let exchange = try await self.call(more: [(name, value)])
+    #expect(exchange.reset == 1)
+    #expect(exchange.heads.isEmpty)
+    #expect(exchange.goAway == nil)
+  }
+
+  @Test(arguments: [":method", ":scheme", ":path"])
+  func aMissingPseudoFieldResetsTheStream(name: String) async throws {
+    #expect(try await self.call(replacing: name, by: nil).reset == 1)
+  }
+
+  @Test func aPseudoFieldBehindOthersResetsTheStream() async throws {
+    try await self.withPeer { peer, _ in
+      let fields = ScriptedPeer.requestFields(Methods.unary.path)
+      try await peer.sendHeaders(Array(fields.dropFirst()) + [fields[0]], stream: 1)
+      #expect(try await Exchange.read(peer).reset == 1)
+    }
+  }
+
+  @Test func aContentLengthThatFitsIsTaken() async throws {
+    #expect(try await self.call(more: [("content-length", "5")]).status == "0")
+  }
+
+  // MARK: Frames: RFC 9113, sections 4 to 6
+
+  @Test func unknownFramesSettingsAndFlagsAreIgnored() async throws {
+    try await self.withPeer { peer, _ in
+      // Type 0x42, on the connection and on the stream.
+      try await peer.send(bytes: [0, 0, 3, 0x42, 0xff, 0, 0, 0, 0, 1, 2, 3])
+      try await peer.send(.settings, body: [0xf0, 0x0d, 1, 2, 3, 4])
+      try await peer.begin(Methods.unary)
+      try await peer.send(bytes: [0, 0, 1, 0xee, 0, 0, 0, 0, 1, 9])
+      // Flags that DATA does not have.
+      try await peer.send(.data, flags: 0x41, stream: 1, body: empty)
+      #expect(try await Exchange.read(peer).status == "0")
+    }
+  }
+
+  @Test func paddedHeadersWithAPriorityAreTaken() async throws {
+    try await self.withPeer { peer, _ in
+      try await peer.send(.priority, stream: 9, body: [0, 0, 0, 3, 7])
+      let block = ScriptedPeer.block(ScriptedPeer.requestFields(Methods.unary.path))
+      // PADDED, PRIORITY and END_HEADERS.
+      try await peer.send(
+        .headers, flags: 0x2c, stream: 1, body: [2, 0, 0, 0, 0, 16] + block + [0, 0])
+      try await peer.send(.priority, stream: 1, body: [0, 0, 0, 0, 255])
+      try await peer.send(data: empty, ends: true)
+      #expect(try await Exchange.read(peer).status == "0")
+    }
+  }
+
+  @Test func aHeaderListMayComeInSeveralFrames() async throws {
+    try await self.withPeer { peer, _ in
+      let block = ScriptedPeer.block(ScriptedPeer.requestFields(Methods.unary.path))
+      try await peer.send(.headers, stream: 1, body: Array(block[..<10]))
+      try await peer.send(.continuation, stream: 1, body: Array(block[10..<20]))
+      try await peer.send(.continuation, flags: 4, stream: 1, body: Array(block[20...]))
+      try await peer.send(data: empty, ends: true)
+      #expect(try await Exchange.read(peer).status == "0")
+    }
+  }
+
+  @Test func pingsAndSettingsAreAcknowledged() async throws {
+    try await self.withPeer { peer, _ in
+      let body: [UInt8] = [1, 2, 3, 4, 5, 6, 7, 8]
+      try await peer.send(.ping, body: body)
+      let answer = try await peer.frame(.ping)
+      #expect(answer?.isAcknowledgement == true)
+      #expect(answer?.body == body)
+      try await peer.send(.settings, body: [0, 1] + ScriptedPeer.bytes(0))
+      let settings = try await peer.frame(.settings) { $0.isAcknowledgement }
+      #expect(settings?.body == [])
+    }
+  }
+
+  @Test func settingsThatChangeMeanwhileHoldOpenStreams() async throws {
+    let sizes = [20, 30_000]
+    var service = TestService()
+    let go = Signal()
+    service.server = { _, responses, _ in
+      try await responses.send(Blob([UInt8](repeating: 1, count: sizes[0])))
+      await go.wait()
+      try await responses.send(Blob([UInt8](repeating: 2, count: sizes[1])))
+    }
+    try await self.withPeer(service) { peer, _ in
+      try await peer.begin(Methods.server)
+      try await peer.send(message: [], ends: true)
+      let first = try await peer.frame(.data) { !$0.body.isEmpty }
+      #expect(first?.body.count == sizes[0] + 5)
+      // A window that leaves none: 2^31 - 1 less what was sent becomes less than nothing. And the
+      // largest frame.
+      try await peer.send(
+        .settings, body: [0, 4] + ScriptedPeer.bytes(0) + [0, 5] + ScriptedPeer.bytes(20_000))
+      _ = try await peer.frame(.settings) { $0.isAcknowledgement }
+      await go.set()
+      try await peer.send(.ping, body: [UInt8](repeating: 9, count: 8))
+      // Nothing but the ping's answer comes.
+      let answer = try await peer.frame()
+      #expect(answer?.kind == .ping)
+      try await peer.send(.windowUpdate, stream: 1, body: ScriptedPeer.bytes(1_000_000))
+      var received = 0
+      var largest = 0
+      while received < sizes[1] + 5, let frame = try await peer.frame(.data) {
+        received += frame.body.count
+        largest = max(largest, frame.body.count)
+      }
+      #expect(received == sizes[1] + 5)
+      #expect(largest <= 20_000)
+    }
+  }
+
+  /// What a client must not send, and the code of the GOAWAY that answers it.
+  private static let errors: [(String, [UInt8], UInt32)] = [
+    ("DATA on stream 0", ScriptedPeer.frame(.data, body: [1]), 1),
+    ("DATA on an idle stream", ScriptedPeer.frame(.data, stream: 5, body: [1]), 1),
+    (
+      "HEADERS on stream 0",
+      ScriptedPeer.frame(.headers, flags: 5, body: ScriptedPeer.block([])), 1
+    ),
+    (
+      "HEADERS on an even stream",
+      ScriptedPeer.frame(
+        .headers, flags: 5, stream: 2,
+        body: ScriptedPeer.block(ScriptedPeer.requestFields(Methods.unary.path))), 1
+    ),
+    ("RST_STREAM on an idle stream", ScriptedPeer.frame(.reset, stream: 5, body: [0, 0, 0, 8]), 1),
+    ("RST_STREAM of three bytes", ScriptedPeer.frame(.reset, stream: 1, body: [0, 0, 8]), 6),
+    ("PRIORITY on stream 0", ScriptedPeer.frame(.priority, body: [0, 0, 0, 1, 1]), 1),
+    ("SETTINGS on a stream", ScriptedPeer.frame(.settings, stream: 1), 1),
+    ("SETTINGS of five bytes", ScriptedPeer.frame(.settings, body: [0, 4, 0, 0, 1]), 6),
+    (
+      "an acknowledgement with a body",
+      ScriptedPeer.frame(.settings, flags: 1, body: [0, 4, 0, 0, 0, 1]), 6
+    ),
+    (
+      "a window beyond 2^31 - 1",
+      ScriptedPeer.frame(.settings, body: [0, 4] + ScriptedPeer.bytes(0x8000_0000)), 3
+    ),
+    (
+      "a frame size that is too small",
+      ScriptedPeer.frame(.settings, body: [0, 5] + ScriptedPeer.bytes(16_383)), 1
+    ),
+    (
+      "an ENABLE_PUSH of 2", ScriptedPeer.frame(.settings, body: [0, 2] + ScriptedPeer.bytes(2)), 1
+    ),
+    ("PUSH_PROMISE", ScriptedPeer.frame(.pushPromise, flags: 4, stream: 1, body: [0, 0, 0, 2]), 1),
+    (
+      "PING on a stream",
+      ScriptedPeer.frame(.ping, stream: 1, body: [UInt8](repeating: 0, count: 8)), 1
+    ),
+    ("PING of seven bytes", ScriptedPeer.frame(.ping, body: [UInt8](repeating: 0, count: 7)), 6),
+    (
+      "GOAWAY on a stream",
+      ScriptedPeer.frame(.goAway, stream: 1, body: [UInt8](repeating: 0, count: 8)), 1
+    ),
+    ("WINDOW_UPDATE of zero", ScriptedPeer.frame(.windowUpdate, body: ScriptedPeer.bytes(0)), 1),
+    (
+      "WINDOW_UPDATE beyond 2^31 - 1",
+      ScriptedPeer.frame(.windowUpdate, body: ScriptedPeer.bytes(0x7fff_ffff)), 3
+    ),
+    ("CONTINUATION without HEADERS", ScriptedPeer.frame(.continuation, flags: 4, stream: 1), 1),
+    (
+      "a frame within a header list",
+      ScriptedPeer.frame(.headers, stream: 1) + ScriptedPeer.frame(.ping, body: empty + [0, 0, 0]),
+      1
+    ),
+    (
+      "padding that is longer than its frame",
+      ScriptedPeer.frame(.headers, flags: 0x0c, stream: 1, body: [9, 0, 0]), 1
+    ),
+    (
+      "a header block that is none",
+      ScriptedPeer.frame(.headers, flags: 4, stream: 1, body: [0xff]), 9
+    ),
+    (
+      "a frame larger than 16,384 bytes",
+      ScriptedPeer.frame(.ping, body: [UInt8](repeating: 0, count: 16_385)), 6
+    ),
+  ]
+
+  @Test(arguments: 0..<24) func connectionErrorsEndTheConnectionWithTheirCode(
+    index: Int
+  ) async throws {
+    #expect(Self.errors.count == 24)
+    let (what, bytes, code) = Self.errors[index]
+    try await self.withPeer { peer, _ in
+      try await peer.send(bytes: bytes)
+      let exchange = try await Exchange.read(peer, stream: .max)
+      #expect(exchange.goAway == code, "\(what)")
+      // It was read to its end: the server has closed.
+      #expect(try await peer.frame() == nil)
+    }
+  }
+
+  @Test func aStreamNumberThatGoesBackBeginsNoCall() async throws {
+    let calls = Atomic(0)
+    let box = Counter(calls)
+    var service = TestService()
+    service.unary = { request, _ in
+      box.value.add(1, ordering: .relaxed)
+      return request
+    }
+    try await self.withPeer(service) { peer, _ in
+      for stream in [5, 3, 7] as [UInt32] {
+        try await peer.begin(Methods.unary, stream: stream)
+        if stream == 3 { continue }
+        try await peer.send(data: empty, stream: stream, ends: true)
+        #expect(try await Exchange.read(peer, stream: stream).status == "0")
+      }
+    }
+    #expect(box.value.load(ordering: .relaxed) == 2)
+  }
+
+  private final class Counter: Sendable {
+    let value: Atomic<Int>
+    init(_ value: consuming Atomic<Int>) { self.value = value }
+  }
+
+  @Test func dataBehindTheEndIsAnErrorOfTheStreamOrTheConnection() async throws {
+    var service = TestService()
+    let release = Signal()
+    service.unary = { request, context in
+      if context.metadata["slow"] != nil { await release.wait() }
+      return request
+    }
+    try await self.withPeer(service) { peer, _ in
+      try await peer.begin(Methods.unary, more: [("slow", "1")])
+      try await peer.send(data: empty, ends: true)
+      try await peer.send(data: empty, ends: true)
+      let exchange = try await Exchange.read(peer)
+      #expect(exchange.reset == 5 || exchange.goAway == 5)
+      await release.set()
+    }
+  }
+
+  @Test func aWindowThatIsOverrunResetsItsStream() async throws {
+    var service = TestService()
+    let release = Signal()
+    service.client = { _, _ in
+      await release.wait()
+      return Blob()
+    }
+    try await self.withPeer(service) { peer, _ in
+      try await peer.begin(Methods.client)
+      // Messages of a kilobyte that nobody reads.
+      let message = [0, 0, 0, 4, 0] + [UInt8](repeating: 1, count: 1_024)
+      let frame = (0..<15).flatMap { _ in message }
+      for _ in 0..<200 { try await peer.send(data: frame, ends: false) }
+      #expect(try await Exchange.read(peer).reset == 3)
+      await release.set()
+    }
+  }
+
+  @Test func aWindowOfAStreamBeyondItsLimitResetsIt() async throws {
+    try await self.withPeer { peer, _ in
+      try await peer.begin(Methods.client)
+      try await peer.send(.windowUpdate, stream: 1, body: ScriptedPeer.bytes(0x7fff_ffff))
+      #expect(try await Exchange.read(peer).reset == 3)
+    }
+  }
+
+  @Test func framesOfStreamsThatAreOverAreIgnored() async throws {
+    try await self.withPeer { peer, _ in
+      try await peer.begin(Methods.unary)
+      try await peer.send(data: empty, ends: true)
+      #expect(try await Exchange.read(peer).status == "0")
+      try await peer.send(.windowUpdate, stream: 1, body: ScriptedPeer.bytes(10))
+      try await peer.send(.reset, stream: 1, body: ScriptedPeer.bytes(8))
+      try await peer.send(.priority, stream: 1, body: [0, 0, 0, 0, 1])
+      try await peer.begin(Methods.unary, stream: 3)
+      try await peer.send(data: empty, stream: 3, ends: true)
+      #expect(try await Exchange.read(peer, stream: 3).status == "0")
+    }
+  }
+
+  @Test func streamsBeyondTheLimitAreRefused() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.maximumConcurrentCallsPerConnection = 1
+    try await self.withPeer(configuration: configuration) { peer, _ in
+      let settings = try await peer.frame(.settings)
+      #expect(settings?.body.isEmpty == false)
+      // Before this the limit is not known to the client, and not held against it.
+      try await peer.send(.settings, flags: 1)
+      try await peer.begin(Methods.client)
+      try await peer.begin(Methods.unary, stream: 3)
+      #expect(try await Exchange.read(peer, stream: 3).reset == 7)
+      try await peer.send(message: [], ends: true)
+      #expect(try await Exchange.read(peer).status == "0")
+    }
+  }
+
+  @Test func whoKnowsTheLimitAndGoesOnLosesTheConnection() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.maximumConcurrentCallsPerConnection = 1
+    configuration.provokedResets = .init(burst: 20, perSecond: 1)
+    try await self.withPeer(configuration: configuration) { peer, _ in
+      try await peer.send(.settings, flags: 1)
+      try await peer.begin(Methods.client)
+      let block = ScriptedPeer.block(ScriptedPeer.requestFields(Methods.unary.path))
+      // In one piece: a GOAWAY may be lost with a socket that is closed on what was not read.
+      try await peer.send(
+        bytes: (1...50).flatMap {
+          ScriptedPeer.frame(.headers, flags: 4, stream: UInt32(2 * $0 + 1), body: block)
+        })
+      #expect(try await Exchange.read(peer, stream: .max).goAway == 11)
+    }
+  }
+
+  @Test func theServersSettingsComeFirst() async throws {
+    try await self.withPeer { peer, _ in
+      let first = try await peer.frame()
+      #expect(first?.kind == .settings)
+      #expect(first?.isAcknowledgement == false)
+    }
+  }
+
+  @Test(arguments: [
+    Array("GET / HTTP/1.1\r\nHost: x\r\n\r\n".utf8), Array("PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n".utf8),
+    // No SETTINGS behind the preface.
+    preface + ScriptedPeer.frame(.ping, body: [UInt8](repeating: 0, count: 8)),
+  ])
+  func aPrefaceThatIsNoneClosesTheConnection(bytes: [UInt8]) async throws {
+    try await withServer { channel, _ in
+      let peer = try await ScriptedPeer.client(
+        of: try ListenAddress("\(channel.target)"), greets: false)
+      try await peer.send(bytes: bytes)
+      while try await peer.frame() != nil {}
+      await peer.close()
+    }
+  }
+
+  @Test func aShutdownAnnouncesItselfBeforeItRefuses() async throws {
+    var service = TestService()
+    let release = Signal()
+    service.unary = { request, _ in
+      await release.wait()
+      return request
+    }
+    let server = RPCServer(services: [service])
+    let peer = try await ScriptedPeer.client(
+      of: try await server.listen(on: ListenAddress("127.0.0.1:0")))
+    try await peer.begin(Methods.unary)
+    try await peer.send(data: empty, ends: true)
+    // Both have come: a ping behind them is answered.
+    try await peer.send(.ping, body: [UInt8](repeating: 1, count: 8))
+    _ = try await peer.frame(.ping) { $0.isAcknowledgement }
+    async let down: Void = server.shutdown(grace: .seconds(30))
+    let notice = try await peer.frame(.goAway)
+    #expect(notice?.number(at: 0) == 0x7fff_ffff)
+    #expect(notice?.number(at: 4) == 0)
+    let ping = try await peer.frame(.ping)
+    // On its way when the notice came: it is served.
+    try await peer.begin(Methods.unary, stream: 3)
+    try await peer.send(data: empty, stream: 3, ends: true)
+    try await peer.send(.ping, flags: 1, body: ping?.body ?? [])
+    let last = try await peer.frame(.goAway)
+    #expect(last?.number(at: 0) == 3)
+    await release.set()
+    var served: Set<UInt32> = []
+    while let frame = try await peer.frame() {
+      if frame.kind == .headers, frame["grpc-status"] == "0" { served.insert(frame.stream) }
+    }
+    #expect(served == [1, 3])
+    await down
+    await peer.close()
+  }
+}
+
+// MARK: - Our client
+
+@Suite(.timeLimit(.minutes(1))) struct ClientProtocolTests {
+  /// A unary call, answered by a script; how it ended.
+  private func call(
+    options: CallOptions = CallOptions(),
+    _ script: @Sendable @escaping (ScriptedPeer, ScriptedPeer.Frame) async throws -> Void
+  ) async throws -> Result<Blob, RPCError> {
+    let (channel, peers) = ScriptedPeer.server()
+    let call = Task { () -> Result<Blob, RPCError> in
+      do {
+        return .success(try await channel.unary(Methods.unary, Blob("hello"), options: options))
+      } catch let error as RPCError {
+        return .failure(error)
+      }
+    }
+    let peer = try await peers.next()
+    let head = try #require(try await peer.frame(.headers))
+    try await script(peer, head)
+    let result = try await call.value
+    await channel.close()
+    return result
+  }
+
+  private func error(
+    _ script: @Sendable @escaping (ScriptedPeer, ScriptedPeer.Frame) async throws -> Void
+  ) async throws -> RPCError {
+    switch try await self.call(script) {
+    case .success: return RPCError(.unknown, "it succeeded")
+    case .failure(let error): return error
+    }
+  }
+
+  // MARK: Requests
+
+  @Test func aRequestHasItsFieldsInOrderAndNoOthers() async throws {
+    let fields = Mutex<[String]>([])
+    var metadata: Metadata = [
+      "mine": " spaced ", "te": "gzip", "grpc-timeout": "1n", "content-type": "text/plain",
+      ":path": "/other", "user-agent": "me", "no name": "x", "Upper": "lower",
+    ]
+    metadata.add(binary: [0xfb, 0xff, 0], for: "b-bin")
+    let result = try await self.call(
+      options: CallOptions(timeout: .seconds(3_600), metadata: metadata)
+    ) { peer, head in
+      fields.withLock { $0 = head.fields.map { "\($0.name)=\($0.value)" } }
+      try await peer.respond(stream: head.stream)
+      try await peer.send(message: [], stream: head.stream)
+      try await peer.end(stream: head.stream)
+    }
+    #expect(throws: Never.self) { try result.get() }
+    var all = fields.withLock { $0 }
+    let timeout = all.firstIndex { $0.hasPrefix("grpc-timeout=") }.map { all.remove(at: $0) }
+    #expect(timeout?.hasSuffix("m") == true)
+    #expect(
+      all == [
+        ":method=POST", ":scheme=http", ":path=/test.Test/Unary", ":authority=localhost",
+        "te=trailers", "content-type=application/grpc", "user-agent=grpc-swift-millrace/0.1",
+        "grpc-accept-encoding=identity,gzip,deflate", "mine=spaced", "upper=lower", "b-bin=+/8A",
+      ])
+  }
+
+  @Test func pushIsSwitchedOff() async throws {
+    let (channel, peers) = ScriptedPeer.server()
+    let call = Task { try await channel.unary(Methods.unary, Blob()) }
+    let settings = try await peers.next().frame()
+    #expect(settings?.kind == .settings)
+    let body = settings?.body ?? []
+    let entries = stride(from: 0, to: body.count, by: 6).map { Array(body[$0..<$0 + 6]) }
+    #expect(entries.contains([0, 2, 0, 0, 0, 0]))
+    call.cancel()
+    _ = try? await call.value
+    await channel.close()
+  }
+
+  @Test func aCallThatIsCancelledIsResetWithCancel() async throws {
+    let (channel, peers) = ScriptedPeer.server()
+    let call = Task { try await channel.unary(Methods.unary, Blob()) }
+    let peer = try await peers.next()
+    _ = try await peer.frame(.headers)
+    call.cancel()
+    #expect(try await peer.frame(.reset)?.number(at: 0) == 8)
+    await #expect(throws: RPCError.self) { try await call.value }
+    await channel.close()
+  }
+
+  @Test func aCallThatIsLateIsResetWithCancel() async throws {
+    let (channel, peers) = ScriptedPeer.server()
+    let first = Task { try await channel.unary(Methods.unary, Blob()) }
+    let peer = try await peers.next()
+    let head = try #require(try await peer.frame(.headers))
+    try await peer.end(stream: head.stream, status: .aborted, isTrailersOnly: true)
+    await #expect(throws: RPCError.self) { try await first.value }
+    var timeout = Duration.milliseconds(50)
+    var codes: [UInt32] = []
+    // On a busy machine a deadline may pass before its call has left.
+    while codes.isEmpty {
+      let options = CallOptions(timeout: timeout)
+      let error = await #expect(throws: RPCError.self) {
+        try await channel.unary(Methods.unary, Blob(), options: options)
+      }
+      #expect(error?.code == .deadlineExceeded)
+      try await peer.send(.ping, body: [UInt8](repeating: 1, count: 8))
+      while let frame = try await peer.frame(), frame.kind != .ping {
+        if frame.kind == .reset { codes.append(frame.number(at: 0)) }
+      }
+      timeout *= 2
+    }
+    #expect(codes == [8])
+    await channel.close()
+  }
+
+  // MARK: Responses
+
+  @Test(arguments: [
+    (400, StatusCode.internalError), (401, .unauthenticated), (403, .permissionDenied),
+    (404, .unimplemented), (429, .unavailable), (502, .unavailable), (503, .unavailable),
+    (504, .unavailable), (500, .unknown), (302, .unknown), (200, .unknown),
+  ])
+  func httpsStatusIsMapped(status: Int, code: StatusCode) async throws {
+    let error = try await self.error { peer, head in
+      try await peer.sendHeaders(
+        [(":status", "\(status)"), ("content-type", "text/html")], stream: head.stream)
+      try await peer.send(data: Array("<html>".utf8), stream: head.stream, ends: true)
+    }
+    #expect(error.code == code)
+  }
+
+  @Test(arguments: [
+    (0 as UInt32, StatusCode.internalError), (1, .internalError), (2, .internalError),
+    (3, .internalError),
+    (4, .internalError), (6, .internalError), (8, .cancelled), (9, .internalError),
+    (10, .internalError), (11, .resourceExhausted), (12, .permissionDenied),
+  ])
+  func aResetIsMapped(code: UInt32, status: StatusCode) async throws {
+    let error = try await self.error { peer, head in
+      try await peer.send(.reset, stream: head.stream, body: ScriptedPeer.bytes(code))
+    }
+    #expect(error.code == status)
+  }
+
+  @Test func aRefusalBehindTheHeadersIsUnavailable() async throws {
+    let error = try await self.error { peer, head in
+      try await peer.respond(stream: head.stream)
+      try await peer.send(.reset, stream: head.stream, body: ScriptedPeer.bytes(7))
+    }
+    #expect(error.code == .unavailable)
+  }
+
+  @Test func interimResponsesAreSkipped() async throws {
+    let result = try await self.call { peer, head in
+      try await peer.sendHeaders([(":status", "100")], stream: head.stream)
+      try await peer.sendHeaders([(":status", "103"), ("link", "x")], stream: head.stream)
+      try await peer.respond(stream: head.stream)
+      try await peer.send(message: Array("final".utf8), stream: head.stream)
+      try await peer.end(stream: head.stream)
+    }
+    #expect(try result.get().text == "final")
+  }
+
+  @Test func trailersOnlyIsAStatusWithItsMessage() async throws {
+    let error = try await self.error { peer, head in
+      try await peer.end(
+        stream: head.stream, status: .notFound, isTrailersOnly: true,
+        more: [("grpc-message", "100%25 %C3%BCn%zz %4"), ("mine", "x"), ("a-bin", "YQ==")])
+    }
+    #expect(error.code == .notFound)
+    #expect(error.message == "100% ün%zz %4")
+    #expect(error.metadata["mine"] == "x")
+    #expect(error.metadata.binary(for: "a-bin") == Array("a".utf8))
+  }
+
+  @Test(arguments: [nil, "", "x", "99", "-1", "0x", "100", "17"])
+  func aStatusThatIsNoneIsUnknown(status: String?) async throws {
+    let error = try await self.error { peer, head in
+      try await peer.respond(stream: head.stream)
+      try await peer.send(message: [], stream: head.stream)
+      try await peer.sendHeaders(
+        [("mine", "x")] + (status.map { [("grpc-status", $0)] } ?? []), stream: head.stream,
+        endsStream: true)
+    }
+    #expect(error.code == .unknown)
+  }
+
+  @Test func anEndWithoutTrailersIsInternal() async throws {
+    let error = try await self.error { peer, head in
+      try await peer.respond(stream: head.stream)
+      try await peer.send(message: [], stream: head.stream, ends: true)
+    }
+    #expect(error.code == .internalError)
+  }
+
+  @Test func anEndWithinAMessageIsInternal() async throws {
+    let error = try await self.error { peer, head in
+      try await peer.respond(stream: head.stream)
+      try await peer.send(data: [0, 0, 0, 0, 5, 1], stream: head.stream, ends: false)
+      try await peer.end(stream: head.stream)
+    }
+    #expect(error.code == .internalError)
+    #expect(error.message.contains("within a message"))
+  }
+
+  @Test func aUnaryCallTakesExactlyOneResponse() async throws {
+    for count in [0, 2] {
+      let error = try await self.error { peer, head in
+        try await peer.respond(stream: head.stream)
+        for _ in 0..<count { try await peer.send(message: [], stream: head.stream) }
+        try await peer.end(stream: head.stream)
+      }
+      #expect(error.code == .unimplemented)
+    }
+  }
+
+  @Test(arguments: ["gzip", nil, "snappy"])
+  func aCompressedResponseThatCannotBeReadIsInternal(encoding: String?) async throws {
+    let error = try await self.error { peer, head in
+      try await peer.respond(
+        stream: head.stream, more: encoding.map { [("grpc-encoding", $0)] } ?? [])
+      try await peer.send(data: [1, 0, 0, 0, 1, 7], stream: head.stream, ends: false)
+    }
+    #expect(error.code == .internalError)
+  }
+
+  @Test(arguments: [
+    ("X-Upper", "a"), ("connection", "close"), ("transfer-encoding", "chunked"), ("x", "a\n"),
+    (":path", "/"), ("content-length", "7"),
+  ])
+  func aMalformedResponseIsInternalAndReset(name: String, value: String) async throws {
+    let error = try await self.error { peer, head in
+      try await peer.sendHeaders(
+        [(":status", "200")] + (name.hasPrefix(":") ? [(name, value)] : [])
+          + [("content-type", "application/grpc")] + (name.hasPrefix(":") ? [] : [(name, value)]),
+        stream: head.stream)
+      if name == "content-length" {
+        try await peer.send(message: [], stream: head.stream)
+        try await peer.end(stream: head.stream)
+      }
+      #expect(try await peer.frame(.reset)?.number(at: 0) == 1)
+    }
+    #expect(error.code == .internalError)
+  }
+
+  @Test func unknownFramesSettingsAndPaddingAreTaken() async throws {
+    let result = try await self.call { peer, head in
+      try await peer.send(bytes: [0, 0, 3, 0x42, 0xff, 0, 0, 0, 0, 1, 2, 3])
+      try await peer.send(.settings, body: [0xf0, 0x0d, 1, 2, 3, 4])
+      try await peer.respond(stream: head.stream)
+      try await peer.send(
+        .data, flags: 8, stream: head.stream, body: [3, 0, 0, 0, 0, 1, 0x78, 0, 0, 0])
+      try await peer.send(.priority, stream: head.stream, body: [0, 0, 0, 0, 1])
+      try await peer.end(stream: head.stream)
+    }
+    #expect(try result.get().text == "x")
+  }
+
+  // MARK: Connections
+
+  @Test(arguments: [
+    ScriptedPeer.frame(
+      .pushPromise, flags: 4, stream: 1,
+      body: [0, 0, 0, 2] + ScriptedPeer.block(ScriptedPeer.requestFields("/x/y"))),
+    ScriptedPeer.frame(
+      .headers, flags: 5, stream: 2, body: ScriptedPeer.block([(":status", "200")])),
+  ])
+  func aServerThatBeginsStreamsIsLeft(bytes: [UInt8]) async throws {
+    let error = try await self.error { peer, _ in
+      // From now on it counts that the client wants no pushes.
+      try await peer.send(.settings, flags: 1)
+      try await peer.send(bytes: bytes)
+      #expect(try await peer.frame(.goAway)?.number(at: 4) == 1)
+    }
+    #expect(error.code == .unavailable)
+  }
+
+  @Test func pingsAreAnswered() async throws {
+    _ = try await self.error { peer, head in
+      let body: [UInt8] = [8, 7, 6, 5, 4, 3, 2, 1]
+      try await peer.send(.ping, body: body)
+      let answer = try await peer.frame(.ping)
+      #expect(answer?.isAcknowledgement == true)
+      #expect(answer?.body == body)
+      try await peer.end(stream: head.stream, status: .aborted, isTrailersOnly: true)
+    }
+  }
+
+  @Test func aStreamLimitThatShrinksMakesCallsWait() async throws {
+    let (channel, peers) = ScriptedPeer.server()
+    let first = Task { try await channel.unary(Methods.unary, Blob("1")) }
+    let peer = try await peers.next()
+    let head = try #require(try await peer.frame(.headers))
+    try await peer.send(.settings, body: [0, 3] + ScriptedPeer.bytes(1))
+    _ = try await peer.frame(.settings) { $0.isAcknowledgement }
+    let second = Task { try await channel.unary(Methods.unary, Blob("2")) }
+    // Time for a call that does not wait: the first's end comes behind the answer to a ping.
+    for _ in 0..<20 {
+      try await peer.send(.ping, body: [UInt8](repeating: 1, count: 8))
+      let frame = try await peer.frame { $0.kind != .data && $0.kind != .windowUpdate }
+      #expect(frame?.kind == .ping)
+    }
+    try await peer.respond(stream: head.stream)
+    try await peer.send(message: Array("a".utf8), stream: head.stream)
+    try await peer.end(stream: head.stream)
+    #expect(try await first.value.text == "a")
+    let next = try #require(try await peer.frame(.headers))
+    #expect(next.stream > head.stream)
+    try await peer.respond(stream: next.stream)
+    try await peer.send(message: Array("b".utf8), stream: next.stream)
+    try await peer.end(stream: next.stream)
+    #expect(try await second.value.text == "b")
+    await channel.close()
+  }
+
+  @Test func aCallBelowGoAwaysLastStreamGoesOnAndNewOnesGoElsewhere() async throws {
+    let (channel, peers) = ScriptedPeer.server()
+    let old = Task { try await channel.unary(Methods.unary, Blob("old")) }
+    let first = try await peers.next()
+    let head = try #require(try await first.frame(.headers))
+    try await first.send(.goAway, body: ScriptedPeer.bytes(head.stream) + ScriptedPeer.bytes(0))
+    try await first.send(.ping, body: [UInt8](repeating: 1, count: 8))
+    _ = try await first.frame(.ping) { $0.isAcknowledgement }
+    let new = Task { try await channel.unary(Methods.unary, Blob("new")) }
+    let second = try await peers.next()
+    let other = try #require(try await second.frame(.headers))
+    for (peer, stream, text) in [(second, other.stream, "new"), (first, head.stream, "old")] {
+      try await peer.respond(stream: stream)
+      try await peer.send(message: Array(text.utf8), stream: stream)
+      try await peer.end(stream: stream)
+    }
+    #expect(try await old.value.text == "old")
+    #expect(try await new.value.text == "new")
+    await channel.close()
+  }
+
+  @Test func aWindowOfNothingHoldsTheRequestBack() async throws {
+    let (channel, peers) = ScriptedPeer.server(greets: false)
+    let call = Task { try await channel.unary(Methods.unary, Blob("hello")) }
+    let peer = try await peers.next()
+    try await peer.send(.settings, body: [0, 4] + ScriptedPeer.bytes(0))
+    let head = try #require(try await peer.frame(.headers))
+    try await peer.send(.ping, body: [UInt8](repeating: 1, count: 8))
+    let answer = try await peer.frame { $0.kind != .settings }
+    #expect(answer?.kind == .ping)
+    try await peer.send(.windowUpdate, stream: head.stream, body: ScriptedPeer.bytes(100))
+    let data = try await peer.frame(.data)
+    #expect(data?.body == [0, 0, 0, 0, 5] + Array("hello".utf8))
+    try await peer.respond(stream: head.stream)
+    try await peer.send(message: [], stream: head.stream)
+    try await peer.end(stream: head.stream)
+    _ = try await call.value
+    await channel.close()
+  }
+
+  @Test func anAnswerBeforeTheRequestsEndIsTaken() async throws {
+    let (channel, peers) = ScriptedPeer.server()
+    let call: ClientStreamingCall<Blob, Blob> = try await channel.clientStreaming(Methods.client)
+    try await call.send(Blob("first"))
+    let peer = try await peers.next()
+    let head = try #require(try await peer.frame(.headers))
+    try await peer.respond(stream: head.stream)
+    try await peer.send(message: Array("enough".utf8), stream: head.stream)
+    try await peer.end(stream: head.stream)
+    try await peer.send(.reset, stream: head.stream, body: ScriptedPeer.bytes(0))
+    #expect(try await call.finish().text == "enough")
+    await channel.close()
+  }
+}
+
+extension ScriptedPeer {
+  /// The first frame that is wanted.
+  fileprivate func frame(where isWanted: (Frame) -> Bool) async throws -> Frame? {
+    while let frame = try await self.frame() {
+      if isWanted(frame) { return frame }
+    }
+    return nil
+  }
+}

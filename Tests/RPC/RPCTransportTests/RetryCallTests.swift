@@ -1,0 +1,247 @@
+import NIOCore
+import RPCCore
+import RPCTesting
+import RPCTransport
+import Synchronization
+import Testing
+
+/// Calls that are tried again, against servers that are scripted frame by frame.
+@Suite struct RetryCallTests {
+  private static func configuration(
+    _ resilience: MethodConfig.Resilience, throttling: RetryThrottling? = nil
+  ) -> RPCChannel.Configuration {
+    var configuration = RPCChannel.Configuration()
+    configuration.serviceConfig = ServiceConfig(
+      methods: [MethodConfig(names: [.init(service: "test.Test")], resilience: resilience)],
+      retryThrottling: throttling)
+    return configuration
+  }
+
+  private static let retry = MethodConfig.Resilience.retry(
+    RetryPolicy(
+      maximumAttempts: 3, initialBackoff: .milliseconds(1), maximumBackoff: .milliseconds(2)))
+
+  @Test func aFailedAttemptIsMadeAgainWithTheSameRequest() async throws {
+    let (channel, peers) = ScriptedPeer.server(configuration: Self.configuration(Self.retry))
+    async let answer = channel.unary(Methods.unary, Blob("hello"))
+    let peer = try await peers.next()
+    for attempt in 0..<3 {
+      let head = try #require(try await peer.frame(.headers))
+      #expect(head["grpc-previous-rpc-attempts"] == (attempt == 0 ? nil : "\(attempt)"))
+      let body = try await peer.frame(.data) { !$0.body.isEmpty }
+      #expect(body?.body == [0, 0, 0, 0, 5] + Array("hello".utf8))
+      if attempt < 2 {
+        try await peer.end(stream: head.stream, status: .unavailable, isTrailersOnly: true)
+      } else {
+        try await peer.respond(stream: head.stream)
+        try await peer.send(message: Array("done".utf8), stream: head.stream)
+        try await peer.end(stream: head.stream)
+      }
+    }
+    #expect(try await answer.text == "done")
+    await channel.close()
+  }
+
+  @Test func theLastErrorIsTheCallsOwn() async throws {
+    let attempts = Mutex(0)
+    var service = TestService()
+    service.unary = { _, _ in
+      let attempt = attempts.withLock { count in
+        count += 1
+        return count
+      }
+      throw RPCError(.unavailable, "no \(attempt)")
+    }
+    try await withServer(
+      service, channelConfiguration: Self.configuration(Self.retry)
+    ) { channel, _ in
+      let error = await #expect(throws: RPCError.self) {
+        try await channel.unary(Methods.unary, Blob())
+      }
+      #expect(error?.message == "no 3")
+    }
+    #expect(attempts.withLock { $0 } == 3)
+  }
+
+  @Test func aResponseThatHasBegunIsNotTriedAgain() async throws {
+    let attempts = Mutex(0)
+    var service = TestService()
+    service.server = { _, responses, _ in
+      attempts.withLock { $0 += 1 }
+      try await responses.send(Blob("first"))
+      throw RPCError(.unavailable, "in the middle")
+    }
+    try await withServer(
+      service, channelConfiguration: Self.configuration(Self.retry)
+    ) { channel, _ in
+      let responses: ResponseStream<Blob> = try await channel.serverStreaming(
+        Methods.server, Blob())
+      var received: [String] = []
+      let error = await #expect(throws: RPCError.self) {
+        for try await response in responses { received.append(response.text) }
+      }
+      #expect(error?.message == "in the middle")
+      #expect(received == ["first"])
+    }
+    #expect(attempts.withLock { $0 } == 1)
+  }
+
+  @Test func streamedRequestsAreSentAgain() async throws {
+    let attempts = Mutex(0)
+    var service = TestService()
+    service.client = { requests, _ in
+      var text = ""
+      for try await request in requests { text += request.text }
+      let isFirst = attempts.withLock { count in
+        count += 1
+        return count == 1
+      }
+      if isFirst { throw RPCError(.unavailable, "not yet") }
+      return Blob(text)
+    }
+    try await withServer(
+      service, channelConfiguration: Self.configuration(Self.retry)
+    ) { channel, _ in
+      let call: ClientStreamingCall<Blob, Blob> = try await channel.clientStreaming(Methods.client)
+      for text in ["a", "b", "c"] { try await call.send(Blob(text)) }
+      #expect(try await call.finish().text == "abc")
+    }
+    #expect(attempts.withLock { $0 } == 2)
+  }
+
+  @Test func theServersWordOnTryingAgainGoesBeforeThePolicy() async throws {
+    let attempts = Mutex(0)
+    var service = TestService()
+    service.unary = { request, _ in
+      let attempt = attempts.withLock { count in
+        count += 1
+        return count
+      }
+      var error = RPCError(.unavailable, "push-back")
+      error.metadata.add(attempt == 1 ? "1" : "-1", for: "grpc-retry-pushback-ms")
+      throw error
+    }
+    try await withServer(
+      service, channelConfiguration: Self.configuration(Self.retry)
+    ) { channel, _ in
+      await #expect(throws: RPCError.self) { try await channel.unary(Methods.unary, Blob()) }
+    }
+    #expect(attempts.withLock { $0 } == 2)
+  }
+
+  @Test func aRefusedStreamIsTriedAgainWithoutAnyPolicy() async throws {
+    let (channel, peers) = ScriptedPeer.server()
+    async let answer = channel.unary(Methods.unary, Blob())
+    let peer = try await peers.next()
+    let refused = try #require(try await peer.frame(.headers))
+    try await peer.send(.reset, stream: refused.stream, body: ScriptedPeer.bytes(7))
+    let again = try #require(try await peer.frame(.headers))
+    #expect(again["grpc-previous-rpc-attempts"] == nil)
+    try await peer.respond(stream: again.stream)
+    try await peer.send(message: [], stream: again.stream)
+    try await peer.end(stream: again.stream)
+    _ = try await answer
+    await channel.close()
+  }
+
+  @Test func callsBeyondGoAwayGoToTheNextConnection() async throws {
+    let (channel, peers) = ScriptedPeer.server()
+    async let answer = channel.unary(Methods.unary, Blob("moved"))
+    let first = try await peers.next()
+    _ = try await first.frame(.headers)
+    // "I have seen nothing."
+    try await first.send(.goAway, body: ScriptedPeer.bytes(0) + ScriptedPeer.bytes(0))
+    let second = try await peers.next()
+    let head = try #require(try await second.frame(.headers))
+    try await second.respond(stream: head.stream)
+    try await second.send(message: Array("moved".utf8), stream: head.stream)
+    try await second.end(stream: head.stream)
+    #expect(try await answer.text == "moved")
+    await channel.close()
+  }
+
+  @Test func aHedgeOvertakesAnAttemptThatHangs() async throws {
+    let attempts = Mutex(0)
+    let cancelled = Signal()
+    var service = TestService()
+    service.unary = { request, _ in
+      let isFirst = attempts.withLock { count in
+        count += 1
+        return count == 1
+      }
+      guard isFirst else { return Blob("hedge") }
+      do {
+        try await Task.sleep(for: .seconds(60))
+      } catch {
+        await cancelled.set()
+        throw error
+      }
+      return Blob("too late")
+    }
+    let hedging = MethodConfig.Resilience.hedge(
+      HedgingPolicy(maximumAttempts: 3, delay: .milliseconds(20)))
+    try await withServer(
+      service, channelConfiguration: Self.configuration(hedging)
+    ) { channel, _ in
+      let answer = try await channel.unary(Methods.unary, Blob())
+      #expect(answer.text == "hedge")
+      // The other attempt is not left running.
+      await cancelled.wait()
+    }
+    #expect((2...3).contains(attempts.withLock { $0 }))
+  }
+
+  @Test func aFatalStatusEndsAHedgedCallAtOnce() async throws {
+    let attempts = Mutex(0)
+    var service = TestService()
+    service.unary = { _, _ in
+      attempts.withLock { $0 += 1 }
+      throw RPCError(.invalidArgument, "never")
+    }
+    let hedging = MethodConfig.Resilience.hedge(
+      HedgingPolicy(maximumAttempts: 3, delay: .seconds(60)))
+    try await withServer(
+      service, channelConfiguration: Self.configuration(hedging)
+    ) { channel, _ in
+      let error = await #expect(throws: RPCError.self) {
+        try await channel.unary(Methods.unary, Blob())
+      }
+      #expect(error?.code == .invalidArgument)
+    }
+    #expect(attempts.withLock { $0 } == 1)
+  }
+
+  @Test func throttlingStopsRetriesWhileEverythingFails() async throws {
+    let attempts = Mutex(0)
+    var service = TestService()
+    service.unary = { _, _ in
+      attempts.withLock { $0 += 1 }
+      throw RPCError(.unavailable, "down")
+    }
+    try await withServer(
+      service,
+      channelConfiguration: Self.configuration(
+        Self.retry, throttling: RetryThrottling(maximumTokens: 4, tokenRatio: 0.1))
+    ) { channel, _ in
+      for _ in 0..<10 {
+        await #expect(throws: RPCError.self) { try await channel.unary(Methods.unary, Blob()) }
+      }
+    }
+    // The first call's retries, and none afterwards.
+    #expect(attempts.withLock { $0 } == 11)
+  }
+
+  @Test func theDeadlineIsThatOfAllAttempts() async throws {
+    var service = TestService()
+    service.unary = { _, _ in throw RPCError(.unavailable, "down", retryDelay: .seconds(60)) }
+    try await withServer(
+      service, channelConfiguration: Self.configuration(Self.retry)
+    ) { channel, _ in
+      let error = await #expect(throws: RPCError.self) {
+        try await channel.unary(
+          Methods.unary, Blob(), options: CallOptions(timeout: .milliseconds(50)))
+      }
+      #expect(error?.code == .deadlineExceeded)
+    }
+  }
+}

@@ -1,0 +1,198 @@
+import NIOCore
+import NIOPosix
+import RPCCore
+import RPCTesting
+import RPCTransport
+import Synchronization
+import Testing
+
+#if canImport(Glibc)
+  import Glibc
+#endif
+
+@Suite struct TLSTests {
+  private static let folder =
+    String(#filePath.dropLast("TLSTests.swift".count))
+    + "Certificates/"
+
+  private static func file(_ name: String) -> String { Self.folder + name }
+
+  private static func identity(_ name: String) -> TLSIdentity {
+    TLSIdentity(
+      certificateChainFile: Self.file("\(name).pem"), privateKeyFile: Self.file("\(name).key"))
+  }
+
+  private static func server(
+    _ clients: ServerTLS.ClientCertificates = .none, identity: String = "server"
+  ) -> RPCServer.Configuration {
+    var configuration = RPCServer.Configuration()
+    configuration.tls = ServerTLS(identity: Self.identity(identity), clientCertificates: clients)
+    return configuration
+  }
+
+  private static func client(
+    _ roots: ClientTLS.TrustRoots = .file(Self.file("authority.pem")), identity: String? = nil,
+    serverName: String? = "localhost"
+  ) -> RPCChannel.Configuration {
+    var configuration = RPCChannel.Configuration()
+    configuration.tls = ClientTLS(
+      trustRoots: roots, identity: identity.map(Self.identity), serverName: serverName)
+    configuration.connectTimeout = .seconds(5)
+    return configuration
+  }
+
+  @Test func callsOfEveryShapeGoThroughTLS() async throws {
+    try await withServer(
+      configuration: Self.server(), channelConfiguration: Self.client()
+    ) { channel, _ in
+      let large = Blob([UInt8](repeating: 7, count: 1 << 20))
+      #expect(try await channel.unary(Methods.unary, large) == large)
+      let call: BidirectionalCall<Blob, Blob> = try await channel.bidirectional(Methods.both)
+      try await call.send(Blob("a"))
+      await call.finishSending()
+      var answers: [String] = []
+      for try await answer in call.responses { answers.append(answer.text) }
+      #expect(answers == ["a"])
+    }
+  }
+
+  @Test func withMutualTLSTheHandlerKnowsTheClient() async throws {
+    let seen = Mutex<PeerIdentity?>(nil)
+    var service = TestService()
+    service.unary = { request, context in
+      seen.withLock { $0 = context.peerIdentity }
+      return request
+    }
+    try await withServer(
+      service,
+      configuration: Self.server(.required(trustRootsFile: Self.file("authority.pem"))),
+      channelConfiguration: Self.client(identity: "client")
+    ) { channel, _ in
+      _ = try await channel.unary(Methods.unary, Blob())
+    }
+    let identity = seen.withLock { $0 }
+    #expect(identity?.dnsNames == ["client"])
+    #expect(identity?.uris == ["spiffe://millrace.test/client"])
+  }
+
+  @Test func aClientWithoutACertificateIsRefusedWhereOneIsRequired() async throws {
+    try await withServer(
+      configuration: Self.server(.required(trustRootsFile: Self.file("authority.pem"))),
+      channelConfiguration: Self.client()
+    ) { channel, _ in
+      let error = await #expect(throws: RPCError.self) {
+        try await channel.unary(Methods.unary, Blob())
+      }
+      #expect(error?.code == .unavailable)
+    }
+  }
+
+  @Test func aServerOfAStrangerIsNotTrusted() async throws {
+    for configuration in [
+      Self.client(.file(Self.file("stranger.pem"))), Self.client(serverName: "elsewhere"),
+      Self.client(.system),
+    ] {
+      try await withServer(
+        configuration: Self.server(), channelConfiguration: configuration
+      ) { channel, _ in
+        let error = await #expect(throws: RPCError.self, "\(configuration.tls!)") {
+          try await channel.unary(Methods.unary, Blob())
+        }
+        #expect(error?.code == .unavailable)
+      }
+    }
+    try await withServer(
+      configuration: Self.server(), channelConfiguration: Self.client(.anybody)
+    ) { channel, _ in _ = try await channel.unary(Methods.unary, Blob()) }
+  }
+
+  @Test func aCertificateCanBeForAnAddress() async throws {
+    try await withServer(
+      configuration: Self.server(identity: "address"),
+      channelConfiguration: Self.client(serverName: nil)
+    ) { channel, _ in _ = try await channel.unary(Methods.unary, Blob()) }
+    try await withServer(
+      configuration: Self.server(), channelConfiguration: Self.client(serverName: nil)
+    ) { channel, _ in
+      await #expect(throws: RPCError.self) { try await channel.unary(Methods.unary, Blob()) }
+    }
+  }
+
+  @Test func filesThatAreOfNoUseAreNamed() async throws {
+    var configuration = Self.server()
+    configuration.tls?.identity.privateKeyFile = Self.file("missing.key")
+    let server = RPCServer(services: [TestService()], configuration: configuration)
+    let error = await #expect(throws: TLSError.self) {
+      try await server.listen(on: ListenAddress("127.0.0.1:0"))
+    }
+    #expect(error?.description.contains("missing.key cannot be read: no such file") == true)
+    await server.shutdown(grace: .zero)
+
+    configuration.tls?.identity.privateKeyFile = Self.file("client.key")
+    let other = RPCServer(services: [TestService()], configuration: configuration)
+    await #expect(throws: TLSError.self) {
+      try await other.listen(on: ListenAddress("127.0.0.1:0"))
+    }
+    await other.shutdown(grace: .zero)
+  }
+
+  @Test func changedFilesAreUsedByTheNextConnection() async throws {
+    let folder = "/tmp/millrace-tls-\(getpid())-\(UInt32.random(in: .min ... .max))"
+    mkdir(folder, 0o700)
+    defer {
+      for name in ["cert.pem", "key.pem"] { unlink("\(folder)/\(name)") }
+      rmdir(folder)
+    }
+    try Self.copy("server.pem", to: "\(folder)/cert.pem")
+    try Self.copy("server.key", to: "\(folder)/key.pem")
+    let failures = Mutex<[String]>([])
+    var configuration = RPCServer.Configuration()
+    var tls = ServerTLS(
+      identity: TLSIdentity(
+        certificateChainFile: "\(folder)/cert.pem", privateKeyFile: "\(folder)/key.pem"))
+    tls.reloadInterval = .zero
+    tls.reloadFailed = { error in failures.withLock { $0.append("\(error)") } }
+    configuration.tls = tls
+    let server = RPCServer(services: [TestService()], configuration: configuration)
+    let address = try await server.listen(on: ListenAddress("127.0.0.1:0"))
+
+    /// Whether a new connection meets a certificate for that name.
+    func serves(_ name: String) async -> Bool {
+      let channel = RPCChannel(to: address, configuration: Self.client(serverName: name))
+      let answer = try? await channel.unary(Methods.unary, Blob("x"))
+      await channel.close()
+      return answer != nil
+    }
+    #expect(await serves("localhost"))
+    #expect(await !serves("successor"))
+    // Half a change: the old pair stays in use, and somebody hears of it.
+    try Self.copy("successor.pem", to: "\(folder)/cert.pem")
+    while failures.withLock({ $0.isEmpty }) { _ = await serves("localhost") }
+    #expect(await serves("localhost"))
+    try Self.copy("successor.key", to: "\(folder)/key.pem")
+    var isReloaded = false
+    for _ in 0..<100 where !isReloaded { isReloaded = await serves("successor") }
+    #expect(isReloaded)
+    await server.shutdown(grace: .seconds(1))
+  }
+
+  @Test func aPeerThatDoesNotOfferHTTP2IsLeft() async throws {
+    // The other side speaks plain text: no handshake comes about.
+    try await withServer(channelConfiguration: Self.client()) { channel, _ in
+      let error = await #expect(throws: RPCError.self) {
+        try await channel.unary(Methods.unary, Blob())
+      }
+      #expect(error?.code == .unavailable)
+    }
+  }
+
+  private static func copy(_ name: String, to path: String) throws {
+    let from = try #require(fopen(Self.file(name), "r"))
+    defer { fclose(from) }
+    let to = try #require(fopen(path, "w"))
+    defer { fclose(to) }
+    var bytes = [UInt8](repeating: 0, count: 64 << 10)
+    let count = fread(&bytes, 1, bytes.count, from)
+    #expect(fwrite(bytes, 1, count, to) == count)
+  }
+}
