@@ -10,7 +10,7 @@ SWIFT_FILES = git ls-files -z --cached --others --exclude-standard --deduplicate
 	'*.swift' ':!*.pb.swift' ':!*.rpc.swift'
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Install what is missing: Debian packages, Python packages in .venv
 	@scripts/setup
