@@ -318,7 +318,10 @@ private func loadCertificates(_ file: String) throws(TLSError) -> [NIOSSLCertifi
   }
 }
 
-private func makeContext(_ configuration: TLSConfiguration) throws(TLSError) -> NIOSSLContext {
+private func makeContext(_ wished: TLSConfiguration) throws(TLSError) -> NIOSSLContext {
+  var configuration = wished
+  // Many peers never answer a close_notify, and HTTP/2 has said its last word before it.
+  configuration.shutdownTimeout = .milliseconds(250)
   do {
     return try NIOSSLContext(configuration: configuration)
   } catch {

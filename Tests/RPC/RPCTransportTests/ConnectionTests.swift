@@ -177,7 +177,7 @@ import Testing
       }
       .bind(host: "127.0.0.1", port: 0).get()
     var configuration = RPCChannel.Configuration()
-    configuration.connectTimeout = .milliseconds(300)
+    configuration.connectTimeout = .seconds(2)
     let channel = RPCChannel(
       to: .tcp(host: "127.0.0.1", port: other.localAddress!.port!), configuration: configuration)
     let error = await #expect(throws: RPCError.self) {
