@@ -232,7 +232,8 @@ let tests: [(name: String, folder: String, uses: [String], products: [Target.Dep
     ], []
   ),
   (
-    "RPCTransportTests", "RPC", ["RPCCore", "RPCHTTP2", "RPCCompression", "RPCTransport", "RPCTesting"],
+    "RPCTransportTests", "RPC",
+    ["RPCCore", "RPCHTTP2", "RPCCompression", "RPCTransport", "RPCTesting"],
     nio("NIOCore", "NIOPosix") + [ssl]
   ),
   (
