@@ -350,7 +350,9 @@ let swiftSettings: [SwiftSetting] = [
   .enableUpcomingFeature("MemberImportVisibility"),
 ]
 let libraries = [
-  "RPC": ["RPC"], "RPCTesting": ["RPCTesting"], "RPCMetrics": ["RPCMetrics"],
+  // With what it exports again: else a change of those does not compile anew who only names RPC.
+  "RPC": ["RPC", "RPCCore", "RPCProtobuf", "RPCTransport"], "RPCTesting": ["RPCTesting"],
+  "RPCMetrics": ["RPCMetrics"],
   "RPCTracing": ["RPCTracing"], "RPCFuzzing": ["RPCFuzzing"], "PluginKit": ["PluginKit"],
   // The services' own calls: Benchmarks, a package of its own, makes them.
   "BuildProtos": ["BuildProtos"],
