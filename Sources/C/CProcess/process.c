@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 int millrace_spawn(
@@ -41,6 +42,16 @@ int millrace_spawn(
   posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&actions);
   return error;
+}
+
+int millrace_condition_wait(
+    pthread_cond_t *condition, pthread_mutex_t *mutex, long long nanoseconds) {
+  struct timespec end;
+  clock_gettime(CLOCK_MONOTONIC, &end);
+  nanoseconds += end.tv_nsec;
+  end.tv_sec += nanoseconds / 1000000000;
+  end.tv_nsec = nanoseconds % 1000000000;
+  return pthread_cond_timedwait(condition, mutex, &end);
 }
 
 int millrace_memory_file(const char *name) {

@@ -2,6 +2,7 @@
 #ifndef MILLRACE_CPROCESS_H
 #define MILLRACE_CPROCESS_H
 
+#include <pthread.h>
 #include <sys/types.h>
 
 // Starts a program, found through PATH, in a session of its own, with default signal handling. It
@@ -13,6 +14,11 @@ int millrace_spawn(
 
 // pipe2 with O_CLOEXEC, of at least `size` bytes where that is allowed. Returns 0 or an errno.
 int millrace_pipe(int ends[2], int size);
+
+// Waits on a condition of the monotonic clock, no longer than so many nanoseconds. Returns 0, or
+// ETIMEDOUT.
+int millrace_condition_wait(
+    pthread_cond_t *condition, pthread_mutex_t *mutex, long long nanoseconds);
 
 // A nameless file in memory, to be read from its beginning; closed in programs that are started.
 // Returns its descriptor, or the negative of an errno.

@@ -1,3 +1,4 @@
+import CProcess
 import Glibc
 
 /// An attempt's log on its way to the content-cache: threads put bytes in, one task takes them out.
@@ -170,13 +171,10 @@ package final class LogBuffer: @unchecked Sendable {
       // A cache that takes something now and then is slow, not away.
       let left = max(stoppedAt, self.lastTakenAt) + self.stopPatience - .now
       guard left > .zero else { return false }
-      var deadline = timespec()
-      clock_gettime(CLOCK_MONOTONIC, &deadline)
       let (seconds, attoseconds) = left.components
-      let nanoseconds = deadline.tv_nsec + Int(attoseconds / 1_000_000_000)
-      deadline.tv_sec += Int(seconds) + nanoseconds / 1_000_000_000
-      deadline.tv_nsec = nanoseconds % 1_000_000_000
-      pthread_cond_timedwait(self.hasRoom, self.mutex, &deadline)
+      // Whether it was woken or ran out of time shows above.
+      _ = millrace_condition_wait(
+        self.hasRoom, self.mutex, seconds * 1_000_000_000 + attoseconds / 1_000_000_000)
     }
     return true
   }
