@@ -57,11 +57,12 @@ final class Outbound: Sendable {
   /// Heartbeats until it is cancelled.
   func run(address: String) async {
     while !Task.isCancelled {
+      // What changed until now is in the heartbeat that follows.
+      self.pause.withLock { $0.isCutShort = false }
       let interval = await self.beat(address: address)
       let sleep = Task { _ = try? await Task.sleep(for: interval) }
       let isCutShort = self.pause.withLock { pause in
         pause.sleep = sleep
-        defer { pause.isCutShort = false }
         return pause.isCutShort
       }
       if isCutShort { sleep.cancel() }
