@@ -52,7 +52,6 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   @exclusivity(unchecked) private var committed: ClientAttempt?
   @exclusivity(unchecked) private var isFinishedForGood = false
   @exclusivity(unchecked) private var replay = ByteQueue()
-  private var isReplayable = true
   private var wantsEnd = false
   private var retries: RetryState
   private var nextIsTransparent = false
@@ -64,7 +63,6 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   private var deadlineTimer: Scheduled<Void>?
   private let began = ContinuousClock.now
   @exclusivity(unchecked) private var received = (messages: 0, bytes: 0, compressed: 0)
-  private var isHeldBack = false
   /// Tells the channel that a call that waits needs to wait no more.
   var onFinish: (() -> Void)?
 
@@ -82,10 +80,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     if self.terms.compression == .identity {
       let limit = self.terms.maximumRequestBytes
       try message.encode { size throws(RPCError) in
-        guard size <= limit else {
-          throw RPCError(
-            .resourceExhausted, "a message of \(size) bytes is larger than the limit of \(limit)")
-        }
+        guard size <= limit else { throw tooLarge(size, limit) }
         let target = self.replay.reserve(size + MessageDeframer.prefixBytes)
         writePrefix(size, to: target)
         return target + MessageDeframer.prefixBytes
@@ -228,7 +223,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     let (decision, isTransparent) = self.retries.failed(
       RetryState.Failure(
         code: error.code, pushback: error.pushback, isUnprocessed: isUnprocessed),
-      othersAreOpen: !self.attempts.isEmpty || self.planned > 0, canReplay: self.isReplayable,
+      othersAreOpen: !self.attempts.isEmpty || self.planned > 0, canReplay: self.committed == nil,
       throttle: &throttle, random: .random(in: -1...1))
     self.channel?.throttle = throttle
     switch decision {
@@ -245,7 +240,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   private func planHedge(after delay: Duration) {
     self.hedgeTimer = self.executor.eventLoop.scheduleTask(in: TimeAmount(delay)) {
       self.hedgeTimer = nil
-      guard !self.isFinished, self.committed == nil, self.isReplayable,
+      guard !self.isFinished, self.committed == nil,
         self.retries.mayHedge(self.channel?.throttle)
       else { return }
       self.tryAgain(after: .zero)
@@ -299,7 +294,6 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
       attempt.outboundGrew()
     }
     if self.replay.count > Self.maximumReplayBytes, let last = self.attempts.last {
-      self.isReplayable = false
       self.commit(to: last)
     }
   }

@@ -210,7 +210,8 @@ func writePrefix(_ size: Int, isCompressed: Bool = false, to target: UnsafeMutab
   target.storeBytes(of: UInt32(size).bigEndian, toByteOffset: 1, as: UInt32.self)
 }
 
-private func tooLarge(_ size: Int, _ limit: Int) -> RPCError {
+/// What a message that may not be sent fails with.
+func tooLarge(_ size: Int, _ limit: Int) -> RPCError {
   RPCError(.resourceExhausted, "a message of \(size) bytes is larger than the limit of \(limit)")
 }
 
