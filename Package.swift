@@ -349,6 +349,9 @@ let swiftSettings: [SwiftSetting] = [
   .enableUpcomingFeature("ExistentialAny"),
   .enableUpcomingFeature("MemberImportVisibility"),
 ]
+// Calls stay on their event loop: what awaits goes on where it was called. (SE-0461.)
+let callSettings = swiftSettings + [.enableUpcomingFeature("NonisolatedNonsendingByDefault")]
+
 let libraries = [
   // With what it exports again: else a change of those does not compile anew who only names RPC.
   "RPC": ["RPC", "RPCCore", "RPCProtobuf", "RPCTransport"], "RPCTesting": ["RPCTesting"],
@@ -386,8 +389,10 @@ let package = Package(
     case .generatedC:
       return .target(name: place.name, dependencies: dependencies, path: path)
     case .library:
+      let makesCalls = place.folder == "RPC" || place.name.hasSuffix("Protos")
       return .target(
-        name: place.name, dependencies: dependencies, path: path, swiftSettings: swiftSettings)
+        name: place.name, dependencies: dependencies, path: path,
+        swiftSettings: makesCalls ? callSettings : swiftSettings)
     case .program:
       return .executableTarget(
         name: place.name, dependencies: dependencies, path: path, swiftSettings: swiftSettings)

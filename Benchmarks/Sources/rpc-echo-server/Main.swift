@@ -33,7 +33,8 @@ struct EchoServer: ParsableCommand {
     var configuration = RPCServer.Configuration()
     configuration.maximumRequestBytes = 16 << 20
     if self.hooks {
-      configuration.interceptors = [ServerMetrics(), ServerTracing(), Passing()]
+      configuration.observers = [ServerMetrics()]
+      configuration.interceptors = [ServerTracing(), Passing()]
     }
     if let certificate = self.certificate, let key = self.key {
       configuration.tls = ServerTLS(

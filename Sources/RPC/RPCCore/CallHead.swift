@@ -1,3 +1,11 @@
+#if canImport(Glibc)
+  import Glibc
+#elseif canImport(Musl)
+  import Musl
+#elseif canImport(Darwin)
+  import Darwin
+#endif
+
 /// The header fields of a request, as a server reads them.
 package struct RequestHead: ~Copyable {
   /// Whether `:method` is POST.
@@ -18,12 +26,39 @@ package struct RequestHead: ~Copyable {
 
   package init() {}
 
+  /// As new, but for the memory.
+  package mutating func reset() {
+    self.isPost = false
+    self.isGRPC = false
+    self.timeout = nil
+    self.badTimeout = nil
+    self.encoding = .identity
+    self.unknownEncoding = nil
+    self.acceptedEncodings = AcceptedEncodings()
+    self.metadata.removeAll()
+  }
+
+  /// What is left for the application.
+  ///
+  /// - Parameter last: What the call before had. Calls of one connection mostly bring the same, and
+  ///   then share it.
+  package mutating func takeMetadata(like last: inout Metadata) -> Metadata {
+    if self.metadata.isSame(as: last) { return last }
+    let metadata = self.metadata
+    self.metadata = Metadata()
+    if metadata.byteCount <= Self.sharedMetadataBytes { last = metadata }
+    return metadata
+  }
+
+  /// What a connection remembers of the call before.
+  private static let sharedMetadataBytes = 1 << 10
+
   /// Takes a field. `:path` is the caller's to look up.
   package mutating func receive(
     name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>
   ) {
     switch name.count {
-    case 2 where name.equals("te"): return
+    case 2 where name.equals("te"), 14 where name.equals("content-length"): return
     case 7 where name.equals(":method"): self.isPost = value.equals("POST")
     case 7 where name.equals(":scheme"), 5 where name.equals(":path"): return
     case 10 where name.equals(":authority"): return
@@ -87,11 +122,12 @@ package struct ResponseHead: ~Copyable {
 extension UnsafeBufferPointer<UInt8> {
   @inline(__always)
   package func equals(_ text: StaticString) -> Bool {
-    guard self.count == text.utf8CodeUnitCount else { return false }
-    for index in 0..<self.count where self[index] != text.utf8Start[index] {
-      return false
-    }
-    return true
+    self.equals(UnsafeBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))
+  }
+
+  @inline(__always)
+  package func equals(_ other: UnsafeBufferPointer<UInt8>) -> Bool {
+    UnsafeRawBufferPointer(self).equals(UnsafeRawBufferPointer(other))
   }
 
   /// `application/grpc`, alone or with a `+` or a `;` behind it.
@@ -103,5 +139,13 @@ extension UnsafeBufferPointer<UInt8> {
     guard self.count > name.utf8CodeUnitCount else { return true }
     let next = self[name.utf8CodeUnitCount]
     return next == UInt8(ascii: "+") || next == UInt8(ascii: ";")
+  }
+}
+
+extension UnsafeRawBufferPointer {
+  @inline(__always)
+  package func equals(_ other: UnsafeRawBufferPointer) -> Bool {
+    self.count == other.count
+      && (self.isEmpty || memcmp(self.baseAddress!, other.baseAddress!, self.count) == 0)
   }
 }

@@ -28,6 +28,16 @@ package struct MessageDeframer: ~Copyable {
   /// Whether the bytes so far end with a whole message.
   package var isAtBoundary: Bool { self.prefixCount == 0 }
 
+  /// Forgets what came, for a stream that begins anew.
+  package mutating func reset() {
+    self.prefix = 0
+    self.prefixCount = 0
+    self.body.removeAll(keepingCapacity: self.body.capacity <= Self.keptBytes)
+  }
+
+  /// What is kept of the memory between messages and streams.
+  private static let keptBytes = 4 << 10
+
   /// Takes the next bytes and calls `receive` with each message that they complete, and whether it
   /// is compressed. The pointer is valid during the call only.
   package mutating func append(

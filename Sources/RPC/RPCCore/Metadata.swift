@@ -62,6 +62,23 @@ public struct Metadata: Sendable {
       Entry(start: start, nameCount: Int32(name.count), valueCount: Int32(value.count)))
   }
 
+  /// Drops everything, and the memory if that is more than a call mostly needs.
+  package mutating func removeAll() {
+    guard !self.entries.isEmpty else { return }
+    let keepsMemory = self.bytes.count <= 1 << 10
+    self.bytes.removeAll(keepingCapacity: keepsMemory)
+    self.entries.removeAll(keepingCapacity: keepsMemory)
+  }
+
+  /// Whether the two are the same byte for byte.
+  package func isSame(as other: Metadata) -> Bool {
+    guard self.entries.count == other.entries.count, self.bytes.count == other.bytes.count
+    else { return false }
+    return self.entries.withUnsafeBytes { mine in
+      other.entries.withUnsafeBytes { mine.equals($0) }
+    } && self.bytes.withUnsafeBytes { mine in other.bytes.withUnsafeBytes { mine.equals($0) } }
+  }
+
   /// The first value of that name.
   public subscript(name: String) -> String? {
     self.index(of: name, from: 0).map { self.value(at: $0) }

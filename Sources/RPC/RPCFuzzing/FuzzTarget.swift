@@ -78,10 +78,8 @@ private final class SessionHarness: HTTP2SessionDelegate {
   }
 
   private func openRequest(_ session: HTTP2Session) {
-    let owner = StreamHarness(self)
-    let stream = HTTP2Stream(owner: owner)
-    owner.stream = stream
-    self.streams.append(owner)
+    let stream = StreamHarness(self)
+    self.streams.append(stream)
     var fields = HeaderFields()
     fields.add(":method", "POST")
     fields.add(":scheme", "http")
@@ -92,15 +90,16 @@ private final class SessionHarness: HTTP2SessionDelegate {
   }
 
   private func drain(_ session: HTTP2Session) throws {
-    var left = 1 << 22
-    while left > 0, let output = try session.nextOutput() { left -= output.count }
+    try withUnsafeTemporaryAllocation(byteCount: 1 << 16, alignment: 16) { region in
+      var left = 1 << 22
+      repeat { left -= try session.produce(into: region) } while left > 0 && !session.isDrained
+    }
   }
 
-  func answer(_ harness: StreamHarness) {
-    guard self.role == .server, let session = self.session, let stream = harness.stream,
-      !harness.hasAnswered
+  func answer(_ stream: StreamHarness) {
+    guard self.role == .server, let session = self.session, !stream.isClosed, !stream.hasAnswered
     else { return }
-    harness.hasAnswered = true
+    stream.hasAnswered = true
     var fields = HeaderFields()
     fields.add(":status", "200")
     session.submitResponse(fields, on: stream)
@@ -114,10 +113,8 @@ private final class SessionHarness: HTTP2SessionDelegate {
 
   func streamBegan() -> HTTP2Stream? {
     guard self.streams.count < 100 else { return nil }
-    let owner = StreamHarness(self)
-    let stream = HTTP2Stream(owner: owner)
-    owner.stream = stream
-    self.streams.append(owner)
+    let stream = StreamHarness(self)
+    self.streams.append(stream)
     return stream
   }
 
@@ -128,9 +125,8 @@ private final class SessionHarness: HTTP2SessionDelegate {
   func peerWentTooFar(_ what: String) { self.session?.terminate(code: 0xb, what) }
 }
 
-private final class StreamHarness: HTTP2StreamEvents {
+private final class StreamHarness: HTTP2Stream {
   unowned let session: SessionHarness
-  var stream: HTTP2Stream?
   var hasAnswered = false
   private var request: RequestHead? = RequestHead()
   private var response: ResponseHead? = ResponseHead()
@@ -138,29 +134,27 @@ private final class StreamHarness: HTTP2StreamEvents {
 
   init(_ session: SessionHarness) {
     self.session = session
+    super.init()
   }
 
-  func headersBegan() {
+  override func headersBegan() {
     self.request = RequestHead()
     self.response = ResponseHead()
   }
 
-  func headerReceived(name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>) {
+  override func headerReceived(name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>) {
     self.request?.receive(name: name, value: value)
     self.response?.receive(name: name, value: value)
   }
 
-  func headersTooLarge(bytes: Int, limit: Int) { self.session.answer(self) }
-  func headersEnded(endOfStream: Bool) {}
+  override func headersTooLarge(bytes: Int, limit: Int) { self.session.answer(self) }
 
-  func dataReceived(_ bytes: UnsafeRawBufferPointer) {
+  override func dataReceived(_ bytes: UnsafeRawBufferPointer) {
     try? self.deframer.append(bytes) { _, _ in }
-    if let stream = self.stream { self.session.consume(bytes.count, stream) }
+    self.session.consume(bytes.count, self)
   }
 
-  func endReceived() { self.session.answer(self) }
-  func outboundDrained(remaining: Int) {}
-  func closed(code: UInt32) { self.stream = nil }
+  override func endReceived() { self.session.answer(self) }
 }
 
 // MARK: - Parts

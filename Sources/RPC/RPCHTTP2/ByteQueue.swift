@@ -42,10 +42,20 @@ package struct ByteQueue: ~Copyable {
   }
 
   /// Calls `body` with what is queued, from `offset` bytes behind the front on.
-  package func withBytes(from offset: Int, _ body: (UnsafeRawBufferPointer) -> Void) {
+  package func withBytes(from offset: Int = 0, _ body: (UnsafeRawBufferPointer) -> Void) {
     body(
       UnsafeRawBufferPointer(start: self.base + self.start + offset, count: self.count - offset))
   }
+
+  /// Drops everything, and the memory if it is more than a queue in use should keep.
+  package mutating func clear() {
+    if self.capacity > Self.keptBytes { return self.reset() }
+    self.start = 0
+    self.end = 0
+  }
+
+  /// What a queue may hold on to while it is empty.
+  private static let keptBytes = 4 << 10
 
   /// Drops everything, and the memory with it.
   package mutating func reset() {
@@ -56,17 +66,15 @@ package struct ByteQueue: ~Copyable {
     self.end = 0
   }
 
-  /// Moves bytes from the front into `target`, as many as there are and fit.
-  package mutating func move(into target: UnsafeMutableRawBufferPointer) -> Int {
-    let count = min(self.count, target.count)
-    guard count > 0, let address = target.baseAddress else { return 0 }
-    address.copyMemory(from: self.base + self.start, byteCount: count)
+  /// Moves so many bytes from the front to `target`. There are as many.
+  package mutating func move(_ count: Int, into target: UnsafeMutableRawPointer) {
+    assert(count <= self.count, "a queue holds fewer bytes than are taken from it")
+    target.copyMemory(from: self.base + self.start, byteCount: count)
     self.start += count
     if self.start == self.end {
       self.start = 0
       self.end = 0
     }
-    return count
   }
 
   private mutating func makeRoom(for count: Int) {

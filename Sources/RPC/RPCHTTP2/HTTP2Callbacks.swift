@@ -7,8 +7,12 @@ final class HTTP2Callbacks: @unchecked Sendable {
 
   let pointer: OpaquePointer
 
-  static func session(_ userData: UnsafeMutableRawPointer?) -> HTTP2Session {
-    Unmanaged<HTTP2Session>.fromOpaque(userData!).takeUnretainedValue()
+  /// Calls `body` with the session that a callback is for; whoever called nghttp2 keeps it.
+  @inline(__always)
+  static func withSession<Result>(
+    _ userData: UnsafeMutableRawPointer?, _ body: (HTTP2Session) -> Result
+  ) -> Result {
+    Unmanaged<HTTP2Session>.fromOpaque(userData!)._withUnsafeGuaranteedRef(body)
   }
 
   private init() {
@@ -17,8 +21,10 @@ final class HTTP2Callbacks: @unchecked Sendable {
     self.pointer = callbacks!
 
     nghttp2_session_callbacks_set_on_begin_frame_callback(callbacks) { _, header, userData in
-      HTTP2Callbacks.session(userData).frameBegan(
-        type: header!.pointee.type, flags: header!.pointee.flags, length: header!.pointee.length)
+      HTTP2Callbacks.withSession(userData) {
+        $0.frameBegan(
+          type: header!.pointee.type, flags: header!.pointee.flags, length: header!.pointee.length)
+      }
       return 0
     }
 
@@ -26,80 +32,61 @@ final class HTTP2Callbacks: @unchecked Sendable {
       let header = frame!.pointee.hd
       guard header.type == UInt8(NGHTTP2_HEADERS.rawValue) else { return 0 }
       let isRequest = frame!.pointee.headers.cat == NGHTTP2_HCAT_REQUEST
-      HTTP2Callbacks.session(userData).headersBegan(
-        id: header.stream_id, isRequest: isRequest)
+      HTTP2Callbacks.withSession(userData) {
+        $0.headersBegan(id: header.stream_id, isRequest: isRequest)
+      }
       return 0
     }
 
     nghttp2_session_callbacks_set_on_header_callback(callbacks) {
       _, frame, name, nameCount, value, valueCount, _, userData in
-      HTTP2Callbacks.session(userData).headerReceived(
-        id: frame!.pointee.hd.stream_id,
-        name: UnsafeBufferPointer(start: name, count: nameCount),
-        value: UnsafeBufferPointer(start: value, count: valueCount))
+      HTTP2Callbacks.withSession(userData) {
+        $0.headerReceived(
+          id: frame!.pointee.hd.stream_id,
+          name: UnsafeBufferPointer(start: name, count: nameCount),
+          value: UnsafeBufferPointer(start: value, count: valueCount))
+      }
       return 0
     }
 
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks) {
       _, _, id, bytes, count, userData in
-      HTTP2Callbacks.session(userData).dataReceived(
-        id: id, UnsafeRawBufferPointer(start: bytes, count: count))
-      return 0
-    }
-
-    nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks) { _, frame, userData in
-      let header = frame!.pointee.hd
-      let session = HTTP2Callbacks.session(userData)
-      let isEnd = header.flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0
-      let isAcknowledgement = header.flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) != 0
-      switch UInt32(header.type) {
-      case NGHTTP2_HEADERS.rawValue:
-        session.headersEnded(id: header.stream_id, endOfStream: isEnd)
-      case NGHTTP2_DATA.rawValue:
-        if isEnd { session.dataEnded(id: header.stream_id) }
-      case NGHTTP2_SETTINGS.rawValue:
-        if isAcknowledgement {
-          session.settingsAcknowledged()
-        } else {
-          session.settingsReceived()
-        }
-      case NGHTTP2_PING.rawValue:
-        if isAcknowledgement {
-          session.pingAcknowledged(frame!.pointee.ping.opaque_data.7)
-        } else {
-          session.pingReceived()
-        }
-      case NGHTTP2_GOAWAY.rawValue:
-        session.goAwayReceived(
-          lastStreamID: frame!.pointee.goaway.last_stream_id,
-          code: frame!.pointee.goaway.error_code,
-          text: String(
-            decoding: UnsafeBufferPointer(
-              start: frame!.pointee.goaway.opaque_data,
-              count: frame!.pointee.goaway.opaque_data_len), as: UTF8.self))
-      default:
-        break
+      HTTP2Callbacks.withSession(userData) {
+        $0.dataReceived(id: id, UnsafeRawBufferPointer(start: bytes, count: count))
       }
       return 0
     }
 
+    nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks) { _, frame, userData in
+      HTTP2Callbacks.withSession(userData) { $0.frameReceived(frame!) }
+      return 0
+    }
+
     nghttp2_session_callbacks_set_on_stream_close_callback(callbacks) { _, id, code, userData in
-      HTTP2Callbacks.session(userData).streamClosed(id: id, code: code)
+      HTTP2Callbacks.withSession(userData) { $0.streamClosed(id: id, code: code) }
       return 0
     }
 
     nghttp2_session_callbacks_set_on_frame_send_callback(callbacks) { _, frame, userData in
       let header = frame!.pointee.hd
       let isReset = header.type == UInt8(NGHTTP2_RST_STREAM.rawValue)
-      HTTP2Callbacks.session(userData).frameSent(
-        type: header.type, resetCode: isReset ? frame!.pointee.rst_stream.error_code : 0)
-      if header.flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0,
-        header.type == UInt8(NGHTTP2_HEADERS.rawValue)
-          || header.type == UInt8(NGHTTP2_DATA.rawValue)
-      {
-        HTTP2Callbacks.session(userData).endOfStreamSent(id: header.stream_id)
+      let isEnd =
+        header.flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0
+        && (header.type == UInt8(NGHTTP2_HEADERS.rawValue)
+          || header.type == UInt8(NGHTTP2_DATA.rawValue))
+      HTTP2Callbacks.withSession(userData) { session in
+        session.frameSent(
+          type: header.type, resetCode: isReset ? frame!.pointee.rst_stream.error_code : 0)
+        if isEnd { session.endOfStreamSent(id: header.stream_id) }
       }
       return 0
+    }
+
+    nghttp2_session_callbacks_set_send_data_callback(callbacks) {
+      _, frame, header, count, _, userData in
+      HTTP2Callbacks.withSession(userData) {
+        $0.dataSent(id: frame!.pointee.hd.stream_id, header: header!, count: count)
+      }
     }
 
     nghttp2_session_callbacks_set_on_frame_not_send_callback(callbacks) {
@@ -108,7 +95,7 @@ final class HTTP2Callbacks: @unchecked Sendable {
       if header.type == UInt8(NGHTTP2_HEADERS.rawValue),
         frame!.pointee.headers.cat == NGHTTP2_HCAT_REQUEST
       {
-        HTTP2Callbacks.session(userData).requestNotSent(id: header.stream_id)
+        HTTP2Callbacks.withSession(userData) { $0.requestNotSent(id: header.stream_id) }
       }
       return 0
     }

@@ -19,20 +19,37 @@ package final class HTTP2Session {
   }
 
   private let session: OpaquePointer
+  private let memory = SessionMemory()
   private let role: Role
   private let maximumHeaderListBytes: Int
   private unowned(unsafe) let delegate: any HTTP2SessionDelegate
   @exclusivity(unchecked) private var streams: [HTTP2Stream] = []
+  /// The stream that was asked for last: frames, and header fields more so, come in runs.
+  @exclusivity(unchecked) private var last: Unmanaged<HTTP2Stream>?
+  @exclusivity(unchecked) private var lastID: Int32 = 0
   @exclusivity(unchecked) private var headerListBytes = 0
   private var provokedResets: TokenBucket
   @exclusivity(unchecked) private var emptyFrames: TokenBucket
   @exclusivity(unchecked) private var windows: WindowEstimator
   private let maximumQueuedFrames: Int
   private let maximumConcurrentStreams: Int
+  /// nghttp2 is told of what was consumed in steps, for the telling is not for free; small enough
+  /// that half of a window always comes together.
+  private let consumptionStep: Int
+  /// Bytes for which the connection's window is opened at the end of the read.
+  @exclusivity(unchecked) private var consumedBytes = 0
   /// The peer knows our SETTINGS.
   private var isAcknowledged = false
   /// Our first SETTINGS have not gone out.
   private var isSilent = true
+  /// Where ``produce(into:)`` writes: what is left of it.
+  @exclusivity(unchecked) private var region = UnsafeMutableRawBufferPointer(start: nil, count: 0)
+  /// Bytes of nghttp2's that found no room, valid until it is asked for more.
+  @exclusivity(unchecked) private var pending = UnsafeRawBufferPointer(start: nil, count: 0)
+  /// A DATA frame waits for a region with more room.
+  @exclusivity(unchecked) private var isOutOfRoom = false
+  /// Nothing is left to send, for now.
+  @exclusivity(unchecked) package private(set) var isDrained = true
   /// A header list has begun and not ended.
   @exclusivity(unchecked) package private(set) var isInHeaders = false
   /// HEADERS and DATA that have gone out.
@@ -53,6 +70,7 @@ package final class HTTP2Session {
     self.maximumQueuedFrames =
       configuration.maximumQueuedFrames + 2 * Int(configuration.maximumConcurrentStreams)
     self.maximumConcurrentStreams = Int(configuration.maximumConcurrentStreams)
+    self.consumptionStep = min(4 << 10, Int(configuration.streamWindow) / 8)
     self.windows = WindowEstimator(
       window: Int(configuration.streamWindow), maximum: Int(configuration.maximumStreamWindow))
     var options: OpaquePointer?
@@ -77,8 +95,10 @@ package final class HTTP2Session {
     ]
     switch role {
     case .server:
-      Self.check(
-        nghttp2_session_server_new2(&session, HTTP2Callbacks.shared.pointer, nil, options))
+      let made = self.memory.withFunctions {
+        nghttp2_session_server_new3(&session, HTTP2Callbacks.shared.pointer, nil, options, $0)
+      }
+      Self.check(made)
       // The last one: ``tellStreamLimit(in:count:)``.
       settings.append(
         nghttp2_settings_entry(
@@ -86,8 +106,10 @@ package final class HTTP2Session {
           value: UInt32(
             clamping: Int(configuration.maximumConcurrentStreams) + Self.streamsBeyondTheLimit)))
     case .client:
-      Self.check(
-        nghttp2_session_client_new2(&session, HTTP2Callbacks.shared.pointer, nil, options))
+      let made = self.memory.withFunctions {
+        nghttp2_session_client_new3(&session, HTTP2Callbacks.shared.pointer, nil, options, $0)
+      }
+      Self.check(made)
       settings.append(
         nghttp2_settings_entry(
           settings_id: Int32(NGHTTP2_SETTINGS_ENABLE_PUSH.rawValue), value: 0))
@@ -113,23 +135,76 @@ package final class HTTP2Session {
     let count = nghttp2_session_mem_recv(
       self.session, bytes.baseAddress?.assumingMemoryBound(to: UInt8.self), bytes.count)
     guard count >= 0 else { throw Failure(count, during: "receiving") }
+    if self.consumedBytes > 0 {
+      nghttp2_session_consume_connection(self.session, self.consumedBytes)
+      self.consumedBytes = 0
+    }
     let queued = nghttp2_session_get_outbound_queue_size(self.session)
     if queued > self.maximumQueuedFrames {
       self.wentTooFar("\(queued) frames wait for it, and it does not read")
     }
   }
 
-  /// The next run of bytes that is to be sent now, valid until the next call; nil when there is
-  /// none.
-  package func nextOutput() throws(Failure) -> UnsafeRawBufferPointer? {
-    var bytes: UnsafePointer<UInt8>?
-    let count = nghttp2_session_mem_send(self.session, &bytes)
-    guard count >= 0 else { throw Failure(count, during: "sending") }
-    if count > 0, self.isSilent {
-      self.isSilent = false
-      if self.role == .server { self.tellStreamLimit(in: bytes, count: count) }
+  /// What ``produce(into:)`` needs at least: a DATA frame as large as any that we send.
+  package static let minimumRegionBytes = 16_384 + frameHeaderBytes
+  private static let frameHeaderBytes = 9
+
+  /// Fills a region with what is to be sent now.
+  ///
+  /// - Parameter region: At least ``minimumRegionBytes``.
+  /// - Returns: How many bytes; after them there is more unless ``isDrained``.
+  package func produce(into region: UnsafeMutableRawBufferPointer) throws(Failure) -> Int {
+    self.region = region
+    defer { self.region = UnsafeMutableRawBufferPointer(start: nil, count: 0) }
+    self.isDrained = false
+    self.takePending()
+    while self.pending.isEmpty {
+      var bytes: UnsafePointer<UInt8>?
+      self.isOutOfRoom = false
+      let count = nghttp2_session_mem_send(self.session, &bytes)
+      guard count >= 0 else { throw Failure(count, during: "sending") }
+      if count == 0 {
+        self.isDrained = !self.isOutOfRoom
+        break
+      }
+      if self.isSilent {
+        self.isSilent = false
+        if self.role == .server { self.tellStreamLimit(in: bytes, count: count) }
+      }
+      self.pending = UnsafeRawBufferPointer(start: bytes, count: count)
+      self.takePending()
     }
-    return count > 0 ? UnsafeRawBufferPointer(start: bytes, count: count) : nil
+    return region.count - self.region.count
+  }
+
+  /// Moves what nghttp2 has made into the region, as far as there is room.
+  private func takePending() {
+    let count = min(self.pending.count, self.region.count)
+    guard count > 0 else { return }
+    self.region.copyMemory(from: UnsafeRawBufferPointer(rebasing: self.pending[..<count]))
+    self.region = UnsafeMutableRawBufferPointer(rebasing: self.region[count...])
+    self.pending = UnsafeRawBufferPointer(rebasing: self.pending[count...])
+  }
+
+  /// Writes a DATA frame straight from the stream's queue into the region.
+  ///
+  /// - Returns: What nghttp2 takes from `send_data_callback`.
+  func dataSent(id: Int32, header: UnsafePointer<UInt8>, count: Int) -> Int32 {
+    guard self.region.count >= Self.frameHeaderBytes + count else {
+      self.isOutOfRoom = true
+      return NGHTTP2_ERR_WOULDBLOCK.rawValue
+    }
+    self.region.copyMemory(
+      from: UnsafeRawBufferPointer(start: header, count: Self.frameHeaderBytes))
+    self.withStream(id) { stream in
+      stream.outbound.move(
+        count, into: self.region.baseAddress! + Self.frameHeaderBytes)
+      stream.drainedBytes += count
+    }
+    self.region = UnsafeMutableRawBufferPointer(
+      rebasing: self.region[(Self.frameHeaderBytes + count)...])
+    if count > 0 { self.withStream(id) { $0.outboundDrained(remaining: $0.outbound.count) } }
+    return 0
   }
 
   /// How many streams nghttp2 lets a peer begin beyond what the peer is told.
@@ -176,18 +251,16 @@ package final class HTTP2Session {
     guard id > 0 else {
       // No stream numbers are left, or the session is ending: as if the peer had refused it.
       stream.isClosed = true
-      stream.owner.closed(code: NGHTTP2_REFUSED_STREAM.rawValue)
+      stream.closed(code: NGHTTP2_REFUSED_STREAM.rawValue)
       return
     }
     stream.id = id
-    stream.hasProvider = true
     self.list(stream)
   }
 
   /// Sends a response's headers; the body follows from the stream's outbound queue.
   package func submitResponse(_ fields: borrowing HeaderFields, on stream: HTTP2Stream) {
     guard !stream.isClosed else { return }
-    stream.hasProvider = true
     let result = fields.withNameValues { list, count in
       var provider = Self.provider
       return nghttp2_submit_response(self.session, stream.id, list, count, &provider)
@@ -198,7 +271,6 @@ package final class HTTP2Session {
   /// The same with headers that never change.
   package func submitResponse(_ fields: ConstantHeaderFields, on stream: HTTP2Stream) {
     guard !stream.isClosed else { return }
-    stream.hasProvider = true
     var provider = Self.provider
     self.resetOnError(
       nghttp2_submit_response(self.session, stream.id, fields.list, fields.count, &provider),
@@ -253,8 +325,11 @@ package final class HTTP2Session {
 
   /// Opens the stream's window again by bytes that the application has read.
   package func consume(_ count: Int, on stream: HTTP2Stream) {
-    guard !stream.isClosed, count > 0 else { return }
-    nghttp2_session_consume_stream(self.session, stream.id, count)
+    guard !stream.isClosed else { return }
+    stream.consumedBytes += count
+    guard stream.consumedBytes >= self.consumptionStep else { return }
+    nghttp2_session_consume_stream(self.session, stream.id, stream.consumedBytes)
+    stream.consumedBytes = 0
   }
 
   // MARK: - The connection
@@ -364,6 +439,35 @@ package final class HTTP2Session {
     }
   }
 
+  /// A frame has come whole.
+  func frameReceived(_ frame: UnsafePointer<nghttp2_frame>) {
+    let header = frame.pointee.hd
+    let isEnd = header.flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0
+    let isAcknowledgement = header.flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) != 0
+    switch UInt32(header.type) {
+    case NGHTTP2_HEADERS.rawValue:
+      self.headersEnded(id: header.stream_id, endOfStream: isEnd)
+    case NGHTTP2_DATA.rawValue:
+      if isEnd { self.dataEnded(id: header.stream_id) }
+    case NGHTTP2_SETTINGS.rawValue:
+      if isAcknowledgement { self.isAcknowledged = true } else { self.delegate.settingsReceived() }
+    case NGHTTP2_PING.rawValue:
+      if isAcknowledgement {
+        self.pingAcknowledged(frame.pointee.ping.opaque_data.7)
+      } else {
+        self.delegate.pingReceived()
+      }
+    case NGHTTP2_GOAWAY.rawValue:
+      let text = UnsafeBufferPointer(
+        start: frame.pointee.goaway.opaque_data, count: frame.pointee.goaway.opaque_data_len)
+      self.delegate.goAwayReceived(
+        lastStreamID: frame.pointee.goaway.last_stream_id, code: frame.pointee.goaway.error_code,
+        text: String(decoding: text, as: UTF8.self))
+    default:
+      break
+    }
+  }
+
   private static let start = ContinuousClock.now
   private static var second: Int64 { Self.start.duration(to: .now).components.seconds }
 
@@ -393,7 +497,7 @@ package final class HTTP2Session {
         self.session, id, Unmanaged.passUnretained(stream).toOpaque())
       self.list(stream)
     }
-    self.stream(id)?.owner.headersBegan()
+    self.withStream(id) { $0.headersBegan() }
   }
 
   func headerReceived(
@@ -403,36 +507,36 @@ package final class HTTP2Session {
     self.headerListBytes += name.count + value.count + 32
     // What is beyond is read, for the sake of HPACK's table, and dropped.
     guard self.headerListBytes <= self.maximumHeaderListBytes else { return }
-    self.stream(id)?.owner.headerReceived(name: name, value: value)
+    self.withStream(id) { $0.headerReceived(name: name, value: value) }
   }
 
-  func headersEnded(id: Int32, endOfStream: Bool) {
+  private func headersEnded(id: Int32, endOfStream: Bool) {
     self.isInHeaders = false
-    guard let stream = self.stream(id) else { return }
-    if self.headerListBytes > self.maximumHeaderListBytes {
-      stream.owner.headersTooLarge(bytes: self.headerListBytes, limit: self.maximumHeaderListBytes)
-    } else {
-      stream.owner.headersEnded(endOfStream: endOfStream)
+    self.withStream(id) { stream in
+      if self.headerListBytes > self.maximumHeaderListBytes {
+        stream.headersTooLarge(bytes: self.headerListBytes, limit: self.maximumHeaderListBytes)
+      } else {
+        stream.headersEnded(endOfStream: endOfStream)
+      }
+      if endOfStream, !stream.isClosed { stream.endReceived() }
     }
-    if endOfStream, !stream.isClosed { stream.owner.endReceived() }
   }
 
   func dataReceived(id: Int32, _ bytes: UnsafeRawBufferPointer) {
     // The connection's window is opened at once; each stream's own holds its sender back.
-    nghttp2_session_consume_connection(self.session, bytes.count)
+    self.consumedBytes += bytes.count
     if self.windows.received(bytes.count) { self.ping(.window) }
-    guard let stream = self.stream(id) else { return }
-    stream.owner.dataReceived(bytes)
+    self.withStream(id) { $0.dataReceived(bytes) }
   }
 
-  func dataEnded(id: Int32) {
-    guard let stream = self.stream(id), !stream.isClosed else { return }
-    stream.owner.endReceived()
+  private func dataEnded(id: Int32) {
+    self.withStream(id) { stream in
+      if !stream.isClosed { stream.endReceived() }
+    }
   }
 
   func streamClosed(id: Int32, code: UInt32) {
-    guard let stream = self.stream(id) else { return }
-    self.close(stream, code: code)
+    self.withStream(id) { self.close($0, code: code) }
   }
 
   /// A request never left: it was cancelled, or the peer takes no more streams.
@@ -442,18 +546,8 @@ package final class HTTP2Session {
     self.close(stream, code: NGHTTP2_REFUSED_STREAM.rawValue)
   }
 
-  func settingsReceived() { self.delegate.settingsReceived() }
-
-  func settingsAcknowledged() { self.isAcknowledged = true }
-
-  func goAwayReceived(lastStreamID: Int32, code: UInt32, text: String) {
-    self.delegate.goAwayReceived(lastStreamID: lastStreamID, code: code, text: text)
-  }
-
-  func pingReceived() { self.delegate.pingReceived() }
-
   /// - Parameter purpose: The last of the answer's bytes.
-  func pingAcknowledged(_ purpose: UInt8) {
+  private func pingAcknowledged(_ purpose: UInt8) {
     switch Ping(rawValue: purpose) {
     case .window:
       guard let window = self.windows.pingAnswered() else { return }
@@ -471,40 +565,42 @@ package final class HTTP2Session {
     }
   }
 
-  /// Fills a DATA frame from the stream's queue.
-  func readOutbound(
-    id: Int32, into target: UnsafeMutableRawBufferPointer, flags: UnsafeMutablePointer<UInt32>
+  /// Says how much of the stream's queue goes into its next DATA frame; ``dataSent(id:header:count:)``
+  /// moves it.
+  func readOutbound(id: Int32, limit: Int, flags: UnsafeMutablePointer<UInt32>) -> Int {
+    var count = Int(NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue)
+    self.withStream(id) { count = self.readOutbound(of: $0, limit: limit, flags: flags) }
+    return count
+  }
+
+  private func readOutbound(
+    of stream: HTTP2Stream, limit: Int, flags: UnsafeMutablePointer<UInt32>
   ) -> Int {
-    guard let stream = self.stream(id) else {
-      return Int(NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue)
-    }
-    let count = stream.outbound.move(into: target)
-    stream.drainedBytes += count
-    if stream.outbound.isEmpty {
-      switch stream.ending {
-      case .open, .sent:
-        if count == 0 {
-          stream.isDeferred = true
-          return Int(NGHTTP2_ERR_DEFERRED.rawValue)
-        }
-      case .endStream:
-        stream.ending = .sent
-        flags.pointee |= NGHTTP2_DATA_FLAG_EOF.rawValue
-      case .trailers(let box):
-        let result = box.fields.withNameValues { list, count in
-          nghttp2_submit_trailer(self.session, id, list, count)
-        }
-        guard self.trailersFollow(stream, flags, result) else {
-          return Int(NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue)
-        }
-      case .constantTrailers(let fields):
-        let result = nghttp2_submit_trailer(self.session, id, fields.list, fields.count)
-        guard self.trailersFollow(stream, flags, result) else {
-          return Int(NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue)
-        }
+    let count = min(stream.outbound.count, limit)
+    flags.pointee |= NGHTTP2_DATA_FLAG_NO_COPY.rawValue
+    guard count == stream.outbound.count else { return count }
+    switch stream.ending {
+    case .open, .sent:
+      if count == 0 {
+        stream.isDeferred = true
+        return Int(NGHTTP2_ERR_DEFERRED.rawValue)
+      }
+    case .endStream:
+      stream.ending = .sent
+      flags.pointee |= NGHTTP2_DATA_FLAG_EOF.rawValue
+    case .trailers(let box):
+      let result = box.fields.withNameValues { list, count in
+        nghttp2_submit_trailer(self.session, stream.id, list, count)
+      }
+      guard self.trailersFollow(stream, flags, result) else {
+        return Int(NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue)
+      }
+    case .constantTrailers(let fields):
+      let result = nghttp2_submit_trailer(self.session, stream.id, fields.list, fields.count)
+      guard self.trailersFollow(stream, flags, result) else {
+        return Int(NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue)
       }
     }
-    if count > 0 { stream.owner.outboundDrained(remaining: stream.outbound.count) }
     return count
   }
 
@@ -521,16 +617,23 @@ package final class HTTP2Session {
   private static var provider: nghttp2_data_provider {
     nghttp2_data_provider(
       source: nghttp2_data_source(),
-      read_callback: { _, id, buffer, length, flags, _, userData in
-        HTTP2Callbacks.session(userData).readOutbound(
-          id: id, into: UnsafeMutableRawBufferPointer(start: buffer, count: length),
-          flags: flags!)
+      read_callback: { _, id, _, length, flags, _, userData in
+        HTTP2Callbacks.withSession(userData) {
+          $0.readOutbound(id: id, limit: length, flags: flags!)
+        }
       })
   }
 
-  private func stream(_ id: Int32) -> HTTP2Stream? {
-    guard let pointer = nghttp2_session_get_stream_user_data(self.session, id) else { return nil }
-    return Unmanaged<HTTP2Stream>.fromOpaque(pointer).takeUnretainedValue()
+  /// Calls `body` with the stream of that number, if it is there. No reference is counted: the list
+  /// of streams keeps it.
+  @inline(__always)
+  private func withStream(_ id: Int32, _ body: (HTTP2Stream) -> Void) {
+    if id != self.lastID {
+      guard let pointer = nghttp2_session_get_stream_user_data(self.session, id) else { return }
+      self.lastID = id
+      self.last = Unmanaged<HTTP2Stream>.fromOpaque(pointer)
+    }
+    self.last?._withUnsafeGuaranteedRef(body)
   }
 
   /// Listed streams are kept alive; nghttp2 holds bare pointers to them.
@@ -542,13 +645,14 @@ package final class HTTP2Session {
   private func close(_ stream: HTTP2Stream, code: UInt32) {
     guard !stream.isClosed else { return }
     stream.isClosed = true
+    if stream.id == self.lastID { self.lastID = 0 }
     nghttp2_session_set_stream_user_data(self.session, stream.id, nil)
-    let last = self.streams.removeLast()
-    if last !== stream {
-      self.streams[stream.slot] = last
-      last.slot = stream.slot
-    }
-    stream.owner.closed(code: code)
+    let slot = stream.slot
+    self.streams.swapAt(slot, self.streams.count - 1)
+    self.streams[slot].slot = slot
+    // Nobody else may keep it.
+    let ended = self.streams.removeLast()
+    ended.closed(code: code)
   }
 
   private func resetOnError(_ result: Int32, _ stream: HTTP2Stream) {

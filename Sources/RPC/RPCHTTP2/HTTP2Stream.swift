@@ -1,28 +1,11 @@
 import CNghttp2
 
-/// What happens on one stream, told to whoever owns it. All calls come from within
-/// ``HTTP2Session/receive(_:)`` or ``HTTP2Session/nextOutput()``; pointers are valid during the call.
-package protocol HTTP2StreamEvents: AnyObject {
-  /// A header list begins: the request's or the response's, or the trailers.
-  func headersBegan()
-  func headerReceived(name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>)
-  func headersEnded(endOfStream: Bool)
-  /// The header list is larger than the limit; what was told of it is not all.
-  func headersTooLarge(bytes: Int, limit: Int)
-  /// A part of the body. The owner calls ``HTTP2Session/consume(_:on:)`` once it has room for more.
-  func dataReceived(_ bytes: UnsafeRawBufferPointer)
-  /// The peer has sent everything.
-  func endReceived()
-  /// Bytes have left the outbound queue; `remaining` are in it.
-  func outboundDrained(remaining: Int)
-  /// The last event.
-  ///
-  /// - Parameter code: RFC 9113, section 7; 0 after an ordinary end.
-  func closed(code: UInt32)
-}
-
-/// One HTTP/2 stream: its number, its owner, and the bytes that wait to go out on it.
-package final class HTTP2Stream {
+/// One HTTP/2 stream: its number, the bytes that wait to go out on it, and what happens on it.
+///
+/// Whose stream it is says what the events mean, by overriding them. All of them come from within
+/// ``HTTP2Session/receive(_:)`` or ``HTTP2Session/produce(into:)``; pointers are valid during the call.
+/// Confined to the event loop of its session.
+open class HTTP2Stream {
   /// What comes behind the queued bytes.
   enum Ending {
     /// More bytes may be queued.
@@ -42,23 +25,53 @@ package final class HTTP2Stream {
     init(_ fields: consuming HeaderFields) { self.fields = fields }
   }
 
-  @exclusivity(unchecked) package internal(set) var id: Int32 = -1
+  @exclusivity(unchecked) package internal(set) final var id: Int32 = -1
   /// The bytes that go out as the peer's window allows.
-  @exclusivity(unchecked) package var outbound = ByteQueue()
-  package let owner: any HTTP2StreamEvents
-  @exclusivity(unchecked) var ending = Ending.open
+  @exclusivity(unchecked) package final var outbound = ByteQueue()
+  @exclusivity(unchecked) final var ending = Ending.open
   /// The data provider has nothing to give and must be resumed.
-  @exclusivity(unchecked) var isDeferred = false
-  /// The headers that carry the data provider have been submitted.
-  var hasProvider = false
-  @exclusivity(unchecked) var isClosed = false
+  @exclusivity(unchecked) final var isDeferred = false
+  /// It is over; nothing on it has an effect any more.
+  @exclusivity(unchecked) package internal(set) final var isClosed = false
   /// Bytes that have left the outbound queue, and how many had at the last look while more waited.
-  @exclusivity(unchecked) var drainedBytes = 0
-  var drainedAtCheck: Int?
+  @exclusivity(unchecked) final var drainedBytes = 0
+  final var drainedAtCheck: Int?
+  /// Bytes that the owner has consumed and nghttp2 has not been told of.
+  @exclusivity(unchecked) final var consumedBytes = 0
   /// Where the session lists it.
-  @exclusivity(unchecked) var slot = -1
+  @exclusivity(unchecked) final var slot = -1
 
-  package init(owner: any HTTP2StreamEvents) {
-    self.owner = owner
+  public init() {}
+
+  /// Makes a stream that is over one that has not begun, with the memory that it has.
+  package final func renew() {
+    self.id = -1
+    self.outbound.clear()
+    self.ending = .open
+    self.isDeferred = false
+    self.isClosed = false
+    self.drainedBytes = 0
+    self.drainedAtCheck = nil
+    self.consumedBytes = 0
+    self.slot = -1
   }
+
+  /// A header list begins: the request's or the response's, or the trailers.
+  open func headersBegan() {}
+  open func headerReceived(
+    name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>
+  ) {}
+  open func headersEnded(endOfStream: Bool) {}
+  /// The header list is larger than the limit; what was told of it is not all.
+  open func headersTooLarge(bytes: Int, limit: Int) {}
+  /// A part of the body. The owner calls ``HTTP2Session/consume(_:on:)`` once it has room for more.
+  open func dataReceived(_ bytes: UnsafeRawBufferPointer) {}
+  /// The peer has sent everything.
+  open func endReceived() {}
+  /// Bytes have left the outbound queue; `remaining` are in it.
+  open func outboundDrained(remaining: Int) {}
+  /// The last event.
+  ///
+  /// - Parameter code: RFC 9113, section 7; 0 after an ordinary end.
+  open func closed(code: UInt32) {}
 }

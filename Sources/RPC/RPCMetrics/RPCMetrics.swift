@@ -6,7 +6,7 @@ import Synchronization
 /// Counts and times the calls that a server serves, by swift-metrics.
 ///
 ///     var configuration = RPCServer.Configuration()
-///     configuration.interceptors = [ServerMetrics()]
+///     configuration.observers = [ServerMetrics()]
 ///
 /// | metric | kind | dimensions |
 /// | --- | --- | --- |
@@ -17,21 +17,16 @@ import Synchronization
 ///
 /// The names are those of `A66` of the gRPC project's proposals; the number of completed calls is
 /// the timer's own count. Calls of methods that the server does not have are not counted.
-public struct ServerMetrics: ServerInterceptor {
-  private let methods: MethodTable
+public struct ServerMetrics: ServerObserver {
+  private let factory: any MetricsFactory
 
   /// Metrics of a factory's; by default of the one that the program has bootstrapped.
   public init(factory: any MetricsFactory = MetricsSystem.factory) {
-    self.methods = MethodTable(prefix: "grpc.server.call", factory: factory)
+    self.factory = factory
   }
 
-  public func intercept(
-    _ context: ServerContext, proceed: () async throws -> Void
-  ) async throws {
-    let metrics = self.methods.metrics(of: context.method)
-    metrics.started()
-    context.onEnd { metrics.ended($0) }
-    try await proceed()
+  public func observer(ofMethod method: String) -> any MethodObserver {
+    MethodMetrics(method, prefix: "grpc.server.call", factory: self.factory)
   }
 }
 
@@ -46,8 +41,8 @@ public struct ClientMetrics: ClientInterceptor {
 
   public func intercept(_ call: inout OutgoingCall) async throws {
     let metrics = self.methods.metrics(of: call.method)
-    metrics.started()
-    call.onEnd { metrics.ended($0) }
+    metrics.callBegan()
+    call.onEnd { metrics.callEnded($0) }
   }
 }
 
@@ -72,7 +67,7 @@ private final class MethodTable: Sendable {
   }
 }
 
-private final class MethodMetrics: Sendable {
+private final class MethodMetrics: MethodObserver {
   private let startedCounter: Counter
   private let durations: [Timer]
   private let received: Recorder
@@ -93,9 +88,9 @@ private final class MethodMetrics: Sendable {
       label: "\(prefix).sent_total_compressed_message_size", dimensions: method, factory: factory)
   }
 
-  func started() { self.startedCounter.increment() }
+  func callBegan() { self.startedCounter.increment() }
 
-  func ended(_ summary: CallSummary) {
+  func callEnded(_ summary: CallSummary) {
     let (seconds, attoseconds) = summary.duration.components
     self.durations[summary.code.rawValue].recordNanoseconds(
       seconds * 1_000_000_000 + attoseconds / 1_000_000_000)

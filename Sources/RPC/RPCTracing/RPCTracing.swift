@@ -18,10 +18,16 @@ public struct ServerTracing: ServerInterceptor {
   public func intercept(
     _ context: ServerContext, proceed: () async throws -> Void
   ) async throws {
+    let trace = IncomingTrace(context.metadata)
+    let instrument = InstrumentationSystem.instrument
+    if instrument is NoOpInstrument, trace == nil { return try await proceed() }
     var outer = ServiceContext.current ?? .topLevel
-    outer.incomingTrace = IncomingTrace(context.metadata)
-    InstrumentationSystem.instrument.extract(
-      context.metadata, into: &outer, using: MetadataExtractor())
+    outer.incomingTrace = trace
+    if instrument is NoOpInstrument {
+      try await ServiceContext.withValue(outer) { try await proceed() }
+      return
+    }
+    instrument.extract(context.metadata, into: &outer, using: MetadataExtractor())
     try await withSpan(
       String(context.method.dropFirst()), context: outer, ofKind: .server
     ) { span in

@@ -14,8 +14,7 @@ struct AttemptEnd {
 ///
 /// It ends once: by the server's trailers, a reset, a cancellation, or a lost connection. Confined to
 /// its loop.
-final class ClientAttempt: HTTP2StreamEvents {
-  @exclusivity(unchecked) private(set) var stream: HTTP2Stream?
+final class ClientAttempt: HTTP2Stream {
   /// How much of the call's replay buffer has been queued here.
   var replayed = 0
   private unowned let call: ClientStream
@@ -39,30 +38,26 @@ final class ClientAttempt: HTTP2StreamEvents {
     self.client = connection.client
     self.limit = maximumResponseBytes
     self.deframer = MessageDeframer(limit: maximumResponseBytes)
-    self.stream = HTTP2Stream(owner: self)
+    super.init()
   }
 
   // MARK: - From the call
 
   func submit(_ fields: borrowing HeaderFields) {
-    guard let stream = self.stream, let session = self.connection.session else { return }
-    session.submitRequest(fields, on: stream)
+    guard !self.isClosed, let session = self.connection.session else { return }
+    session.submitRequest(fields, on: self)
     self.connection.needsFlush()
   }
 
-  func reserve(_ count: Int) -> UnsafeMutableRawPointer? { self.stream?.outbound.reserve(count) }
-
-  func append(_ bytes: UnsafeRawBufferPointer) { self.stream?.outbound.append(bytes) }
-
   func outboundGrew() {
-    guard let stream = self.stream else { return }
-    self.connection.session?.outboundGrew(stream)
+    guard !self.isClosed else { return }
+    self.connection.session?.outboundGrew(self)
     self.connection.needsFlush()
   }
 
   func endOutbound() {
-    guard let stream = self.stream else { return }
-    self.connection.session?.endOutbound(stream)
+    guard !self.isClosed else { return }
+    self.connection.session?.endOutbound(self)
     self.connection.needsFlush()
   }
 
@@ -70,8 +65,8 @@ final class ClientAttempt: HTTP2StreamEvents {
   func abandon() {
     self.isEnded = true
     self.keepsCall = nil
-    guard let stream = self.stream else { return }
-    self.connection.session?.reset(stream, code: 0x8)
+    guard !self.isClosed else { return }
+    self.connection.session?.reset(self, code: 0x8)
     self.connection.needsFlush()
     self.openWindow()
   }
@@ -84,22 +79,22 @@ final class ClientAttempt: HTTP2StreamEvents {
 
   // MARK: - From the session
 
-  func headersBegan() {
+  override func headersBegan() {
     self.head = ResponseHead()
   }
 
-  func headerReceived(name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>) {
+  override func headerReceived(name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>) {
     self.head?.receive(name: name, value: value)
   }
 
-  func headersTooLarge(bytes: Int, limit: Int) {
+  override func headersTooLarge(bytes: Int, limit: Int) {
     self.breakOff(
       RPCError(
         .resourceExhausted,
         "the response's header list of \(bytes) bytes is larger than the limit of \(limit)"))
   }
 
-  func headersEnded(endOfStream: Bool) {
+  override func headersEnded(endOfStream: Bool) {
     guard !self.isEnded, let head = self.head.take() else { return }
     if !self.isPastHead {
       // RFC 9113, section 8.1: any number of interim responses come before the final one.
@@ -138,7 +133,7 @@ final class ClientAttempt: HTTP2StreamEvents {
     }
   }
 
-  func dataReceived(_ bytes: UnsafeRawBufferPointer) {
+  override func dataReceived(_ bytes: UnsafeRawBufferPointer) {
     guard !self.isEnded else {
       self.open(bytes.count)
       return
@@ -182,16 +177,16 @@ final class ClientAttempt: HTTP2StreamEvents {
     }
   }
 
-  func endReceived() {
+  override func endReceived() {
     self.end(
       .failure(RPCError(.internalError, "the server ended the stream without a status")))
   }
 
-  func outboundDrained(remaining: Int) {
+  override func outboundDrained(remaining: Int) {
     if !self.isEnded { self.call.outboundDrained(self, remaining: remaining) }
   }
 
-  func closed(code: UInt32) {
+  override func closed(code: UInt32) {
     if !self.isEnded {
       if let reason = self.client?.lossReason {
         self.end(.failure(RPCError(.unavailable, "the connection was lost: \(reason)")))
@@ -205,7 +200,6 @@ final class ClientAttempt: HTTP2StreamEvents {
           isUnprocessed: code == 0x7 && !self.isPastHead)
       }
     }
-    self.stream = nil
     self.client?.callEnded()
   }
 
@@ -213,8 +207,8 @@ final class ClientAttempt: HTTP2StreamEvents {
 
   /// The server broke a rule: its answer is not waited for.
   private func breakOff(_ error: RPCError) {
-    if let stream = self.stream {
-      self.connection.session?.reset(stream, code: 0x8)
+    if !self.isClosed {
+      self.connection.session?.reset(self, code: 0x8)
       self.connection.needsFlush()
     }
     self.end(.failure(error))
@@ -235,9 +229,8 @@ final class ClientAttempt: HTTP2StreamEvents {
   }
 
   private func open(_ count: Int) {
-    guard count > 0, let stream = self.stream, let session = self.connection.session
-    else { return }
-    session.consume(count, on: stream)
+    guard count > 0, !self.isClosed, let session = self.connection.session else { return }
+    session.consume(count, on: self)
     self.connection.needsFlush()
   }
 }

@@ -276,12 +276,14 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
 
   func reserveOutbound(_ count: Int) -> UnsafeMutableRawPointer? {
     if self.isFinished { return nil }
-    return self.committed != nil ? self.committed?.reserve(count) : self.replay.reserve(count)
+    guard let committed = self.committed else { return self.replay.reserve(count) }
+    return committed.isClosed ? nil : committed.outbound.reserve(count)
   }
 
   func appendOutbound(_ bytes: UnsafeRawBufferPointer) {
     if self.isFinished { return }
-    if let committed = self.committed { committed.append(bytes) } else { self.replay.append(bytes) }
+    guard let committed = self.committed else { return self.replay.append(bytes) }
+    if !committed.isClosed { committed.outbound.append(bytes) }
   }
 
   func outboundAppended() {
@@ -301,7 +303,8 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   /// Queues what an attempt has not got yet.
   private func pump(_ attempt: ClientAttempt) {
     guard self.committed == nil, attempt.replayed < self.replay.count else { return }
-    self.replay.withBytes(from: attempt.replayed) { attempt.append($0) }
+    guard !attempt.isClosed else { return }
+    self.replay.withBytes(from: attempt.replayed) { attempt.outbound.append($0) }
     attempt.replayed = self.replay.count
   }
 

@@ -172,31 +172,24 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     defer { self.isFlushing = false }
     // Unique again once the write before is done: the storage is used again.
     self.output.clear()
-    var wrote = false
     do {
-      while context.channel.isWritable, let bytes = try session.nextOutput() {
-        self.output.writeBytes(bytes)
-        if self.output.readableBytes >= Self.writeBatchBytes {
-          context.writeAndFlush(self.wrapOutboundOut(self.output), promise: nil)
-          self.output.clear()
-          wrote = true
-        }
+      while context.channel.isWritable {
+        repeat {
+          try self.output.writeWithUnsafeMutableBytes(
+            minimumWritableBytes: HTTP2Session.minimumRegionBytes
+          ) { region in try session.produce(into: region) }
+        } while !session.isDrained && self.output.readableBytes < Self.writeBatchBytes
+        guard self.output.readableBytes > 0 else { break }
+        context.writeAndFlush(self.wrapOutboundOut(self.output), promise: nil)
+        self.output.clear()
+        if session.isDrained { break }
       }
     } catch {
       self.closeReason = "\(error)"
       context.close(promise: nil)
       return
     }
-    if self.output.readableBytes > 0 {
-      context.writeAndFlush(self.wrapOutboundOut(self.output), promise: nil)
-      wrote = true
-    }
-    if session.isOver {
-      self.closeWhenWritten()
-    } else if wrote {
-      // What was sent may have ended streams, and their ends may have something to say.
-      self.executor.eventLoop.assertInEventLoop()
-    }
+    if session.isOver { self.closeWhenWritten() }
   }
 
   /// Ends the connection once the socket has taken what was said: to close at once would drop what

@@ -20,6 +20,27 @@ public protocol ServerInterceptor: Sendable {
   func intercept(_ context: ServerContext, proceed: () async throws -> Void) async throws
 }
 
+/// Hears of every call that a server serves, without standing in its way: metrics, logs.
+///
+///     struct CallCount: ServerObserver {
+///       func observer(ofMethod method: String) -> any MethodObserver { Count(of: method) }
+///     }
+public protocol ServerObserver: Sendable {
+  /// Asked once for each method, when the server is made.
+  ///
+  /// - Parameter method: `/package.Service/Method`.
+  func observer(ofMethod method: String) -> any MethodObserver
+}
+
+/// Hears of the calls of one method, on the event loops of their connections, which it must not
+/// block.
+public protocol MethodObserver: Sendable {
+  /// A call's handler, or the first interceptor, is about to begin.
+  func callBegan()
+  /// A call whose beginning was told is over.
+  func callEnded(_ summary: CallSummary)
+}
+
 /// Stands before every call that a client makes: credentials, metrics, traces.
 public protocol ClientInterceptor: Sendable {
   /// Changes how the call is made, asks to hear of its end, or throws: then no call is made.

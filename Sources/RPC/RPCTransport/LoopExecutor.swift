@@ -13,6 +13,8 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   @exclusivity(unchecked) private var running: [UnownedJob] = []
   @exclusivity(unchecked) private var dirtyConnections: [Connection] = []
   @exclusivity(unchecked) private var isScheduled = false
+  /// Tasks that wait for a call to serve.
+  @exclusivity(unchecked) var idleHandlers: [HandlerTask] = []
   private let foreignJobs = Mutex<[UnownedJob]>([])
 
   private static let executors = Mutex<[ObjectIdentifier: LoopExecutor]>([:])

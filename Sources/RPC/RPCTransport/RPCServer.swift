@@ -25,6 +25,8 @@ public final class RPCServer: Sendable {
     public var responseCompression = Compression.identity
     /// Stand before every call, the first outermost.
     public var interceptors: [any ServerInterceptor] = []
+    /// Who hears of every call, whatever the interceptors do with it.
+    public var observers: [any ServerObserver] = []
     /// Nil: plain text.
     public var tls: ServerTLS?
 
@@ -131,6 +133,7 @@ public final class RPCServer: Sendable {
   ) {
     var router = Router()
     for service in services { service.registerMethods(with: &router) }
+    router.observe(by: configuration.observers)
     self.router = router
     self.configuration = configuration
     self.group = group

@@ -18,13 +18,30 @@ public struct Router: Sendable {
   public init() {}
 
   /// Adds a method with one request and one response.
+  ///
+  /// Inlined, so that a service's own module makes a form of it for the messages and the handler at
+  /// hand; nothing else on the way of a call is generic.
   @inlinable
+  @inline(__always)
   public mutating func unary<Request, Response>(
     _ method: MethodDescriptor<Request, Response>,
     handler: @escaping @Sendable (Request, ServerContext) async throws -> Response
   ) {
-    self.add(
-      Route(method.path) { stream in UnaryServerCall(stream: stream, handler: handler) })
+    self.addSingle(method.path) { stream, bytes in
+      guard let request: Request = decode(bytes, for: stream) else { return }
+      let context = stream.handlerBegins()
+      stream.run(context) {
+        do {
+          let response =
+            stream.isIntercepted
+            ? try await stream.intercept(context) { try await handler(request, context) }
+            : try await handler(request, context)
+          stream.finish(with: response)
+        } catch {
+          stream.fail(error)
+        }
+      }
+    }
   }
 
   /// Adds a method with one request and a stream of responses.
@@ -33,10 +50,12 @@ public struct Router: Sendable {
     handler:
       @escaping @Sendable (Request, ResponseWriter<Response>, ServerContext) async throws -> Void
   ) {
-    self.add(
-      Route(method.path) { stream in
-        ServerStreamingCall<Request, Response>(stream: stream, handler: handler)
-      })
+    self.addSingle(method.path) { stream, bytes in
+      guard let request: Request = decode(bytes, for: stream) else { return }
+      stream.run { context, writer in
+        try await handler(request, ResponseWriter(stream: stream, writer: writer), context)
+      }
+    }
   }
 
   /// Adds a method with a stream of requests and one response.
@@ -45,12 +64,15 @@ public struct Router: Sendable {
     handler: @escaping @Sendable (RequestStream<Request>, ServerContext) async throws -> Response
   ) {
     self.add(
-      Route(method.path) { stream in
-        StreamingServerCall<Request>(stream: stream) { requests, context, stream, writer in
-          let response = try await handler(requests, context)
-          try await writer.send(response, on: stream)
-        }
-      })
+      Route(
+        method.path,
+        .many { stream in
+          let requests = RequestQueue<Request>.receiving(from: stream)
+          stream.run { context, writer in
+            let response = try await handler(requests, context)
+            try await writer.send(response, on: stream)
+          }
+        }))
   }
 
   /// Adds a method with streams both ways.
@@ -62,11 +84,25 @@ public struct Router: Sendable {
       ) async throws -> Void
   ) {
     self.add(
-      Route(method.path) { stream in
-        StreamingServerCall<Request>(stream: stream) { requests, context, stream, writer in
-          try await handler(requests, ResponseWriter(stream: stream, writer: writer), context)
-        }
-      })
+      Route(
+        method.path,
+        .many { stream in
+          let requests = RequestQueue<Request>.receiving(from: stream)
+          stream.run { context, writer in
+            try await handler(requests, ResponseWriter(stream: stream, writer: writer), context)
+          }
+        }))
+  }
+
+  /// Has every method's calls told to observers.
+  mutating func observe(by observers: [any ServerObserver]) {
+    self.routes = self.routes.map { route in
+      route.map { route in
+        Route(
+          route.path, route.shape,
+          observers: observers.map { $0.observer(ofMethod: route.path) })
+      }
+    }
   }
 
   /// The method of that path.
@@ -80,9 +116,15 @@ public struct Router: Sendable {
   }
 
   @usableFromInline
-  mutating func add(_ route: Route) {
-    let exists = route.path.utf8.withContiguousStorageIfAvailable { self.find($0) != nil }
-    precondition(exists != true, "two services of one server define \(route.path)")
+  mutating func addSingle(
+    _ path: String, serve: @escaping @Sendable (ServerStream, UnsafeRawBufferPointer) -> Void
+  ) {
+    self.add(Route(path, .single(serve)))
+  }
+
+  private mutating func add(_ route: Route) {
+    let exists = route.withBytes { self.find($0) != nil }
+    precondition(!exists, "two services of one server define \(route.path)")
     if (self.count + 1) * 2 > self.routes.count {
       let old = self.routes
       self.routes = Array(repeating: nil, count: old.count * 2)
@@ -93,7 +135,7 @@ public struct Router: Sendable {
   }
 
   private mutating func insert(_ route: Route) {
-    var slot = route.bytes.withUnsafeBufferPointer(Self.hash) & (self.routes.count - 1)
+    var slot = route.withBytes(Self.hash) & (self.routes.count - 1)
     while self.routes[slot] != nil { slot = (slot + 1) & (self.routes.count - 1) }
     self.routes[slot] = route
   }
@@ -108,21 +150,33 @@ public struct Router: Sendable {
   }
 }
 
-/// A method and how a call to it begins.
-@usableFromInline
+/// A method and how a call to it is served.
 final class Route: Sendable {
-  let path: String
-  let bytes: [UInt8]
-  let makeCall: @Sendable (ServerStream) -> any ServerCall
+  enum Shape: Sendable {
+    /// One request: what is done with it once the call has come whole. The bytes are valid during
+    /// the call only.
+    case single(@Sendable (ServerStream, UnsafeRawBufferPointer) -> Void)
+    /// Any number of requests: what is done when the headers have come.
+    case many(@Sendable (ServerStream) -> Void)
+  }
 
-  @usableFromInline
-  init(_ path: String, makeCall: @escaping @Sendable (ServerStream) -> any ServerCall) {
+  let path: String
+  let shape: Shape
+  let observers: [any MethodObserver]
+  private let bytes: [UInt8]
+
+  init(_ path: String, _ shape: Shape, observers: [any MethodObserver] = []) {
     self.path = path
+    self.shape = shape
+    self.observers = observers
     self.bytes = Array(path.utf8)
-    self.makeCall = makeCall
+  }
+
+  func withBytes<Result>(_ body: (UnsafeBufferPointer<UInt8>) -> Result) -> Result {
+    self.bytes.withUnsafeBufferPointer(body)
   }
 
   func matches(_ path: UnsafeBufferPointer<UInt8>) -> Bool {
-    self.bytes.count == path.count && self.bytes.elementsEqual(path)
+    self.withBytes { $0.equals(path) }
   }
 }

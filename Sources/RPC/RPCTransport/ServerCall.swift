@@ -1,165 +1,51 @@
 import RPCCore
 
-/// One request, one response: the handler starts when the request is whole.
-///
-/// Inlinable, so that a service's own module makes a form of it for the messages at hand; nothing
-/// else on the way of a call is generic.
-@usableFromInline
-final class UnaryServerCall<Request: RPCMessage, Response: RPCMessage>: ServerCall {
-  @usableFromInline
-  typealias Handler = @Sendable (Request, ServerContext) async throws -> Response
-
-  @usableFromInline let stream: ServerStream
-  @usableFromInline let handler: Handler
-  @exclusivity(unchecked) @usableFromInline var request: Request?
-  @exclusivity(unchecked) @usableFromInline var task: Task<Void, Never>?
-
-  @inlinable
-  init(stream: ServerStream, handler: @escaping Handler) {
-    self.stream = stream
-    self.handler = handler
-  }
-
-  @inlinable
-  func messageReceived(_ bytes: UnsafeRawBufferPointer, isCompressed: Bool) {
-    guard self.request == nil else { return self.stream.refuseSecondRequest() }
-    self.request = decode(bytes, for: self.stream)
-    if isCompressed { self.stream.noteCompressedRequest() }
-  }
-
-  @inlinable
-  func endReceived() {
-    guard let request = self.request, let context = self.stream.context else {
-      return self.stream.refuseNoRequest()
-    }
-    // The handler's alone from now on: one reference, no copy.
-    self.request = nil
-    let (stream, handler) = (self.stream, self.handler)
-    stream.handlerBegins()
-    let task = Task.immediate(executorPreference: stream.executor) {
-      var response = Response?.none
-      await stream.serve(context) {
-        response = try await handler(request, context)
-      } finish: {
-        if let response {
-          stream.finish(with: response)
-        } else {
-          stream.failWithoutResponse()
-        }
-      }
-    }
-    if !stream.isFinished { self.task = task }
-  }
-
-  @inlinable
-  func cancelled(_ error: RPCError) {
-    self.task?.cancel()
-    self.task = nil
-  }
-}
-
 extension ServerStream {
-  @usableFromInline
-  func refuseSecondRequest() {
-    self.breakOff(RPCError(.unimplemented, "a unary call takes one request, and got another"))
-  }
-
-  @usableFromInline
-  func noteCompressedRequest() { self.context?.requestWasCompressed = true }
-
-  @usableFromInline
-  func refuseNoRequest() {
-    self.breakOff(RPCError(.unimplemented, "a unary call takes one request, and got none"))
-  }
-
-  @usableFromInline
-  func failWithoutResponse() {
-    self.fail(RPCError(.internalError, "an interceptor has kept the call from its handler"))
-  }
-}
-
-/// One request, many responses.
-final class ServerStreamingCall<Request: RPCMessage, Response: RPCMessage>: ServerCall {
-  typealias Handler =
-    @Sendable (Request, ResponseWriter<Response>, ServerContext) async throws -> Void
-
-  private let stream: ServerStream
-  private let handler: Handler
-  private var request: Request?
-  private var task: Task<Void, Never>?
-
-  init(stream: ServerStream, handler: @escaping Handler) {
-    self.stream = stream
-    self.handler = handler
-  }
-
-  func messageReceived(_ bytes: UnsafeRawBufferPointer, isCompressed: Bool) {
-    guard self.request == nil else {
-      self.stream.breakOff(RPCError(.unimplemented, "this call takes one request, and got another"))
-      return
-    }
-    self.request = decode(bytes, for: self.stream)
-    if isCompressed { self.stream.context?.requestWasCompressed = true }
-  }
-
-  func endReceived() {
-    guard let request = self.request, let context = self.stream.context else {
-      self.stream.breakOff(RPCError(.unimplemented, "this call takes one request, and got none"))
-      return
-    }
-    let (stream, handler) = (self.stream, self.handler)
-    stream.handlerBegins()
-    let writer = stream.makeWriter()
-    let task = Task.immediate(executorPreference: stream.executor) {
-      await stream.serve(context) {
-        try await handler(request, ResponseWriter(stream: stream, writer: writer), context)
-      } finish: {
-        stream.finish()
+  /// Runs the handler of a call that streams, and ends the call.
+  func run(
+    _ handler: @escaping @Sendable (ServerContext, StreamWriter) async throws -> Void
+  ) {
+    let context = self.handlerBegins()
+    let writer = self.makeWriter()
+    self.run(context) {
+      do {
+        if self.isIntercepted {
+          try await self.intercept(context) { try await handler(context, writer) }
+        } else {
+          try await handler(context, writer)
+        }
+        self.finish()
+      } catch {
+        self.fail(error)
       }
     }
-    if !stream.isFinished { self.task = task }
-  }
-
-  func cancelled(_ error: RPCError) {
-    self.task?.cancel()
-    self.task = nil
   }
 }
 
-/// Many requests: the handler starts with the headers and reads as it likes.
-final class StreamingServerCall<Request: RPCMessage>: ServerCall {
-  typealias Handler =
-    @Sendable (
-      RequestStream<Request>, ServerContext, ServerStream, StreamWriter
-    ) async throws -> Void
-
+/// The requests of a call with any number of them: the handler starts with the headers and reads as
+/// it likes.
+final class RequestQueue<Request: RPCMessage>: RequestSink {
   private let stream: ServerStream
   private let queue: MessageQueue<Request>
-  private var task: Task<Void, Never>?
 
-  init(stream: ServerStream, handler: @escaping Handler) {
-    self.stream = stream
-    self.queue = MessageQueue(bound: MessageQueueBound.bytes) {
+  /// The requests that the stream will bring.
+  static func receiving(from stream: ServerStream) -> RequestStream<Request> {
+    let queue = MessageQueue<Request>(bound: MessageQueueBound.bytes) {
       stream.executor.execute { stream.roomAgain() }
     }
-    guard let context = stream.context else { return }
-    let requests = RequestStream(queue: self.queue)
-    stream.handlerBegins()
-    let writer = stream.makeWriter()
-    let task = Task.immediate(executorPreference: stream.executor) {
-      await stream.serve(context) {
-        try await handler(requests, context, stream, writer)
-      } finish: {
-        stream.finish()
-      }
-    }
-    if !stream.isFinished { self.task = task }
+    stream.receive(into: RequestQueue(stream, queue))
+    return RequestStream(queue: queue)
+  }
+
+  private init(_ stream: ServerStream, _ queue: MessageQueue<Request>) {
+    self.stream = stream
+    self.queue = queue
   }
 
   func messageReceived(_ bytes: UnsafeRawBufferPointer, isCompressed: Bool) {
     guard let message: Request = decode(bytes, for: self.stream) else { return }
     if !self.queue.append(message, bytes: bytes.count, isCompressed: isCompressed) {
-      self.stream.isHeldBack = true
+      self.stream.holdBack()
     }
   }
 
@@ -169,8 +55,6 @@ final class StreamingServerCall<Request: RPCMessage>: ServerCall {
 
   func cancelled(_ error: RPCError) {
     self.queue.end(.failure(error), discarding: true)
-    self.task?.cancel()
-    self.task = nil
   }
 }
 

@@ -24,6 +24,12 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   private(set) var idleSince = NIODeadline.now()
   private var pings: PingEnforcement
   private var closeTimer: Scheduled<Void>?
+  /// Streams that are over, to be used again.
+  @exclusivity(unchecked) private var spares: [ServerStream] = []
+  private static let maximumSpares = 128
+  /// What the call before asked for: mostly the next one asks for the same.
+  @exclusivity(unchecked) private var lastRoute: Route?
+  @exclusivity(unchecked) var lastMetadata = Metadata()
   private(set) lazy var peer = ConnectionPeer(
     address: self.connection?.peer ?? "unknown", identity: self.connection?.peerIdentity)
   /// Set once, right after both are made.
@@ -50,15 +56,28 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
     // A call that was under way when the shutdown began.
     self.closeTimer?.cancel()
     self.closeTimer = nil
-    return ServerStream(connection: connection, server: self).stream
+    if var spare = self.spares.popLast(), isKnownUniquelyReferenced(&spare) {
+      spare.reuse()
+      return spare
+    }
+    return ServerStream(connection: connection, server: self)
   }
 
-  func streamClosed() {
+  func streamClosed(_ stream: ServerStream) {
     self.openCalls -= 1
+    // A handler may still hold it: that is seen when it is to be used again.
+    if self.state != .closed, self.spares.count < Self.maximumSpares { self.spares.append(stream) }
     if self.openCalls == 0 { self.idleSince = .now() }
     // The session says so itself once GOAWAY is out and no stream is left.
     if self.state == .draining { self.connection?.needsFlush() }
     self.lastCallMayHaveEnded()
+  }
+
+  func route(for path: UnsafeBufferPointer<UInt8>) -> Route? {
+    if let last = self.lastRoute, last.matches(path) { return last }
+    let route = self.router.find(path)
+    if route != nil { self.lastRoute = route }
+    return route
   }
 
   func handlerBegan() {
@@ -112,6 +131,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
 
   func connectionClosed(_ reason: String) {
     self.state = .closed
+    self.spares = []
     self.closeTimer?.cancel()
     self.closeTimer = nil
   }

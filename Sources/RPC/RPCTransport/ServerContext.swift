@@ -12,34 +12,37 @@ public final class ServerContext: Sendable {
   public let metadata: Metadata
   /// When the client stops waiting; the handler's task is cancelled then.
   public let deadline: Deadline?
+  /// Whether the request of a call that has only one came compressed.
+  public let requestWasCompressed: Bool
   private let connectionPeer: ConnectionPeer
 
-  private struct Answer {
+  /// What most calls do without.
+  private struct Extras {
     var initial = Metadata()
     var trailing = Metadata()
     var compression: Compression
-    var requestWasCompressed = false
     var values: [ObjectIdentifier: any Sendable] = [:]
     var observers: [@Sendable (CallSummary) -> Void] = []
   }
 
-  private let answer: Mutex<Answer>
+  private let extras = Mutex<Extras?>(nil)
   /// Something was set: what is not need not be asked for under a lock.
   private let isTouched: Atomic<Bool>
+  private let compression: Compression
   private let accepted: AcceptedEncodings
 
   init(
     method: String, metadata: Metadata, deadline: Deadline?, peer: ConnectionPeer,
-    compression: Compression, accepted: AcceptedEncodings
+    compression: Compression, accepted: AcceptedEncodings, requestWasCompressed: Bool
   ) {
     self.method = method
     self.metadata = metadata
     self.deadline = deadline
     self.connectionPeer = peer
     self.accepted = accepted
-    let known = accepted.contains(compression) ? compression : .identity
-    self.answer = Mutex(Answer(compression: known))
-    self.isTouched = Atomic(known != .identity)
+    self.requestWasCompressed = requestWasCompressed
+    self.compression = accepted.contains(compression) ? compression : .identity
+    self.isTouched = Atomic(self.compression != .identity)
   }
 
   /// The client's address, for people: `[IPv4]127.0.0.1/127.0.0.1:4711`, `unix socket`.
@@ -62,22 +65,16 @@ public final class ServerContext: Sendable {
   /// How responses are compressed; what the client does not understand is not used. Without effect
   /// once the first response has gone out.
   public var responseCompression: Compression {
-    get { self.answer.withLock { $0.compression } }
+    get { self.extras.withLock { $0?.compression } ?? self.compression }
     set {
       guard self.accepted.contains(newValue) else { return }
       self.change { $0.compression = newValue }
     }
   }
 
-  /// Whether the request of a call that has only one came compressed.
-  public internal(set) var requestWasCompressed: Bool {
-    get { self.answer.withLock { $0.requestWasCompressed } }
-    set { self.answer.withLock { $0.requestWasCompressed = newValue } }
-  }
-
   /// What interceptors leave for handlers.
   public subscript<Key: ServerContextKey>(key: Key.Type) -> Key.Value? {
-    get { self.answer.withLock { $0.values[ObjectIdentifier(key)] as? Key.Value } }
+    get { self.extras.withLock { $0?.values[ObjectIdentifier(key)] as? Key.Value } }
     set { self.change { $0.values[ObjectIdentifier(key)] = newValue } }
   }
 
@@ -86,23 +83,28 @@ public final class ServerContext: Sendable {
     self.change { $0.observers.append(body) }
   }
 
-  private func change(_ body: (inout Answer) -> Void) {
+  private func change(_ body: (inout Extras) -> Void) {
     self.isTouched.store(true, ordering: .releasing)
-    self.answer.withLock { body(&$0) }
+    self.extras.withLock { extras in
+      var changed = extras ?? Extras(compression: self.compression)
+      extras = nil
+      body(&changed)
+      extras = changed
+    }
   }
 
   /// Nothing was set that goes to the client, and nobody waits for the end.
   var isPlain: Bool { !self.isTouched.load(ordering: .acquiring) }
 
-  var initialMetadata: Metadata { self.answer.withLock { $0.initial } }
-  var trailingMetadata: Metadata { self.answer.withLock { $0.trailing } }
+  var initialMetadata: Metadata { self.extras.withLock { $0?.initial } ?? Metadata() }
+  var trailingMetadata: Metadata { self.extras.withLock { $0?.trailing } ?? Metadata() }
 
   /// Those who wait for the end; nobody afterwards.
   func takeObservers() -> [@Sendable (CallSummary) -> Void] {
-    self.answer.withLock { answer in
-      guard !answer.observers.isEmpty else { return [] }
-      defer { answer.observers = [] }
-      return answer.observers
+    self.extras.withLock { extras in
+      guard let observers = extras?.observers, !observers.isEmpty else { return [] }
+      extras?.observers = []
+      return observers
     }
   }
 }

@@ -3,9 +3,9 @@ import RPCCompression
 import RPCCore
 import RPCHTTP2
 
-/// A call as its method's type sees it: messages in, whatever the shape.
+/// Takes the requests of a call that may have any number of them.
 @usableFromInline
-protocol ServerCall: AnyObject {
+protocol RequestSink: AnyObject {
   /// A whole message. The bytes are valid during the call only.
   func messageReceived(_ bytes: UnsafeRawBufferPointer, isCompressed: Bool)
   /// The client has sent everything.
@@ -16,177 +16,258 @@ protocol ServerCall: AnyObject {
 
 /// The server's side of one stream: headers to a route, bytes to messages, a result to trailers.
 ///
-/// States: the header list comes (`head`), then the call is open (`call`), then it is finished
-/// (`isFinished`: trailers are queued or the stream is gone). `@unchecked Sendable`: handlers on
-/// any executor hold it, but only the loop touches it; ``StreamWriter`` and ``MessageQueue`` are
-/// the ways in from elsewhere.
+///     head ──headers end──▶ open ──trailers are queued, or the stream is gone──▶ finished
+///
+/// A connection uses its streams again, with the memory that they have: what belongs to one call is
+/// in ``Call``. `@unchecked Sendable`: handlers on any executor hold it, but only the loop touches
+/// it; ``StreamWriter`` and ``MessageQueue`` are the ways in from elsewhere.
 @usableFromInline
-final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable {
+final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
+  private enum Phase { case head, open, finished }
+
+  private struct Call {
+    var phase = Phase.head
+    var route: Route?
+    var unknownPath = ""
+    var deadline: Deadline?
+    var deadlineTimer: Scheduled<Void>?
+    var context: ServerContext?
+    /// Nil for a call with one request.
+    var sink: (any RequestSink)?
+    /// The one request has come: it is in ``ServerStream/request``.
+    var hasRequest = false
+    var handler: HandlerTask?
+    /// Made by the calls that stream; a unary call's one response goes out without it.
+    var writer: StreamWriter?
+    var headersSent = false
+    /// The window stays shut, for the sink is full.
+    var isHeldBack = false
+    /// Body bytes for which the window has not been opened again.
+    var unconsumedBytes = 0
+    var received = (messages: 0, bytes: 0, compressed: 0)
+    /// The one response, which does not go through the writer.
+    var responseBytes: Int?
+    /// How it ended; nil while it has not.
+    var code: StatusCode?
+    var began: NIODeadline
+  }
+
   let connection: Connection
-  /// Made by the calls that stream; a unary call's one response goes out without it.
-  private(set) var streamWriter: StreamWriter?
   private let server: ServerConnection
-  @exclusivity(unchecked) private var head: RequestHead? = RequestHead()
-  @exclusivity(unchecked) private var route: Route?
-  private var unknownPath = ""
-  private var encoding = Compression.identity
+  @exclusivity(unchecked) private var head = RequestHead()
   @exclusivity(unchecked) private var deframer: MessageDeframer
-  @exclusivity(unchecked) private var call: (any ServerCall)?
-  @exclusivity(unchecked) @usableFromInline private(set) var context: ServerContext?
-  @exclusivity(unchecked) private var headersSent = false
-  @exclusivity(unchecked) @usableFromInline private(set) var isFinished = false
-  /// Body bytes for which the window has not been opened again.
-  @exclusivity(unchecked) private var unconsumedBytes = 0
-  private var deadlineTimer: Scheduled<Void>?
-  private let began = ContinuousClock.now
-  @exclusivity(unchecked) private var received = (messages: 0, bytes: 0, compressed: 0)
-  /// The one response, which does not go through the writer.
-  @exclusivity(unchecked) private var responseBytes: Int?
-  /// How it ended; nil while it has not.
-  @exclusivity(unchecked) private var code: StatusCode?
-  /// The session's stream; nil once it is closed.
-  @exclusivity(unchecked) private(set) var stream: HTTP2Stream?
+  /// A call's one request, until the handler may have it.
+  @exclusivity(unchecked) private var request = ByteQueue()
+  @exclusivity(unchecked) private var call: Call
 
   init(connection: Connection, server: ServerConnection) {
     self.connection = connection
     self.server = server
     self.deframer = MessageDeframer(limit: server.configuration.maximumRequestBytes)
-    self.stream = HTTP2Stream(owner: self)
+    self.call = Call(began: connection.lastReadTime)
+    super.init()
+  }
+
+  /// Makes a stream that is over one that has not begun.
+  func reuse() {
+    self.renew()
+    self.head.reset()
+    self.deframer.reset()
+    self.request.clear()
+    self.call.phase = .head
+    self.call.began = self.connection.lastReadTime
   }
 
   @usableFromInline var executor: LoopExecutor { self.connection.executor }
+  @usableFromInline var isFinished: Bool { self.call.phase == .finished }
+  private var context: ServerContext? { self.call.context }
 
   // MARK: - From the session
 
-  func headersBegan() {}
-
-  func headerReceived(name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>) {
+  override func headerReceived(
+    name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>
+  ) {
     // A request's trailers mean nothing to gRPC.
-    guard self.head != nil else { return }
+    guard self.call.phase == .head else { return }
     if name.equals(":path") {
-      self.route = self.server.router.find(value)
-      if self.route == nil { self.unknownPath = String(decoding: value, as: UTF8.self) }
+      self.call.route = self.server.route(for: value)
+      if self.call.route == nil { self.call.unknownPath = String(decoding: value, as: UTF8.self) }
     } else {
-      self.head?.receive(name: name, value: value)
+      self.head.receive(name: name, value: value)
     }
   }
 
-  func headersTooLarge(bytes: Int, limit: Int) {
+  override func headersTooLarge(bytes: Int, limit: Int) {
     // Trailers that are too large mean as little as others.
-    guard self.head.take() != nil else { return }
+    guard self.call.phase == .head else { return }
     self.fail(
       RPCError(
         .resourceExhausted,
         "the request's header list of \(bytes) bytes is larger than the limit of \(limit)"))
   }
 
-  func headersEnded(endOfStream: Bool) {
-    guard let head = self.head.take() else { return }
-    guard head.isPost, head.isGRPC else {
+  override func headersEnded(endOfStream: Bool) {
+    guard self.call.phase == .head else { return }
+    guard self.head.isPost, self.head.isGRPC else {
       // `doc/PROTOCOL-HTTP2.md`, "Responses": another content type gets HTTP's 415.
       var fields = HeaderFields()
-      fields.add(":status", head.isPost ? "415" : "405")
+      fields.add(":status", self.head.isPost ? "415" : "405")
       self.finish(trailersOnly: fields)
       return
     }
-    guard let route = self.route else {
-      self.fail(RPCError(.unimplemented, "there is no method \(self.unknownPath)"))
+    guard let route = self.call.route else {
+      self.fail(RPCError(.unimplemented, "there is no method \(self.call.unknownPath)"))
       return
     }
-    if let encoding = head.unknownEncoding {
+    if let encoding = self.head.unknownEncoding {
       self.fail(
         RPCError(
           .unimplemented, "the encoding \(encoding) is not understood",
           metadata: ["grpc-accept-encoding": "\(Compression.accepted)"]))
       return
     }
-    self.encoding = head.encoding
-    if let timeout = head.badTimeout {
+    if let timeout = self.head.badTimeout {
       self.fail(RPCError(.internalError, "\"\(timeout)\" is no grpc-timeout"))
       return
     }
-    let deadline = head.timeout.map(Deadline.after)
-    self.context = ServerContext(
-      method: route.path, metadata: head.metadata, deadline: deadline, peer: self.server.peer,
-      compression: self.server.configuration.responseCompression, accepted: head.acceptedEncodings)
-    if let timeout = head.timeout {
-      self.deadlineTimer = self.executor.eventLoop.scheduleTask(in: TimeAmount(timeout)) {
+    if let timeout = self.head.timeout {
+      self.call.deadline = .after(timeout)
+      self.call.deadlineTimer = self.executor.eventLoop.scheduleTask(in: TimeAmount(timeout)) {
         self.deadlinePassed()
       }
     }
-    self.call = route.makeCall(self)
+    self.call.phase = .open
+    if case .many(let begin) = route.shape { begin(self) }
   }
 
-  func dataReceived(_ bytes: UnsafeRawBufferPointer) {
-    guard let call = self.call, !self.isFinished else {
+  override func dataReceived(_ bytes: UnsafeRawBufferPointer) {
+    guard self.call.phase == .open else {
       self.open(bytes.count)
       return
     }
-    self.unconsumedBytes += bytes.count
+    self.call.unconsumedBytes += bytes.count
     do {
-      try self.deframer.append(bytes) { self.messageReceived($0, isCompressed: $1, by: call) }
+      try self.deframer.append(bytes) { self.messageReceived($0, isCompressed: $1) }
     } catch {
       self.breakOff(error.error)
     }
-    if !self.isHeldBack { self.openWindow() }
+    if !self.call.isHeldBack { self.openWindow() }
   }
 
-  private func messageReceived(
-    _ bytes: UnsafeRawBufferPointer, isCompressed: Bool, by call: any ServerCall
-  ) {
-    self.received.messages += 1
-    self.received.bytes += bytes.count
-    guard isCompressed else { return call.messageReceived(bytes, isCompressed: false) }
-    self.received.compressed += 1
+  private func messageReceived(_ bytes: UnsafeRawBufferPointer, isCompressed: Bool) {
+    // One that comes in the same frame as what ended the call.
+    guard self.call.phase == .open else { return }
+    self.call.received.messages += 1
+    self.call.received.bytes += bytes.count
+    guard isCompressed else { return self.take(bytes, isCompressed: false) }
+    self.call.received.compressed += 1
     do throws(RPCError) {
       try withPlainMessage(
-        bytes, isCompressed: true, self.encoding,
+        bytes, isCompressed: true, self.head.encoding,
         limit: self.server.configuration.maximumRequestBytes
-      ) { call.messageReceived($0, isCompressed: true) }
+      ) { self.take($0, isCompressed: true) }
     } catch {
       self.breakOff(error)
     }
   }
 
-  /// Set by a call whose queue is full: the window stays shut until ``roomAgain()``.
-  var isHeldBack = false
+  private func take(_ message: UnsafeRawBufferPointer, isCompressed: Bool) {
+    if let sink = self.call.sink {
+      sink.messageReceived(message, isCompressed: isCompressed)
+    } else if self.call.hasRequest {
+      self.breakOff(RPCError(.unimplemented, "this call takes one request, and got another"))
+    } else {
+      self.call.hasRequest = true
+      self.request.append(message)
+    }
+  }
+
+  /// The sink is full: the window stays shut until ``roomAgain()``.
+  func holdBack() { self.call.isHeldBack = true }
 
   /// The application has read what it was behind with.
   func roomAgain() {
-    self.isHeldBack = false
+    self.call.isHeldBack = false
     self.openWindow()
   }
 
-  func endReceived() {
-    guard let call = self.call, !self.isFinished else { return }
+  override func endReceived() {
+    guard self.call.phase == .open else { return }
     guard self.deframer.isAtBoundary else {
       self.breakOff(RPCError(.internalError, "the request ended within a message"))
       return
     }
-    call.endReceived()
+    guard case .single(let serve)? = self.call.route?.shape else {
+      self.call.sink?.endReceived()
+      return
+    }
+    guard self.call.hasRequest else {
+      self.breakOff(RPCError(.unimplemented, "this call takes one request, and got none"))
+      return
+    }
+    self.request.withBytes { serve(self, $0) }
+    self.request.clear()
   }
 
-  func outboundDrained(remaining: Int) {
-    self.streamWriter?.drained(remaining: remaining)
+  override func outboundDrained(remaining: Int) {
+    self.call.writer?.drained(remaining: remaining)
   }
 
-  func closed(code: UInt32) {
-    self.stream = nil
-    self.deadlineTimer?.cancel()
-    self.deadlineTimer = nil
+  override func closed(code: UInt32) {
+    self.call.deadlineTimer?.cancel()
     let wasFinished = self.isFinished
-    self.isFinished = true
-    let error = RPCError(.cancelled, "the client left the call")
-    if !wasFinished { self.code = .cancelled }
+    self.call.phase = .finished
+    if !wasFinished { self.call.code = .cancelled }
     self.summarize()
-    self.streamWriter?.close(error)
-    // A handler that has returned, or was told by `breakOff`, hears nothing more.
-    if !wasFinished { self.call?.cancelled(error) }
-    self.call = nil
-    self.server.streamClosed()
+    if !wasFinished {
+      let error = RPCError(.cancelled, "the client left the call")
+      self.call.writer?.close(error)
+      self.tellHandler(error)
+    }
+    self.call = Call(phase: .finished, began: self.call.began)
+    self.server.streamClosed(self)
   }
 
   // MARK: - From the call
+
+  /// The handler's view of the call. Made when the handler is about to begin.
+  @usableFromInline
+  func handlerBegins() -> ServerContext {
+    let context = ServerContext(
+      method: self.call.route?.path ?? "", metadata: self.head.takeMetadata(like: &self.server.lastMetadata),
+      deadline: self.call.deadline, peer: self.server.peer,
+      compression: self.server.configuration.responseCompression,
+      accepted: self.head.acceptedEncodings,
+      requestWasCompressed: self.call.received.compressed > 0)
+    self.call.context = context
+    for observer in self.call.route?.observers ?? [] { observer.callBegan() }
+    self.server.handlerBegan()
+    return context
+  }
+
+  /// Runs a handler on the loop. Its task is cancelled if the call ends before it.
+  ///
+  /// - Parameter body: Ends the call.
+  @usableFromInline
+  func run(_ context: ServerContext, _ body: @escaping @Sendable () async -> Void) {
+    let handler = HandlerTask.spare(on: self.executor)
+    self.call.handler = handler
+    handler.run(HandlerTask.Job(stream: self, context: context, body: body))
+  }
+
+  func handlerEnded() {
+    self.call.handler = nil
+    self.server.handlerEnded()
+  }
+
+  /// Where the call's requests go from now on. For calls with any number of them.
+  func receive(into sink: any RequestSink) { self.call.sink = sink }
+
+  private func tellHandler(_ error: RPCError) {
+    self.call.sink?.cancelled(error)
+    self.call.handler?.cancel()
+    self.call.handler = nil
+  }
 
   /// Ends the call with its one response.
   @inlinable
@@ -205,10 +286,9 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
   /// Where the one response goes, behind its prefix.
   @usableFromInline
   func reserveResponse(_ size: Int, isCompressed: Bool = false) -> UnsafeMutableRawPointer {
-    // The stream is there, or the call would be finished.
-    let target = self.reserveOutbound(size + MessageDeframer.prefixBytes)!
+    let target = self.outbound.reserve(size + MessageDeframer.prefixBytes)
     writePrefix(size, isCompressed: isCompressed, to: target)
-    self.responseBytes = size + MessageDeframer.prefixBytes
+    self.call.responseBytes = size + MessageDeframer.prefixBytes
     return target + MessageDeframer.prefixBytes
   }
 
@@ -226,13 +306,13 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
   @usableFromInline
   func finish() {
     guard !self.isFinished else { return }
-    self.code = .ok
-    self.streamWriter?.transfer(to: self)
+    self.call.code = .ok
+    self.call.writer?.transfer(to: self)
     if self.context?.isPlain ?? true {
       self.end()
-      guard let session = self.connection.session, let stream = self.stream else { return }
-      if !self.headersSent { self.sendHeaders() }
-      session.endOutbound(stream, trailers: Self.plainTrailers)
+      guard let session = self.connection.session, !self.isClosed else { return }
+      if !self.call.headersSent { self.sendHeaders() }
+      session.endOutbound(self, trailers: Self.plainTrailers)
       self.connection.needsFlush()
       return
     }
@@ -247,20 +327,19 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
   @usableFromInline
   func breakOff(_ error: RPCError) {
     guard !self.isFinished else { return }
-    let call = self.call
     self.fail(error)
-    call?.cancelled(error)
+    self.tellHandler(error)
   }
 
   /// Ends the call with its handler's error, behind the responses that were sent.
   func fail(_ error: RPCError) {
     guard !self.isFinished else { return }
-    self.code = error.code
-    self.streamWriter?.transfer(to: self)
+    self.call.code = error.code
+    self.call.writer?.transfer(to: self)
     // What the handler wanted to say first is said first; without it one header list is enough.
-    if !self.headersSent, self.context?.initialMetadata.isEmpty == false { self.sendHeaders() }
+    if !self.call.headersSent, self.context?.initialMetadata.isEmpty == false { self.sendHeaders() }
     var trailers = HeaderFields()
-    if !self.headersSent {
+    if !self.call.headersSent {
       trailers.add(":status", "200")
       trailers.add("content-type", "application/grpc")
     }
@@ -270,7 +349,7 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
     }
     trailers.add(error.metadata)
     if let metadata = self.context?.trailingMetadata { trailers.add(metadata) }
-    if self.headersSent {
+    if self.call.headersSent {
       self.finish(trailers: trailers)
     } else {
       self.finish(trailersOnly: trailers)
@@ -278,6 +357,7 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
   }
 
   /// Whatever a handler threw, as a status.
+  @usableFromInline
   func fail(_ error: any Error) {
     switch error {
     case let error as RPCError: self.fail(error)
@@ -292,24 +372,24 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
 
   private func finish(trailers: consuming HeaderFields) {
     self.end()
-    guard let session = self.connection.session, let stream = self.stream else { return }
-    if !self.headersSent { self.sendHeaders() }
-    session.endOutbound(stream, trailers: trailers)
+    guard let session = self.connection.session, !self.isClosed else { return }
+    if !self.call.headersSent { self.sendHeaders() }
+    session.endOutbound(self, trailers: trailers)
     self.connection.needsFlush()
   }
 
   private func finish(trailersOnly fields: borrowing HeaderFields) {
     self.end()
-    guard let session = self.connection.session, let stream = self.stream else { return }
-    session.submitTrailersOnly(fields, on: stream)
+    guard let session = self.connection.session, !self.isClosed else { return }
+    session.submitTrailersOnly(fields, on: self)
     self.connection.needsFlush()
   }
 
   private func end() {
-    self.isFinished = true
-    self.deadlineTimer?.cancel()
-    self.deadlineTimer = nil
-    self.streamWriter?.close(RPCError(.cancelled, "the call is over"))
+    self.call.phase = .finished
+    self.call.deadlineTimer?.cancel()
+    self.call.deadlineTimer = nil
+    self.call.writer?.close(RPCError(.cancelled, "the call is over"))
     self.openWindow()
   }
 
@@ -320,10 +400,10 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
   private static let plainTrailers = ConstantHeaderFields([("grpc-status", "0")])
 
   private func sendHeaders() {
-    self.headersSent = true
-    guard let session = self.connection.session, let stream = self.stream else { return }
+    self.call.headersSent = true
+    guard let session = self.connection.session, !self.isClosed else { return }
     if self.context?.isPlain ?? true {
-      session.submitResponse(Self.plainHeaders, on: stream)
+      session.submitResponse(Self.plainHeaders, on: self)
       return
     }
     var fields = HeaderFields()
@@ -332,44 +412,34 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
     let compression = self.compression
     if compression != .identity { fields.add("grpc-encoding", compression.header) }
     if let metadata = self.context?.initialMetadata { fields.add(metadata) }
-    session.submitResponse(fields, on: stream)
+    session.submitResponse(fields, on: self)
   }
 
   // MARK: - Handlers
 
-  /// Runs a call's handler behind the interceptors, and ends the call.
-  ///
-  /// - Parameters:
-  ///   - finish: Sends what `handler` made. On the loop.
   @usableFromInline
-  func serve(
-    _ context: ServerContext, _ handler: () async throws -> Void, finish: () -> Void
-  ) async {
-    let interceptors = self.server.configuration.interceptors
-    do {
-      try await ServerContext.$current.withValue(context) {
-        if interceptors.isEmpty {
-          try await handler()
-        } else {
-          try await intercepted(by: interceptors[...], context, handler)
-        }
-      }
-      finish()
-    } catch {
-      self.fail(error)
-    }
-    self.server.handlerEnded()
-  }
+  var isIntercepted: Bool { !self.server.configuration.interceptors.isEmpty }
 
-  /// A handler begins; ``serve(_:_:finish:)`` says when it has ended.
+  /// Runs a call's handler behind the interceptors.
   @usableFromInline
-  func handlerBegins() { self.server.handlerBegan() }
+  func intercept<Response>(
+    _ context: ServerContext, _ handler: () async throws -> Response
+  ) async throws -> Response {
+    var response = Response?.none
+    try await intercepted(by: self.server.configuration.interceptors[...], context) {
+      response = try await handler()
+    }
+    guard let response else {
+      throw RPCError(.internalError, "an interceptor has kept the call from its handler")
+    }
+    return response
+  }
 
   /// The way in for messages from any executor. Made by a call of a streaming shape before its
   /// handler begins, and there from then on.
   func makeWriter() -> StreamWriter {
     let writer = StreamWriter(executor: self.executor)
-    self.streamWriter = writer
+    self.call.writer = writer
     return writer
   }
 
@@ -382,18 +452,17 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
   var maximumMessageBytes: Int { .max }
 
   func reserveOutbound(_ count: Int) -> UnsafeMutableRawPointer? {
-    self.stream?.outbound.reserve(count)
+    self.isFinished ? nil : self.outbound.reserve(count)
   }
 
   func appendOutbound(_ bytes: UnsafeRawBufferPointer) {
-    self.stream?.outbound.append(bytes)
+    if !self.isFinished { self.outbound.append(bytes) }
   }
 
   func outboundAppended() {
-    guard let session = self.connection.session, let stream = self.stream, !self.isFinished
-    else { return }
-    if self.headersSent {
-      session.outboundGrew(stream)
+    guard let session = self.connection.session, !self.isFinished else { return }
+    if self.call.headersSent {
+      session.outboundGrew(self)
     } else {
       self.sendHeaders()
     }
@@ -401,34 +470,35 @@ final class ServerStream: HTTP2StreamEvents, OutboundStream, @unchecked Sendable
   }
 
   private func summarize() {
-    guard let context = self.context, !context.isPlain else { return }
-    let observers = context.takeObservers()
-    guard !observers.isEmpty else { return }
-    var sent = self.streamWriter?.sent ?? (messages: 0, bytes: 0)
-    if let responseBytes = self.responseBytes {
+    guard let context = self.context, let route = self.call.route else { return }
+    let observers = context.isPlain ? [] : context.takeObservers()
+    guard !observers.isEmpty || !route.observers.isEmpty else { return }
+    var sent = self.call.writer?.sent ?? (messages: 0, bytes: 0)
+    if let responseBytes = self.call.responseBytes {
       sent.messages += 1
       sent.bytes += responseBytes
     }
     let summary = CallSummary(
-      method: context.method, code: self.code ?? .cancelled,
-      duration: self.began.duration(to: .now), sentMessages: sent.messages, sentBytes: sent.bytes,
-      receivedMessages: self.received.messages, receivedBytes: self.received.bytes,
-      receivedCompressedMessages: self.received.compressed)
+      method: context.method, code: self.call.code ?? .cancelled,
+      duration: Duration(.now()) - Duration(self.call.began), sentMessages: sent.messages,
+      sentBytes: sent.bytes, receivedMessages: self.call.received.messages,
+      receivedBytes: self.call.received.bytes,
+      receivedCompressedMessages: self.call.received.compressed)
+    for observer in route.observers { observer.callEnded(summary) }
     for observer in observers { observer(summary) }
   }
 
   // MARK: - The window
 
   private func openWindow() {
-    let count = self.unconsumedBytes
-    self.unconsumedBytes = 0
+    let count = self.call.unconsumedBytes
+    self.call.unconsumedBytes = 0
     self.open(count)
   }
 
   private func open(_ count: Int) {
-    guard count > 0, let session = self.connection.session, let stream = self.stream
-    else { return }
-    session.consume(count, on: stream)
+    guard count > 0, !self.isClosed, let session = self.connection.session else { return }
+    session.consume(count, on: self)
     self.connection.needsFlush()
   }
 }

@@ -46,7 +46,7 @@ struct CallLog: ServerInterceptor, ClientInterceptor {
     let factory = TestMetrics()
     // [docs: metrics]
     var serverConfiguration = RPCServer.Configuration()
-    serverConfiguration.interceptors = [ServerMetrics(factory: factory)]
+    serverConfiguration.observers = [ServerMetrics(factory: factory)]
     var channelConfiguration = RPCChannel.Configuration()
     channelConfiguration.interceptors = [ClientMetrics(factory: factory)]
     // [end]

@@ -14,7 +14,7 @@ import Tracing
   @Test func callsAreCountedAndTimedOnBothSides() async throws {
     let metrics = TestMetrics()
     var server = RPCServer.Configuration()
-    server.interceptors = [ServerMetrics(factory: metrics)]
+    server.observers = [ServerMetrics(factory: metrics)]
     var client = RPCChannel.Configuration()
     client.interceptors = [ClientMetrics(factory: metrics)]
     try await withInMemoryServer(
