@@ -52,7 +52,8 @@ public final class RPCServer: Sendable {
     /// Resets that a client may make the server send by breaking rules (CVE-2025-8671).
     public var provokedResets = RateLimit(burst: 200, perSecond: 20)
     /// Frames that carry nothing: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA (CVE-2019-9512
-    /// and others). Every frame that does carry something makes up for one.
+    /// and others), and those of types that HTTP/2 does not know. Every frame that does carry
+    /// something makes up for one.
     public var emptyFrames = RateLimit(burst: 1_000, perSecond: 100)
     /// Frames that may wait for a client that does not read, beside those of its calls.
     public var maximumQueuedFrames = 10_000
