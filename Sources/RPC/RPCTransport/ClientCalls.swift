@@ -248,6 +248,15 @@ public final class ClientStreamingCall<Request: RPCMessage, Response: RPCMessage
     return response
   }
 
+  /// What the server sent before its response. Suspends until it is there; empty if the call ended
+  /// well without any. Throws the call's status if it failed before.
+  public var initialMetadata: Metadata {
+    get async throws { try await self.responses.initialMetadata }
+  }
+
+  /// What the server sent with its status; nil until then.
+  public var trailingMetadata: Metadata? { self.responses.trailingMetadata }
+
   /// Ends the call without a response.
   public func cancel() {
     self.responses.cancel()

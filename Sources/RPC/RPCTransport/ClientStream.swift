@@ -37,6 +37,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     var maximumResponseBytes: Int
     var compression: Compression
     var resilience: MethodConfig.Resilience
+    var received: ReceivedMetadata?
     var onEnd: [@Sendable (CallSummary) -> Void]
   }
 
@@ -72,6 +73,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     self.writer = StreamWriter(executor: executor)
     self.call = call
     self.retries = RetryState(terms.resilience)
+    terms.received?.callBegan()
   }
 
   /// Takes the one request, framed, behind which the client's side ends. Before the loop knows the
@@ -183,6 +185,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   /// A response has begun: no other attempt is of interest.
   func responseBegan(_ attempt: ClientAttempt, _ metadata: Metadata) {
     self.commit(to: attempt)
+    self.terms.received?.responseBegan(metadata)
     self.call?.initialMetadataReceived(metadata)
   }
 
@@ -323,8 +326,12 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     self.retryTimers = []
     self.replay.reset()
     switch result {
-    case .success: self.writer.close(RPCError(.cancelled, "the server has ended the call"))
-    case .failure(let error): self.writer.close(error)
+    case .success(let trailing):
+      self.terms.received?.callEnded(trailing)
+      self.writer.close(RPCError(.cancelled, "the server has ended the call"))
+    case .failure(let error):
+      self.terms.received?.callEnded(error.metadata)
+      self.writer.close(error)
     }
     for attempt in self.attempts { attempt.abandon() }
     self.attempts = []

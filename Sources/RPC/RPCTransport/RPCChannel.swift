@@ -242,7 +242,7 @@ public final class RPCChannel: Sendable {
       maximumResponseBytes: least(options.maximumResponseBytes, method?.maximumResponseBytes)
         ?? CallOptions.defaultMaximumMessageBytes,
       compression: options.compression, resilience: method?.resilience ?? .none,
-      onEnd: observers)
+      received: options.receivedMetadata, onEnd: observers)
   }
 }
 
