@@ -2,12 +2,33 @@
 public struct MethodDescriptor<Request: RPCMessage, Response: RPCMessage>: Sendable {
   /// `/package.Service/Method`, as it stands in HTTP/2's `:path`.
   public let path: String
+  /// Whether the path is one. Found out once, for every call asks.
+  package let isWellFormed: Bool
 
-  @inlinable
   /// The method of a path, `/package.Service/Method`.
+  ///
+  /// Calls of one whose path is not like that fail with `invalidArgument`; a router stops the
+  /// program.
   public init(_ path: String) {
     self.path = path
+    self.isWellFormed = isMethodPath(path)
   }
+
+  /// What a call of a method that is none fails with.
+  package var error: RPCError {
+    ConfigurationError(
+      "the method's path", "\"\(self.path)\"", expected: "/package.Service/Method"
+    ).callError
+  }
+}
+
+/// Two names with a slash before each, of printable ASCII without spaces.
+package func isMethodPath(_ path: String) -> Bool {
+  guard path.utf8.first == UInt8(ascii: "/"), path.utf8.last != UInt8(ascii: "/"),
+    let slash = path.utf8.lastIndex(of: UInt8(ascii: "/"))
+  else { return false }
+  return path.utf8.distance(from: path.utf8.startIndex, to: slash) > 1
+    && path.utf8.allSatisfy { (0x21...0x7e).contains($0) }
 }
 
 /// A service's name, methods and the file that defines it: what reflection tells about it.

@@ -61,7 +61,7 @@ public final class ScriptedPeer: Sendable {
 
     /// The body's number at an offset: an error code or a window's increment.
     public func number(at offset: Int) -> UInt32 {
-      guard self.body.count >= offset + 4 else { return 0 }
+      guard offset >= 0, self.body.count - 4 >= offset else { return 0 }
       return self.body[offset..<offset + 4].reduce(0) { $0 << 8 | UInt32($1) }
     }
   }

@@ -109,7 +109,10 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     guard let deadline = self.terms.deadline, !self.isFinished else { return }
     let remaining = deadline.remaining
     guard remaining > .zero else {
-      self.finish(.failure(self.deadlineError))
+      self.finish(
+        .failure(
+          RPCError(
+            .deadlineExceeded, "the deadline of \(self.terms.path) had passed before it began")))
       return
     }
     self.deadlineTimer = self.executor.eventLoop.scheduleTask(in: TimeAmount(remaining)) {

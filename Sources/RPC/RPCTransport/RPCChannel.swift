@@ -57,16 +57,20 @@ public final class RPCChannel: Sendable {
   public let target: ChannelTarget
   private let core: ChannelCore
   private let configuration: Configuration
+  /// What is wrong with target or configuration: every call fails with it.
+  private let mistake: ConfigurationError?
 
   /// Makes a channel; nothing is connected yet.
   ///
   /// - Parameter target: See ``RPCCore/ChannelTarget``.
-  /// - Throws: ``RPCCore/ListenAddress/ParseError``: the target is no address.
+  /// - Throws: ``RPCCore/ListenAddress/ParseError``: the target is no address;
+  ///   ``RPCCore/ConfigurationError``: a setting cannot be.
   public convenience init(
     to target: String, configuration: Configuration = Configuration(),
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
   ) throws {
     self.init(to: try ChannelTarget(target), configuration: configuration, group: group)
+    if let mistake = self.mistake { throw mistake }
   }
 
   /// Makes a channel to one address; nothing is connected yet.
@@ -95,6 +99,15 @@ public final class RPCChannel: Sendable {
   ) {
     self.target = target
     self.configuration = configuration
+    do throws(ConfigurationError) {
+      if let mistake = target.mistake {
+        throw ConfigurationError("the channel's target", target, expected: "an address: \(mistake)")
+      }
+      try configuration.check()
+      self.mistake = nil
+    } catch {
+      self.mistake = error
+    }
     self.core = ChannelCore(
       target: target, configuration: configuration, dialer: dialer, eventLoop: group.next())
   }
@@ -118,16 +131,17 @@ public final class RPCChannel: Sendable {
   ///
   /// - Throws: ``RPCCore/RPCError``: the call's status, or one that this side made: `unavailable` (no
   ///   connection), `deadlineExceeded`, `cancelled`, `resourceExhausted` (a message is too large, or
-  ///   too many calls wait).
+  ///   too many calls wait), `invalidArgument` (a setting, an option or a name that cannot be).
   public func unary<Request, Response>(
     _ method: MethodDescriptor<Request, Response>, _ request: Request,
     options: CallOptions = CallOptions()
   ) async throws -> Response {
+    guard method.isWellFormed else { throw method.error }
     let core = self.core
     let call = UnaryClientCall<Response>()
     let terms =
       self.configuration.interceptors.isEmpty
-      ? self.terms(method.path, options, [])
+      ? try self.terms(method.path, options, [])
       : try await self.interceptedTerms(method.path, options)
     let stream = ClientStream(terms, executor: core.executor, call: call)
     try stream.setRequest(request)
@@ -181,6 +195,7 @@ public final class RPCChannel: Sendable {
     _ method: MethodDescriptor<Request, Response>, _ options: CallOptions,
     _ prepare: (ClientStream) throws(RPCError) -> Void
   ) async throws -> ResponseStream<Response> {
+    guard method.isWellFormed else { throw method.error }
     let core = self.core
     // The queue tells the stream of room, and the stream tells the queue of messages: the weak
     // end is filled in once both are there.
@@ -188,7 +203,7 @@ public final class RPCChannel: Sendable {
     let call = StreamingClientCall<Response> { room.roomAgain() }
     let terms =
       self.configuration.interceptors.isEmpty
-      ? self.terms(method.path, options, [])
+      ? try self.terms(method.path, options, [])
       : try await self.interceptedTerms(method.path, options)
     let stream = ClientStream(terms, executor: core.executor, call: call)
     try prepare(stream)
@@ -203,22 +218,26 @@ public final class RPCChannel: Sendable {
     _ path: String, _ options: CallOptions
   ) async throws -> ClientStream.Terms {
     var call = OutgoingCall(method: path, target: self.target, options: options)
-    for interceptor in self.configuration.interceptors {
-      do {
-        try await interceptor.intercept(&call)
-      } catch {
-        // Those who were asked before wait for the end.
-        let error = error as? RPCError ?? RPCError(.unknown, "\(error)")
-        call.ended(with: error.code)
-        throw error
-      }
+    do {
+      for interceptor in self.configuration.interceptors { try await interceptor.intercept(&call) }
+      return try self.terms(path, call.options, call.observers)
+    } catch {
+      // Those who were asked before wait for the end.
+      let error = error as? RPCError ?? RPCError(.unknown, "\(error)")
+      call.ended(with: error.code)
+      throw error
     }
-    return self.terms(path, call.options, call.observers)
   }
 
   private func terms(
     _ path: String, _ options: CallOptions, _ observers: [@Sendable (CallSummary) -> Void]
-  ) -> ClientStream.Terms {
+  ) throws(RPCError) -> ClientStream.Terms {
+    do throws(ConfigurationError) {
+      if let mistake = self.mistake { throw mistake }
+      try options.check()
+    } catch {
+      throw error.callError
+    }
     let method =
       self.configuration.serviceConfig.methods.isEmpty
       ? nil : self.configuration.serviceConfig.method(path)

@@ -83,6 +83,8 @@ public struct Router: Sendable {
   mutating func add(_ route: Route) {
     let exists = route.path.utf8.withContiguousStorageIfAvailable { self.find($0) != nil }
     precondition(exists != true, "two services of one server define \(route.path)")
+    precondition(
+      isMethodPath(route.path), "a method's path is /package.Service/Method, not \"\(route.path)\"")
     if (self.count + 1) * 2 > self.routes.count {
       let old = self.routes
       self.routes = Array(repeating: nil, count: old.count * 2)

@@ -202,7 +202,9 @@ import Testing
         (0..<50).flatMap { _ in frame }
       }
       #expect(ended)
-      #expect(!witness.noticed.withLock { $0.isEmpty } || kind == .ping)
+      // What has to be answered may be too much for nghttp2 first.
+      let isAnswered = kind == .ping || kind == .settings
+      #expect(!witness.noticed.withLock { $0.isEmpty } || isAnswered)
     }
   }
 
