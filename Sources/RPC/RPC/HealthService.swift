@@ -44,6 +44,7 @@ public final class HealthService: HealthV1.HealthService {
     }
   }
 
+  /// Answers with a service's status now. `notFound`: none was ever set for it.
   public func check(
     _ request: HealthV1.HealthCheckRequest, context: ServerContext
   ) async throws -> HealthV1.HealthCheckResponse {
@@ -53,6 +54,7 @@ public final class HealthService: HealthV1.HealthService {
     return HealthV1.HealthCheckResponse(status: status)
   }
 
+  /// Answers with the status of every service that has one.
   public func list(
     _ request: HealthV1.HealthListRequest, context: ServerContext
   ) async throws -> HealthV1.HealthListResponse {
@@ -61,6 +63,8 @@ public final class HealthService: HealthV1.HealthService {
       statuses: statuses.mapValues { HealthV1.HealthCheckResponse(status: $0) })
   }
 
+  /// Answers with a service's status now and whenever it changes, until the client leaves; one that
+  /// none was ever set for is `serviceUnknown`. `resourceExhausted`: ``maximumWatches`` are open.
   public func watch(
     _ request: HealthV1.HealthCheckRequest,
     responses: ResponseWriter<HealthV1.HealthCheckResponse>, context: ServerContext

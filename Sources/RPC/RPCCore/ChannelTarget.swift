@@ -118,5 +118,6 @@ public struct ChannelTarget: Sendable, Hashable {
 }
 
 extension ChannelTarget: CustomStringConvertible {
+  /// The text that it was made from.
   public var description: String { self.text }
 }

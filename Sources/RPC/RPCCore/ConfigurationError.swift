@@ -16,6 +16,7 @@ public struct ConfigurationError: Error, Sendable, Hashable, CustomStringConvert
     self.expected = expected
   }
 
+  /// Setting, value and what is expected, in a sentence.
   public var description: String {
     "\(self.setting) is \(self.value); expected \(self.expected)"
   }

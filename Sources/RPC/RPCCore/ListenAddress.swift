@@ -12,6 +12,7 @@ public enum ListenAddress: Sendable, Hashable {
     /// What is wrong with it.
     public let reason: String
 
+    /// What was given, and what is wrong with it, in a sentence.
     public var description: String {
       "\"\(self.text)\" is no address: \(self.reason); expected HOST:PORT or unix:PATH"
     }
@@ -74,6 +75,7 @@ public enum ListenAddress: Sendable, Hashable {
 }
 
 extension ListenAddress: CustomStringConvertible {
+  /// The text that ``init(_:)`` reads.
   public var description: String {
     switch self {
     case .tcp(let host, let port): host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"

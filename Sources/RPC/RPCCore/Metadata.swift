@@ -226,6 +226,7 @@ extension Metadata: Sequence {
   /// A name and its value.
   public typealias Element = (name: String, value: String)
 
+  /// Names and values in order, names in lower case, binary values as base64.
   public func makeIterator() -> AnyIterator<Element> {
     var index = 0
     return AnyIterator {
@@ -253,6 +254,7 @@ extension Metadata: Hashable {
 }
 
 extension Metadata: ExpressibleByDictionaryLiteral {
+  /// Names and values in order; a name may stand there repeatedly. See ``add(_:for:)``.
   public init(dictionaryLiteral elements: (String, String)...) {
     self.init()
     for (name, value) in elements {

@@ -61,5 +61,6 @@ public struct RPCError: Error, Sendable, Hashable {
 }
 
 extension RPCError: CustomStringConvertible {
+  /// For example `NOT_FOUND: there is no build 7`.
   public var description: String { "\(self.code): \(self.message)" }
 }

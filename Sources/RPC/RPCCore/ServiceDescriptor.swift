@@ -37,8 +37,10 @@ public struct ServiceDescriptor: Sendable {
   public let fullName: String
   /// The methods' names, in the order of the file.
   public let methods: [String]
+  /// The file that defines it.
   public let file: FileDescriptor
 
+  /// For generated code, and for services that are made without it.
   public init(fullName: String, methods: [String], file: FileDescriptor) {
     self.fullName = fullName
     self.methods = methods
@@ -50,6 +52,7 @@ public struct ServiceDescriptor: Sendable {
 public final class FileDescriptor: Sendable {
   /// Its path as others import it, for example `grpc/health/v1/health.proto`.
   public let name: String
+  /// The proto's `package`; the names of what it defines begin with it.
   public let package: String
   /// An encoded `google.protobuf.FileDescriptorProto`.
   public let serialized: [UInt8]
@@ -59,6 +62,7 @@ public final class FileDescriptor: Sendable {
   /// The files it imports.
   public let dependencies: [FileDescriptor]
 
+  /// A file with its encoding, and what is found in it.
   public init(
     name: String, package: String, serialized: [UInt8], symbols: [String],
     dependencies: [FileDescriptor]

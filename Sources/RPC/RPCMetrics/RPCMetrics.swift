@@ -25,6 +25,7 @@ public struct ServerMetrics: ServerInterceptor {
     self.methods = MethodTable(prefix: "grpc.server.call", factory: factory)
   }
 
+  /// Counts the call, and records how it ended.
   public func intercept(
     _ context: ServerContext, proceed: () async throws -> Void
   ) async throws {
@@ -40,10 +41,12 @@ public struct ServerMetrics: ServerInterceptor {
 public struct ClientMetrics: ClientInterceptor {
   private let methods: MethodTable
 
+  /// Metrics of a factory's; by default of the one that the program has bootstrapped.
   public init(factory: any MetricsFactory = MetricsSystem.factory) {
     self.methods = MethodTable(prefix: "grpc.client.call", factory: factory)
   }
 
+  /// Counts the call, and records how it ended, all attempts together.
   public func intercept(_ call: inout OutgoingCall) async throws {
     let metrics = self.methods.metrics(of: call.method)
     metrics.started()

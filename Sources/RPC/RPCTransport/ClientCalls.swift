@@ -196,6 +196,7 @@ public struct ResponseStream<Message: RPCMessage>: AsyncSequence, Sendable {
     }
   }
 
+  /// Reads from where the last reader stopped: each response comes once.
   public func makeAsyncIterator() -> AsyncIterator {
     AsyncIterator(call: self.call, handle: self.handle)
   }

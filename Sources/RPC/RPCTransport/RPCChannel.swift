@@ -50,6 +50,7 @@ public final class RPCChannel: Sendable {
     /// Asked before each call, in this order.
     public var interceptors: [any ClientInterceptor] = []
 
+    /// Everything at its default.
     public init() {}
   }
 
@@ -274,9 +275,12 @@ public struct Keepalive: Sendable, Hashable {
   /// Whether a connection without calls is pinged too.
   public var withoutCalls: Bool
 
+  /// Pings after `interval` of silence, and gives the connection up after `timeout` more.
+  ///
   /// - Parameters:
   ///   - interval: Silence before a ping.
   ///   - timeout: Silence behind it, until the connection is given up.
+  ///   - withoutCalls: Whether a connection without calls is pinged too.
   public init(interval: Duration, timeout: Duration = .seconds(20), withoutCalls: Bool = false) {
     self.interval = interval
     self.timeout = timeout

@@ -88,6 +88,7 @@ public final class RPCServer: Sendable {
     /// Told of clients that went too far, and whose connection or calls were ended for it.
     public var attackNoticed: (@Sendable (_ peer: String, _ what: String) -> Void)?
 
+    /// Everything at its default.
     public init() {}
   }
 
@@ -208,6 +209,7 @@ public final class RPCServer: Sendable {
     public let address: ListenAddress
     /// For people: what the system says.
     public let reason: String
+    /// The address and the reason, in a sentence.
     public var description: String { "cannot listen on \(self.address): \(self.reason)" }
   }
 

@@ -219,6 +219,7 @@ public struct RequestStream<Message: RPCMessage>: AsyncSequence, Sendable {
     }
   }
 
+  /// Reads from where the last reader stopped: each request comes once.
   public func makeAsyncIterator() -> AsyncIterator {
     AsyncIterator(queue: self.queue)
   }
