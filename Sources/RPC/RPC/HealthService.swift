@@ -26,7 +26,9 @@ public final class HealthService: HealthV1.HealthService {
 
   /// Sets a service's status, and tells its watchers.
   ///
-  /// - Parameter service: The full name, `package.Service`; empty is the server as a whole.
+  /// - Parameters:
+  ///   - status: What ``check(_:context:)`` answers from now on.
+  ///   - service: The full name, `package.Service`; empty is the server as a whole.
   public func set(_ status: Status, for service: String = "") {
     self.state.withLock { state in
       guard state.statuses[service] != status else { return }

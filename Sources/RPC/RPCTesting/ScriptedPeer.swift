@@ -93,6 +93,7 @@ public final class ScriptedPeer: Sendable {
   /// is never held back.
   ///
   /// - Parameters:
+  ///   - address: Where the server listens.
   ///   - receiveBuffer: Of the socket, in bytes: what the system takes for a peer that does not read.
   ///   - greets: False sends nothing at all.
   public static func client(
@@ -126,7 +127,10 @@ public final class ScriptedPeer: Sendable {
   /// A channel whose servers are scripted, and those servers in the order in which it connects to
   /// them.
   ///
-  /// - Parameter greets: Whether a server sends its SETTINGS by itself.
+  /// - Parameters:
+  ///   - configuration: The channel's.
+  ///   - greets: Whether a server sends its SETTINGS by itself.
+  ///   - group: Whose event loops the channel and its servers live on.
   public static func server(
     configuration: RPCChannel.Configuration = RPCChannel.Configuration(), greets: Bool = true,
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton

@@ -63,7 +63,10 @@ public final class RPCChannel: Sendable {
 
   /// Makes a channel; nothing is connected yet.
   ///
-  /// - Parameter target: See ``RPCCore/ChannelTarget``.
+  /// - Parameters:
+  ///   - target: See ``RPCCore/ChannelTarget``.
+  ///   - configuration: What is wrong with it is thrown.
+  ///   - group: Whose event loop the channel lives on: one of them, for all its connections.
   /// - Throws: ``RPCCore/ListenAddress/ParseError``: the target is no address;
   ///   ``RPCCore/ConfigurationError``: a setting cannot be.
   public convenience init(
@@ -84,7 +87,10 @@ public final class RPCChannel: Sendable {
 
   /// Makes a channel to a target; nothing is connected yet.
   ///
-  /// - Parameter group: Whose event loop the channel lives on: one of them, for all its connections.
+  /// - Parameters:
+  ///   - target: What the channel is a way to.
+  ///   - configuration: What is wrong with it is told by the calls, which fail with `invalidArgument`.
+  ///   - group: Whose event loop the channel lives on: one of them, for all its connections.
   public convenience init(
     to target: ChannelTarget, configuration: Configuration = Configuration(),
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton

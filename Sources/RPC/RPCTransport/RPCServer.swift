@@ -129,7 +129,11 @@ public final class RPCServer: Sendable {
   /// Makes a server; it takes calls once it listens.
   ///
   /// - Precondition: No two of the services define the same method.
-  /// - Parameter configuration: What is wrong with it is told when the server is to listen.
+  /// - Parameters:
+  ///   - services: Whose methods it has. Health and reflection are services like others.
+  ///   - configuration: What is wrong with it is told when the server is to listen.
+  ///   - group: Over whose event loops its connections are spread; a call's handler starts on that of
+  ///     its connection.
   public init(
     services: [any RPCService], configuration: Configuration = Configuration(),
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
