@@ -26,7 +26,9 @@ public final class HealthService: HealthV1.HealthService {
 
   /// Sets a service's status, and tells its watchers.
   ///
-  /// - Parameter service: The full name, `package.Service`; empty is the server as a whole.
+  /// - Parameters:
+  ///   - status: What ``check(_:context:)`` answers from now on.
+  ///   - service: The full name, `package.Service`; empty is the server as a whole.
   public func set(_ status: Status, for service: String = "") {
     self.state.withLock { state in
       guard state.statuses[service] != status else { return }
@@ -44,6 +46,7 @@ public final class HealthService: HealthV1.HealthService {
     }
   }
 
+  /// Answers with a service's status now. `notFound`: none was ever set for it.
   public func check(
     _ request: HealthV1.HealthCheckRequest, context: ServerContext
   ) async throws -> HealthV1.HealthCheckResponse {
@@ -53,6 +56,7 @@ public final class HealthService: HealthV1.HealthService {
     return HealthV1.HealthCheckResponse(status: status)
   }
 
+  /// Answers with the status of every service that has one.
   public func list(
     _ request: HealthV1.HealthListRequest, context: ServerContext
   ) async throws -> HealthV1.HealthListResponse {
@@ -61,6 +65,8 @@ public final class HealthService: HealthV1.HealthService {
       statuses: statuses.mapValues { HealthV1.HealthCheckResponse(status: $0) })
   }
 
+  /// Answers with a service's status now and whenever it changes, until the client leaves; one that
+  /// none was ever set for is `serviceUnknown`. `resourceExhausted`: ``maximumWatches`` are open.
   public func watch(
     _ request: HealthV1.HealthCheckRequest,
     responses: ResponseWriter<HealthV1.HealthCheckResponse>, context: ServerContext

@@ -36,6 +36,7 @@ public struct ReflectionService: ReflectionV1.ServerReflectionService {
   /// The same service under the name that older clients ask for.
   public var alpha: some RPCService { AlphaReflectionService(reflection: self) }
 
+  /// Answers each question with files, names, or an error in the response: the call itself goes on.
   public func serverReflectionInfo(
     _ requests: RequestStream<ReflectionV1.ServerReflectionRequest>,
     responses: ResponseWriter<ReflectionV1.ServerReflectionResponse>, context: ServerContext

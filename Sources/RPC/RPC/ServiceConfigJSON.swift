@@ -58,6 +58,11 @@ extension ServiceConfig {
       }
       self.loadBalancing = first
     }
+    do throws(ConfigurationError) {
+      try self.check()
+    } catch {
+      throw ParseError(description: "the service config is wrong: \(error)")
+    }
   }
 
   private static func words(_ error: DecodingError) -> String {
@@ -147,6 +152,13 @@ extension MethodConfig {
     guard method.retryPolicy == nil || method.hedgingPolicy == nil else {
       throw ServiceConfig.ParseError(
         description: "a methodConfig has both retryPolicy and hedgingPolicy")
+    }
+    for (field, bytes) in [
+      ("maxRequestMessageBytes", method.maxRequestMessageBytes),
+      ("maxResponseMessageBytes", method.maxResponseMessageBytes),
+    ] {
+      guard let bytes, bytes < 0 else { continue }
+      throw ServiceConfig.ParseError(description: "\(field) is \(bytes); it is 0 or more")
     }
     self.init(
       names: method.name.map { Name(service: $0.service ?? "", method: $0.method ?? "") },

@@ -18,12 +18,16 @@ public struct CallOptions: Sendable {
   public var compression: Compression
   /// Whether a call that is made while another is served ends by that one's deadline.
   public var inheritsDeadline: Bool
+  /// Filled with what the server sends beside its messages. For calls that return no stream; those
+  /// that do tell it themselves. Nil: nobody wants it.
+  public var receivedMetadata: ReceivedMetadata?
 
   /// Options; those that are not named have their defaults.
   public init(
     timeout: Duration? = nil, metadata: Metadata = Metadata(), waitForReady: Bool? = nil,
     maximumRequestBytes: Int? = nil, maximumResponseBytes: Int? = nil,
-    compression: Compression = .identity, inheritsDeadline: Bool = true
+    compression: Compression = .identity, inheritsDeadline: Bool = true,
+    receivedMetadata: ReceivedMetadata? = nil
   ) {
     self.timeout = timeout
     self.metadata = metadata
@@ -32,6 +36,7 @@ public struct CallOptions: Sendable {
     self.maximumResponseBytes = maximumResponseBytes
     self.compression = compression
     self.inheritsDeadline = inheritsDeadline
+    self.receivedMetadata = receivedMetadata
   }
 
   /// 4 MiB, what every gRPC implementation accepts unless it is told otherwise.

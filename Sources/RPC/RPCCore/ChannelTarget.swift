@@ -48,7 +48,14 @@ public struct ChannelTarget: Sendable, Hashable {
     } else if text.hasPrefix("ipv4:") || text.hasPrefix("ipv6:") {
       var addresses: [ListenAddress] = []
       for part in text.dropFirst(5).split(separator: ",", omittingEmptySubsequences: false) {
-        addresses.append(try ListenAddress(String(part)))
+        let address = try ListenAddress(String(part))
+        guard case .tcp(let host, _) = address,
+          text.hasPrefix("ipv4:") ? Self.isIPv4(host) : Self.isIPv6(host)
+        else {
+          throw ListenAddress.ParseError(
+            text: text, reason: "\"\(part)\" is no address of \(text.prefix(4)) with a port")
+        }
+        addresses.append(address)
       }
       self.kind = .addresses(addresses)
     } else {
@@ -60,7 +67,27 @@ public struct ChannelTarget: Sendable, Hashable {
           .addresses([address])
         }
     }
+    if let mistake = self.mistake { throw ListenAddress.ParseError(text: text, reason: mistake) }
   }
+
+  /// Why nobody can connect to it; nil: it looks right.
+  package var mistake: String? {
+    switch self.kind {
+    case .name(let host, let port): ListenAddress.tcp(host: host, port: port).mistake(portsFrom: 1)
+    case .addresses(let addresses): addresses.lazy.compactMap { $0.mistake(portsFrom: 1) }.first
+    }
+  }
+
+  private static func isIPv4(_ host: String) -> Bool {
+    let parts = host.split(separator: ".", omittingEmptySubsequences: false)
+    return parts.count == 4
+      && parts.allSatisfy { part in
+        part.utf8.allSatisfy { (0x30...0x39).contains($0) } && UInt8(part) != nil
+      }
+  }
+
+  /// What cannot be a name; the system has the last word.
+  private static func isIPv6(_ host: String) -> Bool { host.contains(":") }
 
   private static func name(
     _ rest: String, of text: String
@@ -91,5 +118,6 @@ public struct ChannelTarget: Sendable, Hashable {
 }
 
 extension ChannelTarget: CustomStringConvertible {
+  /// The text that it was made from.
   public var description: String { self.text }
 }

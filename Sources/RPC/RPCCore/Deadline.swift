@@ -18,6 +18,7 @@ public struct Deadline: Sendable, Hashable, Comparable {
     ContinuousClock.Instant.now.duration(to: self.instant)
   }
 
+  /// The earlier one is less.
   public static func < (left: Self, right: Self) -> Bool {
     left.instant < right.instant
   }

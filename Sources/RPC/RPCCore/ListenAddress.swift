@@ -12,6 +12,7 @@ public enum ListenAddress: Sendable, Hashable {
     /// What is wrong with it.
     public let reason: String
 
+    /// What was given, and what is wrong with it, in a sentence.
     public var description: String {
       "\"\(self.text)\" is no address: \(self.reason); expected HOST:PORT or unix:PATH"
     }
@@ -27,14 +28,12 @@ public enum ListenAddress: Sendable, Hashable {
     if text.hasPrefix("unix:") {
       var path = text.dropFirst("unix:".count)
       if path.hasPrefix("///") { path = path.dropFirst(2) }
-      guard !path.isEmpty else { throw ParseError(text: text, reason: "the path is empty") }
-      guard path.utf8.count <= Self.maximumPathBytes else {
-        throw ParseError(
-          text: text,
-          reason: "the path has \(path.utf8.count) bytes, more than \(Self.maximumPathBytes)")
-      }
       self = .unix(path: String(path))
+      if let mistake = self.mistake() { throw ParseError(text: text, reason: mistake) }
       return
+    }
+    if let scheme = text.firstRange(of: "://") {
+      throw ParseError(text: text, reason: "\(text[..<scheme.upperBound]) does not belong to it")
     }
     guard let colon = text.lastIndex(of: ":") else {
       throw ParseError(text: text, reason: "there is no port")
@@ -51,12 +50,32 @@ public enum ListenAddress: Sendable, Hashable {
     } else if host.contains(":") {
       throw ParseError(text: text, reason: "an IPv6 address stands in square brackets")
     }
-    guard !host.isEmpty else { throw ParseError(text: text, reason: "the host is empty") }
     self = .tcp(host: String(host), port: port)
+    if let mistake = self.mistake() { throw ParseError(text: text, reason: mistake) }
+  }
+
+  /// Why nobody can listen there, or connect to it; nil: it looks right.
+  ///
+  /// - Parameter port: The smallest that is one.
+  package func mistake(portsFrom port: Int = 0) -> String? {
+    switch self {
+    case .tcp(let host, _) where host.isEmpty: "the host is empty"
+    case .tcp(let host, _)
+    where !host.utf8.allSatisfy({ $0 > 0x20 && $0 != UInt8(ascii: "/") && $0 != 0x7f }):
+      "the host \"\(host)\" holds a space, a slash or a control character"
+    case .tcp(_, let number) where !(port...65_535).contains(number):
+      "the port \(number) is no number from \(port) to 65535"
+    case .unix(let path) where path.isEmpty: "the path is empty"
+    case .unix(let path) where path.utf8.count > Self.maximumPathBytes:
+      "the path has \(path.utf8.count) bytes, more than \(Self.maximumPathBytes)"
+    case .unix(let path) where path.utf8.contains(0): "the path holds a zero"
+    case .tcp, .unix: nil
+    }
   }
 }
 
 extension ListenAddress: CustomStringConvertible {
+  /// The text that ``init(_:)`` reads.
   public var description: String {
     switch self {
     case .tcp(let host, let port): host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"

@@ -86,6 +86,7 @@ public struct MessageDecodingError: Error, Hashable, Sendable, CustomStringConve
     self.name = name
   }
 
+  /// The message's or field's name and what is wrong with it.
   public var description: String {
     switch self.reason {
     case .malformed: "not a well-formed \(self.name)"

@@ -1,8 +1,10 @@
 /// Names and values that travel beside a call's messages, in order; a name may occur repeatedly.
 ///
 /// Names are of `a-z`, `0-9`, `-`, `_` and `.`, and compared without regard to case; one that ends in
-/// `-bin` carries bytes. Names that HTTP/2 cannot carry, and those that gRPC and HTTP keep for
-/// themselves (`grpc-status`, `content-type`, `te` and the like), are not sent.
+/// `-bin` carries bytes. Names that gRPC and HTTP keep for themselves (`grpc-status`, `content-type`,
+/// `te` and the like) are not sent, so that what came can be passed on. A call with a name of other
+/// characters, or with binary metadata that is no base64, fails with `invalidArgument`; a server
+/// does not send it.
 ///
 /// Held as one run of bytes, so that receiving metadata makes no strings until one is asked for.
 public struct Metadata: Sendable {
@@ -24,7 +26,8 @@ public struct Metadata: Sendable {
   /// Whether there are no values.
   public var isEmpty: Bool { self.entries.isEmpty }
 
-  /// Adds a value behind those that are there.
+  /// Adds a value behind those that are there. Under a name that ends in `-bin` it must be base64
+  /// already.
   ///
   /// The value must be printable ASCII (`doc/PROTOCOL-HTTP2.md`, "Custom-Metadata"); any other
   /// byte is replaced by `?`, and spaces around it are dropped. For bytes use ``add(binary:for:)``.
@@ -41,7 +44,8 @@ public struct Metadata: Sendable {
   /// Adds bytes under a name that ends in `-bin`; any other name is a mistake in the program, and
   /// stops it.
   public mutating func add(binary value: [UInt8], for name: String) {
-    precondition(name.hasSuffix("-bin"), "the name of binary metadata ends in -bin, not \(name)")
+    precondition(
+      name.lowercased().hasSuffix("-bin"), "the name of binary metadata ends in -bin, not \(name)")
     let encoded = Base64.encode(value)
     self.appendEntry(name: name, valueCount: encoded.count, value: encoded)
   }
@@ -134,7 +138,12 @@ public struct Metadata: Sendable {
 
   /// Whether the application may send a field of that name, which is in lower case.
   package static func mayBeSent(_ name: UnsafeBufferPointer<UInt8>) -> Bool {
-    let isName = name.allSatisfy { byte in
+    self.isName(name) && !self.reservedNames.contains(String(decoding: name, as: UTF8.self))
+  }
+
+  /// "Header-Name" in `doc/PROTOCOL-HTTP2.md` of the gRPC project.
+  private static func isName(_ name: UnsafeBufferPointer<UInt8>) -> Bool {
+    let isRight = name.allSatisfy { byte in
       switch byte {
       case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "0")...UInt8(ascii: "9"),
         UInt8(ascii: "-"), UInt8(ascii: "_"), UInt8(ascii: "."):
@@ -142,8 +151,37 @@ public struct Metadata: Sendable {
       default: false
       }
     }
-    return isName && !name.isEmpty
-      && !self.reservedNames.contains(String(decoding: name, as: UTF8.self))
+    return isRight && !name.isEmpty
+  }
+
+  /// The first name that HTTP/2 cannot carry, or value of a binary one that is no base64; nil: there
+  /// is none.
+  package var mistake: ConfigurationError? {
+    if self.entries.isEmpty { return nil }
+    var mistake: ConfigurationError?
+    self.forEachField { name, value in
+      guard mistake == nil else { return }
+      if !Self.isName(name) {
+        mistake = ConfigurationError(
+          "a name of the metadata", "\"\(String(decoding: name, as: UTF8.self))\"",
+          expected: "letters, digits, \"-\", \"_\" and \".\"")
+      } else if name.count > 4, UnsafeBufferPointer(rebasing: name.suffix(4)).equals("-bin"),
+        !Self.isBinary(value)
+      {
+        mistake = ConfigurationError(
+          "the metadata's \(String(decoding: name, as: UTF8.self))",
+          "\"\(String(decoding: value, as: UTF8.self))\"",
+          expected: "base64, as of add(binary:for:)")
+      }
+    }
+    return mistake
+  }
+
+  /// One value, or several with commas between.
+  private static func isBinary(_ value: UnsafeBufferPointer<UInt8>) -> Bool {
+    value.split(separator: UInt8(ascii: ","), omittingEmptySubsequences: false).allSatisfy {
+      Base64.decode($0.drop { $0 == UInt8(ascii: " ") }) != nil
+    }
   }
 
   /// Calls `body` with each name and value as they go over the wire.
@@ -205,6 +243,7 @@ extension Metadata: Sequence {
   /// A name and its value.
   public typealias Element = (name: String, value: String)
 
+  /// Names and values in order, names in lower case, binary values as base64.
   public func makeIterator() -> AnyIterator<Element> {
     var index = 0
     return AnyIterator {
@@ -232,6 +271,7 @@ extension Metadata: Hashable {
 }
 
 extension Metadata: ExpressibleByDictionaryLiteral {
+  /// Names and values in order; a name may stand there repeatedly. See ``add(_:for:)``.
   public init(dictionaryLiteral elements: (String, String)...) {
     self.init()
     for (name, value) in elements {

@@ -30,7 +30,7 @@ public struct RPCError: Error, Sendable, Hashable {
     }
   }
 
-  /// How long the caller should wait before it tries again.
+  /// How long the caller should wait before it tries again: from zero to a year, in milliseconds.
   public var retryDelay: Duration? {
     get {
       guard let text = self.metadata["grpc-retry-pushback-ms"], let count = Int64(text), count >= 0
@@ -40,9 +40,10 @@ public struct RPCError: Error, Sendable, Hashable {
     set {
       self.metadata.removeAll(for: "grpc-retry-pushback-ms")
       if let newValue {
-        let (seconds, attoseconds) = newValue.components
+        // No server means more than a year, and no number overflows.
+        let (seconds, attoseconds) = min(max(newValue, .zero), .seconds(31_536_000)).components
         let milliseconds = seconds * 1_000 + attoseconds / 1_000_000_000_000_000
-        self.metadata.add(String(max(0, milliseconds)), for: "grpc-retry-pushback-ms")
+        self.metadata.add(String(milliseconds), for: "grpc-retry-pushback-ms")
       }
     }
   }
@@ -60,5 +61,6 @@ public struct RPCError: Error, Sendable, Hashable {
 }
 
 extension RPCError: CustomStringConvertible {
+  /// For example `NOT_FOUND: there is no build 7`.
   public var description: String { "\(self.code): \(self.message)" }
 }

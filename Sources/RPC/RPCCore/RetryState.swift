@@ -109,6 +109,11 @@ package struct RetryState: Sendable {
       self.failures += 1
       var backoff = policy.initialBackoff
       for _ in 1..<self.failures where backoff < policy.maximumBackoff {
+        // As a ratio first: the product of two large ones is no duration.
+        guard policy.backoffMultiplier < policy.maximumBackoff / backoff else {
+          backoff = policy.maximumBackoff
+          break
+        }
         backoff = backoff * policy.backoffMultiplier
       }
       return (.tryAgain(after: min(backoff, policy.maximumBackoff) * (1 + 0.2 * random)), false)

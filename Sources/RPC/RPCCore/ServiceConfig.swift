@@ -11,6 +11,7 @@ public struct ServiceConfig: Sendable, Hashable {
   /// Nil: as the channel's configuration says.
   public var loadBalancing: LoadBalancing?
 
+  /// A config; without arguments, calls are made once, without bounds but their own.
   public init(
     methods: [MethodConfig] = [], retryThrottling: RetryThrottling? = nil,
     loadBalancing: LoadBalancing? = nil
@@ -83,6 +84,7 @@ public struct MethodConfig: Sendable, Hashable {
   /// The largest response, in bytes; the smaller of this and the call's own applies.
   public var maximumResponseBytes: Int?
 
+  /// What applies to the methods of these names; what is not given is left to each call.
   public init(
     names: [Name], timeout: Duration? = nil, waitForReady: Bool? = nil,
     resilience: Resilience = .none, maximumRequestBytes: Int? = nil,
@@ -113,6 +115,8 @@ public struct RetryPolicy: Sendable, Hashable {
   /// The most attempts that any policy gets.
   public static let maximumAttemptsOfAny = 5
 
+  /// A policy that has so many attempts; the delays between them begin with 100 ms, double, and end
+  /// with 2 s unless they are given.
   public init(
     maximumAttempts: Int, initialBackoff: Duration = .milliseconds(100),
     maximumBackoff: Duration = .seconds(2), backoffMultiplier: Double = 2,
@@ -136,6 +140,7 @@ public struct HedgingPolicy: Sendable, Hashable {
   /// Statuses after which the other attempts go on; any other ends the call.
   public var nonFatalCodes: Set<StatusCode>
 
+  /// A policy that has so many attempts, with the delay between them.
   public init(
     maximumAttempts: Int, delay: Duration, nonFatalCodes: Set<StatusCode> = [.unavailable]
   ) {
@@ -153,6 +158,7 @@ public struct RetryThrottling: Sendable, Hashable {
   /// What a success brings back.
   public var tokenRatio: Double
 
+  /// So many tokens at first and at most, and what a success brings back.
   public init(maximumTokens: Double, tokenRatio: Double) {
     self.maximumTokens = maximumTokens
     self.tokenRatio = tokenRatio

@@ -2,12 +2,33 @@
 public struct MethodDescriptor<Request: RPCMessage, Response: RPCMessage>: Sendable {
   /// `/package.Service/Method`, as it stands in HTTP/2's `:path`.
   public let path: String
+  /// Whether the path is one. Found out once, for every call asks.
+  package let isWellFormed: Bool
 
-  @inlinable
   /// The method of a path, `/package.Service/Method`.
+  ///
+  /// Calls of one whose path is not like that fail with `invalidArgument`; a router stops the
+  /// program.
   public init(_ path: String) {
     self.path = path
+    self.isWellFormed = isMethodPath(path)
   }
+
+  /// What a call of a method that is none fails with.
+  package var error: RPCError {
+    ConfigurationError(
+      "the method's path", "\"\(self.path)\"", expected: "/package.Service/Method"
+    ).callError
+  }
+}
+
+/// Two names with a slash before each, of printable ASCII without spaces.
+package func isMethodPath(_ path: String) -> Bool {
+  guard path.utf8.first == UInt8(ascii: "/"), path.utf8.last != UInt8(ascii: "/"),
+    let slash = path.utf8.lastIndex(of: UInt8(ascii: "/"))
+  else { return false }
+  return path.utf8.distance(from: path.utf8.startIndex, to: slash) > 1
+    && path.utf8.allSatisfy { (0x21...0x7e).contains($0) }
 }
 
 /// A service's name, methods and the file that defines it: what reflection tells about it.
@@ -16,8 +37,10 @@ public struct ServiceDescriptor: Sendable {
   public let fullName: String
   /// The methods' names, in the order of the file.
   public let methods: [String]
+  /// The file that defines it.
   public let file: FileDescriptor
 
+  /// For generated code, and for services that are made without it.
   public init(fullName: String, methods: [String], file: FileDescriptor) {
     self.fullName = fullName
     self.methods = methods
@@ -29,6 +52,7 @@ public struct ServiceDescriptor: Sendable {
 public final class FileDescriptor: Sendable {
   /// Its path as others import it, for example `grpc/health/v1/health.proto`.
   public let name: String
+  /// The proto's `package`; the names of what it defines begin with it.
   public let package: String
   /// An encoded `google.protobuf.FileDescriptorProto`.
   public let serialized: [UInt8]
@@ -38,6 +62,7 @@ public final class FileDescriptor: Sendable {
   /// The files it imports.
   public let dependencies: [FileDescriptor]
 
+  /// A file with its encoding, and what is found in it.
   public init(
     name: String, package: String, serialized: [UInt8], symbols: [String],
     dependencies: [FileDescriptor]

@@ -34,7 +34,8 @@ package struct TokenBucket: Sendable, Hashable {
     let now = second()
     let passed = min(now - (self.filledAt ?? now), Int64(self.limit.burst))
     self.filledAt = now
-    self.tokens = min(self.limit.burst, Int(passed) * self.limit.perSecond)
+    let (brought, isMore) = Int(passed).multipliedReportingOverflow(by: self.limit.perSecond)
+    self.tokens = isMore ? self.limit.burst : min(self.limit.burst, brought)
     guard self.tokens > 0 else { return false }
     self.tokens -= 1
     return true
@@ -42,6 +43,6 @@ package struct TokenBucket: Sendable, Hashable {
 
   /// Something happened that makes up for it.
   package mutating func putBack(_ count: Int = 1) {
-    self.tokens = min(self.limit.burst, self.tokens + count)
+    self.tokens += min(count, self.limit.burst - self.tokens)
   }
 }

@@ -28,6 +28,11 @@ final class HTTP2Callbacks: @unchecked Sendable {
       return 0
     }
 
+    // A frame of a type that nghttp2 does not know is thrown away once it has been counted.
+    nghttp2_session_callbacks_set_unpack_extension_callback(callbacks) { _, _, _, _ in
+      NGHTTP2_ERR_CANCEL.rawValue
+    }
+
     nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks) { _, frame, userData in
       let header = frame!.pointee.hd
       guard header.type == UInt8(NGHTTP2_HEADERS.rawValue) else { return 0 }

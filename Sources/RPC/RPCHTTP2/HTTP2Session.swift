@@ -84,6 +84,10 @@ package final class HTTP2Session {
     nghttp2_option_set_max_continuations(options, configuration.maximumContinuationFrames)
     nghttp2_option_set_max_outbound_ack(options, configuration.maximumOutboundAcknowledgements)
     nghttp2_option_set_no_closed_streams(options, 1)
+    // nghttp2 says nothing of frames whose type it does not know unless it is told to.
+    for type in Self.firstUnknownType...UInt8.max {
+      nghttp2_option_set_user_recv_extension_type(options, type)
+    }
     var session: OpaquePointer?
     var settings = [
       nghttp2_settings_entry(
@@ -206,6 +210,9 @@ package final class HTTP2Session {
     if count > 0 { self.withStream(id) { $0.outboundDrained(remaining: $0.outbound.count) } }
     return 0
   }
+
+  /// The types below are RFC 9113's.
+  private static let firstUnknownType: UInt8 = 0xa
 
   /// How many streams nghttp2 lets a peer begin beyond what the peer is told.
   private static let streamsBeyondTheLimit = 10_000
@@ -411,6 +418,9 @@ package final class HTTP2Session {
     case NGHTTP2_PING.rawValue, NGHTTP2_SETTINGS.rawValue:
       if flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) != 0 { return }
     case NGHTTP2_PRIORITY.rawValue, NGHTTP2_WINDOW_UPDATE.rawValue:
+      break
+    case UInt32(Self.firstUnknownType)...:
+      // Whatever it carries means nothing to us: RFC 9113, section 5.5.
       break
     default:
       return

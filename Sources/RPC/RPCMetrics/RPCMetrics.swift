@@ -25,6 +25,7 @@ public struct ServerMetrics: ServerObserver {
     self.factory = factory
   }
 
+  /// Makes the method's metrics.
   public func observer(ofMethod method: String) -> any MethodObserver {
     MethodMetrics(method, prefix: "grpc.server.call", factory: self.factory)
   }
@@ -35,10 +36,12 @@ public struct ServerMetrics: ServerObserver {
 public struct ClientMetrics: ClientInterceptor {
   private let methods: MethodTable
 
+  /// Metrics of a factory's; by default of the one that the program has bootstrapped.
   public init(factory: any MetricsFactory = MetricsSystem.factory) {
     self.methods = MethodTable(prefix: "grpc.client.call", factory: factory)
   }
 
+  /// Counts the call, and records how it ended, all attempts together.
   public func intercept(_ call: inout OutgoingCall) async throws {
     let metrics = self.methods.metrics(of: call.method)
     metrics.callBegan()

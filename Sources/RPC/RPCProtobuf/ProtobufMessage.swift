@@ -28,11 +28,14 @@ public protocol ProtobufMessage: RPCMessage {
 
 /// A generated enum. It holds numbers it has no case for, as proto3 wants.
 public protocol ProtobufEnum: Sendable, Hashable, CaseIterable {
+  /// The case of a number, or one that only holds it.
   init(rawValue: Int32)
+  /// The number on the wire.
   var rawValue: Int32 { get }
 }
 
 extension ProtobufMessage {
+  /// Reads a message by libprotobuf-c. The bytes are only used during the call.
   @inlinable
   public init(decoding bytes: UnsafeRawBufferPointer) throws(MessageDecodingError) {
     let arena = Arena.take(budget: Arena.budget(forDecoding: bytes.count))
@@ -41,6 +44,9 @@ extension ProtobufMessage {
     self = try Self(copying: message.assumingMemoryBound(to: CMessage.self), source)
   }
 
+  /// Packs the message to where `reserving` says, by libprotobuf-c.
+  ///
+  /// - Precondition: The size is within protobuf's 2 GiB, unless `reserving` throws.
   @inlinable
   public func encode<Refusal: Error>(
     reserving: (_ size: Int) throws(Refusal) -> UnsafeMutableRawPointer

@@ -14,11 +14,13 @@ public struct DecodingSource {
     self.isRewritten = isRewritten
   }
 
+  /// A `bytes` field.
   @inlinable
   public func bytes(_ field: ProtobufCBinaryData) -> [UInt8] {
     [UInt8](UnsafeBufferPointer(start: field.data, count: field.len))
   }
 
+  /// A repeated `bytes` field.
   @inlinable
   public func bytes(_ count: Int, _ fields: UnsafePointer<ProtobufCBinaryData>?) -> [[UInt8]] {
     UnsafeBufferPointer(start: fields, count: count).map { self.bytes($0) }
@@ -90,6 +92,7 @@ public struct DecodingSource {
     }
   }
 
+  /// Repeated strings; `name` is the field's, for the error.
   @inlinable
   public func strings(
     _ count: Int, _ fields: UnsafePointer<ProtobufCBinaryData>?, in name: StaticString
@@ -99,16 +102,19 @@ public struct DecodingSource {
     }
   }
 
+  /// Repeated numbers.
   @inlinable
   public func numbers<T: BitwiseCopyable>(_ count: Int, _ fields: UnsafePointer<T>?) -> [T] {
     [T](UnsafeBufferPointer(start: fields, count: count))
   }
 
+  /// Repeated truth values, which generated C holds in 64 bits each.
   @inlinable
   public func bools(_ count: Int, _ fields: UnsafePointer<UInt64>?) -> [Bool] {
     UnsafeBufferPointer(start: fields, count: count).map { $0 != 0 }
   }
 
+  /// Repeated enums.
   @inlinable
   public func enums<E: ProtobufEnum>(_ count: Int, _ fields: UnsafePointer<Int32>?) -> [E] {
     UnsafeBufferPointer(start: fields, count: count).map { E(rawValue: $0) }
@@ -132,6 +138,7 @@ public struct DecodingSource {
     return .value(try M(copying: field, self))
   }
 
+  /// Repeated messages.
   @inlinable
   public func messages<M: ProtobufMessage>(
     _ count: Int, _ fields: UnsafePointer<UnsafeMutablePointer<M.CMessage>?>?
@@ -168,8 +175,10 @@ public struct DecodingSource {
 
 /// A value behind a pointer, for messages that contain themselves.
 public indirect enum Indirect<Value: Sendable & Hashable>: Sendable, Hashable {
+  /// The only case: what is behind the pointer.
   case value(Value)
 
+  /// What is behind the pointer.
   @inlinable
   public var value: Value {
     switch self {

@@ -17,6 +17,7 @@ public struct UnknownFields: Sendable, Hashable {
     self.bytes = bytes
   }
 
+  /// Whether there are none.
   @inlinable
   public var isEmpty: Bool { self.bytes.isEmpty }
 }

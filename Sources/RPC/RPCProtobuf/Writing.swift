@@ -29,6 +29,7 @@ extension Arena {
     return self.place(value.value)
   }
 
+  /// Repeated messages.
   @inlinable
   public func messages<M: ProtobufMessage>(
     _ values: [M]
@@ -69,6 +70,7 @@ extension Arena {
     }
   }
 
+  /// Repeated `bytes`: the arrays' own storage.
   @inlinable
   public func bytes(
     _ values: [[UInt8]]
@@ -106,6 +108,7 @@ extension Arena {
     return value.withUTF8 { self.copy($0) }
   }
 
+  /// Repeated strings: copies of their UTF-8.
   @inlinable
   public func strings(
     _ values: [String]
@@ -126,6 +129,7 @@ extension Arena {
     }
   }
 
+  /// Repeated truth values, which generated C holds in 64 bits each.
   @inlinable
   public func bools(_ values: [Bool]) -> (Int, UnsafeMutablePointer<UInt64>?) {
     if values.isEmpty { return (0, nil) }
@@ -136,6 +140,7 @@ extension Arena {
     return (values.count, numbers)
   }
 
+  /// Repeated enums.
   @inlinable
   public func enums<E: ProtobufEnum>(_ values: [E]) -> (Int, UnsafeMutablePointer<Int32>?) {
     if values.isEmpty { return (0, nil) }
@@ -162,6 +167,7 @@ extension Arena {
     }
   }
 
+  /// The same for a `float`.
   @inlinable
   public func minusZero(_ value: Float, _ number: UInt32, _ message: inout ProtobufCMessage) {
     if value == 0 && value.sign == .minus {

@@ -34,6 +34,8 @@ extension RPCServer {
 ///       let reply = try await GreeterClient(channel).sayHello(HelloRequest(name: "you"))
 ///       #expect(reply.text == "Hello, you")
 ///     }
+///
+/// - Throws: What `body` throws; ``RPCCore/ConfigurationError``: a setting of the server cannot be.
 public func withInMemoryServer<Result>(
   _ services: [any RPCService],
   configuration: RPCServer.Configuration = RPCServer.Configuration(),
@@ -41,6 +43,7 @@ public func withInMemoryServer<Result>(
   _ body: (RPCChannel) async throws -> Result
 ) async throws -> Result {
   let server = RPCServer(services: services, configuration: configuration)
+  if let mistake = server.mistake { throw mistake }
   let channel = server.inMemoryChannel(configuration: channelConfiguration)
   do {
     let result = try await body(channel)

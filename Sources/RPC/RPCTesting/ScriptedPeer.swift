@@ -18,15 +18,25 @@ import Synchronization
 public final class ScriptedPeer: Sendable {
   /// HTTP/2's frame types (RFC 9113, section 6).
   public enum Kind: UInt8, Sendable {
+    /// DATA: a part of a body.
     case data = 0
+    /// HEADERS: a header list, or its beginning.
     case headers = 1
+    /// PRIORITY, which means nothing any more.
     case priority = 2
+    /// RST_STREAM: the end of a stream.
     case reset = 3
+    /// SETTINGS, or the acknowledgement of the peer's.
     case settings = 4
+    /// PUSH_PROMISE: a stream that the server will begin.
     case pushPromise = 5
+    /// PING, or the answer to one.
     case ping = 6
+    /// GOAWAY: no further streams.
     case goAway = 7
+    /// WINDOW_UPDATE: more bytes may come.
     case windowUpdate = 8
+    /// CONTINUATION: more of a header list.
     case continuation = 9
   }
 
@@ -45,7 +55,9 @@ public final class ScriptedPeer: Sendable {
 
     /// A header field.
     public struct Field: Sendable, Hashable {
+      /// In lower case, `:status` and the like among them.
       public var name: String
+      /// As it came.
       public var value: String
     }
 
@@ -59,9 +71,10 @@ public final class ScriptedPeer: Sendable {
     /// The first field of that name.
     public subscript(name: String) -> String? { self.fields.first { $0.name == name }?.value }
 
-    /// The body's number at an offset: an error code or a window's increment.
+    /// The body's number at an offset, of four bytes: an error code or a window's increment. Zero
+    /// where there are no four bytes.
     public func number(at offset: Int) -> UInt32 {
-      guard self.body.count >= offset + 4 else { return 0 }
+      guard offset >= 0, self.body.count - 4 >= offset else { return 0 }
       return self.body[offset..<offset + 4].reduce(0) { $0 << 8 | UInt32($1) }
     }
   }
@@ -80,6 +93,7 @@ public final class ScriptedPeer: Sendable {
   /// is never held back.
   ///
   /// - Parameters:
+  ///   - address: Where the server listens.
   ///   - receiveBuffer: Of the socket, in bytes: what the system takes for a peer that does not read.
   ///   - greets: False sends nothing at all.
   public static func client(
@@ -113,7 +127,10 @@ public final class ScriptedPeer: Sendable {
   /// A channel whose servers are scripted, and those servers in the order in which it connects to
   /// them.
   ///
-  /// - Parameter greets: Whether a server sends its SETTINGS by itself.
+  /// - Parameters:
+  ///   - configuration: The channel's.
+  ///   - greets: Whether a server sends its SETTINGS by itself.
+  ///   - group: Whose event loops the channel and its servers live on.
   public static func server(
     configuration: RPCChannel.Configuration = RPCChannel.Configuration(), greets: Bool = true,
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton

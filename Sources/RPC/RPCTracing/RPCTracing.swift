@@ -15,6 +15,7 @@ public struct ServerTracing: ServerInterceptor {
   /// Spans of the tracer that the program has bootstrapped.
   public init() {}
 
+  /// Runs the handler within a span, which is the current one for what it does.
   public func intercept(
     _ context: ServerContext, proceed: () async throws -> Void
   ) async throws {
@@ -53,6 +54,7 @@ public struct ClientTracing: ClientInterceptor {
   /// Spans of the tracer that the program has bootstrapped.
   public init() {}
 
+  /// Begins a span that ends with the call, and puts it into the call's metadata.
   public func intercept(_ call: inout OutgoingCall) async throws {
     let outer = ServiceContext.current ?? .topLevel
     let span = startSpan(String(call.method.dropFirst()), context: outer, ofKind: .client)

@@ -164,6 +164,7 @@ final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
     var http2 = HTTP2Session.Configuration()
     http2.maximumHeaderListBytes = UInt32(clamping: self.configuration.maximumHeaderListBytes)
     http2.maximumStreamWindow = Int32(clamping: self.configuration.maximumStreamWindow)
+    http2.streamWindow = min(http2.streamWindow, http2.maximumStreamWindow)
     var limits = ConnectionLife.Limits(handshake: self.configuration.connectTimeout)
     limits.idle = self.configuration.idleTimeout
     if let keepalive = self.keepalive {

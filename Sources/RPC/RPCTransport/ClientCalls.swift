@@ -1,32 +1,51 @@
 import RPCCore
 import Synchronization
 
+/// Where the one response of a call is put. The loop fills it before the caller may look.
+@usableFromInline
+final class ResponseSlot<Response: RPCMessage>: @unchecked Sendable {
+  @exclusivity(unchecked) @usableFromInline var message: Response?
+  @usableFromInline init() {}
+}
+
 /// A call with one request and one response: a continuation that is resumed once.
 ///
 /// `@unchecked Sendable`: set up before it is handed to the loop, then only the loop touches it.
-final class UnaryClientCall<Response: RPCMessage>: ClientCall, @unchecked Sendable {
-  private var response: Response?
-  private var hasExtraResponse = false
-  private var continuation: UnsafeContinuation<Response, any Error>?
+@usableFromInline
+final class UnaryClientCall: ClientCall, @unchecked Sendable {
+  @usableFromInline
+  typealias Receive = (UnsafeRawBufferPointer) throws(MessageDecodingError) -> Void
+
+  private let receive: Receive
+  private var count = 0
+  private var continuation: UnsafeContinuation<Void, any Error>?
   /// How it ended, if that came before anybody waited.
   private var ending: Result<Metadata, RPCError>?
 
+  /// - Parameter receive: Takes the response.
+  @usableFromInline
+  init(receive: @escaping Receive) {
+    self.receive = receive
+  }
+
   /// Resumes the continuation when the call has ended, or at once if it has. On the loop.
-  func wait(_ continuation: UnsafeContinuation<Response, any Error>) {
+  func wait(_ continuation: UnsafeContinuation<Void, any Error>) {
     self.continuation = continuation
     if let ending = self.ending { self.ended(ending) }
   }
 
-  func initialMetadataReceived(_ metadata: Metadata) {}
+  @usableFromInline func initialMetadataReceived(_ metadata: Metadata) {}
 
+  @usableFromInline
   func messageReceived(
     _ bytes: UnsafeRawBufferPointer, isCompressed: Bool
   ) throws(MessageDecodingError) -> Bool {
-    if self.response != nil { self.hasExtraResponse = true }
-    self.response = try Response(decoding: bytes)
+    self.count += 1
+    try self.receive(bytes)
     return true
   }
 
+  @usableFromInline
   func ended(_ result: Result<Metadata, RPCError>) {
     guard let continuation = self.continuation else {
       // A task that was cancelled before it made the call.
@@ -35,22 +54,19 @@ final class UnaryClientCall<Response: RPCMessage>: ClientCall, @unchecked Sendab
     }
     self.continuation = nil
     switch result {
-    case .failure(let error):
-      continuation.resume(throwing: error)
+    case .failure(let error): continuation.resume(throwing: error)
+    case .success where self.count == 1: continuation.resume()
     case .success:
-      if let response = self.response, !self.hasExtraResponse {
-        continuation.resume(returning: response)
-      } else {
-        let count = self.hasExtraResponse ? "more than one response" : "no response"
-        continuation.resume(
-          throwing: RPCError(.unimplemented, "a unary call was answered OK with \(count)"))
-      }
+      let what = self.count == 0 ? "no response" : "more than one response"
+      continuation.resume(
+        throwing: RPCError(.unimplemented, "a unary call was answered OK with \(what)"))
     }
   }
 }
 
 /// A call whose responses are read one by one.
-final class StreamingClientCall<Response: RPCMessage>: ClientCall {
+@usableFromInline
+final class StreamingClientCall: ClientCall, @unchecked Sendable {
   private struct State {
     var initial: Metadata?
     var trailing: Metadata?
@@ -60,13 +76,21 @@ final class StreamingClientCall<Response: RPCMessage>: ClientCall {
     var nextWaiter = 0
   }
 
-  let queue: MessageQueue<Response>
+  /// Takes a response, and whether it came compressed; false when the reader is behind.
+  @usableFromInline
+  typealias Receive = (UnsafeRawBufferPointer, Bool) throws(MessageDecodingError) -> Bool
+
+  private let receive: Receive
+  private let end: (Result<Void, RPCError>) -> Void
   private let state = Mutex(State())
 
-  init(roomAgain: @escaping @Sendable () -> Void) {
-    self.queue = MessageQueue(bound: MessageQueueBound.bytes, roomAgain: roomAgain)
+  @usableFromInline
+  init(receive: @escaping Receive, end: @escaping (Result<Void, RPCError>) -> Void) {
+    self.receive = receive
+    self.end = end
   }
 
+  @usableFromInline
   func initialMetadataReceived(_ metadata: Metadata) {
     let waiters = self.state.withLock { state in
       state.initial = metadata
@@ -76,13 +100,14 @@ final class StreamingClientCall<Response: RPCMessage>: ClientCall {
     for waiter in waiters { waiter.continuation.resume(returning: metadata) }
   }
 
+  @usableFromInline
   func messageReceived(
     _ bytes: UnsafeRawBufferPointer, isCompressed: Bool
   ) throws(MessageDecodingError) -> Bool {
-    self.queue.append(
-      try Response(decoding: bytes), bytes: bytes.count, isCompressed: isCompressed)
+    try self.receive(bytes, isCompressed)
   }
 
+  @usableFromInline
   func ended(_ result: Result<Metadata, RPCError>) {
     let waiters = self.state.withLock { state in
       state.isEnded = true
@@ -101,7 +126,7 @@ final class StreamingClientCall<Response: RPCMessage>: ClientCall {
       case .failure(let error): waiter.continuation.resume(throwing: error)
       }
     }
-    self.queue.end(result.map { _ in () })
+    self.end(result.map { _ in () })
   }
 
   var trailingMetadata: Metadata? { self.state.withLock { $0.trailing } }
@@ -143,9 +168,11 @@ final class StreamingClientCall<Response: RPCMessage>: ClientCall {
 }
 
 /// Keeps a call alive: when the last one who could read it lets go, the call is cancelled.
+@usableFromInline
 final class CallHandle: Sendable {
-  let stream: ClientStream
+  @usableFromInline let stream: ClientStream
 
+  @usableFromInline
   init(_ stream: ClientStream) {
     self.stream = stream
   }
@@ -171,33 +198,45 @@ final class CallHandle: Sendable {
 /// holds the server back. The call is cancelled when this and everything that was made of it is
 /// let go.
 public struct ResponseStream<Message: RPCMessage>: AsyncSequence, Sendable {
-  let call: StreamingClientCall<Message>
-  let handle: CallHandle
+  @usableFromInline let queue: MessageQueue<Message>
+  @usableFromInline let call: StreamingClientCall
+  @usableFromInline let handle: CallHandle
+
+  @inlinable
+  init(queue: MessageQueue<Message>, call: StreamingClientCall, handle: CallHandle) {
+    self.queue = queue
+    self.call = call
+    self.handle = handle
+  }
 
   /// Reads the responses.
   public struct AsyncIterator: AsyncIteratorProtocol {
-    let call: StreamingClientCall<Message>
-    let handle: CallHandle
+    @usableFromInline let queue: MessageQueue<Message>
+    @usableFromInline let handle: CallHandle
     /// Whether the message that ``next()`` returned last had come compressed.
-    public private(set) var wasCompressed = false
+    public internal(set) var wasCompressed = false
 
-    init(call: StreamingClientCall<Message>, handle: CallHandle) {
-      self.call = call
+    @inlinable
+    init(queue: MessageQueue<Message>, handle: CallHandle) {
+      self.queue = queue
       self.handle = handle
     }
 
     /// The next response; nil after the server's OK.
     ///
     /// - Throws: ``RPCCore/RPCError``: the call's status.
+    @inlinable
     public mutating func next() async throws -> Message? {
-      guard let next = try await self.call.queue.next() else { return nil }
+      guard let next = try await self.queue.next() else { return nil }
       self.wasCompressed = next.isCompressed
       return next.message
     }
   }
 
+  /// Reads from where the last reader stopped: each response comes once.
+  @inlinable
   public func makeAsyncIterator() -> AsyncIterator {
-    AsyncIterator(call: self.call, handle: self.handle)
+    AsyncIterator(queue: self.queue, handle: self.handle)
   }
 
   /// Ends the call; reading it throws `cancelled`.
@@ -217,8 +256,9 @@ public struct ResponseStream<Message: RPCMessage>: AsyncSequence, Sendable {
 
 /// A call with a stream of requests and one response.
 public final class ClientStreamingCall<Request: RPCMessage, Response: RPCMessage>: Sendable {
-  private let responses: ResponseStream<Response>
+  @usableFromInline let responses: ResponseStream<Response>
 
+  @inlinable
   init(responses: ResponseStream<Response>) {
     self.responses = responses
   }
@@ -227,6 +267,7 @@ public final class ClientStreamingCall<Request: RPCMessage, Response: RPCMessage
   ///
   /// - Parameter compressed: Whether the call's compression is used, if it has one.
   /// - Throws: ``RPCCore/RPCError``: the call's status, if the server has ended it.
+  @inlinable
   public func send(_ request: Request, compressed: Bool = true) async throws {
     let stream = self.responses.handle.stream
     try await stream.writer.send(request, on: stream, compressed: compressed)
@@ -248,6 +289,15 @@ public final class ClientStreamingCall<Request: RPCMessage, Response: RPCMessage
     return response
   }
 
+  /// What the server sent before its response. Suspends until it is there; empty if the call ended
+  /// well without any. Throws the call's status if it failed before.
+  public var initialMetadata: Metadata {
+    get async throws { try await self.responses.initialMetadata }
+  }
+
+  /// What the server sent with its status; nil until then.
+  public var trailingMetadata: Metadata? { self.responses.trailingMetadata }
+
   /// Ends the call without a response.
   public func cancel() {
     self.responses.cancel()
@@ -259,6 +309,7 @@ public final class BidirectionalCall<Request: RPCMessage, Response: RPCMessage>:
   /// What the server sends.
   public let responses: ResponseStream<Response>
 
+  @inlinable
   init(responses: ResponseStream<Response>) {
     self.responses = responses
   }
@@ -267,6 +318,7 @@ public final class BidirectionalCall<Request: RPCMessage, Response: RPCMessage>:
   ///
   /// - Parameter compressed: Whether the call's compression is used, if it has one.
   /// - Throws: ``RPCCore/RPCError``: the call's status, if the server has ended it.
+  @inlinable
   public func send(_ request: Request, compressed: Bool = true) async throws {
     let stream = self.responses.handle.stream
     try await stream.writer.send(request, on: stream, compressed: compressed)

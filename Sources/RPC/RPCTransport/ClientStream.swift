@@ -3,6 +3,7 @@ import RPCCore
 import RPCHTTP2
 
 /// A call as its shape sees it: what comes back, and how it ends. Told on the loop.
+@usableFromInline
 protocol ClientCall: AnyObject, Sendable {
   func initialMetadataReceived(_ metadata: Metadata)
   /// A whole message. The bytes are valid during the call only. False holds the server back until
@@ -25,6 +26,7 @@ protocol ClientCall: AnyObject, Sendable {
 /// The call is finished once: by its committed attempt, the last one that failed, the deadline or a
 /// cancellation, whichever comes first. `@unchecked Sendable`: only the loop touches it;
 /// ``StreamWriter`` is the way in from elsewhere.
+@usableFromInline
 final class ClientStream: OutboundStream, @unchecked Sendable {
   /// What the call is made with, service config and all.
   struct Terms {
@@ -37,6 +39,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     var maximumResponseBytes: Int
     var compression: Compression
     var resilience: MethodConfig.Resilience
+    var received: ReceivedMetadata?
     var onEnd: [@Sendable (CallSummary) -> Void]
   }
 
@@ -44,7 +47,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   private static let maximumReplayBytes = 256 << 10
 
   let executor: LoopExecutor
-  let writer: StreamWriter
+  @usableFromInline let writer: StreamWriter
   let terms: Terms
   private var call: (any ClientCall)?
   private weak var channel: ChannelCore?
@@ -72,31 +75,41 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     self.writer = StreamWriter(executor: executor)
     self.call = call
     self.retries = RetryState(terms.resilience)
+    terms.received?.callBegan()
   }
 
   /// Takes the one request, framed, behind which the client's side ends. Before the loop knows the
   /// call.
+  @inlinable
   func setRequest(_ message: some RPCMessage) throws(RPCError) {
-    if self.terms.compression == .identity {
-      let limit = self.terms.maximumRequestBytes
-      try message.encode { size throws(RPCError) in
-        guard size <= limit else { throw tooLarge(size, limit) }
-        let target = self.replay.reserve(size + MessageDeframer.prefixBytes)
-        writePrefix(size, to: target)
-        return target + MessageDeframer.prefixBytes
-      }
+    if self.compression == .identity {
+      try message.encode { size throws(RPCError) in try self.reserveRequest(size) }
     } else {
-      let bytes = try frame(
-        message, self.terms.compression, limit: self.terms.maximumRequestBytes)
-      bytes.withUnsafeBytes { self.replay.append($0) }
+      self.setRequest(framed: try frame(message, self.compression, limit: self.maximumMessageBytes))
     }
+  }
+
+  @usableFromInline
+  func reserveRequest(_ size: Int) throws(RPCError) -> UnsafeMutableRawPointer {
+    guard size <= self.maximumMessageBytes else { throw tooLarge(size, self.maximumMessageBytes) }
+    let target = self.replay.reserve(size + MessageDeframer.prefixBytes)
+    writePrefix(size, to: target)
+    self.wantsEnd = true
+    return target + MessageDeframer.prefixBytes
+  }
+
+  @usableFromInline
+  func setRequest(framed bytes: [UInt8]) {
+    bytes.withUnsafeBytes { self.replay.append($0) }
     self.wantsEnd = true
   }
 
   var isFinished: Bool { self.isFinishedForGood }
   var waitsForReady: Bool { self.terms.waitsForReady }
-  var compression: Compression { self.terms.compression }
-  var maximumMessageBytes: Int { self.terms.maximumRequestBytes }
+  @usableFromInline var compression: Compression { self.terms.compression }
+  @usableFromInline var maximumMessageBytes: Int { self.terms.maximumRequestBytes }
+  @usableFromInline
+  var outboundBytes: Int { self.committed?.outbound.count ?? self.replay.count }
 
   // MARK: - From the channel
 
@@ -107,7 +120,10 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     guard let deadline = self.terms.deadline, !self.isFinished else { return }
     let remaining = deadline.remaining
     guard remaining > .zero else {
-      self.finish(.failure(self.deadlineError))
+      self.finish(
+        .failure(
+          RPCError(
+            .deadlineExceeded, "the deadline of \(self.terms.path) had passed before it began")))
       return
     }
     self.deadlineTimer = self.executor.eventLoop.scheduleTask(in: TimeAmount(remaining)) {
@@ -173,9 +189,9 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     for attempt in self.attempts { attempt.endOutbound() }
   }
 
-  /// The application has read what it was behind with.
+  /// The application has read what it was behind with. On any thread.
   func roomAgain() {
-    self.committed?.roomAgain()
+    self.executor.execute { self.committed?.roomAgain() }
   }
 
   // MARK: - From attempts
@@ -183,6 +199,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   /// A response has begun: no other attempt is of interest.
   func responseBegan(_ attempt: ClientAttempt, _ metadata: Metadata) {
     self.commit(to: attempt)
+    self.terms.received?.responseBegan(metadata)
     self.call?.initialMetadataReceived(metadata)
   }
 
@@ -274,18 +291,21 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
 
   // MARK: - From the writer
 
+  @usableFromInline
   func reserveOutbound(_ count: Int) -> UnsafeMutableRawPointer? {
     if self.isFinished { return nil }
     guard let committed = self.committed else { return self.replay.reserve(count) }
     return committed.isClosed ? nil : committed.outbound.reserve(count)
   }
 
+  @usableFromInline
   func appendOutbound(_ bytes: UnsafeRawBufferPointer) {
     if self.isFinished { return }
     guard let committed = self.committed else { return self.replay.append(bytes) }
     if !committed.isClosed { committed.outbound.append(bytes) }
   }
 
+  @usableFromInline
   func outboundAppended() {
     if let committed = self.committed {
       committed.outboundGrew()
@@ -326,8 +346,12 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     self.retryTimers = []
     self.replay.reset()
     switch result {
-    case .success: self.writer.close(RPCError(.cancelled, "the server has ended the call"))
-    case .failure(let error): self.writer.close(error)
+    case .success(let trailing):
+      self.terms.received?.callEnded(trailing)
+      self.writer.close(RPCError(.cancelled, "the server has ended the call"))
+    case .failure(let error):
+      self.terms.received?.callEnded(error.metadata)
+      self.writer.close(error)
     }
     for attempt in self.attempts { attempt.abandon() }
     self.attempts = []

@@ -84,7 +84,8 @@ struct SocketDialer: Dialer {
         if let timeout = self.unacknowledgedTimeout {
           tcp = tcp.channelOption(
             .tcpOption(.init(rawValue: CInt(TCP_USER_TIMEOUT))),
-            value: Int(TimeAmount(timeout).nanoseconds / 1_000_000))
+            // In milliseconds; zero would be the system's own.
+            value: Int(max(1, min(TimeAmount(timeout).nanoseconds / 1_000_000, Int64(Int32.max)))))
         }
       #endif
       if let address = try? SocketAddress(ipAddress: host, port: port) {

@@ -15,8 +15,10 @@ import RPCCore
 public protocol ServerInterceptor: Sendable {
   /// Runs in the place of the call's handler.
   ///
-  /// - Parameter proceed: Runs the interceptors behind this one and then the handler. To be called at
-  ///   most once. What it throws is the call's error unless something else is thrown in its place.
+  /// - Parameters:
+  ///   - context: The call, as its handler sees it.
+  ///   - proceed: Runs the interceptors behind this one and then the handler. To be called at most
+  ///     once. What it throws is the call's error unless something else is thrown in its place.
   func intercept(_ context: ServerContext, proceed: () async throws -> Void) async throws
 }
 

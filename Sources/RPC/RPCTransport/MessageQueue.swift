@@ -1,143 +1,161 @@
-import NIOCore
 import RPCCore
 import Synchronization
 
 /// Messages that a peer sent and the application has not read yet: filled on the event loop,
 /// emptied by one reader on any executor.
 ///
-/// It holds as many bytes as ``bound`` before the stream's window stays shut, plus what the peer may
-/// still send into the window.
-final class MessageQueue<Message: Sendable>: Sendable {
+/// It holds as many bytes as its bound before the stream's window stays shut, plus what the peer may
+/// still send into the window. The reader takes all that has come at once, so that a message in a
+/// run of them costs no lock. `@unchecked Sendable`: what is not in the mutex is the reader's, and
+/// `isBeingRead` sees to it that there is one.
+@usableFromInline
+final class MessageQueue<Message: Sendable>: @unchecked Sendable {
   /// A message, and how it came.
+  @usableFromInline
   struct Received: Sendable {
-    var message: Message
-    var isCompressed: Bool
+    @usableFromInline var message: Message
+    @usableFromInline var isCompressed: Bool
+
+    @inlinable
+    init(message: Message, isCompressed: Bool) {
+      self.message = message
+      self.isCompressed = isCompressed
+    }
   }
 
-  private struct State {
-    var messages = CircularBuffer<(message: Received, bytes: Int)>()
-    var heldBytes = 0
-    var ending: Result<Void, RPCError>?
-    var reader: UnsafeContinuation<Received?, any Error>?
+  @usableFromInline
+  struct State {
+    @usableFromInline var messages: [Received] = []
+    /// Bytes in `messages` and in the reader's batch.
+    @usableFromInline var heldBytes = 0
+    @usableFromInline var batchBytes = 0
+    @usableFromInline var ending: Result<Void, RPCError>?
+    /// Waits for anything to come.
+    @usableFromInline var reader: UnsafeContinuation<Void, any Error>?
     /// The loop has been told so, and wants to know when there is room again.
-    var isFull = false
+    @usableFromInline var isFull = false
+
+    @inlinable init() {}
   }
 
-  private let state = Mutex(State())
-  private let bound: Int
-  private let roomAgain: @Sendable () -> Void
+  /// Unread messages of one stream: enough to keep a reader busy between two turns of the loop.
+  @usableFromInline
+  static var defaultBound: Int { 256 << 10 }
+
+  @usableFromInline let state = Mutex(State())
+  @usableFromInline let bound: Int
+  @usableFromInline let roomAgain: @Sendable () -> Void
+  /// What the reader has taken and not returned yet, the next one last.
+  @exclusivity(unchecked) @usableFromInline var batch: [Received] = []
+  @usableFromInline let isBeingRead = Atomic(false)
 
   /// - Parameters:
   ///   - bound: Bytes of unread messages above which the window is not opened.
   ///   - roomAgain: Called, on any thread, when a full queue has been read down.
-  init(bound: Int, roomAgain: @escaping @Sendable () -> Void) {
+  @inlinable
+  init(bound: Int = defaultBound, roomAgain: @escaping @Sendable () -> Void) {
     self.bound = bound
     self.roomAgain = roomAgain
   }
 
   /// Adds a message; false when the queue is full, and `roomAgain` follows.
+  @inlinable
   func append(_ message: Message, bytes: Int, isCompressed: Bool = false) -> Bool {
     let message = Received(message: message, isCompressed: isCompressed)
     let (reader, hasRoom) = self.state.withLock { state in
-      guard state.ending == nil else {
-        return (UnsafeContinuation<Received?, any Error>?.none, true)
-      }
-      if let reader = state.reader {
-        state.reader = nil
-        return (reader, true)
-      }
-      state.messages.append((message, bytes))
+      guard state.ending == nil else { return (UnsafeContinuation<Void, any Error>?.none, true) }
+      state.messages.append(message)
       state.heldBytes += bytes
       // Full until it has been read down: the loop waits for that, not for the bound.
       if state.heldBytes > self.bound { state.isFull = true }
-      return (nil, !state.isFull)
+      defer { state.reader = nil }
+      return (state.reader, !state.isFull)
     }
-    reader?.resume(returning: message)
+    reader?.resume()
     return hasRoom
   }
 
   /// Nothing follows. What is queued is still read, unless the end is a failure of the stream
   /// itself (`discarding`).
+  @usableFromInline
   func end(_ ending: Result<Void, RPCError>, discarding: Bool = false) {
     let reader = self.state.withLock { state in
-      guard state.ending == nil else { return UnsafeContinuation<Received?, any Error>?.none }
+      guard state.ending == nil else { return UnsafeContinuation<Void, any Error>?.none }
       state.ending = ending
-      if discarding { state.messages.removeAll() }
+      if discarding { state.messages = [] }
       defer { state.reader = nil }
       return state.reader
     }
-    if let reader { self.resume(reader, ending) }
+    reader?.resume()
   }
 
+  /// The next message; nil after the last.
+  @inlinable
   func next() async throws -> Received? {
-    if let result = try self.take() { return result.message }
-    return try await withTaskCancellationHandler {
-      try await withUnsafeThrowingContinuation { continuation in
-        self.read(continuation)
-      }
-    } onCancel: {
-      let reader = self.state.withLock { state in
-        defer { state.reader = nil }
-        return state.reader
-      }
-      reader?.resume(throwing: RPCError(.cancelled, "the reading task was cancelled"))
-    }
+    let isAlone = !self.isBeingRead.exchange(true, ordering: .acquiring)
+    precondition(isAlone, "a stream of messages is read by one task at a time")
+    defer { self.isBeingRead.store(false, ordering: .releasing) }
+    if let message = self.batch.popLast() { return message }
+    while try !self.takeBatch() { try await self.wait() }
+    return self.batch.popLast()
   }
 
-  /// What can be said at once: a message, the end (a nil message), or nothing yet (nil).
-  private func take() throws -> (message: Received?, Void)? {
-    let (first, ending, opened) = self.state.withLock { state in
-      guard let first = state.messages.popFirst() else {
-        return ((message: Received, bytes: Int)?.none, state.ending, false)
-      }
-      state.heldBytes -= first.bytes
+  /// Takes all that has come: true if that is something, or the end.
+  @inlinable
+  func takeBatch() throws -> Bool {
+    let (ending, opened) = self.state.withLock { state in
+      state.heldBytes -= state.batchBytes
+      state.batchBytes = state.heldBytes
+      swap(&state.messages, &self.batch)
       let opened = state.isFull && state.heldBytes <= self.bound / 2
       if opened { state.isFull = false }
-      return (first, nil, opened)
+      return (state.ending, opened)
     }
     if opened { self.roomAgain() }
-    if let first { return (first.message, ()) }
-    guard let ending else { return nil }
-    try ending.get()
-    return (nil, ())
-  }
-
-  private func read(_ continuation: UnsafeContinuation<Received?, any Error>) {
-    if Task.isCancelled {
-      continuation.resume(throwing: RPCError(.cancelled, "the reading task was cancelled"))
-      return
-    }
-    // A message or the end may have come since `take`.
-    let isWaiting = self.state.withLock { state in
-      guard state.messages.isEmpty, state.ending == nil else { return false }
-      precondition(state.reader == nil, "a stream of messages is read by one task at a time")
-      state.reader = continuation
+    if !self.batch.isEmpty {
+      self.batch.reverse()
       return true
     }
-    guard !isWaiting else {
-      // Cancelled between the check and the store: the handler found no reader to resume.
-      if Task.isCancelled {
-        let reader = self.state.withLock { state in
-          defer { state.reader = nil }
-          return state.reader
+    guard let ending else { return false }
+    try ending.get()
+    return true
+  }
+
+  /// Returns when something may have come.
+  @usableFromInline
+  func wait() async throws {
+    try await withTaskCancellationHandler {
+      try await withUnsafeThrowingContinuation { continuation in
+        if Task.isCancelled {
+          continuation.resume(throwing: Self.cancelled)
+          return
         }
-        reader?.resume(throwing: RPCError(.cancelled, "the reading task was cancelled"))
+        let isWaiting = self.state.withLock { state in
+          guard state.messages.isEmpty, state.ending == nil else { return false }
+          state.reader = continuation
+          return true
+        }
+        if !isWaiting {
+          continuation.resume()
+        } else if Task.isCancelled {
+          // Cancelled between the check and the store: the handler found no reader to resume.
+          self.cancelReader()
+        }
       }
-      return
-    }
-    do {
-      continuation.resume(returning: try self.take()?.message)
-    } catch {
-      continuation.resume(throwing: error)
+    } onCancel: {
+      self.cancelReader()
     }
   }
 
-  private func resume(
-    _ reader: UnsafeContinuation<Received?, any Error>, _ ending: Result<Void, RPCError>
-  ) {
-    switch ending {
-    case .success: reader.resume(returning: nil)
-    case .failure(let error): reader.resume(throwing: error)
+  private func cancelReader() {
+    let reader = self.state.withLock { state in
+      defer { state.reader = nil }
+      return state.reader
     }
+    reader?.resume(throwing: Self.cancelled)
+  }
+
+  private static var cancelled: RPCError {
+    RPCError(.cancelled, "the reading task was cancelled")
   }
 }

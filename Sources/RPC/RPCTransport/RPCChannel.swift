@@ -50,6 +50,7 @@ public final class RPCChannel: Sendable {
     /// Asked before each call, in this order.
     public var interceptors: [any ClientInterceptor] = []
 
+    /// Everything at its default.
     public init() {}
   }
 
@@ -57,16 +58,23 @@ public final class RPCChannel: Sendable {
   public let target: ChannelTarget
   private let core: ChannelCore
   private let configuration: Configuration
+  /// What is wrong with target or configuration: every call fails with it.
+  private let mistake: ConfigurationError?
 
   /// Makes a channel; nothing is connected yet.
   ///
-  /// - Parameter target: See ``RPCCore/ChannelTarget``.
-  /// - Throws: ``RPCCore/ListenAddress/ParseError``: the target is no address.
+  /// - Parameters:
+  ///   - target: See ``RPCCore/ChannelTarget``.
+  ///   - configuration: What is wrong with it is thrown.
+  ///   - group: Whose event loop the channel lives on: one of them, for all its connections.
+  /// - Throws: ``RPCCore/ListenAddress/ParseError``: the target is no address;
+  ///   ``RPCCore/ConfigurationError``: a setting cannot be.
   public convenience init(
     to target: String, configuration: Configuration = Configuration(),
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
   ) throws {
     self.init(to: try ChannelTarget(target), configuration: configuration, group: group)
+    if let mistake = self.mistake { throw mistake }
   }
 
   /// Makes a channel to one address; nothing is connected yet.
@@ -79,7 +87,10 @@ public final class RPCChannel: Sendable {
 
   /// Makes a channel to a target; nothing is connected yet.
   ///
-  /// - Parameter group: Whose event loop the channel lives on: one of them, for all its connections.
+  /// - Parameters:
+  ///   - target: What the channel is a way to.
+  ///   - configuration: What is wrong with it is told by the calls, which fail with `invalidArgument`.
+  ///   - group: Whose event loop the channel lives on: one of them, for all its connections.
   public convenience init(
     to target: ChannelTarget, configuration: Configuration = Configuration(),
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
@@ -95,6 +106,15 @@ public final class RPCChannel: Sendable {
   ) {
     self.target = target
     self.configuration = configuration
+    do throws(ConfigurationError) {
+      if let mistake = target.mistake {
+        throw ConfigurationError("the channel's target", target, expected: "an address: \(mistake)")
+      }
+      try configuration.check()
+      self.mistake = nil
+    } catch {
+      self.mistake = error
+    }
     self.core = ChannelCore(
       target: target, configuration: configuration, dialer: dialer, eventLoop: group.next())
   }
@@ -118,20 +138,92 @@ public final class RPCChannel: Sendable {
   ///
   /// - Throws: ``RPCCore/RPCError``: the call's status, or one that this side made: `unavailable` (no
   ///   connection), `deadlineExceeded`, `cancelled`, `resourceExhausted` (a message is too large, or
-  ///   too many calls wait).
+  ///   too many calls wait), `invalidArgument` (a setting, an option or a name that cannot be).
+  @inlinable
   public func unary<Request, Response>(
     _ method: MethodDescriptor<Request, Response>, _ request: Request,
     options: CallOptions = CallOptions()
   ) async throws -> Response {
-    let core = self.core
-    let call = UnaryClientCall<Response>()
-    let terms =
-      self.configuration.interceptors.isEmpty
-      ? self.terms(method.path, options, [])
-      : try await self.interceptedTerms(method.path, options)
-    let stream = ClientStream(terms, executor: core.executor, call: call)
+    let slot = ResponseSlot<Response>()
+    let call = UnaryClientCall { bytes throws(MessageDecodingError) in
+      slot.message = try Response(decoding: bytes)
+    }
+    let stream =
+      self.isIntercepted
+      ? try await self.interceptedStream(of: method, options, call)
+      : try self.stream(of: method, options, call)
     try stream.setRequest(request)
-    return try await withTaskCancellationHandler {
+    try await self.make(call, on: stream)
+    // The call ends well with one response only.
+    return slot.message!
+  }
+
+  /// Begins a call with one request and a stream of responses.
+  ///
+  /// - Returns: At once; the call's status comes with the responses.
+  /// - Throws: ``RPCCore/RPCError``: the request is too large, or an interceptor has refused.
+  @inlinable
+  public func serverStreaming<Request, Response>(
+    _ method: MethodDescriptor<Request, Response>, _ request: Request,
+    options: CallOptions = CallOptions()
+  ) async throws -> ResponseStream<Response> {
+    let responses = try await self.responses(of: method, options)
+    try responses.handle.stream.setRequest(request)
+    self.begin(responses.handle.stream)
+    return responses
+  }
+
+  /// Begins a call with a stream of requests and one response.
+  ///
+  /// - Throws: ``RPCCore/RPCError``: an interceptor has refused.
+  @inlinable
+  public func clientStreaming<Request, Response>(
+    _ method: MethodDescriptor<Request, Response>, options: CallOptions = CallOptions()
+  ) async throws -> ClientStreamingCall<Request, Response> {
+    let responses = try await self.responses(of: method, options)
+    self.begin(responses.handle.stream)
+    return ClientStreamingCall(responses: responses)
+  }
+
+  /// Begins a call with streams both ways.
+  ///
+  /// - Throws: ``RPCCore/RPCError``: an interceptor has refused.
+  @inlinable
+  public func bidirectional<Request, Response>(
+    _ method: MethodDescriptor<Request, Response>, options: CallOptions = CallOptions()
+  ) async throws -> BidirectionalCall<Request, Response> {
+    let responses = try await self.responses(of: method, options)
+    self.begin(responses.handle.stream)
+    return BidirectionalCall(responses: responses)
+  }
+
+  // MARK: - Calls
+
+  @usableFromInline var isIntercepted: Bool { !self.configuration.interceptors.isEmpty }
+
+  @usableFromInline
+  func stream<Request, Response>(
+    of method: MethodDescriptor<Request, Response>, _ options: CallOptions, _ call: any ClientCall
+  ) throws -> ClientStream {
+    guard method.isWellFormed else { throw method.error }
+    let terms = try self.terms(method.path, options, [])
+    return ClientStream(terms, executor: self.core.executor, call: call)
+  }
+
+  @usableFromInline
+  func interceptedStream<Request, Response>(
+    of method: MethodDescriptor<Request, Response>, _ options: CallOptions, _ call: any ClientCall
+  ) async throws -> ClientStream {
+    guard method.isWellFormed else { throw method.error }
+    let terms = try await self.interceptedTerms(method.path, options)
+    return ClientStream(terms, executor: self.core.executor, call: call)
+  }
+
+  /// Returns when the call has ended well.
+  @usableFromInline
+  func make(_ call: UnaryClientCall, on stream: ClientStream) async throws {
+    let core = self.core
+    try await withTaskCancellationHandler {
       try await withUnsafeThrowingContinuation { continuation in
         core.executor.execute {
           call.wait(continuation)
@@ -146,55 +238,32 @@ public final class RPCChannel: Sendable {
     }
   }
 
-  /// Begins a call with one request and a stream of responses.
-  ///
-  /// - Returns: At once; the call's status comes with the responses.
-  /// - Throws: ``RPCCore/RPCError``: the request is too large, or an interceptor has refused.
-  public func serverStreaming<Request, Response>(
-    _ method: MethodDescriptor<Request, Response>, _ request: Request,
-    options: CallOptions = CallOptions()
-  ) async throws -> ResponseStream<Response> {
-    try await self.begin(method, options) { stream throws(RPCError) in
-      try stream.setRequest(request)
-    }
-  }
-
-  /// Begins a call with a stream of requests and one response.
-  ///
-  /// - Throws: ``RPCCore/RPCError``: an interceptor has refused.
-  public func clientStreaming<Request, Response>(
-    _ method: MethodDescriptor<Request, Response>, options: CallOptions = CallOptions()
-  ) async throws -> ClientStreamingCall<Request, Response> {
-    ClientStreamingCall(responses: try await self.begin(method, options) { _ in })
-  }
-
-  /// Begins a call with streams both ways.
-  ///
-  /// - Throws: ``RPCCore/RPCError``: an interceptor has refused.
-  public func bidirectional<Request, Response>(
-    _ method: MethodDescriptor<Request, Response>, options: CallOptions = CallOptions()
-  ) async throws -> BidirectionalCall<Request, Response> {
-    BidirectionalCall(responses: try await self.begin(method, options) { _ in })
-  }
-
-  private func begin<Request, Response>(
-    _ method: MethodDescriptor<Request, Response>, _ options: CallOptions,
-    _ prepare: (ClientStream) throws(RPCError) -> Void
-  ) async throws -> ResponseStream<Response> {
+  @usableFromInline
+  func begin(_ stream: ClientStream) {
     let core = self.core
+    core.executor.execute { core.begin(stream) }
+  }
+
+  /// A call that streams, not begun yet.
+  @inlinable
+  func responses<Request, Response>(
+    of method: MethodDescriptor<Request, Response>, _ options: CallOptions
+  ) async throws -> ResponseStream<Response> {
     // The queue tells the stream of room, and the stream tells the queue of messages: the weak
     // end is filled in once both are there.
-    let room = WeakStream()
-    let call = StreamingClientCall<Response> { room.roomAgain() }
-    let terms =
-      self.configuration.interceptors.isEmpty
-      ? self.terms(method.path, options, [])
-      : try await self.interceptedTerms(method.path, options)
-    let stream = ClientStream(terms, executor: core.executor, call: call)
-    try prepare(stream)
-    room.stream.withLock { $0 = Weak(stream) }
-    core.executor.execute { core.begin(stream) }
-    return ResponseStream(call: call, handle: CallHandle(stream))
+    let room = StreamRoom()
+    let queue = MessageQueue<Response> { room.again() }
+    let call = StreamingClientCall(
+      receive: { bytes, isCompressed throws(MessageDecodingError) in
+        queue.append(
+          try Response(decoding: bytes), bytes: bytes.count, isCompressed: isCompressed)
+      }, end: { queue.end($0) })
+    let stream =
+      self.isIntercepted
+      ? try await self.interceptedStream(of: method, options, call)
+      : try self.stream(of: method, options, call)
+    room.set(stream)
+    return ResponseStream(queue: queue, call: call, handle: CallHandle(stream))
   }
 
   // MARK: - Terms
@@ -203,22 +272,26 @@ public final class RPCChannel: Sendable {
     _ path: String, _ options: CallOptions
   ) async throws -> ClientStream.Terms {
     var call = OutgoingCall(method: path, target: self.target, options: options)
-    for interceptor in self.configuration.interceptors {
-      do {
-        try await interceptor.intercept(&call)
-      } catch {
-        // Those who were asked before wait for the end.
-        let error = error as? RPCError ?? RPCError(.unknown, "\(error)")
-        call.ended(with: error.code)
-        throw error
-      }
+    do {
+      for interceptor in self.configuration.interceptors { try await interceptor.intercept(&call) }
+      return try self.terms(path, call.options, call.observers)
+    } catch {
+      // Those who were asked before wait for the end.
+      let error = error as? RPCError ?? RPCError(.unknown, "\(error)")
+      call.ended(with: error.code)
+      throw error
     }
-    return self.terms(path, call.options, call.observers)
   }
 
   private func terms(
     _ path: String, _ options: CallOptions, _ observers: [@Sendable (CallSummary) -> Void]
-  ) -> ClientStream.Terms {
+  ) throws(RPCError) -> ClientStream.Terms {
+    do throws(ConfigurationError) {
+      if let mistake = self.mistake { throw mistake }
+      try options.check()
+    } catch {
+      throw error.callError
+    }
     let method =
       self.configuration.serviceConfig.methods.isEmpty
       ? nil : self.configuration.serviceConfig.method(path)
@@ -242,7 +315,7 @@ public final class RPCChannel: Sendable {
       maximumResponseBytes: least(options.maximumResponseBytes, method?.maximumResponseBytes)
         ?? CallOptions.defaultMaximumMessageBytes,
       compression: options.compression, resilience: method?.resilience ?? .none,
-      onEnd: observers)
+      received: options.receivedMetadata, onEnd: observers)
   }
 }
 
@@ -255,9 +328,12 @@ public struct Keepalive: Sendable, Hashable {
   /// Whether a connection without calls is pinged too.
   public var withoutCalls: Bool
 
+  /// Pings after `interval` of silence, and gives the connection up after `timeout` more.
+  ///
   /// - Parameters:
   ///   - interval: Silence before a ping.
   ///   - timeout: Silence behind it, until the connection is given up.
+  ///   - withoutCalls: Whether a connection without calls is pinged too.
   public init(interval: Duration, timeout: Duration = .seconds(20), withoutCalls: Bool = false) {
     self.interval = interval
     self.timeout = timeout
@@ -265,16 +341,24 @@ public struct Keepalive: Sendable, Hashable {
   }
 }
 
-private struct Weak: Sendable {
-  weak let stream: ClientStream?
-  init(_ stream: ClientStream) { self.stream = stream }
-}
+/// Tells a stream that its reader has caught up, without keeping it.
+@usableFromInline
+final class StreamRoom: Sendable {
+  private struct Weak: Sendable {
+    weak let stream: ClientStream?
+  }
 
-private final class WeakStream: Sendable {
-  let stream = Mutex<Weak?>(nil)
+  private let stream = Mutex<Weak?>(nil)
 
-  func roomAgain() {
-    guard let stream = self.stream.withLock({ $0?.stream }) else { return }
-    stream.executor.execute { stream.roomAgain() }
+  @usableFromInline init() {}
+
+  @usableFromInline
+  func set(_ stream: ClientStream) {
+    self.stream.withLock { $0 = Weak(stream: stream) }
+  }
+
+  @usableFromInline
+  func again() {
+    self.stream.withLock { $0?.stream }?.roomAgain()
   }
 }

@@ -54,7 +54,8 @@ public final class RPCServer: Sendable {
     /// Resets that a client may make the server send by breaking rules (CVE-2025-8671).
     public var provokedResets = RateLimit(burst: 200, perSecond: 20)
     /// Frames that carry nothing: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA (CVE-2019-9512
-    /// and others). Every frame that does carry something makes up for one.
+    /// and others), and those of types that HTTP/2 does not know. Every frame that does carry
+    /// something makes up for one.
     public var emptyFrames = RateLimit(burst: 1_000, perSecond: 100)
     /// Frames that may wait for a client that does not read, beside those of its calls.
     public var maximumQueuedFrames = 10_000
@@ -89,6 +90,7 @@ public final class RPCServer: Sendable {
     /// Told of clients that went too far, and whose connection or calls were ended for it.
     public var attackNoticed: (@Sendable (_ peer: String, _ what: String) -> Void)?
 
+    /// Everything at its default.
     public init() {}
   }
 
@@ -119,6 +121,8 @@ public final class RPCServer: Sendable {
 
   private let router: Router
   private let configuration: Configuration
+  /// What is wrong with the configuration; nil: nothing.
+  package let mistake: ConfigurationError?
   private let group: any EventLoopGroup
   private let load: ServerLoad
   private let tls = Mutex<ServerTLSContext?>(nil)
@@ -127,6 +131,11 @@ public final class RPCServer: Sendable {
   /// Makes a server; it takes calls once it listens.
   ///
   /// - Precondition: No two of the services define the same method.
+  /// - Parameters:
+  ///   - services: Whose methods it has. Health and reflection are services like others.
+  ///   - configuration: What is wrong with it is told when the server is to listen.
+  ///   - group: Over whose event loops its connections are spread; a call's handler starts on that of
+  ///     its connection.
   public init(
     services: [any RPCService], configuration: Configuration = Configuration(),
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
@@ -136,6 +145,12 @@ public final class RPCServer: Sendable {
     router.observe(by: configuration.observers)
     self.router = router
     self.configuration = configuration
+    do throws(ConfigurationError) {
+      try configuration.check()
+      self.mistake = nil
+    } catch {
+      self.mistake = error
+    }
     self.group = group
     self.load = ServerLoad(report: configuration.attackNoticed)
   }
@@ -143,14 +158,17 @@ public final class RPCServer: Sendable {
   /// Takes calls on an address; may be called several times.
   ///
   /// - Returns: The address that is really listened on: with port 0 the system chose one.
-  /// - Throws: ``ListenError``; ``TLSError``: certificate or key are of no use.
+  /// - Throws: ``RPCCore/ConfigurationError``: a setting cannot be; ``TLSError``: certificate or key
+  ///   are of no use; ``ListenError``: the address cannot be had, or the server was shut down.
   public func listen(on address: ListenAddress) async throws -> ListenAddress {
+    if let mistake = self.mistake { throw mistake }
+    if let mistake = address.mistake() { throw ListenError(address: address, reason: mistake) }
     if let tls = self.configuration.tls {
       let context = try ServerTLSContext(tls)
       self.tls.withLock { if $0 == nil { $0 = context } }
     }
     let bootstrap = ServerBootstrap(group: self.group)
-      .serverChannelOption(.backlog, value: CInt(self.configuration.backlog))
+      .serverChannelOption(.backlog, value: CInt(clamping: self.configuration.backlog))
       .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
       .childChannelOption(
         .writeBufferWaterMark, value: .init(low: 64 << 10, high: 256 << 10)
@@ -182,7 +200,10 @@ public final class RPCServer: Sendable {
       state.listeners.append(channel)
       return state.isShuttingDown
     }
-    if isLate { channel.close(promise: nil) }
+    if isLate {
+      try? await channel.close()
+      throw ListenError(address: address, reason: "the server was shut down")
+    }
     if case .tcp(let host, _) = address, let port = channel.localAddress?.port {
       return .tcp(host: host, port: port)
     }
@@ -195,12 +216,14 @@ public final class RPCServer: Sendable {
     public let address: ListenAddress
     /// For people: what the system says.
     public let reason: String
+    /// The address and the reason, in a sentence.
     public var description: String { "cannot listen on \(self.address): \(self.reason)" }
   }
 
   /// Takes no further calls, waits for those that are open, and closes all connections.
   ///
-  /// - Parameter grace: Calls that are still open then are cancelled.
+  /// - Parameter grace: Calls that are still open then are cancelled; at once if it is not above
+  ///   zero.
   public func shutdown(grace: Duration) async {
     let (listeners, connections) = self.state.withLock { state in
       state.isShuttingDown = true
@@ -231,6 +254,7 @@ public final class RPCServer: Sendable {
 
   /// Serves a connection that was made elsewhere. On its loop.
   package func accept(_ channel: any Channel) throws {
+    if let mistake = self.mistake { throw mistake }
     let id = ObjectIdentifier(channel)
     let owner = ServerConnection(
       router: self.router, configuration: self.configuration, load: self.load)
@@ -270,10 +294,11 @@ public final class RPCServer: Sendable {
     http2.maximumHeaderListBytes = UInt32(clamping: own.maximumHeaderListBytes)
     http2.maximumContinuationFrames = own.maximumContinuationFrames
     http2.maximumStreamWindow = Int32(clamping: own.maximumStreamWindow)
+    http2.streamWindow = min(http2.streamWindow, http2.maximumStreamWindow)
     http2.receivedResets = own.receivedResets.bucket
     http2.provokedResets = own.provokedResets.bucket
     http2.emptyFrames = own.emptyFrames.bucket
-    http2.maximumQueuedFrames = own.maximumQueuedFrames
+    http2.maximumQueuedFrames = min(own.maximumQueuedFrames, Int(Int32.max))
     return http2
   }
 

@@ -45,6 +45,8 @@ public struct Router: Sendable {
   }
 
   /// Adds a method with one request and a stream of responses.
+  @inlinable
+  @inline(__always)
   public mutating func serverStreaming<Request, Response>(
     _ method: MethodDescriptor<Request, Response>,
     handler:
@@ -59,23 +61,24 @@ public struct Router: Sendable {
   }
 
   /// Adds a method with a stream of requests and one response.
+  @inlinable
+  @inline(__always)
   public mutating func clientStreaming<Request, Response>(
     _ method: MethodDescriptor<Request, Response>,
     handler: @escaping @Sendable (RequestStream<Request>, ServerContext) async throws -> Response
   ) {
-    self.add(
-      Route(
-        method.path,
-        .many { stream in
-          let requests = RequestQueue<Request>.receiving(from: stream)
-          stream.run { context, writer in
-            let response = try await handler(requests, context)
-            try await writer.send(response, on: stream)
-          }
-        }))
+    self.addMany(method.path) { stream in
+      let requests = RequestStream<Request>(from: stream)
+      stream.run { context, writer in
+        let response = try await handler(requests, context)
+        try await writer.send(response, on: stream)
+      }
+    }
   }
 
   /// Adds a method with streams both ways.
+  @inlinable
+  @inline(__always)
   public mutating func bidirectional<Request, Response>(
     _ method: MethodDescriptor<Request, Response>,
     handler:
@@ -83,15 +86,12 @@ public struct Router: Sendable {
         RequestStream<Request>, ResponseWriter<Response>, ServerContext
       ) async throws -> Void
   ) {
-    self.add(
-      Route(
-        method.path,
-        .many { stream in
-          let requests = RequestQueue<Request>.receiving(from: stream)
-          stream.run { context, writer in
-            try await handler(requests, ResponseWriter(stream: stream, writer: writer), context)
-          }
-        }))
+    self.addMany(method.path) { stream in
+      let requests = RequestStream<Request>(from: stream)
+      stream.run { context, writer in
+        try await handler(requests, ResponseWriter(stream: stream, writer: writer), context)
+      }
+    }
   }
 
   /// Has every method's calls told to observers.
@@ -115,6 +115,7 @@ public struct Router: Sendable {
     return nil
   }
 
+  /// Adds a method with one request.
   @usableFromInline
   mutating func addSingle(
     _ path: String, serve: @escaping @Sendable (ServerStream, UnsafeRawBufferPointer) -> Void
@@ -122,9 +123,19 @@ public struct Router: Sendable {
     self.add(Route(path, .single(serve)))
   }
 
+  /// Adds a method with any number of requests.
+  @usableFromInline
+  mutating func addMany(
+    _ path: String, serve: @escaping @Sendable (ServerStream) -> Void
+  ) {
+    self.add(Route(path, .many(serve)))
+  }
+
   private mutating func add(_ route: Route) {
     let exists = route.withBytes { self.find($0) != nil }
     precondition(!exists, "two services of one server define \(route.path)")
+    precondition(
+      isMethodPath(route.path), "a method's path is /package.Service/Method, not \"\(route.path)\"")
     if (self.count + 1) * 2 > self.routes.count {
       let old = self.routes
       self.routes = Array(repeating: nil, count: old.count * 2)

@@ -3,15 +3,23 @@ import RPCCompression
 import RPCCore
 import RPCHTTP2
 
-/// Takes the requests of a call that may have any number of them.
+/// Takes the requests of a call that may have any number of them. On the loop.
 @usableFromInline
-protocol RequestSink: AnyObject {
-  /// A whole message. The bytes are valid during the call only.
-  func messageReceived(_ bytes: UnsafeRawBufferPointer, isCompressed: Bool)
-  /// The client has sent everything.
-  func endReceived()
-  /// The call is over before its handler: the client left or broke a rule, or the deadline passed.
-  func cancelled(_ error: RPCError)
+struct RequestSink {
+  /// A whole message, and whether it came compressed. The bytes are valid during the call only.
+  let message: (UnsafeRawBufferPointer, Bool) -> Void
+  /// Nothing follows: the client has sent everything, or the call is over before its handler, and
+  /// what has not been read is dropped (true).
+  let end: (Result<Void, RPCError>, Bool) -> Void
+
+  @usableFromInline
+  init(
+    message: @escaping (UnsafeRawBufferPointer, Bool) -> Void,
+    end: @escaping (Result<Void, RPCError>, Bool) -> Void
+  ) {
+    self.message = message
+    self.end = end
+  }
 }
 
 /// The server's side of one stream: headers to a route, bytes to messages, a result to trailers.
@@ -33,7 +41,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     var deadlineTimer: Scheduled<Void>?
     var context: ServerContext?
     /// Nil for a call with one request.
-    var sink: (any RequestSink)?
+    var sink: RequestSink?
     /// The one request has come: it is in ``ServerStream/request``.
     var hasRequest = false
     var handler: HandlerTask?
@@ -173,7 +181,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
 
   private func take(_ message: UnsafeRawBufferPointer, isCompressed: Bool) {
     if let sink = self.call.sink {
-      sink.messageReceived(message, isCompressed: isCompressed)
+      sink.message(message, isCompressed)
     } else if self.call.hasRequest {
       self.breakOff(RPCError(.unimplemented, "this call takes one request, and got another"))
     } else {
@@ -183,12 +191,16 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   }
 
   /// The sink is full: the window stays shut until ``roomAgain()``.
+  @usableFromInline
   func holdBack() { self.call.isHeldBack = true }
 
-  /// The application has read what it was behind with.
+  /// The application has read what it was behind with. On any thread.
+  @usableFromInline
   func roomAgain() {
-    self.call.isHeldBack = false
-    self.openWindow()
+    self.executor.execute {
+      self.call.isHeldBack = false
+      self.openWindow()
+    }
   }
 
   override func endReceived() {
@@ -198,7 +210,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
       return
     }
     guard case .single(let serve)? = self.call.route?.shape else {
-      self.call.sink?.endReceived()
+      self.call.sink?.end(.success(()), false)
       return
     }
     guard self.call.hasRequest else {
@@ -261,10 +273,11 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   }
 
   /// Where the call's requests go from now on. For calls with any number of them.
-  func receive(into sink: any RequestSink) { self.call.sink = sink }
+  @usableFromInline
+  func receive(into sink: RequestSink) { self.call.sink = sink }
 
   private func tellHandler(_ error: RPCError) {
-    self.call.sink?.cancelled(error)
+    self.call.sink?.end(.failure(error), true)
     self.call.handler?.cancel()
     self.call.handler = nil
   }
@@ -445,20 +458,25 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
 
   // MARK: - From the writer
 
+  @usableFromInline
   var compression: Compression {
     guard let context = self.context, !context.isPlain else { return .identity }
     return context.responseCompression
   }
-  var maximumMessageBytes: Int { .max }
+  @usableFromInline var maximumMessageBytes: Int { .max }
+  @usableFromInline var outboundBytes: Int { self.outbound.count }
 
+  @usableFromInline
   func reserveOutbound(_ count: Int) -> UnsafeMutableRawPointer? {
     self.isFinished ? nil : self.outbound.reserve(count)
   }
 
+  @usableFromInline
   func appendOutbound(_ bytes: UnsafeRawBufferPointer) {
     if !self.isFinished { self.outbound.append(bytes) }
   }
 
+  @usableFromInline
   func outboundAppended() {
     guard let session = self.connection.session, !self.isFinished else { return }
     if self.call.headersSent {

@@ -1,10 +1,10 @@
-import NIOCore
 import RPCCompression
 import RPCCore
 import RPCHTTP2
 import Synchronization
 
 /// What a writer writes to: a stream's outbound queue, on its loop.
+@usableFromInline
 protocol OutboundStream: AnyObject, Sendable {
   /// Appends bytes; nothing once the stream is over.
   func appendOutbound(_ bytes: UnsafeRawBufferPointer)
@@ -13,6 +13,8 @@ protocol OutboundStream: AnyObject, Sendable {
   func reserveOutbound(_ count: Int) -> UnsafeMutableRawPointer?
   /// What was appended or reserved is complete.
   func outboundAppended()
+  /// What waits to be sent.
+  var outboundBytes: Int { get }
   /// How messages are compressed that are to be. On any thread.
   var compression: Compression { get }
   /// The largest message that is sent. On any thread.
@@ -21,13 +23,16 @@ protocol OutboundStream: AnyObject, Sendable {
 
 /// Sends messages on a stream from any executor, in order, and holds the sender back while the
 /// peer does not read.
-final class StreamWriter: Sendable {
+///
+/// A sender on the loop writes straight into the stream's queue, without a lock unless one from
+/// elsewhere, a wait or the end is in the way (`isSimple`). `@unchecked Sendable`: what is neither
+/// in the mutex nor atomic is the loop's.
+@usableFromInline
+final class StreamWriter: @unchecked Sendable {
   private struct State {
     /// Framed messages on their way to the loop.
     var queued: [UInt8] = []
     var transferIsDue = false
-    /// Bytes in `queued` and in the stream's outbound queue.
-    var pendingBytes = 0
     var waiters: [(id: Int, continuation: UnsafeContinuation<Void, any Error>)] = []
     var nextWaiter = 0
     var closed: RPCError?
@@ -40,54 +45,112 @@ final class StreamWriter: Sendable {
 
   private let executor: LoopExecutor
   private let state = Mutex(State())
+  /// Nothing is queued, nobody waits, and the stream is open.
+  private let isSimple = Atomic(true)
+  /// Bytes in the stream's outbound queue.
+  private let outboundBytes = Atomic(0)
+  /// What was sent on the loop.
+  @exclusivity(unchecked) private var sentOnLoop = (messages: 0, bytes: 0)
 
   init(executor: LoopExecutor) {
     self.executor = executor
   }
 
-  /// Messages that were sent, and their bytes with the prefixes.
+  /// Messages that were sent, and their bytes with the prefixes. On the loop.
   var sent: (messages: Int, bytes: Int) {
-    self.state.withLock { ($0.sentMessages, $0.sentBytes) }
+    let elsewhere = self.state.withLock { ($0.sentMessages, $0.sentBytes) }
+    return (self.sentOnLoop.messages + elsewhere.0, self.sentOnLoop.bytes + elsewhere.1)
   }
 
   /// Sends a message. Suspends while too much waits to be sent.
   ///
   /// - Parameter compressed: Whether the stream's compression is used.
   /// - Throws: `RPCError` when the stream is over, or the message larger than may be sent.
-  func send(
-    _ message: some RPCMessage, on stream: some OutboundStream, compressed: Bool = true
+  @inlinable
+  func send<Message: RPCMessage>(
+    _ message: Message, on stream: some OutboundStream, compressed: Bool = true
   ) async throws {
     let isFull: Bool
-    if self.executor.inEventLoop, !compressed || stream.compression == .identity {
-      isFull = try self.sendOnLoop(message, stream)
+    if self.sendsOnLoop(stream, compressed: compressed) {
+      try self.prepare(stream)
+      try message.encode { size throws(RPCError) in try self.reserve(size, on: stream) }
+      isFull = self.appended(to: stream)
     } else {
-      isFull = try self.sendFramed(message, stream, compressed: compressed)
+      let bytes = try frame(
+        message, compressed ? stream.compression : .identity, limit: stream.maximumMessageBytes)
+      isFull = try self.queue(bytes, for: stream)
     }
     if isFull { try await self.waitForRoom() }
   }
 
+  @usableFromInline
+  func sendsOnLoop(_ stream: some OutboundStream, compressed: Bool) -> Bool {
+    self.executor.inEventLoop && (!compressed || stream.compression == .identity)
+  }
+
+  /// Sees to it that what was sent before from elsewhere comes first.
+  @usableFromInline
+  func prepare(_ stream: some OutboundStream) throws {
+    guard !self.isSimple.load(ordering: .acquiring) else { return }
+    self.transfer(to: stream)
+    if let closed = self.state.withLock({ $0.closed }) { throw closed }
+  }
+
+  /// Where a message of that size goes, behind its prefix.
+  @usableFromInline
+  func reserve(
+    _ size: Int, on stream: some OutboundStream
+  ) throws(RPCError) -> UnsafeMutableRawPointer {
+    guard size <= stream.maximumMessageBytes else {
+      throw tooLarge(size, stream.maximumMessageBytes)
+    }
+    guard let target = stream.reserveOutbound(size + MessageDeframer.prefixBytes) else {
+      throw RPCError(.cancelled, "the stream is over")
+    }
+    writePrefix(size, to: target)
+    self.sentOnLoop.messages += 1
+    self.sentOnLoop.bytes += size + MessageDeframer.prefixBytes
+    return target + MessageDeframer.prefixBytes
+  }
+
+  /// The message is written. True if too much waits.
+  @usableFromInline
+  func appended(to stream: some OutboundStream) -> Bool {
+    let bytes = stream.outboundBytes
+    self.outboundBytes.store(bytes, ordering: .relaxed)
+    stream.outboundAppended()
+    return bytes > Self.highWaterBytes
+  }
+
   /// Moves messages that were sent off the loop into the stream's queue. On the loop.
   func transfer(to stream: some OutboundStream) {
+    guard !self.isSimple.load(ordering: .acquiring) else { return }
     let bytes = self.state.withLock { state in
       state.transferIsDue = false
       let bytes = state.queued
       state.queued = []
+      self.update(state)
       return bytes
     }
     guard !bytes.isEmpty else { return }
     bytes.withUnsafeBytes { stream.appendOutbound($0) }
+    self.outboundBytes.store(stream.outboundBytes, ordering: .relaxed)
     stream.outboundAppended()
   }
 
   /// The stream's queue has been read down. On the loop.
   func drained(remaining: Int) {
+    // Either this sees that somebody waits, or who waits sees how little is left.
+    self.outboundBytes.store(remaining, ordering: .sequentiallyConsistent)
+    guard !self.isSimple.load(ordering: .sequentiallyConsistent) else { return }
     let waiters = self.state.withLock { state in
-      state.pendingBytes = remaining + state.queued.count
-      guard state.pendingBytes <= Self.highWaterBytes / 2, !state.waiters.isEmpty else {
+      guard remaining + state.queued.count <= Self.highWaterBytes / 2 else {
         return [(id: Int, continuation: UnsafeContinuation<Void, any Error>)]()
       }
-      defer { state.waiters.removeAll() }
-      return state.waiters
+      let waiters = state.waiters
+      state.waiters = []
+      self.update(state)
+      return waiters
     }
     for waiter in waiters { waiter.continuation.resume() }
   }
@@ -96,58 +159,40 @@ final class StreamWriter: Sendable {
   func close(_ error: RPCError) {
     let waiters = self.state.withLock { state in
       if state.closed == nil { state.closed = error }
-      defer { state.waiters.removeAll() }
-      return state.waiters
+      let waiters = state.waiters
+      state.waiters = []
+      self.update(state)
+      return waiters
     }
     for waiter in waiters { waiter.continuation.resume(throwing: error) }
   }
 
-  private func sendOnLoop(_ message: some RPCMessage, _ stream: some OutboundStream) throws -> Bool
-  {
-    // Messages that this sender sent from another executor come first.
-    self.transfer(to: stream)
-    if let closed = self.state.withLock({ $0.closed }) { throw closed }
-    var count = 0
-    let limit = stream.maximumMessageBytes
-    try message.encode { size throws(RPCError) in
-      guard size <= limit else { throw tooLarge(size, limit) }
-      count = size + MessageDeframer.prefixBytes
-      guard let target = stream.reserveOutbound(count) else {
-        throw RPCError(.cancelled, "the stream is over")
-      }
-      writePrefix(size, to: target)
-      return target + MessageDeframer.prefixBytes
-    }
-    let isFull = self.state.withLock { state in
-      state.sentMessages += 1
-      state.sentBytes += count
-      state.pendingBytes += count
-      return state.pendingBytes > Self.highWaterBytes
-    }
-    stream.outboundAppended()
-    return isFull
-  }
-
-  /// Frames the message wherever the sender runs, and has the loop take it.
-  private func sendFramed(
-    _ message: some RPCMessage, _ stream: some OutboundStream, compressed: Bool
-  ) throws -> Bool {
-    let bytes = try frame(
-      message, compressed ? stream.compression : .identity, limit: stream.maximumMessageBytes)
+  /// Has the loop take a message that was framed elsewhere.
+  @usableFromInline
+  func queue(_ bytes: [UInt8], for stream: some OutboundStream) throws -> Bool {
     let (transfer, isFull) = try self.state.withLock { state in
       if let closed = state.closed { throw closed }
       state.queued.append(contentsOf: bytes)
       state.sentMessages += 1
       state.sentBytes += bytes.count
-      state.pendingBytes += bytes.count
+      self.update(state)
+      let waiting = state.queued.count + self.outboundBytes.load(ordering: .relaxed)
       defer { state.transferIsDue = true }
-      return (!state.transferIsDue, state.pendingBytes > Self.highWaterBytes)
+      return (!state.transferIsDue, waiting > Self.highWaterBytes)
     }
     if transfer { self.executor.eventLoop.execute { self.transfer(to: stream) } }
     return isFull
   }
 
-  private func waitForRoom() async throws {
+  /// Under the lock, after every change.
+  private func update(_ state: State) {
+    self.isSimple.store(
+      state.queued.isEmpty && state.waiters.isEmpty && state.closed == nil,
+      ordering: .sequentiallyConsistent)
+  }
+
+  @usableFromInline
+  func waitForRoom() async throws {
     let id = self.state.withLock { state in
       state.nextWaiter += 1
       return state.nextWaiter
@@ -156,9 +201,17 @@ final class StreamWriter: Sendable {
       try await withUnsafeThrowingContinuation { continuation in
         let outcome: Result<Void, any Error>? = self.state.withLock { state in
           if let closed = state.closed { return .failure(closed) }
-          if state.pendingBytes <= Self.highWaterBytes / 2 { return .success(()) }
           if Task.isCancelled { return .failure(Self.cancelled) }
           state.waiters.append((id, continuation))
+          self.update(state)
+          // Drained before the loop could know of the waiter.
+          if self.outboundBytes.load(ordering: .sequentiallyConsistent) + state.queued.count
+            <= Self.highWaterBytes / 2
+          {
+            state.waiters.removeLast()
+            self.update(state)
+            return .success(())
+          }
           return nil
         }
         if let outcome { continuation.resume(with: outcome) }
@@ -172,7 +225,9 @@ final class StreamWriter: Sendable {
 
   private func cancelWaiter(_ id: Int) {
     let waiter = self.state.withLock { state in
-      state.waiters.firstIndex { $0.id == id }.map { state.waiters.remove(at: $0) }
+      let waiter = state.waiters.firstIndex { $0.id == id }.map { state.waiters.remove(at: $0) }
+      self.update(state)
+      return waiter
     }
     waiter?.continuation.resume(throwing: Self.cancelled)
   }
@@ -181,6 +236,7 @@ final class StreamWriter: Sendable {
 }
 
 /// A message with its flag and length before it.
+@usableFromInline
 func frame(
   _ message: some RPCMessage, _ compression: Compression, limit: Int
 ) throws(RPCError) -> [UInt8] {

@@ -45,6 +45,7 @@ public struct ServerTLS: Sendable {
   /// Told when changed files cannot be used; those before them stay in use.
   public var reloadFailed: (@Sendable (TLSError) -> Void)?
 
+  /// TLS with the server's certificate, and with clients' if they are required.
   public init(identity: TLSIdentity, clientCertificates: ClientCertificates = .none) {
     self.identity = identity
     self.clientCertificates = clientCertificates
@@ -75,6 +76,7 @@ public struct ClientTLS: Sendable {
   /// Told when changed files cannot be used; those before them stay in use.
   public var reloadFailed: (@Sendable (TLSError) -> Void)?
 
+  /// TLS to servers that the roots vouch for, with the client's certificate if it has one.
   public init(
     trustRoots: TrustRoots = .system, identity: TLSIdentity? = nil, serverName: String? = nil
   ) {

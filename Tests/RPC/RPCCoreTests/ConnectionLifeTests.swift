@@ -156,4 +156,15 @@ import Testing
     bucket.putBack()
     #expect([take(), take()] == [true, false])
   }
+
+  @Test func aBucketWithoutBoundsDoesNotOverflow() {
+    var endless = TokenBucket(.init(burst: .max, perSecond: .max))
+    endless.putBack(2)
+    let isThere = endless.take(at: 0)
+    #expect(isThere)
+    var quick = TokenBucket(.init(burst: 5, perSecond: .max))
+    for _ in 0..<5 { _ = quick.take(at: 0) }
+    let isBack = quick.take(at: 3)
+    #expect(isBack)
+  }
 }

@@ -42,6 +42,20 @@ import Testing
     #expect(Self.fail(&state, Self.failure(.unavailable), &throttle) == .giveUp)
   }
 
+  @Test func aDelayThatGrowsBeyondAllBoundsIsTheLongest() {
+    var throttle: RetryThrottle?
+    var state = RetryState(
+      .retry(
+        RetryPolicy(
+          maximumAttempts: 5, initialBackoff: .seconds(1), maximumBackoff: .seconds(1 << 60),
+          backoffMultiplier: 1e300)))
+    for delay in [Duration.seconds(1), .seconds(1 << 60)] {
+      _ = state.attemptStarted(isTransparent: false)
+      #expect(
+        Self.fail(&state, Self.failure(.unavailable), &throttle) == .tryAgain(after: delay))
+    }
+  }
+
   @Test func othersAreNotTriedAgain() {
     var throttle: RetryThrottle?
     for failure in [

@@ -164,6 +164,27 @@ struct Front: GreeterV1.GreeterService {
     }
   }
 
+  @Test func aCallWithOneResponseTellsItsMetadata() async throws {
+    let service = ClosureGreeter { _, context in
+      context.setInitialMetadata(["region": "north"])
+      context.setTrailingMetadata(["cost": "3"])
+      return "Hello"
+    }
+    try await withInMemoryServer([service]) { channel in
+      let greeter = GreeterV1.GreeterClient(channel)
+      // [docs: metadata-unary]
+      let received = ReceivedMetadata()
+      let reply = try await greeter.sayHello(
+        .init(name: "you"), options: CallOptions(receivedMetadata: received))
+      let region = received.initial["region"]
+      let cost = received.trailing["cost"]
+      // [end]
+      #expect(reply.text == "Hello")
+      #expect(region == "north")
+      #expect(cost == "3")
+    }
+  }
+
   @Test func errorsTellProgramsMoreThanASentence() async throws {
     let service = ClosureGreeter { _, _ in
       // [docs: errors-server]

@@ -51,6 +51,16 @@ import Testing
     ),
     (#"{"retryThrottling": {"maxTokens": 0, "tokenRatio": 1}}"#, "maxTokens 0"),
     (#"{"loadBalancingConfig": [{"grpclb": {}}]}"#, "none of pick_first"),
+    (
+      #"{"methodConfig": [{"name": [], "maxRequestMessageBytes": -1}]}"#,
+      "maxRequestMessageBytes is -1"
+    ),
+    (#"{"methodConfig": [{"name": [{"method": "M"}]}]}"#, "a service for it"),
+    (
+      #"{"methodConfig": [{"name": [{"service": "a.B"}]}, {"name": [{"service": "a.B"}]}]}"#,
+      "every name once"
+    ),
+    (#"{"methodConfig": [{"name": [{}], "timeout": "0s"}]}"#, "a duration above zero"),
   ])
   func whatIsWrongIsNamed(json: String, words: String) {
     let error = #expect(throws: ServiceConfig.ParseError.self) { try ServiceConfig(json: json) }

@@ -704,7 +704,7 @@ private let empty: [UInt8] = [0, 0, 0, 0, 0]
     let fields = Mutex<[String]>([])
     var metadata: Metadata = [
       "mine": " spaced ", "te": "gzip", "grpc-timeout": "1n", "content-type": "text/plain",
-      ":path": "/other", "user-agent": "me", "no name": "x", "Upper": "lower",
+      "user-agent": "me", "Upper": "lower",
     ]
     metadata.add(binary: [0xfb, 0xff, 0], for: "b-bin")
     let result = try await self.call(
