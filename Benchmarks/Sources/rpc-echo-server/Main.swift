@@ -60,7 +60,9 @@ struct EchoServer: ParsableCommand {
 
 /// Looks at a call's metadata, as those do that authenticate.
 struct Passing: ServerInterceptor {
-  func intercept(_ context: ServerContext, proceed: () async throws -> Void) async throws {
+  func intercept(_ context: ServerContext, proceed: @concurrent () async throws -> Void)
+    async throws
+  {
     if context.metadata["authorization"] == "nobody" {
       throw RPCError(.unauthenticated, "nobody may call")
     }

@@ -83,7 +83,8 @@ final class ClientAttempt: HTTP2Stream {
     self.head = ResponseHead()
   }
 
-  override func headerReceived(name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>) {
+  override func headerReceived(name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>)
+  {
     self.head?.receive(name: name, value: value)
   }
 

@@ -213,8 +213,10 @@ public struct ResponseStream<Message: RPCMessage>: AsyncSequence, Sendable {
   public struct AsyncIterator: AsyncIteratorProtocol {
     @usableFromInline let queue: MessageQueue<Message>
     @usableFromInline let handle: CallHandle
+    @usableFromInline var lastWasCompressed = false
+
     /// Whether the message that ``next()`` returned last had come compressed.
-    public internal(set) var wasCompressed = false
+    public var wasCompressed: Bool { self.lastWasCompressed }
 
     @inlinable
     init(queue: MessageQueue<Message>, handle: CallHandle) {
@@ -228,7 +230,7 @@ public struct ResponseStream<Message: RPCMessage>: AsyncSequence, Sendable {
     @inlinable
     public mutating func next() async throws -> Message? {
       guard let next = try await self.queue.next() else { return nil }
-      self.wasCompressed = next.isCompressed
+      self.lastWasCompressed = next.isCompressed
       return next.message
     }
   }

@@ -11,7 +11,8 @@ import RPCCore
 ///       }
 ///     }
 ///
-/// It runs in the call's task, on its connection's event loop, and must not block it.
+/// It runs in the call's task, on its connection's event loop, and must not block it. A module with
+/// `NonisolatedNonsendingByDefault` writes `proceed: @concurrent () async throws -> Void`.
 public protocol ServerInterceptor: Sendable {
   /// Runs in the place of the call's handler.
   ///
@@ -19,7 +20,9 @@ public protocol ServerInterceptor: Sendable {
   ///   - context: The call, as its handler sees it.
   ///   - proceed: Runs the interceptors behind this one and then the handler. To be called at most
   ///     once. What it throws is the call's error unless something else is thrown in its place.
-  func intercept(_ context: ServerContext, proceed: () async throws -> Void) async throws
+  func intercept(
+    _ context: ServerContext, proceed: @concurrent () async throws -> Void
+  ) async throws
 }
 
 /// Hears of every call that a server serves, without standing in its way: metrics, logs.

@@ -125,7 +125,8 @@ final class MessageQueue<Message: Sendable>: @unchecked Sendable {
   @usableFromInline
   func wait() async throws {
     try await withTaskCancellationHandler {
-      try await withUnsafeThrowingContinuation { continuation in
+      try await withUnsafeThrowingContinuation {
+        (continuation: UnsafeContinuation<Void, any Error>) in
         if Task.isCancelled {
           continuation.resume(throwing: Self.cancelled)
           return

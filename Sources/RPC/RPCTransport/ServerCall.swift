@@ -64,8 +64,10 @@ public struct RequestStream<Message: RPCMessage>: AsyncSequence, Sendable {
   /// Reads the requests.
   public struct AsyncIterator: AsyncIteratorProtocol {
     @usableFromInline let queue: MessageQueue<Message>
+    @usableFromInline var lastWasCompressed = false
+
     /// Whether the message that ``next()`` returned last had come compressed.
-    public internal(set) var wasCompressed = false
+    public var wasCompressed: Bool { self.lastWasCompressed }
 
     @inlinable
     init(queue: MessageQueue<Message>) { self.queue = queue }
@@ -76,7 +78,7 @@ public struct RequestStream<Message: RPCMessage>: AsyncSequence, Sendable {
     @inlinable
     public mutating func next() async throws -> Message? {
       guard let next = try await self.queue.next() else { return nil }
-      self.wasCompressed = next.isCompressed
+      self.lastWasCompressed = next.isCompressed
       return next.message
     }
   }

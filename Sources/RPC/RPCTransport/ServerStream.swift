@@ -246,7 +246,8 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   @usableFromInline
   func handlerBegins() -> ServerContext {
     let context = ServerContext(
-      method: self.call.route?.path ?? "", metadata: self.head.takeMetadata(like: &self.server.lastMetadata),
+      method: self.call.route?.path ?? "",
+      metadata: self.head.takeMetadata(like: &self.server.lastMetadata),
       deadline: self.call.deadline, peer: self.server.peer,
       compression: self.server.configuration.responseCompression,
       accepted: self.head.acceptedEncodings,

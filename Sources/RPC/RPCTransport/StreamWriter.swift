@@ -1,3 +1,4 @@
+import NIOCore
 import RPCCompression
 import RPCCore
 import RPCHTTP2

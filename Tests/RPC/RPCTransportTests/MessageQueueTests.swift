@@ -13,6 +13,9 @@ import Testing
     // Within the bound again, but the loop still waits: what was under way comes in.
     #expect(!queue.append("c", bytes: 10))
     #expect(try await queue.next()?.message == "b")
+    // What the reader has taken counts until it asks for more.
+    #expect(calls.withLock { $0 } == 0)
+    #expect(try await queue.next()?.message == "c")
     #expect(calls.withLock { $0 } == 1)
     #expect(queue.append("d", bytes: 10))
   }
