@@ -52,12 +52,13 @@ public final class ServerContext: Sendable {
   public var peerIdentity: PeerIdentity? { self.connectionPeer.identity }
 
   /// Sets what is sent before the first response, or before an error. Without effect once that has
-  /// gone out.
+  /// gone out. Names that are not the application's are left out; see ``RPCCore/Metadata``.
   public func setInitialMetadata(_ metadata: Metadata) {
     self.change { $0.initial = metadata }
   }
 
-  /// Sets what is sent with the status.
+  /// Sets what is sent with the status. Names that are not the application's are left out; see
+  /// ``RPCCore/Metadata``.
   public func setTrailingMetadata(_ metadata: Metadata) {
     self.change { $0.trailing = metadata }
   }
