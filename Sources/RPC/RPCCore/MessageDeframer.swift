@@ -8,6 +8,8 @@ package struct MessageDeframer: ~Copyable {
     /// The flag is neither 0 nor 1.
     case badFlag(UInt8)
     case tooLarge(size: Int, limit: Int)
+    /// The stream was to bring one message.
+    case secondMessage
   }
 
   /// The flag and the length before each message.
@@ -18,7 +20,9 @@ package struct MessageDeframer: ~Copyable {
   private var prefixCount = 0
   private var size = 0
   private var isCompressed = false
-  private var body: [UInt8] = []
+  private var body = ByteQueue()
+  /// A whole message is in `body`, and stays there.
+  private var isHolding = false
 
   /// - Parameter limit: The largest message that is accepted, in bytes.
   package init(limit: Int) {
@@ -32,11 +36,9 @@ package struct MessageDeframer: ~Copyable {
   package mutating func reset() {
     self.prefix = 0
     self.prefixCount = 0
-    self.body.removeAll(keepingCapacity: self.body.capacity <= Self.keptBytes)
+    self.isHolding = false
+    self.body.clear()
   }
-
-  /// What is kept of the memory between messages and streams.
-  private static let keptBytes = 4 << 10
 
   /// Takes the next bytes and calls `receive` with each message that they complete, and whether it
   /// is compressed. The pointer is valid during the call only.
@@ -45,29 +47,62 @@ package struct MessageDeframer: ~Copyable {
     receive: (_ message: UnsafeRawBufferPointer, _ isCompressed: Bool) -> Void
   ) throws(Failure) {
     var rest = bytes[...]
-    while true {
-      while self.prefixCount < Self.prefixBytes {
-        guard let byte = rest.popFirst() else { return }
-        self.prefix = self.prefix << 8 | UInt64(byte)
-        self.prefixCount += 1
-        if self.prefixCount == Self.prefixBytes {
-          try self.beginMessage()
-        }
-      }
+    while try self.takePrefix(&rest) {
       if self.body.isEmpty, rest.count >= self.size {
         receive(UnsafeRawBufferPointer(rebasing: rest.prefix(self.size)), self.isCompressed)
         rest = rest.dropFirst(self.size)
       } else {
-        let part = rest.prefix(self.size - self.body.count)
-        self.body.append(contentsOf: part)
-        rest = rest.dropFirst(part.count)
-        guard self.body.count == self.size else { return }
-        self.body.withUnsafeBytes { receive($0, self.isCompressed) }
-        self.body.removeAll(keepingCapacity: self.size <= 1 << 16)
+        guard self.gather(&rest) else { return }
+        self.body.withBytes { receive($0, self.isCompressed) }
+        self.body.clear()
       }
       self.prefix = 0
       self.prefixCount = 0
     }
+  }
+
+  /// Takes the next bytes of a stream that brings one message, and holds on to it.
+  ///
+  /// - Throws: ``Failure/secondMessage`` when another begins.
+  package mutating func hold(_ bytes: UnsafeRawBufferPointer) throws(Failure) {
+    var rest = bytes[...]
+    while !rest.isEmpty {
+      guard !self.isHolding else { throw .secondMessage }
+      guard try self.takePrefix(&rest), self.gather(&rest) else { return }
+      self.isHolding = true
+      self.prefix = 0
+      self.prefixCount = 0
+    }
+  }
+
+  /// Calls `body` with the message that is held, and whether it is compressed; nil if none has come.
+  package func withHeld<Result>(
+    _ body: (_ message: UnsafeRawBufferPointer, _ isCompressed: Bool) -> Result
+  ) -> Result? {
+    guard self.isHolding else { return nil }
+    return self.body.withBytes { body($0, self.isCompressed) }
+  }
+
+  /// Whether a message begins or has begun, and its prefix is known.
+  @inline(__always)
+  private mutating func takePrefix(_ rest: inout UnsafeRawBufferPointer.SubSequence) throws(Failure)
+    -> Bool
+  {
+    while self.prefixCount < Self.prefixBytes {
+      guard let byte = rest.popFirst() else { return false }
+      self.prefix = self.prefix << 8 | UInt64(byte)
+      self.prefixCount += 1
+      if self.prefixCount == Self.prefixBytes { try self.beginMessage() }
+    }
+    return true
+  }
+
+  /// Adds to the message in `body`; whether it is whole now.
+  private mutating func gather(_ rest: inout UnsafeRawBufferPointer.SubSequence) -> Bool {
+    let part = rest.prefix(self.size - self.body.count)
+    self.body.append(UnsafeRawBufferPointer(rebasing: part), of: self.size)
+    rest = rest.dropFirst(part.count)
+    return self.body.count == self.size
   }
 
   private mutating func beginMessage() throws(Failure) {
@@ -87,6 +122,8 @@ extension MessageDeframer.Failure {
     switch self {
     case .badFlag(let flag):
       RPCError(.internalError, "a message begins with the flag \(flag), neither 0 nor 1")
+    case .secondMessage:
+      RPCError(.unimplemented, "this call takes one request, and got another")
     case .tooLarge(let size, let limit):
       RPCError(
         .resourceExhausted, "a message of \(size) bytes is larger than the limit of \(limit)")

@@ -1,4 +1,5 @@
 import CNghttp2
+import RPCCore
 
 /// One HTTP/2 stream: its number, the bytes that wait to go out on it, and what happens on it.
 ///

@@ -42,8 +42,6 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     var context: ServerContext?
     /// Nil for a call with one request.
     var sink: RequestSink?
-    /// The one request has come: it is in ``ServerStream/request``.
-    var hasRequest = false
     var handler: HandlerTask?
     /// Made by the calls that stream; a unary call's one response goes out without it.
     var writer: StreamWriter?
@@ -64,8 +62,6 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   private let server: ServerConnection
   @exclusivity(unchecked) private var head = RequestHead()
   @exclusivity(unchecked) private var deframer: MessageDeframer
-  /// A call's one request, until the handler may have it.
-  @exclusivity(unchecked) private var request = ByteQueue()
   @exclusivity(unchecked) private var call: Call
 
   init(connection: Connection, server: ServerConnection) {
@@ -81,7 +77,6 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     self.renew()
     self.head.reset()
     self.deframer.reset()
-    self.request.clear()
     self.call.phase = .head
     self.call.began = self.connection.lastReadTime
   }
@@ -155,38 +150,39 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     }
     self.call.unconsumedBytes += bytes.count
     do {
-      try self.deframer.append(bytes) { self.messageReceived($0, isCompressed: $1) }
+      if let sink = self.call.sink {
+        try self.deframer.append(bytes) { self.messageReceived($0, isCompressed: $1, by: sink) }
+      } else {
+        try self.deframer.hold(bytes)
+      }
     } catch {
       self.breakOff(error.error)
     }
     if !self.call.isHeldBack { self.openWindow() }
   }
 
-  private func messageReceived(_ bytes: UnsafeRawBufferPointer, isCompressed: Bool) {
+  private func messageReceived(
+    _ bytes: UnsafeRawBufferPointer, isCompressed: Bool, by sink: RequestSink
+  ) {
     // One that comes in the same frame as what ended the call.
     guard self.call.phase == .open else { return }
+    self.withPlain(bytes, isCompressed) { sink.message($0, isCompressed) }
+  }
+
+  /// Calls `body` with a message as its sender had it, or ends the call.
+  private func withPlain(
+    _ bytes: UnsafeRawBufferPointer, _ isCompressed: Bool, _ body: (UnsafeRawBufferPointer) -> Void
+  ) {
     self.call.received.messages += 1
     self.call.received.bytes += bytes.count
-    guard isCompressed else { return self.take(bytes, isCompressed: false) }
+    guard isCompressed else { return body(bytes) }
     self.call.received.compressed += 1
     do throws(RPCError) {
       try withPlainMessage(
         bytes, isCompressed: true, self.head.encoding,
-        limit: self.server.configuration.maximumRequestBytes
-      ) { self.take($0, isCompressed: true) }
+        limit: self.server.configuration.maximumRequestBytes, body)
     } catch {
       self.breakOff(error)
-    }
-  }
-
-  private func take(_ message: UnsafeRawBufferPointer, isCompressed: Bool) {
-    if let sink = self.call.sink {
-      sink.message(message, isCompressed)
-    } else if self.call.hasRequest {
-      self.breakOff(RPCError(.unimplemented, "this call takes one request, and got another"))
-    } else {
-      self.call.hasRequest = true
-      self.request.append(message)
     }
   }
 
@@ -213,12 +209,12 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
       self.call.sink?.end(.success(()), false)
       return
     }
-    guard self.call.hasRequest else {
-      self.breakOff(RPCError(.unimplemented, "this call takes one request, and got none"))
-      return
+    let hasRequest: Void? = self.deframer.withHeld { message, isCompressed in
+      self.withPlain(message, isCompressed) { serve(self, $0) }
     }
-    self.request.withBytes { serve(self, $0) }
-    self.request.clear()
+    if hasRequest == nil {
+      self.breakOff(RPCError(.unimplemented, "this call takes one request, and got none"))
+    }
   }
 
   override func outboundDrained(remaining: Int) {

@@ -46,6 +46,44 @@ import Testing
     #expect(flags == [true, false])
   }
 
+  @Test(arguments: [1, 2, 5, 6, 100])
+  func theOneMessageOfAStreamIsHeld(chunk: Int) throws {
+    for message in [[UInt8](), [1, 2, 3]] {
+      var deframer = MessageDeframer(limit: 10)
+      // Twice: a stream is used again.
+      for _ in 0..<2 {
+        var bytes = ([1, 0, 0, 0, UInt8(message.count)] + message)[...]
+        while !bytes.isEmpty {
+          try Array(bytes.prefix(chunk)).withUnsafeBytes { try deframer.hold($0) }
+          bytes = bytes.dropFirst(chunk)
+        }
+        let isAtBoundary = deframer.isAtBoundary
+        #expect(isAtBoundary)
+        let held = deframer.withHeld { message, isCompressed in
+          #expect(isCompressed)
+          return Array(message)
+        }
+        #expect(held == message)
+        deframer.reset()
+      }
+    }
+  }
+
+  @Test func aSecondMessageWhereOneIsHeldIsRefused() {
+    var deframer = MessageDeframer(limit: 10)
+    #expect(throws: MessageDeframer.Failure.secondMessage) {
+      try [UInt8]([0, 0, 0, 0, 1, 7, 0]).withUnsafeBytes { try deframer.hold($0) }
+    }
+  }
+
+  @Test func aPartOfAMessageIsNotHeld() throws {
+    var deframer = MessageDeframer(limit: 10)
+    try [UInt8]([0, 0, 0, 0, 2, 7]).withUnsafeBytes { try deframer.hold($0) }
+    let held: Void? = deframer.withHeld { _, _ in }
+    let isAtBoundary = deframer.isAtBoundary
+    #expect(held == nil && !isAtBoundary)
+  }
+
   @Test func flagsOtherThanZeroAndOneAreRefused() {
     #expect(throws: MessageDeframer.Failure.badFlag(7)) {
       try self.frames([7, 0, 0, 0, 0], chunk: 5)
