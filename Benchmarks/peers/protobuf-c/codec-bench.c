@@ -50,8 +50,8 @@ static long encode_large(void) {
 static long decode_large(void) {
   Report__Build *message = report__build__unpack(NULL, bytes_count, bytes);
   long sum = first(message->title) + (long)message->n_counters;
-  for (size_t i = 0; i < message->n_steps; i++) {
-    const Report__Step *step = message->steps[i];
+  if (message->n_steps > 0) {
+    const Report__Step *step = message->steps[message->n_steps - 1];
     sum += (long)step->id + first(step->name);
     if (step->n_samples > 0) sum += step->samples[step->n_samples - 1];
     if (step->n_labels > 0) sum += first(step->labels[step->n_labels - 1]);

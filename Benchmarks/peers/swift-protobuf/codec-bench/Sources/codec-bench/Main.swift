@@ -34,13 +34,12 @@ enum CodecBench {
 
   private static func sum(_ message: ReportBuild) -> Int {
     var sum = Int(message.title.utf8.first ?? 0) + message.counters.count
-    // By index: taken out as a whole, each step would be copied.
-    for index in message.steps.indices {
-      sum += Int(message.steps[index].id) + Int(message.steps[index].name.utf8.first ?? 0)
-      sum += Int(message.steps[index].samples.last ?? 0)
-      sum += Int(message.steps[index].labels.last?.utf8.first ?? 0)
-      sum += Int(message.steps[index].machine.host.utf8.first ?? 0)
-      sum += Int(message.steps[index].machine.port)
+    if let step = message.steps.last {
+      sum += Int(step.id) + Int(step.name.utf8.first ?? 0) + Int(step.samples.last ?? 0)
+      sum += Int(step.labels.last?.utf8.first ?? 0)
+      if step.hasMachine {
+        sum += Int(step.machine.host.utf8.first ?? 0) + Int(step.machine.port)
+      }
     }
     return sum
   }
