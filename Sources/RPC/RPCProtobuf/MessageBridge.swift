@@ -16,6 +16,13 @@ public struct MessageBridge: @unchecked Sendable {
     self.scan = Scan(self.descriptor)
   }
 
+  /// Makes a C struct with every field at its default.
+  @inlinable
+  func initialize<CMessage>(_ message: UnsafeMutablePointer<CMessage>) {
+    self.descriptor.pointee.message_init(
+      UnsafeMutableRawPointer(message).assumingMemoryBound(to: ProtobufCMessage.self))
+  }
+
   /// Unpacks into the arena, around everything that libprotobuf-c does wrong.
   @usableFromInline
   func unpack(
