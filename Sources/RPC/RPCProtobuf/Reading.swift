@@ -33,12 +33,31 @@ public struct DecodingSource {
     guard Self.isASCII(utf8) else { return try Self.validated(utf8, name) }
     if utf8.count <= Arena.longestWithoutStorage {
       return String(unsafeUninitializedCapacity: utf8.count) { bytes in
-        UnsafeMutableRawPointer(bytes.baseAddress!).copyMemory(
-          from: utf8.baseAddress!, byteCount: utf8.count)
+        Self.copyShort(utf8, to: UnsafeMutableRawPointer(bytes.baseAddress!))
         return utf8.count
       }
     }
     return String(copying: UTF8Span(unchecked: utf8.span, isKnownASCII: true))
+  }
+
+  /// Copies 1 to 16 bytes, for which a call of `memcpy` takes longer than the copying.
+  @inlinable
+  static func copyShort(_ bytes: UnsafeBufferPointer<UInt8>, to place: UnsafeMutableRawPointer) {
+    let count = bytes.count
+    let start = UnsafeRawPointer(bytes.baseAddress!)
+    if count >= 8 {
+      let last = (start + (count &- 8)).loadUnaligned(as: UInt64.self)
+      place.storeBytes(of: start.loadUnaligned(as: UInt64.self), as: UInt64.self)
+      (place + (count &- 8)).storeBytes(of: last, as: UInt64.self)
+    } else if count >= 4 {
+      let last = (start + (count &- 4)).loadUnaligned(as: UInt32.self)
+      place.storeBytes(of: start.loadUnaligned(as: UInt32.self), as: UInt32.self)
+      (place + (count &- 4)).storeBytes(of: last, as: UInt32.self)
+    } else {
+      for index in 0..<count {
+        place.storeBytes(of: bytes[index], toByteOffset: index, as: UInt8.self)
+      }
+    }
   }
 
   /// Looks at eight bytes at a time; the last eight may overlap the ones before.
