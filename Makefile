@@ -54,4 +54,4 @@ up: build ## Start a farm on this machine, until Ctrl-C
 	@"$$(swift build --show-bin-path)/millrace" up
 
 clean: ## Remove what was built
-	rm -rf .build Fuzz/.build Interop/.build Benchmarks/.build .venv
+	rm -rf .build Fuzz/.build Interop/.build Benchmarks/.build Benchmarks/peers/*/*/.build .venv

@@ -26,6 +26,11 @@ let package = Package(
       name: "EchoProtos",
       dependencies: ["CEchoProtos", .product(name: "RPC", package: "millrace")],
       swiftSettings: settings),
+    .target(name: "CReportProtos"),
+    .target(
+      name: "ReportProtos",
+      dependencies: ["CReportProtos", .product(name: "RPC", package: "millrace")],
+      swiftSettings: settings),
     .executableTarget(
       name: "rpc-echo-server",
       dependencies: [
@@ -43,6 +48,11 @@ let package = Package(
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ], swiftSettings: settings),
+    .executableTarget(
+      name: "codec-bench",
+      dependencies: [
+        "EchoProtos", "ReportProtos", .product(name: "RPC", package: "millrace"),
       ], swiftSettings: settings),
     .executableTarget(
       name: "millrace-bench",

@@ -70,6 +70,8 @@ if [ "$root" != . ]; then diff -r "$golden" "$root/$golden"; fi
 protos=Benchmarks/proto
 generate module=EchoProtos,c_module=CEchoProtos Benchmarks/Sources/CEchoProtos \
   Benchmarks/Sources/EchoProtos echo.proto
+generate module=ReportProtos,c_module=CReportProtos Benchmarks/Sources/CReportProtos \
+  Benchmarks/Sources/ReportProtos report.proto
 protos=Interop/proto
 generate module=InteropProtos,c_module=CInteropProtos Interop/Sources/CInteropProtos \
   Interop/Sources/InteropProtos interop.proto

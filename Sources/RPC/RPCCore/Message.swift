@@ -27,15 +27,9 @@ extension RPCMessage {
   /// Reads a message from an array.
   @inlinable
   public init(decoding bytes: [UInt8]) throws(MessageDecodingError) {
-    // `withUnsafeBytes` rethrows only untyped, so the result crosses as a value.
-    let result = bytes.withUnsafeBytes { buffer -> Result<Self, MessageDecodingError> in
-      do throws(MessageDecodingError) {
-        return .success(try Self(decoding: buffer))
-      } catch {
-        return .failure(error)
-      }
+    self = try bytes.span.bytes.withUnsafeBytes { (buffer) throws(MessageDecodingError) in
+      try Self(decoding: buffer)
     }
-    self = try result.get()
   }
 
   /// The message's encoding.
@@ -43,7 +37,10 @@ extension RPCMessage {
   public func encoded() -> [UInt8] {
     var bytes: [UInt8] = []
     self.encode(reserving: { size in
-      bytes = [UInt8](unsafeUninitializedCapacity: size) { _, count in count = size }
+      // Not by an initializer: those ask for generic metadata.
+      bytes.append(addingCapacity: size) { output in
+        output.withUnsafeMutableBufferPointer { _, count in count = size }
+      }
       // An array's storage stays where it is while the array is neither copied nor changed, which
       // it is not before `encode` returns.
       return bytes.withUnsafeMutableBytes { buffer in

@@ -63,14 +63,20 @@ public struct Arena {
     return Arena(state: state)
   }
 
-  /// Ends the use of everything that was allocated.
-  @usableFromInline
-  func giveBack() {
+  /// Frees everything that was allocated.
+  func startOver(budget: Int) {
     if self.state.pointee.further != nil {
       self.freeFurther()
     }
     self.state.pointee.cursor = self.state.pointee.kept
     self.state.pointee.available = Self.keptBlock
+    self.state.pointee.budget = budget
+  }
+
+  /// Ends the use of everything that was allocated.
+  @usableFromInline
+  func giveBack() {
+    self.startOver(budget: 0)
     self.state.pointee.inUse = false
     if !self.state.pointee.isThreads {
       Self.destroy(self.state)

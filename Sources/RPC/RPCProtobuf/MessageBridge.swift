@@ -5,6 +5,7 @@ import RPCCore
 public struct MessageBridge: @unchecked Sendable {
   // Unchecked: both point to what lives as long as the process and never changes.
   @usableFromInline let descriptor: UnsafePointer<ProtobufCMessageDescriptor>
+  private let unpacking: Unpacking
   private let scan: Scan?
 
   /// Takes the message's generated `…__init`, which knows the descriptor.
@@ -13,15 +14,28 @@ public struct MessageBridge: @unchecked Sendable {
     defer { message.deallocate() }
     initialize(message)
     self.descriptor = UnsafeRawPointer(message).load(as: ProtobufCMessage.self).descriptor
+    self.unpacking = Unpacking(self.descriptor)
     self.scan = Scan(self.descriptor)
   }
 
-  /// Unpacks into the arena, around everything that libprotobuf-c does wrong.
+  /// Makes a C struct with every field at its default.
+  @inlinable
+  func initialize<CMessage>(_ message: UnsafeMutablePointer<CMessage>) {
+    self.descriptor.pointee.message_init(
+      UnsafeMutableRawPointer(message).assumingMemoryBound(to: ProtobufCMessage.self))
+  }
+
+  /// Unpacks into the arena; what is unusual through libprotobuf-c, around everything that it does
+  /// wrong. The struct may point into `bytes`.
   @usableFromInline
   func unpack(
     _ bytes: UnsafeRawBufferPointer, _ arena: Arena
   ) throws(MessageDecodingError) -> (UnsafeRawPointer, DecodingSource) {
     let bytes = bytes.bindMemory(to: UInt8.self)
+    if let message = self.unpacking.unpack(bytes, arena) {
+      return (UnsafeRawPointer(message), DecodingSource(isRewritten: false))
+    }
+    arena.startOver(budget: Arena.budget(forDecoding: bytes.count))
     switch self.scan?.look(at: bytes) ?? .fine {
     case .fine:
       if let message = protobuf_c_message_unpack(

@@ -1,36 +1,48 @@
 /// Walks over an encoding, without copying and without reading past its end.
 struct WireReader {
   private(set) var cursor: UnsafePointer<UInt8>?
-  private(set) var remaining: Int
+  private let end: UnsafePointer<UInt8>?
 
   init(_ bytes: UnsafeBufferPointer<UInt8>) {
     self.cursor = bytes.baseAddress
-    self.remaining = bytes.count
+    self.end = bytes.baseAddress.map { $0 + bytes.count }
   }
 
-  var isAtEnd: Bool { self.remaining == 0 }
+  var isAtEnd: Bool { self.cursor == self.end }
+
+  var remaining: Int {
+    // Both are nothing if there are no bytes at all.
+    Int(bitPattern: self.end) &- Int(bitPattern: self.cursor)
+  }
 
   /// A varint of at most ten bytes, or nothing if there is none.
   @inline(__always)
   mutating func varint() -> UInt64? {
-    guard self.remaining > 0, let cursor = self.cursor else { return nil }
+    guard !self.isAtEnd, let cursor = self.cursor else { return nil }
     let first = cursor.pointee
     if first < 0x80 {
       self.advance(1)
       return UInt64(first)
     }
-    return self.longVarint(cursor)
+    // Two bytes are as usual: numbers, and lengths of messages.
+    if self.remaining > 1, cursor[1] < 0x80 {
+      self.advance(2)
+      return UInt64(first & 0x7f) | UInt64(cursor[1]) << 7
+    }
+    guard let (value, count) = Self.longVarint(cursor, self.remaining) else { return nil }
+    self.advance(count)
+    return value
   }
 
-  private mutating func longVarint(_ cursor: UnsafePointer<UInt8>) -> UInt64? {
+  @inline(never)
+  private static func longVarint(
+    _ cursor: UnsafePointer<UInt8>, _ remaining: Int
+  ) -> (value: UInt64, count: Int)? {
     var value: UInt64 = 0
-    for index in 0..<min(10, self.remaining) {
+    for index in 0..<min(10, remaining) {
       let byte = cursor[index]
       value |= UInt64(byte & 0x7f) << UInt64(7 * index)
-      if byte < 0x80 {
-        self.advance(index + 1)
-        return value
-      }
+      if byte < 0x80 { return (value, index + 1) }
     }
     return nil
   }
@@ -93,6 +105,5 @@ struct WireReader {
   @inline(__always)
   private mutating func advance(_ count: Int) {
     self.cursor = self.cursor.map { $0 + count }
-    self.remaining &-= count
   }
 }

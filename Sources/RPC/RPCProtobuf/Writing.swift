@@ -7,8 +7,7 @@ extension Arena {
   @inlinable
   func place<M: ProtobufMessage>(_ value: M) -> UnsafeMutablePointer<M.CMessage> {
     let message = self.allocate(1, of: M.CMessage.self)
-    M.bridge.descriptor.pointee.message_init(
-      UnsafeMutableRawPointer(message).assumingMemoryBound(to: ProtobufCMessage.self))
+    M.bridge.initialize(message)
     value.write(to: message, self)
     return message
   }
@@ -35,11 +34,20 @@ extension Arena {
     _ values: [M]
   ) -> (Int, UnsafeMutablePointer<UnsafeMutablePointer<M.CMessage>?>?) {
     if values.isEmpty { return (0, nil) }
-    let pointers = self.allocate(values.count, of: UnsafeMutablePointer<M.CMessage>?.self)
-    for index in values.indices {
-      (pointers + index).initialize(to: self.place(values[index]))
+    let count = values.count
+    let pointers = self.allocate(count, of: UnsafeMutablePointer<M.CMessage>?.self)
+    let messages = self.allocate(count, of: M.CMessage.self)
+    let bridge = M.bridge
+    values.withUnsafeBufferPointer { values in
+      for index in 0..<count {
+        bridge.initialize(messages + index)
+        InPlace.at(values.baseAddress! + index).pointee.use { value in
+          value.write(to: messages + index, self)
+        }
+        (pointers + index).initialize(to: messages + index)
+      }
     }
-    return (values.count, pointers)
+    return (count, pointers)
   }
 
   /// A map's entries.
@@ -77,18 +85,29 @@ extension Arena {
   ) -> (Int, UnsafeMutablePointer<ProtobufCBinaryData>?) {
     if values.isEmpty { return (0, nil) }
     let pointers = self.allocate(values.count, of: ProtobufCBinaryData.self)
-    for index in values.indices {
-      (pointers + index).initialize(to: self.bytes(values[index]))
+    values.withUnsafeBufferPointer { values in
+      for index in values.indices {
+        let bytes = InPlace.at(values.baseAddress! + index).pointee.use { self.bytes($0) }
+        (pointers + index).initialize(to: bytes)
+      }
     }
     return (values.count, pointers)
   }
 
-  /// A copy of the string's UTF-8: short strings have no storage to point at.
+  /// The string's own storage, as with `bytes`, or a copy of a short one, which has none.
   @inlinable
   public func string(_ value: String) -> ProtobufCBinaryData {
     // `withUTF8` would want a copy of the string to change.
-    value.utf8.withContiguousStorageIfAvailable { self.copy($0) } ?? self.bridgedString(value)
+    value.utf8.withContiguousStorageIfAvailable { utf8 in
+      utf8.count > Self.longestWithoutStorage
+        ? ProtobufCBinaryData(
+          len: utf8.count, data: UnsafeMutablePointer(mutating: utf8.baseAddress))
+        : self.copy(utf8)
+    } ?? self.bridgedString(value)
   }
+
+  /// Bytes that a `String` may hold in itself.
+  @inlinable static var longestWithoutStorage: Int { 15 }
 
   @inlinable
   func copy(_ utf8: UnsafeBufferPointer<UInt8>) -> ProtobufCBinaryData {
@@ -115,8 +134,11 @@ extension Arena {
   ) -> (Int, UnsafeMutablePointer<ProtobufCBinaryData>?) {
     if values.isEmpty { return (0, nil) }
     let pointers = self.allocate(values.count, of: ProtobufCBinaryData.self)
-    for index in values.indices {
-      (pointers + index).initialize(to: self.string(values[index]))
+    values.withUnsafeBufferPointer { values in
+      for index in values.indices {
+        let bytes = InPlace.at(values.baseAddress! + index).pointee.use { self.string($0) }
+        (pointers + index).initialize(to: bytes)
+      }
     }
     return (values.count, pointers)
   }
@@ -173,5 +195,25 @@ extension Arena {
     if value == 0 && value.sign == .minus {
       self.addMinusZero(number, PROTOBUF_C_WIRE_TYPE_32BIT, &message)
     }
+  }
+}
+
+/// An element of an array where it stands in memory.
+///
+/// Taken out with a subscript, an element would be copied, and each string and array in it retained
+/// and released. What cannot be copied is borrowed, and what is in it along with it.
+@usableFromInline
+struct InPlace<Value>: ~Copyable {
+  @usableFromInline let value: Value
+
+  /// A struct of one member is laid out as that member.
+  @inlinable
+  static func at(_ value: UnsafePointer<Value>) -> UnsafePointer<Self> {
+    UnsafeRawPointer(value).assumingMemoryBound(to: Self.self)
+  }
+
+  @inlinable
+  borrowing func use<Result>(_ body: (Value) -> Result) -> Result {
+    body(self.value)
   }
 }

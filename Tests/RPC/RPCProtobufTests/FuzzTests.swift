@@ -11,6 +11,9 @@ import Testing
 @Suite struct FuzzTests {
   private static let rounds = 12_000
 
+  /// A field that no message here has.
+  private static let unknown: [UInt8] = [0xc0, 0x3e, 0x01]
+
   /// xorshift64*: small, and the same everywhere.
   private struct Dice {
     private var state: UInt64
@@ -56,7 +59,7 @@ import Testing
     if bytes.count > 4_096 { bytes.removeLast(bytes.count - 4_096) }
   }
 
-  private func fuzz<M: RPCMessage>(_ type: M.Type, seed: UInt64, _ corpus: [[UInt8]]) {
+  private func fuzz<M: ProtobufMessage>(_ type: M.Type, seed: UInt64, _ corpus: [[UInt8]]) {
     var dice = Dice(seed)
     var accepted = 0
     for _ in 0..<Self.rounds {
@@ -69,6 +72,15 @@ import Testing
         // Maps come in any order: as many bytes, and of each the same number.
         if again.count != encoding.count || self.sum(again) != self.sum(encoding) {
           Issue.record("\(M.messageName) changes from \(encoding) to \(again), made from \(bytes)")
+        }
+        // A field that nobody knows sends the same bytes the long way round.
+        var slow = try M(decoding: bytes + Self.unknown)
+        if message.unknownFields.isEmpty {
+          slow.unknownFields = UnknownFields()
+          let other = slow.encoded()
+          if other.count != encoding.count || self.sum(other) != self.sum(encoding) {
+            Issue.record("\(M.messageName) is \(encoding) or \(other), made from \(bytes)")
+          }
         }
         accepted += 1
       } catch {

@@ -322,6 +322,28 @@ import Testing
     #expect(try EverythingV1.Everything(decoding: packedForUnpacked).unpacked == [1, 2])
   }
 
+  @Test func aListMayComeInPieces() throws {
+    let between = self.field(9, [0x61])
+    let bytes =
+      self.field(29, [0x62]) + self.field(37, [0x08, 0x02]) + self.field(25, [1, 2]) + between
+      + self.field(25, [3]) + self.field(37, []) + self.field(29, [0x63]) + self.field(29, [])
+    let message = try EverythingV1.Everything(decoding: bytes)
+    #expect(message.strings == ["b", "c", ""])
+    #expect(message.points == [.init(x: 1), .init()])
+    #expect(message.int32s == [1, 2, 3])
+    #expect(message.aString == "a")
+  }
+
+  @Test func numbersOfTenBytesAreCutToTheirType() throws {
+    let ones = [UInt8](repeating: 0xff, count: 9) + [0x01]
+    let bytes = [0x28] + ones + [0x70] + ones + [0x58] + ones + self.field(25, ones + [5])
+    let message = try EverythingV1.Everything(decoding: bytes)
+    #expect(message.anInt32 == -1)
+    #expect(message.anSint32 == Int32.min)
+    #expect(message.aUint32 == UInt32.max)
+    #expect(message.int32s == [-1, 5])
+  }
+
   @Test func packedNumbersThatAreCutOffAreRefused() {
     #expect(
       self.failure(EverythingV1.Everything.self, self.field(25, [0x80]))?.reason == .malformed)
