@@ -142,7 +142,8 @@ private final class StreamHarness: HTTP2Stream {
     self.response = ResponseHead()
   }
 
-  override func headerReceived(name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>) {
+  override func headerReceived(name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>)
+  {
     self.request?.receive(name: name, value: value)
     self.response?.receive(name: name, value: value)
   }
