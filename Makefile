@@ -1,6 +1,6 @@
 # Every verb is one line of `make`; what it does is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help setup build test format lint generate check bench conformance sanitize fuzz demo up clean
+.PHONY: help setup build test format lint generate check bench bench-rpc bench-codec conformance sanitize fuzz demo up clean
 
 # `swift build` refuses a target that imports what its manifest does not name.
 BUILD = swift build --explicit-target-dependency-import-check error
@@ -10,7 +10,7 @@ SWIFT_FILES = git ls-files -z --cached --others --exclude-standard --deduplicate
 	'*.swift' ':!*.pb.swift' ':!*.rpc.swift'
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Install what is missing: Debian packages, Python packages in .venv
 	@scripts/setup
@@ -35,8 +35,14 @@ check: setup lint ## Check what needs no tests: style, protos, generated code
 	@scripts/check-protos
 	@scripts/generate.sh --check
 
-bench: setup ## Build the benchmarks, optimised, and run them
+bench: setup ## Measure a stack of services that takes many small builds
 	@scripts/bench
+
+bench-rpc: setup ## Measure the RPC library beside gRPC C++ and nghttpd
+	@scripts/bench-rpc --instructions
+
+bench-codec: setup ## Measure the messages' codec beside swift-protobuf and protobuf-c
+	@scripts/bench-codec
 
 conformance: setup ## Run protobuf's own conformance tests on our messages
 	@scripts/conformance

@@ -83,7 +83,7 @@ package struct ByteQueue: ~Copyable {
 
   /// Moves so many bytes from the front to `target`. There are as many.
   package mutating func move(_ count: Int, into target: UnsafeMutableRawPointer) {
-    assert(count <= self.count, "a queue holds fewer bytes than are taken from it")
+    precondition(count <= self.count, "a queue holds fewer bytes than are taken from it")
     target.copyMemory(from: self.base + self.start, byteCount: count)
     self.start += count
     if self.start == self.end {

@@ -1,0 +1,189 @@
+import CNghttp2
+import RPCCore
+
+/// What nghttp2's callbacks tell of the peer.
+extension HTTP2Session {
+  /// The types below are RFC 9113's.
+  static let firstUnknownType: UInt8 = 0xa
+
+  /// A server that ends a call before the request has come whole tells the client to stop sending,
+  /// after the trailers: RFC 9113, section 8.1.
+  func endOfStreamSent(id: Int32) {
+    guard self.role == .server, nghttp2_session_get_stream_remote_close(self.session, id) == 0
+    else { return }
+    nghttp2_submit_rst_stream(
+      self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), id, NGHTTP2_NO_ERROR.rawValue)
+  }
+
+  /// A frame begins. On the way of every frame: no more than counting.
+  func frameBegan(type: UInt8, flags: UInt8, length: Int) {
+    switch UInt32(type) {
+    case NGHTTP2_HEADERS.rawValue:
+      self.emptyFrames.putBack()
+      return
+    case NGHTTP2_DATA.rawValue:
+      if length > 0 {
+        self.emptyFrames.putBack()
+        return
+      }
+      if flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0 { return }
+    case NGHTTP2_PING.rawValue, NGHTTP2_SETTINGS.rawValue:
+      if flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) != 0 { return }
+    case NGHTTP2_PRIORITY.rawValue, NGHTTP2_WINDOW_UPDATE.rawValue:
+      break
+    case UInt32(Self.firstUnknownType)...:
+      // Whatever it carries means nothing to us: RFC 9113, section 5.5.
+      break
+    default:
+      return
+    }
+    if !self.emptyFrames.take(at: Self.second) {
+      self.wentTooFar("it sends too many frames that carry nothing")
+    }
+  }
+
+  /// A frame has gone out.
+  func frameSent(type: UInt8, resetCode: UInt32) {
+    switch UInt32(type) {
+    case NGHTTP2_DATA.rawValue:
+      // The peer answers with WINDOW_UPDATE, for the stream and for the connection.
+      self.emptyFrames.putBack(2)
+      self.callFramesSent &+= 1
+    case NGHTTP2_HEADERS.rawValue:
+      self.callFramesSent &+= 1
+    case NGHTTP2_RST_STREAM.rawValue where self.role == .server:
+      guard resetCode != NGHTTP2_NO_ERROR.rawValue, resetCode != NGHTTP2_REFUSED_STREAM.rawValue
+      else { return }
+      if !self.provokedResets.take(at: Self.second) {
+        self.wentTooFar("it makes us reset too many streams")
+      }
+    default: break
+    }
+  }
+
+  /// A frame has come whole.
+  func frameReceived(_ frame: UnsafePointer<nghttp2_frame>) {
+    let header = frame.pointee.hd
+    let isEnd = header.flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0
+    let isAcknowledgement = header.flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) != 0
+    switch UInt32(header.type) {
+    case NGHTTP2_HEADERS.rawValue:
+      self.headersEnded(id: header.stream_id, endOfStream: isEnd)
+    case NGHTTP2_DATA.rawValue:
+      if isEnd { self.dataEnded(id: header.stream_id) }
+    case NGHTTP2_SETTINGS.rawValue:
+      if isAcknowledgement { self.isAcknowledged = true } else { self.delegate.settingsReceived() }
+    case NGHTTP2_PING.rawValue:
+      if isAcknowledgement {
+        self.pingAcknowledged(frame.pointee.ping.opaque_data.7)
+      } else {
+        self.delegate.pingReceived()
+      }
+    case NGHTTP2_GOAWAY.rawValue:
+      let text = UnsafeBufferPointer(
+        start: frame.pointee.goaway.opaque_data, count: frame.pointee.goaway.opaque_data_len)
+      self.delegate.goAwayReceived(
+        lastStreamID: frame.pointee.goaway.last_stream_id, code: frame.pointee.goaway.error_code,
+        text: String(decoding: text, as: UTF8.self))
+    default:
+      break
+    }
+  }
+
+  private static let start = ContinuousClock.now
+  private static var second: Int64 { Self.start.duration(to: .now).components.seconds }
+
+  func wentTooFar(_ what: String) {
+    guard !self.hasGoneTooFar else { return }
+    self.hasGoneTooFar = true
+    self.delegate.peerWentTooFar(what)
+  }
+
+  func headersBegan(id: Int32, isRequest: Bool) {
+    self.headerListBytes = 0
+    self.isInHeaders = true
+    self.headerLists += 1
+    if isRequest {
+      let isBeyondTheLimit = self.streams.count >= self.maximumConcurrentStreams
+      // Before it knows the limit, a client cannot keep it.
+      if isBeyondTheLimit, self.isAcknowledged, !self.provokedResets.take(at: Self.second) {
+        self.wentTooFar("it begins too many streams beyond the limit")
+      }
+      guard !isBeyondTheLimit, let stream = self.delegate.streamBegan() else {
+        nghttp2_submit_rst_stream(
+          self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), id, NGHTTP2_REFUSED_STREAM.rawValue)
+        return
+      }
+      stream.id = id
+      nghttp2_session_set_stream_user_data(
+        self.session, id, Unmanaged.passUnretained(stream).toOpaque())
+      self.list(stream)
+    }
+    self.withStream(id) { $0.headersBegan() }
+  }
+
+  func headerReceived(
+    id: Int32, name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>
+  ) {
+    // RFC 9113, section 6.5.2: a field counts 32 bytes on top of its own.
+    self.headerListBytes += name.count + value.count + 32
+    // What is beyond is read, for the sake of HPACK's table, and dropped.
+    guard self.headerListBytes <= self.maximumHeaderListBytes else { return }
+    self.withStream(id) { $0.headerReceived(name: name, value: value) }
+  }
+
+  private func headersEnded(id: Int32, endOfStream: Bool) {
+    self.isInHeaders = false
+    self.withStream(id) { stream in
+      if self.headerListBytes > self.maximumHeaderListBytes {
+        stream.headersTooLarge(bytes: self.headerListBytes, limit: self.maximumHeaderListBytes)
+      } else {
+        stream.headersEnded(endOfStream: endOfStream)
+      }
+      if endOfStream, !stream.isClosed { stream.endReceived() }
+    }
+  }
+
+  func dataReceived(id: Int32, _ bytes: UnsafeRawBufferPointer) {
+    // The connection's window is opened at once; each stream's own holds its sender back.
+    self.consumedBytes += bytes.count
+    if self.windows.received(bytes.count) { self.ping(.window) }
+    self.withStream(id) { $0.dataReceived(bytes) }
+  }
+
+  private func dataEnded(id: Int32) {
+    self.withStream(id) { stream in
+      if !stream.isClosed { stream.endReceived() }
+    }
+  }
+
+  func streamClosed(id: Int32, code: UInt32) {
+    self.withStream(id) { self.close($0, code: code) }
+  }
+
+  /// A request never left: it was cancelled, or the peer takes no more streams.
+  func requestNotSent(id: Int32) {
+    // nghttp2 knows no stream of that number yet, so its user data cannot be asked for.
+    guard let stream = self.streams.first(where: { $0.id == id }) else { return }
+    self.close(stream, code: NGHTTP2_REFUSED_STREAM.rawValue)
+  }
+
+  /// - Parameter purpose: The last of the answer's bytes.
+  private func pingAcknowledged(_ purpose: UInt8) {
+    switch Ping(rawValue: purpose) {
+    case .window:
+      guard let window = self.windows.pingAnswered() else { return }
+      // Changes the windows of the streams that are open, too: RFC 9113, section 6.9.2.
+      let setting = [
+        nghttp2_settings_entry(
+          settings_id: Int32(NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE.rawValue), value: UInt32(window))
+      ]
+      nghttp2_submit_settings(self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), setting, 1)
+    case .keepalive, .shutdown:
+      self.delegate.pingAcknowledged(Ping(rawValue: purpose)!)
+    case nil:
+      // An answer that nobody asked for.
+      break
+    }
+  }
+}

@@ -1,0 +1,173 @@
+import NIOCore
+import RPCCompression
+import RPCCore
+import RPCHTTP2
+
+/// The server's answer: messages, trailers, and what is told of the call when it is over.
+extension ServerStream {
+  /// Ends the call with its one response.
+  @inlinable
+  func finish(with response: some RPCMessage) {
+    guard !self.isFinished else { return }
+    if self.compressesResponse {
+      self.finish(compressing: response.encoded())
+      return
+    }
+    response.encode { size in self.reserveResponse(size) }
+    self.finish()
+  }
+
+  @usableFromInline var compressesResponse: Bool { self.compression != .identity }
+
+  /// Where the one response goes, behind its prefix.
+  @usableFromInline
+  func reserveResponse(_ size: Int, isCompressed: Bool = false) -> UnsafeMutableRawPointer {
+    let target = self.outbound.reserve(size + MessageDeframer.prefixBytes)
+    writePrefix(size, isCompressed: isCompressed, to: target)
+    self.call.responseBytes = size + MessageDeframer.prefixBytes
+    return target + MessageDeframer.prefixBytes
+  }
+
+  @usableFromInline
+  func finish(compressing response: [UInt8]) {
+    let small = response.withUnsafeBytes { MessageCodec.compress($0, self.compression) }
+    let target = self.reserveResponse(small.count, isCompressed: true)
+    small.withUnsafeBytes { bytes in
+      if let source = bytes.baseAddress { target.copyMemory(from: source, byteCount: bytes.count) }
+    }
+    self.finish()
+  }
+
+  /// Ends the call well, behind the responses that were sent.
+  @usableFromInline
+  func finish() {
+    guard !self.isFinished else { return }
+    self.call.code = .ok
+    self.call.writer?.transfer(to: self)
+    if self.context?.isPlain ?? true {
+      self.end()
+      guard let session = self.connection.session, !self.isClosed else { return }
+      if !self.call.headersSent { self.sendHeaders() }
+      session.endOutbound(self, trailers: Self.plainTrailers)
+      self.connection.needsFlush()
+      return
+    }
+    var trailers = HeaderFields()
+    trailers.add("grpc-status", "0")
+    if let metadata = self.context?.trailingMetadata { trailers.add(metadata) }
+    self.finish(trailers: trailers)
+  }
+
+  /// Ends the call before its handler: the client broke a rule, or the deadline passed. The handler
+  /// is told, for ``closed(code:)`` leaves alone who has a status already.
+  @usableFromInline
+  func breakOff(_ error: RPCError) {
+    guard !self.isFinished else { return }
+    self.fail(error)
+    self.tellHandler(error)
+  }
+
+  /// Ends the call with its handler's error, behind the responses that were sent.
+  func fail(_ error: RPCError) {
+    guard !self.isFinished else { return }
+    self.call.code = error.code
+    self.call.writer?.transfer(to: self)
+    // What the handler wanted to say first is said first; without it one header list is enough.
+    if !self.call.headersSent, self.context?.initialMetadata.isEmpty == false { self.sendHeaders() }
+    var trailers = HeaderFields()
+    if !self.call.headersSent {
+      trailers.add(":status", "200")
+      trailers.add("content-type", "application/grpc")
+    }
+    trailers.add("grpc-status", String(error.code.rawValue))
+    if !error.message.isEmpty {
+      trailers.add("grpc-message", bytes: StatusMessage.encode(error.message))
+    }
+    trailers.add(error.metadata)
+    if let metadata = self.context?.trailingMetadata { trailers.add(metadata) }
+    if self.call.headersSent {
+      self.finish(trailers: trailers)
+    } else {
+      self.finish(trailersOnly: trailers)
+    }
+  }
+
+  /// Whatever a handler threw, as a status.
+  @usableFromInline
+  func fail(_ error: any Error) {
+    switch error {
+    case let error as RPCError: self.fail(error)
+    case is CancellationError: self.fail(RPCError(.cancelled, "the handler was cancelled"))
+    default: self.fail(RPCError(.unknown, "\(error)"))
+    }
+  }
+
+  func deadlinePassed() {
+    self.breakOff(RPCError(.deadlineExceeded, "the deadline passed while the call was served"))
+  }
+
+  private func finish(trailers: consuming HeaderFields) {
+    self.end()
+    guard let session = self.connection.session, !self.isClosed else { return }
+    if !self.call.headersSent { self.sendHeaders() }
+    session.endOutbound(self, trailers: trailers)
+    self.connection.needsFlush()
+  }
+
+  func finish(trailersOnly fields: borrowing HeaderFields) {
+    self.end()
+    guard let session = self.connection.session, !self.isClosed else { return }
+    session.submitTrailersOnly(fields, on: self)
+    self.connection.needsFlush()
+  }
+
+  private func end() {
+    self.call.phase = .finished
+    self.call.deadlineTimer?.cancel()
+    self.call.deadlineTimer = nil
+    self.call.writer?.close(RPCError(.cancelled, "the call is over"))
+    self.openWindow()
+  }
+
+  /// What most responses say.
+  private static let plainHeaders = ConstantHeaderFields([
+    (":status", "200"), ("content-type", "application/grpc"),
+  ])
+  private static let plainTrailers = ConstantHeaderFields([("grpc-status", "0")])
+
+  func sendHeaders() {
+    self.call.headersSent = true
+    guard let session = self.connection.session, !self.isClosed else { return }
+    if self.context?.isPlain ?? true {
+      session.submitResponse(Self.plainHeaders, on: self)
+      return
+    }
+    var fields = HeaderFields()
+    fields.add(":status", "200")
+    fields.add("content-type", "application/grpc")
+    let compression = self.compression
+    if compression != .identity { fields.add("grpc-encoding", compression.header) }
+    if let metadata = self.context?.initialMetadata { fields.add(metadata) }
+    session.submitResponse(fields, on: self)
+  }
+
+  /// Tells those who want to know what became of the call.
+  func summarize() {
+    guard let context = self.context, let route = self.call.route else { return }
+    let observers = context.isPlain ? [] : context.takeObservers()
+    guard !observers.isEmpty || !route.observers.isEmpty else { return }
+    var sent = self.call.writer?.sent ?? (messages: 0, bytes: 0)
+    if let responseBytes = self.call.responseBytes {
+      sent.messages += 1
+      sent.bytes += responseBytes
+    }
+    let summary = CallSummary(
+      method: context.method, code: self.call.code ?? .cancelled,
+      duration: Duration(.now()) - Duration(self.call.began), sentMessages: sent.messages,
+      sentBytes: sent.bytes, receivedMessages: self.call.received.messages,
+      receivedBytes: self.call.received.bytes,
+      receivedCompressedMessages: self.call.received.compressed)
+    for observer in route.observers { observer.callEnded(summary) }
+    for observer in observers { observer(summary) }
+  }
+}
