@@ -94,7 +94,7 @@ import Testing
     }
     let ranOut = Signal()
     let patience = Task {
-      try await Task.sleep(for: .seconds(10))
+      try await Task.sleep(for: .seconds(60))
       await ranOut.set()
       await peer.close()
     }
