@@ -69,6 +69,9 @@ package struct ByteQueue: ~Copyable {
     self.end = 0
   }
 
+  /// What a queue may hold on to between messages.
+  private static let keptWhileOpenBytes = 64 << 10
+
   /// What a queue may hold on to while it is empty.
   private static let keptBytes = 4 << 10
 
@@ -86,10 +89,11 @@ package struct ByteQueue: ~Copyable {
     precondition(count <= self.count, "a queue holds fewer bytes than are taken from it")
     target.copyMemory(from: self.base + self.start, byteCount: count)
     self.start += count
-    if self.start == self.end {
-      self.start = 0
-      self.end = 0
-    }
+    guard self.start == self.end else { return }
+    // What a burst took does not stay with a stream that lives on.
+    if self.capacity > Self.keptWhileOpenBytes { return self.reset() }
+    self.start = 0
+    self.end = 0
   }
 
   private mutating func makeRoom(for count: Int, of total: Int = 0) {

@@ -65,12 +65,14 @@ package struct RequestHead: ~Copyable {
     case 12 where name.equals("content-type"): self.isGRPC = value.isGRPCContentType
     case 12 where name.equals("grpc-timeout"):
       self.timeout = TimeoutHeader.decode(value)
-      if self.timeout == nil { self.badTimeout = String(decoding: value, as: UTF8.self) }
+      if self.timeout == nil {
+        self.badTimeout = String(decoding: value.prefix(100), as: UTF8.self)
+      }
     case 13 where name.equals("grpc-encoding"):
       if let known = Compression(value) {
         self.encoding = known
       } else {
-        self.unknownEncoding = String(decoding: value, as: UTF8.self)
+        self.unknownEncoding = String(decoding: value.prefix(100), as: UTF8.self)
       }
     case 20 where name.equals("grpc-accept-encoding"):
       self.acceptedEncodings = AcceptedEncodings(value)
@@ -111,7 +113,7 @@ package struct ResponseHead: ~Copyable {
       if let known = Compression(value) {
         self.encoding = known
       } else {
-        self.unknownEncoding = String(decoding: value, as: UTF8.self)
+        self.unknownEncoding = String(decoding: value.prefix(100), as: UTF8.self)
       }
     case 20 where name.equals("grpc-accept-encoding"): return
     default: self.metadata.add(wireName: name, value: value)

@@ -122,6 +122,7 @@ private final class SessionHarness: HTTP2SessionDelegate {
   func goAwayReceived(lastStreamID: Int32, code: UInt32, text: String) {}
   func pingReceived() {}
   func pingAcknowledged(_ purpose: HTTP2Session.Ping) {}
+  func streamNumbersRanOut() {}
   func peerWentTooFar(_ what: String) { self.session?.terminate(code: 0xb, what) }
 }
 
@@ -164,7 +165,8 @@ private func runHeaderBlock(_ bytes: UnsafeRawBufferPointer) {
   guard let fields = HeaderDecoder().decode(Array(bytes)) else { return }
   var request = RequestHead()
   var response = ResponseHead()
-  for (name, value) in fields {
+  // nghttp2 hands on none with capitals: RFC 9113, section 8.2.1.
+  for (name, value) in fields where name == name.lowercased() {
     Array(name.utf8).withUnsafeBufferPointer { name in
       Array(value.utf8).withUnsafeBufferPointer { value in
         request.receive(name: name, value: value)

@@ -81,7 +81,8 @@ final class HTTP2Callbacks: @unchecked Sendable {
           || header.type == UInt8(NGHTTP2_DATA.rawValue))
       HTTP2Callbacks.withSession(userData) { session in
         session.frameSent(
-          type: header.type, resetCode: isReset ? frame!.pointee.rst_stream.error_code : 0)
+          type: header.type, id: header.stream_id,
+          resetCode: isReset ? frame!.pointee.rst_stream.error_code : 0)
         if isEnd { session.endOfStreamSent(id: header.stream_id) }
       }
       return 0
@@ -97,10 +98,14 @@ final class HTTP2Callbacks: @unchecked Sendable {
     nghttp2_session_callbacks_set_on_frame_not_send_callback(callbacks) {
       _, frame, _, userData in
       let header = frame!.pointee.hd
-      if header.type == UInt8(NGHTTP2_HEADERS.rawValue),
-        frame!.pointee.headers.cat == NGHTTP2_HCAT_REQUEST
-      {
-        HTTP2Callbacks.withSession(userData) { $0.requestNotSent(id: header.stream_id) }
+      guard header.type == UInt8(NGHTTP2_HEADERS.rawValue) else { return 0 }
+      let isRequest = frame!.pointee.headers.cat == NGHTTP2_HCAT_REQUEST
+      HTTP2Callbacks.withSession(userData) { session in
+        if isRequest {
+          session.requestNotSent(id: header.stream_id)
+        } else {
+          session.responseNotSent(id: header.stream_id)
+        }
       }
       return 0
     }

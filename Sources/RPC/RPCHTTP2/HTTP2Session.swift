@@ -28,6 +28,7 @@ package final class HTTP2Session {
   @exclusivity(unchecked) private var last: Unmanaged<HTTP2Stream>?
   @exclusivity(unchecked) private var lastID: Int32 = 0
   @exclusivity(unchecked) var headerListBytes = 0
+  var receivedResets: TokenBucket
   var provokedResets: TokenBucket
   @exclusivity(unchecked) var emptyFrames: TokenBucket
   @exclusivity(unchecked) var windows: WindowEstimator
@@ -56,6 +57,7 @@ package final class HTTP2Session {
     self.role = role
     self.delegate = delegate
     self.maximumHeaderListBytes = Int(configuration.maximumHeaderListBytes)
+    self.receivedResets = TokenBucket(configuration.receivedResets)
     self.provokedResets = TokenBucket(configuration.provokedResets)
     self.emptyFrames = TokenBucket(configuration.emptyFrames)
     self.maximumQueuedFrames =
@@ -69,9 +71,8 @@ package final class HTTP2Session {
     defer { nghttp2_option_del(options) }
     // Back-pressure: the window opens as the application reads, by `consume`.
     nghttp2_option_set_no_auto_window_update(options, 1)
-    nghttp2_option_set_stream_reset_rate_limit(
-      options, UInt64(configuration.receivedResets.burst),
-      UInt64(configuration.receivedResets.perSecond))
+    // Ours comes first: nghttp2's goes on to take streams behind the GOAWAY that it queues.
+    nghttp2_option_set_stream_reset_rate_limit(options, 1 << 32, 1 << 32)
     nghttp2_option_set_max_continuations(options, configuration.maximumContinuationFrames)
     nghttp2_option_set_max_outbound_ack(options, configuration.maximumOutboundAcknowledgements)
     nghttp2_option_set_no_closed_streams(options, 1)
@@ -140,6 +141,9 @@ package final class HTTP2Session {
     }
   }
 
+  /// Gives back memory that only traffic needs.
+  package func trim() { self.memory.trim() }
+
   /// Neither side has anything left to say: the connection is to be closed.
   package var isOver: Bool {
     nghttp2_session_want_read(self.session) == 0 && nghttp2_session_want_write(self.session) == 0
@@ -167,6 +171,7 @@ package final class HTTP2Session {
       // No stream numbers are left, or the session is ending: as if the peer had refused it.
       stream.isClosed = true
       stream.closed(code: NGHTTP2_REFUSED_STREAM.rawValue)
+      if id == NGHTTP2_ERR_STREAM_ID_NOT_AVAILABLE.rawValue { self.delegate.streamNumbersRanOut() }
       return
     }
     stream.id = id
@@ -221,14 +226,23 @@ package final class HTTP2Session {
   package func endOutbound(_ stream: HTTP2Stream, trailers: consuming HeaderFields) {
     guard case .open = stream.ending else { return }
     stream.ending = .trailers(HTTP2Stream.HeaderFieldsBox(trailers))
-    self.outboundGrew(stream)
+    self.endNow(stream)
   }
 
   /// The same with trailers that never change.
   package func endOutbound(_ stream: HTTP2Stream, trailers: ConstantHeaderFields) {
     guard case .open = stream.ending else { return }
     stream.ending = .constantTrailers(trailers)
-    self.outboundGrew(stream)
+    self.endNow(stream)
+  }
+
+  /// Sends trailers at once where no DATA is before them: they need no window.
+  private func endNow(_ stream: HTTP2Stream) {
+    guard stream.isDeferred, stream.outbound.isEmpty, !stream.isClosed else {
+      return self.outboundGrew(stream)
+    }
+    stream.isDeferred = false
+    self.resetOnError(self.submitTrailers(of: stream), stream)
   }
 
   /// RST_STREAM; `closed` follows.
@@ -278,8 +292,9 @@ package final class HTTP2Session {
   package func resetStalledStreams(minimum: Int) -> Int {
     var count = 0
     for stream in self.streams where !stream.isClosed {
-      defer { stream.drainedAtCheck = stream.outbound.isEmpty ? nil : stream.drainedBytes }
-      guard let before = stream.drainedAtCheck, !stream.outbound.isEmpty,
+      let isWaiting = !stream.outbound.isEmpty || stream.ending.isWaiting
+      defer { stream.drainedAtCheck = isWaiting ? stream.drainedBytes : nil }
+      guard let before = stream.drainedAtCheck, isWaiting,
         stream.drainedBytes - before < minimum
       else { continue }
       self.reset(stream, code: NGHTTP2_CANCEL.rawValue)
@@ -340,6 +355,8 @@ package final class HTTP2Session {
     self.streams[slot].slot = slot
     // Nobody else may keep it.
     let ended = self.streams.removeLast()
+    // A call that was served makes up for one that was given up.
+    if code == NGHTTP2_NO_ERROR.rawValue, ended.hasEnded { self.receivedResets.putBack() }
     ended.closed(code: code)
   }
 

@@ -14,6 +14,8 @@ package protocol HTTP2SessionDelegate: AnyObject {
   func pingReceived()
   /// A ping of ours was answered.
   func pingAcknowledged(_ purpose: HTTP2Session.Ping)
+  /// A client's connection can begin no further stream: RFC 9113, section 5.1.1.
+  func streamNumbersRanOut()
   /// The peer did something too often; the connection is to be ended with `ENHANCE_YOUR_CALM`.
   func peerWentTooFar(_ what: String)
 }

@@ -22,10 +22,8 @@ extension HTTP2Session {
       self.emptyFrames.putBack()
       return
     case NGHTTP2_DATA.rawValue:
-      if length > 0 {
-        self.emptyFrames.putBack()
-        return
-      }
+      // What is padded may be nothing but padding: ``dataReceived(id:_:)`` puts back.
+      if length > 0, flags & UInt8(NGHTTP2_FLAG_PADDED.rawValue) == 0 { return }
       if flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0 { return }
     case NGHTTP2_PING.rawValue, NGHTTP2_SETTINGS.rawValue:
       if flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) != 0 { return }
@@ -43,7 +41,7 @@ extension HTTP2Session {
   }
 
   /// A frame has gone out.
-  func frameSent(type: UInt8, resetCode: UInt32) {
+  func frameSent(type: UInt8, id: Int32, resetCode: UInt32) {
     switch UInt32(type) {
     case NGHTTP2_DATA.rawValue:
       // The peer answers with WINDOW_UPDATE, for the stream and for the connection.
@@ -51,6 +49,7 @@ extension HTTP2Session {
       self.callFramesSent &+= 1
     case NGHTTP2_HEADERS.rawValue:
       self.callFramesSent &+= 1
+      if self.role == .client { self.withStream(id) { $0.hasLeft = true } }
     case NGHTTP2_RST_STREAM.rawValue where self.role == .server:
       guard resetCode != NGHTTP2_NO_ERROR.rawValue, resetCode != NGHTTP2_REFUSED_STREAM.rawValue
       else { return }
@@ -71,6 +70,10 @@ extension HTTP2Session {
       self.headersEnded(id: header.stream_id, endOfStream: isEnd)
     case NGHTTP2_DATA.rawValue:
       if isEnd { self.dataEnded(id: header.stream_id) }
+    case NGHTTP2_RST_STREAM.rawValue:
+      if !self.receivedResets.take(at: Self.second) {
+        self.wentTooFar("it resets too many streams")
+      }
     case NGHTTP2_SETTINGS.rawValue:
       if isAcknowledgement { self.isAcknowledged = true } else { self.delegate.settingsReceived() }
     case NGHTTP2_PING.rawValue:
@@ -109,7 +112,7 @@ extension HTTP2Session {
       if isBeyondTheLimit, self.isAcknowledged, !self.provokedResets.take(at: Self.second) {
         self.wentTooFar("it begins too many streams beyond the limit")
       }
-      guard !isBeyondTheLimit, let stream = self.delegate.streamBegan() else {
+      guard !isBeyondTheLimit, !self.hasGoneTooFar, let stream = self.delegate.streamBegan() else {
         nghttp2_submit_rst_stream(
           self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), id, NGHTTP2_REFUSED_STREAM.rawValue)
         return
@@ -147,6 +150,7 @@ extension HTTP2Session {
   func dataReceived(id: Int32, _ bytes: UnsafeRawBufferPointer) {
     // The connection's window is opened at once; each stream's own holds its sender back.
     self.consumedBytes += bytes.count
+    if bytes.count > 0 { self.emptyFrames.putBack() }
     if self.windows.received(bytes.count) { self.ping(.window) }
     self.withStream(id) { $0.dataReceived(bytes) }
   }
@@ -159,6 +163,11 @@ extension HTTP2Session {
 
   func streamClosed(id: Int32, code: UInt32) {
     self.withStream(id) { self.close($0, code: code) }
+  }
+
+  /// A response's headers or trailers cannot be sent: the client must not wait for them.
+  func responseNotSent(id: Int32) {
+    self.withStream(id) { self.reset($0, code: NGHTTP2_INTERNAL_ERROR.rawValue) }
   }
 
   /// A request never left: it was cancelled, or the peer takes no more streams.

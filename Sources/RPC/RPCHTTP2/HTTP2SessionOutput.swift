@@ -124,27 +124,26 @@ extension HTTP2Session {
     case .endStream:
       stream.ending = .sent
       flags.pointee |= NGHTTP2_DATA_FLAG_EOF.rawValue
-    case .trailers(let box):
-      let result = box.fields.withNameValues { list, count in
-        nghttp2_submit_trailer(self.session, stream.id, list, count)
-      }
-      guard self.trailersFollow(stream, flags, result) else {
-        return Int(NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue)
-      }
-    case .constantTrailers(let fields):
-      let result = nghttp2_submit_trailer(self.session, stream.id, fields.list, fields.count)
-      guard self.trailersFollow(stream, flags, result) else {
+    case .trailers, .constantTrailers:
+      flags.pointee |= NGHTTP2_DATA_FLAG_EOF.rawValue | NGHTTP2_DATA_FLAG_NO_END_STREAM.rawValue
+      guard self.submitTrailers(of: stream) == 0 else {
         return Int(NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue)
       }
     }
     return count
   }
 
-  private func trailersFollow(
-    _ stream: HTTP2Stream, _ flags: UnsafeMutablePointer<UInt32>, _ result: Int32
-  ) -> Bool {
-    stream.ending = .sent
-    flags.pointee |= NGHTTP2_DATA_FLAG_EOF.rawValue | NGHTTP2_DATA_FLAG_NO_END_STREAM.rawValue
-    return result == 0
+  /// Hands the stream's trailers to nghttp2.
+  func submitTrailers(of stream: HTTP2Stream) -> Int32 {
+    defer { stream.ending = .sent }
+    switch stream.ending {
+    case .trailers(let box):
+      return box.fields.withNameValues { list, count in
+        nghttp2_submit_trailer(self.session, stream.id, list, count)
+      }
+    case .constantTrailers(let fields):
+      return nghttp2_submit_trailer(self.session, stream.id, fields.list, fields.count)
+    case .open, .endStream, .sent: return 0
+    }
   }
 }

@@ -18,6 +18,14 @@ open class HTTP2Stream {
     case constantTrailers(ConstantHeaderFields)
     /// All of it has been handed to the session.
     case sent
+
+    /// What ends the stream waits behind the queued bytes.
+    var isWaiting: Bool {
+      switch self {
+      case .open, .sent: false
+      case .endStream, .trailers, .constantTrailers: true
+      }
+    }
   }
 
   /// Keeps a header list that cannot be copied where an enum can hold it.
@@ -34,6 +42,10 @@ open class HTTP2Stream {
   @exclusivity(unchecked) final var isDeferred = false
   /// It is over; nothing on it has an effect any more.
   @exclusivity(unchecked) package internal(set) final var isClosed = false
+  /// A request's headers have gone out.
+  @exclusivity(unchecked) package internal(set) final var hasLeft = false
+  /// Our side has ended.
+  package final var hasEnded: Bool { if case .sent = self.ending { true } else { false } }
   /// Bytes that have left the outbound queue, and how many had at the last look while more waited.
   @exclusivity(unchecked) final var drainedBytes = 0
   final var drainedAtCheck: Int?
@@ -51,6 +63,7 @@ open class HTTP2Stream {
     self.ending = .open
     self.isDeferred = false
     self.isClosed = false
+    self.hasLeft = false
     self.drainedBytes = 0
     self.drainedAtCheck = nil
     self.consumedBytes = 0

@@ -6,12 +6,28 @@ package struct HeaderFields: ~Copyable {
   private enum Text {
     case constant(StaticString)
     case bytes(start: Int, count: Int)
+
+    var count: Int {
+      switch self {
+      case .constant(let text): text.utf8CodeUnitCount
+      case .bytes(_, let count): count
+      }
+    }
   }
 
   private var bytes: [UInt8] = []
   private var fields: [(name: Text, value: Text)] = []
 
+  /// What is sent at most, as ``size`` counts: nghttp2 sends 64 KiB, and a peer that uses it ends the
+  /// connection at a field that is larger.
+  package static let maximumSize = 60 << 10
+
   package init() {}
+
+  /// The list's size as RFC 9113, section 6.5.2, counts it: 32 bytes for each field on top of its own.
+  package var size: Int {
+    self.fields.reduce(0) { $0 + 32 + $1.name.count + $1.value.count }
+  }
 
   package mutating func add(_ name: StaticString, _ value: StaticString) {
     self.fields.append((.constant(name), .constant(value)))

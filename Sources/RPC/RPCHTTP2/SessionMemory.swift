@@ -33,13 +33,19 @@ final class SessionMemory {
   }
 
   deinit {
+    self.trim()
+    self.lists.deallocate()
+  }
+
+  /// Gives back what is held on to.
+  func trim() {
     for index in 0..<Self.listCount {
       while let block = self.lists[index] {
         self.lists[index] = block.load(as: UnsafeMutableRawPointer?.self)
         free(block - Self.headerBytes)
       }
     }
-    self.lists.deallocate()
+    self.keptBytes = 0
   }
 
   /// Calls `body` with the functions that nghttp2 takes; it copies them.

@@ -47,10 +47,16 @@ struct WireReader {
     return nil
   }
 
+  /// What libprotobuf-c reads of a tag: 29 bits of a number, and three.
+  private static let largestTagBytes = 5
+
   /// A field's number and wire type, or nothing if it has no valid ones.
   @inline(__always)
   mutating func tag() -> (number: UInt32, wireType: UInt8)? {
-    guard let tag = self.varint(), tag >> 3 != 0, tag <= UInt64(UInt32.max) else { return nil }
+    let before = self.remaining
+    guard let tag = self.varint(), tag >> 3 != 0, tag <= UInt64(UInt32.max),
+      before - self.remaining <= Self.largestTagBytes
+    else { return nil }
     return (UInt32(truncatingIfNeeded: tag >> 3), UInt8(truncatingIfNeeded: tag & 7))
   }
 

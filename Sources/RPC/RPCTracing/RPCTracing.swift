@@ -38,7 +38,8 @@ public struct ServerTracing: ServerInterceptor {
         try await proceed()
         span.attributes["rpc.grpc.status_code"] = StatusCode.ok.rawValue
       } catch {
-        let code = (error as? RPCError)?.code ?? .unknown
+        let code =
+          (error as? RPCError)?.code ?? (error is CancellationError ? .cancelled : .unknown)
         span.attributes["rpc.grpc.status_code"] = code.rawValue
         if code.isServersFault { span.setStatus(SpanStatus(code: .error, message: "\(error)")) }
         throw error

@@ -75,6 +75,8 @@ final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
         return
       }
       let id = ObjectIdentifier(stream)
+      // One place is enough for all of a hedged call's attempts.
+      if self.waiting[id] != nil { return stream.attemptIsPlannedAlready() }
       self.nextOrder += 1
       self.waiting[id] = (self.nextOrder, stream)
       stream.onFinish = { [weak self] in self?.waiting[id] = nil }

@@ -190,7 +190,10 @@ final class ClientAttempt: HTTP2Stream {
   override func closed(code: UInt32) {
     if !self.isEnded {
       if let reason = self.client?.lossReason {
-        self.end(.failure(RPCError(.unavailable, "the connection was lost: \(reason)")))
+        // A request that nghttp2 held back, for the server's limit of streams, was seen by nobody.
+        self.end(
+          .failure(RPCError(.unavailable, "the connection was lost: \(reason)")),
+          isUnprocessed: !self.hasLeft)
       } else {
         self.end(
           .failure(

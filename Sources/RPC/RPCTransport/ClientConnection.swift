@@ -57,6 +57,8 @@ final class ClientConnection: ConnectionOwner, @unchecked Sendable {
 
   func pingReceived() {}
 
+  func streamNumbersRanOut() { self.mayLeave("its stream numbers have run out") }
+
   func pingAcknowledged(_ purpose: HTTP2Session.Ping) {
     self.connection?.pingAnswered()
   }

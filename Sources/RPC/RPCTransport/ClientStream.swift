@@ -158,6 +158,16 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
       fields.add("grpc-previous-rpc-attempts", String(self.retries.attempts))
     }
     fields.add(self.terms.metadata)
+    let size = fields.size
+    guard size <= HeaderFields.maximumSize else {
+      self.finish(
+        .failure(
+          RPCError(
+            .resourceExhausted,
+            "the request's headers of \(size) bytes are larger than the limit of "
+              + "\(HeaderFields.maximumSize)")))
+      return
+    }
     let attempt = ClientAttempt(
       of: self, on: connection, maximumResponseBytes: self.terms.maximumResponseBytes)
     self.attempts.append(attempt)
@@ -182,10 +192,15 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     if self.attempts.isEmpty, self.planned == 0 { self.finish(.failure(error)) }
   }
 
+  /// Another attempt waits for a connection: this one will not.
+  func attemptIsPlannedAlready() { self.planned -= 1 }
+
   /// Nothing more will be sent.
   func endOutbound() {
     self.writer.transfer(to: self)
     self.wantsEnd = true
+    self.writer.close(
+      RPCError(.failedPrecondition, "a message was sent behind the end of the requests"))
     for attempt in self.attempts { attempt.endOutbound() }
   }
 
@@ -221,13 +236,13 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
 
   func attemptEnded(_ attempt: ClientAttempt, _ end: AttemptEnd) {
     self.attempts.removeAll { $0 === attempt }
+    // The server answered before it had the whole request: the rest is not wanted.
+    if !attempt.hasEnded { attempt.abandon() }
     guard !self.isFinished else { return }
     switch end.result {
     case .success:
       self.channel?.throttle?.succeeded()
       self.finish(end.result)
-      // The server answered before it had the whole request: the rest is not wanted.
-      if !self.wantsEnd { attempt.abandon() }
     case .failure(let error):
       if self.committed != nil { return self.finish(end.result) }
       self.lastError = error

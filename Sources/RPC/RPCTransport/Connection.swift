@@ -86,7 +86,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
 
   func handlerAdded(context: ChannelHandlerContext) {
     self.context = context
-    self.output = context.channel.allocator.buffer(capacity: 16 << 10)
+    self.output = context.channel.allocator.buffer(capacity: Self.idleOutputBytes)
     self.session = HTTP2Session(self.role, configuration: self.configuration, delegate: self.owner)
     if context.channel.isActive { self.begin() }
   }
@@ -191,6 +191,16 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     }
     if session.isOver { self.closeWhenWritten() }
   }
+
+  /// Gives back memory that only traffic needs.
+  func trim() {
+    self.session?.trim()
+    guard self.output.capacity > Self.idleOutputBytes, !self.isFlushing, let context = self.context
+    else { return }
+    self.output = context.channel.allocator.buffer(capacity: Self.idleOutputBytes)
+  }
+
+  private static let idleOutputBytes = 16 << 10
 
   /// Ends the connection once the socket has taken what was said: to close at once would drop what
   /// it has no room for, and that may be the end of an answer.

@@ -311,7 +311,9 @@ public final class RPCChannel: Sendable {
     return ClientStream.Terms(
       path: path, metadata: options.metadata, timeout: timeout, deadline: deadline,
       waitsForReady: options.waitForReady ?? method?.waitForReady ?? false,
-      maximumRequestBytes: least(options.maximumRequestBytes, method?.maximumRequestBytes) ?? .max,
+      maximumRequestBytes: min(
+        least(options.maximumRequestBytes, method?.maximumRequestBytes) ?? .max,
+        largestMessageBytes),
       maximumResponseBytes: least(options.maximumResponseBytes, method?.maximumResponseBytes)
         ?? CallOptions.defaultMaximumMessageBytes,
       compression: options.compression, resilience: method?.resilience ?? .none,

@@ -27,6 +27,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   /// Streams that are over, to be used again.
   @exclusivity(unchecked) private var spares: [ServerStream] = []
   private static let maximumSpares = 128
+  private var trimIsPlanned = false
   /// What the call before asked for: mostly the next one asks for the same.
   @exclusivity(unchecked) private var lastRoute: Route?
   @exclusivity(unchecked) var lastMetadata = Metadata()
@@ -67,11 +68,28 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
     self.openCalls -= 1
     // A handler may still hold it: that is seen when it is to be used again.
     if self.state != .closed, self.spares.count < Self.maximumSpares { self.spares.append(stream) }
-    if self.openCalls == 0 { self.idleSince = .now() }
+    if self.openCalls == 0 { self.becameIdle() }
     // The session says so itself once GOAWAY is out and no stream is left.
     if self.state == .draining { self.connection?.needsFlush() }
     self.lastCallMayHaveEnded()
   }
+
+  /// Gives back, after a while without calls, what is kept for the next ones.
+  private func becameIdle() {
+    self.idleSince = .now()
+    guard !self.trimIsPlanned, !self.spares.isEmpty, let connection = self.connection
+    else { return }
+    self.trimIsPlanned = true
+    connection.executor.eventLoop.scheduleTask(in: Self.trimDelay) { [weak self] in
+      guard let self else { return }
+      self.trimIsPlanned = false
+      guard self.openCalls == 0 else { return }
+      self.spares = []
+      self.connection?.trim()
+    }
+  }
+
+  private static let trimDelay = TimeAmount.seconds(2)
 
   func route(for path: UnsafeBufferPointer<UInt8>) -> Route? {
     if let last = self.lastRoute, last.matches(path) { return last }
@@ -95,6 +113,8 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
     self.isGreeted = true
     self.connection?.greeted()
   }
+
+  func streamNumbersRanOut() {}
 
   func goAwayReceived(lastStreamID: Int32, code: UInt32, text: String) {}
 

@@ -23,11 +23,15 @@ public final class ServerContext: Sendable {
     var compression: Compression
     var values: [ObjectIdentifier: any Sendable] = [:]
     var observers: [@Sendable (CallSummary) -> Void] = []
+    /// What became of a call that ended before its handler.
+    var summary: CallSummary?
   }
 
   private let extras = Mutex<Extras?>(nil)
   /// Something was set: what is not need not be asked for under a lock.
   private let isTouched: Atomic<Bool>
+  /// The response's headers have gone out.
+  private let isAnswered = Atomic(false)
   private let compression: Compression
   private let accepted: AcceptedEncodings
 
@@ -68,7 +72,8 @@ public final class ServerContext: Sendable {
   public var responseCompression: Compression {
     get { self.extras.withLock { $0?.compression } ?? self.compression }
     set {
-      guard self.accepted.contains(newValue) else { return }
+      guard self.accepted.contains(newValue), !self.isAnswered.load(ordering: .acquiring)
+      else { return }
       self.change { $0.compression = newValue }
     }
   }
@@ -79,9 +84,20 @@ public final class ServerContext: Sendable {
     set { self.change { $0.values[ObjectIdentifier(key)] = newValue } }
   }
 
-  /// Has a closure called, once, when the call is over. It runs on the connection's event loop.
+  /// Has a closure called, once, when the call is over: on the connection's event loop, or at once if
+  /// the client has left already.
   public func onEnd(_ body: @escaping @Sendable (CallSummary) -> Void) {
-    self.change { $0.observers.append(body) }
+    var summary: CallSummary?
+    self.change { extras in
+      summary = extras.summary
+      if summary == nil { extras.observers.append(body) }
+    }
+    if let summary { body(summary) }
+  }
+
+  /// The call is over, and its handler is not: those who ask from now on are told at once.
+  func endedEarly(_ summary: CallSummary) {
+    self.change { $0.summary = summary }
   }
 
   private func change(_ body: (inout Extras) -> Void) {
@@ -93,6 +109,9 @@ public final class ServerContext: Sendable {
       extras = changed
     }
   }
+
+  /// The response's headers go out: what they say stays so.
+  func answerBegins() { self.isAnswered.store(true, ordering: .releasing) }
 
   /// Nothing was set that goes to the client, and nobody waits for the end.
   var isPlain: Bool { !self.isTouched.load(ordering: .acquiring) }

@@ -55,6 +55,8 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     var responseBytes: Int?
     /// How it ended; nil while it has not.
     var code: StatusCode?
+    /// What the call ends with, whatever its handler says: it wanted to say too much.
+    var refusal: RPCError?
     var began: NIODeadline
   }
 
@@ -75,8 +77,6 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   /// Makes a stream that is over one that has not begun.
   func reuse() {
     self.renew()
-    self.head.reset()
-    self.deframer.reset()
     self.call.phase = .head
     self.call.began = self.connection.lastReadTime
   }
@@ -94,7 +94,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     guard self.call.phase == .head else { return }
     if name.equals(":path") {
       self.call.route = self.server.route(for: value)
-      if self.call.route == nil { self.call.unknownPath = String(decoding: value, as: UTF8.self) }
+      if self.call.route == nil { self.call.unknownPath = excerpt(value) }
     } else {
       self.head.receive(name: name, value: value)
     }
@@ -229,13 +229,17 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     let wasFinished = self.isFinished
     self.call.phase = .finished
     if !wasFinished { self.call.code = .cancelled }
-    self.summarize()
+    self.summarize(isEarly: !wasFinished)
     if !wasFinished {
       let error = RPCError(.cancelled, "the client left the call")
       self.call.writer?.close(error)
       self.tellHandler(error)
     }
     self.call = Call(phase: .finished, began: self.call.began)
+    // What it keeps for the next call, a connection keeps while it is idle.
+    self.outbound.clear()
+    self.deframer.reset()
+    self.head.reset()
     self.server.streamClosed(self)
   }
 
@@ -317,7 +321,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     guard let context = self.context, !context.isPlain else { return .identity }
     return context.responseCompression
   }
-  @usableFromInline var maximumMessageBytes: Int { .max }
+  @usableFromInline var maximumMessageBytes: Int { largestMessageBytes }
   @usableFromInline var outboundBytes: Int { self.outbound.count }
 
   @usableFromInline
@@ -354,6 +358,11 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     session.consume(count, on: self)
     self.connection.needsFlush()
   }
+}
+
+/// What a peer sent, as an error may repeat it.
+private func excerpt(_ text: UnsafeBufferPointer<UInt8>) -> String {
+  String(decoding: text.prefix(200), as: UTF8.self) + (text.count > 200 ? "..." : "")
 }
 
 extension TimeAmount {

@@ -13,7 +13,16 @@ extension ServerStream {
       self.finish(compressing: response.encoded())
       return
     }
-    response.encode { size in self.reserveResponse(size) }
+    do throws(RPCError) {
+      try response.encode { size throws(RPCError) in
+        guard size <= self.maximumMessageBytes else {
+          throw tooLarge(size, self.maximumMessageBytes)
+        }
+        return self.reserveResponse(size)
+      }
+    } catch {
+      return self.fail(error)
+    }
     self.finish()
   }
 
@@ -52,6 +61,7 @@ extension ServerStream {
       self.connection.needsFlush()
       return
     }
+    if !self.call.headersSent { self.sendHeaders() }
     var trailers = HeaderFields()
     trailers.add("grpc-status", "0")
     if let metadata = self.context?.trailingMetadata { trailers.add(metadata) }
@@ -68,14 +78,26 @@ extension ServerStream {
   }
 
   /// Ends the call with its handler's error, behind the responses that were sent.
+  @usableFromInline
   func fail(_ error: RPCError) {
     guard !self.isFinished else { return }
     self.call.code = error.code
     self.call.writer?.transfer(to: self)
     // What the handler wanted to say first is said first; without it one header list is enough.
     if !self.call.headersSent, self.context?.initialMetadata.isEmpty == false { self.sendHeaders() }
+    let isOnly = !self.call.headersSent
+    var trailers = Self.trailers(error, isOnly: isOnly)
+    if let metadata = self.context?.trailingMetadata { trailers.add(metadata) }
+    if isOnly {
+      self.finish(trailersOnly: self.bounded(trailers, isOnly: true))
+    } else {
+      self.finish(trailers: trailers)
+    }
+  }
+
+  private static func trailers(_ error: RPCError, isOnly: Bool) -> HeaderFields {
     var trailers = HeaderFields()
-    if !self.call.headersSent {
+    if isOnly {
       trailers.add(":status", "200")
       trailers.add("content-type", "application/grpc")
     }
@@ -84,12 +106,23 @@ extension ServerStream {
       trailers.add("grpc-message", bytes: StatusMessage.encode(error.message))
     }
     trailers.add(error.metadata)
-    if let metadata = self.context?.trailingMetadata { trailers.add(metadata) }
-    if self.call.headersSent {
-      self.finish(trailers: trailers)
-    } else {
-      self.finish(trailersOnly: trailers)
-    }
+    return trailers
+  }
+
+  /// The trailers, or, where they or the headers are more than can be sent, an error that says so.
+  private func bounded(_ trailers: consuming HeaderFields, isOnly: Bool) -> HeaderFields {
+    let size = trailers.size
+    if size > HeaderFields.maximumSize { self.call.refusal = Self.tooMuch("trailers", size) }
+    guard let refusal = self.call.refusal else { return trailers }
+    self.call.code = refusal.code
+    return Self.trailers(refusal, isOnly: isOnly)
+  }
+
+  private static func tooMuch(_ what: String, _ size: Int) -> RPCError {
+    RPCError(
+      .resourceExhausted,
+      "the response's \(what) of \(size) bytes are larger than the limit of "
+        + "\(HeaderFields.maximumSize)")
   }
 
   /// Whatever a handler threw, as a status.
@@ -110,7 +143,7 @@ extension ServerStream {
     self.end()
     guard let session = self.connection.session, !self.isClosed else { return }
     if !self.call.headersSent { self.sendHeaders() }
-    session.endOutbound(self, trailers: trailers)
+    session.endOutbound(self, trailers: self.bounded(trailers, isOnly: false))
     self.connection.needsFlush()
   }
 
@@ -137,6 +170,7 @@ extension ServerStream {
 
   func sendHeaders() {
     self.call.headersSent = true
+    self.context?.answerBegins()
     guard let session = self.connection.session, !self.isClosed else { return }
     if self.context?.isPlain ?? true {
       session.submitResponse(Self.plainHeaders, on: self)
@@ -147,15 +181,22 @@ extension ServerStream {
     fields.add("content-type", "application/grpc")
     let compression = self.compression
     if compression != .identity { fields.add("grpc-encoding", compression.header) }
-    if let metadata = self.context?.initialMetadata { fields.add(metadata) }
+    if let metadata = self.context?.initialMetadata {
+      var all = HeaderFields()
+      all.add(metadata)
+      if all.size <= HeaderFields.maximumSize {
+        fields.add(metadata)
+      } else {
+        self.call.refusal = Self.tooMuch("headers", all.size)
+      }
+    }
     session.submitResponse(fields, on: self)
   }
 
   /// Tells those who want to know what became of the call.
-  func summarize() {
+  func summarize(isEarly: Bool) {
     guard let context = self.context, let route = self.call.route else { return }
-    let observers = context.isPlain ? [] : context.takeObservers()
-    guard !observers.isEmpty || !route.observers.isEmpty else { return }
+    guard isEarly || !context.isPlain || !route.observers.isEmpty else { return }
     var sent = self.call.writer?.sent ?? (messages: 0, bytes: 0)
     if let responseBytes = self.call.responseBytes {
       sent.messages += 1
@@ -167,7 +208,8 @@ extension ServerStream {
       sentBytes: sent.bytes, receivedMessages: self.call.received.messages,
       receivedBytes: self.call.received.bytes,
       receivedCompressedMessages: self.call.received.compressed)
+    if isEarly { context.endedEarly(summary) }
     for observer in route.observers { observer.callEnded(summary) }
-    for observer in observers { observer(summary) }
+    for observer in context.takeObservers() { observer(summary) }
   }
 }

@@ -267,7 +267,11 @@ func writePrefix(_ size: Int, isCompressed: Bool = false, to target: UnsafeMutab
   target.storeBytes(of: UInt32(size).bigEndian, toByteOffset: 1, as: UInt32.self)
 }
 
+/// No encoding of protobuf is larger: <https://protobuf.dev/programming-guides/encoding>.
+let largestMessageBytes = Int(Int32.max)
+
 /// What a message that may not be sent fails with.
+@usableFromInline
 func tooLarge(_ size: Int, _ limit: Int) -> RPCError {
   RPCError(.resourceExhausted, "a message of \(size) bytes is larger than the limit of \(limit)")
 }

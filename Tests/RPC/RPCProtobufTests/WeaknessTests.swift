@@ -344,6 +344,14 @@ import Testing
     #expect(message.int32s == [-1, 5])
   }
 
+  @Test func aTagOfMoreThanFiveBytesIsRefusedWhateverIsBehindIt() {
+    let tag: [UInt8] = [0xa8, 0x80, 0x80, 0x80, 0x80, 0x80, 0x00]
+    for rest in [[UInt8](), [0xc8, 0xbb, 0x01, 0x01]] {
+      #expect(
+        self.failure(EverythingV1.Everything.self, tag + [5] + rest)?.reason == .malformed)
+    }
+  }
+
   @Test func packedNumbersThatAreCutOffAreRefused() {
     #expect(
       self.failure(EverythingV1.Everything.self, self.field(25, [0x80]))?.reason == .malformed)

@@ -134,6 +134,48 @@ import Testing
     }
   }
 
+  /// Whoever is told by GOAWAY that a stream was not seen makes the call again: so it must not have been.
+  @Test func noCallBehindTheGoawayOfARapidResetIsServed() async throws {
+    let noticed = Mutex<[String]>([])
+    let served = Mutex<[UInt32]>([])
+    var configuration = RPCServer.Configuration()
+    configuration.attackNoticed = { _, what in noticed.withLock { $0.append(what) } }
+    configuration.receivedResets = .init(burst: 20, perSecond: 1)
+    var service = TestService()
+    service.unary = { request, context in
+      if let stream = context.metadata["stream"].flatMap({ UInt32($0) }) {
+        served.withLock { $0.append(stream) }
+      }
+      return request
+    }
+    try await withServer(service, configuration: configuration) { channel, _ in
+      let peer = try await ScriptedPeer.client(of: try ListenAddress("\(channel.target)"))
+      // All in one write, so that much of it is read behind the reset that is too many.
+      let flood = (0..<100).flatMap { index in
+        let stream = UInt32(index * 2 + 1)
+        let fields = ScriptedPeer.requestFields(Methods.unary.path) + [("stream", "\(stream)")]
+        return ScriptedPeer.frame(
+          .headers, flags: 4, stream: stream, body: ScriptedPeer.block(fields))
+          + ScriptedPeer.frame(.data, flags: 1, stream: stream, body: [0, 0, 0, 0, 0])
+          + (index < 30
+            ? ScriptedPeer.frame(.reset, stream: stream, body: ScriptedPeer.bytes(8)) : [])
+      }
+      try? await peer.send(bytes: flood)
+      var last: UInt32?
+      var code: UInt32?
+      while let frame = try? await peer.frame() {
+        if frame.kind == .goAway {
+          last = frame.number(at: 0)
+          code = frame.number(at: 4)
+        }
+      }
+      #expect(code == 0xb)
+      let bound = try #require(last)
+      #expect(served.withLock { $0 }.allSatisfy { $0 <= bound })
+      #expect(noticed.withLock { $0.count } == 1)
+    }
+  }
+
   @Test func resetsThatThePeerMakesUsSendEndTheConnection() async throws {
     try await Self.attack { address, witness in
       let peer = try await ScriptedPeer.client(of: address)
