@@ -124,7 +124,15 @@ package struct GQLParser {
     guard self.tokens.isFunction(["FIRST"]) else { return try self.addBound("LIMIT", to: &query) }
     self.tokens.skip()
     try self.tokens.expectSymbol("(")
-    repeat { try self.addBound("LIMIT", to: &query) } while self.tokens.takesSymbol(",")
+    let place = self.tokens.current
+    try self.addBound("LIMIT", to: &query)
+    try self.tokens.expectSymbol(",")
+    let other = self.tokens.current
+    try self.addBound("LIMIT", to: &query)
+    if query.limit == nil || query.end.isEmpty {
+      throw self.tokens.error(
+        expected: "a number and a cursor", at: query.limit == nil ? place : other)
+    }
     try self.tokens.expectSymbol(")")
   }
 

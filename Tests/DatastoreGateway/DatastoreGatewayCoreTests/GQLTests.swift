@@ -87,6 +87,7 @@ private let entities = [
     ("SELECT * FROM K WHERE a = ARRAY(ARRAY(1))", "\"ARRAY\" at line 1, column 33"),
     ("SELECT * FROM K ORDER a", "\"a\" at line 1, column 23"),
     ("SELECT * FROM K LIMIT x", "\"x\" at line 1, column 23"),
+    ("SELECT * FROM K LIMIT FIRST(2, 3)", "\"3\" at line 1, column 32"),
     ("SELECT * FROM K LIMIT -1", "The limit -1 at line 1, column 23"),
     ("SELECT * FROM K LIMIT 4294967296", "The limit 4294967296"),
     ("SELECT * FROM K WHERE a = 99999999999999999999", "99999999999999999999"),
