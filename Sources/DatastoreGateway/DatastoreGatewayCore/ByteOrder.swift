@@ -105,6 +105,21 @@ extension CollectionName {
     self.init(bytes: bytes)
   }
 
+  /// What the names of all collections of a partition begin with.
+  package static func prefix(of partition: PartitionID) -> [UInt8] {
+    var bytes: [UInt8] = []
+    ByteOrder.append(partition, to: &bytes)
+    return bytes
+  }
+
+  /// What the names of all collections of a database begin with, whatever their namespace.
+  package static func databasePrefix(of partition: PartitionID) -> [UInt8] {
+    var bytes: [UInt8] = []
+    ByteOrder.append(partition.project, to: &bytes)
+    ByteOrder.append(partition.database, to: &bytes)
+    return bytes
+  }
+
   /// The partition and the kind that this stands for.
   package func parts() throws(ByteOrderError) -> (partition: PartitionID, kind: Name) {
     var reader = OrderedBytesReader(self.bytes)

@@ -37,22 +37,34 @@ extension ResolvedQuery {
       parts.append(Array(rest.dropFirst(2).prefix(count)))
       rest = rest.dropFirst(2 + count)
     }
-    guard rest.isEmpty, parts.count == self.orders.count + 1, let path = parts.popLast(),
+    guard rest.isEmpty, parts.count == self.positionProperties.count + 1,
+      let path = parts.popLast(),
       !path.isEmpty
     else { throw .invalid("The cursor is damaged.") }
     return Position(values: parts, path: PathBytes(bytes: path))
   }
 
-  /// Of the collection and the orders (FNV-1a): positions of one order mean nothing in another.
+  /// Of the source and the orders (FNV-1a): positions of one order mean nothing in another.
   private var orderFingerprint: UInt32 {
     var hash: UInt32 = 0x811C_9DC5
     func add(_ byte: UInt8) { hash = (hash ^ UInt32(byte)) &* 0x0100_0193 }
-    for byte in self.collection.bytes { add(byte) }
+    switch self.source {
+    case .kind(let collection): for byte in collection.bytes { add(byte) }
+    case .everyKind(let partition):
+      for byte in CollectionName.prefix(of: partition) { add(byte) }
+    case .metadata(let kind, let partition):
+      for byte in CollectionName(partition: partition, kind: kind.kind).bytes { add(byte) }
+    case .nothing: break
+    }
     for order in self.orders {
       for byte in order.property.text.utf8 { add(byte) }
       add(order.isDescending ? 1 : 0)
     }
     add(self.isKeyDescending ? 1 : 0)
+    for name in self.trailing {
+      for byte in name.text.utf8 { add(byte) }
+      add(2)
+    }
     return hash
   }
 }

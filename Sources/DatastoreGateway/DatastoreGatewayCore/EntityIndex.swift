@@ -44,9 +44,20 @@ package enum IndexName: Hashable, Sendable {
   case property(Name)
 }
 
-/// A store's indexes of one collection, as they are at one moment: what a query runs on.
+/// A store's indexes of all collections, as they are at one moment: what a query runs on.
 ///
 /// Calls block; they are made on a thread that may.
+package protocol EntityIndexes {
+  associatedtype Index: EntityIndex
+
+  func index(of collection: CollectionName) throws(Index.Failure) -> Index
+  /// The collections whose names begin so, by name; some may be empty by now.
+  func collections(withPrefix prefix: [UInt8]) throws(Index.Failure) -> [CollectionName]
+  /// The properties of a collection that were ever indexed, by name.
+  func properties(of collection: CollectionName) throws(Index.Failure) -> [Name]
+}
+
+/// A store's indexes of one collection, as they are at one moment.
 package protocol EntityIndex {
   associatedtype Failure: Error
   associatedtype Rows: IndexRows where Rows.Failure == Failure
@@ -71,5 +82,5 @@ package protocol IndexRows {
 package protocol StoredEntityFacts {
   associatedtype Failure: Error
   var byteCount: Int { get }
-  func indexEntries() throws(Failure) -> [IndexEntry]
+  func entity() throws(Failure) -> Entity
 }

@@ -19,30 +19,42 @@ extension Entity {
   package var indexEntries: [IndexEntry] {
     var entries: [IndexEntry] = []
     entries.reserveCapacity(self.properties.count)
-    for property in self.properties {
-      Self.add(property.content, as: property.name, to: &entries)
+    self.forEachIndexed { name, value in
+      if let bytes = value.orderedBytes {
+        entries.append(IndexEntry(property: name, value: bytes))
+      }
     }
     return Self.distinct(entries)
   }
 
-  private static func add(
-    _ content: PropertyContent, as name: Name, to entries: inout [IndexEntry]
+  /// The value of a property at one of its index rows.
+  package func indexedValue(of property: Name, at bytes: [UInt8]) -> Value? {
+    var found: Value?
+    self.forEachIndexed { name, value in
+      if found == nil, name == property, value.orderedBytes == bytes { found = value }
+    }
+    return found
+  }
+
+  /// Each value that has an index row, with the name that the row has.
+  func forEachIndexed(_ body: (Name, Value) -> Void) {
+    for property in self.properties { Self.visit(property.content, as: property.name, body) }
+  }
+
+  private static func visit(
+    _ content: PropertyContent, as name: Name, _ body: (Name, Value) -> Void
   ) {
     guard content.isIndexed else { return }
     switch content.value {
     // Google's servers find an empty array where they find null.
-    case .array(let elements) where elements.isEmpty:
-      Self.add(PropertyContent(.null), as: name, to: &entries)
+    case .array(let elements) where elements.isEmpty: body(name, .null)
     case .array(let elements):
-      for element in elements { Self.add(element, as: name, to: &entries) }
+      for element in elements { Self.visit(element, as: name, body) }
     case .entity(let properties):
       for property in properties {
-        Self.add(property.content, as: Name("\(name).\(property.name)"), to: &entries)
+        Self.visit(property.content, as: Name("\(name).\(property.name)"), body)
       }
-    case let value:
-      if let bytes = value.orderedBytes {
-        entries.append(IndexEntry(property: name, value: bytes))
-      }
+    case let value: body(name, value)
     }
   }
 

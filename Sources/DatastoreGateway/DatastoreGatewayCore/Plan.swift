@@ -1,4 +1,4 @@
-/// How a query's results are found.
+/// How the results of one term of a query are found.
 package struct Plan: Hashable, Sendable {
   /// Where candidates come from.
   package enum Source: Hashable, Sendable {
@@ -9,16 +9,16 @@ package struct Plan: Hashable, Sendable {
     /// All entities of the kind, by key.
     case kind
     /// The entities that have all of these values, by key: their index rows, merged.
-    case equalities([ResolvedQuery.Equality])
+    case equalities([Conjunction.Equality])
     /// The rows of the first order's property; each is looked up among these values' rows.
-    case order(Name, probing: [ResolvedQuery.Equality])
+    case order(Name, probing: [Conjunction.Equality])
   }
 
   /// How far candidates already stand in the order of results.
   package enum Sorting: Hashable, Sendable {
     /// They stand so.
     case none
-    /// By the first value; those with the same one are sorted in memory.
+    /// By the scanned property's value; those with the same one are sorted in memory.
     case withinFirstValue
     /// Not at all: all are sorted in memory.
     case all
@@ -41,43 +41,63 @@ package struct Plan: Hashable, Sendable {
 extension Plan {
   /// - Parameter rowCount: How many index rows an equality has, counted up to the limit only.
   package init<Failure: Error>(
-    _ query: ResolvedQuery, policy: Policy,
-    rowCount: (_ equality: ResolvedQuery.Equality, _ limit: Int) throws(Failure) -> Int
+    _ query: ResolvedQuery, _ term: Conjunction, policy: Policy,
+    rowCount: (_ equality: Conjunction.Equality, _ limit: Int) throws(Failure) -> Int
   ) throws(Failure) {
-    let needsMore = !query.ranges.isEmpty || !query.orders.isEmpty
-    if query.isContradiction {
-      self.init(source: .nothing, isReversed: false, sorting: .none, needsEntity: false)
-    } else if case .including(let path) = query.paths.lower, query.paths.upper == .including(path) {
+    let orders = query.openOrders(of: term)
+    let needsEntity = query.needsEntity(term)
+    if let path = term.paths.onlyValue {
       self.init(
         source: .entity(PathBytes(bytes: path)), isReversed: false, sorting: .none,
-        needsEntity: needsMore || !query.equalities.isEmpty)
-    } else if let first = query.orders.first {
-      if try Self.isSmall(query.equalities, limit: policy.sortedInMemoryRows, rowCount) {
+        needsEntity: needsEntity || !query.orders.isEmpty || !term.ranges.isEmpty
+          || !term.equalities.isEmpty)
+    } else if let first = orders.first {
+      if try Self.isSmall(term.equalities, limit: policy.sortedInMemoryRows, rowCount) {
         self.init(
-          source: .equalities(query.equalities), isReversed: false, sorting: .all,
+          source: .equalities(term.equalities), isReversed: false, sorting: .all,
           needsEntity: true)
       } else {
-        let isWhole = query.orders.count == 1 && query.isKeyDescending == first.isDescending
+        let isWhole = orders.count == 1 && query.isKeyDescending == first.isDescending
         self.init(
-          source: .order(first.property, probing: query.equalities),
+          source: .order(first.property, probing: term.equalities),
           isReversed: first.isDescending, sorting: isWhole ? .none : .withinFirstValue,
-          // A range of the scanned property bounds the scan.
-          needsEntity: query.orders.count > 1
-            || query.ranges.contains { $0.property != first.property })
+          needsEntity: needsEntity)
       }
     } else {
       self.init(
-        source: query.equalities.isEmpty ? .kind : .equalities(query.equalities),
-        isReversed: query.isKeyDescending, sorting: .none, needsEntity: needsMore)
+        source: term.equalities.isEmpty ? .kind : .equalities(term.equalities),
+        isReversed: query.isKeyDescending, sorting: .none, needsEntity: needsEntity)
     }
   }
 
   private static func isSmall<Failure: Error>(
-    _ equalities: [ResolvedQuery.Equality], limit: Int,
-    _ rowCount: (ResolvedQuery.Equality, Int) throws(Failure) -> Int
+    _ equalities: [Conjunction.Equality], limit: Int,
+    _ rowCount: (Conjunction.Equality, Int) throws(Failure) -> Int
   ) throws(Failure) -> Bool {
     for equality in equalities where try rowCount(equality, limit + 1) <= limit { return true }
     return false
+  }
+}
+
+extension ResolvedQuery {
+  /// The orders that a term does not fix the values of.
+  func openOrders(of term: Conjunction) -> [Query.Order] {
+    self.orders.filter { term.fixedValue(of: $0.property) == nil }
+  }
+
+  /// Whether an index row of a term does not tell whether and where its entity is a result.
+  fileprivate func needsEntity(_ term: Conjunction) -> Bool {
+    if case .projection = self.form { return true }
+    let open = self.openOrders(of: term)
+    // A range of the scanned property bounds the scan.
+    if open.count > 1 || term.ranges.contains(where: { $0.property != open.first?.property }) {
+      return true
+    }
+    if self.terms.count == 1 || self.orders.isEmpty { return false }
+    // Another term may give an entity of several values an earlier place; a row tells only of its
+    // own property whether there are several.
+    if self.orders.count > 1 { return true }
+    return open.isEmpty && term.equalities.count > 1
   }
 }
 

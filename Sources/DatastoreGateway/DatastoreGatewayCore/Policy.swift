@@ -15,6 +15,12 @@ package struct Policy: Sendable, Hashable {
   package var maximumNesting = 20
   package var maximumIndexEntries = 20_000
   package var maximumFilters = 100
+  package var maximumDisjunctions = 30
+  package var maximumInValues = 30
+  package var maximumNotInValues = 10
+  package var maximumAggregations = 5
+  /// Parentheses in a GQL text and composite filters in one another.
+  package var maximumConditionDepth = 100
   /// A `project` is part of every key; Datastore's own ids are below 100.
   package var maximumProjectBytes = 100
   package var maximumNamespaceBytes = 100

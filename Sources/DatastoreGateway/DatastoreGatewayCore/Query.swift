@@ -1,8 +1,8 @@
-/// A question for entities of one kind, as a caller asks it.
+/// A question for entities, as a caller asks it.
 package struct Query: Sendable {
   /// How a filter compares; inequalities run across types.
   package enum Comparison: Hashable, Sendable, CaseIterable {
-    case equal, lessThan, lessThanOrEqual, greaterThan, greaterThanOrEqual
+    case equal, lessThan, lessThanOrEqual, greaterThan, greaterThanOrEqual, notEqual
   }
 
   /// Entities of which some value of a property compares so.
@@ -16,6 +16,22 @@ package struct Query: Sendable {
       self.comparison = comparison
       self.value = value
     }
+  }
+
+  /// What an entity must be.
+  ///
+  /// Inequalities of one property that hold together are about one and the same of its values;
+  /// each equality may be about another one.
+  package indirect enum Condition: Sendable {
+    case filter(Filter)
+    /// Some value of the property is one of these.
+    case isIn(Name, [Value])
+    /// Some value of the property is none of these.
+    case isNotIn(Name, [Value])
+    /// The entity is this one or below it.
+    case hasAncestor(Key)
+    case all([Condition])
+    case any([Condition])
   }
 
   /// By a property's values; an entity without one is no result.
@@ -33,13 +49,15 @@ package struct Query: Sendable {
   package static let keyProperty: Name = "__key__"
 
   package var partition: PartitionID
-  package var kind: Name
-  /// Only this entity and those below it.
-  package var ancestor: Key?
-  /// All of them must hold.
-  package var filters: [Filter]
+  /// `nil` for entities of every kind.
+  package var kind: Name?
+  package var condition: Condition?
   package var orders: [Order]
-  package var isKeysOnly: Bool
+  /// The properties that results have: one result for each combination of their indexed values.
+  /// Empty for whole entities; `__key__` alone for keys.
+  package var projection: [Name]
+  /// Of results with the same values of these only the first is given.
+  package var distinctOn: [Name]
   /// Results to leave out first.
   package var offset: Int
   package var limit: Int?
@@ -49,16 +67,16 @@ package struct Query: Sendable {
   package var end: [UInt8]
 
   package init(
-    partition: PartitionID, kind: Name, ancestor: Key? = nil, filters: [Filter] = [],
-    orders: [Order] = [], isKeysOnly: Bool = false, offset: Int = 0, limit: Int? = nil,
+    partition: PartitionID, kind: Name?, condition: Condition? = nil, orders: [Order] = [],
+    projection: [Name] = [], distinctOn: [Name] = [], offset: Int = 0, limit: Int? = nil,
     start: [UInt8] = [], end: [UInt8] = []
   ) {
     self.partition = partition
     self.kind = kind
-    self.ancestor = ancestor
-    self.filters = filters
+    self.condition = condition
     self.orders = orders
-    self.isKeysOnly = isKeysOnly
+    self.projection = projection
+    self.distinctOn = distinctOn
     self.offset = offset
     self.limit = limit
     self.start = start
@@ -66,96 +84,39 @@ package struct Query: Sendable {
   }
 }
 
-/// Where a range of byte strings begins or ends.
-package enum Bound: Hashable, Sendable {
-  case none
-  case including([UInt8])
-  case excluding([UInt8])
+extension Query {
+  /// Whether results are nothing but keys.
+  package var isKeysOnly: Bool { self.projection == [Self.keyProperty] }
 }
 
-/// A range of byte strings.
-package struct ByteRange: Hashable, Sendable {
-  package var lower = Bound.none
-  package var upper = Bound.none
-
-  package init(lower: Bound = .none, upper: Bound = .none) {
-    self.lower = lower
-    self.upper = upper
+/// Numbers that are made of all results of a query.
+package struct AggregationQuery: Sendable {
+  /// What is made of them.
+  package enum Operation: Hashable, Sendable {
+    /// How many there are; counting ends at the limit.
+    case count(upTo: Int64?)
+    /// Of all indexed numbers of a property.
+    case sum(Name)
+    case average(Name)
   }
 
-  package static func exactly(_ bytes: [UInt8]) -> Self {
-    Self(lower: .including(bytes), upper: .including(bytes))
-  }
+  /// One number.
+  package struct Aggregation: Hashable, Sendable {
+    package var operation: Operation
+    /// Names it in the answer; empty for a name of the server's choice.
+    package var alias: Name
 
-  package func contains(_ bytes: [UInt8]) -> Bool {
-    self.isBelow(bytes) && self.isAbove(bytes)
-  }
-
-  /// Whether the range begins at or below these bytes.
-  private func isBelow(_ bytes: [UInt8]) -> Bool {
-    switch self.lower {
-    case .none: true
-    case .including(let bound): !ByteOrder.precedes(bytes, bound)
-    case .excluding(let bound): ByteOrder.precedes(bound, bytes)
+    package init(_ operation: Operation, alias: Name = "") {
+      self.operation = operation
+      self.alias = alias
     }
   }
 
-  /// Whether the range ends at or above these bytes.
-  private func isAbove(_ bytes: [UInt8]) -> Bool {
-    switch self.upper {
-    case .none: true
-    case .including(let bound): !ByteOrder.precedes(bound, bytes)
-    case .excluding(let bound): ByteOrder.precedes(bytes, bound)
-    }
-  }
+  package var query: Query
+  package var aggregations: [Aggregation]
 
-  /// Makes the range smaller, to what a comparison with `bytes` leaves of it.
-  mutating func narrow(_ comparison: Query.Comparison, _ bytes: [UInt8]) {
-    switch comparison {
-    case .equal:
-      self.raise(to: .including(bytes))
-      self.reduce(to: .including(bytes))
-    case .lessThan: self.reduce(to: .excluding(bytes))
-    case .lessThanOrEqual: self.reduce(to: .including(bytes))
-    case .greaterThan: self.raise(to: .excluding(bytes))
-    case .greaterThanOrEqual: self.raise(to: .including(bytes))
-    }
-  }
-
-  private mutating func raise(to bound: Bound) {
-    switch (self.lower, bound) {
-    case (.none, _): self.lower = bound
-    case (.including(let old), .including(let new)), (.excluding(let old), .including(let new)),
-      (.excluding(let old), .excluding(let new)):
-      if ByteOrder.precedes(old, new) { self.lower = bound }
-    case (.including(let old), .excluding(let new)):
-      if !ByteOrder.precedes(new, old) { self.lower = bound }
-    case (_, .none): break
-    }
-  }
-
-  private mutating func reduce(to bound: Bound) {
-    switch (self.upper, bound) {
-    case (.none, _): self.upper = bound
-    case (.including(let old), .including(let new)), (.excluding(let old), .including(let new)),
-      (.excluding(let old), .excluding(let new)):
-      if ByteOrder.precedes(new, old) { self.upper = bound }
-    case (.including(let old), .excluding(let new)):
-      if !ByteOrder.precedes(old, new) { self.upper = bound }
-    case (_, .none): break
-    }
-  }
-
-  /// Whether nothing can be in it.
-  var isEmpty: Bool {
-    switch (self.lower, self.upper) {
-    case (.none, .none), (.none, .including), (_, .none): false
-    case (.none, .excluding(let upper)): upper.isEmpty
-    case (.including(let lower), .including(let upper)): ByteOrder.precedes(upper, lower)
-    case (.including(let lower), .excluding(let upper)),
-      (.excluding(let lower), .including(let upper)),
-      (.excluding(let lower), .excluding(let upper)):
-      !ByteOrder.precedes(lower, upper)
-    }
+  package init(query: Query, aggregations: [Aggregation]) {
+    self.query = query
+    self.aggregations = aggregations
   }
 }

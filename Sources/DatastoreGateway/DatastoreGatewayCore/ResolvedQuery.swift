@@ -1,196 +1,232 @@
 /// A query in one normal form: what an entity must have, and the total order of results.
 ///
-/// Results are ordered by one value for each of `orders`, then by key; a result's place in that
-/// order is its ``Position``, which depends on nothing but the entity. So a cursor, which holds a
-/// position, goes on at the right place whatever was written meanwhile.
+/// Results are ordered by one value for each of `orders`, then by key, then by `trailing`; a
+/// result's place in that order is its ``Position``, which depends on nothing but the entity. So a
+/// cursor, which holds a position, goes on at the right place whatever was written meanwhile.
 package struct ResolvedQuery: Sendable {
-  /// A value that an entity must have.
-  package struct Equality: Hashable, Sendable {
-    package var property: Name
-    package var value: [UInt8]
+  /// Where entities are looked for.
+  package enum Source: Hashable, Sendable {
+    case kind(CollectionName)
+    /// Every kind in a partition.
+    case everyKind(PartitionID)
+    /// What the store knows of its own entities.
+    case metadata(MetadataKind, PartitionID)
+    /// A reserved kind of which there are no entities.
+    case nothing
   }
 
-  /// A range that some value of a property must be in; the same value for both its ends.
-  package struct Range: Hashable, Sendable {
-    package var property: Name
-    package var values: ByteRange
+  /// What a result is.
+  package enum Form: Hashable, Sendable {
+    case entity
+    case key
+    /// The values of these properties at the result's position.
+    case projection([Name])
   }
 
-  package var collection: CollectionName
-  package var paths = ByteRange()
-  /// Distinct, by property and value.
-  package var equalities: [Equality] = []
-  /// One for each property, by property.
-  package var ranges: [Range] = []
+  package var source: Source
+  /// Entities of any of them are meant; none is a contradiction.
+  package var terms: [Conjunction] = []
   package var orders: [Query.Order] = []
   /// Whether results of the same values come by descending key.
   package var isKeyDescending = false
-  /// Whether no entity can be a result.
-  package var isContradiction = false
+  /// Projected properties behind the key, where the caller orders by key.
+  package var trailing: [Name] = []
+  /// Of results with the same values of so many first orders only the first is given.
+  package var distinctCount = 0
+  package var form = Form.entity
   package var start: Position?
   package var end: Position?
-  package var isKeysOnly: Bool
   package var offset: Int
   package var limit: Int?
 
   package init(_ query: Query, policy: Policy) throws(GatewayError) {
     let validation = Validation(policy: policy)
     try validation.check(query.partition)
-    if query.kind.isEmpty { throw .unsupported("a query without a kind") }
-    if query.kind.isReserved { throw .unsupported("a query of the kind \"\(query.kind)\"") }
     if query.offset < 0 { throw .invalid("Offset must be non-negative.") }
     if let limit = query.limit, limit < 0 { throw .invalid("Limit must be non-negative.") }
-    if query.filters.count > policy.maximumFilters {
-      throw .invalid(
-        "The query has \(query.filters.count) filters, more than \(policy.maximumFilters).")
-    }
-    self.collection = CollectionName(partition: query.partition, kind: query.kind)
-    self.isKeysOnly = query.isKeysOnly
+    self.source = Self.source(query)
     self.offset = query.offset
     self.limit = query.limit
-    if let ancestor = query.ancestor {
-      try validation.check(ancestor, .complete)
-      try Self.check(ancestor, isIn: query.partition)
-      let path = ancestor.pathBytes.bytes
-      self.paths.narrow(.greaterThanOrEqual, path)
-      // Names that go on with a zero byte have the same prefix, above all descendants.
-      self.paths.narrow(.lessThan, path + [ByteOrder.element + 1])
+    try self.setForm(query)
+    let resolver = ConditionResolver(source: self.source, query: query, validation: validation)
+    var terms: [Conjunction] = []
+    for atoms in try DisjunctiveForm(query.condition, policy: policy).terms {
+      let term = try resolver.conjunction(of: atoms)
+      if !terms.contains(term) { terms.append(term) }
     }
-    for filter in query.filters { try self.add(filter, query, validation) }
-    self.equalities.sort {
-      $0.property == $1.property
-        ? ByteOrder.precedes($0.value, $1.value) : $0.property < $1.property
-    }
-    self.ranges.sort { $0.property < $1.property }
-    self.isContradiction =
-      self.paths.isEmpty || self.ranges.contains { $0.values.isEmpty }
-    try self.add(query.orders)
+    try self.checkUnordered(query)
+    try self.add(query, terms)
+    if self.source != .nothing { self.terms = terms.filter { !$0.isContradiction } }
     self.start = try self.position(of: query.start)
     self.end = try self.position(of: query.end)
   }
 
-  private static func check(
-    _ key: Key, isIn partition: PartitionID
-  ) throws(GatewayError) {
-    if key.partition != partition {
-      throw .invalid("The key \(key) is not in the partition of the query.")
+  private static func source(_ query: Query) -> Source {
+    guard let kind = query.kind else { return .everyKind(query.partition) }
+    if let metadata = MetadataKind(kind: kind) { return .metadata(metadata, query.partition) }
+    if kind.isReserved { return .nothing }
+    return .kind(CollectionName(partition: query.partition, kind: kind))
+  }
+
+  private mutating func setForm(_ query: Query) throws(GatewayError) {
+    if let kind = query.kind, kind.isEmpty { throw .invalid("The kind is the empty string.") }
+    for name in query.projection + query.distinctOn + query.orders.map(\.property)
+    where name.isEmpty {
+      throw .invalid("The property.name is the empty string.")
+    }
+    if Set(query.projection).count < query.projection.count {
+      throw .invalid("Cannot project a property multiple times.")
+    }
+    if query.distinctOn.contains(Query.keyProperty) {
+      throw .invalid("Group by is not supported for the property: __key__")
+    }
+    let projected = query.projection.filter { $0 != Query.keyProperty }
+    if !projected.isEmpty {
+      self.form = .projection(projected)
+    } else if !query.projection.isEmpty {
+      self.form = .key
     }
   }
 
-  private mutating func add(
-    _ filter: Query.Filter, _ query: Query, _ validation: Validation
-  ) throws(GatewayError) {
-    if filter.property.isEmpty { throw .invalid("The property.name is the empty string.") }
-    if filter.property == Query.keyProperty {
-      guard case .key(let key) = filter.value else {
-        throw .invalid(
-          "__key__ filter value must be a Key, not a value of type \(filter.value.typeName)")
-      }
-      try validation.check(key, .complete)
-      try Self.check(key, isIn: query.partition)
-      return self.paths.narrow(filter.comparison, key.pathBytes.bytes)
+  /// What cannot be asked where there is no index by properties.
+  private func checkUnordered(_ query: Query) throws(GatewayError) {
+    let others = query.projection.filter { $0 != Query.keyProperty } + query.distinctOn
+    let isKeyAscending = query.orders.allSatisfy {
+      $0.property == Query.keyProperty && !$0.isDescending
     }
-    try validation.check(filterValue: filter.value, of: filter.property)
-    guard let value = filter.value.orderedBytes else { return }
-    if filter.comparison == .equal {
-      let equality = Equality(property: filter.property, value: value)
-      if !self.equalities.contains(equality) { self.equalities.append(equality) }
+    switch self.source {
+    case .kind, .nothing: break
+    case .everyKind:
+      if let name = others.first { throw .invalid("kind is required for projection: \(name)") }
+      if !isKeyAscending {
+        throw .invalid("kind is required for all orders except __key__ ascending")
+      }
+    case .metadata:
+      if !others.isEmpty { throw .invalid("Only comparison filters on __key__ supported") }
+      if !isKeyAscending { throw .invalid("Only ascending order on __key__ supported") }
+    }
+  }
+
+  /// An order by a property whose value a filter fixes orders nothing; inequalities and projected
+  /// properties without an order get one, after the others; keys break ties, in the direction of
+  /// the last order.
+  private mutating func add(_ query: Query, _ terms: [Conjunction]) throws(GatewayError) {
+    func isFixed(_ property: Name) -> Bool {
+      let values = terms.map { $0.fixedValue(of: property) }
+      return values.allSatisfy { $0 != nil && $0 == values[0] }
+    }
+    func hasEquality(_ property: Name) -> Bool {
+      terms.contains { $0.fixedValue(of: property) != nil }
+    }
+    func isOrdered(_ property: Name) -> Bool {
+      self.orders.contains { $0.property == property } || isFixed(property)
+    }
+    var distinct: [Name] = []
+    for name in query.distinctOn where !distinct.contains(name) { distinct.append(name) }
+    for name in distinct where hasEquality(name) {
+      throw .invalid("Cannot use group by on a property with an equality filter.")
+    }
+    var projected: [Name] = []
+    if case .projection(let names) = self.form { projected = names.sorted() }
+    for name in projected where hasEquality(name) {
+      throw .invalid("Cannot use projection on a property with an equality filter.")
+    }
+    var isKeyOrdered = false
+    for order in query.orders where !isKeyOrdered {
+      self.isKeyDescending = order.isDescending
+      if !distinct.contains(order.property),
+        !distinct.allSatisfy({ name in self.orders.contains { $0.property == name } }),
+        !isFixed(order.property)
+      {
+        throw .invalid(
+          "All group by properties must be ordered before any non group by properties.")
+      }
+      isKeyOrdered = order.property == Query.keyProperty
+      if !isKeyOrdered && !isOrdered(order.property) { self.orders.append(order) }
+    }
+    self.distinctCount = distinct.count
+    if isKeyOrdered {
+      self.trailing = projected.filter { !isOrdered($0) }
       return
     }
-    if let index = self.ranges.firstIndex(where: { $0.property == filter.property }) {
-      self.ranges[index].values.narrow(filter.comparison, value)
-    } else {
-      var range = ByteRange()
-      range.narrow(filter.comparison, value)
-      self.ranges.append(Range(property: filter.property, values: range))
+    let inequalities = Set(terms.flatMap { $0.ranges.map(\.property) }).sorted()
+    for property in distinct + inequalities + projected where !isOrdered(property) {
+      self.orders.append(Query.Order(property, isDescending: self.isKeyDescending))
     }
-  }
-
-  /// An order by a property whose value a filter fixes orders nothing; inequalities without an
-  /// order get one, after the others; keys break ties, in the direction of the last order.
-  private mutating func add(_ orders: [Query.Order]) throws(GatewayError) {
-    func isOrdered(_ property: Name) -> Bool {
-      self.orders.contains { $0.property == property }
-        || self.equalities.contains { $0.property == property }
-    }
-    for order in orders {
-      if order.property.isEmpty { throw .invalid("The property.name is the empty string.") }
-      self.isKeyDescending = order.isDescending
-      if order.property == Query.keyProperty { return }
-      if !isOrdered(order.property) { self.orders.append(order) }
-    }
-    for range in self.ranges where !isOrdered(range.property) {
-      self.orders.append(Query.Order(range.property, isDescending: self.isKeyDescending))
-    }
-  }
-
-  package func range(of property: Name) -> ByteRange? {
-    self.ranges.first { $0.property == property }?.values
-  }
-}
-
-/// A result's place in the order of a query's results.
-package struct Position: Hashable, Sendable {
-  /// One for each order of the query.
-  package var values: [[UInt8]]
-  package var path: PathBytes
-
-  package init(values: [[UInt8]], path: PathBytes) {
-    self.values = values
-    self.path = path
   }
 }
 
 extension ResolvedQuery {
-  /// Whether a result at `left` comes before one at `right`.
-  package func precedes(_ left: Position, _ right: Position) -> Bool {
-    for index in self.orders.indices {
-      let (first, second) =
-        self.orders[index].isDescending
-        ? (right.values[index], left.values[index]) : (left.values[index], right.values[index])
-      if first != second { return ByteOrder.precedes(first, second) }
+  /// What a transaction depends on that has run the query.
+  package var readScope: ReadScope {
+    switch self.source {
+    case .kind(let collection): .collection(collection)
+    case .everyKind(let partition), .metadata(.kind, let partition),
+      .metadata(.property, let partition):
+      .prefix(CollectionName.prefix(of: partition))
+    case .metadata(.namespace, let partition): .prefix(CollectionName.databasePrefix(of: partition))
+    case .nothing: .prefix([])
     }
-    return self.isKeyDescending ? right.path < left.path : left.path < right.path
   }
+}
 
-  /// Whether cursors leave this position in.
-  func isBetweenCursors(_ position: Position) -> Bool {
-    if let start = self.start, !self.precedes(start, position) { return false }
-    if let end = self.end, self.precedes(end, position) { return false }
-    return true
-  }
+/// The entities that a query might have found.
+package enum ReadScope: Hashable, Sendable {
+  case collection(CollectionName)
+  /// All collections whose names begin so; none if it is empty.
+  case prefix([UInt8])
+}
 
-  /// The place of an entity among the results, or `nil` if it is none.
-  ///
-  /// - Parameter entries: All of the entity's, as ``Entity/indexEntries`` gives them.
-  package func position(of path: PathBytes, entries: [IndexEntry]) -> Position? {
-    if self.isContradiction || !self.paths.contains(path.bytes) { return nil }
-    for equality in self.equalities
-    where !entries.contains(where: {
-      $0.value == equality.value && $0.property == equality.property
-    }) {
-      return nil
-    }
-    for range in self.ranges
-    where !entries.contains(where: {
-      $0.property == range.property && range.values.contains($0.value)
-    }) {
-      return nil
-    }
-    var values: [[UInt8]] = []
-    values.reserveCapacity(self.orders.count)
-    for order in self.orders {
-      let range = self.range(of: order.property)
-      // Entries of a property are sorted: an entity stands at its first value in the order.
-      func isCandidate(_ entry: IndexEntry) -> Bool {
-        entry.property == order.property && range?.contains(entry.value) ?? true
+/// Makes indexable terms of filters, and refuses filters that cannot be.
+private struct ConditionResolver {
+  var source: ResolvedQuery.Source
+  var query: Query
+  var validation: Validation
+
+  func conjunction(of atoms: [DisjunctiveForm.Atom]) throws(GatewayError) -> Conjunction {
+    var term = Conjunction()
+    for atom in atoms {
+      switch atom {
+      case .filter(let filter):
+        try self.add(filter.property, filter.comparison, filter.value, to: &term)
+      case .isNotIn(let property, let values):
+        for value in values { try self.add(property, .notEqual, value, to: &term) }
+      case .hasAncestor(let key):
+        try self.check(key)
+        let path = key.pathBytes.bytes
+        term.paths.narrow(.greaterThanOrEqual, path)
+        // Names that go on with a zero byte have the same prefix, above all descendants.
+        term.paths.narrow(.lessThan, path + [ByteOrder.element + 1])
       }
-      let entry =
-        order.isDescending
-        ? entries.last(where: isCandidate) : entries.first(where: isCandidate)
-      guard let entry else { return nil }
-      values.append(entry.value)
     }
-    return Position(values: values, path: path)
+    return term
+  }
+
+  private func add(
+    _ property: Name, _ comparison: Query.Comparison, _ value: Value, to term: inout Conjunction
+  ) throws(GatewayError) {
+    if property.isEmpty { throw .invalid("The property.name is the empty string.") }
+    if property == Query.keyProperty {
+      guard case .key(let key) = value else {
+        throw .invalid("__key__ filter value must be a Key, not a value of type \(value.typeName)")
+      }
+      try self.check(key)
+      return term.paths.narrow(comparison, key.pathBytes.bytes)
+    }
+    switch self.source {
+    case .kind, .nothing: break
+    case .everyKind: throw .invalid("kind is required for filter: \(property)")
+    case .metadata: throw .invalid("Only comparison filters on __key__ supported")
+    }
+    try self.validation.check(filterValue: value, of: property)
+    if let bytes = value.orderedBytes { term.add(property, comparison, bytes) }
+  }
+
+  private func check(_ key: Key) throws(GatewayError) {
+    let isMetadata = if case .metadata = self.source { true } else { false }
+    try self.validation.check(key, .complete, allowsReserved: isMetadata)
+    if key.partition != self.query.partition {
+      throw .invalid("The key \(key) is not in the partition of the query.")
+    }
   }
 }

@@ -22,10 +22,14 @@ package struct TransactionTable: Sendable {
     package var entities: [EntityAddress: Int64] = [:]
     /// Each collection that was queried, and the store's version at that time.
     package var collections: [CollectionName: Int64] = [:]
+    /// The same of all collections whose names begin so.
+    package var prefixes: [[UInt8]: Int64] = [:]
 
     package init() {}
 
-    package var isEmpty: Bool { self.entities.isEmpty && self.collections.isEmpty }
+    package var isEmpty: Bool {
+      self.entities.isEmpty && self.collections.isEmpty && self.prefixes.isEmpty
+    }
   }
 
   private struct Transaction: Sendable {
@@ -94,14 +98,24 @@ package struct TransactionTable: Sendable {
     }
   }
 
-  /// A transaction has queried a collection, which was then at `version`.
+  /// A transaction has run a query, when the store was at `version`.
   package mutating func queried(
-    _ collection: CollectionName, version: Int64, in id: ID, at now: Timestamp
+    _ scope: ReadScope, version: Int64, in id: ID, at now: Timestamp
   ) throws(GatewayError) {
-    _ = try self.current(id, at: now)
-    self.transactions[id]?.lastUsed = now
-    if self.transactions[id]?.dependencies.collections[collection] == nil {
-      self.transactions[id]?.dependencies.collections[collection] = version
+    var transaction = try self.current(id, at: now)
+    self.transactions[id] = nil
+    defer { self.transactions[id] = transaction }
+    transaction.lastUsed = now
+    switch scope {
+    case .collection(let collection):
+      if transaction.dependencies.collections[collection] == nil {
+        transaction.dependencies.collections[collection] = version
+      }
+    case .prefix([]): break
+    case .prefix(let prefix):
+      if transaction.dependencies.prefixes[prefix] == nil {
+        transaction.dependencies.prefixes[prefix] = version
+      }
     }
   }
 

@@ -35,7 +35,10 @@ package struct Validation: Sendable {
     if name.isReserved { throw .invalid("The \(what) \"\(name)\" is reserved.") }
   }
 
-  package func check(_ key: Key, _ completeness: Completeness) throws(GatewayError) {
+  /// - Parameter allowsReserved: For keys of Datastore's own kinds, such as `__kind__`.
+  package func check(
+    _ key: Key, _ completeness: Completeness, allowsReserved: Bool = false
+  ) throws(GatewayError) {
     try self.check(key.partition)
     guard let last = key.path.last else { throw .invalid("Key path is empty.") }
     if key.path.count > self.policy.maximumPathElements {
@@ -44,7 +47,7 @@ package struct Validation: Sendable {
     }
     var bytes = 0
     for element in key.path {
-      try self.check(element)
+      try self.check(element, allowsReserved: allowsReserved)
       bytes += element.byteCount
     }
     if bytes > self.policy.maximumKeyBytes {
@@ -62,9 +65,13 @@ package struct Validation: Sendable {
     }
   }
 
-  private func check(_ element: PathElement) throws(GatewayError) {
+  private func check(
+    _ element: PathElement, allowsReserved: Bool
+  ) throws(GatewayError) {
     if element.kind.isEmpty { throw .invalid("The kind is the empty string.") }
-    try self.check("kind", element.kind, limit: self.policy.maximumNameBytes)
+    if !allowsReserved || !element.kind.isReserved {
+      try self.check("kind", element.kind, limit: self.policy.maximumNameBytes)
+    }
     switch element.identity {
     case .incomplete: break
     case .id(0): throw .invalid("Key path id is invalid. Must not be zero.")
@@ -75,7 +82,7 @@ package struct Validation: Sendable {
         throw .invalid(
           "The key path element name is longer than \(self.policy.maximumNameBytes) bytes.")
       }
-      if name.isReserved {
+      if name.isReserved && !allowsReserved {
         throw .invalid("The key path element name \"\(name)\" is reserved.")
       }
     }

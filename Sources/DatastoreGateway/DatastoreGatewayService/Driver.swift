@@ -85,23 +85,54 @@ final class Driver: Sendable {
     let clock = ContinuousClock()
     let begin = clock.now
     let answer = try await self.store.run(query)
-    let duration = clock.now - begin
-    if duration > self.slowQuery {
-      self.logger.warning(
-        "slow query",
-        metadata: [
-          "kind": "\((try? query.collection.parts().kind.text) ?? "?")",
-          "plan": "\(answer.plan)", "rows": "\(answer.scanned)",
-          "results": "\(answer.results.count)", "seconds": "\(duration / .seconds(1))",
-        ])
-    }
-    if let transaction {
-      let now = self.clock()
-      try self.transactions.withLock { (table) throws(GatewayError) in
-        try table.queried(query.collection, version: answer.version, in: transaction, at: now)
-      }
-    }
+    self.noteSlow(
+      query, answer.plan, scanned: answer.scanned, results: answer.results.count,
+      clock.now - begin)
+    try self.note(query, version: answer.version, in: transaction)
     return answer
+  }
+
+  func run(
+    _ aggregation: ResolvedAggregation, in transaction: TransactionTable.ID?
+  ) async throws -> AggregationAnswer {
+    if let transaction { try self.use(transaction) }
+    let clock = ContinuousClock()
+    let begin = clock.now
+    let answer = try await self.store.run(aggregation)
+    self.noteSlow(
+      aggregation.query, answer.plan, scanned: answer.scanned, results: 1, clock.now - begin)
+    try self.note(aggregation.query, version: answer.version, in: transaction)
+    return answer
+  }
+
+  /// What a transaction has seen must not change before it ends.
+  private func note(
+    _ query: ResolvedQuery, version: Int64, in transaction: TransactionTable.ID?
+  ) throws(GatewayError) {
+    guard let transaction else { return }
+    let now = self.clock()
+    try self.transactions.withLock { (table) throws(GatewayError) in
+      try table.queried(query.readScope, version: version, in: transaction, at: now)
+    }
+  }
+
+  private func noteSlow(
+    _ query: ResolvedQuery, _ plan: QueryPlan, scanned: Int, results: Int, _ duration: Duration
+  ) {
+    guard duration > self.slowQuery else { return }
+    let kind: String =
+      switch query.source {
+      case .kind(let collection): (try? collection.parts().kind.text) ?? "?"
+      case .everyKind: "every kind"
+      case .metadata(let kind, _): kind.kind.text
+      case .nothing: "?"
+      }
+    self.logger.warning(
+      "slow query",
+      metadata: [
+        "kind": "\(kind)", "plan": "\(plan)", "rows": "\(scanned)", "results": "\(results)",
+        "seconds": "\(duration / .seconds(1))",
+      ])
   }
 
   /// Makes changes, with ids for the keys that lack one.

@@ -158,6 +158,37 @@ enum EntityCodec {
     return GoogleProtobuf.Timestamp(seconds: seconds, nanos: Int32(rest * 1_000))
   }
 
+  static func proto(_ value: Value) -> DatastoreV1.Value {
+    let type: DatastoreV1.Value.ValueType =
+      switch value {
+      case .null: .nullValue(.nullValue)
+      case .boolean(let flag): .booleanValue(flag)
+      case .integer(let number): .integerValue(number)
+      case .double(let number): .doubleValue(number)
+      case .timestamp(let time): .timestampValue(self.proto(time))
+      case .key(let key): .keyValue(self.proto(key))
+      case .string(let text): .stringValue(text)
+      case .blob(let bytes): .blobValue(bytes)
+      case .geoPoint(let latitude, let longitude):
+        .geoPointValue(GoogleType.LatLng(latitude: latitude, longitude: longitude))
+      case .entity(let properties):
+        .entityValue(
+          DatastoreV1.Entity(
+            properties: Dictionary(
+              properties.map { ($0.name.text, self.proto($0.content)) },
+              uniquingKeysWith: { $1 })))
+      case .array(let elements):
+        .arrayValue(DatastoreV1.ArrayValue(values: elements.map { self.proto($0) }))
+      }
+    return DatastoreV1.Value(valueType: type)
+  }
+
+  private static func proto(_ content: PropertyContent) -> DatastoreV1.Value {
+    var proto = self.proto(content.value)
+    proto.excludeFromIndexes = !content.isIndexed
+    return proto
+  }
+
   // MARK: - Stored bytes
 
   /// An entity's encoding with properties ordered by name, in entities inside it too: so equal

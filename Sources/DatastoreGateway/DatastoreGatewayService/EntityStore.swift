@@ -12,6 +12,10 @@ package protocol EntityStore: Sendable {
   func lookup(_ addresses: [EntityAddress]) async throws -> LookupAnswer
   /// The next results of a query.
   func run(_ query: ResolvedQuery) async throws -> QueryAnswer
+  /// Numbers made of all results of a query.
+  func run(_ aggregation: ResolvedAggregation) async throws -> AggregationAnswer
+  /// How a query would be carried out.
+  func plan(_ query: ResolvedQuery) async throws -> QueryPlan
   /// Makes all of a commit's changes, or none; answers when they are durable.
   func commit(_ commit: Commit) async throws -> CommitAnswer
   /// Ids that were never given before and never will be again.
@@ -48,20 +52,48 @@ package struct LookupAnswer: Sendable {
 package struct QueryAnswer: Sendable {
   package struct Result: Sendable {
     package var position: Position
-    /// `nil` where only keys were asked for.
+    /// `nil` where only the key or some properties were asked for.
     package var stored: StoredEntity?
+    /// What was projected, or all that there is of an entity that is not stored.
+    package var properties: [EntityProperty]
+  }
+
+  /// Whether there is more.
+  package enum Rest: Hashable, Sendable {
+    case notFinished, afterLimit, afterCursor, nothing
+
+    package init<Stored>(_ rest: QueryBatch<Stored>.Rest) {
+      switch rest {
+      case .notFinished: self = .notFinished
+      case .afterLimit: self = .afterLimit
+      case .afterCursor: self = .afterCursor
+      case .nothing: self = .nothing
+      }
+    }
   }
 
   package var results: [Result]
   package var skipped: Int
   package var skippedPosition: Position?
   package var endPosition: Position?
-  package var rest: QueryBatch<StoredEntity>.Rest
+  package var rest: Rest
   /// The store's version at that moment.
   package var version: Int64
-  /// For the log of slow queries.
-  package var plan: Plan
+  /// For the log of slow queries, and for callers that want it explained.
+  package var plan: QueryPlan
   package var scanned: Int
+  package var loaded: Int
+}
+
+/// What an aggregation came to.
+package struct AggregationAnswer: Sendable {
+  /// For each aggregation, in their order.
+  package var values: [Value]
+  /// The store's version at that moment.
+  package var version: Int64
+  package var plan: QueryPlan
+  package var scanned: Int
+  package var loaded: Int
 }
 
 /// One caller's changes.

@@ -6,7 +6,7 @@ import ServiceRuntime
 
 /// Google's Datastore API: translates, and asks the driver.
 struct Handlers: DatastoreV1.DatastoreService {
-  private let driver: Driver
+  let driver: Driver
   private let metrics: Metrics
 
   init(driver: Driver, metrics: Metrics) {
@@ -15,7 +15,7 @@ struct Handlers: DatastoreV1.DatastoreService {
   }
 
   /// Counts a call, and gives its errors the form of the wire.
-  private func counted<Answer>(
+  func counted<Answer>(
     _ method: String, _ body: () async throws -> Answer
   ) async throws -> Answer {
     let clock = ContinuousClock()
@@ -30,7 +30,7 @@ struct Handlers: DatastoreV1.DatastoreService {
     }
   }
 
-  private func scope(
+  func scope(
     _ project: String, _ database: String
   ) throws(GatewayError) -> EntityCodec.Scope {
     try EntityCodec.Scope(project: project, database: database)
@@ -75,41 +75,8 @@ struct Handlers: DatastoreV1.DatastoreService {
     }
   }
 
-  func runQuery(
-    _ request: DatastoreV1.RunQueryRequest, context: ServerContext
-  ) async throws -> DatastoreV1.RunQueryResponse {
-    try await self.counted("RunQuery") {
-      let scope = try self.scope(request.projectID, request.databaseID)
-      if request.propertyMask != nil { throw GatewayError.unsupported("a query's property_mask") }
-      if request.explainOptions != nil { throw GatewayError.unsupported("explaining a query") }
-      let partition = try EntityCodec.partition(request.partitionID, in: scope)
-      let proto: DatastoreV1.Query
-      switch request.queryType {
-      case nil: throw GatewayError.invalid("The request has no query.")
-      case .gqlQuery: throw GatewayError.unsupported("GQL")
-      case .query(let query): proto = query
-      }
-      let query = try ResolvedQuery(
-        QueryMapping.query(proto, partition: partition), policy: self.driver.policy)
-      let transaction = try self.transaction(request.readOptions)
-      let answer = try await self.driver.run(query, in: transaction.id)
-      return DatastoreV1.RunQueryResponse(
-        batch: try QueryMapping.proto(
-          answer, to: query, partition: partition, now: self.driver.clock()),
-        transaction: transaction.isNew ? transaction.id?.bytes ?? [] : [])
-    }
-  }
-
-  func runAggregationQuery(
-    _ request: DatastoreV1.RunAggregationQueryRequest, context: ServerContext
-  ) async throws -> DatastoreV1.RunAggregationQueryResponse {
-    try await self.counted("RunAggregationQuery") {
-      throw GatewayError.unsupported("RunAggregationQuery (count, sum and avg)")
-    }
-  }
-
   /// The transaction that a read belongs to; begun if the read asks for it.
-  private func transaction(
+  func transaction(
     _ options: DatastoreV1.ReadOptions?
   ) throws(GatewayError) -> (id: TransactionTable.ID?, isNew: Bool) {
     switch options?.consistencyType {

@@ -3,23 +3,22 @@ import DatastoreGatewayCore
 import Domain
 import RPC
 
-/// Queries of `google.datastore.v1` to the core's, and batches of results back.
+/// Queries of `google.datastore.v1` to the core's.
 enum QueryMapping {
   /// - Throws: `unsupported` with the name of whatever the gateway does not do.
   static func query(
-    _ proto: DatastoreV1.Query, partition: PartitionID
+    _ proto: DatastoreV1.Query, partition: PartitionID, policy: Policy
   ) throws(GatewayError) -> Query {
-    if proto.kind.count > 1 { throw .invalid("At most one kind is allowed.") }
-    if proto.findNearest != nil { throw .unsupported("find_nearest") }
-    if !proto.distinctOn.isEmpty { throw .unsupported("distinct_on") }
-    var query = Query(partition: partition, kind: Name(proto.kind.first?.name ?? ""))
-    let projection = proto.projection.map { $0.property?.name ?? "" }
-    if projection == [Query.keyProperty.text] {
-      query.isKeysOnly = true
-    } else if !projection.isEmpty {
-      throw .unsupported("a projection on \(projection.joined(separator: ", "))")
+    if proto.kind.count > 1 {
+      throw .invalid("At most one kind is allowed. The query has \(proto.kind.count).")
     }
-    if let filter = proto.filter { try self.add(filter, to: &query) }
+    if proto.findNearest != nil { throw .unsupported("find_nearest") }
+    var query = Query(partition: partition, kind: proto.kind.first.map { Name($0.name) })
+    query.projection = proto.projection.map { Name($0.property?.name ?? "") }
+    query.distinctOn = proto.distinctOn.map { Name($0.name) }
+    if let filter = proto.filter {
+      query.condition = try self.condition(filter, partition, depth: policy.maximumConditionDepth)
+    }
     for order in proto.order {
       let isDescending: Bool
       switch order.direction {
@@ -37,88 +36,116 @@ enum QueryMapping {
     return query
   }
 
-  /// Filters may be nested as deep as messages; what is below them counts, not their depth.
-  private static func add(
-    _ filter: DatastoreV1.Filter, to query: inout Query
-  ) throws(GatewayError) {
+  private static func condition(
+    _ filter: DatastoreV1.Filter, _ partition: PartitionID, depth: Int
+  ) throws(GatewayError) -> Query.Condition {
+    if depth == 0 { throw .invalid("Filters are nested too deep.") }
     switch filter.filterType {
     case nil: throw .invalid("A filter has neither a composite nor a property filter.")
     case .compositeFilter(let composite):
+      var parts: [Query.Condition] = []
+      for filter in composite.filters {
+        parts.append(try self.condition(filter, partition, depth: depth - 1))
+      }
       switch composite.op {
-      case .and: break
-      case .or: throw .unsupported("an OR of filters")
+      case .and: return .all(parts)
+      case .or: return .any(parts)
       case .unspecified: throw .invalid("A composite filter has no operator.")
       case .unrecognized(let number):
         throw .invalid("composite filter operator \(number) is unknown")
       }
-      if composite.filters.isEmpty { throw .invalid("A composite filter has no filters.") }
-      for filter in composite.filters { try self.add(filter, to: &query) }
-    case .propertyFilter(let filter): try self.add(filter, to: &query)
+    case .propertyFilter(let filter): return try self.condition(filter, partition)
     }
   }
 
-  private static func add(
-    _ filter: DatastoreV1.PropertyFilter, to query: inout Query
-  ) throws(GatewayError) {
+  private static func condition(
+    _ filter: DatastoreV1.PropertyFilter, _ partition: PartitionID
+  ) throws(GatewayError) -> Query.Condition {
     let property = Name(filter.property?.name ?? "")
     let value = try EntityCodec.value(
-      filter.value ?? DatastoreV1.Value(), of: property.text, query.partition)
+      filter.value ?? DatastoreV1.Value(), of: property.text, partition)
+    func list(_ name: String) throws(GatewayError) -> [Value] {
+      guard case .array(let elements) = value else {
+        throw .invalid(
+          "\(name) requires an ArrayValue. The value of property \"\(property)\" is of type "
+            + "\(value.typeName).")
+      }
+      return elements.map(\.value)
+    }
     let comparison: Query.Comparison
     switch filter.op {
     case .equal: comparison = .equal
+    case .notEqual: comparison = .notEqual
     case .lessThan: comparison = .lessThan
     case .lessThanOrEqual: comparison = .lessThanOrEqual
     case .greaterThan: comparison = .greaterThan
     case .greaterThanOrEqual: comparison = .greaterThanOrEqual
     case .hasAncestor:
-      guard property == Query.keyProperty, case .key(let key) = value else {
-        throw .invalid("HAS_ANCESTOR compares __key__ with a key.")
+      if property != Query.keyProperty {
+        throw .invalid("HAS_ANCESTOR on \"\(property)\": property must be __key__")
       }
-      if let other = query.ancestor, other != key {
-        throw .invalid("At most one ancestor is allowed.")
+      guard case .key(let key) = value else {
+        throw .invalid("HAS_ANCESTOR requires a key value, not one of type \(value.typeName)")
       }
-      query.ancestor = key
-      return
-    case .in: throw .unsupported("the operator IN")
-    case .notIn: throw .unsupported("the operator NOT_IN")
-    case .notEqual: throw .unsupported("the operator NOT_EQUAL")
+      return .hasAncestor(key)
+    case .in: return .isIn(property, try list("IN"))
+    case .notIn: return .isNotIn(property, try list("NOT_IN"))
     case .unspecified: throw .invalid("The filter of property \"\(property)\" has no operator.")
     case .unrecognized(let number):
       throw .invalid("filter operator \(number) of property \"\(property)\" is unknown")
     }
-    query.filters.append(Query.Filter(property, comparison, value))
+    return .filter(Query.Filter(property, comparison, value))
   }
 
-  static func proto(
-    _ answer: QueryAnswer, to query: ResolvedQuery, partition: PartitionID, now: Timestamp
-  ) throws -> DatastoreV1.QueryResultBatch {
-    DatastoreV1.QueryResultBatch(
-      skippedResults: Int32(clamping: answer.skipped),
-      skippedCursor: answer.skippedPosition.map { query.cursor(after: $0) } ?? [],
-      entityResultType: query.isKeysOnly ? .keyOnly : .full,
-      entityResults: try answer.results.map { result in
-        let cursor = query.cursor(after: result.position)
-        guard !query.isKeysOnly, let stored = result.stored else {
-          let key = Key(partition: partition, path: try result.position.path.elements())
-          var keyOnly = Mapping.result(onlyKey: key)
-          keyOnly.cursor = cursor
-          return keyOnly
-        }
-        return Mapping.result(stored, cursor: cursor)
-      },
-      endCursor: answer.endPosition.map { query.cursor(after: $0) } ?? [],
-      moreResults: self.proto(answer.rest),
-      readTime: EntityCodec.proto(max(now, Timestamp(microseconds: answer.version))))
+  // MARK: - Aggregations
+
+  static func aggregation(
+    _ proto: DatastoreV1.AggregationQuery, partition: PartitionID, policy: Policy
+  ) throws(GatewayError) -> AggregationQuery {
+    guard let nested = proto.nestedQuery else {
+      throw .invalid("The aggregation query has no nested query.")
+    }
+    var aggregations: [AggregationQuery.Aggregation] = []
+    for aggregation in proto.aggregations {
+      let operation: AggregationQuery.Operation
+      switch aggregation.operator {
+      case .count(let count): operation = .count(upTo: count.upTo?.value)
+      case .sum(let sum): operation = .sum(Name(sum.property?.name ?? ""))
+      case .avg(let average): operation = .average(Name(average.property?.name ?? ""))
+      case nil: throw .invalid("Operator field in Aggregation is not set.")
+      }
+      aggregations.append(
+        AggregationQuery.Aggregation(operation, alias: Name(aggregation.alias)))
+    }
+    return AggregationQuery(
+      query: try self.query(nested, partition: partition, policy: policy),
+      aggregations: aggregations)
   }
 
-  private static func proto(
-    _ rest: QueryBatch<StoredEntity>.Rest
-  ) -> DatastoreV1.QueryResultBatch.MoreResultsType {
-    switch rest {
-    case .notFinished: .notFinished
-    case .afterLimit: .moreResultsAfterLimit
-    case .afterCursor: .moreResultsAfterCursor
-    case .nothing: .noMoreResults
+  // MARK: - GQL
+
+  static func statement(
+    _ gql: DatastoreV1.GqlQuery, partition: PartitionID, policy: Policy
+  ) throws(GatewayError) -> GQLParser.Statement {
+    var bindings = GQLBindings()
+    for (name, parameter) in gql.namedBindings {
+      bindings.named[Name(name)] = try self.binding(parameter, of: "@\(name)", partition)
+    }
+    for (number, parameter) in gql.positionalBindings.enumerated() {
+      bindings.positional.append(try self.binding(parameter, of: "@\(number + 1)", partition))
+    }
+    return try GQLParser.statement(
+      gql.queryString, allowsLiterals: gql.allowLiterals, bindings: bindings,
+      partition: partition, policy: policy)
+  }
+
+  private static func binding(
+    _ parameter: DatastoreV1.GqlQueryParameter, of name: String, _ partition: PartitionID
+  ) throws(GatewayError) -> GQLBindings.Binding {
+    switch parameter.parameterType {
+    case .value(let value): .value(try EntityCodec.value(value, of: name, partition))
+    case .cursor(let cursor): .cursor(cursor)
+    case nil: throw .invalid("The GQL query parameter \(name) has neither a value nor a cursor.")
     }
   }
 }

@@ -1,6 +1,6 @@
 import DatastoreGatewayCore
 
-/// Indexes of one collection in sorted arrays: a store without a disk.
+/// Indexes of one collection in sorted arrays.
 package struct MemoryIndex: EntityIndex {
   package typealias Failure = Never
 
@@ -14,9 +14,9 @@ package struct MemoryIndex: EntityIndex {
   }
 
   package struct Stored: StoredEntityFacts {
-    package var entity: Entity
+    package var content: Entity
     package var byteCount: Int { 10 }
-    package func indexEntries() -> [IndexEntry] { self.entity.indexEntries }
+    package func entity() -> Entity { self.content }
   }
 
   private var entities: [Entity]
@@ -44,6 +44,9 @@ package struct MemoryIndex: EntityIndex {
     left.value == right.value
       ? left.path < right.path : ByteOrder.precedes(left.value, right.value)
   }
+
+  /// The properties that have rows, by name.
+  package var propertyNames: [Name] { self.properties.keys.sorted() }
 
   package func rows(of index: IndexName, _ range: RowRange) -> Rows {
     let rows =
@@ -87,5 +90,29 @@ package struct MemoryIndex: EntityIndex {
     self.properties[property]?.first { $0.value == value && $0.path == path }
   }
 
-  package func load(_ row: IndexRow) -> Stored { Stored(entity: self.entities[Int(row.entity)]) }
+  package func load(_ row: IndexRow) -> Stored { Stored(content: self.entities[Int(row.entity)]) }
+}
+
+/// Indexes of all collections: a store without a disk.
+package struct MemoryIndexes: EntityIndexes {
+  private var collections: [CollectionName: MemoryIndex] = [:]
+
+  /// - Parameter entities: Each key once.
+  package init(_ entities: [Entity]) {
+    let groups = Dictionary(grouping: entities, by: \.key.collection)
+    self.collections = groups.mapValues { MemoryIndex($0) }
+  }
+
+  package func index(of collection: CollectionName) -> MemoryIndex {
+    self.collections[collection] ?? MemoryIndex([])
+  }
+
+  package func collections(withPrefix prefix: [UInt8]) -> [CollectionName] {
+    self.collections.keys.filter { $0.bytes.starts(with: prefix) }
+      .sorted { ByteOrder.precedes($0.bytes, $1.bytes) }
+  }
+
+  package func properties(of collection: CollectionName) -> [Name] {
+    self.index(of: collection).propertyNames
+  }
 }

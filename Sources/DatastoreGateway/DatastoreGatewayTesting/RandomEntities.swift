@@ -7,14 +7,14 @@ package struct RandomEntities {
   package var random: SeededGenerator
   package let partition: PartitionID
 
-  private static let properties: [Name] = ["a", "b", "c"]
+  static let properties: [Name] = ["a", "b", "c"]
 
   package init(seed: UInt64, partition: PartitionID = PartitionID(project: "p")) {
     self.random = SeededGenerator(seed: seed)
     self.partition = partition
   }
 
-  package mutating func key() -> Key {
+  package mutating func key(of kind: Name = "K") -> Key {
     var path: [PathElement] = []
     if Int.random(in: 0..<4, using: &self.random) == 0 {
       path.append(
@@ -23,14 +23,14 @@ package struct RandomEntities {
     let number = Int64.random(in: 1...60, using: &self.random)
     path.append(
       PathElement(
-        kind: "K",
+        kind: kind,
         identity: number < 40
           ? .id(number) : .name(Name(number < 50 ? "n\(number)" : "n\0\(number)"))))
     return Key(partition: self.partition, path: path)
   }
 
-  package mutating func entity() -> Entity {
-    let key = self.key()
+  package mutating func entity(of kind: Name = "K") -> Entity {
+    let key = self.key(of: kind)
     var properties: [EntityProperty] = []
     for name in Self.properties where Int.random(in: 0..<6, using: &self.random) > 0 {
       properties.append(EntityProperty(name: name, content: self.content()))
@@ -41,6 +41,10 @@ package struct RandomEntities {
   private mutating func content() -> PropertyContent {
     switch Int.random(in: 0..<10, using: &self.random) {
     case 0: return PropertyContent(self.scalar(), isIndexed: false)
+    case 3:
+      let inner = EntityProperty(
+        name: "x", content: PropertyContent(self.scalar(), isIndexed: self.isLucky(1, of: 2)))
+      return PropertyContent(.entity([inner]))
     case 1, 2:
       return PropertyContent(
         .array(
@@ -51,7 +55,11 @@ package struct RandomEntities {
     }
   }
 
-  private mutating func scalar() -> Value {
+  mutating func isLucky(_ wins: Int, of tries: Int) -> Bool {
+    Int.random(in: 0..<tries, using: &self.random) < wins
+  }
+
+  mutating func scalar() -> Value {
     switch Int.random(in: 0..<12, using: &self.random) {
     case 0: .null
     case 1: .boolean(Bool.random(using: &self.random))
@@ -66,37 +74,5 @@ package struct RandomEntities {
     case 7: .key(self.key())
     default: .integer(Int64.random(in: -2...4, using: &self.random))
     }
-  }
-
-  /// A query that may ask anything that is supported, and mostly finds something.
-  package mutating func query() -> Query {
-    var query = Query(partition: self.partition, kind: "K")
-    for _ in 0..<[0, 0, 1, 1, 1, 2, 2, 3].randomElement(using: &self.random)! {
-      query.filters.append(self.filter())
-    }
-    if Int.random(in: 0..<6, using: &self.random) == 0 {
-      query.ancestor = Key(
-        partition: self.partition, path: [PathElement(kind: "P", identity: .id(1))])
-    }
-    for _ in 0..<[0, 0, 1, 1, 2, 3].randomElement(using: &self.random)! {
-      let property =
-        Int.random(in: 0..<8, using: &self.random) == 0
-        ? Query.keyProperty : Self.properties.randomElement(using: &self.random)!
-      query.orders.append(
-        Query.Order(property, isDescending: Bool.random(using: &self.random)))
-    }
-    query.isKeysOnly = Int.random(in: 0..<4, using: &self.random) == 0
-    return query
-  }
-
-  private mutating func filter() -> Query.Filter {
-    let comparison =
-      Bool.random(using: &self.random)
-      ? .equal : Query.Comparison.allCases.randomElement(using: &self.random)!
-    if Int.random(in: 0..<8, using: &self.random) == 0 {
-      return Query.Filter(Query.keyProperty, comparison, .key(self.key()))
-    }
-    return Query.Filter(
-      Self.properties.randomElement(using: &self.random)!, comparison, self.scalar())
   }
 }

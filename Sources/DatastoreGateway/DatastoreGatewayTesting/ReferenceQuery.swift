@@ -1,86 +1,219 @@
 import DatastoreGatewayCore
-import Domain
 
 /// What a query's results are by definition: every entity is looked at, values are compared as
 /// values. It shares nothing with the planner, the byte order or the indexes that it judges.
-package enum ReferenceQuery {
-  /// The results' keys in their order, before cursors, offset and limit.
-  package static func results(of query: Query, in entities: [Entity]) -> [Key] {
-    var ranges: [Name] = []
-    for filter in query.filters
-    where filter.comparison != .equal && filter.property != Query.keyProperty
-      && !ranges.contains(filter.property)
-    {
-      ranges.append(filter.property)
-    }
-    let fixed = Set(query.filters.filter { $0.comparison == .equal }.map(\.property))
-    var orders: [Query.Order] = []
-    var isKeyDescending = false
-    var isComplete = false
-    for order in query.orders where !isComplete {
-      isKeyDescending = order.isDescending
-      isComplete = order.property == Query.keyProperty
-      if !isComplete && !fixed.contains(order.property)
-        && !orders.contains(where: { $0.property == order.property })
-      {
-        orders.append(order)
-      }
-    }
-    for property in ranges.sorted()
-    where !isComplete && !fixed.contains(property)
-      && !orders.contains(where: { $0.property == property })
-    {
-      orders.append(Query.Order(property, isDescending: isKeyDescending))
-    }
-    var found: [(key: Key, values: [Value])] = []
-    for entity in entities where Self.matches(entity, query, ranges: ranges) {
-      let values = orders.compactMap { order in
-        let candidates = Self.values(of: order.property, in: entity).filter {
-          Self.isInRange($0, of: order.property, query)
-        }.sorted { Self.compare($0, $1) < 0 }
-        return order.isDescending ? candidates.last : candidates.first
-      }
-      if values.count == orders.count { found.append((entity.key, values)) }
-    }
-    found.sort { left, right in
-      for (index, order) in orders.enumerated() {
-        let comparison = Self.compare(left.values[index], right.values[index])
-        if comparison != 0 { return (comparison < 0) != order.isDescending }
-      }
-      let comparison = Self.compare(left.key.path, right.key.path)
-      return (comparison < 0) != isKeyDescending
-    }
-    return found.map(\.key)
+package struct ReferenceQuery {
+  /// One result.
+  package struct Result {
+    package var key: Key
+    /// Of the projected properties, in the order in which the query names them.
+    package var values: [Value]
+    /// What orders it: a value for each order, then for each property behind the key.
+    package var place: [Value]
+    /// Of the entity that it comes from.
+    package var entity: Entity
   }
 
-  private static func matches(_ entity: Entity, _ query: Query, ranges: [Name]) -> Bool {
-    guard entity.key.partition == query.partition, entity.key.kind == query.kind else {
-      return false
+  /// Filters that hold together.
+  private struct Term {
+    var filters: [Query.Filter] = []
+    var exclusions: [(property: Name, value: Value)] = []
+    var ancestor: Key?
+
+    /// All inequalities of a property are about one and the same value.
+    func isInRange(_ value: Value, of property: Name) -> Bool {
+      self.filters.allSatisfy {
+        $0.property != property || $0.comparison == .equal
+          || ReferenceQuery.holds(ReferenceOrder.compare(value, $0.value), $0.comparison)
+      }
+        && self.exclusions.allSatisfy {
+          $0.property != property || ReferenceOrder.compare(value, $0.value) != 0
+        }
     }
-    if let ancestor = query.ancestor, !entity.key.path.starts(with: ancestor.path) { return false }
-    for filter in query.filters {
+
+    func fixedValue(of property: Name) -> Value? {
+      self.filters.filter { $0.property == property && $0.comparison == .equal }.map(\.value)
+        .min { ReferenceOrder.compare($0, $1) < 0 }
+    }
+
+    var inequalities: Set<Name> {
+      Set(self.filters.filter { $0.comparison != .equal }.map(\.property))
+        .union(self.exclusions.map(\.property)).subtracting([Query.keyProperty])
+    }
+  }
+
+  private struct Place {
+    var values: [Value]
+    var key: Key
+  }
+
+  private let query: Query
+  private var terms: [Term]
+  private var orders: [Query.Order] = []
+  private var trailing: [Name] = []
+  private var isKeyDescending = false
+  private var projected: [Name]
+
+  /// All results in their order, before cursors, offset and limit.
+  package static func results(of query: Query, in entities: [Entity]) -> [Result] {
+    Self(query).results(in: entities)
+  }
+
+  /// Their keys.
+  package static func keys(of query: Query, in entities: [Entity]) -> [Key] {
+    self.results(of: query, in: entities).map(\.key)
+  }
+
+  private init(_ query: Query) {
+    self.query = query
+    self.terms = query.condition.map(Self.terms) ?? [Term()]
+    self.projected = query.projection.filter { $0 != Query.keyProperty }
+    var isComplete = false
+    for order in query.orders where !isComplete {
+      self.isKeyDescending = order.isDescending
+      isComplete = order.property == Query.keyProperty
+      if !isComplete { self.add(order) }
+    }
+    if isComplete {
+      self.trailing = self.projected.sorted().filter { !self.isOrdered($0) }
+    } else {
+      let inequalities = Set(self.terms.flatMap(\.inequalities)).sorted()
+      for property in query.distinctOn + inequalities + self.projected.sorted() {
+        self.add(Query.Order(property, isDescending: self.isKeyDescending))
+      }
+    }
+  }
+
+  private static func terms(of condition: Query.Condition) -> [Term] {
+    switch condition {
+    case .filter(let filter): return [Term(filters: [filter])]
+    case .isIn(let property, let values):
+      return values.map { Term(filters: [Query.Filter(property, .equal, $0)]) }
+    case .isNotIn(let property, let values):
+      return [Term(exclusions: values.map { (property, $0) })]
+    case .hasAncestor(let key): return [Term(ancestor: key)]
+    case .any(let parts): return parts.flatMap(Self.terms)
+    case .all(let parts):
+      return parts.reduce([Term()]) { terms, part in
+        terms.flatMap { left in
+          Self.terms(of: part).map { right in
+            Term(
+              filters: left.filters + right.filters,
+              exclusions: left.exclusions + right.exclusions,
+              ancestor: left.ancestor ?? right.ancestor)
+          }
+        }
+      }
+    }
+  }
+
+  /// A property that every term fixes to the same value orders nothing.
+  private func isOrdered(_ property: Name) -> Bool {
+    if self.orders.contains(where: { $0.property == property }) { return true }
+    guard let first = self.terms[0].fixedValue(of: property) else { return false }
+    return self.terms.allSatisfy { term in
+      term.fixedValue(of: property).map { ReferenceOrder.compare($0, first) == 0 } ?? false
+    }
+  }
+
+  private mutating func add(_ order: Query.Order) {
+    if !self.isOrdered(order.property) { self.orders.append(order) }
+  }
+
+  private func results(in entities: [Entity]) -> [Result] {
+    var found: [(place: Place, entity: Entity)] = []
+    for entity in entities
+    where entity.key.partition == self.query.partition
+      && (self.query.kind ?? entity.key.kind) == entity.key.kind
+    {
+      var places = self.terms.flatMap { self.places(of: entity, in: $0) }
+      places.sort { self.precedes($0, $1) }
+      if self.projected.isEmpty { places = Array(places.prefix(1)) }
+      for place in places {
+        let isSame = found.last.map {
+          $0.entity.key == entity.key && !self.precedes($0.place, place)
+        }
+        if isSame != true { found.append((place, entity)) }
+      }
+    }
+    found.sort { self.precedes($0.place, $1.place) }
+    let properties = self.orders.map(\.property) + self.trailing
+    var results: [Result] = []
+    var lastGroup: [Value]?
+    for (place, entity) in found {
+      if !self.query.distinctOn.isEmpty {
+        let group = Array(place.values.prefix(Set(self.query.distinctOn).count))
+        defer { lastGroup = group }
+        if let lastGroup,
+          zip(lastGroup, group).allSatisfy({ ReferenceOrder.compare($0, $1) == 0 })
+        {
+          continue
+        }
+      }
+      results.append(
+        Result(
+          key: entity.key,
+          values: self.projected.map { place.values[properties.firstIndex(of: $0)!] },
+          place: place.values, entity: entity))
+    }
+    return results
+  }
+
+  /// Where a term puts an entity: at one value of each order, or at every combination of values if
+  /// properties are projected.
+  private func places(of entity: Entity, in term: Term) -> [Place] {
+    if !Self.matches(entity, term) { return [] }
+    var combinations: [[Value]] = [[]]
+    let directions = self.orders + self.trailing.map { Query.Order($0) }
+    for order in directions {
+      var values = Self.values(of: order.property, in: entity).filter {
+        term.isInRange($0, of: order.property)
+      }
+      if let fixed = term.fixedValue(of: order.property) { values = [fixed] }
+      values.sort { ReferenceOrder.compare($0, $1) < 0 }
+      if self.projected.isEmpty {
+        values = order.isDescending ? values.suffix(1) : Array(values.prefix(1))
+      }
+      combinations = combinations.flatMap { combination in values.map { combination + [$0] } }
+    }
+    return combinations.map { Place(values: $0, key: entity.key) }
+  }
+
+  private func precedes(_ left: Place, _ right: Place) -> Bool {
+    for (index, order) in self.orders.enumerated() {
+      let comparison = ReferenceOrder.compare(left.values[index], right.values[index])
+      if comparison != 0 { return (comparison < 0) != order.isDescending }
+    }
+    let comparison = ReferenceOrder.compare(left.key.path, right.key.path)
+    if comparison != 0 { return (comparison < 0) != self.isKeyDescending }
+    for index in self.trailing.indices {
+      let place = self.orders.count + index
+      let comparison = ReferenceOrder.compare(left.values[place], right.values[place])
+      if comparison != 0 { return comparison < 0 }
+    }
+    return false
+  }
+
+  private static func matches(_ entity: Entity, _ term: Term) -> Bool {
+    if let ancestor = term.ancestor, !entity.key.path.starts(with: ancestor.path) { return false }
+    for exclusion in term.exclusions where exclusion.property == Query.keyProperty {
+      if case .key(let key) = exclusion.value, key.path == entity.key.path { return false }
+    }
+    for filter in term.filters {
       if filter.property == Query.keyProperty {
         guard case .key(let key) = filter.value,
-          Self.holds(Self.compare(entity.key.path, key.path), filter.comparison)
+          Self.holds(ReferenceOrder.compare(entity.key.path, key.path), filter.comparison)
         else { return false }
       } else if filter.comparison == .equal {
         guard
           Self.values(of: filter.property, in: entity).contains(where: {
-            Self.compare($0, filter.value) == 0
+            ReferenceOrder.compare($0, filter.value) == 0
           })
         else { return false }
       }
     }
-    // All inequalities of a property are about one and the same value.
-    return ranges.allSatisfy { property in
-      Self.values(of: property, in: entity).contains { Self.isInRange($0, of: property, query) }
-    }
-  }
-
-  private static func isInRange(_ value: Value, of property: Name, _ query: Query) -> Bool {
-    query.filters.allSatisfy {
-      $0.property != property || $0.comparison == .equal
-        || Self.holds(Self.compare(value, $0.value), $0.comparison)
+    return term.inequalities.allSatisfy { property in
+      Self.values(of: property, in: entity).contains { term.isInRange($0, of: property) }
     }
   }
 
@@ -91,103 +224,27 @@ package enum ReferenceQuery {
     case .lessThanOrEqual: comparison <= 0
     case .greaterThan: comparison > 0
     case .greaterThanOrEqual: comparison >= 0
+    case .notEqual: comparison != 0
     }
   }
 
   private static func values(of property: Name, in entity: Entity) -> [Value] {
-    entity.properties.filter { $0.name == property && $0.content.isIndexed }.flatMap { property in
-      guard case .array(let elements) = property.content.value else {
-        return [property.content.value]
+    entity.properties.flatMap { Self.values(of: property, named: $0.name, $0.content) }
+  }
+
+  private static func values(
+    of property: Name, named name: Name, _ content: PropertyContent
+  ) -> [Value] {
+    if !content.isIndexed { return [] }
+    switch content.value {
+    case .array(let elements):
+      if elements.isEmpty { return name == property ? [.null] : [] }
+      return elements.flatMap { Self.values(of: property, named: name, $0) }
+    case .entity(let inner):
+      return inner.flatMap {
+        Self.values(of: property, named: Name("\(name).\($0.name)"), $0.content)
       }
-      return elements.isEmpty ? [.null] : elements.filter(\.isIndexed).map(\.value)
-    }
-  }
-
-  // MARK: - Comparing: below, at or above 0
-
-  private static func compare<T: Comparable>(_ left: T, _ right: T) -> Int {
-    left == right ? 0 : left < right ? -1 : 1
-  }
-
-  private static func compare<T>(
-    _ left: [T], _ right: [T], by comparison: (T, T) -> Int
-  ) -> Int {
-    for (first, second) in zip(left, right) {
-      let result = comparison(first, second)
-      if result != 0 { return result }
-    }
-    return Self.compare(left.count, right.count)
-  }
-
-  private static func compare(_ left: Double, _ right: Double) -> Int {
-    if left.isNaN || right.isNaN { return Self.compare(left.isNaN ? 1 : 0, right.isNaN ? 1 : 0) }
-    if left == 0 && right == 0 {
-      return Self.compare(left.sign == .minus ? 0 : 1, right.sign == .minus ? 0 : 1)
-    }
-    return Self.compare(left < right ? -1 : left > right ? 1 : 0, 0)
-  }
-
-  private static func compare(_ left: [PathElement], _ right: [PathElement]) -> Int {
-    Self.compare(left, right) { first, second in
-      let kinds = Self.compare(Array(first.kind.text.utf8), Array(second.kind.text.utf8)) {
-        Self.compare($0, $1)
-      }
-      if kinds != 0 { return kinds }
-      switch (first.identity, second.identity) {
-      case (.id(let one), .id(let other)): return Self.compare(one, other)
-      case (.name(let one), .name(let other)):
-        return Self.compare(Array(one.text.utf8), Array(other.text.utf8)) { Self.compare($0, $1) }
-      case (.id, _): return -1
-      default: return 1
-      }
-    }
-  }
-
-  private static func number(_ value: Value) -> Int64? {
-    switch value {
-    case .integer(let number): number
-    case .timestamp(let time): time.microseconds
-    default: nil
-    }
-  }
-
-  private static func bytes(_ value: Value) -> [UInt8]? {
-    switch value {
-    case .string(let text): Array(text.utf8)
-    case .blob(let bytes): bytes
-    default: nil
-    }
-  }
-
-  private static func rank(_ value: Value) -> Int {
-    switch value {
-    case .null: 0
-    case .integer, .timestamp: 1
-    case .boolean: 2
-    case .string, .blob: 3
-    case .double: 4
-    case .geoPoint: 5
-    case .key: 6
-    case .entity, .array: 7
-    }
-  }
-
-  private static func compare(_ left: Value, _ right: Value) -> Int {
-    if let one = Self.number(left), let other = Self.number(right) {
-      return Self.compare(one, other)
-    }
-    if let one = Self.bytes(left), let other = Self.bytes(right) {
-      return Self.compare(one, other) { Self.compare($0, $1) }
-    }
-    switch (left, right) {
-    case (.boolean(let one), .boolean(let other)):
-      return Self.compare(one ? 1 : 0, other ? 1 : 0)
-    case (.double(let one), .double(let other)): return Self.compare(one, other)
-    case (.geoPoint(let north, let east), .geoPoint(let otherNorth, let otherEast)):
-      let latitudes = Self.compare(north, otherNorth)
-      return latitudes != 0 ? latitudes : Self.compare(east, otherEast)
-    case (.key(let one), .key(let other)): return Self.compare(one.path, other.path)
-    default: return Self.compare(Self.rank(left), Self.rank(right))
+    case let value: return name == property ? [value] : []
     }
   }
 }

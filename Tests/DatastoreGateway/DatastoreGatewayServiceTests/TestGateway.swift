@@ -182,11 +182,12 @@ extension TestGateway {
   }
 
   func query(
-    _ query: DatastoreV1.Query, in transaction: [UInt8]? = nil
+    _ query: DatastoreV1.Query, in transaction: [UInt8]? = nil, namespace: String = ""
   ) async throws -> DatastoreV1.QueryResultBatch {
     try await self.client.runQuery(
       DatastoreV1.RunQueryRequest(
-        projectID: project, partitionID: DatastoreV1.PartitionId(projectID: project),
+        projectID: project,
+        partitionID: DatastoreV1.PartitionId(projectID: project, namespaceID: namespace),
         readOptions: transaction.map {
           DatastoreV1.ReadOptions(consistencyType: .transaction($0))
         }, queryType: .query(query))
@@ -211,113 +212,6 @@ extension TestGateway {
         query.limit = GoogleProtobuf.Int32Value(
           value: limit.value - Int32(batch.entityResults.count))
       }
-    }
-  }
-}
-
-// MARK: - From the core's values
-
-enum Proto {
-  static func key(_ key: Key) -> DatastoreV1.Key {
-    DatastoreV1.Key(
-      partitionID: DatastoreV1.PartitionId(
-        projectID: key.partition.project.text, namespaceID: key.partition.namespace.text),
-      path: key.path.map { element in
-        let id: DatastoreV1.Key.PathElement.IdType? =
-          switch element.identity {
-          case .incomplete: nil
-          case .id(let id): .id(id)
-          case .name(let name): .name(name.text)
-          }
-        return DatastoreV1.Key.PathElement(kind: element.kind.text, idType: id)
-      })
-  }
-
-  static func value(_ value: Value) -> DatastoreV1.Value {
-    let type: DatastoreV1.Value.ValueType =
-      switch value {
-      case .null: .nullValue(.nullValue)
-      case .boolean(let flag): .booleanValue(flag)
-      case .integer(let number): .integerValue(number)
-      case .double(let number): .doubleValue(number)
-      case .timestamp(let time):
-        // Small times only, as the random ones are.
-        .timestampValue(
-          time.microseconds < 0
-            ? GoogleProtobuf.Timestamp(
-              seconds: -1, nanos: Int32(1_000_000 + time.microseconds) * 1_000)
-            : GoogleProtobuf.Timestamp(seconds: 0, nanos: Int32(time.microseconds) * 1_000))
-      case .key(let key): .keyValue(self.key(key))
-      case .string(let text): .stringValue(text)
-      case .blob(let bytes): .blobValue(bytes)
-      case .geoPoint(let latitude, let longitude):
-        .geoPointValue(GoogleType.LatLng(latitude: latitude, longitude: longitude))
-      case .entity(let properties):
-        .entityValue(DatastoreV1.Entity(properties: self.properties(properties)))
-      case .array(let elements):
-        .arrayValue(DatastoreV1.ArrayValue(values: elements.map(self.content)))
-      }
-    return DatastoreV1.Value(valueType: type)
-  }
-
-  static func content(_ content: PropertyContent) -> DatastoreV1.Value {
-    var value = self.value(content.value)
-    value.excludeFromIndexes = !content.isIndexed
-    return value
-  }
-
-  private static func properties(_ properties: [EntityProperty]) -> [String: DatastoreV1.Value] {
-    Dictionary(uniqueKeysWithValues: properties.map { ($0.name.text, self.content($0.content)) })
-  }
-
-  static func entity(_ entity: Entity) -> DatastoreV1.Entity {
-    DatastoreV1.Entity(
-      key: self.key(entity.key), properties: self.properties(entity.properties))
-  }
-
-  static func query(_ query: Query) -> DatastoreV1.Query {
-    var filters = query.filters.map { filter in
-      self.filter(filter.property, self.operation(filter.comparison), filter.value)
-    }
-    if let ancestor = query.ancestor {
-      filters.append(self.filter(Query.keyProperty, .hasAncestor, .key(ancestor)))
-    }
-    return DatastoreV1.Query(
-      projection: query.isKeysOnly
-        ? [DatastoreV1.Projection(property: DatastoreV1.PropertyReference(name: "__key__"))] : [],
-      kind: [DatastoreV1.KindExpression(name: query.kind.text)],
-      filter: filters.isEmpty
-        ? nil
-        : DatastoreV1.Filter(
-          filterType: .compositeFilter(
-            DatastoreV1.CompositeFilter(op: .and, filters: filters))),
-      order: query.orders.map {
-        DatastoreV1.PropertyOrder(
-          property: DatastoreV1.PropertyReference(name: $0.property.text),
-          direction: $0.isDescending ? .descending : .ascending)
-      }, offset: Int32(query.offset),
-      limit: query.limit.map { GoogleProtobuf.Int32Value(value: Int32($0)) })
-  }
-
-  static func filter(
-    _ property: Name, _ operation: DatastoreV1.PropertyFilter.Operator, _ value: Value
-  ) -> DatastoreV1.Filter {
-    DatastoreV1.Filter(
-      filterType: .propertyFilter(
-        DatastoreV1.PropertyFilter(
-          property: DatastoreV1.PropertyReference(name: property.text), op: operation,
-          value: self.value(value))))
-  }
-
-  private static func operation(
-    _ comparison: Query.Comparison
-  ) -> DatastoreV1.PropertyFilter.Operator {
-    switch comparison {
-    case .equal: .equal
-    case .lessThan: .lessThan
-    case .lessThanOrEqual: .lessThanOrEqual
-    case .greaterThan: .greaterThan
-    case .greaterThanOrEqual: .greaterThanOrEqual
     }
   }
 }

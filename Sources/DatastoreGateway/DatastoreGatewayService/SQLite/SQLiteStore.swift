@@ -134,11 +134,23 @@ package final class SQLiteStore: EntityStore {
   }
 
   package func run(_ query: ResolvedQuery) async throws -> QueryAnswer {
+    try await self.readCancellably { try $0.run(query, isCancelled: $1) }
+  }
+
+  package func run(_ aggregation: ResolvedAggregation) async throws -> AggregationAnswer {
+    try await self.readCancellably { try $0.run(aggregation, isCancelled: $1) }
+  }
+
+  package func plan(_ query: ResolvedQuery) async throws -> QueryPlan {
+    try await self.read { reader in try reader.plan(query) }
+  }
+
+  private func readCancellably<Answer: Sendable>(
+    _ body: @escaping @Sendable (SQLiteReader, @escaping () -> Bool) throws -> Answer
+  ) async throws -> Answer {
     let isCancelled = Flag()
     return try await withTaskCancellationHandler {
-      try await self.read { reader in
-        try reader.run(query, isCancelled: { isCancelled.isSet })
-      }
+      try await self.read { reader in try body(reader) { isCancelled.isSet } }
     } onCancel: {
       isCancelled.set()
     }

@@ -196,6 +196,13 @@ final class SQLiteWriter {
       let kind = try? collection.parts().kind
       return .contention("kind \(kind ?? "?")")
     }
+    for (prefix, version) in dependencies.prefixes {
+      let changed = self.changed.first { $0.value > version && $0.key.bytes.starts(with: prefix) }
+      if changed != nil || self.firstVersion > version {
+        let kind = try? changed?.key.parts().kind
+        return .contention("kind \(kind ?? "?")")
+      }
+    }
     for (address, version) in dependencies.entities {
       let current = try self.version(at: address)
       if current != version {

@@ -1,0 +1,178 @@
+/// A word of a GQL text, with its place.
+struct GQLToken: Hashable, Sendable {
+  enum Content: Hashable, Sendable {
+    /// A name or a keyword, as it was written; names may have points in them.
+    case word(String)
+    /// A name between backquotes: never a keyword.
+    case quotedName(String)
+    case string(String)
+    case integer(Int64)
+    case double(Double)
+    /// `@name` or `@1`, without the sign.
+    case binding(String)
+    case symbol(String)
+    case end
+  }
+
+  var content: Content
+  /// As it was written.
+  var text: String
+  var line: Int
+  var column: Int
+}
+
+/// Takes a GQL text apart.
+struct GQLLexer {
+  private let scalars: [Unicode.Scalar]
+  private var offset = 0
+  private var line = 1
+  private var column = 1
+
+  private static let symbols = ["<=", ">=", "!=", "=", "<", ">", "(", ")", ",", "*", "+", "-"]
+
+  private init(_ text: String) {
+    self.scalars = Array(text.unicodeScalars)
+  }
+
+  /// All words of a text, the end last.
+  static func tokens(of text: String) throws(GatewayError) -> [GQLToken] {
+    var lexer = Self(text)
+    var tokens: [GQLToken] = []
+    repeat { tokens.append(try lexer.next()) } while tokens.last?.content != .end
+    return tokens
+  }
+
+  private var current: Unicode.Scalar? {
+    self.offset < self.scalars.count ? self.scalars[self.offset] : nil
+  }
+
+  private func scalar(ahead count: Int) -> Unicode.Scalar? {
+    self.offset + count < self.scalars.count ? self.scalars[self.offset + count] : nil
+  }
+
+  private mutating func advance() {
+    if self.current == "\n" {
+      self.line += 1
+      self.column = 1
+    } else {
+      self.column += 1
+    }
+    self.offset += 1
+  }
+
+  private mutating func next() throws(GatewayError) -> GQLToken {
+    while let scalar = self.current, scalar.properties.isWhitespace { self.advance() }
+    let (begin, line, column) = (self.offset, self.line, self.column)
+    let content = try self.content()
+    var text = ""
+    text.unicodeScalars.append(contentsOf: self.scalars[begin..<self.offset])
+    return GQLToken(content: content, text: text, line: line, column: column)
+  }
+
+  private mutating func content() throws(GatewayError) -> GQLToken.Content {
+    guard let scalar = self.current else { return .end }
+    if Self.beginsName(scalar) { return .word(self.name()) }
+    if scalar == "`" { return .quotedName(try self.quoted(by: scalar)) }
+    if scalar == "'" || scalar == "\"" { return .string(try self.quoted(by: scalar)) }
+    if scalar == "@" {
+      self.advance()
+      let name = self.name()
+      if name.isEmpty { throw self.error("a binding needs a name or a number behind \"@\"") }
+      return .binding(name)
+    }
+    if Self.isDigit(scalar)
+      || scalar == "." && (self.scalar(ahead: 1).map(Self.isDigit) ?? false)
+    {
+      return try self.number()
+    }
+    for symbol in Self.symbols
+    where self.scalars[self.offset...].starts(with: symbol.unicodeScalars) {
+      for _ in symbol.unicodeScalars { self.advance() }
+      return .symbol(symbol)
+    }
+    throw self.error("encountered \"\(scalar)\"")
+  }
+
+  private static func isDigit(_ scalar: Unicode.Scalar) -> Bool { ("0"..."9").contains(scalar) }
+
+  private static func beginsName(_ scalar: Unicode.Scalar) -> Bool {
+    scalar == "_" || scalar == "$" || scalar.properties.isAlphabetic
+  }
+
+  private mutating func name() -> String {
+    var name = ""
+    while let scalar = self.current,
+      Self.beginsName(scalar) || Self.isDigit(scalar)
+        || scalar == "." && !name.isEmpty && (self.scalar(ahead: 1).map(Self.beginsName) ?? false)
+    {
+      name.unicodeScalars.append(scalar)
+      self.advance()
+    }
+    return name
+  }
+
+  /// A text between quotes; a quote in it is doubled, or behind a backslash.
+  private mutating func quoted(by quote: Unicode.Scalar) throws(GatewayError) -> String {
+    let (line, column) = (self.line, self.column)
+    var text = ""
+    self.advance()
+    while let scalar = self.current {
+      self.advance()
+      if scalar == quote {
+        guard self.current == quote else { return text }
+        self.advance()
+        text.unicodeScalars.append(quote)
+      } else if scalar == "\\" {
+        guard let escaped = self.current else { break }
+        self.advance()
+        text.unicodeScalars.append(Self.meaning(ofEscaped: escaped))
+      } else {
+        text.unicodeScalars.append(scalar)
+      }
+    }
+    throw .invalid(
+      "Lexical error at line \(self.line), column \(self.column): the text ends inside the quotes "
+        + "that begin at line \(line), column \(column).")
+  }
+
+  private static func meaning(ofEscaped scalar: Unicode.Scalar) -> Unicode.Scalar {
+    switch scalar {
+    case "n": "\n"
+    case "r": "\r"
+    case "t": "\t"
+    case "0": "\0"
+    case "b": "\u{8}"
+    case "Z": "\u{1A}"
+    default: scalar
+    }
+  }
+
+  private mutating func number() throws(GatewayError) -> GQLToken.Content {
+    let place = "line \(self.line), column \(self.column)"
+    var text = ""
+    var isDouble = false
+    while let scalar = self.current {
+      let isSign =
+        (scalar == "+" || scalar == "-") && (text.last == "e" || text.last == "E")
+      let isPart = scalar == "." || scalar == "e" || scalar == "E"
+      guard Self.isDigit(scalar) || isPart || isSign else { break }
+      isDouble = isDouble || isPart
+      text.unicodeScalars.append(scalar)
+      self.advance()
+    }
+    if isDouble {
+      guard let number = Double(text) else {
+        throw .invalid("Invalid double literal \"\(text)\" at \(place).")
+      }
+      return .double(number)
+    }
+    if let number = Int64(text) { return .integer(number) }
+    // What only its sign puts in range: the parser negates it without overflow.
+    if text == "\(Int64.max.magnitude + 1)" { return .integer(.min) }
+    throw .invalid("Invalid integer literal \"\(text)\" at \(place).")
+  }
+
+  private func error(_ what: String) -> GatewayError {
+    .invalid("Lexical error at line \(self.line), column \(self.column): \(what).")
+  }
+}

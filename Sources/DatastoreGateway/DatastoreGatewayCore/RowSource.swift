@@ -1,0 +1,203 @@
+/// The rows of a plan's source.
+enum RowSource<Index: EntityIndex> {
+  case done
+  case one(IndexRow)
+  case scan(Index.Rows)
+  /// Several ranges of one index, in the order of the scan; the next one last.
+  case scans(Index.Rows, Name, [RowRange], Index)
+  case joined(EqualityJoin<Index>)
+  indirect case probed(RowSource, Index, [Conjunction.Equality])
+
+  init(_ place: TermPlace, on index: Index) throws(Index.Failure) {
+    switch place.plan.source {
+    case .nothing: self = .done
+    case .entity(let path):
+      if let row = try index.row(at: path) { self = .one(row) } else { self = .done }
+    case .kind:
+      guard let paths = place.paths() else {
+        self = .done
+        return
+      }
+      self = .scan(
+        try index.rows(
+          of: .kind,
+          RowRange(
+            lower: RowRange.bound(paths.lower, below: []),
+            upper: RowRange.bound(paths.upper, below: []), isReversed: place.plan.isReversed)))
+    case .equalities(let equalities):
+      guard let paths = place.paths() else {
+        self = .done
+        return
+      }
+      self = .joined(
+        try EqualityJoin(equalities, paths, isReversed: place.plan.isReversed, on: index))
+    case .order(let property, let probed):
+      var ranges = place.orderRanges(of: property)
+      if !place.plan.isReversed { ranges.reverse() }
+      guard let first = ranges.popLast() else {
+        self = .done
+        return
+      }
+      let rows = try index.rows(of: .property(property), first)
+      self = ranges.isEmpty ? .scan(rows) : .scans(rows, property, ranges, index)
+      if !probed.isEmpty { self = .probed(self, index, probed) }
+    }
+  }
+
+  mutating func next() throws(Index.Failure) -> IndexRow? {
+    switch self {
+    case .done: return nil
+    case .one(let row):
+      self = .done
+      return row
+    case .scan(var rows):
+      defer { self = .scan(rows) }
+      return try rows.next()
+    case .scans(var rows, let property, var ranges, let index):
+      defer { self = .scans(rows, property, ranges, index) }
+      while true {
+        if let row = try rows.next() { return row }
+        guard let range = ranges.popLast() else { return nil }
+        rows = try index.rows(of: .property(property), range)
+      }
+    case .probed(var source, let index, let probed):
+      defer { self = .probed(source, index, probed) }
+      search: while let row = try source.next() {
+        for equality in probed
+        where try index.row(of: equality.property, value: equality.value, at: row.path) == nil {
+          continue search
+        }
+        return row
+      }
+      return nil
+    case .joined(var join):
+      defer { self = .joined(join) }
+      return try join.next()
+    }
+  }
+}
+
+extension RowRange {
+  /// The rows of an equality with paths in a range.
+  init(
+    _ equality: Conjunction.Equality, _ paths: ByteRange = ByteRange(), isReversed: Bool = false
+  ) {
+    self.init(
+      lower: Self.bound(paths.lower, below: equality.value),
+      upper: Self.bound(paths.upper, below: equality.value), isReversed: isReversed)
+  }
+
+  static func bound(_ bound: Bound, below value: [UInt8]) -> RowBound {
+    switch bound {
+    case .none: .value(value, isIncluded: true)
+    case .including(let path): .row(value: value, path: path, isIncluded: true)
+    case .excluding(let path): .row(value: value, path: path, isIncluded: false)
+    }
+  }
+
+  static func bound(_ bound: Bound) -> RowBound {
+    switch bound {
+    case .none: .none
+    case .including(let value): .value(value, isIncluded: true)
+    case .excluding(let value): .value(value, isIncluded: false)
+    }
+  }
+}
+
+/// A term's plan between the query's cursors: which rows can still be results.
+struct TermPlace {
+  var query: ResolvedQuery
+  var term: Conjunction
+  var plan: Plan
+
+  /// Where results of the term stand beside a cursor.
+  private enum Side {
+    case before, after
+    /// The orders that the term fixes do not tell; its rows do.
+    case unknown
+  }
+
+  /// The number of the order whose property is scanned.
+  var orderNumber: Int? {
+    self.query.orders.firstIndex { self.term.fixedValue(of: $0.property) == nil }
+  }
+
+  /// Compares what the term fixes, in front of the order that is scanned, with a cursor.
+  private func side(of cursor: Position) -> Side {
+    for (number, order) in self.query.orders.enumerated() {
+      guard let value = self.term.fixedValue(of: order.property) else { break }
+      if value == cursor.values[number] { continue }
+      let isBelow = ByteOrder.precedes(value, cursor.values[number])
+      return isBelow != order.isDescending ? .before : .after
+    }
+    return .unknown
+  }
+
+  /// Whether cursors leave nothing of the term.
+  private var isOutside: Bool {
+    if let start = self.query.start, self.side(of: start) == .before { return true }
+    if let end = self.query.end, self.side(of: end) == .after { return true }
+    return false
+  }
+
+  private var lowerCursor: Position? {
+    self.query.start.flatMap { self.side(of: $0) == .unknown ? $0 : nil }
+  }
+
+  private var upperCursor: Position? {
+    self.query.end.flatMap { self.side(of: $0) == .unknown ? $0 : nil }
+  }
+
+  /// The range of paths, made smaller by the cursors where results come by key alone; `nil` for
+  /// none.
+  func paths() -> ByteRange? {
+    if self.isOutside { return nil }
+    var paths = self.term.paths.hull
+    guard self.plan.sorting == .none else { return paths }
+    let isDown = self.query.isKeyDescending
+    // With values behind the key the cursor's own entity may have more results.
+    let isWhole = self.query.trailing.isEmpty
+    if let start = self.lowerCursor?.path.bytes {
+      paths.narrow(
+        isDown
+          ? isWhole ? .lessThan : .lessThanOrEqual : isWhole ? .greaterThan : .greaterThanOrEqual,
+        start)
+    }
+    if let end = self.upperCursor?.path.bytes {
+      paths.narrow(isDown ? .greaterThanOrEqual : .lessThanOrEqual, end)
+    }
+    return paths.isEmpty ? nil : paths
+  }
+
+  /// The rows of the scanned order's property that can be results, ascending.
+  func orderRanges(of property: Name) -> [RowRange] {
+    if self.isOutside { return [] }
+    guard let number = self.orderNumber else { return [] }
+    let parts = self.term.values(of: property)?.parts ?? [ByteRange()]
+    let (start, end) =
+      self.plan.isReversed
+      ? (self.upperCursor, self.lowerCursor) : (self.lowerCursor, self.upperCursor)
+    var ranges: [RowRange] = []
+    for part in parts {
+      var part = part
+      var range = RowRange(isReversed: self.plan.isReversed)
+      // In a whole order a cursor's row tells where to go on; else others of its value may follow.
+      let isExact = self.plan.sorting == .none && self.query.trailing.isEmpty
+      if let value = start?.values[number] { part.narrow(.greaterThanOrEqual, value) }
+      if let value = end?.values[number] { part.narrow(.lessThanOrEqual, value) }
+      if part.isEmpty { continue }
+      range.lower = RowRange.bound(part.lower)
+      range.upper = RowRange.bound(part.upper)
+      if isExact, let start, part.lower == .including(start.values[number]) {
+        range.lower = .row(
+          value: start.values[number], path: start.path.bytes, isIncluded: self.plan.isReversed)
+      }
+      if isExact, let end, part.upper == .including(end.values[number]) {
+        range.upper = .row(
+          value: end.values[number], path: end.path.bytes, isIncluded: !self.plan.isReversed)
+      }
+      ranges.append(range)
+    }
+    return ranges
+  }
+}

@@ -1,0 +1,131 @@
+import DatastoreGatewayCore
+import DatastoreGatewayTesting
+import Domain
+import Testing
+
+/// Entities of two kinds; each key once.
+private func entities(_ world: inout RandomEntities, upTo count: Int) -> [Entity] {
+  var byKey: [Key: Entity] = [:]
+  for _ in 0..<count {
+    let entity = world.entity(of: Int.random(in: 0..<8, using: &world.random) == 0 ? "L" : "K")
+    byKey[entity.key] = entity
+  }
+  return byKey.values.sorted { $0.key.pathBytes < $1.key.pathBytes }
+}
+
+/// A query that is not refused.
+private func query(_ world: inout RandomEntities) -> Query {
+  while true {
+    let query = world.query()
+    if (try? ResolvedQuery(query, policy: Policy())) != nil { return query }
+  }
+}
+
+@Suite struct RandomQueryTests {
+  @Test(arguments: 0..<200)
+  func resultsAreThoseOfTheDefinition(seed: UInt64) throws {
+    var world = RandomEntities(seed: seed)
+    let entities = entities(&world, upTo: Int.random(in: 0...90, using: &world.random))
+    for _ in 0..<20 {
+      let query = query(&world)
+      var policy = Policy()
+      // Small bounds, so that batches end in the middle and all plans come about.
+      policy.maximumBatchResults = Int.random(in: 1...6, using: &world.random)
+      policy.sortedInMemoryRows = [0, 3, 1_000].randomElement(using: &world.random)!
+      let expected = expected(query, on: entities)
+      #expect(try found(query, on: entities, policy: policy) == expected, "\(query)")
+
+      var part = query
+      part.offset = Int.random(in: 0...8, using: &world.random)
+      part.limit = Int.random(in: 0...8, using: &world.random)
+      #expect(
+        try found(part, on: entities, policy: policy)
+          == Array(expected.dropFirst(part.offset).prefix(part.limit ?? 0)), "\(part)")
+    }
+  }
+
+  @Test(arguments: 0..<100)
+  func cursorsGoOnWhereTheyWereWhateverIsWritten(seed: UInt64) throws {
+    var world = RandomEntities(seed: seed)
+    let before = entities(&world, upTo: 60)
+    var query = query(&world)
+    // Which result stands for others depends on what is there.
+    query.distinctOn = []
+    var first = query
+    first.limit = 4
+    let resolved = try ResolvedQuery(first, policy: Policy())
+    let batch = QueryRun(resolved, on: MemoryIndexes(before), policy: Policy()).batch()
+    guard let position = batch.endPosition else { return }
+    // Half of the entities go, the one at the cursor among them.
+    let after = before.filter {
+      $0.key.pathBytes != position.path && Bool.random(using: &world.random)
+    }
+    var second = query
+    second.start = resolved.cursor(after: position)
+    let passed = Array(expected(query, on: before).prefix(batch.results.count))
+    #expect(
+      try found(second, on: after)
+        == expected(query, on: after).filter { !passed.contains($0) }, "\(query)")
+    // And up to a cursor.
+    var upTo = query
+    upTo.end = resolved.cursor(after: position)
+    #expect(
+      try found(upTo, on: after)
+        == expected(query, on: after).filter { passed.contains($0) }, "\(query)")
+  }
+
+  @Test(arguments: 0..<60)
+  func aggregationsAreOfAllResults(seed: UInt64) throws {
+    var world = RandomEntities(seed: seed)
+    let entities = entities(&world, upTo: 70)
+    for _ in 0..<10 {
+      var query = query(&world)
+      if query.isKeysOnly { query.projection = [] }
+      query.projection.removeAll { $0 == "a" || $0 == Query.keyProperty }
+      if Bool.random(using: &world.random) {
+        query.offset = Int.random(in: 0...5, using: &world.random)
+        query.limit = Int.random(in: 0...20, using: &world.random)
+      }
+      guard
+        let resolved = try? ResolvedAggregation(
+          AggregationQuery(
+            query: query,
+            aggregations: [
+              .init(.count(upTo: nil)), .init(.count(upTo: 3)), .init(.sum("a")),
+              .init(.average("a")),
+            ]), policy: Policy())
+      else { continue }
+      let results = ReferenceQuery.results(of: query, in: entities).dropFirst(query.offset)
+        .prefix(query.limit ?? .max)
+      let numbers = results.flatMap { result in
+        result.entity.indexEntries.filter { $0.property == "a" }.compactMap {
+          result.entity.indexedValue(of: "a", at: $0.value)?.number
+        }
+      }
+      let values = AggregationRun(resolved, on: MemoryIndexes(entities), policy: Policy())
+        .result().values
+      #expect(values[0].number == Double(results.count), "\(query)")
+      #expect(values[1].number == Double(min(3, results.count)), "\(query)")
+      let sum = numbers.reduce(0, +)
+      #expect(values[2].number.map { $0 == sum || $0.isNaN && sum.isNaN } ?? false, "\(query)")
+      if numbers.isEmpty {
+        if case .null = values[3] {} else { Issue.record("\(values[3])") }
+      } else {
+        let average = sum / Double(numbers.count)
+        #expect(
+          values[3].number.map { $0 == average || $0.isNaN && average.isNaN } ?? false, "\(query)")
+      }
+    }
+  }
+}
+
+extension Value {
+  /// `nil` for what is no number.
+  fileprivate var number: Double? {
+    switch self {
+    case .integer(let number): Double(number)
+    case .double(let number): number
+    default: nil
+    }
+  }
+}
