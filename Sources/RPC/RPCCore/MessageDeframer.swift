@@ -32,6 +32,9 @@ package struct MessageDeframer: ~Copyable {
   /// Whether the bytes so far end with a whole message.
   package var isAtBoundary: Bool { self.prefixCount == 0 }
 
+  /// How much of a message is kept here until the rest comes, or until it is read.
+  package var heldBytes: Int { self.body.count }
+
   /// Forgets what came, for a stream that begins anew.
   package mutating func reset() {
     self.prefix = 0

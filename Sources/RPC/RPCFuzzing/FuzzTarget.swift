@@ -161,12 +161,24 @@ private final class StreamHarness: HTTP2Stream {
 
 // MARK: - Parts
 
+/// Whether it is a token (RFC 9110, section 5.6.2) in lower case, or such a one behind a colon.
+private func isFieldName(_ name: String) -> Bool {
+  let token = name.utf8.first == UInt8(ascii: ":") ? name.utf8.dropFirst() : name.utf8[...]
+  return !token.isEmpty
+    && token.allSatisfy { byte in
+      switch byte {
+      case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "0")...UInt8(ascii: "9"): true
+      default: "!#$%&'*+-.^_`|~".utf8.contains(byte)
+      }
+    }
+}
+
 private func runHeaderBlock(_ bytes: UnsafeRawBufferPointer) {
   guard let fields = HeaderDecoder().decode(Array(bytes)) else { return }
   var request = RequestHead()
   var response = ResponseHead()
-  // nghttp2 hands on none with capitals: RFC 9113, section 8.2.1.
-  for (name, value) in fields where name == name.lowercased() {
+  // A session hands on no others: RFC 9113, section 8.2.1.
+  for (name, value) in fields where isFieldName(name) {
     Array(name.utf8).withUnsafeBufferPointer { name in
       Array(value.utf8).withUnsafeBufferPointer { value in
         request.receive(name: name, value: value)

@@ -19,6 +19,11 @@ extension RPCServer.Configuration {
     try self.emptyFrames.check(settings.within("emptyFrames"))
     try settings.number("maximumQueuedFrames", self.maximumQueuedFrames, from: 1)
     try settings.number("maximumStreamWindow", self.maximumStreamWindow, from: 1)
+    try settings.number(
+      "maximumUnfinishedRequestBytesPerConnection", self.maximumUnfinishedRequestBytesPerConnection,
+      from: 1)
+    try settings.number(
+      "maximumUnfinishedRequestBytes", self.maximumUnfinishedRequestBytes, from: 1)
     try settings.positive("handshakeTimeout", self.handshakeTimeout)
     try settings.positive("headerTimeout", self.headerTimeout)
     try settings.positive("stalledCallTimeout", self.stalledCallTimeout)

@@ -61,6 +61,11 @@ public final class RPCServer: Sendable {
     public var maximumQueuedFrames = 10_000
     /// What the window of a call grows to, in bytes: how much of its requests may wait here unread.
     public var maximumStreamWindow = 8 << 20
+    /// Bytes of large requests that have begun to come and are not whole, of one connection. The call
+    /// whose request would go beyond it fails with `resourceExhausted`.
+    public var maximumUnfinishedRequestBytesPerConnection = 256 << 20
+    /// The same for the whole server.
+    public var maximumUnfinishedRequestBytes = 1 << 30
 
     // MARK: Time
 

@@ -20,6 +20,8 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   private(set) var openCalls = 0
   /// Handlers that have not returned; a call that the client resets may leave one behind.
   private var runningHandlers = 0
+  /// What all streams hold of large requests that are not whole.
+  private var unfinishedBytes = 0
   private(set) var isGreeted = false
   private(set) var idleSince = NIODeadline.now()
   private var pings: PingEnforcement
@@ -108,6 +110,28 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
     self.load.ended()
   }
 
+  /// A stream holds so many bytes of an unfinished request more, or less.
+  ///
+  /// - Throws: What the call ends with that would take more than there is. It has been counted.
+  func unfinishedGrew(by count: Int) throws(RPCError) {
+    self.unfinishedBytes += count
+    let total = self.load.unfinishedGrew(by: count)
+    guard count > 0 else { return }
+    let limit = self.configuration.maximumUnfinishedRequestBytesPerConnection
+    guard self.unfinishedBytes <= limit else {
+      throw RPCError(
+        .resourceExhausted,
+        "the unfinished requests of this connection hold \(self.unfinishedBytes) bytes, the limit is"
+          + " \(limit)")
+    }
+    guard total <= self.configuration.maximumUnfinishedRequestBytes else {
+      throw RPCError(
+        .resourceExhausted,
+        "the unfinished requests of all connections hold \(total) bytes, the limit is"
+          + " \(self.configuration.maximumUnfinishedRequestBytes)")
+    }
+  }
+
   func settingsReceived() {
     guard !self.isGreeted else { return }
     self.isGreeted = true
@@ -183,6 +207,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
 /// What all connections of a server have in common.
 final class ServerLoad: Sendable {
   private let handlers = Atomic<Int>(0)
+  private let unfinishedBytes = Atomic<Int>(0)
   private let report: (@Sendable (_ peer: String, _ what: String) -> Void)?
 
   init(report: (@Sendable (_ peer: String, _ what: String) -> Void)?) {
@@ -192,5 +217,11 @@ final class ServerLoad: Sendable {
   var running: Int { self.handlers.load(ordering: .relaxed) }
   func began() { self.handlers.add(1, ordering: .relaxed) }
   func ended() { self.handlers.subtract(1, ordering: .relaxed) }
+
+  /// - Returns: What all connections hold of unfinished requests now.
+  func unfinishedGrew(by count: Int) -> Int {
+    self.unfinishedBytes.add(count, ordering: .relaxed).newValue
+  }
+
   func attacked(by peer: String, _ what: String) { self.report?(peer, what) }
 }

@@ -50,6 +50,8 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     var isHeldBack = false
     /// Body bytes for which the window has not been opened again.
     var unconsumedBytes = 0
+    /// Bytes of a request that is not whole, as the connection has counted them.
+    var unfinishedBytes = 0
     var received = (messages: 0, bytes: 0, compressed: 0)
     /// The one response, which does not go through the writer.
     var responseBytes: Int?
@@ -158,6 +160,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     } catch {
       self.breakOff(error.error)
     }
+    self.countUnfinished(self.deframer.heldBytes)
     if !self.call.isHeldBack { self.openWindow() }
   }
 
@@ -185,6 +188,22 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
       self.breakOff(error)
     }
   }
+
+  /// Counts what the deframer holds, in steps: small requests are not worth it.
+  private func countUnfinished(_ held: Int) {
+    let counted = self.call.unfinishedBytes
+    guard held - counted > Self.unfinishedStep || held < counted else { return }
+    self.call.unfinishedBytes = held
+    do {
+      try self.server.unfinishedGrew(by: held - counted)
+    } catch {
+      self.breakOff(error)
+      self.deframer.reset()
+      self.countUnfinished(0)
+    }
+  }
+
+  private static let unfinishedStep = 64 << 10
 
   /// The sink is full: the window stays shut until ``roomAgain()``.
   @usableFromInline
@@ -218,6 +237,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     }
     // The handler has the message; its bytes are of no more use.
     self.deframer.reset()
+    self.countUnfinished(0)
   }
 
   override func outboundDrained(remaining: Int) {
@@ -235,6 +255,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
       self.call.writer?.close(error)
       self.tellHandler(error)
     }
+    self.countUnfinished(0)
     self.call = Call(phase: .finished, began: self.call.began)
     // What it keeps for the next call, a connection keeps while it is idle.
     self.outbound.clear()

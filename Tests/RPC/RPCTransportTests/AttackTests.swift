@@ -328,6 +328,69 @@ import Testing
     }
   }
 
+  /// Sends the first 96 KiB of a request of 1 MiB, as far as the windows let it.
+  ///
+  /// - Returns: What the call was answered with; nil if the server waits for the rest.
+  private static func beginLargeRequest(
+    _ peer: ScriptedPeer, stream: UInt32
+  ) async throws -> ScriptedPeer.Frame? {
+    try await peer.begin(Methods.unary, stream: stream)
+    try await peer.send(data: [0, 0, 0x10, 0, 0], stream: stream, ends: false)
+    let chunk = [UInt8](repeating: 1, count: 16 << 10)
+    for _ in 0..<3 { try await peer.send(data: chunk, stream: stream, ends: false) }
+    while let frame = try await peer.frame() {
+      if frame.kind == .headers { return frame }
+      if frame.kind == .windowUpdate, frame.stream == stream { break }
+    }
+    for _ in 0..<3 { try await peer.send(data: chunk, stream: stream, ends: false) }
+    // The answer to a ping comes behind that to what was sent before.
+    try await peer.send(.ping, body: [UInt8](repeating: 0, count: 8))
+    while let frame = try await peer.frame() {
+      if frame.kind == .headers { return frame }
+      if frame.kind == .ping, frame.flags & 1 == 1 { break }
+    }
+    return nil
+  }
+
+  // By one connection, and by several that keep within what each of them may.
+  @Test(arguments: [true, false])
+  func requestsThatDoNotEndHoldNoMoreThanTheyMay(onOneConnection: Bool) async throws {
+    // Room for three.
+    var configuration = RPCServer.Configuration()
+    if onOneConnection {
+      configuration.maximumUnfinishedRequestBytesPerConnection = 300 << 10
+    } else {
+      configuration.maximumUnfinishedRequestBytes = 300 << 10
+    }
+    try await Self.attack(configuration) { address, _ in
+      var peers: [ScriptedPeer] = []
+      for stream in [1, 3, 5, 7] as [UInt32] {
+        if peers.isEmpty || !onOneConnection {
+          peers.append(try await ScriptedPeer.client(of: address))
+        }
+        let answer = try await Self.beginLargeRequest(peers[peers.count - 1], stream: stream)
+        #expect(answer?["grpc-status"] == (stream == 7 ? "8" : nil))
+        if stream == 7 {
+          #expect(answer?["grpc-message"]?.contains("unfinished requests") == true)
+        }
+      }
+      // There is room again once one of them has gone.
+      if onOneConnection {
+        try await peers[0].send(.reset, stream: 1, body: ScriptedPeer.bytes(8))
+      } else {
+        await peers.removeFirst().close()
+      }
+      var stream: UInt32 = 9
+      while try await Self.beginLargeRequest(peers[peers.count - 1], stream: stream) != nil {
+        // The end of a connection is noticed a little later.
+        try await Task.sleep(for: .milliseconds(20))
+        stream += 2
+        try #require(stream < 200)
+      }
+      for peer in peers { await peer.close() }
+    }
+  }
+
   @Test func connectionsBeyondTheirNumberAreClosed() async throws {
     var configuration = RPCServer.Configuration()
     configuration.maximumConnections = 10
