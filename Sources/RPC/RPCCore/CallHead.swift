@@ -83,6 +83,7 @@ package struct RequestHead: ~Copyable {
 
 /// The header fields of a response, or its trailers, as a client reads them.
 package struct ResponseHead: ~Copyable {
+  /// `:status`; 0 if there is none, or one that is no number of three digits.
   package private(set) var httpStatus = 0
   package private(set) var isGRPC = false
   /// How messages that say so are compressed.
@@ -100,13 +101,10 @@ package struct ResponseHead: ~Copyable {
   ) {
     switch name.count {
     case 7 where name.equals(":status"):
-      self.httpStatus = value.reduce(0) { $0 * 10 + Int($1 &- 0x30) }
+      self.httpStatus = value.decimal(digits: 3...3) ?? 0
     case 11 where name.equals("grpc-status"):
-      let isNumber =
-        (1...2).contains(value.count)
-        && value.allSatisfy { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }
-      let number = isNumber ? value.reduce(0) { $0 * 10 + Int($1 - 0x30) } : -1
-      self.code = StatusCode(rawValue: number) ?? .unknown
+      let number = value.decimal(digits: 1...2)
+      self.code = number.flatMap { StatusCode(rawValue: $0) } ?? .unknown
     case 12 where name.equals("content-type"): self.isGRPC = value.isGRPCContentType
     case 12 where name.equals("grpc-message"): self.message = StatusMessage.decode(value)
     case 13 where name.equals("grpc-encoding"):
@@ -122,6 +120,17 @@ package struct ResponseHead: ~Copyable {
 }
 
 extension UnsafeBufferPointer<UInt8> {
+  /// The number that it is in so many decimal digits; nil if it is none.
+  fileprivate func decimal(digits: ClosedRange<Int>) -> Int? {
+    guard digits.contains(self.count) else { return nil }
+    var number = 0
+    for byte in self {
+      guard (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte) else { return nil }
+      number = number * 10 + Int(byte - UInt8(ascii: "0"))
+    }
+    return number
+  }
+
   @inline(__always)
   package func equals(_ text: StaticString) -> Bool {
     self.equals(UnsafeBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))

@@ -52,6 +52,8 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   private var context: ChannelHandlerContext?
   @exclusivity(unchecked) private var output = ByteBuffer()
   @exclusivity(unchecked) private var isReading = false
+  /// nghttp2 is at work on what was read, and calls back.
+  @exclusivity(unchecked) private var isReceiving = false
   @exclusivity(unchecked) private var isFlushing = false
   @exclusivity(unchecked) private var flushIsDue = false
   private var isClosing = false
@@ -118,6 +120,8 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     self.isReading = true
     self.lastReadTime = .now()
     do {
+      self.isReceiving = true
+      defer { self.isReceiving = false }
       try buffer.withUnsafeReadableBytes { bytes in try session.receive(bytes) }
     } catch {
       self.isReading = false
@@ -168,6 +172,8 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   func flush() {
     self.flushIsDue = false
     guard let session = self.session, let context = self.context, !self.isFlushing else { return }
+    // Not from within a callback of nghttp2's. The end of this read flushes.
+    guard !self.isReceiving else { return }
     self.isFlushing = true
     defer { self.isFlushing = false }
     // Unique again once the write before is done: the storage is used again.
