@@ -20,12 +20,12 @@ let package = Package(
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
   ],
   targets: [
-    .target(name: "CInteropProtos"),
+    // The product for the headers of the well-known types, which a C target cannot name by itself.
+    .target(name: "CInteropProtos", dependencies: [.product(name: "RPC", package: "millrace")]),
     .target(
       name: "InteropProtos",
       dependencies: ["CInteropProtos", .product(name: "RPC", package: "millrace")],
       swiftSettings: settings),
-    // The product for the headers of the well-known types, which a C target cannot name by itself.
     .target(name: "CConformanceProtos", dependencies: [.product(name: "RPC", package: "millrace")]),
     .target(
       name: "ConformanceProtos",

@@ -74,6 +74,7 @@ generate module=ReportProtos,c_module=CReportProtos Benchmarks/Sources/CReportPr
   Benchmarks/Sources/ReportProtos report.proto
 protos=Interop/proto
 generate module=InteropProtos,c_module=CInteropProtos Interop/Sources/CInteropProtos \
-  Interop/Sources/InteropProtos interop.proto
+  Interop/Sources/InteropProtos interop.proto \
+  $(cd Interop/proto && find xds -name '*.proto' | LC_ALL=C sort)
 generate module=ConformanceProtos,c_module=CConformanceProtos Interop/Sources/CConformanceProtos \
   Interop/Sources/ConformanceProtos conformance.proto conformance_messages.proto

@@ -73,4 +73,4 @@ def run_our_client(port, tls, *options):
         timeout=8 * LIMIT,
     )
     assert client.returncode == 0, client.stdout + client.stderr
-    assert "22 passed, 0 failed" in client.stdout
+    assert "24 passed, 0 failed" in client.stdout

@@ -1,5 +1,6 @@
 """gRPC's interoperability cases between Millrace's RPC library and grpcio, both ways."""
 
+import importlib.resources
 import pathlib
 import sys
 import threading
@@ -20,8 +21,11 @@ REQUESTS, RESPONSES = (27182, 8, 1828, 45904), (31415, 9, 2653, 58979)
 def stubs(tmp_path_factory):
     """The messages and stubs that grpcio's own generator makes of the proto."""
     out = tmp_path_factory.mktemp("protos")
-    command = ["", f"-I{PROTO}", f"--python_out={out}", f"--grpc_python_out={out}"]
-    assert protoc.main([*command, "interop.proto"]) == 0
+    well_known = importlib.resources.files("grpc_tools") / "_proto"
+    command = ["", f"-I{PROTO}", f"-I{well_known}", f"--python_out={out}",
+               f"--grpc_python_out={out}"]
+    orca = ["xds/data/orca/v3/orca_load_report.proto", "xds/service/orca/v3/orca.proto"]
+    assert protoc.main([*command, "interop.proto", *orca]) == 0
     sys.path.insert(0, str(out))
     import interop_pb2
     import interop_pb2_grpc
@@ -301,18 +305,55 @@ def test_health_and_reflection(channel):
         assert missing.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
 
+def test_load_reports_beside_calls(client, stubs, channel):
+    # Those of a call, in its trailers, grpcio keeps from its callers.
+    from xds.data.orca.v3.orca_load_report_pb2 import OrcaLoadReport
+    from xds.service.orca.v3 import orca_pb2, orca_pb2_grpc
+
+    pb = stubs[0]
+    wanted = pb.TestOrcaReport(
+        cpu_utilization=0.821, memory_utilization=0.5847, utilization={"util": 0.30499})
+    expected = OrcaLoadReport(
+        cpu_utilization=0.821, mem_utilization=0.5847, utilization={"util": 0.30499})
+    request = pb.StreamingOutputCallRequest(
+        orca_oob_report=wanted, response_parameters=[pb.ResponseParameters(size=1)])
+    assert len(list(client.FullDuplexCall(iter([request]), timeout=LIMIT))) == 1
+    stream = orca_pb2_grpc.OpenRcaServiceStub(channel).StreamCoreMetrics(
+        orca_pb2.OrcaLoadReportRequest(), timeout=LIMIT)
+    assert [next(stream), next(stream)] == [expected, expected]
+    stream.cancel()
+
+
 def serve(stubs, tls):
     """grpcio's server for our client."""
     pb, services = stubs
     codes = {code.value[0]: code for code in grpc.StatusCode}
+    # Made together with the others, and to be imported only then.
+    from xds.data.orca.v3.orca_load_report_pb2 import OrcaLoadReport
+    from xds.service.orca.v3 import orca_pb2_grpc
+
+    def report(wanted):
+        return OrcaLoadReport(
+            cpu_utilization=wanted.cpu_utilization, mem_utilization=wanted.memory_utilization,
+            request_cost=wanted.request_cost, utilization=wanted.utilization)
+
+    class LoadReports(orca_pb2_grpc.OpenRcaServiceServicer):
+        last = OrcaLoadReport()
+
+        def StreamCoreMetrics(self, request, context):
+            while context.is_active():
+                yield self.last
+                time.sleep(request.report_interval.ToTimedelta().total_seconds())
+
+    reports = LoadReports()
 
     class Service(services.TestServiceServicer):
-        def metadata(self, context):
+        def metadata(self, context, *more):
             received = dict(context.invocation_metadata())
             if INITIAL in received:
                 context.send_initial_metadata(((INITIAL, received[INITIAL]),))
-            if TRAILING in received:
-                context.set_trailing_metadata(((TRAILING, received[TRAILING]),))
+            trailing = [(TRAILING, received[TRAILING])] if TRAILING in received else []
+            context.set_trailing_metadata([*trailing, *more])
 
         def status(self, request, context):
             if request.response_status.code:
@@ -324,7 +365,9 @@ def serve(stubs, tls):
         def UnaryCall(self, request, context):
             if request.response_compressed.value:
                 context.set_compression(grpc.Compression.Gzip)
-            self.metadata(context)
+            load = report(request.orca_per_query_report).SerializeToString()
+            has_load = request.HasField("orca_per_query_report")
+            self.metadata(context, *[("endpoint-load-metrics-bin", load)] * has_load)
             self.status(request, context)
             return pb.SimpleResponse(payload=payload(pb, request.response_size))
 
@@ -351,10 +394,13 @@ def serve(stubs, tls):
             self.metadata(context)
             for request in requests:
                 self.status(request, context)
+                if request.HasField("orca_oob_report"):
+                    reports.last = report(request.orca_oob_report)
                 yield from self.responses(request, context)
 
     server = grpc.server(futures.ThreadPoolExecutor(16))
     services.add_TestServiceServicer_to_server(Service(), server)
+    orca_pb2_grpc.add_OpenRcaServiceServicer_to_server(reports, server)
     if tls:
         identity = ((tls / "server.key").read_bytes(), (tls / "server.pem").read_bytes())
         credentials = grpc.ssl_server_credentials([identity])

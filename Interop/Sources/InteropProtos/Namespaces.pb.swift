@@ -4,3 +4,9 @@
 /// The services and messages of gRPC's interoperability tests, as far as the cases here use them:
 /// names and numbers of gRPC's public description, `doc/interop-test-descriptions.md`.
 public enum Interop {}
+
+/// How loaded a server is, as it tells its clients: the names and numbers of the public contract.
+public enum ORCA {}
+
+/// Reports of a server's load beside its calls: the names and numbers of the public contract.
+public enum ORCAService {}

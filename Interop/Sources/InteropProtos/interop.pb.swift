@@ -206,6 +206,92 @@ extension Interop.EchoStatus {
 }
 
 extension Interop {
+  /// What an `xds.data.orca.v3.OrcaLoadReport` is to hold.
+  public struct TestOrcaReport: ProtobufMessage {
+    public var cpuUtilization: Double
+    public var memoryUtilization: Double
+    public var requestCost: [String: Double]
+    public var utilization: [String: Double]
+
+    public var unknownFields: UnknownFields
+
+    public init() {
+      self.cpuUtilization = 0
+      self.memoryUtilization = 0
+      self.requestCost = [:]
+      self.utilization = [:]
+      self.unknownFields = UnknownFields()
+    }
+
+    public init(
+      cpuUtilization: Double = 0,
+      memoryUtilization: Double = 0,
+      requestCost: [String: Double] = [:],
+      utilization: [String: Double] = [:]
+    ) {
+      self.cpuUtilization = cpuUtilization
+      self.memoryUtilization = memoryUtilization
+      self.requestCost = requestCost
+      self.utilization = utilization
+      self.unknownFields = UnknownFields()
+    }
+  }
+}
+
+extension Interop.TestOrcaReport {
+  public typealias CMessage = Grpc__Testing__TestOrcaReport
+
+  public static let bridge = MessageBridge(grpc__testing__test_orca_report__init)
+
+  public static var messageName: String { "grpc.testing.TestOrcaReport" }
+
+  public init(
+    copying message: UnsafePointer<CMessage>, _ source: DecodingSource
+  ) throws(MessageDecodingError) {
+    let cpuUtilization: Double = message.pointee.cpu_utilization
+    let memoryUtilization: Double = message.pointee.memory_utilization
+    var requestCost: [String: Double] = [:]
+    requestCost.reserveCapacity(message.pointee.n_request_cost)
+    for case let entry? in source.entries(message.pointee.n_request_cost, message.pointee.request_cost) {
+      let key = try source.string(entry.pointee.key, in: "grpc.testing.TestOrcaReport.request_cost")
+      let value = entry.pointee.value
+      requestCost.updateValue(value, forKey: key)
+    }
+    var utilization: [String: Double] = [:]
+    utilization.reserveCapacity(message.pointee.n_utilization)
+    for case let entry? in source.entries(message.pointee.n_utilization, message.pointee.utilization) {
+      let key = try source.string(entry.pointee.key, in: "grpc.testing.TestOrcaReport.utilization")
+      let value = entry.pointee.value
+      utilization.updateValue(value, forKey: key)
+    }
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.cpuUtilization = cpuUtilization
+    self.memoryUtilization = memoryUtilization
+    self.requestCost = requestCost
+    self.utilization = utilization
+    self.unknownFields = unknownFields
+  }
+
+  public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
+    message.pointee.cpu_utilization = self.cpuUtilization
+    message.pointee.memory_utilization = self.memoryUtilization
+    (message.pointee.n_request_cost, message.pointee.request_cost) = arena.entries(self.requestCost, grpc__testing__test_orca_report__request_cost_entry__init) { entry, key, value in
+      entry.pointee.key = arena.string(key)
+      entry.pointee.value = value
+      arena.minusZero(value, 2, &entry.pointee.base)
+    }
+    (message.pointee.n_utilization, message.pointee.utilization) = arena.entries(self.utilization, grpc__testing__test_orca_report__utilization_entry__init) { entry, key, value in
+      entry.pointee.key = arena.string(key)
+      entry.pointee.value = value
+      arena.minusZero(value, 2, &entry.pointee.base)
+    }
+    arena.unknownFields(self.unknownFields, &message.pointee.base)
+    arena.minusZero(self.cpuUtilization, 1, &message.pointee.base)
+    arena.minusZero(self.memoryUtilization, 2, &message.pointee.base)
+  }
+}
+
+extension Interop {
   /// `grpc.testing.SimpleRequest`.
   public struct SimpleRequest: ProtobufMessage {
     public var responseType: Interop.PayloadType
@@ -216,6 +302,8 @@ extension Interop {
     public var responseCompressed: Interop.BoolValue?
     public var responseStatus: Interop.EchoStatus?
     public var expectCompressed: Interop.BoolValue?
+    /// What the server is to say of this call's load.
+    public var orcaPerQueryReport: Interop.TestOrcaReport?
 
     public var unknownFields: UnknownFields
 
@@ -228,6 +316,7 @@ extension Interop {
       self.responseCompressed = nil
       self.responseStatus = nil
       self.expectCompressed = nil
+      self.orcaPerQueryReport = nil
       self.unknownFields = UnknownFields()
     }
 
@@ -239,7 +328,8 @@ extension Interop {
       fillOauthScope: Bool = false,
       responseCompressed: Interop.BoolValue? = nil,
       responseStatus: Interop.EchoStatus? = nil,
-      expectCompressed: Interop.BoolValue? = nil
+      expectCompressed: Interop.BoolValue? = nil,
+      orcaPerQueryReport: Interop.TestOrcaReport? = nil
     ) {
       self.responseType = responseType
       self.responseSize = responseSize
@@ -249,6 +339,7 @@ extension Interop {
       self.responseCompressed = responseCompressed
       self.responseStatus = responseStatus
       self.expectCompressed = expectCompressed
+      self.orcaPerQueryReport = orcaPerQueryReport
       self.unknownFields = UnknownFields()
     }
   }
@@ -272,6 +363,7 @@ extension Interop.SimpleRequest {
     let responseCompressed: Interop.BoolValue? = try source.message(message.pointee.response_compressed)
     let responseStatus: Interop.EchoStatus? = try source.message(message.pointee.response_status)
     let expectCompressed: Interop.BoolValue? = try source.message(message.pointee.expect_compressed)
+    let orcaPerQueryReport: Interop.TestOrcaReport? = try source.message(message.pointee.orca_per_query_report)
     let unknownFields = try source.unknownFields(message.pointee.base)
     self.responseType = responseType
     self.responseSize = responseSize
@@ -281,6 +373,7 @@ extension Interop.SimpleRequest {
     self.responseCompressed = responseCompressed
     self.responseStatus = responseStatus
     self.expectCompressed = expectCompressed
+    self.orcaPerQueryReport = orcaPerQueryReport
     self.unknownFields = unknownFields
   }
 
@@ -293,6 +386,7 @@ extension Interop.SimpleRequest {
     message.pointee.response_compressed = arena.message(self.responseCompressed)
     message.pointee.response_status = arena.message(self.responseStatus)
     message.pointee.expect_compressed = arena.message(self.expectCompressed)
+    message.pointee.orca_per_query_report = arena.message(self.orcaPerQueryReport)
     arena.unknownFields(self.unknownFields, &message.pointee.base)
   }
 }
@@ -511,6 +605,8 @@ extension Interop {
     public var responseParameters: [Interop.ResponseParameters]
     public var payload: Interop.Payload?
     public var responseStatus: Interop.EchoStatus?
+    /// What the server is to say of its load from now on.
+    public var orcaOobReport: Interop.TestOrcaReport?
 
     public var unknownFields: UnknownFields
 
@@ -519,6 +615,7 @@ extension Interop {
       self.responseParameters = []
       self.payload = nil
       self.responseStatus = nil
+      self.orcaOobReport = nil
       self.unknownFields = UnknownFields()
     }
 
@@ -526,12 +623,14 @@ extension Interop {
       responseType: Interop.PayloadType = .compressable,
       responseParameters: [Interop.ResponseParameters] = [],
       payload: Interop.Payload? = nil,
-      responseStatus: Interop.EchoStatus? = nil
+      responseStatus: Interop.EchoStatus? = nil,
+      orcaOobReport: Interop.TestOrcaReport? = nil
     ) {
       self.responseType = responseType
       self.responseParameters = responseParameters
       self.payload = payload
       self.responseStatus = responseStatus
+      self.orcaOobReport = orcaOobReport
       self.unknownFields = UnknownFields()
     }
   }
@@ -551,11 +650,13 @@ extension Interop.StreamingOutputCallRequest {
     let responseParameters: [Interop.ResponseParameters] = try source.messages(message.pointee.n_response_parameters, message.pointee.response_parameters)
     let payload: Interop.Payload? = try source.message(message.pointee.payload)
     let responseStatus: Interop.EchoStatus? = try source.message(message.pointee.response_status)
+    let orcaOobReport: Interop.TestOrcaReport? = try source.message(message.pointee.orca_oob_report)
     let unknownFields = try source.unknownFields(message.pointee.base)
     self.responseType = responseType
     self.responseParameters = responseParameters
     self.payload = payload
     self.responseStatus = responseStatus
+    self.orcaOobReport = orcaOobReport
     self.unknownFields = unknownFields
   }
 
@@ -564,6 +665,7 @@ extension Interop.StreamingOutputCallRequest {
     (message.pointee.n_response_parameters, message.pointee.response_parameters) = arena.messages(self.responseParameters)
     message.pointee.payload = arena.message(self.payload)
     message.pointee.response_status = arena.message(self.responseStatus)
+    message.pointee.orca_oob_report = arena.message(self.orcaOobReport)
     arena.unknownFields(self.unknownFields, &message.pointee.base)
   }
 }
@@ -619,37 +721,45 @@ extension Interop {
       Cg1pbnRlcm9wLnByb3RvEgxncnBjLnRlc3RpbmciBwoFRW1wdHkiIQoJQm9vbFZhbHVlEhQKBXZhbHVlGAEgASgIUgV2\
       YWx1ZSJMCgdQYXlsb2FkEi0KBHR5cGUYASABKA4yGS5ncnBjLnRlc3RpbmcuUGF5bG9hZFR5cGVSBHR5cGUSEgoEYm9k\
       eRgCIAEoDFIEYm9keSI6CgpFY2hvU3RhdHVzEhIKBGNvZGUYASABKAVSBGNvZGUSGAoHbWVzc2FnZRgCIAEoCVIHbWVz\
-      c2FnZSLHAwoNU2ltcGxlUmVxdWVzdBI+Cg1yZXNwb25zZV90eXBlGAEgASgOMhkuZ3JwYy50ZXN0aW5nLlBheWxvYWRU\
-      eXBlUgxyZXNwb25zZVR5cGUSIwoNcmVzcG9uc2Vfc2l6ZRgCIAEoBVIMcmVzcG9uc2VTaXplEi8KB3BheWxvYWQYAyAB\
-      KAsyFS5ncnBjLnRlc3RpbmcuUGF5bG9hZFIHcGF5bG9hZBIjCg1maWxsX3VzZXJuYW1lGAQgASgIUgxmaWxsVXNlcm5h\
-      bWUSKAoQZmlsbF9vYXV0aF9zY29wZRgFIAEoCFIOZmlsbE9hdXRoU2NvcGUSSAoTcmVzcG9uc2VfY29tcHJlc3NlZBgG\
-      IAEoCzIXLmdycGMudGVzdGluZy5Cb29sVmFsdWVSEnJlc3BvbnNlQ29tcHJlc3NlZBJBCg9yZXNwb25zZV9zdGF0dXMY\
-      ByABKAsyGC5ncnBjLnRlc3RpbmcuRWNob1N0YXR1c1IOcmVzcG9uc2VTdGF0dXMSRAoRZXhwZWN0X2NvbXByZXNzZWQY\
-      CCABKAsyFy5ncnBjLnRlc3RpbmcuQm9vbFZhbHVlUhBleHBlY3RDb21wcmVzc2VkIn4KDlNpbXBsZVJlc3BvbnNlEi8K\
-      B3BheWxvYWQYASABKAsyFS5ncnBjLnRlc3RpbmcuUGF5bG9hZFIHcGF5bG9hZBIaCgh1c2VybmFtZRgCIAEoCVIIdXNl\
-      cm5hbWUSHwoLb2F1dGhfc2NvcGUYAyABKAlSCm9hdXRoU2NvcGUikgEKGVN0cmVhbWluZ0lucHV0Q2FsbFJlcXVlc3QS\
-      LwoHcGF5bG9hZBgBIAEoCzIVLmdycGMudGVzdGluZy5QYXlsb2FkUgdwYXlsb2FkEkQKEWV4cGVjdF9jb21wcmVzc2Vk\
-      GAIgASgLMhcuZ3JwYy50ZXN0aW5nLkJvb2xWYWx1ZVIQZXhwZWN0Q29tcHJlc3NlZCJUChpTdHJlYW1pbmdJbnB1dENh\
-      bGxSZXNwb25zZRI2ChdhZ2dyZWdhdGVkX3BheWxvYWRfc2l6ZRgBIAEoBVIVYWdncmVnYXRlZFBheWxvYWRTaXplIoIB\
-      ChJSZXNwb25zZVBhcmFtZXRlcnMSEgoEc2l6ZRgBIAEoBVIEc2l6ZRIfCgtpbnRlcnZhbF91cxgCIAEoBVIKaW50ZXJ2\
-      YWxVcxI3Cgpjb21wcmVzc2VkGAMgASgLMhcuZ3JwYy50ZXN0aW5nLkJvb2xWYWx1ZVIKY29tcHJlc3NlZCKjAgoaU3Ry\
-      ZWFtaW5nT3V0cHV0Q2FsbFJlcXVlc3QSPgoNcmVzcG9uc2VfdHlwZRgBIAEoDjIZLmdycGMudGVzdGluZy5QYXlsb2Fk\
-      VHlwZVIMcmVzcG9uc2VUeXBlElEKE3Jlc3BvbnNlX3BhcmFtZXRlcnMYAiADKAsyIC5ncnBjLnRlc3RpbmcuUmVzcG9u\
-      c2VQYXJhbWV0ZXJzUhJyZXNwb25zZVBhcmFtZXRlcnMSLwoHcGF5bG9hZBgDIAEoCzIVLmdycGMudGVzdGluZy5QYXls\
-      b2FkUgdwYXlsb2FkEkEKD3Jlc3BvbnNlX3N0YXR1cxgHIAEoCzIYLmdycGMudGVzdGluZy5FY2hvU3RhdHVzUg5yZXNw\
-      b25zZVN0YXR1cyJOChtTdHJlYW1pbmdPdXRwdXRDYWxsUmVzcG9uc2USLwoHcGF5bG9hZBgBIAEoCzIVLmdycGMudGVz\
-      dGluZy5QYXlsb2FkUgdwYXlsb2FkKh8KC1BheWxvYWRUeXBlEhAKDENPTVBSRVNTQUJMRRAAMuAECgtUZXN0U2Vydmlj\
-      ZRI1CglFbXB0eUNhbGwSEy5ncnBjLnRlc3RpbmcuRW1wdHkaEy5ncnBjLnRlc3RpbmcuRW1wdHkSRgoJVW5hcnlDYWxs\
-      EhsuZ3JwYy50ZXN0aW5nLlNpbXBsZVJlcXVlc3QaHC5ncnBjLnRlc3RpbmcuU2ltcGxlUmVzcG9uc2USTwoSQ2FjaGVh\
-      YmxlVW5hcnlDYWxsEhsuZ3JwYy50ZXN0aW5nLlNpbXBsZVJlcXVlc3QaHC5ncnBjLnRlc3RpbmcuU2ltcGxlUmVzcG9u\
-      c2USbAoTU3RyZWFtaW5nT3V0cHV0Q2FsbBIoLmdycGMudGVzdGluZy5TdHJlYW1pbmdPdXRwdXRDYWxsUmVxdWVzdBop\
-      LmdycGMudGVzdGluZy5TdHJlYW1pbmdPdXRwdXRDYWxsUmVzcG9uc2UwARJpChJTdHJlYW1pbmdJbnB1dENhbGwSJy5n\
-      cnBjLnRlc3RpbmcuU3RyZWFtaW5nSW5wdXRDYWxsUmVxdWVzdBooLmdycGMudGVzdGluZy5TdHJlYW1pbmdJbnB1dENh\
-      bGxSZXNwb25zZSgBEmkKDkZ1bGxEdXBsZXhDYWxsEiguZ3JwYy50ZXN0aW5nLlN0cmVhbWluZ091dHB1dENhbGxSZXF1\
-      ZXN0GikuZ3JwYy50ZXN0aW5nLlN0cmVhbWluZ091dHB1dENhbGxSZXNwb25zZSgBMAESPQoRVW5pbXBsZW1lbnRlZENh\
-      bGwSEy5ncnBjLnRlc3RpbmcuRW1wdHkaEy5ncnBjLnRlc3RpbmcuRW1wdHkyVQoUVW5pbXBsZW1lbnRlZFNlcnZpY2US\
-      PQoRVW5pbXBsZW1lbnRlZENhbGwSEy5ncnBjLnRlc3RpbmcuRW1wdHkaEy5ncnBjLnRlc3RpbmcuRW1wdHlCCroCB0lu\
-      dGVyb3BiBnByb3RvMw==
+      c2FnZSKLAwoOVGVzdE9yY2FSZXBvcnQSJwoPY3B1X3V0aWxpemF0aW9uGAEgASgBUg5jcHVVdGlsaXphdGlvbhItChJt\
+      ZW1vcnlfdXRpbGl6YXRpb24YAiABKAFSEW1lbW9yeVV0aWxpemF0aW9uElAKDHJlcXVlc3RfY29zdBgDIAMoCzItLmdy\
+      cGMudGVzdGluZy5UZXN0T3JjYVJlcG9ydC5SZXF1ZXN0Q29zdEVudHJ5UgtyZXF1ZXN0Q29zdBJPCgt1dGlsaXphdGlv\
+      bhgEIAMoCzItLmdycGMudGVzdGluZy5UZXN0T3JjYVJlcG9ydC5VdGlsaXphdGlvbkVudHJ5Ugt1dGlsaXphdGlvbho+\
+      ChBSZXF1ZXN0Q29zdEVudHJ5EhAKA2tleRgBIAEoCVIDa2V5EhQKBXZhbHVlGAIgASgBUgV2YWx1ZToCOAEaPgoQVXRp\
+      bGl6YXRpb25FbnRyeRIQCgNrZXkYASABKAlSA2tleRIUCgV2YWx1ZRgCIAEoAVIFdmFsdWU6AjgBIpgECg1TaW1wbGVS\
+      ZXF1ZXN0Ej4KDXJlc3BvbnNlX3R5cGUYASABKA4yGS5ncnBjLnRlc3RpbmcuUGF5bG9hZFR5cGVSDHJlc3BvbnNlVHlw\
+      ZRIjCg1yZXNwb25zZV9zaXplGAIgASgFUgxyZXNwb25zZVNpemUSLwoHcGF5bG9hZBgDIAEoCzIVLmdycGMudGVzdGlu\
+      Zy5QYXlsb2FkUgdwYXlsb2FkEiMKDWZpbGxfdXNlcm5hbWUYBCABKAhSDGZpbGxVc2VybmFtZRIoChBmaWxsX29hdXRo\
+      X3Njb3BlGAUgASgIUg5maWxsT2F1dGhTY29wZRJIChNyZXNwb25zZV9jb21wcmVzc2VkGAYgASgLMhcuZ3JwYy50ZXN0\
+      aW5nLkJvb2xWYWx1ZVIScmVzcG9uc2VDb21wcmVzc2VkEkEKD3Jlc3BvbnNlX3N0YXR1cxgHIAEoCzIYLmdycGMudGVz\
+      dGluZy5FY2hvU3RhdHVzUg5yZXNwb25zZVN0YXR1cxJEChFleHBlY3RfY29tcHJlc3NlZBgIIAEoCzIXLmdycGMudGVz\
+      dGluZy5Cb29sVmFsdWVSEGV4cGVjdENvbXByZXNzZWQSTwoVb3JjYV9wZXJfcXVlcnlfcmVwb3J0GAsgASgLMhwuZ3Jw\
+      Yy50ZXN0aW5nLlRlc3RPcmNhUmVwb3J0UhJvcmNhUGVyUXVlcnlSZXBvcnQifgoOU2ltcGxlUmVzcG9uc2USLwoHcGF5\
+      bG9hZBgBIAEoCzIVLmdycGMudGVzdGluZy5QYXlsb2FkUgdwYXlsb2FkEhoKCHVzZXJuYW1lGAIgASgJUgh1c2VybmFt\
+      ZRIfCgtvYXV0aF9zY29wZRgDIAEoCVIKb2F1dGhTY29wZSKSAQoZU3RyZWFtaW5nSW5wdXRDYWxsUmVxdWVzdBIvCgdw\
+      YXlsb2FkGAEgASgLMhUuZ3JwYy50ZXN0aW5nLlBheWxvYWRSB3BheWxvYWQSRAoRZXhwZWN0X2NvbXByZXNzZWQYAiAB\
+      KAsyFy5ncnBjLnRlc3RpbmcuQm9vbFZhbHVlUhBleHBlY3RDb21wcmVzc2VkIlQKGlN0cmVhbWluZ0lucHV0Q2FsbFJl\
+      c3BvbnNlEjYKF2FnZ3JlZ2F0ZWRfcGF5bG9hZF9zaXplGAEgASgFUhVhZ2dyZWdhdGVkUGF5bG9hZFNpemUiggEKElJl\
+      c3BvbnNlUGFyYW1ldGVycxISCgRzaXplGAEgASgFUgRzaXplEh8KC2ludGVydmFsX3VzGAIgASgFUgppbnRlcnZhbFVz\
+      EjcKCmNvbXByZXNzZWQYAyABKAsyFy5ncnBjLnRlc3RpbmcuQm9vbFZhbHVlUgpjb21wcmVzc2VkIukCChpTdHJlYW1p\
+      bmdPdXRwdXRDYWxsUmVxdWVzdBI+Cg1yZXNwb25zZV90eXBlGAEgASgOMhkuZ3JwYy50ZXN0aW5nLlBheWxvYWRUeXBl\
+      UgxyZXNwb25zZVR5cGUSUQoTcmVzcG9uc2VfcGFyYW1ldGVycxgCIAMoCzIgLmdycGMudGVzdGluZy5SZXNwb25zZVBh\
+      cmFtZXRlcnNSEnJlc3BvbnNlUGFyYW1ldGVycxIvCgdwYXlsb2FkGAMgASgLMhUuZ3JwYy50ZXN0aW5nLlBheWxvYWRS\
+      B3BheWxvYWQSQQoPcmVzcG9uc2Vfc3RhdHVzGAcgASgLMhguZ3JwYy50ZXN0aW5nLkVjaG9TdGF0dXNSDnJlc3BvbnNl\
+      U3RhdHVzEkQKD29yY2Ffb29iX3JlcG9ydBgIIAEoCzIcLmdycGMudGVzdGluZy5UZXN0T3JjYVJlcG9ydFINb3JjYU9v\
+      YlJlcG9ydCJOChtTdHJlYW1pbmdPdXRwdXRDYWxsUmVzcG9uc2USLwoHcGF5bG9hZBgBIAEoCzIVLmdycGMudGVzdGlu\
+      Zy5QYXlsb2FkUgdwYXlsb2FkKh8KC1BheWxvYWRUeXBlEhAKDENPTVBSRVNTQUJMRRAAMuAECgtUZXN0U2VydmljZRI1\
+      CglFbXB0eUNhbGwSEy5ncnBjLnRlc3RpbmcuRW1wdHkaEy5ncnBjLnRlc3RpbmcuRW1wdHkSRgoJVW5hcnlDYWxsEhsu\
+      Z3JwYy50ZXN0aW5nLlNpbXBsZVJlcXVlc3QaHC5ncnBjLnRlc3RpbmcuU2ltcGxlUmVzcG9uc2USTwoSQ2FjaGVhYmxl\
+      VW5hcnlDYWxsEhsuZ3JwYy50ZXN0aW5nLlNpbXBsZVJlcXVlc3QaHC5ncnBjLnRlc3RpbmcuU2ltcGxlUmVzcG9uc2US\
+      bAoTU3RyZWFtaW5nT3V0cHV0Q2FsbBIoLmdycGMudGVzdGluZy5TdHJlYW1pbmdPdXRwdXRDYWxsUmVxdWVzdBopLmdy\
+      cGMudGVzdGluZy5TdHJlYW1pbmdPdXRwdXRDYWxsUmVzcG9uc2UwARJpChJTdHJlYW1pbmdJbnB1dENhbGwSJy5ncnBj\
+      LnRlc3RpbmcuU3RyZWFtaW5nSW5wdXRDYWxsUmVxdWVzdBooLmdycGMudGVzdGluZy5TdHJlYW1pbmdJbnB1dENhbGxS\
+      ZXNwb25zZSgBEmkKDkZ1bGxEdXBsZXhDYWxsEiguZ3JwYy50ZXN0aW5nLlN0cmVhbWluZ091dHB1dENhbGxSZXF1ZXN0\
+      GikuZ3JwYy50ZXN0aW5nLlN0cmVhbWluZ091dHB1dENhbGxSZXNwb25zZSgBMAESPQoRVW5pbXBsZW1lbnRlZENhbGwS\
+      Ey5ncnBjLnRlc3RpbmcuRW1wdHkaEy5ncnBjLnRlc3RpbmcuRW1wdHkyVQoUVW5pbXBsZW1lbnRlZFNlcnZpY2USPQoR\
+      VW5pbXBsZW1lbnRlZENhbGwSEy5ncnBjLnRlc3RpbmcuRW1wdHkaEy5ncnBjLnRlc3RpbmcuRW1wdHlCCroCB0ludGVy\
+      b3BiBnByb3RvMw==
       """,
     symbols: [
       "grpc.testing.Empty",
@@ -661,6 +771,17 @@ extension Interop {
       "grpc.testing.EchoStatus",
       "grpc.testing.EchoStatus.code",
       "grpc.testing.EchoStatus.message",
+      "grpc.testing.TestOrcaReport",
+      "grpc.testing.TestOrcaReport.cpu_utilization",
+      "grpc.testing.TestOrcaReport.memory_utilization",
+      "grpc.testing.TestOrcaReport.request_cost",
+      "grpc.testing.TestOrcaReport.utilization",
+      "grpc.testing.TestOrcaReport.RequestCostEntry",
+      "grpc.testing.TestOrcaReport.RequestCostEntry.key",
+      "grpc.testing.TestOrcaReport.RequestCostEntry.value",
+      "grpc.testing.TestOrcaReport.UtilizationEntry",
+      "grpc.testing.TestOrcaReport.UtilizationEntry.key",
+      "grpc.testing.TestOrcaReport.UtilizationEntry.value",
       "grpc.testing.SimpleRequest",
       "grpc.testing.SimpleRequest.response_type",
       "grpc.testing.SimpleRequest.response_size",
@@ -670,6 +791,7 @@ extension Interop {
       "grpc.testing.SimpleRequest.response_compressed",
       "grpc.testing.SimpleRequest.response_status",
       "grpc.testing.SimpleRequest.expect_compressed",
+      "grpc.testing.SimpleRequest.orca_per_query_report",
       "grpc.testing.SimpleResponse",
       "grpc.testing.SimpleResponse.payload",
       "grpc.testing.SimpleResponse.username",
@@ -688,6 +810,7 @@ extension Interop {
       "grpc.testing.StreamingOutputCallRequest.response_parameters",
       "grpc.testing.StreamingOutputCallRequest.payload",
       "grpc.testing.StreamingOutputCallRequest.response_status",
+      "grpc.testing.StreamingOutputCallRequest.orca_oob_report",
       "grpc.testing.StreamingOutputCallResponse",
       "grpc.testing.StreamingOutputCallResponse.payload",
       "grpc.testing.PayloadType",

@@ -25,6 +25,8 @@ enum Case: String, CaseIterable {
   case concurrentLargeUnary = "concurrent_large_unary"
   case rpcSoak = "rpc_soak"
   case channelSoak = "channel_soak"
+  case loadReportOfACall = "orca_per_rpc"
+  case loadReportsBesideCalls = "orca_oob"
 }
 
 /// What a case expected and did not get.
@@ -46,8 +48,8 @@ struct Cases {
   /// Whether the server tells requests that should be compressed from those that are.
   private let probesCompression: Bool
   private let soak: Soak
-  private var service: Interop.TestClient { Interop.TestClient(self.channel) }
-  private let options = CallOptions(timeout: .seconds(20))
+  var service: Interop.TestClient { Interop.TestClient(self.channel) }
+  let options = CallOptions(timeout: .seconds(20))
   private let compressed = CallOptions(timeout: .seconds(20), compression: .gzip)
 
   init(
@@ -104,6 +106,8 @@ struct Cases {
         }
         await channel.close()
       }
+    case .loadReportOfACall: try await self.loadReportOfACall()
+    case .loadReportsBesideCalls: try await self.loadReportsBesideCalls()
     }
   }
 

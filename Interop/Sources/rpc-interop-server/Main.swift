@@ -32,10 +32,11 @@ struct InteropServer: AsyncParsableCommand {
       configuration.tls = ServerTLS(
         identity: TLSIdentity(certificateChainFile: certificate, privateKeyFile: key))
     }
-    let service = TestService()
-    let reflection = ReflectionService(services: [service, HealthService()])
+    let reports = LoadReports()
+    let services: [any RPCService] = [TestService(reports: reports), reports, HealthService()]
+    let reflection = ReflectionService(services: services)
     let server = RPCServer(
-      services: [service, HealthService(), reflection, reflection.alpha],
+      services: services + [reflection, reflection.alpha],
       configuration: configuration)
     let address = try await server.listen(on: .tcp(host: "127.0.0.1", port: self.port))
     print("listening on \(address)")

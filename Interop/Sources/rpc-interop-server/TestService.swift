@@ -3,6 +3,8 @@ import RPC
 
 /// `doc/interop-test-descriptions.md` of the gRPC project, "Server".
 struct TestService: Interop.TestService {
+  let reports: LoadReports
+
   func emptyCall(_ request: Interop.Empty, context: ServerContext) async throws -> Interop.Empty {
     self.echoMetadata(context)
     return Interop.Empty()
@@ -11,7 +13,11 @@ struct TestService: Interop.TestService {
   func unaryCall(
     _ request: Interop.SimpleRequest, context: ServerContext
   ) async throws -> Interop.SimpleResponse {
-    self.echoMetadata(context)
+    var trailing = Metadata()
+    if let report = request.orcaPerQueryReport {
+      trailing.add(binary: ORCA.OrcaLoadReport(report).encoded(), for: "endpoint-load-metrics-bin")
+    }
+    self.echoMetadata(context, beside: trailing)
     try self.check(request.expectCompressed, wasCompressed: context.requestWasCompressed)
     try self.answer(request.responseStatus)
     context.responseCompression = request.responseCompressed?.value == true ? .gzip : .identity
@@ -55,6 +61,7 @@ struct TestService: Interop.TestService {
     self.echoMetadata(context)
     for try await request in requests {
       try self.answer(request.responseStatus)
+      if let report = request.orcaOobReport { self.reports.tell(report) }
       try await self.send(request.responseParameters, to: responses, context)
     }
   }
@@ -83,15 +90,15 @@ struct TestService: Interop.TestService {
     }
   }
 
-  private func echoMetadata(_ context: ServerContext) {
+  private func echoMetadata(_ context: ServerContext, beside trailing: Metadata = Metadata()) {
+    var trailing = trailing
     if let initial = context.metadata["x-grpc-test-echo-initial"] {
       context.setInitialMetadata(["x-grpc-test-echo-initial": initial])
     }
-    if let trailing = context.metadata.binary(for: "x-grpc-test-echo-trailing-bin") {
-      var metadata = Metadata()
-      metadata.add(binary: trailing, for: "x-grpc-test-echo-trailing-bin")
-      context.setTrailingMetadata(metadata)
+    if let value = context.metadata.binary(for: "x-grpc-test-echo-trailing-bin") {
+      trailing.add(binary: value, for: "x-grpc-test-echo-trailing-bin")
     }
+    context.setTrailingMetadata(trailing)
   }
 
   private func answer(_ status: Interop.EchoStatus?) throws {

@@ -20,6 +20,9 @@ typedef struct Grpc__Testing__Empty Grpc__Testing__Empty;
 typedef struct Grpc__Testing__BoolValue Grpc__Testing__BoolValue;
 typedef struct Grpc__Testing__Payload Grpc__Testing__Payload;
 typedef struct Grpc__Testing__EchoStatus Grpc__Testing__EchoStatus;
+typedef struct Grpc__Testing__TestOrcaReport Grpc__Testing__TestOrcaReport;
+typedef struct Grpc__Testing__TestOrcaReport__RequestCostEntry Grpc__Testing__TestOrcaReport__RequestCostEntry;
+typedef struct Grpc__Testing__TestOrcaReport__UtilizationEntry Grpc__Testing__TestOrcaReport__UtilizationEntry;
 typedef struct Grpc__Testing__SimpleRequest Grpc__Testing__SimpleRequest;
 typedef struct Grpc__Testing__SimpleResponse Grpc__Testing__SimpleResponse;
 typedef struct Grpc__Testing__StreamingInputCallRequest Grpc__Testing__StreamingInputCallRequest;
@@ -75,6 +78,43 @@ struct  Grpc__Testing__EchoStatus
     , 0, {0,NULL} }
 
 
+struct  Grpc__Testing__TestOrcaReport__RequestCostEntry
+{
+  ProtobufCMessage base;
+  ProtobufCBinaryData key;
+  double value;
+};
+#define GRPC__TESTING__TEST_ORCA_REPORT__REQUEST_COST_ENTRY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&grpc__testing__test_orca_report__request_cost_entry__descriptor) \
+    , {0,NULL}, 0 }
+
+
+struct  Grpc__Testing__TestOrcaReport__UtilizationEntry
+{
+  ProtobufCMessage base;
+  ProtobufCBinaryData key;
+  double value;
+};
+#define GRPC__TESTING__TEST_ORCA_REPORT__UTILIZATION_ENTRY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&grpc__testing__test_orca_report__utilization_entry__descriptor) \
+    , {0,NULL}, 0 }
+
+
+struct  Grpc__Testing__TestOrcaReport
+{
+  ProtobufCMessage base;
+  double cpu_utilization;
+  double memory_utilization;
+  size_t n_request_cost;
+  Grpc__Testing__TestOrcaReport__RequestCostEntry **request_cost;
+  size_t n_utilization;
+  Grpc__Testing__TestOrcaReport__UtilizationEntry **utilization;
+};
+#define GRPC__TESTING__TEST_ORCA_REPORT__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&grpc__testing__test_orca_report__descriptor) \
+    , 0, 0, 0,NULL, 0,NULL }
+
+
 struct  Grpc__Testing__SimpleRequest
 {
   ProtobufCMessage base;
@@ -86,10 +126,11 @@ struct  Grpc__Testing__SimpleRequest
   Grpc__Testing__BoolValue *response_compressed;
   Grpc__Testing__EchoStatus *response_status;
   Grpc__Testing__BoolValue *expect_compressed;
+  Grpc__Testing__TestOrcaReport *orca_per_query_report;
 };
 #define GRPC__TESTING__SIMPLE_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&grpc__testing__simple_request__descriptor) \
-    , 0, 0, NULL, 0, 0, NULL, NULL, NULL }
+    , 0, 0, NULL, 0, 0, NULL, NULL, NULL, NULL }
 
 
 struct  Grpc__Testing__SimpleResponse
@@ -145,10 +186,11 @@ struct  Grpc__Testing__StreamingOutputCallRequest
   Grpc__Testing__ResponseParameters **response_parameters;
   Grpc__Testing__Payload *payload;
   Grpc__Testing__EchoStatus *response_status;
+  Grpc__Testing__TestOrcaReport *orca_oob_report;
 };
 #define GRPC__TESTING__STREAMING_OUTPUT_CALL_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&grpc__testing__streaming_output_call_request__descriptor) \
-    , 0, 0,NULL, NULL, NULL }
+    , 0, 0,NULL, NULL, NULL, NULL }
 
 
 struct  Grpc__Testing__StreamingOutputCallResponse
@@ -236,6 +278,31 @@ Grpc__Testing__EchoStatus *
                       const uint8_t       *data);
 void   grpc__testing__echo_status__free_unpacked
                      (Grpc__Testing__EchoStatus *message,
+                      ProtobufCAllocator *allocator);
+/* Grpc__Testing__TestOrcaReport__RequestCostEntry methods */
+void   grpc__testing__test_orca_report__request_cost_entry__init
+                     (Grpc__Testing__TestOrcaReport__RequestCostEntry         *message);
+/* Grpc__Testing__TestOrcaReport__UtilizationEntry methods */
+void   grpc__testing__test_orca_report__utilization_entry__init
+                     (Grpc__Testing__TestOrcaReport__UtilizationEntry         *message);
+/* Grpc__Testing__TestOrcaReport methods */
+void   grpc__testing__test_orca_report__init
+                     (Grpc__Testing__TestOrcaReport         *message);
+size_t grpc__testing__test_orca_report__get_packed_size
+                     (const Grpc__Testing__TestOrcaReport   *message);
+size_t grpc__testing__test_orca_report__pack
+                     (const Grpc__Testing__TestOrcaReport   *message,
+                      uint8_t             *out);
+size_t grpc__testing__test_orca_report__pack_to_buffer
+                     (const Grpc__Testing__TestOrcaReport   *message,
+                      ProtobufCBuffer     *buffer);
+Grpc__Testing__TestOrcaReport *
+       grpc__testing__test_orca_report__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   grpc__testing__test_orca_report__free_unpacked
+                     (Grpc__Testing__TestOrcaReport *message,
                       ProtobufCAllocator *allocator);
 /* Grpc__Testing__SimpleRequest methods */
 void   grpc__testing__simple_request__init
@@ -384,6 +451,15 @@ typedef void (*Grpc__Testing__Payload_Closure)
 typedef void (*Grpc__Testing__EchoStatus_Closure)
                  (const Grpc__Testing__EchoStatus *message,
                   void *closure_data);
+typedef void (*Grpc__Testing__TestOrcaReport__RequestCostEntry_Closure)
+                 (const Grpc__Testing__TestOrcaReport__RequestCostEntry *message,
+                  void *closure_data);
+typedef void (*Grpc__Testing__TestOrcaReport__UtilizationEntry_Closure)
+                 (const Grpc__Testing__TestOrcaReport__UtilizationEntry *message,
+                  void *closure_data);
+typedef void (*Grpc__Testing__TestOrcaReport_Closure)
+                 (const Grpc__Testing__TestOrcaReport *message,
+                  void *closure_data);
 typedef void (*Grpc__Testing__SimpleRequest_Closure)
                  (const Grpc__Testing__SimpleRequest *message,
                   void *closure_data);
@@ -415,6 +491,9 @@ extern const ProtobufCMessageDescriptor grpc__testing__empty__descriptor;
 extern const ProtobufCMessageDescriptor grpc__testing__bool_value__descriptor;
 extern const ProtobufCMessageDescriptor grpc__testing__payload__descriptor;
 extern const ProtobufCMessageDescriptor grpc__testing__echo_status__descriptor;
+extern const ProtobufCMessageDescriptor grpc__testing__test_orca_report__descriptor;
+extern const ProtobufCMessageDescriptor grpc__testing__test_orca_report__request_cost_entry__descriptor;
+extern const ProtobufCMessageDescriptor grpc__testing__test_orca_report__utilization_entry__descriptor;
 extern const ProtobufCMessageDescriptor grpc__testing__simple_request__descriptor;
 extern const ProtobufCMessageDescriptor grpc__testing__simple_response__descriptor;
 extern const ProtobufCMessageDescriptor grpc__testing__streaming_input_call_request__descriptor;
