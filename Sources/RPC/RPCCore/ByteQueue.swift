@@ -62,6 +62,13 @@ package struct ByteQueue: ~Copyable {
       UnsafeRawBufferPointer(start: self.base + self.start + offset, count: self.count - offset))
   }
 
+  /// Drops so many bytes from the front. There are as many.
+  package mutating func drop(_ count: Int) {
+    precondition(count <= self.count, "a queue holds fewer bytes than are dropped from it")
+    self.start += count
+    if self.start == self.end { self.clear() }
+  }
+
   /// Drops everything, and the memory if it is more than a queue in use should keep.
   package mutating func clear() {
     if self.capacity > Self.keptBytes { return self.reset() }

@@ -144,12 +144,20 @@ extension UnsafeBufferPointer<UInt8> {
   /// `application/grpc`, alone or with a `+` or a `;` behind it.
   fileprivate var isGRPCContentType: Bool {
     let name: StaticString = "application/grpc"
-    guard self.count >= name.utf8CodeUnitCount,
-      UnsafeBufferPointer(rebasing: self[..<name.utf8CodeUnitCount]).equals(name)
-    else { return false }
-    guard self.count > name.utf8CodeUnitCount else { return true }
-    let next = self[name.utf8CodeUnitCount]
-    return next == UInt8(ascii: "+") || next == UInt8(ascii: ";")
+    let length = name.utf8CodeUnitCount
+    guard self.count >= length else { return false }
+    if !UnsafeBufferPointer(rebasing: self[..<length]).equals(name) {
+      // RFC 9110, section 8.3.1: types are the same in any case.
+      let isSame = (0..<length).allSatisfy {
+        self[$0] == name.utf8Start[$0] || self[$0] | 0x20 == name.utf8Start[$0]
+      }
+      guard isSame else { return false }
+    }
+    guard self.count > length else { return true }
+    // A suffix or, behind spaces, a parameter.
+    if self[length] == UInt8(ascii: "+") { return true }
+    let space = [UInt8(ascii: " "), UInt8(ascii: "\t")]
+    return self[length...].first { !space.contains($0) } == UInt8(ascii: ";")
   }
 }
 

@@ -23,6 +23,8 @@ package struct MessageDeframer: ~Copyable {
   private var body = ByteQueue()
   /// A whole message is in `body`, and stays there.
   private var isHolding = false
+  /// What came behind a message after which no other was wanted.
+  private var backlog = ByteQueue()
 
   /// - Parameter limit: The largest message that is accepted, in bytes.
   package init(limit: Int) {
@@ -30,10 +32,13 @@ package struct MessageDeframer: ~Copyable {
   }
 
   /// Whether the bytes so far end with a whole message.
-  package var isAtBoundary: Bool { self.prefixCount == 0 }
+  package var isAtBoundary: Bool { self.prefixCount == 0 && self.backlog.isEmpty }
 
-  /// How much of a message is kept here until the rest comes, or until it is read.
-  package var heldBytes: Int { self.body.count }
+  /// What is kept here until the rest of its message comes, or until it is wanted.
+  package var heldBytes: Int { self.body.count + self.backlog.count }
+
+  /// Whether bytes wait for ``resume(receive:)``.
+  package var hasBacklog: Bool { !self.backlog.isEmpty }
 
   /// Forgets what came, for a stream that begins anew.
   package mutating func reset() {
@@ -41,26 +46,66 @@ package struct MessageDeframer: ~Copyable {
     self.prefixCount = 0
     self.isHolding = false
     self.body.clear()
+    self.backlog.clear()
   }
 
   /// Takes the next bytes and calls `receive` with each message that they complete, and whether it
   /// is compressed. The pointer is valid during the call only.
+  ///
+  /// - Parameter receive: Says whether it wants another. If not, what follows is kept as it is, and
+  ///   not taken apart before ``resume(receive:)``: it may be a bomb.
   package mutating func append(
     _ bytes: UnsafeRawBufferPointer,
-    receive: (_ message: UnsafeRawBufferPointer, _ isCompressed: Bool) -> Void
+    receive: (_ message: UnsafeRawBufferPointer, _ isCompressed: Bool) -> Bool
   ) throws(Failure) {
+    guard self.backlog.isEmpty else { return self.backlog.append(bytes) }
     var rest = bytes[...]
+    try self.cut(&rest, receive)
+    if !rest.isEmpty { self.backlog.append(UnsafeRawBufferPointer(rebasing: rest)) }
+  }
+
+  /// Keeps the next bytes for ``resume(receive:)``.
+  package mutating func keep(_ bytes: UnsafeRawBufferPointer) { self.backlog.append(bytes) }
+
+  /// Goes on with what was kept.
+  package mutating func resume(
+    receive: (_ message: UnsafeRawBufferPointer, _ isCompressed: Bool) -> Bool
+  ) throws(Failure) {
+    var backlog = ByteQueue()
+    swap(&backlog, &self.backlog)
+    let taken = backlog.withBytes { bytes -> Result<Int, Failure> in
+      var rest = bytes[...]
+      do throws(Failure) {
+        try self.cut(&rest, receive)
+        return .success(bytes.count - rest.count)
+      } catch {
+        return .failure(error)
+      }
+    }
+    backlog.drop(try taken.get())
+    swap(&backlog, &self.backlog)
+  }
+
+  /// Hands on the messages of `rest`, as long as they are wanted, and keeps the beginning of one.
+  @inline(__always)
+  private mutating func cut(
+    _ rest: inout UnsafeRawBufferPointer.SubSequence,
+    _ receive: (_ message: UnsafeRawBufferPointer, _ isCompressed: Bool) -> Bool
+  ) throws(Failure) {
     while try self.takePrefix(&rest) {
+      let wantsMore: Bool
       if self.body.isEmpty, rest.count >= self.size {
-        receive(UnsafeRawBufferPointer(rebasing: rest.prefix(self.size)), self.isCompressed)
+        let message = UnsafeRawBufferPointer(rebasing: rest.prefix(self.size))
         rest = rest.dropFirst(self.size)
+        wantsMore = receive(message, self.isCompressed)
       } else {
         guard self.gather(&rest) else { return }
-        self.body.withBytes { receive($0, self.isCompressed) }
+        wantsMore = self.body.withBytes { receive($0, self.isCompressed) }
         self.body.clear()
       }
       self.prefix = 0
       self.prefixCount = 0
+      guard wantsMore else { return }
     }
   }
 

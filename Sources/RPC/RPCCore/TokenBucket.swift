@@ -24,18 +24,13 @@ package struct TokenBucket: Sendable, Hashable {
   /// It happened once more; false when that is too often.
   ///
   /// - Parameter second: The time in whole seconds, of any clock that only grows.
-  package mutating func take(at second: @autoclosure () -> Int64) -> Bool {
-    if self.tokens > 0 {
-      self.tokens -= 1
-      if self.filledAt == nil { self.filledAt = second() }
-      return true
+  package mutating func take(at second: Int64) -> Bool {
+    let passed = second - (self.filledAt ?? second)
+    self.filledAt = second
+    if passed > 0 {
+      let (brought, isMore) = Int(passed).multipliedReportingOverflow(by: self.limit.perSecond)
+      self.putBack(isMore ? self.limit.burst : brought)
     }
-    // The clock is asked only when the tokens are gone.
-    let now = second()
-    let passed = min(now - (self.filledAt ?? now), Int64(self.limit.burst))
-    self.filledAt = now
-    let (brought, isMore) = Int(passed).multipliedReportingOverflow(by: self.limit.perSecond)
-    self.tokens = isMore ? self.limit.burst : min(self.limit.burst, brought)
     guard self.tokens > 0 else { return false }
     self.tokens -= 1
     return true

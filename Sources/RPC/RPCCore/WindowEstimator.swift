@@ -1,39 +1,54 @@
 /// How large a flow-control window must be for a sender to be held back by nothing but the reader:
 /// the bandwidth-delay product, found by what arrives between a ping and its answer.
 ///
-/// Grows only. A connection that carries little is asked ever more rarely.
+/// Only what one stream brings counts, once it has been read: many streams that are not read fill no
+/// window. A connection that carries little is asked ever more rarely.
 package struct WindowEstimator: Sendable, Hashable {
   /// What the sender may have on its way.
   package private(set) var window: Int
+  private let initial: Int
   private let maximum: Int
   /// Bytes since the last ping was answered.
   private var idleBytes = 0
   /// How many of those there must be before the next ping.
   private var threshold: Int
-  /// Bytes since the ping that is out; nil: none is.
+  /// Bytes since the ping that is out, and of which stream; nil: none is.
   private var sample: Int?
+  private var stream: Int32 = 0
 
   /// - Parameters:
   ///   - window: In the beginning, in bytes.
   ///   - maximum: What it never grows beyond.
   package init(window: Int, maximum: Int) {
     self.window = window
+    self.initial = window
     self.maximum = maximum
     self.threshold = window / 4
   }
 
-  /// Bytes have come; true: send a ping now.
-  package mutating func received(_ count: Int) -> Bool {
+  /// Bytes of a stream were read; true: send a ping now.
+  package mutating func read(_ count: Int, of stream: Int32) -> Bool {
     guard self.window < self.maximum else { return false }
     if let sample = self.sample {
-      self.sample = sample + count
+      if stream == self.stream { self.sample = sample + count }
       return false
     }
     self.idleBytes += count
     guard self.idleBytes >= self.threshold else { return false }
     self.idleBytes = 0
     self.sample = 0
+    self.stream = stream
     return true
+  }
+
+  /// There is no room for much: back to what it was in the beginning, which is the answer unless it is
+  /// that.
+  package mutating func narrow() -> Int? {
+    self.sample = nil
+    guard self.window > self.initial else { return nil }
+    self.window = self.initial
+    self.threshold = self.window / 4
+    return self.window
   }
 
   /// The ping was answered; the window if it is another one now.

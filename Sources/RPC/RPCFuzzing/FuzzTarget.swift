@@ -152,7 +152,7 @@ private final class StreamHarness: HTTP2Stream {
   override func headersTooLarge(bytes: Int, limit: Int) { self.session.answer(self) }
 
   override func dataReceived(_ bytes: UnsafeRawBufferPointer) {
-    try? self.deframer.append(bytes) { _, _ in }
+    try? self.deframer.append(bytes) { _, _ in true }
     self.session.consume(bytes.count, self)
   }
 
@@ -205,6 +205,7 @@ private func runFraming(_ bytes: UnsafeRawBufferPointer) {
       do {
         try deframer.append(UnsafeRawBufferPointer(rebasing: bytes[start..<end])) { message, _ in
           messages.append(Array(message))
+          return true
         }
       } catch { break }
       start = end

@@ -81,7 +81,7 @@ final class HTTP2Callbacks: @unchecked Sendable {
           || header.type == UInt8(NGHTTP2_DATA.rawValue))
       HTTP2Callbacks.withSession(userData) { session in
         session.frameSent(
-          type: header.type, id: header.stream_id,
+          type: header.type, id: header.stream_id, length: header.length, flags: header.flags,
           resetCode: isReset ? frame!.pointee.rst_stream.error_code : 0)
         if isEnd { session.endOfStreamSent(id: header.stream_id) }
       }

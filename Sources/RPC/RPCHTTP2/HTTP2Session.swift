@@ -252,9 +252,29 @@ package final class HTTP2Session {
       self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), stream.id, code)
   }
 
+  /// Keeps windows as they were in the beginning, for want of room; makes wide ones narrow again, which
+  /// RFC 9113, section 6.9.2, lets become negative until they are read.
+  package var hasNarrowWindows = false {
+    didSet {
+      guard self.hasNarrowWindows, let window = self.windows.narrow() else { return }
+      self.tell(streamWindow: window)
+    }
+  }
+
+  /// Changes the windows of the streams that are open, too: RFC 9113, section 6.9.2.
+  func tell(streamWindow: Int) {
+    let setting = [
+      nghttp2_settings_entry(
+        settings_id: Int32(NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE.rawValue),
+        value: UInt32(streamWindow))
+    ]
+    nghttp2_submit_settings(self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), setting, 1)
+  }
+
   /// Opens the stream's window again by bytes that the application has read.
   package func consume(_ count: Int, on stream: HTTP2Stream) {
     guard !stream.isClosed else { return }
+    if !self.hasNarrowWindows, self.windows.read(count, of: stream.id) { self.ping(.window) }
     stream.consumedBytes += count
     guard stream.consumedBytes >= self.consumptionStep else { return }
     nghttp2_session_consume_stream(self.session, stream.id, stream.consumedBytes)

@@ -5,6 +5,8 @@ import RPCCore
 extension HTTP2Session {
   /// The types below are RFC 9113's.
   static let firstUnknownType: UInt8 = 0xa
+  /// Bytes of a DATA frame that a peer may answer with an update of its windows.
+  private static let frameWorthAnUpdate = 256
 
   /// A server that ends a call before the request has come whole tells the client to stop sending,
   /// after the trailers: RFC 9113, section 8.1.
@@ -25,9 +27,9 @@ extension HTTP2Session {
       // What is padded may be nothing but padding: ``dataReceived(id:_:)`` puts back.
       if length > 0, flags & UInt8(NGHTTP2_FLAG_PADDED.rawValue) == 0 { return }
       if flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0 { return }
-    case NGHTTP2_PING.rawValue, NGHTTP2_SETTINGS.rawValue:
-      if flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) != 0 { return }
-    case NGHTTP2_PRIORITY.rawValue, NGHTTP2_WINDOW_UPDATE.rawValue:
+    case NGHTTP2_PING.rawValue, NGHTTP2_SETTINGS.rawValue, NGHTTP2_PRIORITY.rawValue,
+      NGHTTP2_WINDOW_UPDATE.rawValue:
+      // Answers among them: ``frameSent(type:id:length:flags:resetCode:)`` puts back for each question.
       break
     case UInt32(Self.firstUnknownType)...:
       // Whatever it carries means nothing to us: RFC 9113, section 5.5.
@@ -41,12 +43,17 @@ extension HTTP2Session {
   }
 
   /// A frame has gone out.
-  func frameSent(type: UInt8, id: Int32, resetCode: UInt32) {
+  func frameSent(type: UInt8, id: Int32, length: Int, flags: UInt8, resetCode: UInt32) {
     switch UInt32(type) {
     case NGHTTP2_DATA.rawValue:
-      // The peer answers with WINDOW_UPDATE, for the stream and for the connection.
-      self.emptyFrames.putBack(2)
+      // The peer answers with WINDOW_UPDATE, for the stream and for the connection. Whoever has us send
+      // bytes one by one (CVE-2019-9511) gets nothing for it.
+      if length >= Self.frameWorthAnUpdate || flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0 {
+        self.emptyFrames.putBack(2)
+      }
       self.callFramesSent &+= 1
+    case NGHTTP2_PING.rawValue, NGHTTP2_SETTINGS.rawValue:
+      if flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) == 0 { self.emptyFrames.putBack() }
     case NGHTTP2_HEADERS.rawValue:
       self.callFramesSent &+= 1
       if self.role == .client { self.withStream(id) { $0.hasLeft = true } }
@@ -151,7 +158,6 @@ extension HTTP2Session {
     // The connection's window is opened at once; each stream's own holds its sender back.
     self.consumedBytes += bytes.count
     if bytes.count > 0 { self.emptyFrames.putBack() }
-    if self.windows.received(bytes.count) { self.ping(.window) }
     self.withStream(id) { $0.dataReceived(bytes) }
   }
 
@@ -182,12 +188,7 @@ extension HTTP2Session {
     switch Ping(rawValue: purpose) {
     case .window:
       guard let window = self.windows.pingAnswered() else { return }
-      // Changes the windows of the streams that are open, too: RFC 9113, section 6.9.2.
-      let setting = [
-        nghttp2_settings_entry(
-          settings_id: Int32(NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE.rawValue), value: UInt32(window))
-      ]
-      nghttp2_submit_settings(self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), setting, 1)
+      self.tell(streamWindow: window)
     case .keepalive, .shutdown:
       self.delegate.pingAcknowledged(Ping(rawValue: purpose)!)
     case nil:

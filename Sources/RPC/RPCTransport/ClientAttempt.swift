@@ -143,12 +143,13 @@ final class ClientAttempt: HTTP2Stream {
     var failure: RPCError?
     do {
       try self.deframer.append(bytes) { message, isCompressed in
-        guard failure == nil else { return }
+        guard failure == nil else { return true }
         do throws(RPCError) {
           try self.messageReceived(message, isCompressed)
         } catch {
           failure = error
         }
+        return true
       }
     } catch {
       failure = error.error

@@ -20,10 +20,8 @@ extension RPCServer.Configuration {
     try settings.number("maximumQueuedFrames", self.maximumQueuedFrames, from: 1)
     try settings.number("maximumStreamWindow", self.maximumStreamWindow, from: 1)
     try settings.number(
-      "maximumUnfinishedRequestBytesPerConnection", self.maximumUnfinishedRequestBytesPerConnection,
-      from: 1)
-    try settings.number(
-      "maximumUnfinishedRequestBytes", self.maximumUnfinishedRequestBytes, from: 1)
+      "maximumBufferedBytesPerConnection", self.maximumBufferedBytesPerConnection, from: 1)
+    try settings.number("maximumBufferedBytes", self.maximumBufferedBytes, from: 1)
     try settings.positive("handshakeTimeout", self.handshakeTimeout)
     try settings.positive("headerTimeout", self.headerTimeout)
     try settings.positive("stalledCallTimeout", self.stalledCallTimeout)

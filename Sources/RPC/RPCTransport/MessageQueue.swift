@@ -4,8 +4,8 @@ import Synchronization
 /// Messages that a peer sent and the application has not read yet: filled on the event loop,
 /// emptied by one reader on any executor.
 ///
-/// It holds as many bytes as its bound before the stream's window stays shut, plus what the peer may
-/// still send into the window. The reader takes all that has come at once, so that a message in a
+/// It holds as many bytes as its bound, what keeping a message costs included, before
+/// it wants no more. The reader takes all that has come at once, so that a message in a
 /// run of them costs no lock. `@unchecked Sendable`: what is not in the mutex is the reader's, and
 /// `isBeingRead` sees to it that there is one.
 @usableFromInline
@@ -34,6 +34,8 @@ final class MessageQueue<Message: Sendable>: @unchecked Sendable {
     @usableFromInline var reader: UnsafeContinuation<Void, any Error>?
     /// The loop has been told so, and wants to know when there is room again.
     @usableFromInline var isFull = false
+    /// The loop counts what is held, and wants to know when it is not worth counting any more.
+    @usableFromInline var isCounted = false
 
     @inlinable init() {}
   }
@@ -41,6 +43,12 @@ final class MessageQueue<Message: Sendable>: @unchecked Sendable {
   /// Unread messages of one stream: enough to keep a reader busy between two turns of the loop.
   @usableFromInline
   static var defaultBound: Int { 256 << 10 }
+  /// What a message takes beside its bytes: most of them are allocations of their own when decoded.
+  @usableFromInline
+  static var messageBytes: Int { MemoryLayout<Received>.stride + 48 }
+  /// Less than this is not worth counting.
+  @usableFromInline
+  static var smallestCount: Int { 16 << 10 }
 
   @usableFromInline let state = Mutex(State())
   @usableFromInline let bound: Int
@@ -51,7 +59,8 @@ final class MessageQueue<Message: Sendable>: @unchecked Sendable {
 
   /// - Parameters:
   ///   - bound: Bytes of unread messages above which the window is not opened.
-  ///   - roomAgain: Called, on any thread, when a full queue has been read down.
+  ///   - roomAgain: Called, on any thread, when a full queue has been read down, or one whose bytes
+  ///     are counted.
   @inlinable
   init(bound: Int = defaultBound, roomAgain: @escaping @Sendable () -> Void) {
     self.bound = bound
@@ -65,7 +74,7 @@ final class MessageQueue<Message: Sendable>: @unchecked Sendable {
     let (reader, hasRoom) = self.state.withLock { state in
       guard state.ending == nil else { return (UnsafeContinuation<Void, any Error>?.none, true) }
       state.messages.append(message)
-      state.heldBytes += bytes
+      state.heldBytes += bytes + Self.messageBytes
       // Full until it has been read down: the loop waits for that, not for the bound.
       if state.heldBytes > self.bound { state.isFull = true }
       defer { state.reader = nil }
@@ -73,6 +82,15 @@ final class MessageQueue<Message: Sendable>: @unchecked Sendable {
     }
     reader?.resume()
     return hasRoom
+  }
+
+  /// What it holds, if that is worth counting: then `roomAgain` follows when it is not any more.
+  @usableFromInline
+  func countedBytes() -> Int {
+    self.state.withLock { state in
+      state.isCounted = state.heldBytes > Self.smallestCount
+      return state.isCounted ? state.heldBytes : 0
+    }
   }
 
   /// Nothing follows. What is queued is still read, unless the end is a failure of the stream
@@ -109,7 +127,9 @@ final class MessageQueue<Message: Sendable>: @unchecked Sendable {
       swap(&state.messages, &self.batch)
       let opened = state.isFull && state.heldBytes <= self.bound / 2
       if opened { state.isFull = false }
-      return (state.ending, opened)
+      let isSmall = state.isCounted && state.heldBytes <= Self.smallestCount
+      if isSmall { state.isCounted = false }
+      return (state.ending, opened || isSmall)
     }
     if opened { self.roomAgain() }
     if !self.batch.isEmpty {

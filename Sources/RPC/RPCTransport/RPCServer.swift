@@ -35,8 +35,8 @@ public final class RPCServer: Sendable {
     /// Calls that one connection may have open. A client is told, and queues what is beyond; a call
     /// of one that does not is refused (RST_STREAM with REFUSED_STREAM).
     public var maximumConcurrentCallsPerConnection = 1_000
-    /// Handlers of one connection that have not returned, those of calls that the client has left
-    /// among them. Calls beyond are refused (RST_STREAM with REFUSED_STREAM).
+    /// Calls of one connection that are open, and handlers that have not returned though their client
+    /// has left the call. Calls beyond are refused (RST_STREAM with REFUSED_STREAM).
     public var maximumRunningCallsPerConnection = 2_000
     /// The same for the whole server.
     public var maximumRunningCalls = 100_000
@@ -61,11 +61,13 @@ public final class RPCServer: Sendable {
     public var maximumQueuedFrames = 10_000
     /// What the window of a call grows to, in bytes: how much of its requests may wait here unread.
     public var maximumStreamWindow = 8 << 20
-    /// Bytes of large requests that have begun to come and are not whole, of one connection. The call
-    /// whose request would go beyond it fails with `resourceExhausted`.
-    public var maximumUnfinishedRequestBytesPerConnection = 256 << 20
-    /// The same for the whole server.
-    public var maximumUnfinishedRequestBytes = 1 << 30
+    /// Bytes of messages that wait, of one connection: requests that are not whole or not read,
+    /// responses that the client has not taken. The call that would go beyond fails with
+    /// `resourceExhausted`, and from half of it on windows are narrow.
+    public var maximumBufferedBytesPerConnection = 256 << 20
+    /// The same for the whole server; each connection may have its part (this, divided by
+    /// ``maximumConnections``) whatever others take.
+    public var maximumBufferedBytes = 1 << 30
 
     // MARK: Time
 
@@ -175,6 +177,11 @@ public final class RPCServer: Sendable {
     let bootstrap = ServerBootstrap(group: self.group)
       .serverChannelOption(.backlog, value: CInt(clamping: self.configuration.backlog))
       .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+      .serverChannelInitializer { [load] channel in
+        channel.eventLoop.makeCompletedFuture {
+          try channel.pipeline.syncOperations.addHandler(AcceptPause { load.attacked(by: "unknown", $0) })
+        }
+      }
       .childChannelOption(
         .writeBufferWaterMark, value: .init(low: 64 << 10, high: 256 << 10)
       )

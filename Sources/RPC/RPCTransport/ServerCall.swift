@@ -58,7 +58,7 @@ public struct RequestStream<Message: RPCMessage>: AsyncSequence, Sendable {
             stream.holdBack()
           }
         },
-        end: { queue.end($0, discarding: $1) }))
+        end: { queue.end($0, discarding: $1) }, heldBytes: { queue.countedBytes() }))
   }
 
   /// Reads the requests.

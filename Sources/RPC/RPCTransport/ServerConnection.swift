@@ -18,10 +18,11 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   private let load: ServerLoad
   private var state = State.serving
   private(set) var openCalls = 0
-  /// Handlers that have not returned; a call that the client resets may leave one behind.
-  private var runningHandlers = 0
-  /// What all streams hold of large requests that are not whole.
-  private var unfinishedBytes = 0
+  /// Calls that are open, and handlers that a call has left behind.
+  private var runningCalls = 0
+  /// What all streams hold of messages, and what of it the server knows.
+  private var heldBytes = 0
+  private var reportedBytes = 0
   private(set) var isGreeted = false
   private(set) var idleSince = NIODeadline.now()
   private var pings: PingEnforcement
@@ -52,10 +53,12 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   func streamBegan() -> HTTP2Stream? {
     guard let connection = self.connection, self.state != .closed else { return nil }
     // Refused, and so tried again by the client elsewhere or later.
-    guard self.runningHandlers < self.configuration.maximumRunningCallsPerConnection,
+    guard self.runningCalls < self.configuration.maximumRunningCallsPerConnection,
       self.load.running < self.configuration.maximumRunningCalls
     else { return nil }
     self.openCalls += 1
+    self.runningCalls += 1
+    self.load.began()
     // A call that was under way when the shutdown began.
     self.closeTimer?.cancel()
     self.closeTimer = nil
@@ -100,36 +103,43 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
     return route
   }
 
-  func handlerBegan() {
-    self.runningHandlers += 1
-    self.load.began()
-  }
-
-  func handlerEnded() {
-    self.runningHandlers -= 1
+  /// Neither a call nor its handler is left.
+  func callEnded() {
+    self.runningCalls -= 1
     self.load.ended()
   }
 
-  /// A stream holds so many bytes of an unfinished request more, or less.
+  /// A stream holds so many bytes of messages more, or less.
   ///
-  /// - Throws: What the call ends with that would take more than there is. It has been counted.
-  func unfinishedGrew(by count: Int) throws(RPCError) {
-    self.unfinishedBytes += count
-    let total = self.load.unfinishedGrew(by: count)
-    guard count > 0 else { return }
-    let limit = self.configuration.maximumUnfinishedRequestBytesPerConnection
-    guard self.unfinishedBytes <= limit else {
-      throw RPCError(
+  /// - Returns: What the call ends with that holds more than there is room for. It has been counted.
+  func holds(_ more: Int) -> RPCError? {
+    self.heldBytes += more
+    if abs(self.heldBytes - self.reportedBytes) >= Self.reportStep { self.reportHeld() }
+    let limit = self.configuration.maximumBufferedBytesPerConnection
+    let (total, all) = (self.load.heldBytes, self.configuration.maximumBufferedBytes)
+    // Wide windows let more come than there is room for, from those who may be slow to be read.
+    self.connection?.session?.hasNarrowWindows = self.heldBytes > limit / 2 || total > all / 2
+    guard more > 0 else { return nil }
+    guard self.heldBytes <= limit else {
+      return RPCError(
         .resourceExhausted,
-        "the unfinished requests of this connection hold \(self.unfinishedBytes) bytes, the limit is"
-          + " \(limit)")
+        "the messages that wait on this connection take \(self.heldBytes) bytes, the limit is \(limit)")
     }
-    guard total <= self.configuration.maximumUnfinishedRequestBytes else {
-      throw RPCError(
+    // Beyond the limit each connection keeps its part, whoever has used up the rest.
+    guard total <= all || self.heldBytes <= all / self.configuration.maximumConnections else {
+      return RPCError(
         .resourceExhausted,
-        "the unfinished requests of all connections hold \(total) bytes, the limit is"
-          + " \(self.configuration.maximumUnfinishedRequestBytes)")
+        "the messages that wait on all connections take \(total) bytes, the limit is \(all)")
     }
+    return nil
+  }
+
+  /// What may be held without the server as a whole knowing it.
+  private static let reportStep = 16 << 10
+
+  private func reportHeld() {
+    self.load.hold(self.heldBytes - self.reportedBytes)
+    self.reportedBytes = self.heldBytes
   }
 
   func settingsReceived() {
@@ -153,7 +163,12 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
 
   func pingAcknowledged(_ purpose: HTTP2Session.Ping) {
     self.connection?.pingAnswered()
-    guard purpose == .shutdown, self.state == .announcing else { return }
+    if purpose == .shutdown { self.drain() }
+  }
+
+  /// The client has heard that no more calls are taken, or has had the time to.
+  private func drain() {
+    guard self.state == .announcing else { return }
     self.state = .draining
     self.connection?.session?.refuseNewStreams()
     self.connection?.needsFlush()
@@ -175,6 +190,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
 
   func connectionClosed(_ reason: String) {
     self.state = .closed
+    self.reportHeld()
     self.spares = []
     self.closeTimer?.cancel()
     self.closeTimer = nil
@@ -189,6 +205,10 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
     if self.isGreeted { self.connection?.flush() }
     session.ping(.shutdown)
     self.connection?.needsFlush()
+    // A client that leaves the ping unanswered would go on as if nothing had been said.
+    self.connection?.executor.eventLoop.scheduleTask(
+      in: TimeAmount(self.configuration.closeTimeout)
+    ) { [weak self] in self?.drain() }
     self.lastCallMayHaveEnded()
   }
 
@@ -207,7 +227,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
 /// What all connections of a server have in common.
 final class ServerLoad: Sendable {
   private let handlers = Atomic<Int>(0)
-  private let unfinishedBytes = Atomic<Int>(0)
+  private let held = Atomic<Int>(0)
   private let report: (@Sendable (_ peer: String, _ what: String) -> Void)?
 
   init(report: (@Sendable (_ peer: String, _ what: String) -> Void)?) {
@@ -218,10 +238,9 @@ final class ServerLoad: Sendable {
   func began() { self.handlers.add(1, ordering: .relaxed) }
   func ended() { self.handlers.subtract(1, ordering: .relaxed) }
 
-  /// - Returns: What all connections hold of unfinished requests now.
-  func unfinishedGrew(by count: Int) -> Int {
-    self.unfinishedBytes.add(count, ordering: .relaxed).newValue
-  }
+  /// What all connections hold of messages, but for what each of them has not reported.
+  var heldBytes: Int { self.held.load(ordering: .relaxed) }
+  func hold(_ more: Int) { self.held.add(more, ordering: .relaxed) }
 
   func attacked(by peer: String, _ what: String) { self.report?(peer, what) }
 }

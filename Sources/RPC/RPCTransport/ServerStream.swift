@@ -11,14 +11,18 @@ struct RequestSink {
   /// Nothing follows: the client has sent everything, or the call is over before its handler, and
   /// what has not been read is dropped (true).
   let end: (Result<Void, RPCError>, Bool) -> Void
+  /// What has not been read, in bytes. Asked after every change, and ``ServerStream/roomAgain()`` says
+  /// when it has become less.
+  let heldBytes: () -> Int
 
   @usableFromInline
   init(
     message: @escaping (UnsafeRawBufferPointer, Bool) -> Void,
-    end: @escaping (Result<Void, RPCError>, Bool) -> Void
+    end: @escaping (Result<Void, RPCError>, Bool) -> Void, heldBytes: @escaping () -> Int
   ) {
     self.message = message
     self.end = end
+    self.heldBytes = heldBytes
   }
 }
 
@@ -50,8 +54,10 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     var isHeldBack = false
     /// Body bytes for which the window has not been opened again.
     var unconsumedBytes = 0
-    /// Bytes of a request that is not whole, as the connection has counted them.
-    var unfinishedBytes = 0
+    /// The client has sent everything, and some of it waits for the sink.
+    var endIsDue = false
+    /// What the stream holds of messages, as the connection has counted it.
+    var heldBytes = 0
     var received = (messages: 0, bytes: 0, compressed: 0)
     /// The one response, which does not go through the writer.
     var responseBytes: Int?
@@ -67,6 +73,8 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   @exclusivity(unchecked) private var head = RequestHead()
   @exclusivity(unchecked) private var deframer: MessageDeframer
   @exclusivity(unchecked) var call: Call
+  /// The call's place among those that run; given back when neither it nor its handler is left.
+  @exclusivity(unchecked) private var handlerRuns = false
 
   init(connection: Connection, server: ServerConnection) {
     self.connection = connection
@@ -136,6 +144,10 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
       return
     }
     if let timeout = self.head.timeout {
+      guard timeout > .zero else {
+        self.deadlinePassed()
+        return
+      }
       self.call.deadline = .after(timeout)
       self.call.deadlineTimer = self.executor.eventLoop.scheduleTask(in: TimeAmount(timeout)) {
         self.deadlinePassed()
@@ -153,23 +165,29 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     self.call.unconsumedBytes += bytes.count
     do {
       if let sink = self.call.sink {
-        try self.deframer.append(bytes) { self.messageReceived($0, isCompressed: $1, by: sink) }
+        if self.call.isHeldBack {
+          self.deframer.keep(bytes)
+        } else {
+          try self.deframer.append(bytes) { self.messageReceived($0, isCompressed: $1, by: sink) }
+        }
       } else {
         try self.deframer.hold(bytes)
       }
     } catch {
       self.breakOff(error.error)
     }
-    self.countUnfinished(self.deframer.heldBytes)
+    self.countHeld()
     if !self.call.isHeldBack { self.openWindow() }
   }
 
+  /// - Returns: Whether the sink takes another.
   private func messageReceived(
     _ bytes: UnsafeRawBufferPointer, isCompressed: Bool, by sink: RequestSink
-  ) {
+  ) -> Bool {
     // One that comes in the same frame as what ended the call.
-    guard self.call.phase == .open else { return }
+    guard self.call.phase == .open else { return true }
     self.withPlain(bytes, isCompressed) { sink.message($0, isCompressed) }
+    return !self.call.isHeldBack
   }
 
   /// Calls `body` with a message as its sender had it, or ends the call.
@@ -189,22 +207,6 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     }
   }
 
-  /// Counts what the deframer holds, in steps: small requests are not worth it.
-  private func countUnfinished(_ held: Int) {
-    let counted = self.call.unfinishedBytes
-    guard held - counted > Self.unfinishedStep || held < counted else { return }
-    self.call.unfinishedBytes = held
-    do {
-      try self.server.unfinishedGrew(by: held - counted)
-    } catch {
-      self.breakOff(error)
-      self.deframer.reset()
-      self.countUnfinished(0)
-    }
-  }
-
-  private static let unfinishedStep = 64 << 10
-
   /// The sink is full: the window stays shut until ``roomAgain()``.
   @usableFromInline
   func holdBack() { self.call.isHeldBack = true }
@@ -212,14 +214,33 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   /// The application has read what it was behind with. On any thread.
   @usableFromInline
   func roomAgain() {
-    self.executor.execute {
-      self.call.isHeldBack = false
-      self.openWindow()
+    self.executor.execute { self.readOn() }
+  }
+
+  /// Goes on with what came while the sink was full.
+  private func readOn() {
+    self.call.isHeldBack = false
+    if self.call.phase == .open, let sink = self.call.sink, self.deframer.hasBacklog {
+      do {
+        try self.deframer.resume { self.messageReceived($0, isCompressed: $1, by: sink) }
+      } catch {
+        self.breakOff(error.error)
+      }
     }
+    self.countHeld()
+    guard !self.call.isHeldBack else { return }
+    self.openWindow()
+    guard self.call.endIsDue, !self.deframer.hasBacklog else { return }
+    self.call.endIsDue = false
+    self.endReceived()
   }
 
   override func endReceived() {
     guard self.call.phase == .open else { return }
+    guard !self.deframer.hasBacklog else {
+      self.call.endIsDue = true
+      return
+    }
     guard self.deframer.isAtBoundary else {
       self.breakOff(RPCError(.internalError, "the request ended within a message"))
       return
@@ -237,10 +258,11 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     }
     // The handler has the message; its bytes are of no more use.
     self.deframer.reset()
-    self.countUnfinished(0)
+    self.countHeld()
   }
 
   override func outboundDrained(remaining: Int) {
+    if self.call.heldBytes > 0 { self.countHeld() }
     self.call.writer?.drained(remaining: remaining)
   }
 
@@ -255,12 +277,13 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
       self.call.writer?.close(error)
       self.tellHandler(error)
     }
-    self.countUnfinished(0)
+    if self.call.heldBytes > 0 { _ = self.server.holds(-self.call.heldBytes) }
     self.call = Call(phase: .finished, began: self.call.began)
     // What it keeps for the next call, a connection keeps while it is idle.
     self.outbound.clear()
     self.deframer.reset()
     self.head.reset()
+    if !self.handlerRuns { self.server.callEnded() }
     self.server.streamClosed(self)
   }
 
@@ -278,7 +301,6 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
       requestWasCompressed: self.call.received.compressed > 0)
     self.call.context = context
     for observer in self.call.route?.observers ?? [] { observer.callBegan() }
-    self.server.handlerBegan()
     return context
   }
 
@@ -289,12 +311,15 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   func run(_ context: ServerContext, _ body: @escaping @Sendable () async -> Void) {
     let handler = HandlerTask.spare(on: self.executor)
     self.call.handler = handler
+    self.handlerRuns = true
     handler.run(HandlerTask.Job(stream: self, context: context, body: body))
   }
 
   func handlerEnded() {
     self.call.handler = nil
-    self.server.handlerEnded()
+    self.handlerRuns = false
+    // It was deaf to the end of its call.
+    if self.isClosed { self.server.callEnded() }
   }
 
   /// Where the call's requests go from now on. For calls with any number of them.
@@ -358,12 +383,59 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   @usableFromInline
   func outboundAppended() {
     guard let session = self.connection.session, !self.isFinished else { return }
+    if self.outbound.count >= Self.smallestHeld || self.call.heldBytes > 0 { self.countHeld() }
+    guard !self.isFinished, !self.isClosed else { return }
     if self.call.headersSent {
       session.outboundGrew(self)
     } else {
       self.sendHeaders()
     }
     self.connection.needsFlush()
+  }
+
+  // MARK: - Memory
+
+  /// Less is not worth counting: what small calls pay for a limit is a comparison.
+  private static let smallestHeld = 4 << 10
+
+  /// Tells the connection what the stream holds of messages: requests that are not whole or not read,
+  /// responses that the client has not taken. Ends the call where that is too much.
+  func countHeld() {
+    if let error = self.heldTooMuch() { self.giveUp(error) }
+  }
+
+  /// - Returns: What the call is to end with, for it holds more than there is room for.
+  private func heldTooMuch() -> RPCError? {
+    var held = self.deframer.heldBytes + self.outbound.count
+    if let sink = self.call.sink { held += sink.heldBytes() }
+    if held < Self.smallestHeld { held = 0 }
+    let more = held - self.call.heldBytes
+    guard more != 0 else { return nil }
+    self.call.heldBytes = held
+    return self.server.holds(more)
+  }
+
+  /// Whether the one response has room among what waits; if not, the call has ended with an error.
+  func makesRoomForResponse() -> Bool {
+    guard self.outbound.count >= Self.smallestHeld, let error = self.heldTooMuch() else {
+      return true
+    }
+    self.giveUp(error)
+    return false
+  }
+
+  private func giveUp(_ error: RPCError) {
+    guard !self.isFinished, !self.call.headersSent else {
+      // Whatever is said stands behind what the client does not take. RFC 9113, section 7:
+      // ENHANCE_YOUR_CALM, which gRPC's clients know as RESOURCE_EXHAUSTED.
+      self.connection.session?.reset(self, code: 0xb)
+      self.connection.needsFlush()
+      return
+    }
+    self.outbound.clear()
+    self.deframer.reset()
+    self.breakOff(error)
+    _ = self.heldTooMuch()
   }
 
   // MARK: - The window

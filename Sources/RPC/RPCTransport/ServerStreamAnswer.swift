@@ -50,7 +50,7 @@ extension ServerStream {
   /// Ends the call well, behind the responses that were sent.
   @usableFromInline
   func finish() {
-    guard !self.isFinished else { return }
+    guard !self.isFinished, self.makesRoomForResponse() else { return }
     self.call.code = .ok
     self.call.writer?.transfer(to: self)
     if self.context?.isPlain ?? true {

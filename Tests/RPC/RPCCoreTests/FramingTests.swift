@@ -9,7 +9,10 @@ import Testing
     while start < bytes.count {
       let end = min(start + chunk, bytes.count)
       try bytes[start..<end].withUnsafeBytes { part in
-        try deframer.append(part) { message, _ in messages.append(Array(message)) }
+        try deframer.append(part) { message, _ in
+          messages.append(Array(message))
+          return true
+        }
       }
       start = end
     }
@@ -26,7 +29,7 @@ import Testing
 
   @Test func aPartOfAMessageIsNoBoundary() throws {
     var deframer = MessageDeframer(limit: 10)
-    try [UInt8]([0, 0, 0, 0, 2, 7]).withUnsafeBytes { try deframer.append($0) { _, _ in } }
+    try [UInt8]([0, 0, 0, 0, 2, 7]).withUnsafeBytes { try deframer.append($0) { _, _ in true } }
     let isAtBoundary = deframer.isAtBoundary
     #expect(!isAtBoundary)
   }
@@ -41,9 +44,52 @@ import Testing
     var deframer = MessageDeframer(limit: 10)
     var flags: [Bool] = []
     try [UInt8]([1, 0, 0, 0, 1, 7, 0, 0, 0, 0, 0]).withUnsafeBytes { bytes in
-      try deframer.append(bytes) { _, isCompressed in flags.append(isCompressed) }
+      try deframer.append(bytes) { _, isCompressed in
+        flags.append(isCompressed)
+        return true
+      }
     }
     #expect(flags == [true, false])
+  }
+
+  @Test(arguments: [1, 4, 6, 13, 100])
+  func whatIsNotWantedYetIsKeptAsItIs(chunk: Int) throws {
+    var deframer = MessageDeframer(limit: 10)
+    let bytes: [UInt8] = [0, 0, 0, 0, 1, 7, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 8, 9, 0, 0]
+    var messages: [[UInt8]] = []
+    for start in stride(from: 0, to: bytes.count, by: chunk) {
+      try bytes[start..<min(start + chunk, bytes.count)].withUnsafeBytes { part in
+        // One at a time.
+        if messages.isEmpty {
+          try deframer.append(part) { message, _ in
+            messages.append(Array(message))
+            return false
+          }
+        } else {
+          deframer.keep(part)
+        }
+      }
+    }
+    #expect(messages == [[7]])
+    var heldBytes = deframer.heldBytes
+    #expect(heldBytes == 14)
+    for count in 2...3 {
+      try deframer.resume { message, _ in
+        messages.append(Array(message))
+        return false
+      }
+      #expect(messages.count == count)
+    }
+    #expect(messages == [[7], [], [8, 9]])
+    // The beginning of a prefix.
+    try deframer.resume { _, _ in true }
+    heldBytes = deframer.heldBytes
+    #expect(heldBytes == 0)
+    let isAtBoundary = deframer.isAtBoundary
+    #expect(!isAtBoundary)
+    deframer.reset()
+    let isClean = deframer.isAtBoundary
+    #expect(isClean)
   }
 
   @Test(arguments: [1, 2, 5, 6, 100])

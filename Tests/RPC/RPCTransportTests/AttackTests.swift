@@ -291,6 +291,72 @@ import Testing
     }
   }
 
+  // Data dribble (CVE-2019-9511): each SETTINGS frame opens every window by a byte.
+  @Test func whoHasBytesSentOneByOneLosesTheConnection() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.emptyFrames = .init(burst: 100, perSecond: 1)
+    var service = TestService()
+    service.server = { _, responses, _ in
+      try await responses.send(Blob([UInt8](repeating: 0, count: 32 << 10)))
+    }
+    try await Self.attack(configuration, service: service) { address, witness in
+      let peer = try await ScriptedPeer.client(of: address, greets: false)
+      try await peer.send(bytes: Array("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".utf8))
+      try await peer.send(.settings, body: [0, 4] + ScriptedPeer.bytes(0))
+      for index in 0..<50 as Range<UInt32> {
+        try await peer.begin(Methods.server, stream: index * 2 + 1)
+        try await peer.send(message: [], stream: index * 2 + 1, ends: true)
+      }
+      let ended = try await Self.flood(peer, rounds: 1_000) { round in
+        ScriptedPeer.frame(.settings, body: [0, 4] + ScriptedPeer.bytes(UInt32(round + 1)))
+      }
+      #expect(ended)
+      #expect(witness.noticed.withLock { $0.contains { $0.contains("carry nothing") } })
+    }
+  }
+
+  // Their handlers would all begin at once, when the requests come.
+  @Test func callsThatWaitForTheirRequestsCountAsRunning() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.maximumRunningCalls = 10
+    try await withServer(configuration: configuration) { channel, _ in
+      let address = try ListenAddress("\(channel.target)")
+      let peers = [
+        try await ScriptedPeer.client(of: address), try await ScriptedPeer.client(of: address),
+      ]
+      for peer in peers {
+        for index in 0..<8 as Range<UInt32> {
+          try await peer.begin(Methods.unary, stream: index * 2 + 1)
+        }
+        // All of them have been read when this is answered.
+        try await peer.send(.ping, body: [UInt8](repeating: 0, count: 8))
+        if peer === peers[0] { _ = try await peer.frame(.ping) { $0.isAcknowledgement } }
+      }
+      var refused: Set<UInt32> = []
+      while refused.count < 6, let frame = try await peers[1].frame() {
+        // REFUSED_STREAM.
+        if frame.kind == .reset, frame.number(at: 0) == 7 { refused.insert(frame.stream) }
+      }
+      #expect(refused == [5, 7, 9, 11, 13, 15])
+      for peer in peers { await peer.close() }
+    }
+  }
+
+  @Test func whoDoesNotAnswerTheLastPingIsDrainedAllTheSame() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.maximumConnectionAge = .milliseconds(50)
+    configuration.closeTimeout = .milliseconds(50)
+    try await withServer(configuration: configuration) { channel, _ in
+      let peer = try await ScriptedPeer.client(of: try ListenAddress("\(channel.target)"))
+      try await peer.begin(Methods.client)
+      let notice = try await peer.frame(.goAway)
+      #expect(notice?.number(at: 0) == 0x7fff_ffff)
+      let last = try await peer.frame(.goAway)
+      #expect(last?.number(at: 0) == 1)
+      await peer.close()
+    }
+  }
+
   @Test func headersThatComeByteByByteCloseTheConnection() async throws {
     var configuration = RPCServer.Configuration()
     configuration.headerTimeout = .milliseconds(200)
@@ -358,9 +424,9 @@ import Testing
     // Room for three.
     var configuration = RPCServer.Configuration()
     if onOneConnection {
-      configuration.maximumUnfinishedRequestBytesPerConnection = 300 << 10
+      configuration.maximumBufferedBytesPerConnection = 300 << 10
     } else {
-      configuration.maximumUnfinishedRequestBytes = 300 << 10
+      configuration.maximumBufferedBytes = 300 << 10
     }
     try await Self.attack(configuration) { address, _ in
       var peers: [ScriptedPeer] = []
@@ -371,7 +437,7 @@ import Testing
         let answer = try await Self.beginLargeRequest(peers[peers.count - 1], stream: stream)
         #expect(answer?["grpc-status"] == (stream == 7 ? "8" : nil))
         if stream == 7 {
-          #expect(answer?["grpc-message"]?.contains("unfinished requests") == true)
+          #expect(answer?["grpc-message"]?.contains("messages that wait") == true)
         }
       }
       // There is room again once one of them has gone.

@@ -6,7 +6,9 @@ import Testing
 @Suite struct MessageQueueTests {
   @Test func aFullQueueThatGetsMoreBeforeItIsReadDownSaysWhenThereIsRoom() async throws {
     let calls = Mutex(0)
-    let queue = MessageQueue<String>(bound: 100) { calls.withLock { $0 += 1 } }
+    // What is said of its size, and what it costs to keep it.
+    let each = MessageQueue<String>.messageBytes
+    let queue = MessageQueue<String>(bound: 100 + 2 * each) { calls.withLock { $0 += 1 } }
     #expect(queue.append("a", bytes: 60))
     #expect(!queue.append("b", bytes: 60))
     #expect(try await queue.next()?.message == "a")

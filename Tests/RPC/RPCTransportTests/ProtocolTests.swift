@@ -131,6 +131,18 @@ private let empty: [UInt8] = [0, 0, 0, 0, 0]
     #expect(exchange.status == "13")
   }
 
+  @Test(arguments: ["0n", "0S", "00000000H"])
+  func aTimeoutOfNothingEndsTheCallBeforeItsHandler(timeout: String) async throws {
+    var service = TestService()
+    service.unary = { _, _ in throw RPCError(.aborted, "the handler began") }
+    #expect(try await self.call(service, more: [("grpc-timeout", timeout)]).status == "4")
+  }
+
+  @Test(arguments: ["Application/gRPC", "application/GRPC+proto", "application/grpc ; x=y"])
+  func contentTypesAreTheSameInAnyCase(type: String) async throws {
+    #expect(try await self.call(replacing: "content-type", by: type).status == "0")
+  }
+
   @Test func aTimeoutThatHasPassedEndsTheCall() async throws {
     var service = TestService()
     service.unary = { request, _ in

@@ -51,10 +51,8 @@ import Testing
     .init("emptyFrames.burst is 0") { $0.emptyFrames = .init(burst: 0, perSecond: 1) },
     .init("maximumQueuedFrames is 0") { $0.maximumQueuedFrames = 0 },
     .init("maximumStreamWindow is 0") { $0.maximumStreamWindow = 0 },
-    .init("maximumUnfinishedRequestBytesPerConnection is 0") {
-      $0.maximumUnfinishedRequestBytesPerConnection = 0
-    },
-    .init("maximumUnfinishedRequestBytes is -1") { $0.maximumUnfinishedRequestBytes = -1 },
+    .init("maximumBufferedBytesPerConnection is 0") { $0.maximumBufferedBytesPerConnection = 0 },
+    .init("maximumBufferedBytes is -1") { $0.maximumBufferedBytes = -1 },
     .init("handshakeTimeout is 0.0 seconds") { $0.handshakeTimeout = .zero },
     .init("headerTimeout is -1.0 seconds") { $0.headerTimeout = .seconds(-1) },
     .init("stalledCallTimeout is 0.0 seconds") { $0.stalledCallTimeout = .zero },

@@ -1,0 +1,238 @@
+import RPCCompression
+import RPCCore
+import RPCTesting
+import Testing
+
+@testable import RPCTransport
+
+/// Peers that make a server hold what nobody takes: the server stops taking it, or the call that asks
+/// for too much ends.
+@Suite(.serialized, .timeLimit(.minutes(1))) struct HeldMemoryTests {
+  private static let greeting = Array("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".utf8)
+
+  /// SETTINGS_INITIAL_WINDOW_SIZE.
+  private static func window(_ size: UInt32) -> [UInt8] { [0, 4] + ScriptedPeer.bytes(size) }
+
+  /// The frames of some kinds that the server sends on streams until it has read all that was sent so
+  /// far.
+  private static func answers(
+    _ peer: ScriptedPeer, _ kinds: Set<ScriptedPeer.Kind>
+  ) async throws -> [ScriptedPeer.Frame] {
+    var frames: [ScriptedPeer.Frame] = []
+    // The answer to the first overtakes other frames.
+    var pings = 2
+    try await peer.send(.ping, body: [UInt8](repeating: 9, count: 8))
+    while let frame = try await peer.frame() {
+      if frame.kind == .ping, frame.isAcknowledgement {
+        pings -= 1
+        if pings == 0 { break }
+        try await peer.send(.ping, body: [UInt8](repeating: 9, count: 8))
+      }
+      if let kind = frame.kind, kinds.contains(kind), frame.stream > 0 { frames.append(frame) }
+    }
+    return frames
+  }
+
+  private static func withPeer(
+    _ service: TestService, _ configuration: RPCServer.Configuration = RPCServer.Configuration(),
+    greets: Bool = true, _ body: (ScriptedPeer) async throws -> Void
+  ) async throws {
+    try await withServer(service, configuration: configuration) { channel, _ in
+      let peer = try await ScriptedPeer.client(
+        of: try ListenAddress("\(channel.target)"), greets: greets)
+      do {
+        try await body(peer)
+      } catch {
+        await peer.close()
+        throw error
+      }
+      await peer.close()
+    }
+  }
+
+  // They take a few bytes on the wire and an allocation or two each.
+  @Test func emptyMessagesThatNobodyReadsShutTheWindow() async throws {
+    let release = Signal()
+    var service = TestService()
+    service.client = { requests, _ in
+      await release.wait()
+      var count = 0
+      for try await _ in requests { count += 1 }
+      return Blob("\(count)")
+    }
+    try await Self.withPeer(service) { peer in
+      try await peer.begin(Methods.client)
+      let some = [UInt8](repeating: 0, count: 16_380)
+      for _ in 0..<4 { try await peer.send(data: some, ends: false) }
+      #expect(try await Self.answers(peer, [.windowUpdate]).isEmpty)
+      // What was kept is read in the end, whole.
+      await release.set()
+      let update = try await peer.frame(.windowUpdate) { $0.stream == 1 }
+      #expect(update != nil)
+      try await peer.send(data: some, ends: true)
+      let data = try #require(try await peer.frame(.data))
+      #expect(String(decoding: data.body.dropFirst(5), as: UTF8.self) == "\(5 * 16_380 / 5)")
+    }
+  }
+
+  @Test func messagesThatNobodyReadsAreNotDecompressed() async throws {
+    let release = Signal()
+    var service = TestService()
+    service.client = { requests, _ in
+      await release.wait()
+      var sizes = 0
+      for try await request in requests { sizes += request.bytes.count }
+      return Blob("\(sizes)")
+    }
+    let bomb = [UInt8](repeating: 0, count: 256 << 10).withUnsafeBytes {
+      MessageCodec.compress($0, .gzip)
+    }
+    let message = [1] + ScriptedPeer.bytes(UInt32(bomb.count)) + bomb
+    let count = 6
+    var configuration = RPCServer.Configuration()
+    // Room for what comes compressed, and for two messages.
+    configuration.maximumBufferedBytesPerConnection = 700 << 10
+    try await Self.withPeer(service, configuration) { peer in
+      try await peer.begin(Methods.client, more: [("grpc-encoding", "gzip")])
+      let bytes = (0..<count).flatMap { _ in message }
+      for start in stride(from: 0, to: bytes.count, by: 16_384) {
+        let end = min(start + 16_384, bytes.count)
+        try await peer.send(data: Array(bytes[start..<end]), ends: end == bytes.count)
+      }
+      // The call goes on.
+      #expect(try await Self.answers(peer, [.headers, .reset]).isEmpty)
+      await release.set()
+      let data = try #require(try await peer.frame(.data))
+      #expect(String(decoding: data.body.dropFirst(5), as: UTF8.self) == "\(count * (256 << 10))")
+    }
+  }
+
+  @Test func responsesThatNobodyTakesEndTheCallsThatHaveNoRoom() async throws {
+    var service = TestService()
+    service.unary = { _, _ in Blob([UInt8](repeating: 1, count: 1 << 20)) }
+    var configuration = RPCServer.Configuration()
+    configuration.maximumBufferedBytesPerConnection = 4 << 20
+    try await Self.withPeer(service, configuration, greets: false) { peer in
+      try await peer.send(bytes: Self.greeting)
+      try await peer.send(.settings, body: Self.window(0))
+      for index in 0..<10 as Range<UInt32> {
+        try await peer.begin(Methods.unary, stream: index * 2 + 1)
+        try await peer.send(message: [], stream: index * 2 + 1, ends: true)
+      }
+      var waiting = 0
+      var refused = 0
+      while waiting + refused < 10, let frame = try await peer.frame(.headers) {
+        if frame["grpc-status"] == "8" { refused += 1 } else { waiting += 1 }
+      }
+      #expect(waiting == 3)
+      #expect(refused == 7)
+      // What waits is given away.
+      try await peer.send(.settings, body: Self.window(2 << 20))
+      try await peer.send(.windowUpdate, body: ScriptedPeer.bytes(16 << 20))
+      for _ in 0..<3 {
+        let end = try await peer.frame(.headers) { $0.endsStream }
+        #expect(end?["grpc-status"] == "0")
+      }
+      try await peer.begin(Methods.unary, stream: 101)
+      try await peer.send(message: [], stream: 101, ends: true)
+      let end = try await peer.frame(.headers) { $0.endsStream }
+      #expect(end?["grpc-status"] == "0")
+    }
+  }
+
+  @Test func aStreamOfResponsesThatNobodyTakesIsResetWhereThereIsNoRoom() async throws {
+    var service = TestService()
+    let failed = Signal()
+    service.server = { _, responses, _ in
+      do {
+        while true { try await responses.send(Blob([UInt8](repeating: 1, count: 100 << 10))) }
+      } catch {
+        await failed.set()
+        throw error
+      }
+    }
+    var configuration = RPCServer.Configuration()
+    configuration.maximumBufferedBytesPerConnection = 500 << 10
+    try await Self.withPeer(service, configuration, greets: false) { peer in
+      try await peer.send(bytes: Self.greeting)
+      try await peer.send(.settings, body: Self.window(0))
+      for stream in [1, 3] as [UInt32] {
+        try await peer.begin(Methods.server, stream: stream)
+        try await peer.send(message: [], stream: stream, ends: true)
+      }
+      let reset = try await peer.frame(.reset)
+      // ENHANCE_YOUR_CALM.
+      #expect(reset?.number(at: 0) == 0xb)
+      await failed.wait()
+    }
+  }
+
+  // Thousands of requests of some kilobytes are as much as one of megabytes.
+  @Test func smallRequestsThatDoNotEndCountAsLargeOnesDo() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.maximumBufferedBytesPerConnection = 100 << 10
+    try await Self.withPeer(TestService(), configuration) { peer in
+      var refused = 0
+      for index in 0..<20 as Range<UInt32> {
+        try await peer.begin(Methods.unary, stream: index * 2 + 1)
+        let beginning = [0, 0, 0, 0x40, 0] + [UInt8](repeating: 1, count: 10 << 10)
+        try await peer.send(data: beginning, stream: index * 2 + 1, ends: false)
+      }
+      for frame in try await Self.answers(peer, [.headers]) {
+        #expect(frame["grpc-status"] == "8")
+        refused += 1
+      }
+      #expect(refused == 10)
+    }
+  }
+
+  @Test func windowsThatHaveGrownAreNarrowAgainWhenThereIsNoRoom() async throws {
+    let release = Signal()
+    var service = TestService()
+    service.client = { requests, _ in
+      var size = 0
+      for try await request in requests { size += request.bytes.count }
+      return Blob("\(size)")
+    }
+    service.both = { _, _, _ in await release.wait() }
+    var configuration = RPCServer.Configuration()
+    configuration.maximumBufferedBytesPerConnection = 400 << 10
+    try await Self.withPeer(service, configuration) { peer in
+      // Answers pings late, and sends all that it may: the window grows.
+      try await peer.begin(Methods.client, stream: 1)
+      var room = 65_536
+      var window: UInt32 = 65_536
+      var pings: [[UInt8]] = []
+      while window == 65_536 {
+        while room >= 1_005 {
+          try await peer.send(message: [UInt8](repeating: 1, count: 1_000), stream: 1)
+          room -= 1_005
+        }
+        let frame = try #require(try await peer.frame())
+        switch frame.kind {
+        case .ping where !frame.isAcknowledgement: pings.append(frame.body)
+        case .windowUpdate where frame.stream == 1: room += Int(frame.number(at: 0))
+        case .settings where frame.body.count == 6: window = frame.number(at: 2)
+        default: break
+        }
+        // Two windows after the question.
+        if !pings.isEmpty, room > 0 {
+          try await peer.send(.ping, flags: 1, body: pings.removeFirst())
+        }
+      }
+      #expect(window > 65_536)
+      // Nobody reads these.
+      try await peer.begin(Methods.both, stream: 3)
+      for _ in 0..<5 {
+        try await peer.send(message: [UInt8](repeating: 1, count: 16_000), stream: 3)
+      }
+      try await peer.begin(Methods.both, stream: 5)
+      for _ in 0..<10 {
+        try await peer.send(message: [UInt8](repeating: 1, count: 16_000), stream: 5)
+      }
+      let settings = try await peer.frame(.settings) { $0.body.count == 6 }
+      #expect(settings?.number(at: 2) == 65_536)
+      await release.set()
+    }
+  }
+}
