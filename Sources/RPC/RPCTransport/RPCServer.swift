@@ -179,7 +179,8 @@ public final class RPCServer: Sendable {
       .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
       .serverChannelInitializer { [load] channel in
         channel.eventLoop.makeCompletedFuture {
-          try channel.pipeline.syncOperations.addHandler(AcceptPause { load.attacked(by: "unknown", $0) })
+          try channel.pipeline.syncOperations.addHandler(
+            AcceptPause { load.attacked(by: "unknown", $0) })
         }
       }
       .childChannelOption(

@@ -123,7 +123,8 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
     guard self.heldBytes <= limit else {
       return RPCError(
         .resourceExhausted,
-        "the messages that wait on this connection take \(self.heldBytes) bytes, the limit is \(limit)")
+        "the messages that wait on this connection take \(self.heldBytes) bytes, the limit is \(limit)"
+      )
     }
     // Beyond the limit each connection keeps its part, whoever has used up the rest.
     guard total <= all || self.heldBytes <= all / self.configuration.maximumConnections else {
