@@ -57,9 +57,10 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   @exclusivity(unchecked) private var replay = ByteQueue()
   private var wantsEnd = false
   private var retries: RetryState
-  private var nextIsTransparent = false
   /// Attempts that are planned: a delay that runs, or a place among the waiting calls.
   private var planned = 0
+  /// How many of them follow a refusal, and are not counted.
+  private var plannedTransparent = 0
   private var lastError: RPCError?
   private var hedgeTimer: Scheduled<Void>?
   private var retryTimers: [Scheduled<Void>] = []
@@ -154,9 +155,10 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     if let deadline = self.terms.deadline {
       fields.add("grpc-timeout", TimeoutHeader.encode(max(.zero, deadline.remaining)))
     }
-    if self.retries.attempts > 0, !self.nextIsTransparent {
-      fields.add("grpc-previous-rpc-attempts", String(self.retries.attempts))
-    }
+    let isTransparent = self.plannedTransparent > 0
+    // One that follows a refusal says what the refused one said.
+    let previous = self.retries.attempts - (isTransparent ? 1 : 0)
+    if previous > 0 { fields.add("grpc-previous-rpc-attempts", String(previous)) }
     fields.add(self.terms.metadata)
     let size = fields.size
     guard size <= HeaderFields.maximumSize else {
@@ -171,8 +173,8 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     let attempt = ClientAttempt(
       of: self, on: connection, maximumResponseBytes: self.terms.maximumResponseBytes)
     self.attempts.append(attempt)
-    let nextHedge = self.retries.attemptStarted(isTransparent: self.nextIsTransparent)
-    self.nextIsTransparent = false
+    if isTransparent { self.plannedTransparent -= 1 }
+    let nextHedge = self.retries.attemptStarted(isTransparent: isTransparent)
     self.writer.transfer(to: self)
     self.pump(attempt)
     attempt.submit(fields)
@@ -187,13 +189,22 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
 
   /// The channel has no connection for an attempt.
   func unavailable(_ error: RPCError) {
-    self.planned = max(0, self.planned - 1)
+    self.plannedAttemptFell()
     // Other attempts of a hedged call may still succeed.
     if self.attempts.isEmpty, self.planned == 0 { self.finish(.failure(error)) }
   }
 
   /// Another attempt waits for a connection: this one will not.
-  func attemptIsPlannedAlready() { self.planned -= 1 }
+  func attemptIsPlannedAlready() { self.plannedAttemptFell() }
+
+  private func plannedAttemptFell() {
+    self.planned = max(0, self.planned - 1)
+    if self.plannedTransparent > self.planned {
+      self.plannedTransparent -= 1
+    } else {
+      self.retries.plannedAttemptFell()
+    }
+  }
 
   /// Nothing more will be sent.
   func endOutbound() {
@@ -264,7 +275,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     case .tryAgain(let delay):
       self.hedgeTimer?.cancel()
       self.hedgeTimer = nil
-      self.nextIsTransparent = isTransparent
+      if isTransparent { self.plannedTransparent += 1 }
       self.tryAgain(after: delay)
     }
   }
@@ -273,7 +284,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     self.hedgeTimer = self.executor.eventLoop.scheduleTask(in: TimeAmount(delay)) {
       self.hedgeTimer = nil
       guard !self.isFinished, self.committed == nil,
-        self.retries.mayHedge(self.channel?.throttle)
+        self.retries.hedgeIsDue(self.channel?.throttle)
       else { return }
       self.tryAgain(after: .zero)
     }
