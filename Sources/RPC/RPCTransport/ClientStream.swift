@@ -22,7 +22,8 @@ protocol ClientCall: AnyObject, Sendable {
 ///        │  └──try again─────┤                             │
 ///        └──────────────▶ finished ◀───────────────────────┘
 ///
-/// What was sent is kept until one attempt is committed to, so that another can begin with it.
+/// What was sent is kept until one attempt is committed to, so that another can begin with it; more
+/// than ``maximumReplayBytes`` is not kept but moved to the attempt that is there.
 /// The call is finished once: by its committed attempt, the last one that failed, the deadline or a
 /// cancellation, whichever comes first. `@unchecked Sendable`: only the loop touches it;
 /// ``StreamWriter`` is the way in from elsewhere.
@@ -135,6 +136,9 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   /// Makes an attempt on a connection.
   func start(on connection: Connection, authority: String, scheme: StaticString) {
     guard !self.isFinished, self.committed == nil, connection.session != nil else { return }
+    self.writer.transfer(to: self)
+    // That was too much to keep: the call is bound to the attempt it has.
+    guard self.committed == nil else { return }
     self.planned -= 1
     var fields = HeaderFields()
     fields.add(":method", "POST")
@@ -175,11 +179,14 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     self.attempts.append(attempt)
     if isTransparent { self.plannedTransparent -= 1 }
     let nextHedge = self.retries.attemptStarted(isTransparent: isTransparent)
-    self.writer.transfer(to: self)
-    self.pump(attempt)
+    if self.replay.count > Self.maximumReplayBytes {
+      self.commit(to: attempt)
+    } else {
+      self.pump(attempt)
+    }
     attempt.submit(fields)
     if self.wantsEnd { attempt.endOutbound() }
-    if let nextHedge { self.planHedge(after: nextHedge) }
+    if self.committed == nil, let nextHedge { self.planHedge(after: nextHedge) }
   }
 
   /// Ends the call from our side; the server is told if it knows of it.
@@ -255,7 +262,9 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
       self.channel?.throttle?.succeeded()
       self.finish(end.result)
     case .failure(let error):
-      if self.committed != nil { return self.finish(end.result) }
+      if self.committed != nil, !(end.isUnprocessed && self.takeBack(from: attempt)) {
+        return self.finish(end.result)
+      }
       self.lastError = error
       self.failed(error, isUnprocessed: end.isUnprocessed)
     }
@@ -306,13 +315,28 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
 
   private func commit(to attempt: ClientAttempt) {
     guard self.committed == nil else { return }
-    self.pump(attempt)
+    if attempt.replayed == 0, attempt.outbound.isEmpty, !attempt.isClosed {
+      // A large request is not copied.
+      swap(&attempt.outbound, &self.replay)
+    } else {
+      self.pump(attempt)
+    }
     self.committed = attempt
     self.replay.reset()
     self.hedgeTimer?.cancel()
     self.hedgeTimer = nil
     for other in self.attempts where other !== attempt { other.abandon() }
     self.attempts = [attempt]
+  }
+
+  /// Frees the call from an attempt that the server has not seen, with what was to be sent on it.
+  ///
+  /// - Returns: Whether all of that is still there.
+  private func takeBack(from attempt: ClientAttempt) -> Bool {
+    guard self.committed === attempt, !attempt.hasSentBytes else { return false }
+    swap(&attempt.outbound, &self.replay)
+    self.committed = nil
+    return true
   }
 
   // MARK: - From the writer
