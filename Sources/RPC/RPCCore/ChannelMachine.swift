@@ -248,10 +248,10 @@ package struct ChannelMachine: Sendable {
   package mutating func connected(_ id: LinkID) -> [Effect]? {
     guard !self.isShutDown, self.links[id]?.state == .connecting else { return nil }
     self.links[id]?.state = .ready
-    self.links[id]?.failures = 0
     self.isFailing = false
     var effects: [Effect] = []
     if self.policy.balancing == .pickFirst {
+      self.links[id]?.failures = 0
       for other in self.order where other != id {
         if self.links[other]?.state == .connecting { effects.append(.drop(other)) }
         self.links[other]?.state = .idle
@@ -288,10 +288,26 @@ package struct ChannelMachine: Sendable {
   }
 
   /// A ready link's connection ended, or its peer asked to leave it.
-  package mutating func lost(_ id: LinkID, callsAreWaiting: Bool) -> [Effect] {
-    guard !self.isShutDown, self.links[id]?.state == .ready else { return [] }
-    self.links[id]?.state = .idle
+  ///
+  /// - Parameters:
+  ///   - wasUseful: A call was answered on it, or it lasted. A server that greets and leaves is as good
+  ///     as one that is not there: whoever connects by itself must not do so without a pause.
+  ///   - random: From -1 to 1, for the jitter.
+  package mutating func lost(
+    _ id: LinkID, wasUseful: Bool, callsAreWaiting: Bool, random: Double
+  ) -> [Effect] {
+    guard !self.isShutDown, let link = self.links[id], link.state == .ready else { return [] }
     var effects: [Effect] = []
+    if self.policy.balancing == .roundRobin, !wasUseful {
+      // Calls are not failed for it: they wait for the next attempt, or go elsewhere.
+      self.links[id]?.failures = link.failures + 1
+      self.links[id]?.state = .failing
+      let delay = self.policy.backoff.delay(failures: link.failures + 1, random: random)
+      effects.append(.setTimer(.link(id), after: delay))
+    } else {
+      self.links[id]?.failures = 0
+      self.links[id]?.state = .idle
+    }
     self.resolve(&effects)
     if callsAreWaiting || self.policy.balancing == .roundRobin { self.connect(&effects) }
     return effects

@@ -40,6 +40,8 @@ package struct RetryState: Sendable {
   private let policy: MethodConfig.Resilience
   /// Attempts that were started, transparent ones apart.
   package private(set) var attempts = 0
+  /// Attempts that were promised and have not started, transparent ones apart.
+  private var planned = 0
   private var transparent = 0
   /// For the exponent: a push-back begins it anew.
   private var failures = 0
@@ -63,17 +65,29 @@ package struct RetryState: Sendable {
   /// - Returns: When the next hedge is due, unless the call is decided before.
   package mutating func attemptStarted(isTransparent: Bool) -> Duration? {
     if isTransparent { return nil }
+    self.planned = max(0, self.planned - 1)
     self.attempts += 1
-    guard case .hedge(let policy) = self.policy, self.attempts < self.maximumAttempts,
-      !self.isForbidden
+    guard case .hedge(let policy) = self.policy, self.hasAttemptsLeft, !self.isForbidden
     else { return nil }
     return policy.delay
   }
 
-  /// Whether a hedge that is due may still be made.
-  package func mayHedge(_ throttle: RetryThrottle?) -> Bool {
-    self.attempts < self.maximumAttempts && !self.isForbidden && throttle?.allowsRetries ?? true
+  /// An attempt that was planned will not be made: another one that waits stands for it.
+  package mutating func plannedAttemptFell() { self.planned = max(0, self.planned - 1) }
+
+  /// The next hedge is due.
+  ///
+  /// - Returns: Whether it may still be made; then it counts as planned.
+  package mutating func hedgeIsDue(_ throttle: RetryThrottle?) -> Bool {
+    guard self.hasAttemptsLeft, !self.isForbidden, throttle?.allowsRetries ?? true else {
+      return false
+    }
+    self.planned += 1
+    return true
   }
+
+  /// Several attempts may fail before the next one starts: those that are planned count as well.
+  private var hasAttemptsLeft: Bool { self.attempts + self.planned < self.maximumAttempts }
 
   /// An attempt failed before anything of a response came.
   ///
@@ -100,8 +114,9 @@ package struct RetryState: Sendable {
       }
       throttle?.failed()
       guard policy.retryableCodes.contains(failure.code), failure.pushback != .never,
-        self.attempts < self.maximumAttempts, throttle?.allowsRetries ?? true
+        self.hasAttemptsLeft, throttle?.allowsRetries ?? true
       else { return (.giveUp, false) }
+      self.planned += 1
       if case .after(let delay) = failure.pushback {
         self.failures = 0
         return (.tryAgain(after: delay), false)
@@ -121,7 +136,7 @@ package struct RetryState: Sendable {
       guard policy.nonFatalCodes.contains(failure.code) else { return (.giveUp, false) }
       throttle?.failed()
       if failure.pushback == .never { self.isForbidden = true }
-      guard self.mayHedge(throttle) else { return (othersAreOpen ? .goOn : .giveUp, false) }
+      guard self.hedgeIsDue(throttle) else { return (othersAreOpen ? .goOn : .giveUp, false) }
       if case .after(let delay) = failure.pushback { return (.tryAgain(after: delay), false) }
       return (.tryAgain(after: .zero), false)
     }

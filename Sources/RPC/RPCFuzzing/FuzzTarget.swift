@@ -191,7 +191,10 @@ private func runHeaderBlock(_ bytes: UnsafeRawBufferPointer) {
     precondition(metadata.values(for: name).contains(value), "metadata lost \(name)")
     if name.hasSuffix("-bin") { _ = metadata.binary(for: name) }
   }
-  precondition(response.message.unicodeScalars.count >= 0)
+  let message = StatusMessage.encode(response.message).withUnsafeBufferPointer {
+    StatusMessage.decode($0)
+  }
+  precondition(message == response.message, "a status message came back changed")
 }
 
 private func runFraming(_ bytes: UnsafeRawBufferPointer) {

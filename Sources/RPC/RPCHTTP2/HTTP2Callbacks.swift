@@ -84,7 +84,23 @@ final class HTTP2Callbacks: @unchecked Sendable {
           type: header.type, id: header.stream_id, length: header.length, flags: header.flags,
           resetCode: isReset ? frame!.pointee.rst_stream.error_code : 0)
         if isEnd { session.endOfStreamSent(id: header.stream_id) }
+        if header.type == UInt8(NGHTTP2_GOAWAY.rawValue) {
+          session.goAwaySent(frame!.pointee.goaway)
+        }
       }
+      return 0
+    }
+
+    nghttp2_session_callbacks_set_error_callback2(callbacks) { _, _, text, count, userData in
+      let bytes = UnsafeRawBufferPointer(start: text, count: count)
+      HTTP2Callbacks.withSession(userData) { $0.faultFound(bytes) }
+      return 0
+    }
+
+    nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(callbacks) {
+      _, frame, code, userData in
+      let id = frame!.pointee.hd.stream_id
+      HTTP2Callbacks.withSession(userData) { $0.invalidFrameReceived(id: id, failure: code) }
       return 0
     }
 

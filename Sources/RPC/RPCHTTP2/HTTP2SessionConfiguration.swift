@@ -10,6 +10,10 @@ package protocol HTTP2SessionDelegate: AnyObject {
   ///
   /// - Parameter text: What the peer says for people; it may hold anything.
   func goAwayReceived(lastStreamID: Int32, code: UInt32, text: String)
+  /// We end the connection for an error, of which the peer has been told.
+  ///
+  /// - Parameter text: What nghttp2 says was wrong; may be empty.
+  func goAwaySent(code: UInt32, text: String)
   /// The peer asks whether we live; it is answered without the delegate.
   func pingReceived()
   /// A ping of ours was answered.
@@ -18,6 +22,10 @@ package protocol HTTP2SessionDelegate: AnyObject {
   func streamNumbersRanOut()
   /// The peer did something too often; the connection is to be ended with `ENHANCE_YOUR_CALM`.
   func peerWentTooFar(_ what: String)
+}
+
+extension HTTP2SessionDelegate {
+  package func goAwaySent(code: UInt32, text: String) {}
 }
 
 extension HTTP2Session {

@@ -81,6 +81,7 @@ extension HTTP2Session {
       if !self.receivedResets.take(at: Self.second) {
         self.wentTooFar("it resets too many streams")
       }
+      if self.role == .client { self.withStream(header.stream_id) { $0.wasResetByPeer = true } }
     case NGHTTP2_SETTINGS.rawValue:
       if isAcknowledgement { self.isAcknowledged = true } else { self.delegate.settingsReceived() }
     case NGHTTP2_PING.rawValue:

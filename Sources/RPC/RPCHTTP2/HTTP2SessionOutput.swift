@@ -11,6 +11,8 @@ extension HTTP2Session {
     /// A DATA frame waits for a region with more room.
     var isOutOfRoom = false
     var isDrained = true
+    /// What nghttp2 says is wrong with what came, until it says with which frame.
+    var fault: String?
     /// Our first SETTINGS have not gone out.
     var isSilent = true
   }

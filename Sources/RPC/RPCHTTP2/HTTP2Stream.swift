@@ -44,6 +44,12 @@ open class HTTP2Stream {
   @exclusivity(unchecked) package internal(set) final var isClosed = false
   /// A request's headers have gone out.
   @exclusivity(unchecked) package internal(set) final var hasLeft = false
+  /// The peer has reset it.
+  @exclusivity(unchecked) package internal(set) final var wasResetByPeer = false
+  /// What the peer did wrong on it, for which nghttp2 resets it.
+  package internal(set) final var fault: String?
+  /// A part of the body has gone out.
+  package final var hasSentBytes: Bool { self.drainedBytes > 0 }
   /// Our side has ended.
   package final var hasEnded: Bool { if case .sent = self.ending { true } else { false } }
   /// Bytes that have left the outbound queue, and how many had at the last look while more waited.
@@ -64,6 +70,8 @@ open class HTTP2Stream {
     self.isDeferred = false
     self.isClosed = false
     self.hasLeft = false
+    self.wasResetByPeer = false
+    self.fault = nil
     self.drainedBytes = 0
     self.drainedAtCheck = nil
     self.consumedBytes = 0

@@ -6,12 +6,6 @@ import RPCHTTP2
 /// A channel on its event loop: the state machine, its links, and the calls that wait for one.
 /// `@unchecked Sendable`: only the loop touches it.
 final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
-  /// A link's socket: being made, or greeted, or in use.
-  private struct Link {
-    var connection: Connection?
-    var greetingTimer: Scheduled<Void>?
-  }
-
   let executor: LoopExecutor
   /// Over all calls; nil: there is none.
   var throttle: RetryThrottle?
@@ -23,7 +17,8 @@ final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
   private var machine: ChannelMachine
   private var waiting: [ObjectIdentifier: (order: Int, stream: ClientStream)] = [:]
   private var nextOrder = 0
-  private var links: [ChannelMachine.LinkID: Link] = [:]
+  /// A link's connection: being made, or greeted, or in use.
+  private var links: [ChannelMachine.LinkID: Connection] = [:]
   /// Whose link a connection is; those that were retired are nobody's.
   private var linkOf: [ObjectIdentifier: ChannelMachine.LinkID] = [:]
   /// Every connection that is not closed.
@@ -67,16 +62,10 @@ final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
     case .start(let link):
       self.start(stream, on: link)
     case .wait(let effects):
-      guard self.waiting.count < self.configuration.maximumWaitingCalls else {
-        stream.cancel(
-          RPCError(
-            .resourceExhausted,
-            "\(self.waiting.count) calls wait for a connection to \(self.target) already"))
-        return
-      }
       let id = ObjectIdentifier(stream)
       // One place is enough for all of a hedged call's attempts.
       if self.waiting[id] != nil { return stream.attemptIsPlannedAlready() }
+      guard self.mayWait(stream, "for a connection to \(self.target)") else { return }
       self.nextOrder += 1
       self.waiting[id] = (self.nextOrder, stream)
       stream.onFinish = { [weak self] in self?.waiting[id] = nil }
@@ -89,10 +78,29 @@ final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
   }
 
   private func start(_ stream: ClientStream, on link: ChannelMachine.LinkID) {
-    guard let connection = self.links[link]?.connection else {
+    guard let connection = self.links[link] else {
       preconditionFailure("a link that is ready has a connection")
     }
+    if let session = connection.session, session.isFull,
+      !self.mayWait(stream, "behind the limit of streams of \(self.target)")
+    {
+      return
+    }
     stream.start(on: connection, authority: self.authority, scheme: self.scheme)
+  }
+
+  /// Calls that have not gone out: there is no connection, or its server takes no more at once.
+  var waitingCalls: Int {
+    self.connections.values.reduce(self.waiting.count) { $0 + ($1.session?.queuedStreams ?? 0) }
+  }
+
+  /// Whether one more call may wait; otherwise its attempt ends here.
+  private func mayWait(_ stream: ClientStream, _ whereTo: String) -> Bool {
+    let count = self.waitingCalls
+    if count < self.configuration.maximumWaitingCalls { return true }
+    stream.unavailable(
+      RPCError(.resourceExhausted, "\(count) calls wait already; this one would wait \(whereTo)"))
+    return false
   }
 
   private func unavailable(_ reason: String) -> RPCError {
@@ -179,7 +187,7 @@ final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
       .client, executor: self.executor, configuration: http2, life: limits, owner: owner)
     owner.connection = connection
     let id = ObjectIdentifier(connection)
-    self.links[link] = Link(connection: connection)
+    self.links[link] = connection
     self.linkOf[id] = link
     self.connections[id] = connection
     self.dialer.connect(to: address, connection, on: self.executor.eventLoop) { failure in
@@ -208,7 +216,7 @@ final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
 
   /// A link that nobody wants: its connection goes when its calls are over.
   private func drop(_ link: ChannelMachine.LinkID) {
-    guard let connection = self.links.removeValue(forKey: link)?.connection else { return }
+    guard let connection = self.links.removeValue(forKey: link) else { return }
     self.linkOf[ObjectIdentifier(connection)] = nil
     connection.leave()
   }
@@ -231,7 +239,18 @@ final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
   private func lost(_ connection: Connection) {
     guard let link = self.linkOf.removeValue(forKey: ObjectIdentifier(connection)) else { return }
     self.links[link] = nil
-    self.perform(self.machine.lost(link, callsAreWaiting: !self.waiting.isEmpty))
+    self.perform(
+      self.machine.lost(
+        link, wasUseful: self.wasUseful(connection), callsAreWaiting: !self.waiting.isEmpty,
+        random: .random(in: -1...1)))
+  }
+
+  /// Whether a connection served a call, or stayed for as long as two attempts to connect may be
+  /// apart.
+  private func wasUseful(_ connection: Connection) -> Bool {
+    guard let client = connection.client else { return false }
+    return client.hasAnswered
+      || NIODeadline.now() - client.greeted >= TimeAmount(self.configuration.maximumBackoff)
   }
 
   func connectionClosed(_ connection: Connection, wasReady: Bool, _ reason: String) {

@@ -101,6 +101,7 @@ final class ClientAttempt: HTTP2Stream {
       // RFC 9113, section 8.1: any number of interim responses come before the final one.
       if (100..<200).contains(head.httpStatus) { return }
       self.isPastHead = true
+      self.client?.callAnswered()
       guard head.httpStatus == 200, head.isGRPC || head.code != nil else {
         let what =
           head.httpStatus == 200
@@ -198,14 +199,25 @@ final class ClientAttempt: HTTP2Stream {
       } else {
         self.end(
           .failure(
-            RPCError(
-              StatusCode(resetCode: code), "the server reset the stream with HTTP/2 error \(code)"
-            )),
+            RPCError(StatusCode(resetCode: code), self.endInWords(code))),
           // RFC 9113, section 8.7.
           isUnprocessed: code == 0x7 && !self.isPastHead)
       }
     }
     self.client?.callEnded()
+  }
+
+  /// Who ended the stream before its time, and why.
+  private func endInWords(_ code: UInt32) -> String {
+    let name = http2ErrorName(code)
+    if self.wasResetByPeer { return "the server reset the stream with \(name)" }
+    if code == 0x7 {
+      // Closed on this side alone: the server never began it.
+      return self.client?.goAway.map { "the server refused the call with \($0)" }
+        ?? "the connection takes no more calls"
+    }
+    return "the response is malformed, and this side reset the stream with \(name): "
+      + (self.fault ?? "its body breaks a rule of HTTP/2")
   }
 
   // MARK: -

@@ -17,10 +17,16 @@ final class ClientConnection: ConnectionOwner, @unchecked Sendable {
   /// HTTP/2 was up once.
   private(set) var isGreeted = false
   private(set) var idleSince = NIODeadline.now()
+  /// When HTTP/2 was up.
+  private(set) var greeted = NIODeadline.now()
+  /// A response has begun on it.
+  private(set) var hasAnswered = false
   /// Why the connection is gone; nil while it lives.
   private(set) var lossReason: String?
   /// What the server said in its GOAWAY, if that was an error.
   private var complaint: String?
+  /// Its first GOAWAY in words; nil: there was none.
+  private(set) var goAway: String?
   /// Set once, right after both are made.
   weak var connection: Connection?
 
@@ -38,21 +44,28 @@ final class ClientConnection: ConnectionOwner, @unchecked Sendable {
   func settingsReceived() {
     guard !self.isGreeted, let connection = self.connection else { return }
     self.isGreeted = true
-    self.idleSince = .now()
+    self.greeted = .now()
+    self.idleSince = self.greeted
     self.channel.connectionReady(connection)
     connection.greeted()
   }
 
   func goAwayReceived(lastStreamID: Int32, code: UInt32, text: String) {
     guard let connection = self.connection else { return }
-    if code != 0, self.complaint == nil {
-      self.complaint =
-        "the server ended it with HTTP/2 error \(code)"
-        + (text.isEmpty ? "" : " (\(text.prefix(200)))")
-    }
+    let words = self.goAwayInWords(code, text)
+    if self.goAway == nil { self.goAway = words }
+    if code != 0, self.complaint == nil { self.complaint = "the server ended it with \(words)" }
     self.channel.connectionRetired(
       connection, tooManyPings: code == 0xb && text == "too_many_pings")
     connection.needsFlush()
+  }
+
+  func goAwaySent(code: UInt32, text: String) {
+    self.connection?.endsItself("this side ended it with \(self.goAwayInWords(code, text))")
+  }
+
+  private func goAwayInWords(_ code: UInt32, _ text: String) -> String {
+    "GOAWAY, \(http2ErrorName(code))" + (text.isEmpty ? "" : " (\(printable(text).prefix(200)))")
   }
 
   func pingReceived() {}
@@ -84,6 +97,8 @@ final class ClientConnection: ConnectionOwner, @unchecked Sendable {
     self.channel.connectionClosed(
       connection, wasReady: self.isGreeted, self.complaint ?? reason)
   }
+
+  func callAnswered() { self.hasAnswered = true }
 
   func callEnded() { self.idleSince = .now() }
 }

@@ -22,7 +22,8 @@ protocol ClientCall: AnyObject, Sendable {
 ///        │  └──try again─────┤                             │
 ///        └──────────────▶ finished ◀───────────────────────┘
 ///
-/// What was sent is kept until one attempt is committed to, so that another can begin with it.
+/// What was sent is kept until one attempt is committed to, so that another can begin with it; more
+/// than ``maximumReplayBytes`` is not kept but moved to the attempt that is there.
 /// The call is finished once: by its committed attempt, the last one that failed, the deadline or a
 /// cancellation, whichever comes first. `@unchecked Sendable`: only the loop touches it;
 /// ``StreamWriter`` is the way in from elsewhere.
@@ -57,9 +58,10 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   @exclusivity(unchecked) private var replay = ByteQueue()
   private var wantsEnd = false
   private var retries: RetryState
-  private var nextIsTransparent = false
   /// Attempts that are planned: a delay that runs, or a place among the waiting calls.
   private var planned = 0
+  /// How many of them follow a refusal, and are not counted.
+  private var plannedTransparent = 0
   private var lastError: RPCError?
   private var hedgeTimer: Scheduled<Void>?
   private var retryTimers: [Scheduled<Void>] = []
@@ -134,6 +136,9 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   /// Makes an attempt on a connection.
   func start(on connection: Connection, authority: String, scheme: StaticString) {
     guard !self.isFinished, self.committed == nil, connection.session != nil else { return }
+    self.writer.transfer(to: self)
+    // That was too much to keep: the call is bound to the attempt it has.
+    guard self.committed == nil else { return }
     self.planned -= 1
     var fields = HeaderFields()
     fields.add(":method", "POST")
@@ -154,9 +159,10 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     if let deadline = self.terms.deadline {
       fields.add("grpc-timeout", TimeoutHeader.encode(max(.zero, deadline.remaining)))
     }
-    if self.retries.attempts > 0, !self.nextIsTransparent {
-      fields.add("grpc-previous-rpc-attempts", String(self.retries.attempts))
-    }
+    let isTransparent = self.plannedTransparent > 0
+    // One that follows a refusal says what the refused one said.
+    let previous = self.retries.attempts - (isTransparent ? 1 : 0)
+    if previous > 0 { fields.add("grpc-previous-rpc-attempts", String(previous)) }
     fields.add(self.terms.metadata)
     let size = fields.size
     guard size <= HeaderFields.maximumSize else {
@@ -171,13 +177,16 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     let attempt = ClientAttempt(
       of: self, on: connection, maximumResponseBytes: self.terms.maximumResponseBytes)
     self.attempts.append(attempt)
-    let nextHedge = self.retries.attemptStarted(isTransparent: self.nextIsTransparent)
-    self.nextIsTransparent = false
-    self.writer.transfer(to: self)
-    self.pump(attempt)
+    if isTransparent { self.plannedTransparent -= 1 }
+    let nextHedge = self.retries.attemptStarted(isTransparent: isTransparent)
+    if self.replay.count > Self.maximumReplayBytes {
+      self.commit(to: attempt)
+    } else {
+      self.pump(attempt)
+    }
     attempt.submit(fields)
     if self.wantsEnd { attempt.endOutbound() }
-    if let nextHedge { self.planHedge(after: nextHedge) }
+    if self.committed == nil, let nextHedge { self.planHedge(after: nextHedge) }
   }
 
   /// Ends the call from our side; the server is told if it knows of it.
@@ -187,13 +196,22 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
 
   /// The channel has no connection for an attempt.
   func unavailable(_ error: RPCError) {
-    self.planned = max(0, self.planned - 1)
+    self.plannedAttemptFell()
     // Other attempts of a hedged call may still succeed.
     if self.attempts.isEmpty, self.planned == 0 { self.finish(.failure(error)) }
   }
 
   /// Another attempt waits for a connection: this one will not.
-  func attemptIsPlannedAlready() { self.planned -= 1 }
+  func attemptIsPlannedAlready() { self.plannedAttemptFell() }
+
+  private func plannedAttemptFell() {
+    self.planned = max(0, self.planned - 1)
+    if self.plannedTransparent > self.planned {
+      self.plannedTransparent -= 1
+    } else {
+      self.retries.plannedAttemptFell()
+    }
+  }
 
   /// Nothing more will be sent.
   func endOutbound() {
@@ -244,7 +262,9 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
       self.channel?.throttle?.succeeded()
       self.finish(end.result)
     case .failure(let error):
-      if self.committed != nil { return self.finish(end.result) }
+      if self.committed != nil, !(end.isUnprocessed && self.takeBack(from: attempt)) {
+        return self.finish(end.result)
+      }
       self.lastError = error
       self.failed(error, isUnprocessed: end.isUnprocessed)
     }
@@ -264,7 +284,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     case .tryAgain(let delay):
       self.hedgeTimer?.cancel()
       self.hedgeTimer = nil
-      self.nextIsTransparent = isTransparent
+      if isTransparent { self.plannedTransparent += 1 }
       self.tryAgain(after: delay)
     }
   }
@@ -273,7 +293,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     self.hedgeTimer = self.executor.eventLoop.scheduleTask(in: TimeAmount(delay)) {
       self.hedgeTimer = nil
       guard !self.isFinished, self.committed == nil,
-        self.retries.mayHedge(self.channel?.throttle)
+        self.retries.hedgeIsDue(self.channel?.throttle)
       else { return }
       self.tryAgain(after: .zero)
     }
@@ -295,13 +315,28 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
 
   private func commit(to attempt: ClientAttempt) {
     guard self.committed == nil else { return }
-    self.pump(attempt)
+    if attempt.replayed == 0, attempt.outbound.isEmpty, !attempt.isClosed {
+      // A large request is not copied.
+      swap(&attempt.outbound, &self.replay)
+    } else {
+      self.pump(attempt)
+    }
     self.committed = attempt
     self.replay.reset()
     self.hedgeTimer?.cancel()
     self.hedgeTimer = nil
     for other in self.attempts where other !== attempt { other.abandon() }
     self.attempts = [attempt]
+  }
+
+  /// Frees the call from an attempt that the server has not seen, with what was to be sent on it.
+  ///
+  /// - Returns: Whether all of that is still there.
+  private func takeBack(from attempt: ClientAttempt) -> Bool {
+    guard self.committed === attempt, !attempt.hasSentBytes else { return false }
+    swap(&attempt.outbound, &self.replay)
+    self.committed = nil
+    return true
   }
 
   // MARK: - From the writer

@@ -59,8 +59,9 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   private var isClosing = false
   /// Closed before it was made.
   private var isGivenUp = false
-  private var closeReason = "the peer closed the connection"
-  /// Sent whenever the peer proves that it lives.
+  /// Why we end it, if it is we who do.
+  private var ownReason: String?
+  /// When bytes of the peer's came last.
   private(set) var lastReadTime = NIODeadline.now()
 
   init(
@@ -106,10 +107,11 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     self.lifeTimer?.cancel()
     self.lifeTimer = nil
     if let session = self.session {
-      self.owner.connectionWillClose(self.closeReason)
+      let reason = self.closeReason
+      self.owner.connectionWillClose(reason)
       session.abandonStreams(code: 0x8)
       self.session = nil
-      self.owner.connectionClosed(self.closeReason)
+      self.owner.connectionClosed(reason)
     }
     context.fireChannelInactive()
   }
@@ -125,11 +127,12 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
       try buffer.withUnsafeReadableBytes { bytes in try session.receive(bytes) }
     } catch {
       self.isReading = false
-      self.closeReason = "\(error)"
+      let reason = "\(error)"
+      self.ownReason = reason
       // PROTOCOL_ERROR: RFC 9113, section 7.
-      session.terminate(code: 0x1, self.closeReason)
+      session.terminate(code: 0x1, reason)
       self.flush()
-      self.close(self.closeReason)
+      self.close(reason)
     }
   }
 
@@ -191,7 +194,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
         if session.isDrained { break }
       }
     } catch {
-      self.closeReason = "\(error)"
+      self.ownReason = "\(error)"
       context.close(promise: nil)
       return
     }
@@ -223,8 +226,15 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     }
   }
 
+  private var closeReason: String { self.ownReason ?? "the peer closed the connection" }
+
+  /// nghttp2 ends the connection, for what the peer did; that it closes follows from there.
+  func endsItself(_ reason: String) {
+    if self.ownReason == nil { self.ownReason = reason }
+  }
+
   func close(_ reason: String) {
-    self.closeReason = reason
+    self.ownReason = reason
     if let context = self.context {
       context.close(promise: nil)
     } else {
@@ -245,7 +255,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
 
   /// Ends the connection because of what its peer does.
   func terminate(_ reason: String) {
-    self.closeReason = reason
+    self.ownReason = reason
     self.session?.terminate(code: 0xb, reason)
     self.needsFlush()
     // Whether or not it reads what we say.

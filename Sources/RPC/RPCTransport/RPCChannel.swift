@@ -31,7 +31,8 @@ public final class RPCChannel: Sendable {
     public var initialBackoff = Duration.milliseconds(200)
     /// No delay between two attempts is longer.
     public var maximumBackoff = Duration.seconds(10)
-    /// Calls that may wait for a connection; one more fails with `resourceExhausted`.
+    /// Calls that may wait, for a connection or for a server that takes no more at once; one more fails
+    /// with `resourceExhausted`.
     public var maximumWaitingCalls = 10_000
     /// Pings a server that is silent, to notice that it is gone. Nil never does. A server may take
     /// frequent pings for an attack: gRPC's own allow one in five minutes unless they are told
@@ -56,7 +57,7 @@ public final class RPCChannel: Sendable {
 
   /// What the channel is a way to.
   public let target: ChannelTarget
-  private let core: ChannelCore
+  let core: ChannelCore
   private let configuration: Configuration
   /// What is wrong with target or configuration: every call fails with it.
   private let mistake: ConfigurationError?

@@ -105,7 +105,7 @@ import Testing
     var (machine, _) = Self.machine([Self.a])
     _ = machine.connected(1)
     _ = machine.timerFired(.resolve, callsAreWaiting: false)
-    let answer18 = machine.lost(1, callsAreWaiting: false)
+    let answer18 = machine.lost(1, wasUseful: false, callsAreWaiting: false, random: 0)
     #expect(
       answer18 == [
         .setTimer(.resolve, after: .seconds(1)), .resolve,
@@ -123,10 +123,39 @@ import Testing
     for _ in 0..<4 { turns.append(machine.callArrived(waitsForReady: false)) }
     #expect(turns == [.start(1), .start(3), .start(1), .start(3)])
     // A lost one is connected again at once, calls or not.
-    let answer20 = machine.lost(1, callsAreWaiting: false)
+    let answer20 = machine.lost(1, wasUseful: true, callsAreWaiting: false, random: 0)
     #expect(answer20.contains(.connect(1, Self.a)))
     let answer21 = machine.callArrived(waitsForReady: false)
     #expect(answer21 == .start(3))
+  }
+
+  @Test func aServerThatGreetsAndLeavesIsConnectedToMoreAndMoreSeldom() {
+    var (machine, _) = Self.machine([Self.a], .roundRobin)
+    var delays: [Duration] = []
+    for _ in 0..<4 {
+      let ready = machine.connected(1)
+      #expect(ready == [.startWaitingCalls])
+      let effects = machine.lost(1, wasUseful: false, callsAreWaiting: true, random: 0)
+      #expect(!effects.contains(.connect(1, Self.a)))
+      for case .setTimer(.link, let delay) in effects { delays.append(delay) }
+      // Calls are not failed: they wait for the next attempt.
+      let admission = machine.callArrived(waitsForReady: false)
+      #expect(admission == .wait([]))
+      let again = machine.timerFired(.link(1), callsAreWaiting: true)
+      #expect(again.contains(.connect(1, Self.a)))
+    }
+    #expect(delays == [1, 2, 4, 5].map { .seconds($0) })
+    // A failure to connect counts with those.
+    let failed = machine.connectFailed(1, "no", callsAreWaiting: true, random: 0)
+    #expect(failed.contains(.setTimer(.link(1), after: .seconds(5))))
+    _ = machine.timerFired(.link(1), callsAreWaiting: true)
+    _ = machine.connected(1)
+    // One that served begins anew.
+    let served = machine.lost(1, wasUseful: true, callsAreWaiting: false, random: 0)
+    #expect(served.contains(.connect(1, Self.a)))
+    _ = machine.connected(1)
+    let effects = machine.lost(1, wasUseful: false, callsAreWaiting: false, random: 0)
+    #expect(effects.contains(.setTimer(.link(1), after: .seconds(1))))
   }
 
   @Test func aNameThatMeansOthersNowDropsThoseThatAreGone() {

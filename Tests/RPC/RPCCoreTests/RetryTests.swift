@@ -119,7 +119,8 @@ import Testing
       .hedge(HedgingPolicy(maximumAttempts: 3, delay: .milliseconds(10))))
     let answer1 = state.attemptStarted(isTransparent: false)
     #expect(answer1 == .milliseconds(10))
-    #expect(state.mayHedge(nil))
+    let mayHedge = state.hedgeIsDue(nil)
+    #expect(mayHedge)
     let answer2 = state.attemptStarted(isTransparent: false)
     #expect(answer2 == .milliseconds(10))
     // One has failed: the last is made at once.
@@ -137,6 +138,34 @@ import Testing
       Self.failure(.invalidArgument), othersAreOpen: true, canReplay: true, throttle: &throttle,
       random: 0)
     #expect(fatal.decision == .giveUp)
+  }
+
+  /// Two streams of one connection fail in one read, before any of what follows them can start.
+  @Test func twoFailuresBeforeOneStartPlanNoMoreThanTheAttemptsThatAreLeft() {
+    var throttle: RetryThrottle?
+    var state = RetryState(.hedge(HedgingPolicy(maximumAttempts: 3, delay: .zero)))
+    _ = state.attemptStarted(isTransparent: false)
+    let mayHedge = state.hedgeIsDue(nil)
+    #expect(mayHedge)
+    _ = state.attemptStarted(isTransparent: false)
+    var decisions: [RetryState.Decision] = []
+    for _ in 0..<2 {
+      decisions.append(
+        state.failed(
+          Self.failure(.unavailable), othersAreOpen: true, canReplay: true, throttle: &throttle,
+          random: 0
+        ).decision)
+    }
+    #expect(decisions == [.tryAgain(after: .zero), .goOn])
+    let isDue = state.hedgeIsDue(nil)
+    #expect(!isDue)
+    // What is planned is made, or gives its place back.
+    state.plannedAttemptFell()
+    let isDueAgain = state.hedgeIsDue(nil)
+    #expect(isDueAgain)
+    let next = state.attemptStarted(isTransparent: false)
+    #expect(next == nil)
+    #expect(state.attempts == 3)
   }
 
   @Test func theNearestMethodConfigApplies() {

@@ -1,4 +1,5 @@
 import NIOCore
+import NIOPosix
 import RPCCore
 import RPCTesting
 import RPCTransport
@@ -103,6 +104,82 @@ import Testing
         try await group.waitForAll()
       }
     }
+  }
+
+  @Test func noMoreCallsWaitForAConnectionThanMay() async throws {
+    var configuration = RPCChannel.Configuration()
+    configuration.maximumWaitingCalls = 2
+    // It connects and is not greeted.
+    let (channel, _) = ScriptedPeer.server(configuration: configuration, greets: false)
+    let calls = (0..<2).map { _ in Task { try await channel.unary(Methods.unary, Blob()) } }
+    try await waitUntil { try await waitingCalls(of: channel) == 2 }
+    let error = await #expect(throws: RPCError.self) {
+      try await channel.unary(Methods.unary, Blob())
+    }
+    #expect(error?.code == .resourceExhausted)
+    // One that goes makes room for another.
+    calls[0].cancel()
+    _ = try? await calls[0].value
+    let next = Task { try await channel.unary(Methods.unary, Blob()) }
+    try await waitUntil { try await waitingCalls(of: channel) == 2 }
+    await channel.close()
+    for call in calls + [next] {
+      await #expect(throws: RPCError.self) { try await call.value }
+    }
+  }
+
+  @Test func callsBehindAStreamLimitAreCountedAmongThoseThatWait() async throws {
+    var configuration = RPCChannel.Configuration()
+    configuration.maximumWaitingCalls = 2
+    let (channel, peers) = ScriptedPeer.server(configuration: configuration, greets: false)
+    let first = Task { try await channel.unary(Methods.unary, Blob("first")) }
+    let peer = try await peers.next()
+    // One stream at a time.
+    try await peer.send(.settings, body: [0, 3] + ScriptedPeer.bytes(1))
+    let head = try #require(try await peer.frame(.headers))
+    let queued = (0..<2).map { _ in Task { try await channel.unary(Methods.unary, Blob("next")) } }
+    try await waitUntil { try await waitingCalls(of: channel) == 2 }
+    let error = await #expect(throws: RPCError.self) {
+      try await channel.unary(Methods.unary, Blob("one too many"))
+    }
+    #expect(error?.code == .resourceExhausted)
+    var stream = head.stream
+    for left in [2, 1, 0] {
+      try await peer.respond(stream: stream)
+      try await peer.send(message: [], stream: stream)
+      try await peer.end(stream: stream)
+      if left > 0 { stream = try #require(try await peer.frame(.headers)).stream }
+    }
+    _ = try await first.value
+    for call in queued { _ = try await call.value }
+    await channel.close()
+  }
+
+  @Test func aServerThatGreetsAndLeavesIsNotConnectedToAllTheTime() async throws {
+    var configuration = RPCChannel.Configuration()
+    configuration.loadBalancing = .roundRobin
+    configuration.initialBackoff = .seconds(60)
+    configuration.maximumBackoff = .seconds(60)
+    let connections = Atomic(0)
+    let server = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+      .childChannelInitializer { channel in
+        connections.add(1, ordering: .relaxed)
+        return channel.eventLoop.makeCompletedFuture {
+          try channel.pipeline.syncOperations.addHandler(GreetsAndLeaves())
+        }
+      }
+      .bind(host: "127.0.0.1", port: 0).get()
+    let channel = RPCChannel(
+      to: .tcp(host: "127.0.0.1", port: server.localAddress!.port!), configuration: configuration)
+    for _ in 0..<3 {
+      await #expect(throws: RPCError.self) {
+        try await channel.unary(
+          Methods.unary, Blob(), options: CallOptions(timeout: .milliseconds(100)))
+      }
+    }
+    #expect(connections.load(ordering: .relaxed) == 1)
+    await channel.close()
+    try await server.close()
   }
 
   @Test func aServerThatDoesNotAnswerPingsIsGivenUp() async throws {
@@ -236,5 +313,17 @@ import Testing
     let error = await #expect(throws: RPCError.self) { try await task.value }
     #expect(error?.code == .cancelled)
     await channel.close()
+  }
+}
+
+/// Answers a client's greeting with its own, and closes.
+private final class GreetsAndLeaves: ChannelInboundHandler, Sendable {
+  typealias InboundIn = ByteBuffer
+  typealias OutboundOut = ByteBuffer
+
+  func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+    let settings = ByteBuffer(bytes: ScriptedPeer.frame(.settings))
+    context.writeAndFlush(self.wrapOutboundOut(settings), promise: nil)
+    context.close(promise: nil)
   }
 }

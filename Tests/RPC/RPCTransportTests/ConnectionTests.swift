@@ -155,6 +155,51 @@ import Testing
     await down
   }
 
+  @Test(.timeLimit(.minutes(1))) func aServerLeavesAConnectionThatIsIdle() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.maximumConnectionIdle = .milliseconds(50)
+    configuration.closeTimeout = .seconds(60)
+    try await withServer(configuration: configuration) { channel, _ in
+      let peer = try await ScriptedPeer.client(of: try ListenAddress("\(channel.target)"))
+      let notice = try #require(try await peer.frame(.goAway))
+      #expect(notice.number(at: 4) == 0)
+      // What is on its way is taken until this ping is answered.
+      let ping = try #require(try await peer.frame(.ping) { !$0.isAcknowledgement })
+      try await peer.send(.ping, flags: 1, body: ping.body)
+      let last = try #require(try await peer.frame(.goAway))
+      #expect(last.number(at: 0) == 0)
+      #expect(last.number(at: 4) == 0)
+      #expect(try await peer.frame() == nil)
+      await peer.close()
+    }
+  }
+
+  @Test(.timeLimit(.minutes(1))) func callsThatOutliveTheGraceOfAnOldConnectionEndWithIt()
+    async throws
+  {
+    var configuration = RPCServer.Configuration()
+    configuration.maximumConnectionAge = .milliseconds(20)
+    configuration.maximumConnectionAgeGrace = .milliseconds(50)
+    let cancelled = Signal()
+    var service = TestService()
+    service.unary = { request, _ in
+      do {
+        try await Task.sleep(for: .seconds(60))
+      } catch {
+        await cancelled.set()
+        throw error
+      }
+      return request
+    }
+    try await withServer(service, configuration: configuration) { channel, _ in
+      let error = await #expect(throws: RPCError.self) {
+        try await channel.unary(Methods.unary, Blob("slow"))
+      }
+      #expect(error?.code == .unavailable)
+      await cancelled.wait()
+    }
+  }
+
   @Test func garbageClosesItsConnectionOnly() async throws {
     try await withServer { channel, _ in
       guard case .tcp(let host, let port) = try ListenAddress("\(channel.target)") else { return }

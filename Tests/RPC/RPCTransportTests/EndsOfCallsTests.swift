@@ -59,12 +59,13 @@ import Testing
     let (channel, peers) = ScriptedPeer.server()
     let warm = Task { try await channel.unary(Methods.unary, Blob("warm")) }
     let first = try await peers.next()
-    // One stream at a time.
-    try await first.send(.settings, body: [0, 3] + ScriptedPeer.bytes(1))
     _ = try #require(try await first.frame(.headers))
-    try await Task.sleep(for: .milliseconds(100))
+    // One stream at a time, and the client has taken note.
+    try await first.send(.settings, body: [0, 3] + ScriptedPeer.bytes(1))
+    try await first.send(.ping, body: [UInt8](repeating: 7, count: 8))
+    _ = try #require(try await first.frame(.ping) { $0.isAcknowledgement })
     let queued = Task { try await channel.unary(Methods.unary, Blob("queued")) }
-    try await Task.sleep(for: .milliseconds(200))
+    try await waitUntil { try await waitingCalls(of: channel) == 1 }
     await first.close()
     let second = try await peers.next()
     let head = try #require(try await second.frame(.headers))

@@ -231,6 +231,101 @@ import Testing
     #expect(attempts.withLock { $0 } == 11)
   }
 
+  private static let large = Blob([UInt8](repeating: 1, count: 1 << 20))
+
+  /// Nothing between: whatever the client had to say, it says before the answer to a ping.
+  private static func hearsNothing(_ peer: ScriptedPeer) async throws -> Bool {
+    try await peer.send(.ping, body: [UInt8](repeating: 7, count: 8))
+    while let frame = try await peer.frame() {
+      if frame.kind == .headers { return false }
+      if frame.kind == .ping, frame.isAcknowledgement { return true }
+    }
+    return true
+  }
+
+  /// A6, "When Retries are Valid": what is larger than the buffer is committed.
+  @Test(arguments: [true, false])
+  func aLargeRequestThatHasBegunToLeaveIsNotSentAgain(hasPolicy: Bool) async throws {
+    let (channel, peers) = ScriptedPeer.server(
+      configuration: Self.configuration(hasPolicy ? Self.retry : .none))
+    let call = Task { try await channel.unary(Methods.unary, Self.large) }
+    let peer = try await peers.next()
+    let head = try #require(try await peer.frame(.headers))
+    _ = try #require(try await peer.frame(.data))
+    if hasPolicy {
+      try await peer.end(stream: head.stream, status: .unavailable, isTrailersOnly: true)
+    } else {
+      try await peer.send(.reset, stream: head.stream, body: ScriptedPeer.bytes(7))
+    }
+    let error = await #expect(throws: RPCError.self) { try await call.value }
+    #expect(error?.code == .unavailable)
+    #expect(try await Self.hearsNothing(peer))
+    await channel.close()
+  }
+
+  @Test func aLargeRequestOfWhichNothingHasLeftIsMadeAgain() async throws {
+    let (channel, peers) = ScriptedPeer.server(greets: false)
+    let call = Task { try await channel.unary(Methods.unary, Self.large) }
+    let peer = try await peers.next()
+    // Windows of nothing: the headers go out alone.
+    try await peer.send(.settings, body: [0, 4] + ScriptedPeer.bytes(0))
+    let refused = try #require(try await peer.frame(.headers))
+    try await peer.send(.reset, stream: refused.stream, body: ScriptedPeer.bytes(7))
+    let head = try #require(try await peer.frame(.headers))
+    try await peer.send(.windowUpdate, body: ScriptedPeer.bytes(1 << 21))
+    try await peer.send(.settings, body: [0, 4] + ScriptedPeer.bytes(1 << 21))
+    var count = 0
+    while let frame = try await peer.frame(.data) {
+      count += frame.body.count
+      if frame.endsStream { break }
+    }
+    #expect(count == Self.large.bytes.count + 5)
+    try await peer.respond(stream: head.stream)
+    try await peer.send(message: Array("whole".utf8), stream: head.stream)
+    try await peer.end(stream: head.stream)
+    #expect(try await call.value.text == "whole")
+    await channel.close()
+  }
+
+  @Test func aLargeRequestIsNotHedged() async throws {
+    let hedging = MethodConfig.Resilience.hedge(HedgingPolicy(maximumAttempts: 3, delay: .zero))
+    let (channel, peers) = ScriptedPeer.server(configuration: Self.configuration(hedging))
+    let call = Task { try await channel.unary(Methods.unary, Self.large) }
+    let peer = try await peers.next()
+    let head = try #require(try await peer.frame(.headers))
+    #expect(try await Self.hearsNothing(peer))
+    try await peer.respond(stream: head.stream)
+    try await peer.send(message: Array("once".utf8), stream: head.stream)
+    try await peer.end(stream: head.stream)
+    #expect(try await call.value.text == "once")
+    await channel.close()
+  }
+
+  /// Both attempts fail in one read: neither may plan what the other has planned.
+  @Test func hedgesThatFailTogetherAreFollowedByNoMoreThanAreLeft() async throws {
+    let hedging = MethodConfig.Resilience.hedge(
+      HedgingPolicy(maximumAttempts: 3, delay: .milliseconds(20)))
+    let (channel, peers) = ScriptedPeer.server(configuration: Self.configuration(hedging))
+    let call = Task { try await channel.unary(Methods.unary, Blob("x")) }
+    let peer = try await peers.next()
+    let first = try #require(try await peer.frame(.headers))
+    let second = try #require(try await peer.frame(.headers))
+    let trailers = ScriptedPeer.block([
+      (":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "14"),
+    ])
+    try await peer.send(
+      bytes: [first, second].flatMap {
+        ScriptedPeer.frame(.headers, flags: 5, stream: $0.stream, body: trailers)
+      })
+    // The third may have begun before those were read.
+    let third = try #require(try await peer.frame(.headers))
+    try await peer.end(stream: third.stream, status: .unavailable, isTrailersOnly: true)
+    let error = await #expect(throws: RPCError.self) { try await call.value }
+    #expect(error?.code == .unavailable)
+    #expect(try await Self.hearsNothing(peer))
+    await channel.close()
+  }
+
   @Test func theDeadlineIsThatOfAllAttempts() async throws {
     var service = TestService()
     service.unary = { _, _ in throw RPCError(.unavailable, "down", retryDelay: .seconds(60)) }

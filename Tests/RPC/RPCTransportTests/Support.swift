@@ -1,5 +1,8 @@
+import NIOCore
 import RPCCore
-import RPCTransport
+import Testing
+
+@testable import RPCTransport
 
 /// A message that is its bytes: the transport's tests need no protobuf.
 struct Blob: RPCMessage {
@@ -89,6 +92,17 @@ func withServer(
   await channel.close()
   await server.shutdown(grace: .seconds(5))
   return try result.get()
+}
+
+/// Returns once it is so; other tasks run meanwhile.
+func waitUntil(_ isSo: () async throws -> Bool) async throws {
+  while try await !isSo() { await Task.yield() }
+}
+
+/// How many calls of a channel have not gone out.
+func waitingCalls(of channel: RPCChannel) async throws -> Int {
+  let core = channel.core
+  return try await core.executor.eventLoop.submit { core.waitingCalls }.get()
 }
 
 /// Lets one task tell another that something has happened, without a clock.
