@@ -28,6 +28,10 @@ final class ClientAttempt: HTTP2Stream {
   private let limit: Int
   @exclusivity(unchecked) private var unconsumedBytes = 0
   private var isHeldBack = false
+  /// How the attempt ends once the application has read what came before the end.
+  private var dueEnd: AttemptEnd?
+  /// Why the messages cannot be gone on with.
+  private var messageFault: RPCError?
   /// The call outlives its attempts while they may speak of it.
   private var keepsCall: ClientStream?
 
@@ -65,6 +69,7 @@ final class ClientAttempt: HTTP2Stream {
   func abandon() {
     self.isEnded = true
     self.keepsCall = nil
+    self.deframer.reset()
     guard !self.isClosed else { return }
     self.connection.session?.reset(self, code: 0x8)
     self.connection.needsFlush()
@@ -74,8 +79,20 @@ final class ClientAttempt: HTTP2Stream {
   /// The application has read what it was behind with.
   func roomAgain() {
     self.isHeldBack = false
+    guard !self.isEnded else { return }
+    if self.deframer.hasBacklog {
+      self.receive { (attempt) throws(MessageDeframer.Failure) in
+        try attempt.deframer.resume { attempt.messageReceived($0, $1) }
+      }
+    }
+    guard !self.isHeldBack else { return }
     self.openWindow()
+    guard !self.deframer.hasBacklog, let end = self.dueEnd.take() else { return }
+    self.end(self.deframer.isAtBoundary ? end : Self.endedWithinAMessage)
   }
+
+  private static let endedWithinAMessage = AttemptEnd(
+    result: .failure(RPCError(.internalError, "the response ended within a message")))
 
   // MARK: - From the session
 
@@ -124,8 +141,8 @@ final class ClientAttempt: HTTP2Stream {
         return
       }
     }
-    guard self.deframer.isAtBoundary else {
-      self.end(.failure(RPCError(.internalError, "the response ended within a message")))
+    guard self.deframer.isAtBoundary || self.deframer.hasBacklog else {
+      self.end(Self.endedWithinAMessage)
       return
     }
     switch head.code {
@@ -141,25 +158,43 @@ final class ClientAttempt: HTTP2Stream {
       return
     }
     self.unconsumedBytes += bytes.count
-    var failure: RPCError?
-    do {
-      try self.deframer.append(bytes) { message, isCompressed in
-        guard failure == nil else { return true }
-        do throws(RPCError) {
-          try self.messageReceived(message, isCompressed)
-        } catch {
-          failure = error
-        }
-        return true
-      }
-    } catch {
-      failure = error.error
+    if self.isHeldBack {
+      self.deframer.keep(bytes)
+      return
     }
-    if let failure { self.breakOff(failure) }
+    self.receive { (attempt) throws(MessageDeframer.Failure) in
+      try attempt.deframer.append(bytes) { attempt.messageReceived($0, $1) }
+    }
     if !self.isHeldBack { self.openWindow() }
   }
 
-  private func messageReceived(
+  /// Runs what takes messages apart; where they are none, the call ends.
+  private func receive(_ body: (ClientAttempt) throws(MessageDeframer.Failure) -> Void) {
+    do {
+      try body(self)
+    } catch {
+      self.note(error.error)
+    }
+    // Not from within the taking apart: the end forgets what is left.
+    if let error = self.messageFault.take() { self.breakOff(error) }
+  }
+
+  /// - Returns: Whether the application takes another.
+  private func messageReceived(_ bytes: UnsafeRawBufferPointer, _ isCompressed: Bool) -> Bool {
+    guard self.messageFault == nil else { return true }
+    do throws(RPCError) {
+      try self.deliver(bytes, isCompressed)
+    } catch {
+      self.note(error)
+    }
+    return !self.isHeldBack
+  }
+
+  private func note(_ error: RPCError) {
+    if self.messageFault == nil { self.messageFault = error }
+  }
+
+  private func deliver(
     _ bytes: UnsafeRawBufferPointer, _ isCompressed: Bool
   ) throws(RPCError) {
     let result = try withPlainMessage(
@@ -190,7 +225,7 @@ final class ClientAttempt: HTTP2Stream {
   }
 
   override func closed(code: UInt32) {
-    if !self.isEnded {
+    if !self.isEnded, self.dueEnd == nil {
       if let reason = self.client?.lossReason {
         // A request that nghttp2 held back, for the server's limit of streams, was seen by nobody.
         self.end(
@@ -228,15 +263,24 @@ final class ClientAttempt: HTTP2Stream {
       self.connection.session?.reset(self, code: 0x8)
       self.connection.needsFlush()
     }
+    self.deframer.reset()
     self.end(.failure(error))
   }
 
   private func end(_ result: Result<Metadata, RPCError>, isUnprocessed: Bool = false) {
-    guard !self.isEnded else { return }
+    self.end(AttemptEnd(result: result, isUnprocessed: isUnprocessed))
+  }
+
+  private func end(_ end: AttemptEnd) {
+    guard !self.isEnded, self.dueEnd == nil else { return }
+    guard !self.deframer.hasBacklog else {
+      self.dueEnd = end
+      return
+    }
     self.isEnded = true
     self.openWindow()
     self.keepsCall = nil
-    self.call.attemptEnded(self, AttemptEnd(result: result, isUnprocessed: isUnprocessed))
+    self.call.attemptEnded(self, end)
   }
 
   private func openWindow() {

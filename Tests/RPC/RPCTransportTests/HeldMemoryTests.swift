@@ -235,4 +235,51 @@ import Testing
       await release.set()
     }
   }
+
+  // MARK: A client
+
+  @Test func responsesThatAreNotReadShutTheWindowAndComeBeforeTheEnd() async throws {
+    let (channel, peers) = ScriptedPeer.server()
+    let call = Task { try await channel.serverStreaming(Methods.server, Blob("x")) }
+    let peer = try await peers.next()
+    let head = try #require(try await peer.frame(.headers))
+    try await peer.respond(stream: head.stream)
+    for _ in 0..<4 {
+      try await peer.send(
+        data: [UInt8](repeating: 0, count: 16_380), stream: head.stream, ends: false)
+    }
+    #expect(try await Self.answers(peer, [.windowUpdate]).isEmpty)
+    try await peer.end(stream: head.stream, status: .aborted)
+    // The end has come, and is told behind what came before it.
+    _ = try await Self.answers(peer, [])
+    var count = 0
+    let error = await #expect(throws: RPCError.self) {
+      for try await response in try await call.value where response.bytes.isEmpty { count += 1 }
+    }
+    #expect(error?.code == .aborted)
+    #expect(count == 4 * 16_380 / 5)
+    await channel.close()
+  }
+
+  @Test func aResponseThatIsCutOffBehindOthersIsNoEnd() async throws {
+    let (channel, peers) = ScriptedPeer.server()
+    let call = Task { try await channel.serverStreaming(Methods.server, Blob("x")) }
+    let peer = try await peers.next()
+    let head = try #require(try await peer.frame(.headers))
+    try await peer.respond(stream: head.stream)
+    for _ in 0..<3 {
+      try await peer.send(
+        data: [UInt8](repeating: 0, count: 16_380), stream: head.stream, ends: false)
+    }
+    try await peer.send(data: [0, 0, 0, 0, 9, 1], stream: head.stream, ends: false)
+    try await peer.end(stream: head.stream)
+    _ = try await Self.answers(peer, [])
+    var count = 0
+    let error = await #expect(throws: RPCError.self) {
+      for try await response in try await call.value where response.bytes.isEmpty { count += 1 }
+    }
+    #expect(error?.code == .internalError)
+    #expect(count == 3 * 16_380 / 5)
+    await channel.close()
+  }
 }
