@@ -280,7 +280,9 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   /// The peer's SETTINGS have come: other times count now.
   func greeted() {
     self.lifeTimer?.cancel()
-    self.checkLife()
+    // Behind the read that they came with: from within it nothing can be sent, and a ping that ought
+    // to follow a notice would overtake it.
+    self.lifeTimer = self.executor.eventLoop.scheduleTask(in: .zero) { self.checkLife() }
   }
 
   func pingAnswered() { self.life?.pingAnswered() }
