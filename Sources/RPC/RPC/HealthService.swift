@@ -10,19 +10,32 @@ public final class HealthService: HealthV1.HealthService {
   /// Serving, not serving, or unknown.
   public typealias Status = HealthV1.HealthCheckResponse.ServingStatus
 
-  /// Watches that one server serves; one more is refused with `resourceExhausted`.
-  public static let maximumWatches = 1_000
+  private struct Watch {
+    let service: String
+    let continuation: AsyncStream<Status>.Continuation
+  }
 
   private struct State {
     var statuses: [String: Status] = ["": .serving]
-    var watches: [Int: (service: String, continuation: AsyncStream<Status>.Continuation)] = [:]
+    var watches: [Int: Watch] = [:]
+    /// How many of the watches each connection has.
+    var watchesByConnection: [ObjectIdentifier: Int] = [:]
     var nextWatch = 0
   }
 
   private let state = Mutex(State())
+  private let maximumWatches: Int
+  private let maximumWatchesPerConnection: Int
 
   /// The server as a whole is serving.
-  public init() {}
+  ///
+  /// - Parameters:
+  ///   - maximumWatches: Watches that are served; one more is refused with `resourceExhausted`.
+  ///   - maximumWatchesPerConnection: The same for each client's connection, so that none takes all.
+  public init(maximumWatches: Int = 1_000, maximumWatchesPerConnection: Int = 100) {
+    self.maximumWatches = maximumWatches
+    self.maximumWatchesPerConnection = maximumWatchesPerConnection
+  }
 
   /// Sets a service's status, and tells its watchers.
   ///
@@ -66,32 +79,52 @@ public final class HealthService: HealthV1.HealthService {
   }
 
   /// Answers with a service's status now and whenever it changes, until the client leaves; one that
-  /// none was ever set for is `serviceUnknown`. `resourceExhausted`: ``maximumWatches`` are open.
+  /// none was ever set for is `serviceUnknown`. `resourceExhausted`: as many as may be are open.
   public func watch(
     _ request: HealthV1.HealthCheckRequest,
     responses: ResponseWriter<HealthV1.HealthCheckResponse>, context: ServerContext
   ) async throws {
-    let (id, statuses) = try self.beginWatch(request.service)
-    defer { self.state.withLock { $0.watches[id] = nil } }
+    let connection = context.connectionID
+    let (id, statuses) = try self.beginWatch(request.service, connection)
+    defer { self.endWatch(id, connection) }
     for await status in statuses {
       try await responses.send(HealthV1.HealthCheckResponse(status: status))
     }
   }
 
-  private func beginWatch(_ service: String) throws -> (Int, AsyncStream<Status>) {
+  private func beginWatch(
+    _ service: String, _ connection: ObjectIdentifier
+  ) throws -> (Int, AsyncStream<Status>) {
     let (stream, continuation) = AsyncStream.makeStream(
       of: Status.self, bufferingPolicy: .bufferingNewest(1))
     let id = try self.state.withLock { state in
-      guard state.watches.count < Self.maximumWatches else {
+      guard state.watches.count < self.maximumWatches else {
         throw RPCError(
-          .resourceExhausted, "\(Self.maximumWatches) watches of the server's health are open",
+          .resourceExhausted, "\(self.maximumWatches) watches of the server's health are open",
+          retryDelay: .seconds(1))
+      }
+      let itsWatches = state.watchesByConnection[connection] ?? 0
+      guard itsWatches < self.maximumWatchesPerConnection else {
+        throw RPCError(
+          .resourceExhausted,
+          "\(itsWatches) watches of the server's health are open on this connection",
           retryDelay: .seconds(1))
       }
       state.nextWatch += 1
-      state.watches[state.nextWatch] = (service, continuation)
+      state.watchesByConnection[connection] = itsWatches + 1
+      state.watches[state.nextWatch] = Watch(
+        service: service, continuation: continuation)
       continuation.yield(state.statuses[service] ?? .serviceUnknown)
       return state.nextWatch
     }
     return (id, stream)
+  }
+
+  private func endWatch(_ id: Int, _ connection: ObjectIdentifier) {
+    self.state.withLock { state in
+      state.watches[id] = nil
+      let others = (state.watchesByConnection[connection] ?? 1) - 1
+      state.watchesByConnection[connection] = others > 0 ? others : nil
+    }
   }
 }

@@ -52,6 +52,9 @@ public final class ServerContext: Sendable {
   /// The client's address, for people: `[IPv4]127.0.0.1/127.0.0.1:4711`, `unix socket`.
   public var peer: String { self.connectionPeer.address }
 
+  /// The connection, told from others as long as it lives.
+  package var connectionID: ObjectIdentifier { ObjectIdentifier(self.connectionPeer) }
+
   /// Who the client proved to be, with mutual TLS.
   public var peerIdentity: PeerIdentity? { self.connectionPeer.identity }
 

@@ -24,6 +24,32 @@ import Testing
     }
   }
 
+  @Test func noConnectionTakesAllWatches() async throws {
+    let service = HealthService(maximumWatches: 3, maximumWatchesPerConnection: 2)
+    let server = RPCServer(services: [service])
+    let (greedy, other) = (server.inMemoryChannel(), server.inMemoryChannel())
+    func watch(_ channel: RPCChannel) async throws -> ResponseStream<HealthV1.HealthCheckResponse> {
+      let watch = try await HealthV1.HealthClient(channel).watch(HealthV1.HealthCheckRequest())
+      var statuses = watch.makeAsyncIterator()
+      #expect(try await statuses.next()?.status == .serving)
+      return watch
+    }
+    let first = try await watch(greedy)
+    _ = try await watch(greedy)
+    var error = await #expect(throws: RPCError.self) { try await watch(greedy) }
+    #expect(error?.code == .resourceExhausted)
+    _ = try await watch(other)
+    error = await #expect(throws: RPCError.self) { try await watch(other) }
+    #expect(error?.code == .resourceExhausted)
+    // Whoever leaves makes room.
+    first.cancel()
+    var isServed = false
+    while !isServed { isServed = (try? await watch(other)) != nil }
+    await greedy.close()
+    await other.close()
+    await server.shutdown(grace: .zero)
+  }
+
   @Test func bothReflectionsTellOfAService() async throws {
     let reflection = ReflectionService(services: [HealthService()])
     try await withInMemoryServer([HealthService(), reflection, reflection.alpha]) { channel in
