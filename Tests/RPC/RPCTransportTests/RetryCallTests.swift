@@ -6,7 +6,7 @@ import Synchronization
 import Testing
 
 /// Calls that are tried again, against servers that are scripted frame by frame.
-@Suite struct RetryCallTests {
+@Suite(.timeLimit(.minutes(1))) struct RetryCallTests {
   private static func configuration(
     _ resilience: MethodConfig.Resilience, throttling: RetryThrottling? = nil
   ) -> RPCChannel.Configuration {
