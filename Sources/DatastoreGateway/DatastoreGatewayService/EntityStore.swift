@@ -105,17 +105,21 @@ package struct Commit: Sendable {
     /// The entity's encoding; empty for a deletion.
     package var content: [UInt8]
     package var indexEntries: [IndexEntry]
+    /// Where what is to be stored depends on what is; then there are no index entries yet, and the
+    /// content is what the caller sent.
+    package var edit: EntityEdit?
     /// Whether the key's id was allocated for this commit: then nothing may have it.
     package var isAllocated: Bool
 
     package init(
       mutation: Mutation, address: EntityAddress, content: [UInt8] = [],
-      indexEntries: [IndexEntry] = [], isAllocated: Bool = false
+      indexEntries: [IndexEntry] = [], edit: EntityEdit? = nil, isAllocated: Bool = false
     ) {
       self.mutation = mutation
       self.address = address
       self.content = content
       self.indexEntries = indexEntries
+      self.edit = edit
       self.isAllocated = isAllocated
     }
   }
@@ -145,6 +149,8 @@ package struct CommitAnswer: Sendable {
   package var indexUpdates: Int
   /// The commit's version, which is its time.
   package var version: Int64
+  /// The answers to a change's transforms, by its number.
+  package var transformResults: [Int: [DatastoreV1.Value]] = [:]
 }
 
 /// An allocated id turned out to be in use: the commit was refused, and may be tried with another.

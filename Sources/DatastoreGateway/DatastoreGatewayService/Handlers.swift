@@ -43,7 +43,6 @@ struct Handlers: DatastoreV1.DatastoreService {
   ) async throws -> DatastoreV1.LookupResponse {
     try await self.counted("Lookup") {
       let scope = try self.scope(request.projectID, request.databaseID)
-      if request.propertyMask != nil { throw GatewayError.unsupported("a lookup's property_mask") }
       if request.keys.count > self.driver.policy.maximumLookupKeys {
         throw GatewayError.invalid(
           "Lookup of \(request.keys.count) keys, more than "
@@ -57,6 +56,7 @@ struct Handlers: DatastoreV1.DatastoreService {
         try validation.check(key, .complete)
         if seen.insert(key).inserted { keys.append(key) }
       }
+      let mask = try self.mask(request.propertyMask)
       let transaction = try self.transaction(request.readOptions)
       let answer = try await self.driver.lookup(keys, in: transaction.id)
       var response = DatastoreV1.LookupResponse(
@@ -65,7 +65,7 @@ struct Handlers: DatastoreV1.DatastoreService {
           max(self.driver.clock(), Timestamp(microseconds: answer.version))))
       for (key, stored) in zip(keys, answer.entities) {
         if let stored {
-          response.found.append(Mapping.result(stored))
+          response.found.append(Mapping.result(stored, mask: mask))
         } else {
           response.missing.append(Mapping.result(onlyKey: key, version: answer.version))
         }
@@ -73,6 +73,11 @@ struct Handlers: DatastoreV1.DatastoreService {
       response.deferred = keys.dropFirst(answer.count).map(EntityCodec.proto)
       return response
     }
+  }
+
+  func mask(_ proto: DatastoreV1.PropertyMask?) throws(GatewayError) -> PropertyMask? {
+    guard let proto else { return nil }
+    return try PropertyMask(proto, policy: self.driver.policy)
   }
 
   /// The transaction that a read belongs to; begun if the read asks for it.

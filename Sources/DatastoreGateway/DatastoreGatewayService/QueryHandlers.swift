@@ -29,6 +29,10 @@ extension Handlers {
           proto, partition: partition, policy: self.driver.policy)
       }
       let query = try ResolvedQuery(asked, policy: self.driver.policy)
+      let mask = try self.mask(request.propertyMask)
+      if mask != nil, case .projection = query.form {
+        throw GatewayError.invalid("property masks are not allowed on projection queries")
+      }
       if let explain = request.explainOptions, !explain.analyze {
         response.explainMetrics = try await self.explained(query)
         return response
@@ -45,7 +49,7 @@ extension Handlers {
             scanned: answer.scanned, loaded: answer.loaded, duration: clock.now - begin))
       }
       response.batch = try ResultMapping.proto(
-        answer, to: query, partition: partition, mask: request.propertyMask,
+        answer, to: query, partition: partition, mask: mask,
         now: self.driver.clock())
       if transaction.isNew { response.transaction = transaction.id?.bytes ?? [] }
       return response

@@ -35,6 +35,7 @@ final class SQLiteWriter {
 
   let connection: SQLiteConnection
   private var names = SQLiteNames()
+  private let policy: Policy
   private let clock: @Sendable () -> Timestamp
   /// The greatest version that was given.
   private(set) var lastVersion: Int64
@@ -52,6 +53,7 @@ final class SQLiteWriter {
     self.connection = try SQLiteConnection(
       path: configuration.path, mode: .readWrite, lockPatience: configuration.lockPatience)
     let checkpointPages = configuration.checkpointPages
+    self.policy = configuration.policy
     self.clock = clock
     try self.connection.execute("PRAGMA journal_mode = WAL")
     try self.connection.execute("PRAGMA synchronous = FULL")
@@ -152,39 +154,35 @@ final class SQLiteWriter {
     if let contention = try self.contention(commit.dependencies) { return .refused(contention) }
     let version = max(self.lastVersion + 1, self.clock().microseconds)
     self.lastVersion = version
-    var machine = CommitMachine(version: version)
-    var stored: [EntityAddress: Stored] = [:]
-    for change in commit.changes {
-      if change.isAllocated,
-        let collection = try self.names.collection(
-          change.address.collection, on: self.connection),
+    for change in commit.changes where change.isAllocated {
+      if let collection = try self.names.collection(
+        change.address.collection, on: self.connection),
         try self.connection.isTaken(change.address.path, in: collection)
       {
         return .idTaken
       }
-      let refusal = try machine.add(
-        change.mutation, at: change.address,
-        stored: { () throws(StoreFailure) in
-          let found = try self.stored(at: change.address)
-          stored[change.address] = found
-          return found?.version
-        },
-        isSame: { (earlier: Int?) throws(StoreFailure) in
-          if let earlier { return commit.changes[earlier].content == change.content }
-          return stored[change.address]?.content == change.content
-        })
-      if let refusal { return .refused(refusal) }
+    }
+    var stored: [EntityAddress: Stored] = [:]
+    let decision: CommitDecision
+    switch try CommitDecision.decide(
+      commit, version: version, policy: self.policy, in: self.connection.path,
+      stored: { (address) throws(StoreFailure) in
+        let found = try self.stored(at: address)
+        stored[address] = found
+        return found.map { ($0.version, $0.content) }
+      })
+    {
+    case .failure(let refusal): return .refused(refusal)
+    case .success(let decided): decision = decided
     }
     // All is decided: from here on only the disk can refuse.
-    var indexUpdates = 0
-    for (address, write) in machine.writes {
+    var answer = decision.answer
+    for write in decision.writes {
       hasWrites = true
-      indexUpdates += try self.carryOut(
-        write, at: address, over: stored[address], from: commit.changes)
-      self.changed[address.collection] = version
+      answer.indexUpdates += try self.carryOut(write, over: stored[write.address])
+      self.changed[write.address.collection] = version
     }
-    return .committed(
-      CommitAnswer(results: machine.results, indexUpdates: indexUpdates, version: version))
+    return .committed(answer)
   }
 
   /// Whether something that a transaction read has changed.
@@ -251,9 +249,9 @@ final class SQLiteWriter {
 
   /// - Returns: Index rows that were written or removed.
   private func carryOut(
-    _ write: CommitMachine.Write, at address: EntityAddress, over stored: Stored?,
-    from changes: [Commit.Change]
+    _ write: CommitDecision.Write, over stored: Stored?
   ) throws(StoreFailure) -> Int {
+    let address = write.address
     let collection = try self.names.collectionForWriting(
       address.collection, on: self.connection)
     let old = try stored.map { (stored) throws(StoreFailure) in
@@ -270,7 +268,6 @@ final class SQLiteWriter {
       return try self.replaceRows(
         of: stored.row, at: address.path, in: collection, old ?? [], by: [])
     }
-    let change = changes[content]
     let row: Int64
     if let stored {
       row = stored.row
@@ -279,7 +276,7 @@ final class SQLiteWriter {
       ) { (statement) throws(StoreFailure) in
         statement.bind(1, after.version)
         statement.bind(2, after.createTime.microseconds)
-        try statement.bind(3, change.content)
+        try statement.bind(3, content.bytes)
         statement.bind(4, stored.row)
         _ = try statement.step()
       }
@@ -294,13 +291,13 @@ final class SQLiteWriter {
         try statement.bind(2, address.path.bytes)
         statement.bind(3, after.version)
         statement.bind(4, after.createTime.microseconds)
-        try statement.bind(5, change.content)
+        try statement.bind(5, content.bytes)
         _ = try statement.step()
         return self.connection.lastInsertedRow
       }
     }
     return try self.replaceRows(
-      of: row, at: address.path, in: collection, old ?? [], by: change.indexEntries)
+      of: row, at: address.path, in: collection, old ?? [], by: content.indexEntries)
   }
 
   /// Writes what differs between two lists of entries, both sorted.
