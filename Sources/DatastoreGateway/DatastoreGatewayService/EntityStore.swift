@@ -14,6 +14,14 @@ package protocol EntityStore: Sendable {
   func run(_ query: ResolvedQuery) async throws -> QueryAnswer
   /// Numbers made of all results of a query.
   func run(_ aggregation: ResolvedAggregation) async throws -> AggregationAnswer
+  /// Whether the store can be read as it was. Then a read-only transaction reads one version.
+  var keepsPast: Bool { get }
+  /// What was stored when `moment` was the store's version.
+  ///
+  /// - Throws: `GatewayError.past` where that is not kept.
+  func lookup(_ addresses: [EntityAddress], at moment: Int64) async throws -> LookupAnswer
+  func run(_ query: ResolvedQuery, at moment: Int64) async throws -> QueryAnswer
+  func run(_ aggregation: ResolvedAggregation, at moment: Int64) async throws -> AggregationAnswer
   /// How a query would be carried out.
   func plan(_ query: ResolvedQuery) async throws -> QueryPlan
   /// Makes all of a commit's changes, or none; answers when they are durable.
@@ -28,6 +36,43 @@ package protocol EntityStore: Sendable {
   func drain() async
   /// Why writes fail, if they do. Reads may work all the same.
   var trouble: StoreFailure? { get }
+}
+
+/// A store that keeps nothing but what is: a moment since which nothing was written can be read.
+extension EntityStore {
+  package var keepsPast: Bool { false }
+
+  package func lookup(
+    _ addresses: [EntityAddress], at moment: Int64
+  ) async throws -> LookupAnswer {
+    var answer = try await self.lookup(addresses)
+    try self.check(moment, answer.version)
+    answer.version = moment
+    return answer
+  }
+
+  package func run(_ query: ResolvedQuery, at moment: Int64) async throws -> QueryAnswer {
+    var answer = try await self.run(query)
+    try self.check(moment, answer.version)
+    answer.version = moment
+    return answer
+  }
+
+  package func run(
+    _ aggregation: ResolvedAggregation, at moment: Int64
+  ) async throws -> AggregationAnswer {
+    var answer = try await self.run(aggregation)
+    try self.check(moment, answer.version)
+    answer.version = moment
+    return answer
+  }
+
+  private func check(_ moment: Int64, _ version: Int64) throws(GatewayError) {
+    if version > moment {
+      throw .past(
+        "The requested 'read_time' is too old: this store keeps no past, and was written since.")
+    }
+  }
 }
 
 /// An entity as a store gives it.

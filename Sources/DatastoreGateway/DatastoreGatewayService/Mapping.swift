@@ -37,6 +37,7 @@ enum Mapping {
     case .unknownTransaction: RPCError(.invalidArgument, error.description)
     case .overloaded(_, _, let retryDelay):
       RPCError(.resourceExhausted, error.description, retryDelay: retryDelay)
+    case .past: RPCError(.failedPrecondition, error.description)
     case .draining: RPCError(.unavailable, error.description)
     }
   }

@@ -37,10 +37,10 @@ extension Handlers {
         response.explainMetrics = try await self.explained(query)
         return response
       }
-      let transaction = try self.transaction(request.readOptions)
+      let point = try await self.point(request.readOptions)
       let clock = ContinuousClock()
       let begin = clock.now
-      let answer = try await self.driver.run(query, in: transaction.id)
+      let (answer, readTime) = try await self.driver.run(query, at: point.point)
       if request.explainOptions != nil {
         response.explainMetrics = DatastoreV1.ExplainMetrics(
           planSummary: ResultMapping.summary(answer.plan, of: query),
@@ -50,8 +50,8 @@ extension Handlers {
       }
       response.batch = try ResultMapping.proto(
         answer, to: query, partition: partition, mask: mask,
-        now: self.driver.clock())
-      if transaction.isNew { response.transaction = transaction.id?.bytes ?? [] }
+        readTime: readTime)
+      response.transaction = point.begun?.bytes ?? []
       return response
     }
   }
@@ -83,10 +83,10 @@ extension Handlers {
         response.explainMetrics = try await self.explained(aggregation.query)
         return response
       }
-      let transaction = try self.transaction(request.readOptions)
+      let point = try await self.point(request.readOptions)
       let clock = ContinuousClock()
       let begin = clock.now
-      let answer = try await self.driver.run(aggregation, in: transaction.id)
+      let (answer, readTime) = try await self.driver.run(aggregation, at: point.point)
       if request.explainOptions != nil {
         response.explainMetrics = DatastoreV1.ExplainMetrics(
           planSummary: ResultMapping.summary(answer.plan, of: aggregation.query),
@@ -94,8 +94,8 @@ extension Handlers {
             results: 1, reads: answer.scanned.dividedUp(by: ResultMapping.rowsInOneRead),
             scanned: answer.scanned, loaded: answer.loaded, duration: clock.now - begin))
       }
-      response.batch = ResultMapping.proto(answer, to: aggregation, now: self.driver.clock())
-      if transaction.isNew { response.transaction = transaction.id?.bytes ?? [] }
+      response.batch = ResultMapping.proto(answer, to: aggregation, readTime: readTime)
+      response.transaction = point.begun?.bytes ?? []
       return response
     }
   }

@@ -10,7 +10,7 @@ enum ResultMapping {
 
   static func proto(
     _ answer: QueryAnswer, to query: ResolvedQuery, partition: PartitionID,
-    mask: PropertyMask?, now: Timestamp
+    mask: PropertyMask?, readTime: Timestamp
   ) throws -> DatastoreV1.QueryResultBatch {
     DatastoreV1.QueryResultBatch(
       skippedResults: Int32(clamping: answer.skipped),
@@ -29,11 +29,11 @@ enum ResultMapping {
       },
       endCursor: answer.endPosition.map { query.cursor(after: $0) } ?? [],
       moreResults: self.proto(answer.rest),
-      readTime: self.readTime(answer.version, now))
+      readTime: EntityCodec.proto(readTime))
   }
 
   static func proto(
-    _ answer: AggregationAnswer, to aggregation: ResolvedAggregation, now: Timestamp
+    _ answer: AggregationAnswer, to aggregation: ResolvedAggregation, readTime: Timestamp
   ) -> DatastoreV1.AggregationResultBatch {
     var properties: [String: DatastoreV1.Value] = [:]
     for (aggregation, value) in zip(aggregation.aggregations, answer.values) {
@@ -41,13 +41,7 @@ enum ResultMapping {
     }
     return DatastoreV1.AggregationResultBatch(
       aggregationResults: [DatastoreV1.AggregationResult(aggregateProperties: properties)],
-      moreResults: .noMoreResults, readTime: self.readTime(answer.version, now))
-  }
-
-  private static func readTime(
-    _ version: Int64, _ now: Timestamp
-  ) -> GoogleProtobuf.Timestamp {
-    EntityCodec.proto(max(now, Timestamp(microseconds: version)))
+      moreResults: .noMoreResults, readTime: EntityCodec.proto(readTime))
   }
 
   private static func type(_ form: ResolvedQuery.Form) -> DatastoreV1.EntityResult.ResultType {

@@ -13,6 +13,8 @@ final class SQLiteWriter {
     case reserve([EntityAddress])
     /// Writes a new greatest version, to see whether writing works.
     case probe
+    /// Gives no version up to this one any more.
+    case settle(Int64)
   }
 
   /// What became of it.
@@ -22,6 +24,7 @@ final class SQLiteWriter {
     case idBlock(first: Int64)
     case reserved
     case probed
+    case settled
     case refused(GatewayError)
     case idTaken
   }
@@ -36,6 +39,7 @@ final class SQLiteWriter {
   let connection: SQLiteConnection
   private var names = SQLiteNames()
   private let policy: Policy
+  private let past: SQLitePast
   private let clock: @Sendable () -> Timestamp
   /// The greatest version that was given.
   private(set) var lastVersion: Int64
@@ -48,12 +52,14 @@ final class SQLiteWriter {
   private static let cacheKibibytes = 65_536
 
   init(
-    _ configuration: SQLiteStore.Configuration, clock: @escaping @Sendable () -> Timestamp
+    _ configuration: SQLiteStore.Configuration, past: SQLitePast,
+    clock: @escaping @Sendable () -> Timestamp
   ) throws(StoreFailure) {
     self.connection = try SQLiteConnection(
       path: configuration.path, mode: .readWrite, lockPatience: configuration.lockPatience)
     let checkpointPages = configuration.checkpointPages
     self.policy = configuration.policy
+    self.past = past
     self.clock = clock
     try self.connection.execute("PRAGMA journal_mode = WAL")
     try self.connection.execute("PRAGMA synchronous = FULL")
@@ -69,6 +75,7 @@ final class SQLiteWriter {
     self.lastVersion = try self.connection.integer(
       "SELECT value FROM facts WHERE name = 'last_version'")
     self.firstVersion = self.lastVersion
+    past.opened(at: self.lastVersion)
   }
 
   /// Does all of a batch's work in one transaction. When this returns, all of it is durable.
@@ -101,7 +108,9 @@ final class SQLiteWriter {
       self.names.forget()
       // Versions only grow, given or not: readers may have seen the time.
       self.lastVersion = max(versionBefore, self.lastVersion)
+      self.past.undone(after: versionBefore)
       if isCommitting && failure.kind == .inputOutput {
+        self.past.lost(upTo: self.lastVersion)
         failure = StoreFailure(
           .outcomeUnknown, "\(failure); whether the commit will be there is not known")
       }
@@ -145,6 +154,9 @@ final class SQLiteWriter {
       self.lastVersion = max(self.lastVersion + 1, self.clock().microseconds)
       hasWrites = true
       return .probed
+    case .settle(let moment):
+      self.lastVersion = max(self.lastVersion, moment)
+      return .settled
     }
   }
 
@@ -179,7 +191,12 @@ final class SQLiteWriter {
     var answer = decision.answer
     for write in decision.writes {
       hasWrites = true
-      answer.indexUpdates += try self.carryOut(write, over: stored[write.address])
+      let before = stored[write.address]
+      answer.indexUpdates += try self.carryOut(write, over: before)
+      if let before {
+        self.past.replaced(
+          at: write.address, version: before.version, content: before.content, until: version)
+      }
       self.changed[write.address.collection] = version
     }
     return .committed(answer)
