@@ -118,8 +118,10 @@ private func query(_ world: inout RandomEntities) -> Query {
     let entities = entities(&world, upTo: 70)
     for _ in 0..<10 {
       var query = query(&world)
-      if query.isKeysOnly { query.projection = [] }
-      query.projection.removeAll { $0 == "a" || $0 == Query.keyProperty }
+      query.projection.removeAll { $0 == Query.keyProperty }
+      if !query.projection.isEmpty && !query.projection.contains("a") {
+        query.projection.append("a")
+      }
       if Bool.random(using: &world.random) {
         query.offset = Int.random(in: 0...5, using: &world.random)
         query.limit = Int.random(in: 0...20, using: &world.random)
@@ -133,12 +135,20 @@ private func query(_ world: inout RandomEntities) -> Query {
               .init(.average("a")),
             ]), policy: Policy())
       else { continue }
+      let fixed = resolved.query.terms.map { $0.fixedValue(of: "a") }
+      if query.projection.isEmpty && query.kind != nil && fixed.allSatisfy({ $0 == nil }) {
+        query.projection = ["a"]
+      }
       let results = ReferenceQuery.results(of: query, in: entities).dropFirst(query.offset)
         .prefix(query.limit ?? .max)
       let numbers = results.flatMap { result in
-        result.entity.indexEntries.filter { $0.property == "a" }.compactMap {
-          result.entity.indexedValue(of: "a", at: $0.value)?.number
+        if let place = query.projection.firstIndex(of: "a") {
+          return [result.values[place].number].compactMap(\.self)
         }
+        return result.entity.indexEntries.filter {
+          $0.property == "a" && (fixed.count != 1 || fixed[0] == nil || $0.value == fixed[0])
+        }
+        .compactMap { result.entity.indexedValue(of: "a", at: $0.value)?.number }
       }
       let values = AggregationRun(resolved, on: MemoryIndexes(entities), policy: Policy())
         .result().values
