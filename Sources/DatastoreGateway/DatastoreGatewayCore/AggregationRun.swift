@@ -77,15 +77,13 @@ package struct AggregationRun<Indexes: EntityIndexes> {
     return result
   }
 
-  /// Adds the number that a result has of each property; where it is not projected, all indexed
-  /// ones of the entity.
+  /// Adds the number that a result has of each property; where it stands at none, all indexed ones
+  /// of the entity.
   private func add(_ entity: Entity, at position: Position, to sums: inout [Name: NumberSum]) {
     let query = self.aggregation.query
     let properties = query.positionProperties
     for name in Array(sums.keys) {
-      if case .projection(let names) = query.form, names.contains(name),
-        let number = properties.firstIndex(of: name)
-      {
+      if let number = properties.firstIndex(of: name) {
         if let value = entity.indexedValue(of: name, at: position.values[number]) {
           sums[name]?.add(value)
         }

@@ -42,7 +42,8 @@ package struct ResolvedAggregation: Sendable {
     try self.project(aggregation.query, policy: policy)
   }
 
-  /// Projects the properties of which numbers are asked for; not those that a filter fixes.
+  /// Projects the properties of which numbers are asked for; not those that are fixed for all
+  /// results.
   private mutating func project(_ query: Query, policy: Policy) throws(GatewayError) {
     if case .projection(let names) = self.query.form {
       for property in self.properties.sorted() where !names.contains(property) {
@@ -53,13 +54,12 @@ package struct ResolvedAggregation: Sendable {
     }
     // A cursor belongs to the order that the query itself has.
     guard case .kind = self.query.source, query.start.isEmpty, query.end.isEmpty else { return }
-    let open = self.properties.filter { property in
-      !self.query.terms.contains { $0.fixedValue(of: property) != nil }
-    }
-    if open.isEmpty { return }
     var projected = query
-    projected.projection = open.sorted()
-    self.query = try ResolvedQuery(projected, policy: policy)
+    projected.projection = self.properties.sorted().filter { property in
+      self.query.terms.contains { $0.fixedValue(of: property) == nil }
+    }
+    if projected.projection.isEmpty { return }
+    self.query = try ResolvedQuery(projected, policy: policy, isAggregated: true)
   }
 
   private func check(_ operation: AggregationQuery.Operation) throws(GatewayError) {

@@ -133,7 +133,13 @@ enum Mapping {
       transforms: [])
     if let mask = mutation.propertyMask { change.mask = try PropertyMask(mask, policy: policy) }
     for transform in mutation.propertyTransforms {
-      change.transforms.append(try PropertyTransform(transform, policy: policy))
+      let transform = try PropertyTransform(transform, policy: policy)
+      for other in change.transforms
+      where other.path.contains(transform.path) || transform.path.contains(other.path) {
+        throw .invalid(
+          "Cannot transform property \(other.path) and its nested property at the same time.")
+      }
+      change.transforms.append(transform)
     }
     return change
   }

@@ -136,15 +136,17 @@ private func query(_ world: inout RandomEntities) -> Query {
             ]), policy: Policy())
       else { continue }
       let fixed = resolved.query.terms.map { $0.fixedValue(of: "a") }
-      if query.projection.isEmpty && query.kind != nil && fixed.allSatisfy({ $0 == nil }) {
+      if query.projection.isEmpty && query.kind != nil && fixed.contains(nil) {
         query.projection = ["a"]
       }
+      let order = resolved.query.orders.firstIndex { $0.property == "a" }
       let results = ReferenceQuery.results(of: query, in: entities).dropFirst(query.offset)
         .prefix(query.limit ?? .max)
       let numbers = results.flatMap { result in
         if let place = query.projection.firstIndex(of: "a") {
           return [result.values[place].number].compactMap(\.self)
         }
+        if let order { return [result.place[order].number].compactMap(\.self) }
         return result.entity.indexEntries.filter {
           $0.property == "a" && (fixed.count != 1 || fixed[0] == nil || $0.value == fixed[0])
         }

@@ -221,6 +221,18 @@ private let null = Value(valueType: .nullValue(.nullValue))
         DatastoreV1.PropertyTransform(
           property: "a", transformType: .appendMissingElements(elements(list()))),
       ]
+      let nested = await status {
+        try await gateway.commit(
+          DatastoreV1.Mutation(
+            operation: .upsert(entity(key("K", 1))),
+            propertyTransforms: [
+              DatastoreV1.PropertyTransform(
+                property: "a.x", transformType: .increment(integer(1))),
+              DatastoreV1.PropertyTransform(
+                property: "a", transformType: .increment(integer(1))),
+            ]))
+      }
+      #expect(nested == .invalidArgument)
       for transform in impossible {
         let code = await status {
           try await gateway.commit(
