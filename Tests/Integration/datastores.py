@@ -95,7 +95,7 @@ class DatastoreEmulator(Server):
     def command(self):
         return [
             "java", "-Xmx512m", "-cp", jar(self.package, "CloudDatastore.jar"),
-            "com.google.cloud.datastore.emulator.CloudDatastore", "start", "--testing",
+            "com.google.cloud.datastore.emulator.CloudDatastore", "start", "--testing", "--consistency=1.0",
             "--host=127.0.0.1", f"--port={self.port}", os.path.join(self.folder, "data"),
         ]
 
