@@ -219,7 +219,7 @@ struct Handlers: DatastoreV1.DatastoreService {
   }
 
   private func refuseChanges(_ changes: [Mapping.Change]) throws(GatewayError) {
-    if !changes.isEmpty { throw .invalid("A read-only transaction must not change entities.") }
+    if !changes.isEmpty { throw .invalid("Cannot modify entities in a read-only transaction.") }
   }
 
   // MARK: - Ids

@@ -112,9 +112,19 @@ enum ResultMapping {
         seconds: seconds, nanos: Int32(attoseconds / 1_000_000_000)),
       // A query that reads nothing counts as one read.
       readOperations: Int64(max(1, reads)),
-      debugStats: self.fields([
-        "documents_scanned": "\(loaded)", "index_entries_scanned": "\(scanned)",
-      ]))
+      debugStats: self.debugStats(reads: max(1, reads), scanned: scanned, loaded: loaded))
+  }
+
+  /// Nothing is billed here: the details are what the same would be charged for.
+  private static func debugStats(
+    reads: Int, scanned: Int, loaded: Int
+  ) -> GoogleProtobuf.Struct {
+    var stats = self.fields([
+      "documents_scanned": "\(loaded)", "index_entries_scanned": "\(scanned)",
+    ])
+    let details = self.fields(["read_operations": "\(reads)"])
+    stats.fields["billing_details"] = GoogleProtobuf.Value(kind: .structValue(details))
+    return stats
   }
 
   private static func fields(_ texts: [String: String]) -> GoogleProtobuf.Struct {
