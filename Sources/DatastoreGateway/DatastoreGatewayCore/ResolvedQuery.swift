@@ -156,9 +156,13 @@ package struct ResolvedQuery: Sendable {
       return
     }
     let inequalities = Set(terms.flatMap { $0.ranges.map(\.property) }).sorted()
-    for property in distinct + inequalities + projected where !isOrdered(property) {
+    // An inequality of keys orders by key, as one of a property does by that.
+    let hasKeyInequality = query.condition?.hasKeyInequality ?? false
+    for property in distinct + inequalities + (hasKeyInequality ? [] : projected)
+    where !isOrdered(property) {
       self.orders.append(Query.Order(property, isDescending: self.isKeyDescending))
     }
+    if hasKeyInequality { self.trailing = projected.filter { !isOrdered($0) } }
   }
 }
 
