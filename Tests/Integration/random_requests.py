@@ -214,9 +214,7 @@ class Requests:
         dice = self.random.randrange(8)
         if dice == 0:
             made.projection = [{"property": {"name": "__key__"}}]
-        elif dice == 1 and (
-            "__key__" not in unequal or self.may("projections over a key's inequality")
-        ):
+        elif dice == 1:
             names = self.random.sample(PROPERTIES, self.random.randint(1, 2))
             made.projection = [{"property": {"name": name}} for name in names]
         if self.chance(1, 3):

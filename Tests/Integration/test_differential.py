@@ -33,7 +33,6 @@ DIFFERENCES = {
         "aggregations": "it has none",
         "orders beside one key": "it finds that entity though it lacks the property",
         "orders behind the key's": "it takes no notice of them, or fails within",
-        "projections over a key's inequality": "it orders them by key first",
         "pages": "behind a cursor in several orders it passes over some results",
         "ties of descending values": "it has them by ascending key, Firestore by descending key",
     },
