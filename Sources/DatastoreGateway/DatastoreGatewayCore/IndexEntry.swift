@@ -46,7 +46,7 @@ extension Entity {
   ) {
     guard content.isIndexed else { return }
     switch content.value {
-    // Google's servers find an empty array where they find null.
+    // Google's Datastore emulator finds an empty array where it finds null, Firestore's nowhere.
     case .array(let elements) where elements.isEmpty: body(name, .null)
     case .array(let elements):
       for element in elements { Self.visit(element, as: name, body) }

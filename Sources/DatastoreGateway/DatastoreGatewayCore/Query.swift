@@ -120,3 +120,16 @@ package struct AggregationQuery: Sendable {
     self.aggregations = aggregations
   }
 }
+
+extension Query.Condition {
+  /// Whether keys are compared, otherwise than for equality, anywhere in it.
+  var hasKeyInequality: Bool {
+    switch self {
+    case .filter(let filter):
+      filter.property == Query.keyProperty && filter.comparison != .equal
+    case .isNotIn(let property, _): property == Query.keyProperty
+    case .isIn, .hasAncestor: false
+    case .all(let parts), .any(let parts): parts.contains { $0.hasKeyInequality }
+    }
+  }
+}

@@ -75,7 +75,9 @@ extension Plan {
     let direction = self.isReversed ? "DESC" : "ASC"
     switch self.source {
     case .nothing: return []
-    case .entity, .kind: return [IndexUse(properties: "(__name__ \(direction))", scope: scope)]
+    // The index by key has ancestors in it anyway.
+    case .entity, .kind:
+      return [IndexUse(properties: "(__name__ \(direction))", scope: "Collection group")]
     case .equalities(let equalities):
       return equalities.map {
         IndexUse(properties: "(\($0.property) ASC, __name__ \(direction))", scope: scope)

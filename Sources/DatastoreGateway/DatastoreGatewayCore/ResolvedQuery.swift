@@ -39,7 +39,11 @@ package struct ResolvedQuery: Sendable {
   package var offset: Int
   package var limit: Int?
 
-  package init(_ query: Query, policy: Policy) throws(GatewayError) {
+  /// - Parameter isAggregated: Whether numbers are made of the results: then a property may be
+  ///   projected though a filter fixes it for some of them.
+  package init(
+    _ query: Query, policy: Policy, isAggregated: Bool = false
+  ) throws(GatewayError) {
     let validation = Validation(policy: policy)
     try validation.check(query.partition)
     if query.offset < 0 { throw .invalid("Offset must be non-negative.") }
@@ -55,7 +59,7 @@ package struct ResolvedQuery: Sendable {
       if !terms.contains(term) { terms.append(term) }
     }
     try self.checkUnordered(query)
-    try self.add(query, terms)
+    try self.add(query, terms, isAggregated: isAggregated)
     if self.source != .nothing { self.terms = terms.filter { !$0.isContradiction } }
     self.start = try self.position(of: query.start)
     self.end = try self.position(of: query.end)
@@ -110,7 +114,9 @@ package struct ResolvedQuery: Sendable {
   /// An order by a property whose value a filter fixes orders nothing; inequalities and projected
   /// properties without an order get one, after the others; keys break ties, in the direction of
   /// the last order.
-  private mutating func add(_ query: Query, _ terms: [Conjunction]) throws(GatewayError) {
+  private mutating func add(
+    _ query: Query, _ terms: [Conjunction], isAggregated: Bool
+  ) throws(GatewayError) {
     func isFixed(_ property: Name) -> Bool {
       let values = terms.map { $0.fixedValue(of: property) }
       return values.allSatisfy { $0 != nil && $0 == values[0] }
@@ -128,7 +134,7 @@ package struct ResolvedQuery: Sendable {
     }
     var projected: [Name] = []
     if case .projection(let names) = self.form { projected = names.sorted() }
-    for name in projected where hasEquality(name) {
+    for name in projected where hasEquality(name) && !isAggregated {
       throw .invalid("Cannot use projection on a property with an equality filter.")
     }
     var isKeyOrdered = false
@@ -150,9 +156,13 @@ package struct ResolvedQuery: Sendable {
       return
     }
     let inequalities = Set(terms.flatMap { $0.ranges.map(\.property) }).sorted()
-    for property in distinct + inequalities + projected where !isOrdered(property) {
+    // An inequality of keys orders by key, as one of a property does by that.
+    let hasKeyInequality = query.condition?.hasKeyInequality ?? false
+    for property in distinct + inequalities + (hasKeyInequality ? [] : projected)
+    where !isOrdered(property) {
       self.orders.append(Query.Order(property, isDescending: self.isKeyDescending))
     }
+    if hasKeyInequality { self.trailing = projected.filter { !isOrdered($0) } }
   }
 }
 

@@ -30,6 +30,8 @@ package final class DatastoreGateway: ServiceProgram {
     var storeConfiguration = SQLiteStore.Configuration(path: path)
     storeConfiguration.readers = configuration.readThreads
     storeConfiguration.limits = configuration.limits
+    storeConfiguration.pastBytes = configuration.pastBytes
+    storeConfiguration.pastAge = configuration.pastAge
     let store = try SQLiteStore(
       storeConfiguration, metrics: metrics, logger: environment.logger)
     if let trouble = store.trouble {
@@ -60,6 +62,9 @@ package final class DatastoreGateway: ServiceProgram {
     registry.gauge(
       "millrace_gateway_writable", help: "1 while the store takes writes, 0 while it refuses them."
     ) { store.trouble == nil ? 1 : 0 }
+    registry.gauge(
+      "millrace_gateway_past_bytes", help: "Memory that holds what entities were."
+    ) { Double(store.pastBytes) }
     for (suffix, part) in [("", "file"), ("-wal", "log")] {
       registry.gauge(
         "millrace_gateway_store_bytes", help: "Sizes of the store's file and of its log.",

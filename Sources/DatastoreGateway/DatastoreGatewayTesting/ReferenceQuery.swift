@@ -36,6 +36,12 @@ package struct ReferenceQuery {
         .min { ReferenceOrder.compare($0, $1) < 0 }
     }
 
+    /// Otherwise than for equality.
+    var comparesKeys: Bool {
+      self.filters.contains { $0.property == Query.keyProperty && $0.comparison != .equal }
+        || self.exclusions.contains { $0.property == Query.keyProperty }
+    }
+
     var inequalities: Set<Name> {
       Set(self.filters.filter { $0.comparison != .equal }.map(\.property))
         .union(self.exclusions.map(\.property)).subtracting([Query.keyProperty])
@@ -78,8 +84,14 @@ package struct ReferenceQuery {
       self.trailing = self.projected.sorted().filter { !self.isOrdered($0) }
     } else {
       let inequalities = Set(self.terms.flatMap(\.inequalities)).sorted()
-      for property in query.distinctOn + inequalities + self.projected.sorted() {
+      let areKeysCompared = self.terms.contains(where: \.comparesKeys)
+      for property in query.distinctOn + inequalities
+        + (areKeysCompared ? [] : self.projected.sorted())
+      {
         self.add(Query.Order(property, isDescending: self.isKeyDescending))
+      }
+      if areKeysCompared {
+        self.trailing = self.projected.sorted().filter { !self.isOrdered($0) }
       }
     }
   }
