@@ -28,6 +28,11 @@ package protocol EntityStore: Sendable {
   func drain() async
   /// Why writes fail, if they do. Reads may work all the same.
   var trouble: StoreFailure? { get }
+  /// Tries whether the store takes writes; ``trouble`` tells.
+  func probe() async
+  /// Commits that wait, and reads that run or wait.
+  var queuedCommits: Int { get }
+  var queuedReads: Int { get }
 }
 
 /// An entity as a store gives it.
