@@ -207,7 +207,9 @@ private func indexed(_ value: Value) -> DatastoreV1.Value {
     }
   }
 
-  @Test(arguments: ["two kinds", "IN without an array", "no operator", "find_nearest", "nothing"], StoreKind.all)
+  @Test(
+    arguments: ["two kinds", "IN without an array", "no operator", "find_nearest", "nothing"],
+    StoreKind.all)
   func whatCannotBeAskedIsRefused(what: String, on store: StoreKind) async throws {
     try await withGateway(on: store) { gateway in
       var query = DatastoreV1.Query(kind: kind("K"))
