@@ -23,6 +23,9 @@ package final class PostgresServer: Sendable {
   package static var isInstalled: Bool { self.programs != nil }
   package static let whyNot = "PostgreSQL is not installed (Debian: apt install postgresql)"
 
+  /// The name of the only user who needs a password; tests make it.
+  package static let guardedUser = "guarded"
+
   package let folder: String
   private let options: [String]
   private let process = Mutex<pid_t?>(nil)
@@ -46,6 +49,12 @@ package final class PostgresServer: Sendable {
           "-D", self.data, "-U", "millrace", "-A", "trust", "-E", "UTF8", "--locale=C", "-N",
         ]))
     guard status == 0 else { throw StartError(description: "initdb ended with status \(status)") }
+    // All are let in but one user, who needs a password.
+    guard let rules = fopen("\(self.data)/pg_hba.conf", "w") else {
+      throw StartError(description: "pg_hba.conf: \(String(cString: strerror(errno)))")
+    }
+    fputs("local all \(Self.guardedUser) scram-sha-256\nlocal all all trust\n", rules)
+    fclose(rules)
     try self.start()
   }
 
@@ -64,28 +73,26 @@ package final class PostgresServer: Sendable {
   /// Starts it again after ``kill()``.
   package func start() throws(StartError) {
     guard let programs = Self.programs else { throw StartError(description: Self.whyNot) }
-    // What a killed one leaves would name a process that may be another's by now.
-    unlink("\(self.data)/postmaster.pid")
     var words = ["-D", self.data, "-k", self.folder, "-h", ""]
     for option in self.options { words += ["-c", option] }
     let child = try Self.spawn("\(programs)/postgres", words)
     self.process.withLock { $0 = child }
   }
 
-  /// Ends it as a crash would; its children follow at once.
+  /// Ends it and all its processes as a crash would, and waits until they are gone: they have the
+  /// files open.
   package func kill() {
     let child = self.process.withLock { process in
       defer { process = nil }
       return process
     }
     guard let child else { return }
-    Glibc.kill(child, SIGKILL)
+    // A stopped one starts no further processes.
+    Glibc.kill(child, SIGSTOP)
+    let children = Self.children(of: child)
+    for process in children + [child] { Glibc.kill(process, SIGKILL) }
     _ = Self.wait(child)
-  }
-
-  /// Makes it let nobody in, and the connections that there are hang.
-  package func signal(_ number: Int32) {
-    if let child = self.process.withLock({ $0 }) { Glibc.kill(child, number) }
+    while children.contains(where: { Self.parent(of: $0) != nil }) { usleep(1_000) }
   }
 
   package func removeFolder() {
@@ -129,6 +136,32 @@ package final class PostgresServer: Sendable {
       throw StartError(description: "\(words[0]): \(String(cString: strerror(result)))")
     }
     return child
+  }
+
+  /// The parent of a process; `nil` if it has ended, whether somebody has asked for its status or not.
+  private static func parent(of process: pid_t) -> pid_t? {
+    guard let file = fopen("/proc/\(process)/stat", "r") else { return nil }
+    defer { fclose(file) }
+    var buffer = Array(repeating: UInt8(0), count: 1_024)
+    let count = fread(&buffer, 1, buffer.count, file)
+    // The name, in parentheses, may hold anything; behind it are the state and the parent.
+    let words = String(decoding: buffer.prefix(count), as: UTF8.self)
+      .split(separator: ")").last?.split(separator: " ")
+    guard let words, words.count > 1, words[0] != "Z", words[0] != "X" else { return nil }
+    return pid_t(words[1])
+  }
+
+  private static func children(of process: pid_t) -> [pid_t] {
+    guard let folder = opendir("/proc") else { return [] }
+    defer { closedir(folder) }
+    var children: [pid_t] = []
+    while let entry = readdir(folder) {
+      let name = withUnsafeBytes(of: entry.pointee.d_name) {
+        String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+      }
+      if let id = pid_t(name), self.parent(of: id) == process { children.append(id) }
+    }
+    return children
   }
 
   private static func wait(_ child: pid_t) -> Int32 {

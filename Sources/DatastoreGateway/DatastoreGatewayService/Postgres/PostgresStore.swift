@@ -111,6 +111,8 @@ package final class PostgresStore: EntityStore {
 
   package var trouble: StoreFailure? { self.lastTrouble.withLock { $0 } }
   package var queuedCommits: Int { self.group.withLock { $0.queuedCommits } }
+  /// Whether nothing waits and nothing is being written.
+  package var isIdle: Bool { self.group.withLock { $0.isIdle } }
   package var queuedReads: Int { self.waitingReads.load(ordering: .relaxed) }
 
   // MARK: - Reading
