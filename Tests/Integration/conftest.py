@@ -5,6 +5,7 @@ MILLRACE_BIN names the folder of the programs; without it the debug build is tak
 
 import os
 import sys
+import uuid
 
 import pytest
 
@@ -12,6 +13,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, os.path.join(ROOT, "demo"))
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
+import datastores  # noqa: E402
 from farm import BIN, Farm  # noqa: E402
 
 LOG_TAIL_BYTES = 4000
@@ -58,3 +60,42 @@ def two_runners():
     """A farm of the test's own, with two runners."""
     with Farm(runners=2) as farm:
         yield farm
+
+
+@pytest.fixture(scope="session")
+def datastore():
+    """The address of one server of the Datastore API; Google's clients find it by themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        if datastores.GIVEN_SERVER:
+            patch.setenv("DATASTORE_EMULATOR_HOST", datastores.GIVEN_SERVER)
+            yield datastores.GIVEN_SERVER
+            return
+        with datastores.Gateway() as gateway:
+            patch.setenv("DATASTORE_EMULATOR_HOST", gateway.address)
+            yield gateway.address
+
+
+@pytest.fixture
+def namespace():
+    """A part of the datastore that no other test uses."""
+    return f"test-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def client(datastore, namespace):
+    """Google's client for Datastore."""
+    from google.cloud import datastore as library
+
+    return library.Client(project="test", namespace=namespace)
+
+
+@pytest.fixture
+def context(datastore, namespace):
+    """Google's ndb, without its caches."""
+    from google.cloud import ndb
+
+    client = ndb.Client(project="test")
+    with client.context(
+        namespace=namespace, cache_policy=False, global_cache=None, legacy_data=False
+    ) as context:
+        yield context

@@ -77,7 +77,8 @@ package struct AggregationRun<Indexes: EntityIndexes> {
     return result
   }
 
-  /// Adds the indexed numbers of an entity; of a projected property only the result's own.
+  /// Adds the number that a result has of each property; where it is not projected, all indexed
+  /// ones of the entity.
   private func add(_ entity: Entity, at position: Position, to sums: inout [Name: NumberSum]) {
     let query = self.aggregation.query
     let properties = query.positionProperties
@@ -88,6 +89,10 @@ package struct AggregationRun<Indexes: EntityIndexes> {
         if let value = entity.indexedValue(of: name, at: position.values[number]) {
           sums[name]?.add(value)
         }
+        continue
+      }
+      if query.terms.count == 1, let fixed = query.terms[0].fixedValue(of: name) {
+        if let value = entity.indexedValue(of: name, at: fixed) { sums[name]?.add(value) }
         continue
       }
       // Of equal elements of an array there is one index row.

@@ -88,6 +88,14 @@ package struct CommitMachine: Sendable {
     }
   }
 
+  /// What an entity is before a mutation.
+  package enum Before: Hashable, Sendable {
+    case nothing
+    case stored
+    /// What this mutation of the same commit made it.
+    case mutation(Int)
+  }
+
   /// The answer for one mutation.
   package struct Result: Hashable, Sendable {
     package var version: Int64
@@ -129,12 +137,12 @@ package struct CommitMachine: Sendable {
   /// - Parameters:
   ///   - address: Of the mutation's key.
   ///   - stored: Asked at the first mutation of each entity.
-  ///   - isSame: Whether the mutation's content is what `earlier`, a mutation of this commit, or
-  ///     `nil`, the store, has: then nothing is written and the version stays.
+  ///   - isSame: Asked of each write that nothing refuses: whether the mutation's content is what
+  ///     was there before. Then nothing is written and the version stays.
   package mutating func add<Failure: Error>(
     _ mutation: Mutation, at address: EntityAddress,
     stored: () throws(Failure) -> StoredVersion?,
-    isSame: (_ earlier: Int?) throws(Failure) -> Bool
+    isSame: (_ before: Before) throws(Failure) -> Bool
   ) throws(Failure) -> GatewayError? {
     var entity: Entity
     if let known = self.entities[address] {
@@ -169,7 +177,11 @@ package struct CommitMachine: Sendable {
       // Above that of any earlier entity, below that of any later one.
       self.results.append(self.result(nil, or: self.version, conflictDetected: false))
     case .insert, .update, .upsert:
-      if let current = entity.current, try isSame(entity.content) {
+      let before: Before =
+        if entity.current == nil { .nothing } else {
+          entity.content.map { .mutation($0) } ?? .stored
+        }
+      if try isSame(before), let current = entity.current {
         self.results.append(self.result(current, or: 0, conflictDetected: false))
         return nil
       }

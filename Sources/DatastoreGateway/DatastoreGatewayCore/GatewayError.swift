@@ -14,6 +14,8 @@ package enum GatewayError: Error, Hashable, Sendable {
   case contention(String)
   /// A transaction that ended, expired or never was.
   case unknownTransaction
+  /// A moment of which the store keeps nothing.
+  case past(String)
   /// More waits than may wait.
   case overloaded(what: String, limit: String, retryDelay: Duration)
   /// The service ends.
@@ -33,6 +35,7 @@ extension GatewayError: CustomStringConvertible {
     case .contention(let what):
       "\(what) changed since the transaction read it: begin the transaction again"
     case .unknownTransaction: "the transaction has expired or is invalid"
+    case .past(let reason): reason
     case .overloaded(let what, let limit, let retryDelay):
       "too many \(what) wait already (limit \(limit)): try again in "
         + "\(retryDelay.milliseconds) ms"

@@ -1,4 +1,8 @@
 /// An aggregation query in one normal form.
+///
+/// Numbers come out of an index, so what goes into an aggregation is what an index over all of its
+/// properties would hold: entities that have them all, once for each combination of their values, in
+/// the order of these. That is a projection.
 package struct ResolvedAggregation: Sendable {
   package var query: ResolvedQuery
   /// Each with an alias of its own.
@@ -35,6 +39,27 @@ package struct ResolvedAggregation: Sendable {
         throw .invalid("Aggregation aliases contain duplicate alias: \(alias).")
       }
     }
+    try self.project(aggregation.query, policy: policy)
+  }
+
+  /// Projects the properties of which numbers are asked for; not those that a filter fixes.
+  private mutating func project(_ query: Query, policy: Policy) throws(GatewayError) {
+    if case .projection(let names) = self.query.form {
+      for property in self.properties.sorted() where !names.contains(property) {
+        throw .invalid(
+          "The aggregation property \(property) is not present in the base query's projection.")
+      }
+      return
+    }
+    // A cursor belongs to the order that the query itself has.
+    guard case .kind = self.query.source, query.start.isEmpty, query.end.isEmpty else { return }
+    let open = self.properties.filter { property in
+      !self.query.terms.contains { $0.fixedValue(of: property) != nil }
+    }
+    if open.isEmpty { return }
+    var projected = query
+    projected.projection = open.sorted()
+    self.query = try ResolvedQuery(projected, policy: policy)
   }
 
   private func check(_ operation: AggregationQuery.Operation) throws(GatewayError) {

@@ -9,6 +9,9 @@ import Domain
 package struct TransactionTable: Sendable {
   /// What a caller holds.
   package struct ID: Hashable, Sendable {
+    /// How long those are that a table gives.
+    package static let byteCount = 16
+
     package let bytes: [UInt8]
 
     package init(bytes: [UInt8]) {
@@ -34,6 +37,8 @@ package struct TransactionTable: Sendable {
 
   private struct Transaction: Sendable {
     var isReadOnly: Bool
+    /// What all of its reads see; `nil` where each sees what is.
+    var moment: Int64?
     var begun: Timestamp
     var lastUsed: Timestamp
     var dependencies = Dependencies()
@@ -54,8 +59,10 @@ package struct TransactionTable: Sendable {
 
   package var count: Int { self.transactions.count }
 
+  /// - Parameter moment: The store's version that all reads are to see: only where nothing is
+  ///   written.
   package mutating func begun(
-    isReadOnly: Bool, at now: Timestamp
+    isReadOnly: Bool, reading moment: Int64? = nil, at now: Timestamp
   ) throws(GatewayError) -> ID {
     self.forgetOld(at: now)
     if self.transactions.count >= self.policy.maximumTransactions {
@@ -69,15 +76,19 @@ package struct TransactionTable: Sendable {
       withUnsafeBytes(of: number.bigEndian) { bytes.append(contentsOf: $0) }
     }
     let id = ID(bytes: bytes)
-    self.transactions[id] = Transaction(isReadOnly: isReadOnly, begun: now, lastUsed: now)
+    self.transactions[id] = Transaction(
+      isReadOnly: isReadOnly, moment: moment, begun: now, lastUsed: now)
     self.order.append(id)
     return id
   }
 
   /// A transaction is about to read.
-  package mutating func used(_ id: ID, at now: Timestamp) throws(GatewayError) {
-    _ = try self.current(id, at: now)
+  ///
+  /// - Returns: The store's version that it reads, where it does not read what is.
+  package mutating func used(_ id: ID, at now: Timestamp) throws(GatewayError) -> Int64? {
+    let moment = try self.current(id, at: now).moment
     self.transactions[id]?.lastUsed = now
+    return moment
   }
 
   /// A transaction has read entities. If one was read before with another version, the first one

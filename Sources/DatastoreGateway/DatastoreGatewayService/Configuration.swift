@@ -25,6 +25,12 @@ package struct Configuration: Sendable {
       "queue-reads", default: "8192", kind: .integer,
       help: "Lookups and queries that may wait; more are answered RESOURCE_EXHAUSTED"),
     Setting(
+      "past-size", default: "32MiB", kind: .byteCount,
+      help: "Memory for what entities were before they changed: what a read_time can reach"),
+    Setting(
+      "past-age", default: "1h", kind: .duration,
+      help: "How far back a read_time may reach, if the memory lasts"),
+    Setting(
       "slow-query", default: "500ms", kind: .duration,
       help: "Queries that take longer are logged with their plan"),
   ]
@@ -39,6 +45,8 @@ package struct Configuration: Sendable {
   package var readThreads: Int
   package var limits = SQLiteStore.Limits()
   package var slowQuery: Duration
+  package var pastBytes: Int
+  package var pastAge: Duration
 
   package init(_ settings: SettingValues) throws(SettingError) {
     self.store = try Self.store(settings)
@@ -48,6 +56,8 @@ package struct Configuration: Sendable {
     self.limits.queuedCommits = try settings.int("queue-commits", in: 1...1_000_000)
     self.limits.queuedBytes = Int(try settings.byteCount("queue-size"))
     self.limits.queuedReads = try settings.int("queue-reads", in: 1...1_000_000)
+    self.pastBytes = Int(try settings.byteCount("past-size"))
+    self.pastAge = try settings.duration("past-age")
     self.slowQuery = try settings.duration("slow-query")
   }
 

@@ -34,11 +34,37 @@ final class Driver: Sendable {
 
   var openTransactions: Int { self.transactions.withLock { $0.count } }
 
-  func begin(isReadOnly: Bool) throws(GatewayError) -> TransactionTable.ID {
+  func begin() throws(GatewayError) -> TransactionTable.ID {
     let now = self.clock()
     return try self.transactions.withLock { (table) throws(GatewayError) in
-      try table.begun(isReadOnly: isReadOnly, at: now)
+      try table.begun(isReadOnly: false, at: now)
     }
+  }
+
+  /// All reads of a read-only transaction see what was there when it began, or at `time`.
+  func beginReadOnly(at time: Timestamp?) async throws -> TransactionTable.ID {
+    var moment: Int64?
+    if let time {
+      moment = try await self.moment(time)
+    } else if self.store.keepsPast {
+      moment = try await self.store.lookup([]).version
+    }
+    let now = self.clock()
+    return try self.transactions.withLock { (table) throws(GatewayError) in
+      try table.begun(isReadOnly: true, reading: moment, at: now)
+    }
+  }
+
+  /// The store's version at a time that a caller names.
+  private func moment(_ time: Timestamp) async throws -> Int64 {
+    // Versions may run ahead of the clock, and a caller may name one that it was told.
+    if time > self.clock() {
+      let version = try await self.store.lookup([]).version
+      if time.microseconds > version {
+        throw GatewayError.invalid("The requested 'read_time' cannot be in the future.")
+      }
+    }
+    return time.microseconds
   }
 
   func end(
@@ -50,23 +76,54 @@ final class Driver: Sendable {
     }
   }
 
+  /// What a read sees.
+  enum Point: Sendable {
+    case present
+    case time(Timestamp)
+    case transaction(TransactionTable.ID)
+  }
+
+  /// Where a read takes place: at a version of the store, or where that is `nil` on what is. What
+  /// it finds of that in a transaction is noted.
+  private struct Place {
+    var moment: Int64?
+    var transaction: TransactionTable.ID?
+  }
+
   /// Refuses a transaction that is over before anything is read for it.
-  private func use(_ id: TransactionTable.ID) throws(GatewayError) {
-    let now = self.clock()
-    try self.transactions.withLock { (table) throws(GatewayError) in
-      try table.used(id, at: now)
+  private func place(_ point: Point) async throws -> Place {
+    switch point {
+    case .present: return Place()
+    case .time(let time): return Place(moment: try await self.moment(time))
+    case .transaction(let id):
+      let now = self.clock()
+      let moment = try self.transactions.withLock { (table) throws(GatewayError) in
+        try table.used(id, at: now)
+      }
+      return moment.map { Place(moment: $0) } ?? Place(transaction: id)
     }
+  }
+
+  /// The time that an answer is told to be of.
+  private func readTime(_ place: Place, version: Int64) -> Timestamp {
+    let time = Timestamp(microseconds: version)
+    return place.moment == nil ? max(self.clock(), time) : time
   }
 
   // MARK: - Calls
 
   func lookup(
-    _ keys: [Key], in transaction: TransactionTable.ID?
-  ) async throws -> LookupAnswer {
-    if let transaction { try self.use(transaction) }
+    _ keys: [Key], at point: Point
+  ) async throws -> (answer: LookupAnswer, readTime: Timestamp) {
+    let place = try await self.place(point)
     let addresses = keys.map(\.address)
-    let answer = try await self.store.lookup(addresses)
-    if let transaction {
+    let answer =
+      if let moment = place.moment {
+        try await self.store.lookup(addresses, at: moment)
+      } else {
+        try await self.store.lookup(addresses)
+      }
+    if let transaction = place.transaction {
       let read = zip(addresses, answer.entities).map { address, entity in
         (address, entity?.version.version ?? 0)
       }
@@ -75,34 +132,44 @@ final class Driver: Sendable {
         try table.read(read, in: transaction, at: now)
       }
     }
-    return answer
+    return (answer, self.readTime(place, version: answer.version))
   }
 
   func run(
-    _ query: ResolvedQuery, in transaction: TransactionTable.ID?
-  ) async throws -> QueryAnswer {
-    if let transaction { try self.use(transaction) }
+    _ query: ResolvedQuery, at point: Point
+  ) async throws -> (answer: QueryAnswer, readTime: Timestamp) {
+    let place = try await self.place(point)
     let clock = ContinuousClock()
     let begin = clock.now
-    let answer = try await self.store.run(query)
+    let answer =
+      if let moment = place.moment {
+        try await self.store.run(query, at: moment)
+      } else {
+        try await self.store.run(query)
+      }
     self.noteSlow(
       query, answer.plan, scanned: answer.scanned, results: answer.results.count,
       clock.now - begin)
-    try self.note(query, version: answer.version, in: transaction)
-    return answer
+    try self.note(query, version: answer.version, in: place.transaction)
+    return (answer, self.readTime(place, version: answer.version))
   }
 
   func run(
-    _ aggregation: ResolvedAggregation, in transaction: TransactionTable.ID?
-  ) async throws -> AggregationAnswer {
-    if let transaction { try self.use(transaction) }
+    _ aggregation: ResolvedAggregation, at point: Point
+  ) async throws -> (answer: AggregationAnswer, readTime: Timestamp) {
+    let place = try await self.place(point)
     let clock = ContinuousClock()
     let begin = clock.now
-    let answer = try await self.store.run(aggregation)
+    let answer =
+      if let moment = place.moment {
+        try await self.store.run(aggregation, at: moment)
+      } else {
+        try await self.store.run(aggregation)
+      }
     self.noteSlow(
       aggregation.query, answer.plan, scanned: answer.scanned, results: 1, clock.now - begin)
-    try self.note(aggregation.query, version: answer.version, in: transaction)
-    return answer
+    try self.note(aggregation.query, version: answer.version, in: place.transaction)
+    return (answer, self.readTime(place, version: answer.version))
   }
 
   /// What a transaction has seen must not change before it ends.

@@ -14,6 +14,14 @@ package protocol EntityStore: Sendable {
   func run(_ query: ResolvedQuery) async throws -> QueryAnswer
   /// Numbers made of all results of a query.
   func run(_ aggregation: ResolvedAggregation) async throws -> AggregationAnswer
+  /// Whether the store can be read as it was. Then a read-only transaction reads one version.
+  var keepsPast: Bool { get }
+  /// What was stored when `moment` was the store's version.
+  ///
+  /// - Throws: `GatewayError.past` where that is not kept.
+  func lookup(_ addresses: [EntityAddress], at moment: Int64) async throws -> LookupAnswer
+  func run(_ query: ResolvedQuery, at moment: Int64) async throws -> QueryAnswer
+  func run(_ aggregation: ResolvedAggregation, at moment: Int64) async throws -> AggregationAnswer
   /// How a query would be carried out.
   func plan(_ query: ResolvedQuery) async throws -> QueryPlan
   /// Makes all of a commit's changes, or none; answers when they are durable.
@@ -33,6 +41,43 @@ package protocol EntityStore: Sendable {
   /// Commits that wait, and reads that run or wait.
   var queuedCommits: Int { get }
   var queuedReads: Int { get }
+}
+
+/// A store that keeps nothing but what is: a moment since which nothing was written can be read.
+extension EntityStore {
+  package var keepsPast: Bool { false }
+
+  package func lookup(
+    _ addresses: [EntityAddress], at moment: Int64
+  ) async throws -> LookupAnswer {
+    var answer = try await self.lookup(addresses)
+    try self.check(moment, answer.version)
+    answer.version = moment
+    return answer
+  }
+
+  package func run(_ query: ResolvedQuery, at moment: Int64) async throws -> QueryAnswer {
+    var answer = try await self.run(query)
+    try self.check(moment, answer.version)
+    answer.version = moment
+    return answer
+  }
+
+  package func run(
+    _ aggregation: ResolvedAggregation, at moment: Int64
+  ) async throws -> AggregationAnswer {
+    var answer = try await self.run(aggregation)
+    try self.check(moment, answer.version)
+    answer.version = moment
+    return answer
+  }
+
+  private func check(_ moment: Int64, _ version: Int64) throws(GatewayError) {
+    if version > moment {
+      throw .past(
+        "The requested 'read_time' is too old: this store keeps no past, and was written since.")
+    }
+  }
 }
 
 /// An entity as a store gives it.
@@ -110,17 +155,21 @@ package struct Commit: Sendable {
     /// The entity's encoding; empty for a deletion.
     package var content: [UInt8]
     package var indexEntries: [IndexEntry]
+    /// Where what is to be stored depends on what is; then there are no index entries yet, and the
+    /// content is what the caller sent.
+    package var edit: EntityEdit?
     /// Whether the key's id was allocated for this commit: then nothing may have it.
     package var isAllocated: Bool
 
     package init(
       mutation: Mutation, address: EntityAddress, content: [UInt8] = [],
-      indexEntries: [IndexEntry] = [], isAllocated: Bool = false
+      indexEntries: [IndexEntry] = [], edit: EntityEdit? = nil, isAllocated: Bool = false
     ) {
       self.mutation = mutation
       self.address = address
       self.content = content
       self.indexEntries = indexEntries
+      self.edit = edit
       self.isAllocated = isAllocated
     }
   }
@@ -150,6 +199,8 @@ package struct CommitAnswer: Sendable {
   package var indexUpdates: Int
   /// The commit's version, which is its time.
   package var version: Int64
+  /// The answers to a change's transforms, by its number.
+  package var transformResults: [Int: [DatastoreV1.Value]] = [:]
 }
 
 /// An allocated id turned out to be in use: the commit was refused, and may be tried with another.

@@ -43,7 +43,6 @@ struct Handlers: DatastoreV1.DatastoreService {
   ) async throws -> DatastoreV1.LookupResponse {
     try await self.counted("Lookup") {
       let scope = try self.scope(request.projectID, request.databaseID)
-      if request.propertyMask != nil { throw GatewayError.unsupported("a lookup's property_mask") }
       if request.keys.count > self.driver.policy.maximumLookupKeys {
         throw GatewayError.invalid(
           "Lookup of \(request.keys.count) keys, more than "
@@ -57,15 +56,14 @@ struct Handlers: DatastoreV1.DatastoreService {
         try validation.check(key, .complete)
         if seen.insert(key).inserted { keys.append(key) }
       }
-      let transaction = try self.transaction(request.readOptions)
-      let answer = try await self.driver.lookup(keys, in: transaction.id)
+      let mask = try self.mask(request.propertyMask)
+      let point = try await self.point(request.readOptions)
+      let (answer, readTime) = try await self.driver.lookup(keys, at: point.point)
       var response = DatastoreV1.LookupResponse(
-        transaction: transaction.isNew ? transaction.id?.bytes ?? [] : [],
-        readTime: EntityCodec.proto(
-          max(self.driver.clock(), Timestamp(microseconds: answer.version))))
+        transaction: point.begun?.bytes ?? [], readTime: EntityCodec.proto(readTime))
       for (key, stored) in zip(keys, answer.entities) {
         if let stored {
-          response.found.append(Mapping.result(stored))
+          response.found.append(Mapping.result(stored, mask: mask))
         } else {
           response.missing.append(Mapping.result(onlyKey: key, version: answer.version))
         }
@@ -75,34 +73,64 @@ struct Handlers: DatastoreV1.DatastoreService {
     }
   }
 
-  /// The transaction that a read belongs to; begun if the read asks for it.
-  func transaction(
+  func mask(_ proto: DatastoreV1.PropertyMask?) throws(GatewayError) -> PropertyMask? {
+    guard let proto else { return nil }
+    return try PropertyMask(proto, policy: self.driver.policy)
+  }
+
+  /// What a read sees, and the transaction that was begun if the read asks for one.
+  func point(
     _ options: DatastoreV1.ReadOptions?
-  ) throws(GatewayError) -> (id: TransactionTable.ID?, isNew: Bool) {
+  ) async throws -> (point: Driver.Point, begun: TransactionTable.ID?) {
     switch options?.consistencyType {
-    case nil: return (nil, false)
+    case nil: return (.present, nil)
     case .readConsistency(let consistency):
       switch consistency {
       // Every read here is strong, which an eventual one may be.
-      case .unspecified, .strong, .eventual: return (nil, false)
-      case .unrecognized(let number): throw .invalid("read_consistency \(number) is unknown")
+      case .unspecified, .strong, .eventual: return (.present, nil)
+      case .unrecognized(let number):
+        throw GatewayError.invalid("read_consistency \(number) is unknown")
       }
-    case .transaction(let bytes): return (TransactionTable.ID(bytes: bytes), false)
-    case .newTransaction(let options): return (try self.begin(options), true)
-    case .readTime: throw .unsupported("a read at a read_time")
+    case .transaction(let bytes):
+      return (.transaction(try self.transaction(bytes)), nil)
+    case .newTransaction(let options):
+      let begun = try await self.begin(options)
+      return (.transaction(begun), begun)
+    case .readTime(let time): return (.time(try self.time(time)), nil)
     }
+  }
+
+  private func time(_ proto: GoogleProtobuf.Timestamp) throws(GatewayError) -> Timestamp {
+    let time = try EntityCodec.timestamp(proto, of: "read_time")
+    if proto.nanos % 1_000 != 0 {
+      throw .invalid("timestamp cannot have more than microseconds precision")
+    }
+    if time.microseconds <= 0 { throw .invalid("Only timestamps past epoch are supported.") }
+    return time
+  }
+
+  private func transaction(_ bytes: [UInt8]) throws(GatewayError) -> TransactionTable.ID {
+    if bytes.isEmpty { throw .invalid("a transaction cannot be the empty string.") }
+    return TransactionTable.ID(bytes: bytes)
   }
 
   // MARK: - Transactions
 
   private func begin(
     _ options: DatastoreV1.TransactionOptions?
-  ) throws(GatewayError) -> TransactionTable.ID {
+  ) async throws -> TransactionTable.ID {
     switch options?.mode {
-    case nil, .readWrite: return try self.driver.begin(isReadOnly: false)
+    case nil: return try self.driver.begin()
+    case .readWrite(let options):
+      // Nothing is done for the transaction that is tried again: none waits for another here.
+      let previous = options.previousTransaction
+      if !previous.isEmpty && previous.count != TransactionTable.ID.byteCount {
+        throw GatewayError.invalid("Invalid transaction.")
+      }
+      return try self.driver.begin()
     case .readOnly(let options):
-      if options.readTime != nil { throw .unsupported("a read-only transaction at a read_time") }
-      return try self.driver.begin(isReadOnly: true)
+      return try await self.driver.beginReadOnly(
+        at: try options.readTime.map { (time) throws(GatewayError) in try self.time(time) })
     }
   }
 
@@ -112,7 +140,7 @@ struct Handlers: DatastoreV1.DatastoreService {
     try await self.counted("BeginTransaction") {
       _ = try self.scope(request.projectID, request.databaseID)
       return DatastoreV1.BeginTransactionResponse(
-        transaction: try self.begin(request.transactionOptions).bytes)
+        transaction: try await self.begin(request.transactionOptions).bytes)
     }
   }
 
@@ -121,6 +149,7 @@ struct Handlers: DatastoreV1.DatastoreService {
   ) async throws -> DatastoreV1.RollbackResponse {
     try await self.counted("Rollback") {
       _ = try self.scope(request.projectID, request.databaseID)
+      if request.transaction.isEmpty { throw GatewayError.invalid("transaction required") }
       _ = try self.driver.end(TransactionTable.ID(bytes: request.transaction))
       return DatastoreV1.RollbackResponse()
     }
@@ -173,7 +202,7 @@ struct Handlers: DatastoreV1.DatastoreService {
     case (.unspecified, nil), (.transactional, nil):
       throw .invalid("transactional commit requires a transaction")
     case (.unspecified, .transaction(let bytes)), (.transactional, .transaction(let bytes)):
-      let ended = try self.driver.end(TransactionTable.ID(bytes: bytes))
+      let ended = try self.driver.end(self.transaction(bytes))
       if ended.isReadOnly {
         try self.refuseChanges(changes)
         // What it read was true when it was read; nothing depends on it any more.
@@ -182,7 +211,9 @@ struct Handlers: DatastoreV1.DatastoreService {
       return ended.dependencies
     case (.unspecified, .singleUseTransaction(let options)),
       (.transactional, .singleUseTransaction(let options)):
-      if case .readOnly = options.mode { try self.refuseChanges(changes) }
+      if case .readOnly = options.mode {
+        throw .invalid("single_use_transaction in a commit request must be READ_WRITE.")
+      }
       return TransactionTable.Dependencies()
     }
   }

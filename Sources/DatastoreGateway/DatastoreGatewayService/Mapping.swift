@@ -39,6 +39,7 @@ enum Mapping {
     case .unknownTransaction: RPCError(.invalidArgument, error.description)
     case .overloaded(_, _, let retryDelay):
       RPCError(.resourceExhausted, error.description, retryDelay: retryDelay)
+    case .past: RPCError(.failedPrecondition, error.description)
     case .draining: RPCError(.unavailable, error.description)
     }
   }
@@ -84,15 +85,13 @@ enum Mapping {
     var content: Content
     var base: Mutation.Base
     var resolution: Mutation.Resolution
+    var mask: PropertyMask?
+    var transforms: [PropertyTransform]
   }
 
   static func change(
     _ mutation: DatastoreV1.Mutation, in scope: EntityCodec.Scope, policy: Policy
   ) throws(GatewayError) -> Change {
-    if mutation.propertyMask != nil { throw .unsupported("a mutation's property_mask") }
-    if !mutation.propertyTransforms.isEmpty {
-      throw .unsupported("a mutation's property_transforms")
-    }
     let validation = Validation(policy: policy)
     let operation: Mutation.Operation
     let key: Key
@@ -111,6 +110,9 @@ enum Mapping {
     case .delete(let deleted):
       (operation, key, content) = (.delete, try EntityCodec.key(deleted, in: scope), .nothing)
       try validation.check(key, .complete)
+      if !mutation.propertyTransforms.isEmpty {
+        throw .invalid("Delete mutation cannot have PropertyTransforms.")
+      }
     }
     let base: Mutation.Base =
       switch mutation.conflictDetectionStrategy {
@@ -119,6 +121,10 @@ enum Mapping {
       case .updateTime(let time):
         .updateTime(try EntityCodec.timestamp(time, of: "update_time"))
       }
+    if mutation.conflictResolutionStrategy != .strategyUnspecified && base == .anything {
+      throw .invalid(
+        "cannot set a conflict resolution strategy if no detection strategy was set")
+    }
     let resolution: Mutation.Resolution
     switch mutation.conflictResolutionStrategy {
     case .strategyUnspecified, .serverValue: resolution = .keepStored
@@ -126,8 +132,14 @@ enum Mapping {
     case .unrecognized(let number):
       throw .invalid("conflict_resolution_strategy \(number) is unknown")
     }
-    return Change(
-      operation: operation, key: key, content: content, base: base, resolution: resolution)
+    var change = Change(
+      operation: operation, key: key, content: content, base: base, resolution: resolution,
+      transforms: [])
+    if let mask = mutation.propertyMask { change.mask = try PropertyMask(mask, policy: policy) }
+    for transform in mutation.propertyTransforms {
+      change.transforms.append(try PropertyTransform(transform, policy: policy))
+    }
+    return change
   }
 
   private static func key(
@@ -151,19 +163,20 @@ enum Mapping {
     guard case .entity(var proto) = change.content else {
       return Commit.Change(mutation: mutation, address: key.address)
     }
-    let validation = Validation(policy: policy)
-    let entity = try EntityCodec.entity(proto, key: key)
     if proto.key?.partitionID == nil || isAllocated
       || proto.key?.partitionID?.projectID.isEmpty ?? true
     {
       proto.key = EntityCodec.proto(key)
     }
-    let content = EntityCodec.canonicalBytes(proto)
-    try validation.check(entity, encodedBytes: content.count)
-    let entries = entity.indexEntries
-    try validation.check(indexEntries: entries.count, of: key)
+    let content = try CommitDecision.Content(proto, key: key, policy: policy)
+    guard change.mask != nil || !change.transforms.isEmpty else {
+      return Commit.Change(
+        mutation: mutation, address: key.address, content: content.bytes,
+        indexEntries: content.indexEntries, isAllocated: isAllocated)
+    }
     return Commit.Change(
-      mutation: mutation, address: key.address, content: content, indexEntries: entries,
+      mutation: mutation, address: key.address, content: content.bytes,
+      edit: EntityEdit(proposed: proto, mask: change.mask, transforms: change.transforms),
       isAllocated: isAllocated)
   }
 
@@ -176,7 +189,8 @@ enum Mapping {
           key: allocated[number].map(EntityCodec.proto), version: result.version,
           createTime: result.createTime.map(EntityCodec.proto),
           updateTime: result.updateTime.map(EntityCodec.proto),
-          conflictDetected: result.conflictDetected)
+          conflictDetected: result.conflictDetected,
+          transformResults: answer.transformResults[number] ?? [])
       },
       indexUpdates: Int32(clamping: answer.indexUpdates),
       commitTime: EntityCodec.proto(Timestamp(microseconds: answer.version)))
@@ -184,9 +198,11 @@ enum Mapping {
 
   // MARK: - Lookup
 
-  static func result(_ stored: StoredEntity, cursor: [UInt8] = []) -> DatastoreV1.EntityResult {
+  static func result(
+    _ stored: StoredEntity, cursor: [UInt8] = [], mask: PropertyMask? = nil
+  ) -> DatastoreV1.EntityResult {
     DatastoreV1.EntityResult(
-      entity: stored.entity, version: stored.version.version,
+      entity: mask?.selected(stored.entity) ?? stored.entity, version: stored.version.version,
       createTime: EntityCodec.proto(stored.version.createTime),
       updateTime: EntityCodec.proto(stored.version.updateTime), cursor: cursor)
   }

@@ -29,14 +29,18 @@ extension Handlers {
           proto, partition: partition, policy: self.driver.policy)
       }
       let query = try ResolvedQuery(asked, policy: self.driver.policy)
+      let mask = try self.mask(request.propertyMask)
+      if mask != nil, case .projection = query.form {
+        throw GatewayError.invalid("property masks are not allowed on projection queries")
+      }
       if let explain = request.explainOptions, !explain.analyze {
         response.explainMetrics = try await self.explained(query)
         return response
       }
-      let transaction = try self.transaction(request.readOptions)
+      let point = try await self.point(request.readOptions)
       let clock = ContinuousClock()
       let begin = clock.now
-      let answer = try await self.driver.run(query, in: transaction.id)
+      let (answer, readTime) = try await self.driver.run(query, at: point.point)
       if request.explainOptions != nil {
         response.explainMetrics = DatastoreV1.ExplainMetrics(
           planSummary: ResultMapping.summary(answer.plan, of: query),
@@ -45,9 +49,9 @@ extension Handlers {
             scanned: answer.scanned, loaded: answer.loaded, duration: clock.now - begin))
       }
       response.batch = try ResultMapping.proto(
-        answer, to: query, partition: partition, mask: request.propertyMask,
-        now: self.driver.clock())
-      if transaction.isNew { response.transaction = transaction.id?.bytes ?? [] }
+        answer, to: query, partition: partition, mask: mask,
+        readTime: readTime)
+      response.transaction = point.begun?.bytes ?? []
       return response
     }
   }
@@ -79,10 +83,10 @@ extension Handlers {
         response.explainMetrics = try await self.explained(aggregation.query)
         return response
       }
-      let transaction = try self.transaction(request.readOptions)
+      let point = try await self.point(request.readOptions)
       let clock = ContinuousClock()
       let begin = clock.now
-      let answer = try await self.driver.run(aggregation, in: transaction.id)
+      let (answer, readTime) = try await self.driver.run(aggregation, at: point.point)
       if request.explainOptions != nil {
         response.explainMetrics = DatastoreV1.ExplainMetrics(
           planSummary: ResultMapping.summary(answer.plan, of: aggregation.query),
@@ -90,8 +94,8 @@ extension Handlers {
             results: 1, reads: answer.scanned.dividedUp(by: ResultMapping.rowsInOneRead),
             scanned: answer.scanned, loaded: answer.loaded, duration: clock.now - begin))
       }
-      response.batch = ResultMapping.proto(answer, to: aggregation, now: self.driver.clock())
-      if transaction.isNew { response.transaction = transaction.id?.bytes ?? [] }
+      response.batch = ResultMapping.proto(answer, to: aggregation, readTime: readTime)
+      response.transaction = point.begun?.bytes ?? []
       return response
     }
   }

@@ -10,7 +10,7 @@ enum ResultMapping {
 
   static func proto(
     _ answer: QueryAnswer, to query: ResolvedQuery, partition: PartitionID,
-    mask: DatastoreV1.PropertyMask?, now: Timestamp
+    mask: PropertyMask?, readTime: Timestamp
   ) throws -> DatastoreV1.QueryResultBatch {
     DatastoreV1.QueryResultBatch(
       skippedResults: Int32(clamping: answer.skipped),
@@ -25,19 +25,15 @@ enum ResultMapping {
           proto.entity?.properties = self.properties(result.properties, of: query.form)
           return proto
         }
-        var proto = Mapping.result(stored, cursor: cursor)
-        if let mask, let entity = proto.entity {
-          proto.entity?.properties = self.masked(entity.properties, mask.paths[...])
-        }
-        return proto
+        return Mapping.result(stored, cursor: cursor, mask: mask)
       },
       endCursor: answer.endPosition.map { query.cursor(after: $0) } ?? [],
       moreResults: self.proto(answer.rest),
-      readTime: self.readTime(answer.version, now))
+      readTime: EntityCodec.proto(readTime))
   }
 
   static func proto(
-    _ answer: AggregationAnswer, to aggregation: ResolvedAggregation, now: Timestamp
+    _ answer: AggregationAnswer, to aggregation: ResolvedAggregation, readTime: Timestamp
   ) -> DatastoreV1.AggregationResultBatch {
     var properties: [String: DatastoreV1.Value] = [:]
     for (aggregation, value) in zip(aggregation.aggregations, answer.values) {
@@ -45,13 +41,7 @@ enum ResultMapping {
     }
     return DatastoreV1.AggregationResultBatch(
       aggregationResults: [DatastoreV1.AggregationResult(aggregateProperties: properties)],
-      moreResults: .noMoreResults, readTime: self.readTime(answer.version, now))
-  }
-
-  private static func readTime(
-    _ version: Int64, _ now: Timestamp
-  ) -> GoogleProtobuf.Timestamp {
-    EntityCodec.proto(max(now, Timestamp(microseconds: version)))
+      moreResults: .noMoreResults, readTime: EntityCodec.proto(readTime))
   }
 
   private static func type(_ form: ResolvedQuery.Form) -> DatastoreV1.EntityResult.ResultType {
@@ -96,29 +86,6 @@ enum ResultMapping {
     case .blob(let bytes): String(validating: bytes, as: UTF8.self).map { .string($0) } ?? value
     default: value
     }
-  }
-
-  /// The properties, and parts of embedded entities, that paths name.
-  private static func masked(
-    _ properties: [String: DatastoreV1.Value], _ paths: ArraySlice<String>
-  ) -> [String: DatastoreV1.Value] {
-    var kept: [String: DatastoreV1.Value] = [:]
-    for (name, value) in properties {
-      if paths.contains(name) {
-        kept[name] = value
-        continue
-      }
-      guard case .entityValue(var inner) = value.valueType else { continue }
-      let below = paths.filter { $0.hasPrefix("\(name).") }.map {
-        String($0.dropFirst(name.count + 1))
-      }
-      if below.isEmpty { continue }
-      inner.properties = self.masked(inner.properties, below[...])
-      var part = value
-      part.valueType = .entityValue(inner)
-      kept[name] = part
-    }
-    return kept
   }
 
   // MARK: - Explaining

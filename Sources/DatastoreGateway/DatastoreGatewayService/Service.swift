@@ -37,7 +37,14 @@ package final class DatastoreGateway: ServiceProgram {
       storeConfiguration.readers = configuration.readThreads
       storeConfiguration.limits = configuration.limits
       storeConfiguration.policy = policy
-      store = try SQLiteStore(storeConfiguration, metrics: metrics, logger: environment.logger)
+      storeConfiguration.pastBytes = configuration.pastBytes
+      storeConfiguration.pastAge = configuration.pastAge
+      let sqlite = try SQLiteStore(
+        storeConfiguration, metrics: metrics, logger: environment.logger)
+      environment.metrics.gauge(
+        "millrace_gateway_past_bytes", help: "Memory that holds what entities were."
+      ) { Double(sqlite.pastBytes) }
+      store = sqlite
     case .postgres(let address):
       var storeConfiguration = PostgresStore.Configuration(address)
       storeConfiguration.readers = configuration.readThreads

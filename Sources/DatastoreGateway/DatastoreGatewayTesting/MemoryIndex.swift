@@ -1,7 +1,7 @@
 import DatastoreGatewayCore
 
 /// Indexes of one collection in sorted arrays.
-package struct MemoryIndex: EntityIndex {
+package struct MemoryIndex: VersionedIndex {
   package typealias Failure = Never
 
   package struct Rows: IndexRows {
@@ -13,19 +13,28 @@ package struct MemoryIndex: EntityIndex {
     }
   }
 
-  package struct Stored: StoredEntityFacts {
+  package struct Stored: StoredEntityFacts, Sendable {
     package var content: Entity
+
+    package init(content: Entity) {
+      self.content = content
+    }
+
     package var byteCount: Int { 10 }
     package func entity() -> Entity { self.content }
   }
 
   private var entities: [Entity]
+  private let versions: [PathBytes: Int64]
   private var kind: [IndexRow] = []
   private var properties: [Name: [IndexRow]] = [:]
 
-  /// - Parameter entities: Of one collection, each key once.
-  package init(_ entities: [Entity]) {
+  /// - Parameters:
+  ///   - entities: Of one collection, each key once.
+  ///   - versions: 0 where there is none.
+  package init(_ entities: [Entity], versions: [PathBytes: Int64] = [:]) {
     self.entities = entities
+    self.versions = versions
     for (number, entity) in entities.enumerated() {
       let path = entity.key.pathBytes
       self.kind.append(
@@ -90,6 +99,8 @@ package struct MemoryIndex: EntityIndex {
     self.properties[property]?.first { $0.value == value && $0.path == path }
   }
 
+  package func version(of row: IndexRow) -> Int64 { self.versions[row.path] ?? 0 }
+
   package func load(_ row: IndexRow) -> Stored { Stored(content: self.entities[Int(row.entity)]) }
 }
 
@@ -97,10 +108,17 @@ package struct MemoryIndex: EntityIndex {
 package struct MemoryIndexes: EntityIndexes {
   private var collections: [CollectionName: MemoryIndex] = [:]
 
-  /// - Parameter entities: Each key once.
-  package init(_ entities: [Entity]) {
+  /// - Parameters:
+  ///   - entities: Each key once.
+  ///   - versions: Of entities by key; 0 where there is none.
+  package init(_ entities: [Entity], versions: [Key: Int64] = [:]) {
     let groups = Dictionary(grouping: entities, by: \.key.collection)
-    self.collections = groups.mapValues { MemoryIndex($0) }
+    self.collections = groups.mapValues { entities in
+      MemoryIndex(
+        entities,
+        versions: Dictionary(
+          uniqueKeysWithValues: entities.map { ($0.key.pathBytes, versions[$0.key] ?? 0) }))
+    }
   }
 
   package func index(of collection: CollectionName) -> MemoryIndex {

@@ -16,7 +16,13 @@ private struct World {
     let contents = self.contents
     return self.machine.add(
       mutation, at: mutation.key.address, stored: { self.stored[mutation.key] },
-      isSame: { earlier in (earlier.map { contents[$0] } ?? 0) == content })
+      isSame: { before in
+        switch before {
+        case .nothing: false
+        case .stored: content == 0
+        case .mutation(let earlier): contents[earlier] == content
+        }
+      })
   }
 }
 

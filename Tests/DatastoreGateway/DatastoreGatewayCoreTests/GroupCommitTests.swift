@@ -178,10 +178,10 @@ private func limits(
   @Test func anIdleTransactionIsForgotten() throws {
     var table = self.table()
     let id = try table.begun(isReadOnly: false, at: self.begin)
-    try table.used(id, at: self.begin + .seconds(60))
-    try table.used(id, at: self.begin + .seconds(120))
+    _ = try table.used(id, at: self.begin + .seconds(60))
+    _ = try table.used(id, at: self.begin + .seconds(120))
     #expect(throws: GatewayError.unknownTransaction) {
-      try table.used(id, at: self.begin + .seconds(181))
+      _ = try table.used(id, at: self.begin + .seconds(181))
     }
   }
 
@@ -189,10 +189,10 @@ private func limits(
     var table = self.table()
     let id = try table.begun(isReadOnly: false, at: self.begin)
     for second in stride(from: 0, through: 270, by: 30) {
-      try table.used(id, at: self.begin + .seconds(second))
+      _ = try table.used(id, at: self.begin + .seconds(second))
     }
     #expect(throws: GatewayError.unknownTransaction) {
-      try table.used(id, at: self.begin + .seconds(271))
+      _ = try table.used(id, at: self.begin + .seconds(271))
     }
   }
 

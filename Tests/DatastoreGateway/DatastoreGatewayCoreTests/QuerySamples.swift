@@ -43,7 +43,12 @@ struct Found: Equatable, CustomStringConvertible {
 func found(
   _ query: Query, on entities: [Entity], policy: Policy = Policy()
 ) throws -> [Found] {
-  let indexes = MemoryIndexes(entities)
+  try found(query, on: MemoryIndexes(entities), policy: policy)
+}
+
+func found<Indexes: EntityIndexes>(
+  _ query: Query, on indexes: Indexes, policy: Policy
+) throws -> [Found] where Indexes.Index.Failure == Never {
   var query = query
   var found: [Found] = []
   while true {

@@ -74,14 +74,54 @@ private func query(_ world: inout RandomEntities) -> Query {
         == expected(query, on: after).filter { passed.contains($0) }, "\(query)")
   }
 
+  @Test(arguments: 0..<100)
+  func thePastIsFoundAsItWas(seed: UInt64) throws {
+    var world = RandomEntities(seed: seed)
+    let before = entities(&world, upTo: 60)
+    let moment: Int64 = 10
+    // Some entities stay; others are changed or removed, and new ones come.
+    var now: [Key: Entity] = [:]
+    var versions: [Key: Int64] = [:]
+    var past: [CollectionName: [PastEntity<MemoryIndex.Stored>]] = [:]
+    for entity in before {
+      if Bool.random(using: &world.random) {
+        now[entity.key] = entity
+        versions[entity.key] = moment
+        continue
+      }
+      past[entity.key.collection, default: []].append(
+        PastEntity(
+          path: entity.key.pathBytes, stored: MemoryIndex.Stored(content: entity),
+          entries: entity.indexEntries))
+    }
+    for entity in entities(&world, upTo: 40) where now[entity.key] == nil {
+      now[entity.key] = entity
+      versions[entity.key] = moment + 1
+    }
+    let current = now.values.sorted { $0.key.pathBytes < $1.key.pathBytes }
+    let indexes = PastIndexes(
+      MemoryIndexes(current, versions: versions), moment: moment
+    ) { (collection) throws(Never) in past[collection] ?? [] }
+    for _ in 0..<20 {
+      let query = query(&world)
+      var policy = Policy()
+      policy.maximumBatchResults = Int.random(in: 1...6, using: &world.random)
+      policy.sortedInMemoryRows = [0, 3, 1_000].randomElement(using: &world.random)!
+      let found = try found(query, on: indexes, policy: policy)
+      #expect(found == expected(query, on: before), "\(query)")
+    }
+  }
+
   @Test(arguments: 0..<60)
   func aggregationsAreOfAllResults(seed: UInt64) throws {
     var world = RandomEntities(seed: seed)
     let entities = entities(&world, upTo: 70)
     for _ in 0..<10 {
       var query = query(&world)
-      if query.isKeysOnly { query.projection = [] }
-      query.projection.removeAll { $0 == "a" || $0 == Query.keyProperty }
+      query.projection.removeAll { $0 == Query.keyProperty }
+      if !query.projection.isEmpty && !query.projection.contains("a") {
+        query.projection.append("a")
+      }
       if Bool.random(using: &world.random) {
         query.offset = Int.random(in: 0...5, using: &world.random)
         query.limit = Int.random(in: 0...20, using: &world.random)
@@ -95,12 +135,20 @@ private func query(_ world: inout RandomEntities) -> Query {
               .init(.average("a")),
             ]), policy: Policy())
       else { continue }
+      let fixed = resolved.query.terms.map { $0.fixedValue(of: "a") }
+      if query.projection.isEmpty && query.kind != nil && fixed.allSatisfy({ $0 == nil }) {
+        query.projection = ["a"]
+      }
       let results = ReferenceQuery.results(of: query, in: entities).dropFirst(query.offset)
         .prefix(query.limit ?? .max)
       let numbers = results.flatMap { result in
-        result.entity.indexEntries.filter { $0.property == "a" }.compactMap {
-          result.entity.indexedValue(of: "a", at: $0.value)?.number
+        if let place = query.projection.firstIndex(of: "a") {
+          return [result.values[place].number].compactMap(\.self)
         }
+        return result.entity.indexEntries.filter {
+          $0.property == "a" && (fixed.count != 1 || fixed[0] == nil || $0.value == fixed[0])
+        }
+        .compactMap { result.entity.indexedValue(of: "a", at: $0.value)?.number }
       }
       let values = AggregationRun(resolved, on: MemoryIndexes(entities), policy: Policy())
         .result().values

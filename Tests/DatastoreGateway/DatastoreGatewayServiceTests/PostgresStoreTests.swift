@@ -64,14 +64,19 @@ private func withDatabase(_ body: (TestDatabase) async throws -> Void) async thr
         logger: quietLogger)
       // While another has the lock of all writers, commits gather behind the first.
       let other = try PostgresConnection(database.address, patience: .seconds(10))
-      _ = try other.run([PostgresQuery("BEGIN"), .lockedVersion])
+      _ = try other.run([
+        PostgresQuery("SET idle_in_transaction_session_timeout = 0"), PostgresQuery("BEGIN"),
+        .lockedVersion,
+      ])
       try await withThrowingTaskGroup(of: Void.self) { group in
         group.addTask { _ = try await store.commit(CommitSamples.put(entity(key("K", 1)))) }
-        while store.isIdle || store.queuedCommits > 0 { await Task.yield() }
+        while store.isIdle || store.queuedCommits > 0 {
+          try await Task.sleep(for: .milliseconds(1))
+        }
         for id in 2...50 as ClosedRange<Int64> {
           group.addTask { _ = try await store.commit(CommitSamples.put(entity(key("K", id)))) }
         }
-        while store.queuedCommits < 49 { await Task.yield() }
+        while store.queuedCommits < 49 { try await Task.sleep(for: .milliseconds(1)) }
         _ = try other.run(PostgresQuery("ROLLBACK"))
         try await group.waitForAll()
       }

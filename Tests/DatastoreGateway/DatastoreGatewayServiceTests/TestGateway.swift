@@ -93,6 +93,7 @@ func withGateway(
     var configuration = SQLiteStore.Configuration(path: folder.file)
     configuration.readers = settings.readers
     configuration.policy = settings.policy
+    configuration.pastBytes = settings.pastBytes
     try await run(
       SQLiteStore(
         configuration, metrics: Metrics(MetricsRegistry()), logger: quietLogger, clock: now))

@@ -27,6 +27,8 @@ enum StoreKind: String, Sendable, CustomTestStringConvertible {
 struct StoreSettings: Sendable {
   var policy = Policy()
   var readers = 2
+  /// Of a store that keeps its past.
+  var pastBytes = 32 << 20
 }
 
 /// A database of one test's own, in a server that all tests of this process share.

@@ -35,6 +35,7 @@ struct PostgresBatch {
 
   private let facts: Facts
   private let place: String
+  private let policy: Policy
   private let clock: @Sendable () -> Timestamp
   private var slots: [EntityAddress: Slot] = [:]
   /// Changed addresses, in the order of their first change.
@@ -48,9 +49,12 @@ struct PostgresBatch {
   /// Whether there is anything to write.
   private(set) var hasWrites = false
 
-  init(_ facts: Facts, at place: String, clock: @escaping @Sendable () -> Timestamp) {
+  init(
+    _ facts: Facts, at place: String, policy: Policy, clock: @escaping @Sendable () -> Timestamp
+  ) {
     self.facts = facts
     self.place = place
+    self.policy = policy
     self.clock = clock
     self.lastVersion = facts.lastVersion
     self.nextID = facts.nextID
@@ -86,47 +90,43 @@ struct PostgresBatch {
     if let contention = self.contention(commit.dependencies) { return .refused(contention) }
     let version = max(self.lastVersion + 1, self.clock().microseconds)
     self.lastVersion = version
-    var machine = CommitMachine(version: version)
-    for change in commit.changes {
-      let stored = self.current(change.address)
-      if change.isAllocated,
-        stored != nil || self.facts.reserved.contains(change.address)
-          || self.reservations.contains(change.address)
+    for change in commit.changes where change.isAllocated {
+      if self.current(change.address) != nil || self.facts.reserved.contains(change.address)
+        || self.reservations.contains(change.address)
       {
         return .idTaken
       }
-      let refusal = machine.add(
-        change.mutation, at: change.address, stored: { stored?.version },
-        isSame: { earlier in
-          earlier.map { commit.changes[$0].content == change.content }
-            ?? (stored?.content == change.content)
-        })
-      if let refusal { return .refused(refusal) }
+    }
+    let decision: CommitDecision
+    switch try CommitDecision.decide(
+      commit, version: version, policy: self.policy, in: self.place,
+      stored: { (address) throws(StoreFailure) in
+        self.current(address).map { ($0.version, $0.content) }
+      })
+    {
+    case .failure(let refusal): return .refused(refusal)
+    case .success(let decided): decision = decided
     }
     // All is decided. What can still fail, reading stored entities, comes before any change.
-    let writes = machine.writes
     var before: [[IndexEntry]] = []
-    for (address, _) in writes { before.append(try self.entries(at: address)) }
-    var indexUpdates = 0
-    for ((address, write), old) in zip(writes, before) {
-      var slot = self.slot(address)
-      if !slot.isChanged { self.order.append(address) }
+    for write in decision.writes { before.append(try self.entries(at: write.address)) }
+    var answer = decision.answer
+    for (write, old) in zip(decision.writes, before) {
+      var slot = self.slot(write.address)
+      if !slot.isChanged { self.order.append(write.address) }
       slot.isChanged = true
-      if let number = write.content, let after = write.after {
-        let change = commit.changes[number]
-        slot.after = Stored(
-          version: after, content: change.content, entries: change.indexEntries)
+      if let content = write.content, let after = write.after {
+        slot.after = Stored(version: after, content: content.bytes, entries: content.indexEntries)
       } else {
         slot.after = nil
       }
       let new = slot.after?.entries ?? []
-      if old != new { indexUpdates += Set(old).symmetricDifference(new).count }
-      self.slots[address] = slot
-      self.changed[address.collection] = version
+      if old != new { answer.indexUpdates += Set(old).symmetricDifference(new).count }
+      self.slots[write.address] = slot
+      self.changed[write.address.collection] = version
       self.hasWrites = true
     }
-    return .committed(
-      CommitAnswer(results: machine.results, indexUpdates: indexUpdates, version: version))
+    return .committed(answer)
   }
 
   private func slot(_ address: EntityAddress) -> Slot {

@@ -24,7 +24,7 @@ final class PostgresConnection {
     "SET statement_timeout = 0",
     // A gateway that hangs in the middle of a commit must not hold up the others.
     "SET idle_in_transaction_session_timeout = '5s'",
-    "SET lock_timeout = '10s'",
+    "SET lock_timeout = '30s'",
     """
     SELECT set_config('synchronous_commit', 'on', false)
       WHERE current_setting('synchronous_commit') IN ('off', 'local')

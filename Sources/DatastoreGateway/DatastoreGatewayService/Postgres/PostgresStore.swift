@@ -82,7 +82,7 @@ package final class PostgresStore: EntityStore {
     let names = PostgresNames()
     let writer = PostgresWriter(
       configuration.address, names: names, connectPatience: configuration.connectPatience,
-      patience: configuration.patience, clock: clock)
+      patience: configuration.patience, policy: configuration.policy, clock: clock)
     try writer.prepare(within: configuration.patience)
     do throws(StoreFailure) {
       _ = try writer.write([.probe])

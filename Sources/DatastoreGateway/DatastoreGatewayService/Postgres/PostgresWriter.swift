@@ -36,6 +36,7 @@ final class PostgresWriter {
   private let names: PostgresNames
   private let clock: @Sendable () -> Timestamp
   private let patience: Duration
+  private let policy: Policy
   /// The fact that holds the version of this writer's last batch: so it finds out what became of one
   /// when the connection was lost before the answer came.
   private let fact: String
@@ -46,12 +47,13 @@ final class PostgresWriter {
   /// - Parameter patience: How long a batch waits for a server that has gone away.
   init(
     _ address: PostgresAddress, names: PostgresNames, connectPatience: Duration,
-    patience: Duration, clock: @escaping @Sendable () -> Timestamp
+    patience: Duration, policy: Policy, clock: @escaping @Sendable () -> Timestamp
   ) {
     let fact = "writer:" + String(UInt64.random(in: .min ... .max), radix: 16)
     self.names = names
     self.clock = clock
     self.patience = patience
+    self.policy = policy
     self.fact = fact
     self.session = PostgresSession(address, patience: connectPatience)
   }
@@ -112,7 +114,7 @@ final class PostgresWriter {
     let wanted = PostgresBatchReads(work)
     var ids = wanted.knownCollections(self.names)
     var batch = PostgresBatch(
-      try wanted.read(connection, &ids), at: self.place, clock: self.clock)
+      try wanted.read(connection, &ids), at: self.place, policy: self.policy, clock: self.clock)
     var outcomes: [Outcome] = []
     outcomes.reserveCapacity(work.count)
     for work in work { outcomes.append(batch.take(work)) }

@@ -41,7 +41,7 @@ struct SQLiteIndexes: EntityIndexes {
 }
 
 /// One collection's indexes at one moment.
-struct SQLiteIndex: EntityIndex {
+struct SQLiteIndex: VersionedIndex {
   struct Stored: StoredEntityFacts {
     var stored: StoredEntity
     var file: String
@@ -103,15 +103,27 @@ struct SQLiteIndex: EntityIndex {
     }
   }
 
+  func version(of row: IndexRow) throws(StoreFailure) -> Int64 {
+    try self.reader.connection.with("SELECT version FROM entities WHERE id = ?") {
+      (statement) throws(StoreFailure) -> Int64 in
+      statement.bind(1, row.entity)
+      guard try statement.step() else { throw self.missing(row) }
+      return statement.integer(0)
+    }
+  }
+
+  private func missing(_ row: IndexRow) -> StoreFailure {
+    StoreFailure(
+      .corrupt,
+      "\(self.reader.connection.path): an index row names entity \(row.entity), which is missing")
+  }
+
   func load(_ row: IndexRow) throws(StoreFailure) -> Stored {
     let connection = self.reader.connection
     return try connection.with("SELECT version, created, content FROM entities WHERE id = ?") {
       (statement) throws(StoreFailure) -> Stored in
       statement.bind(1, row.entity)
-      guard try statement.step() else {
-        throw StoreFailure(
-          .corrupt, "\(connection.path): an index row names entity \(row.entity), which is missing")
-      }
+      guard try statement.step() else { throw self.missing(row) }
       return Stored(
         stored: try statement.storedEntity(in: connection), file: connection.path)
     }

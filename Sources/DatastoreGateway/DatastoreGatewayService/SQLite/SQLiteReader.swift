@@ -9,14 +9,21 @@ final class SQLiteReader {
   let connection: SQLiteConnection
   var names = SQLiteNames()
   private let policy: Policy
+  private let past: SQLitePast
+
+  /// A commit under way may still get a version up to the moment that was to be read.
+  struct Unsettled: Error {}
 
   /// Pages that one reader keeps, 16 MiB: four readers and the writer stay far below 200 MB.
   private static let cacheKibibytes = 16_384
 
-  init(_ configuration: SQLiteStore.Configuration) throws(StoreFailure) {
+  init(
+    _ configuration: SQLiteStore.Configuration, past: SQLitePast
+  ) throws(StoreFailure) {
     self.connection = try SQLiteConnection(
       path: configuration.path, mode: .readOnly, lockPatience: configuration.lockPatience)
     self.policy = configuration.policy
+    self.past = past
     try self.connection.execute("PRAGMA cache_size = -\(Self.cacheKibibytes)")
     try self.connection.execute("PRAGMA temp_store = MEMORY")
     // Opens the file in fact: what is wrong with it is told now.
@@ -37,18 +44,105 @@ final class SQLiteReader {
 
   func lookup(_ addresses: [EntityAddress]) throws -> LookupAnswer {
     try self.atOneMoment { version in
-      var answer = LookupAnswer(entities: [], count: 0, version: version)
-      answer.entities.reserveCapacity(addresses.count)
-      var bytes = 0
-      for address in addresses {
-        if bytes >= self.policy.maximumBatchBytes { break }
-        let stored = try self.entity(at: address)
-        bytes += stored?.byteCount ?? 0
-        answer.entities.append(stored)
-        answer.count += 1
-      }
-      return answer
+      try self.lookup(addresses, version: version) { try self.entity(at: addresses[$0]) }
     }
+  }
+
+  private func lookup(
+    _ addresses: [EntityAddress], version: Int64,
+    _ entity: (_ number: Int) throws -> StoredEntity?
+  ) throws -> LookupAnswer {
+    var answer = LookupAnswer(entities: [], count: 0, version: version)
+    answer.entities.reserveCapacity(addresses.count)
+    var bytes = 0
+    for number in addresses.indices {
+      if bytes >= self.policy.maximumBatchBytes { break }
+      let stored = try entity(number)
+      bytes += stored?.byteCount ?? 0
+      answer.entities.append(stored)
+      answer.count += 1
+    }
+    return answer
+  }
+
+  // MARK: - The past
+
+  /// As ``atOneMoment(_:)``, for a moment that may be over.
+  ///
+  /// - Parameter isSettled: Whether no commit can get a version up to the moment any more, which
+  ///   is so of versions that can be seen.
+  private func at<Result>(
+    _ moment: Int64, isSettled: Bool, _ body: (_ visible: Int64) throws -> Result
+  ) throws -> Result {
+    try self.atOneMoment { visible in
+      if visible < moment && !isSettled { throw Unsettled() }
+      return try body(visible)
+    }
+  }
+
+  func lookup(
+    _ addresses: [EntityAddress], at moment: Int64, isSettled: Bool
+  ) throws -> LookupAnswer {
+    try self.at(moment, isSettled: isSettled) { visible in
+      let pasts = try self.past.entities(at: addresses, moment: moment, visible: visible)
+      return try self.lookup(addresses, version: moment) { number in
+        if let past = pasts[number] {
+          return try StoredEntity(past, in: self.connection.path)
+        }
+        let stored = try self.entity(at: addresses[number])
+        return stored.flatMap { $0.version.version <= moment ? $0 : nil }
+      }
+    }
+  }
+
+  func run(
+    _ query: ResolvedQuery, at moment: Int64, isSettled: Bool,
+    isCancelled: @escaping () -> Bool
+  ) throws -> QueryAnswer {
+    try self.at(moment, isSettled: isSettled) { visible in
+      try self.withPast(moment, visible) {
+        try self.answer(query, on: $0, moment, isCancelled)
+      }
+    }
+  }
+
+  func run(
+    _ aggregation: ResolvedAggregation, at moment: Int64, isSettled: Bool,
+    isCancelled: @escaping () -> Bool
+  ) throws -> AggregationAnswer {
+    try self.at(moment, isSettled: isSettled) { visible in
+      try self.withPast(moment, visible) {
+        try self.answer(aggregation, on: $0, moment, isCancelled)
+      }
+    }
+  }
+
+  /// The indexes as they were. What they are made of may be forgotten while they are in use: then
+  /// there is no answer.
+  private func withPast<Answer>(
+    _ moment: Int64, _ visible: Int64,
+    _ body: (PastIndexes<SQLiteIndexes>) throws -> Answer
+  ) throws -> Answer {
+    var refusal: GatewayError?
+    let file = self.connection.path
+    let indexes = PastIndexes(SQLiteIndexes(reader: self), moment: moment) {
+      (collection) throws(StoreFailure) in
+      var pasts: [(path: PathBytes, past: PastTable.Past)] = []
+      do throws(GatewayError) {
+        pasts = try self.past.entities(of: collection, moment: moment, visible: visible)
+      } catch {
+        refusal = error
+      }
+      return try pasts.map { (path, past) throws(StoreFailure) in
+        let stored = try StoredEntity(past, in: file)
+        return PastEntity(
+          path: path, stored: SQLiteIndex.Stored(stored: stored, file: file),
+          entries: try stored.entity.indexEntries(in: file))
+      }
+    }
+    let answer = try body(indexes)
+    if let refusal { throw refusal }
+    return answer
   }
 
   private func entity(at address: EntityAddress) throws(StoreFailure) -> StoredEntity? {
@@ -79,34 +173,46 @@ final class SQLiteReader {
     _ query: ResolvedQuery, isCancelled: @escaping () -> Bool
   ) throws -> QueryAnswer {
     try self.atOneMoment { version in
-      let run = try QueryRun(
-        query, on: SQLiteIndexes(reader: self), policy: self.policy, isCancelled: isCancelled)
-      let batch = try run.batch()
-      return QueryAnswer(
-        results: batch.results.map {
-          QueryAnswer.Result(
-            position: $0.position, stored: $0.stored?.stored, properties: $0.properties)
-        },
-        skipped: batch.skipped, skippedPosition: batch.skippedPosition,
-        endPosition: batch.endPosition, rest: QueryAnswer.Rest(batch.rest), version: version,
-        plan: run.plan, scanned: batch.scanned, loaded: batch.loaded)
+      try self.answer(query, on: SQLiteIndexes(reader: self), version, isCancelled)
     }
+  }
+
+  private func answer<Indexes: EntityIndexes>(
+    _ query: ResolvedQuery, on indexes: Indexes, _ version: Int64,
+    _ isCancelled: @escaping () -> Bool
+  ) throws -> QueryAnswer where Indexes.Index.Stored == SQLiteIndex.Stored {
+    let run = try QueryRun(query, on: indexes, policy: self.policy, isCancelled: isCancelled)
+    let batch = try run.batch()
+    return QueryAnswer(
+      results: batch.results.map {
+        QueryAnswer.Result(
+          position: $0.position, stored: $0.stored?.stored, properties: $0.properties)
+      },
+      skipped: batch.skipped, skippedPosition: batch.skippedPosition,
+      endPosition: batch.endPosition, rest: QueryAnswer.Rest(batch.rest), version: version,
+      plan: run.plan, scanned: batch.scanned, loaded: batch.loaded)
   }
 
   func run(
     _ aggregation: ResolvedAggregation, isCancelled: @escaping () -> Bool
   ) throws -> AggregationAnswer {
     try self.atOneMoment { version in
-      let run = try AggregationRun(
-        aggregation, on: SQLiteIndexes(reader: self), policy: self.policy,
-        isCancelled: isCancelled)
-      let result = try run.result()
-      // Half a sum is no answer.
-      if result.wasCancelled { throw CancellationError() }
-      return AggregationAnswer(
-        values: result.values, version: version, plan: run.plan, scanned: result.scanned,
-        loaded: result.loaded)
+      try self.answer(aggregation, on: SQLiteIndexes(reader: self), version, isCancelled)
     }
+  }
+
+  private func answer<Indexes: EntityIndexes>(
+    _ aggregation: ResolvedAggregation, on indexes: Indexes, _ version: Int64,
+    _ isCancelled: @escaping () -> Bool
+  ) throws -> AggregationAnswer {
+    let run = try AggregationRun(
+      aggregation, on: indexes, policy: self.policy, isCancelled: isCancelled)
+    let result = try run.result()
+    // Half a sum is no answer.
+    if result.wasCancelled { throw CancellationError() }
+    return AggregationAnswer(
+      values: result.values, version: version, plan: run.plan, scanned: result.scanned,
+      loaded: result.loaded)
   }
 
   func plan(_ query: ResolvedQuery) throws -> QueryPlan {
@@ -141,6 +247,15 @@ extension SQLiteStatement {
       version: StoredVersion(
         version: self.integer(0), createTime: Timestamp(microseconds: self.integer(1))),
       byteCount: content.count)
+  }
+}
+
+extension StoredEntity {
+  /// What an entity was.
+  init(_ past: PastTable.Past, in file: String) throws(StoreFailure) {
+    self.init(
+      entity: try DatastoreV1.Entity(stored: past.content, in: file), version: past.version,
+      byteCount: past.content.count)
   }
 }
 

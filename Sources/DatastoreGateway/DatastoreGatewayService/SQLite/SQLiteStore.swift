@@ -23,6 +23,9 @@ package final class SQLiteStore: EntityStore {
     package var checkpointPages = 4_096
     /// How long a call waits for another process that holds the file.
     package var lockPatience = Duration.seconds(2)
+    /// What entities were before they were changed is kept in memory, so much of it and so long.
+    package var pastBytes = 32 << 20
+    package var pastAge = Duration.seconds(3_600)
     /// Pages that the file may have; `nil` for as many as the disk takes.
     package var maximumPages: Int?
 
@@ -70,6 +73,7 @@ package final class SQLiteStore: EntityStore {
   private let writing = NIOThreadPool(numberOfThreads: 1)
   private let reading: NIOThreadPool
   private let writer: Held<SQLiteWriter>
+  private let past: SQLitePast
   private let idleReaders: Mutex<[Held<SQLiteReader>]>
   private let waitingReads = Atomic(0)
   private let group: Mutex<GroupCommitMachine<Waiting>>
@@ -92,7 +96,10 @@ package final class SQLiteStore: EntityStore {
     self.logger = logger
     self.metrics = metrics
     self.clock = clock
-    let writer = try SQLiteWriter(configuration, clock: clock)
+    let past = SQLitePast(
+      maximumBytes: configuration.pastBytes, maximumAge: configuration.pastAge)
+    self.past = past
+    let writer = try SQLiteWriter(configuration, past: past, clock: clock)
     do throws(StoreFailure) {
       _ = try writer.write([.probe])
     } catch  where error.kind == .full {
@@ -103,7 +110,7 @@ package final class SQLiteStore: EntityStore {
     for _ in 0..<configuration.readers {
       readers.append(
         Held(
-          connection: try SQLiteReader(configuration)))
+          connection: try SQLiteReader(configuration, past: past)))
     }
     self.idleReaders = Mutex(readers)
     self.reading = NIOThreadPool(numberOfThreads: configuration.readers)
@@ -121,6 +128,7 @@ package final class SQLiteStore: EntityStore {
   package var queuedCommits: Int { self.group.withLock { $0.queuedCommits } }
   /// Whether nothing waits and nothing is being written.
   package var isIdle: Bool { self.group.withLock { $0.isIdle } }
+  package var pastBytes: Int { self.past.bytes }
   package var queuedReads: Int { self.waitingReads.load(ordering: .relaxed) }
 
   // MARK: - Reading
@@ -143,6 +151,53 @@ package final class SQLiteStore: EntityStore {
 
   package func plan(_ query: ResolvedQuery) async throws -> QueryPlan {
     try await self.read { reader in try reader.plan(query) }
+  }
+
+  package var keepsPast: Bool { true }
+
+  package func lookup(
+    _ addresses: [EntityAddress], at moment: Int64
+  ) async throws -> LookupAnswer {
+    try await self.settled(moment) { isSettled in
+      try await self.read { try $0.lookup(addresses, at: moment, isSettled: isSettled) }
+    }
+  }
+
+  package func run(_ query: ResolvedQuery, at moment: Int64) async throws -> QueryAnswer {
+    try await self.settled(moment) { isSettled in
+      try await self.readCancellably {
+        try $0.run(query, at: moment, isSettled: isSettled, isCancelled: $1)
+      }
+    }
+  }
+
+  package func run(
+    _ aggregation: ResolvedAggregation, at moment: Int64
+  ) async throws -> AggregationAnswer {
+    try await self.settled(moment) { isSettled in
+      try await self.readCancellably {
+        try $0.run(aggregation, at: moment, isSettled: isSettled, isCancelled: $1)
+      }
+    }
+  }
+
+  /// Reads at a moment; where a commit under way may still get a version up to it, once more behind
+  /// that commit.
+  private func settled<Answer>(
+    _ moment: Int64, _ body: (_ isSettled: Bool) async throws -> Answer
+  ) async throws -> Answer {
+    do {
+      return try await body(false)
+    } catch is SQLiteReader.Unsettled {
+      do {
+        _ = try await self.write(.settle(moment), bytes: 256)
+      } catch GatewayError.draining {
+        // Reads go on; no commit that comes later is taken.
+      } catch is StoreFailure {
+        // Nothing can be written now.
+      }
+      return try await body(true)
+    }
   }
 
   private func readCancellably<Answer: Sendable>(
@@ -189,7 +244,7 @@ package final class SQLiteStore: EntityStore {
     case .committed(let answer): return answer
     case .refused(let error): throw error
     case .idTaken: throw AllocatedIDTaken()
-    case .idBlock, .reserved, .probed:
+    case .idBlock, .reserved, .probed, .settled:
       preconditionFailure("A commit was answered with something else")
     }
   }

@@ -13,6 +13,8 @@ final class SQLiteWriter {
     case reserve([EntityAddress])
     /// Writes a new greatest version, to see whether writing works.
     case probe
+    /// Gives no version up to this one any more.
+    case settle(Int64)
   }
 
   /// What became of it.
@@ -22,6 +24,7 @@ final class SQLiteWriter {
     case idBlock(first: Int64)
     case reserved
     case probed
+    case settled
     case refused(GatewayError)
     case idTaken
   }
@@ -35,6 +38,8 @@ final class SQLiteWriter {
 
   let connection: SQLiteConnection
   private var names = SQLiteNames()
+  private let policy: Policy
+  private let past: SQLitePast
   private let clock: @Sendable () -> Timestamp
   /// The greatest version that was given.
   private(set) var lastVersion: Int64
@@ -47,11 +52,14 @@ final class SQLiteWriter {
   private static let cacheKibibytes = 65_536
 
   init(
-    _ configuration: SQLiteStore.Configuration, clock: @escaping @Sendable () -> Timestamp
+    _ configuration: SQLiteStore.Configuration, past: SQLitePast,
+    clock: @escaping @Sendable () -> Timestamp
   ) throws(StoreFailure) {
     self.connection = try SQLiteConnection(
       path: configuration.path, mode: .readWrite, lockPatience: configuration.lockPatience)
     let checkpointPages = configuration.checkpointPages
+    self.policy = configuration.policy
+    self.past = past
     self.clock = clock
     try self.connection.execute("PRAGMA journal_mode = WAL")
     try self.connection.execute("PRAGMA synchronous = FULL")
@@ -67,6 +75,7 @@ final class SQLiteWriter {
     self.lastVersion = try self.connection.integer(
       "SELECT value FROM facts WHERE name = 'last_version'")
     self.firstVersion = self.lastVersion
+    past.opened(at: self.lastVersion)
   }
 
   /// Does all of a batch's work in one transaction. When this returns, all of it is durable.
@@ -99,7 +108,9 @@ final class SQLiteWriter {
       self.names.forget()
       // Versions only grow, given or not: readers may have seen the time.
       self.lastVersion = max(versionBefore, self.lastVersion)
+      self.past.undone(after: versionBefore)
       if isCommitting && failure.kind == .inputOutput {
+        self.past.lost(upTo: self.lastVersion)
         failure = StoreFailure(
           .outcomeUnknown, "\(failure); whether the commit will be there is not known")
       }
@@ -143,6 +154,9 @@ final class SQLiteWriter {
       self.lastVersion = max(self.lastVersion + 1, self.clock().microseconds)
       hasWrites = true
       return .probed
+    case .settle(let moment):
+      self.lastVersion = max(self.lastVersion, moment)
+      return .settled
     }
   }
 
@@ -152,39 +166,40 @@ final class SQLiteWriter {
     if let contention = try self.contention(commit.dependencies) { return .refused(contention) }
     let version = max(self.lastVersion + 1, self.clock().microseconds)
     self.lastVersion = version
-    var machine = CommitMachine(version: version)
-    var stored: [EntityAddress: Stored] = [:]
-    for change in commit.changes {
-      if change.isAllocated,
-        let collection = try self.names.collection(
-          change.address.collection, on: self.connection),
+    for change in commit.changes where change.isAllocated {
+      if let collection = try self.names.collection(
+        change.address.collection, on: self.connection),
         try self.connection.isTaken(change.address.path, in: collection)
       {
         return .idTaken
       }
-      let refusal = try machine.add(
-        change.mutation, at: change.address,
-        stored: { () throws(StoreFailure) in
-          let found = try self.stored(at: change.address)
-          stored[change.address] = found
-          return found?.version
-        },
-        isSame: { (earlier: Int?) throws(StoreFailure) in
-          if let earlier { return commit.changes[earlier].content == change.content }
-          return stored[change.address]?.content == change.content
-        })
-      if let refusal { return .refused(refusal) }
+    }
+    var stored: [EntityAddress: Stored] = [:]
+    let decision: CommitDecision
+    switch try CommitDecision.decide(
+      commit, version: version, policy: self.policy, in: self.connection.path,
+      stored: { (address) throws(StoreFailure) in
+        let found = try self.stored(at: address)
+        stored[address] = found
+        return found.map { ($0.version, $0.content) }
+      })
+    {
+    case .failure(let refusal): return .refused(refusal)
+    case .success(let decided): decision = decided
     }
     // All is decided: from here on only the disk can refuse.
-    var indexUpdates = 0
-    for (address, write) in machine.writes {
+    var answer = decision.answer
+    for write in decision.writes {
       hasWrites = true
-      indexUpdates += try self.carryOut(
-        write, at: address, over: stored[address], from: commit.changes)
-      self.changed[address.collection] = version
+      let before = stored[write.address]
+      answer.indexUpdates += try self.carryOut(write, over: before)
+      if let before {
+        self.past.replaced(
+          at: write.address, version: before.version, content: before.content, until: version)
+      }
+      self.changed[write.address.collection] = version
     }
-    return .committed(
-      CommitAnswer(results: machine.results, indexUpdates: indexUpdates, version: version))
+    return .committed(answer)
   }
 
   /// Whether something that a transaction read has changed.
@@ -251,9 +266,9 @@ final class SQLiteWriter {
 
   /// - Returns: Index rows that were written or removed.
   private func carryOut(
-    _ write: CommitMachine.Write, at address: EntityAddress, over stored: Stored?,
-    from changes: [Commit.Change]
+    _ write: CommitDecision.Write, over stored: Stored?
   ) throws(StoreFailure) -> Int {
+    let address = write.address
     let collection = try self.names.collectionForWriting(
       address.collection, on: self.connection)
     let old = try stored.map { (stored) throws(StoreFailure) in
@@ -270,7 +285,6 @@ final class SQLiteWriter {
       return try self.replaceRows(
         of: stored.row, at: address.path, in: collection, old ?? [], by: [])
     }
-    let change = changes[content]
     let row: Int64
     if let stored {
       row = stored.row
@@ -279,7 +293,7 @@ final class SQLiteWriter {
       ) { (statement) throws(StoreFailure) in
         statement.bind(1, after.version)
         statement.bind(2, after.createTime.microseconds)
-        try statement.bind(3, change.content)
+        try statement.bind(3, content.bytes)
         statement.bind(4, stored.row)
         _ = try statement.step()
       }
@@ -294,13 +308,13 @@ final class SQLiteWriter {
         try statement.bind(2, address.path.bytes)
         statement.bind(3, after.version)
         statement.bind(4, after.createTime.microseconds)
-        try statement.bind(5, change.content)
+        try statement.bind(5, content.bytes)
         _ = try statement.step()
         return self.connection.lastInsertedRow
       }
     }
     return try self.replaceRows(
-      of: row, at: address.path, in: collection, old ?? [], by: change.indexEntries)
+      of: row, at: address.path, in: collection, old ?? [], by: content.indexEntries)
   }
 
   /// Writes what differs between two lists of entries, both sorted.
