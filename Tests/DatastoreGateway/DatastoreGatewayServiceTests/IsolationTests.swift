@@ -220,3 +220,41 @@ func withReplicas(
     }
   }
 }
+
+@Suite struct ReadOnlyTransactions {
+  @Test(arguments: StoreKind.all)
+  func allReadsSeeTheMomentOfTheBeginning(on store: StoreKind) async throws {
+    try await withReplicas(on: store) { gateways, _ in
+      try await gateways[0].put(
+        entity(key("K", 1), ["n": integer(1)]), entity(key("K", 2), ["n": integer(1)]))
+      let old = try await gateways[0].begin(isReadOnly: true)
+      let twin = try await gateways[0].begin(isReadOnly: true)
+      func numbers(in transaction: [UInt8]?) async throws -> [DatastoreV1.Value?] {
+        let read = try await gateways[0].get(
+          key("K", 1), key("K", 2), key("New", 1), in: transaction)
+        let query = try await gateways[0].query(
+          DatastoreV1.Query(kind: [DatastoreV1.KindExpression(name: "K")]), in: transaction)
+        return (read.found + query.entityResults).map { $0.entity?.properties["n"] }
+      }
+      #expect(try await numbers(in: old) == Array(repeating: integer(1), count: 4))
+      // Another gateway writes, and again between reads.
+      for number in 2...3 as ClosedRange<Int64> {
+        try await gateways[1].put(
+          entity(key("K", 1), ["n": integer(number)]), entity(key("K", 2), ["n": integer(number)]),
+          entity(key("New", 1), ["n": integer(number)]))
+        #expect(try await numbers(in: old) == Array(repeating: integer(1), count: 4))
+        #expect(try await numbers(in: twin) == Array(repeating: integer(1), count: 4))
+      }
+      // One that ends takes nothing from the other.
+      try await gateways[0].commit([], in: old)
+      #expect(try await numbers(in: twin) == Array(repeating: integer(1), count: 4))
+      try await gateways[0].commit([], in: twin)
+      #expect(try await numbers(in: nil) == Array(repeating: integer(3), count: 5))
+      for _ in 0..<40 {
+        let transaction = try await gateways[0].begin(isReadOnly: true)
+        #expect(try await numbers(in: transaction) == Array(repeating: integer(3), count: 5))
+        try await gateways[0].commit([], in: transaction)
+      }
+    }
+  }
+}

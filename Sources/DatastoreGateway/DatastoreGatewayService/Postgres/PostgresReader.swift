@@ -12,6 +12,8 @@ final class PostgresReader {
   private var isBeginDue = false
   /// The store's version in the transaction that is open.
   private var version: Int64 = 0
+  /// Whether the transaction stays open for further reads.
+  private var isHolding = false
 
   init(_ session: PostgresSession, names: PostgresNames, policy: Policy) {
     self.session = session
@@ -26,7 +28,8 @@ final class PostgresReader {
   /// Runs `body` on the store as it is at one moment. What reads can be done again, so it is if the
   /// connection was lost, once.
   private func atOneMoment<Result>(_ body: () throws -> Result) throws -> Result {
-    try self.session.retryingOnce {
+    if self.isHolding { return try body() }
+    return try self.session.retryingOnce {
       self.isBeginDue = true
       defer { self.isBeginDue = false }
       let result = try body()
@@ -35,8 +38,36 @@ final class PostgresReader {
     }
   }
 
+  /// Begins a transaction for several reads, each of which then sees this moment.
+  ///
+  /// - Returns: The store's version.
+  func hold() throws -> Int64 {
+    precondition(!self.isHolding, "A reader holds one moment at a time")
+    return try self.session.retryingOnce {
+      let connection = try self.session.connection()
+      // The server ends it where nobody ends the transaction: what it holds cannot be cleaned up.
+      _ = try connection.run(
+        PostgresQuery(
+          "SET idle_in_transaction_session_timeout = \(self.policy.transactionIdle.microseconds / 1_000)"
+        ))
+      self.isBeginDue = true
+      let version = try self.currentVersion()
+      self.isHolding = true
+      return version
+    }
+  }
+
+  func release() {
+    self.isHolding = false
+    self.session.rollBack()
+  }
+
   /// Runs statements at the moment of the transaction that is open.
   func run(_ queries: [PostgresQuery]) throws(StoreFailure) -> [PostgresRows] {
+    // Another connection would see another moment.
+    if self.isHolding && !self.session.isConnected {
+      throw StoreFailure(.unreachable, "\(self.place): the connection of a transaction was lost")
+    }
     let connection = try self.session.connection()
     if !self.isBeginDue { return try connection.run(queries) }
     let begin = [
@@ -95,7 +126,7 @@ final class PostgresReader {
   /// all names are known.
   func lookup(_ calls: [[EntityAddress]]) throws -> [LookupAnswer] {
     let addresses = calls.flatMap { $0 }
-    if addresses.allSatisfy({ self.names.collection($0.collection) != nil }) {
+    if !self.isHolding, addresses.allSatisfy({ self.names.collection($0.collection) != nil }) {
       return try self.session.retryingOnce {
         let ids = try self.collections(Set(addresses.map(\.collection)))
         return try self.lookup(calls, ids) { (query) throws(StoreFailure) in

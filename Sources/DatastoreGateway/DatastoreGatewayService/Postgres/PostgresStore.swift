@@ -52,6 +52,7 @@ package final class PostgresStore: EntityStore {
   private let reading: NIOThreadPool
   private let writer: Held<PostgresWriter>
   private let idleReaders: Mutex<[Held<PostgresReader>]>
+  private let holds: PostgresHolds
   private let waitingReads = Atomic(0)
   /// Lookups of few keys, which wait for a thread that does several of them in one statement.
   private let lookups = Mutex<[Lookup]>([])
@@ -98,6 +99,11 @@ package final class PostgresStore: EntityStore {
             PostgresSession(configuration.address, patience: configuration.connectPatience),
             names: names, policy: configuration.policy))
       })
+    self.holds = PostgresHolds(life: configuration.policy.transactionLife) {
+      PostgresReader(
+        PostgresSession(configuration.address, patience: configuration.connectPatience),
+        names: names, policy: configuration.policy)
+    }
     self.reading = NIOThreadPool(numberOfThreads: configuration.readers)
     self.group = Mutex(GroupCommitMachine(limits: configuration.limits.machine()))
     self.writing.start()
@@ -157,6 +163,57 @@ package final class PostgresStore: EntityStore {
     }
   }
 
+  // MARK: - Read-only transactions
+
+  package func hold() async throws -> Int64? {
+    try await self.admitted { try self.holds.hold() }
+  }
+
+  package func release(_ moment: Int64) {
+    guard let hold = self.holds.released(moment) else { return }
+    self.reading.submit { state in
+      if state == .active { try? self.holds.giveBack(hold) }
+    }
+  }
+
+  package func lookup(
+    _ addresses: [EntityAddress], at moment: Int64
+  ) async throws -> LookupAnswer {
+    if let hold = self.holds.find(moment) {
+      return try await self.admitted { try hold.withReader { try $0.lookup([addresses])[0] } }
+    }
+    var answer = try await self.lookup(addresses)
+    try self.check(moment, answer.version)
+    answer.version = moment
+    return answer
+  }
+
+  package func run(_ query: ResolvedQuery, at moment: Int64) async throws -> QueryAnswer {
+    if let hold = self.holds.find(moment) {
+      return try await self.admitted {
+        try hold.withReader { try $0.run(query, isCancelled: { false }) }
+      }
+    }
+    var answer = try await self.run(query)
+    try self.check(moment, answer.version)
+    answer.version = moment
+    return answer
+  }
+
+  package func run(
+    _ aggregation: ResolvedAggregation, at moment: Int64
+  ) async throws -> AggregationAnswer {
+    if let hold = self.holds.find(moment) {
+      return try await self.admitted {
+        try hold.withReader { try $0.run(aggregation, isCancelled: { false }) }
+      }
+    }
+    var answer = try await self.run(aggregation)
+    try self.check(moment, answer.version)
+    answer.version = moment
+    return answer
+  }
+
   package func areTaken(_ addresses: [EntityAddress]) async throws -> [Bool] {
     try await self.read { reader in try reader.areTaken(addresses) }
   }
@@ -205,9 +262,16 @@ package final class PostgresStore: EntityStore {
   private func read<Answer: Sendable>(
     _ body: @escaping @Sendable (PostgresReader) throws -> Answer
   ) async throws -> Answer {
+    try await self.admitted { try self.withReader(body) }
+  }
+
+  /// Runs what waits on a thread of the readers'.
+  private func admitted<Answer: Sendable>(
+    _ body: @escaping @Sendable () throws -> Answer
+  ) async throws -> Answer {
     try self.admitRead()
     defer { self.waitingReads.subtract(1, ordering: .relaxed) }
-    return try await self.reading.runIfActive { try self.withReader(body) }
+    return try await self.reading.runIfActive(body)
   }
 
   private func withReader<Answer>(
