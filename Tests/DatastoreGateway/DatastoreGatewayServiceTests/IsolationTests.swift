@@ -20,13 +20,13 @@ func withReplicas(
       await second.stop()
     }
   case .postgres:
-    let database = try TestDatabase()
-    defer { database.remove() }
-    let first = try await TestGateway(over: database.open())
-    let second = try await TestGateway(over: database.open())
-    try await body([first, second], database)
-    await first.stop()
-    await second.stop()
+    try await withDatabase { database in
+      let first = try await TestGateway(over: database.open())
+      let second = try await TestGateway(over: database.open())
+      try await body([first, second], database)
+      await first.stop()
+      await second.stop()
+    }
   }
 }
 

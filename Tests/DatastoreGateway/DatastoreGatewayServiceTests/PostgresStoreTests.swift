@@ -11,12 +11,6 @@ import Testing
 private let needsServer = ConditionTrait.enabled(
   if: PostgresServer.isInstalled, Comment(rawValue: PostgresServer.whyNot))
 
-private func withDatabase(_ body: (TestDatabase) async throws -> Void) async throws {
-  let database = try TestDatabase()
-  defer { database.remove() }
-  try await body(database)
-}
-
 @Suite(needsServer) struct PostgresStores {
   @Test func gatewaysThatStartTogetherMakeOneStore() async throws {
     try await withDatabase { database in

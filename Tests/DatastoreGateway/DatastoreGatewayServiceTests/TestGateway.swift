@@ -98,14 +98,14 @@ func withGateway(
       SQLiteStore(
         configuration, metrics: Metrics(MetricsRegistry()), logger: quietLogger, clock: now))
   case .postgres:
-    let database = try TestDatabase()
-    defer { database.remove() }
-    var configuration = PostgresStore.Configuration(try database.address)
-    configuration.readers = settings.readers
-    configuration.policy = settings.policy
-    try await run(
-      PostgresStore(
-        configuration, metrics: Metrics(MetricsRegistry()), logger: quietLogger, clock: now))
+    try await withDatabase { database in
+      var configuration = PostgresStore.Configuration(try database.address)
+      configuration.readers = settings.readers
+      configuration.policy = settings.policy
+      try await run(
+        PostgresStore(
+          configuration, metrics: Metrics(MetricsRegistry()), logger: quietLogger, clock: now))
+    }
   }
 }
 

@@ -88,6 +88,45 @@ struct TestDatabase: Sendable {
   }
 }
 
+/// Gives a test a database, and removes it. Few tests have one at a time: each statement is another
+/// process' work, and all of them at once would keep each other from ending in time.
+func withDatabase(_ body: (TestDatabase) async throws -> Void) async throws {
+  await Turns.ofDatabases.take()
+  do {
+    let database = try TestDatabase()
+    defer { database.remove() }
+    try await body(database)
+  } catch {
+    await Turns.ofDatabases.giveBack()
+    throw error
+  }
+  await Turns.ofDatabases.giveBack()
+}
+
+/// Lets a few in at a time, in their order.
+private actor Turns {
+  static let ofDatabases = Turns(4)
+
+  private var free: Int
+  private var waiting: [CheckedContinuation<Void, Never>] = []
+
+  init(_ count: Int) {
+    self.free = count
+  }
+
+  func take() async {
+    if self.free > 0 {
+      self.free -= 1
+    } else {
+      await withCheckedContinuation { self.waiting.append($0) }
+    }
+  }
+
+  func giveBack() {
+    if self.waiting.isEmpty { self.free += 1 } else { self.waiting.removeFirst().resume() }
+  }
+}
+
 extension PostgresServer {
   struct StatementError: Error, CustomStringConvertible {
     var description: String
