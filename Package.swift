@@ -51,6 +51,9 @@ let places: [Place] = [
   Place(
     name: "CSQLite", folder: "C", layer: .systemLibrary,
     kind: .systemLibrary(pkgConfig: "sqlite3")),
+  Place(
+    name: "CPostgres", folder: "C", layer: .systemLibrary,
+    kind: .systemLibrary(pkgConfig: "libpq")),
   Place(name: "CZlib", folder: "C", layer: .systemLibrary, kind: .systemLibrary(pkgConfig: "zlib")),
   // C of our own: what starting processes needs and Swift's view of the C library leaves out.
   Place(name: "CProcess", folder: "C", layer: .systemLibrary, kind: .generatedC),
@@ -190,8 +193,11 @@ let places: [Place] = [
     uses: ["DatastoreGatewayCore", "Domain"]),
   Place(
     name: "DatastoreGatewayService", folder: "DatastoreGateway", layer: .service,
-    uses: ["DatastoreGatewayCore", "Domain", "CSQLite", "BuildProtos", "RPC", "ServiceRuntime"],
-    products: nio("NIOCore", "NIOPosix") + [logging]),
+    uses: [
+      "DatastoreGatewayCore", "Domain", "CSQLite", "CPostgres", "BuildProtos", "RPC",
+      "ServiceRuntime",
+    ],
+    products: nio("NIOCore", "NIOPosix") + [logging, crypto]),
   Place(
     name: "millrace-datastore-gateway", folder: "DatastoreGateway", layer: .program,
     kind: .program, uses: ["DatastoreGatewayService", "ServiceRuntime"]),
@@ -305,7 +311,7 @@ let tests: [(name: String, folder: String, uses: [String], products: [Target.Dep
     "DatastoreGatewayServiceTests", "DatastoreGateway",
     [
       "DatastoreGatewayService", "DatastoreGatewayCore", "DatastoreGatewayTesting", "BuildProtos",
-      "CSQLite", "Domain", "RPC", "ServiceRuntime",
+      "CSQLite", "CPostgres", "Domain", "RPC", "ServiceRuntime",
     ], nio("NIOCore", "NIOPosix") + [logging]
   ),
   ("ContentCacheCoreTests", "ContentCache", ["ContentCacheCore", "Domain"], []),

@@ -3,6 +3,7 @@
 MILLRACE_BIN names the folder of the programs; without it the debug build is taken.
 """
 
+import contextlib
 import os
 import sys
 import uuid
@@ -14,6 +15,7 @@ sys.path.insert(0, os.path.join(ROOT, "demo"))
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import datastores  # noqa: E402
+import postgres  # noqa: E402
 from farm import BIN, Farm  # noqa: E402
 
 LOG_TAIL_BYTES = 4000
@@ -62,17 +64,24 @@ def two_runners():
         yield farm
 
 
-@pytest.fixture(scope="session")
-def datastore():
+@pytest.fixture(
+    scope="session", params=["given"] if datastores.GIVEN_SERVER else ["sqlite", "postgres"])
+def datastore(request):
     """The address of one server of the Datastore API; Google's clients find it by themselves."""
-    with pytest.MonkeyPatch.context() as patch:
-        if datastores.GIVEN_SERVER:
+    with contextlib.ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        store = request.param
+        if store == "given":
             patch.setenv("DATASTORE_EMULATOR_HOST", datastores.GIVEN_SERVER)
             yield datastores.GIVEN_SERVER
             return
-        with datastores.Gateway() as gateway:
-            patch.setenv("DATASTORE_EMULATOR_HOST", gateway.address)
-            yield gateway.address
+        if store == "postgres":
+            if postgres.programs() is None:
+                pytest.skip(postgres.WHY_NOT)
+            store = stack.enter_context(postgres.Postgres()).url
+        gateway = stack.enter_context(datastores.Gateway(store))
+        patch.setenv("DATASTORE_EMULATOR_HOST", gateway.address)
+        yield gateway.address
 
 
 @pytest.fixture

@@ -73,14 +73,15 @@ class Server:
 class Gateway(Server):
     """millrace-datastore-gateway."""
 
-    def __init__(self):
+    def __init__(self, store="sqlite"):
         super().__init__("the gateway")
+        self.store = store
 
     def command(self):
         return [
             program("millrace-datastore-gateway"), "--listen", self.address,
             "--admin-listen", f"127.0.0.1:{free_port()}",
-            "--data", os.path.join(self.folder, "data"),
+            "--data", os.path.join(self.folder, "data"), "--store", self.store,
         ]
 
 

@@ -125,13 +125,15 @@ class Farm:
     START_SECONDS = 60
     STOP_SECONDS = 40
 
-    def __init__(self, runners=1, base_port=None, folder=None, arguments=()):
+    def __init__(self, runners=1, base_port=None, folder=None, arguments=(), settings=None):
         self.runners = runners
         self.base_port = base_port or free_base_port()
         self.own_folder = folder is None
         self.folder = folder or tempfile.mkdtemp(prefix="millrace-test-")
         self.data = os.path.join(self.folder, "farm")
         self.arguments = list(arguments)
+        # Environment variables for the services.
+        self.settings = dict(settings or {})
         self.up = None
         self.projects = 0
 
@@ -154,6 +156,7 @@ class Farm:
             [program("millrace"), "up", "--data", self.data, "--base-port", str(self.base_port),
              "--runners", str(self.runners), *self.arguments],
             stdin=subprocess.DEVNULL, stdout=self.up_log, stderr=subprocess.STDOUT,
+            env={**os.environ, **self.settings},
         )
         eventually(self.is_up, self.START_SECONDS, "the farm is up")
 

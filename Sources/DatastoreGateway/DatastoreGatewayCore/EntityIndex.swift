@@ -37,6 +37,20 @@ package struct RowRange: Hashable, Sendable {
   }
 }
 
+extension RowRange {
+  /// The value that all rows of the range have, if its bounds say so.
+  package var onlyValue: [UInt8]? {
+    func value(_ bound: RowBound) -> [UInt8]? {
+      switch bound {
+      case .value(let value, isIncluded: true), .row(let value, _, _): value
+      case .none, .value(_, isIncluded: false): nil
+      }
+    }
+    guard let lower = value(self.lower), lower == value(self.upper) else { return nil }
+    return lower
+  }
+}
+
 /// Which index of a collection is scanned.
 package enum IndexName: Hashable, Sendable {
   /// Every entity of the kind.
@@ -70,6 +84,36 @@ package protocol EntityIndex {
   /// The row of a property's index with this value and path.
   func row(of property: Name, value: [UInt8], at path: PathBytes) throws(Failure) -> IndexRow?
   func load(_ row: IndexRow) throws(Failure) -> Stored
+
+  /// Whether the index itself leaves out rows whose entities lack values: for a store to which each
+  /// probe would be a journey.
+  static var filtersScans: Bool { get }
+  /// As ``rows(of:_:)``, those alone whose entities have all of these values; asked only of an index
+  /// that filters scans.
+  func rows(
+    of property: Name, _ range: RowRange, having others: [Conjunction.Equality]
+  ) throws(Failure) -> Rows
+  /// How many rows an equality has, counted up to the limit only.
+  func count(_ equality: Conjunction.Equality, upTo limit: Int) throws(Failure) -> Int
+}
+
+extension EntityIndex {
+  package static var filtersScans: Bool { false }
+
+  package func rows(
+    of property: Name, _ range: RowRange, having others: [Conjunction.Equality]
+  ) throws(Failure) -> Rows {
+    preconditionFailure("This index filters no scans")
+  }
+
+  package func count(
+    _ equality: Conjunction.Equality, upTo limit: Int
+  ) throws(Failure) -> Int {
+    var rows = try self.rows(of: .property(equality.property), RowRange(equality))
+    var count = 0
+    while count < limit, try rows.next() != nil { count += 1 }
+    return count
+  }
 }
 
 /// A scan under way.

@@ -25,10 +25,7 @@ package struct QueryPlan: Hashable, Sendable {
       for term in query.terms {
         let plan = try Plan(query, term, policy: policy) {
           (equality, limit) throws(Indexes.Index.Failure) in
-          var rows = try index.rows(of: .property(equality.property), RowRange(equality))
-          var count = 0
-          while count < limit, try rows.next() != nil { count += 1 }
-          return count
+          try index.count(equality, upTo: limit)
         }
         self.parts.append(Part(collection: collection, term: term, plan: plan))
       }

@@ -3,8 +3,9 @@ enum RowSource<Index: EntityIndex> {
   case done
   case one(IndexRow)
   case scan(Index.Rows)
-  /// Several ranges of one index, in the order of the scan; the next one last.
-  case scans(Index.Rows, Name, [RowRange], Index)
+  /// Several ranges of one index, in the order of the scan; the next one last. The index leaves out
+  /// what lacks the equalities.
+  case scans(Index.Rows, Name, [RowRange], [Conjunction.Equality], Index)
   case joined(EqualityJoin<Index>)
   indirect case probed(RowSource, Index, [Conjunction.Equality])
 
@@ -29,8 +30,16 @@ enum RowSource<Index: EntityIndex> {
         self = .done
         return
       }
-      self = .joined(
-        try EqualityJoin(equalities, paths, isReversed: place.plan.isReversed, on: index))
+      let isReversed = place.plan.isReversed
+      if Index.filtersScans {
+        let (rarest, others) = try Self.rarest(of: equalities, on: index)
+        self = .scan(
+          try Self.rows(
+            of: rarest.property, RowRange(rarest, paths, isReversed: isReversed), having: others,
+            on: index))
+      } else {
+        self = .joined(try EqualityJoin(equalities, paths, isReversed: isReversed, on: index))
+      }
     case .order(let property, let probed):
       var ranges = place.orderRanges(of: property)
       if !place.plan.isReversed { ranges.reverse() }
@@ -38,10 +47,38 @@ enum RowSource<Index: EntityIndex> {
         self = .done
         return
       }
-      let rows = try index.rows(of: .property(property), first)
-      self = ranges.isEmpty ? .scan(rows) : .scans(rows, property, ranges, index)
-      if !probed.isEmpty { self = .probed(self, index, probed) }
+      let filtered = Index.filtersScans ? probed : []
+      let rows = try Self.rows(of: property, first, having: filtered, on: index)
+      self = ranges.isEmpty ? .scan(rows) : .scans(rows, property, ranges, filtered, index)
+      if !probed.isEmpty && !Index.filtersScans { self = .probed(self, index, probed) }
     }
+  }
+
+  /// Rows that are counted to find which of several equalities has the fewest.
+  private static var countedRows: Int { 1_000 }
+
+  /// The equality that is scanned, and those that each of its rows is looked up among.
+  private static func rarest(
+    of equalities: [Conjunction.Equality], on index: Index
+  ) throws(Index.Failure) -> (Conjunction.Equality, [Conjunction.Equality]) {
+    var others = equalities
+    var rarest = 0
+    if equalities.count > 1 {
+      var fewest = Int.max
+      for (number, equality) in equalities.enumerated() {
+        let count = try index.count(equality, upTo: Self.countedRows)
+        if count < fewest { (rarest, fewest) = (number, count) }
+      }
+    }
+    return (others.remove(at: rarest), others)
+  }
+
+  private static func rows(
+    of property: Name, _ range: RowRange, having others: [Conjunction.Equality], on index: Index
+  ) throws(Index.Failure) -> Index.Rows {
+    others.isEmpty
+      ? try index.rows(of: .property(property), range)
+      : try index.rows(of: property, range, having: others)
   }
 
   mutating func next() throws(Index.Failure) -> IndexRow? {
@@ -53,12 +90,12 @@ enum RowSource<Index: EntityIndex> {
     case .scan(var rows):
       defer { self = .scan(rows) }
       return try rows.next()
-    case .scans(var rows, let property, var ranges, let index):
-      defer { self = .scans(rows, property, ranges, index) }
+    case .scans(var rows, let property, var ranges, let filtered, let index):
+      defer { self = .scans(rows, property, ranges, filtered, index) }
       while true {
         if let row = try rows.next() { return row }
         guard let range = ranges.popLast() else { return nil }
-        rows = try index.rows(of: .property(property), range)
+        rows = try Self.rows(of: property, range, having: filtered, on: index)
       }
     case .probed(var source, let index, let probed):
       defer { self = .probed(source, index, probed) }

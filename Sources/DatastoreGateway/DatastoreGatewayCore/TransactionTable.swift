@@ -135,10 +135,10 @@ package struct TransactionTable: Sendable {
   /// - Returns: What its commit depends on.
   package mutating func ended(
     _ id: ID, at now: Timestamp
-  ) throws(GatewayError) -> (dependencies: Dependencies, isReadOnly: Bool) {
+  ) throws(GatewayError) -> (dependencies: Dependencies, isReadOnly: Bool, moment: Int64?) {
     let transaction = try self.current(id, at: now)
     self.transactions[id] = nil
-    return (transaction.dependencies, transaction.isReadOnly)
+    return (transaction.dependencies, transaction.isReadOnly, transaction.moment)
   }
 
   private mutating func current(

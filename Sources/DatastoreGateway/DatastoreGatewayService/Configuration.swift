@@ -4,6 +4,9 @@ import ServiceRuntime
 package struct Configuration: Sendable {
   package static let settings: [Setting] = [
     Setting(
+      "store", default: "sqlite",
+      help: "Where entities are: sqlite, in the data directory, or postgresql://USER@HOST/DATABASE"),
+    Setting(
       "read-threads", default: "4", kind: .integer,
       help: "Threads that read the store; more help on disks that take many requests at once"),
     Setting(
@@ -32,6 +35,13 @@ package struct Configuration: Sendable {
       help: "Queries that take longer are logged with their plan"),
   ]
 
+  /// Which store the entities are in.
+  package enum Store: Sendable {
+    case sqlite
+    case postgres(PostgresAddress)
+  }
+
+  package var store: Store
   package var readThreads: Int
   package var limits = SQLiteStore.Limits()
   package var slowQuery: Duration
@@ -39,6 +49,7 @@ package struct Configuration: Sendable {
   package var pastAge: Duration
 
   package init(_ settings: SettingValues) throws(SettingError) {
+    self.store = try Self.store(settings)
     self.readThreads = try settings.int("read-threads", in: 1...256)
     self.limits.batchCommits = try settings.int("batch-commits", in: 1...65_536)
     self.limits.batchBytes = Int(try settings.byteCount("batch-size"))
@@ -48,5 +59,23 @@ package struct Configuration: Sendable {
     self.pastBytes = Int(try settings.byteCount("past-size"))
     self.pastAge = try settings.duration("past-age")
     self.slowQuery = try settings.duration("slow-query")
+  }
+
+  private static func store(_ settings: SettingValues) throws(SettingError) -> Store {
+    let text = settings.string("store")
+    if text == "sqlite" { return .sqlite }
+    // There may be a password in it, which is nothing for a log.
+    func wrong(_ reason: String) -> SettingError {
+      SettingError(
+        setting: "store", value: "...", source: settings.source("store"), reason: reason)
+    }
+    guard PostgresAddress.isOne(text) else {
+      throw wrong("expected sqlite or postgresql://...")
+    }
+    do throws(StoreFailure) {
+      return .postgres(try PostgresAddress(text))
+    } catch {
+      throw wrong(error.description)
+    }
   }
 }

@@ -48,10 +48,17 @@ final class Driver: Sendable {
       moment = try await self.moment(time)
     } else if self.store.keepsPast {
       moment = try await self.store.lookup([]).version
+    } else {
+      moment = try await self.store.hold()
     }
     let now = self.clock()
-    return try self.transactions.withLock { (table) throws(GatewayError) in
-      try table.begun(isReadOnly: true, reading: moment, at: now)
+    do throws(GatewayError) {
+      return try self.transactions.withLock { (table) throws(GatewayError) in
+        try table.begun(isReadOnly: true, reading: moment, at: now)
+      }
+    } catch {
+      if let moment { self.store.release(moment) }
+      throw error
     }
   }
 
@@ -71,9 +78,11 @@ final class Driver: Sendable {
     _ id: TransactionTable.ID
   ) throws(GatewayError) -> (dependencies: TransactionTable.Dependencies, isReadOnly: Bool) {
     let now = self.clock()
-    return try self.transactions.withLock { (table) throws(GatewayError) in
+    let ended = try self.transactions.withLock { (table) throws(GatewayError) in
       try table.ended(id, at: now)
     }
+    if let moment = ended.moment { self.store.release(moment) }
+    return (ended.dependencies, ended.isReadOnly)
   }
 
   /// What a read sees.

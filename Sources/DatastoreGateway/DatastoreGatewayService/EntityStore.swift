@@ -22,6 +22,14 @@ package protocol EntityStore: Sendable {
   func lookup(_ addresses: [EntityAddress], at moment: Int64) async throws -> LookupAnswer
   func run(_ query: ResolvedQuery, at moment: Int64) async throws -> QueryAnswer
   func run(_ aggregation: ResolvedAggregation, at moment: Int64) async throws -> AggregationAnswer
+  /// Keeps what is stored now readable, for the reads of one read-only transaction, in a store that
+  /// keeps no past; until it is released, or nobody has read it for as long as a transaction may be
+  /// idle.
+  ///
+  /// - Returns: The moment; `nil` from a store that cannot.
+  func hold() async throws -> Int64?
+  /// Lets go of a moment; of one that is not held it does nothing.
+  func release(_ moment: Int64)
   /// How a query would be carried out.
   func plan(_ query: ResolvedQuery) async throws -> QueryPlan
   /// Makes all of a commit's changes, or none; answers when they are durable.
@@ -36,11 +44,18 @@ package protocol EntityStore: Sendable {
   func drain() async
   /// Why writes fail, if they do. Reads may work all the same.
   var trouble: StoreFailure? { get }
+  /// Tries whether the store takes writes; ``trouble`` tells.
+  func probe() async
+  /// Commits that wait, and reads that run or wait.
+  var queuedCommits: Int { get }
+  var queuedReads: Int { get }
 }
 
 /// A store that keeps nothing but what is: a moment since which nothing was written can be read.
 extension EntityStore {
   package var keepsPast: Bool { false }
+  package func hold() async throws -> Int64? { nil }
+  package func release(_ moment: Int64) {}
 
   package func lookup(
     _ addresses: [EntityAddress], at moment: Int64
@@ -67,7 +82,7 @@ extension EntityStore {
     return answer
   }
 
-  private func check(_ moment: Int64, _ version: Int64) throws(GatewayError) {
+  func check(_ moment: Int64, _ version: Int64) throws(GatewayError) {
     if version > moment {
       throw .past(
         "The requested 'read_time' is too old: this store keeps no past, and was written since.")

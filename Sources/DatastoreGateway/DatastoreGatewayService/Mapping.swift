@@ -10,6 +10,8 @@ enum Mapping {
   static let fullDiskDelay = Duration.seconds(10)
   /// How long for another process to let go of the file.
   static let lockedDelay = Duration.seconds(1)
+  /// How long for a database's server that is down or has no connection left.
+  static let unreachableDelay = Duration.seconds(1)
 
   // MARK: - Errors
 
@@ -50,7 +52,9 @@ enum Mapping {
     case .locked: RPCError(.unavailable, failure.description, retryDelay: self.lockedDelay)
     case .corrupt: RPCError(.dataLoss, failure.description)
     case .outcomeUnknown: RPCError(.unknown, failure.description)
-    case .inputOutput, .other: RPCError(.internalError, failure.description)
+    case .unreachable, .tooManyConnections:
+      RPCError(.unavailable, failure.description, retryDelay: self.unreachableDelay)
+    case .inputOutput, .refused, .other: RPCError(.internalError, failure.description)
     }
   }
 

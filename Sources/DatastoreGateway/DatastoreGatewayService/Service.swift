@@ -18,7 +18,7 @@ package final class DatastoreGateway: ServiceProgram {
 
   private static let probeInterval = Duration.seconds(5)
 
-  private let store: SQLiteStore
+  private let store: any EntityStore
   private let driver: Driver
   private let metrics: Metrics
   private let isDraining = Atomic(false)
@@ -26,29 +26,48 @@ package final class DatastoreGateway: ServiceProgram {
   package init(_ environment: ServiceEnvironment) async throws {
     let configuration = try Configuration(environment.settings)
     let metrics = Metrics(environment.metrics)
-    let path = "\(environment.dataDirectory)/\(Self.fileName)"
-    var storeConfiguration = SQLiteStore.Configuration(path: path)
-    storeConfiguration.readers = configuration.readThreads
-    storeConfiguration.limits = configuration.limits
-    storeConfiguration.pastBytes = configuration.pastBytes
-    storeConfiguration.pastAge = configuration.pastAge
-    let store = try SQLiteStore(
-      storeConfiguration, metrics: metrics, logger: environment.logger)
+    let policy = Policy()
+    let store: any EntityStore
+    var files: [String: String] = [:]
+    switch configuration.store {
+    case .sqlite:
+      let path = "\(environment.dataDirectory)/\(Self.fileName)"
+      files = ["file": path, "log": "\(path)-wal"]
+      var storeConfiguration = SQLiteStore.Configuration(path: path)
+      storeConfiguration.readers = configuration.readThreads
+      storeConfiguration.limits = configuration.limits
+      storeConfiguration.policy = policy
+      storeConfiguration.pastBytes = configuration.pastBytes
+      storeConfiguration.pastAge = configuration.pastAge
+      let sqlite = try SQLiteStore(
+        storeConfiguration, metrics: metrics, logger: environment.logger)
+      environment.metrics.gauge(
+        "millrace_gateway_past_bytes", help: "Memory that holds what entities were."
+      ) { Double(sqlite.pastBytes) }
+      store = sqlite
+    case .postgres(let address):
+      var storeConfiguration = PostgresStore.Configuration(address)
+      storeConfiguration.readers = configuration.readThreads
+      storeConfiguration.limits = configuration.limits
+      storeConfiguration.policy = policy
+      store = try PostgresStore(storeConfiguration, metrics: metrics, logger: environment.logger)
+    }
     if let trouble = store.trouble {
       environment.logger.error(
         "the store refuses writes; it can be read", metadata: ["error": "\(trouble)"])
     }
     let driver = Driver(
-      store: store, policy: storeConfiguration.policy, slowQuery: configuration.slowQuery,
+      store: store, policy: policy, slowQuery: configuration.slowQuery,
       logger: environment.logger, clock: { .now })
     self.store = store
     self.driver = driver
     self.metrics = metrics
-    Self.register(environment.metrics, store, driver, path: path)
+    Self.register(environment.metrics, store, driver, files: files)
   }
 
   private static func register(
-    _ registry: MetricsRegistry, _ store: SQLiteStore, _ driver: Driver, path: String
+    _ registry: MetricsRegistry, _ store: any EntityStore, _ driver: Driver,
+    files: [String: String]
   ) {
     registry.gauge("millrace_gateway_queued_commits", help: "Commits that wait to be written.") {
       Double(store.queuedCommits)
@@ -62,14 +81,11 @@ package final class DatastoreGateway: ServiceProgram {
     registry.gauge(
       "millrace_gateway_writable", help: "1 while the store takes writes, 0 while it refuses them."
     ) { store.trouble == nil ? 1 : 0 }
-    registry.gauge(
-      "millrace_gateway_past_bytes", help: "Memory that holds what entities were."
-    ) { Double(store.pastBytes) }
-    for (suffix, part) in [("", "file"), ("-wal", "log")] {
+    for (part, path) in files.sorted(by: { $0.key < $1.key }) {
       registry.gauge(
         "millrace_gateway_store_bytes", help: "Sizes of the store's file and of its log.",
         labels: ["part": part]
-      ) { fileSize(path + suffix) }
+      ) { fileSize(path) }
     }
   }
 

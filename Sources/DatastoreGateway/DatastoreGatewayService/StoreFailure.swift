@@ -10,10 +10,17 @@ package struct StoreFailure: Error, Hashable, Sendable, CustomStringConvertible 
     case locked
     /// The file is damaged, or no store of ours.
     case corrupt
-    /// The disk failed while a commit was made durable: a crash now may leave it there or not.
+    /// The disk failed while a commit was made durable, or the connection was lost then: the commit
+    /// may be there or not.
     case outcomeUnknown
     /// Reading or writing failed.
     case inputOutput
+    /// The database's server does not answer, or has ended the connection. Nothing was written.
+    case unreachable
+    /// The database's server takes no more connections.
+    case tooManyConnections
+    /// The database's server knows the user, the password or the database not, or a right is missing.
+    case refused
     case other
   }
 

@@ -7,8 +7,9 @@ import RPC
 import Testing
 
 @Suite struct Reads {
-  @Test func anEntityIsReadAsItWasWritten() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func anEntityIsReadAsItWasWritten(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       let inner = DatastoreV1.Entity(properties: ["x": integer(1), "y": integer(2)])
       let written = entity(
         key("K", 1),
@@ -35,8 +36,9 @@ import Testing
     }
   }
 
-  @Test func fieldsThatTheGatewayDoesNotKnowSurvive() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func fieldsThatTheGatewayDoesNotKnowSurvive(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       // Field 900 with a text, in the entity, in a value and in an inner entity.
       let unknown: [UInt8] = [0xA2, 0x38, 3, 97, 98, 99]
       var inner = try DatastoreV1.Entity(decoding: unknown)
@@ -52,8 +54,9 @@ import Testing
     }
   }
 
-  @Test func aLookupThatWouldBecomeTooLargeDefersKeys() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func aLookupThatWouldBecomeTooLargeDefersKeys(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       for id in 1...5 as ClosedRange<Int64> {
         try await gateway.put(
           entity(
@@ -85,8 +88,9 @@ import Testing
     }
   }
 
-  @Test func namespacesAreApart() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func namespacesAreApart(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       try await gateway.put(entity(key("K", 1, namespace: "n"), ["a": integer(1)]))
       #expect(try await gateway.get(key("K", 1)).found == [])
       #expect(try await gateway.get(key("K", 1, namespace: "n")).found.count == 1)
@@ -97,8 +101,9 @@ import Testing
 }
 
 @Suite struct Writes {
-  @Test func aCommitIsWhollyThereOrNotAtAll() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func aCommitIsWhollyThereOrNotAtAll(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       let code = await status {
         _ = try await gateway.commit(
           .of(.upsert(entity(key("K", 1)))), .of(.update(entity(key("K", 2)))))
@@ -109,8 +114,9 @@ import Testing
     }
   }
 
-  @Test func eachRefusalHasItsCode() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func eachRefusalHasItsCode(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       let version = try await gateway.put(entity(key("K", 1), ["a": integer(1)]))
         .mutationResults[0].version
       let changed = entity(key("K", 1), ["a": integer(2)])
@@ -134,8 +140,9 @@ import Testing
     }
   }
 
-  @Test func anUpsertThatChangesNothingKeepsTheVersion() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func anUpsertThatChangesNothingKeepsTheVersion(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       let properties = Dictionary(
         uniqueKeysWithValues: (0..<20).map { ("p\($0)", integer($0)) })
       let first = try await gateway.put(entity(key("K", 1), properties))
@@ -148,9 +155,10 @@ import Testing
     }
   }
 
-  @Test func versionsGrowThoughTheClockGoesBack() async throws {
+  @Test(arguments: StoreKind.all)
+  func versionsGrowThoughTheClockGoesBack(on store: StoreKind) async throws {
     let clock = TestClock()
-    try await withGateway(clock: clock) { gateway in
+    try await withGateway(on: store, clock: clock) { gateway in
       var last: Int64 = 0
       for (number, step) in [0, 1_000, -500_000, 0, -1, 10].enumerated() {
         clock.move(by: .microseconds(step))
@@ -164,8 +172,9 @@ import Testing
     }
   }
 
-  @Test func manyCallersCommitAtOnceEachByItself() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func manyCallersCommitAtOnceEachByItself(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       try await withThrowingTaskGroup(of: Bool.self) { group in
         for number in 0..<400 as Range<Int64> {
           group.addTask {
@@ -195,8 +204,9 @@ import Testing
     }
   }
 
-  @Test func anIncrementLoopLosesNothing() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func anIncrementLoopLosesNothing(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       try await gateway.put(entity(key("K", 1), ["n": integer(0)]))
       try await withThrowingTaskGroup(of: Void.self) { group in
         for _ in 0..<8 {
@@ -225,8 +235,9 @@ import Testing
     }
   }
 
-  @Test func aDrainedGatewayTakesNoCommitsButReads() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func aDrainedGatewayTakesNoCommitsButReads(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       try await gateway.put(entity(key("K", 1)))
       await gateway.store.drain()
       #expect(await status { _ = try await gateway.put(entity(key("K", 2))) } == .unavailable)
@@ -236,8 +247,9 @@ import Testing
 }
 
 @Suite struct AllocatedIDs {
-  @Test func anIncompleteKeyGetsAnID() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func anIncompleteKeyGetsAnID(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       let answer = try await gateway.commit(
         .of(.insert(entity(incompleteKey("K"), ["a": integer(1)]))),
         .of(.upsert(entity(key("K", 7)))), .of(.upsert(entity(incompleteKey("K")))))
@@ -251,8 +263,9 @@ import Testing
     }
   }
 
-  @Test func allocatedIDsAreDistinctForMany() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func allocatedIDsAreDistinctForMany(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       let ids = try await withThrowingTaskGroup(of: [DatastoreV1.Key].self) { group in
         for _ in 0..<30 {
           group.addTask {
@@ -268,8 +281,9 @@ import Testing
     }
   }
 
-  @Test func idsThatAreReservedOrInUseAreNotGiven() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func idsThatAreReservedOrInUseAreNotGiven(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       let next = (0..<4).map { IDSequence.id(at: $0) }
       _ = try await gateway.client.reserveIds(
         DatastoreV1.ReserveIdsRequest(projectID: project, keys: [key("K", next[0])]))
@@ -288,8 +302,9 @@ import Testing
 }
 
 @Suite struct OptimisticTransactions {
-  @Test func aTransactionCommitsWhatItReadUnchanged() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func aTransactionCommitsWhatItReadUnchanged(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       try await gateway.put(entity(key("K", 1), ["a": integer(1)]))
       let transaction = try await gateway.begin()
       _ = try await gateway.get(key("K", 1), key("K", 2), in: transaction)
@@ -305,9 +320,9 @@ import Testing
     }
   }
 
-  @Test(arguments: ["changed", "deleted", "created", "query"])
-  func aTransactionWhoseReadsChangedIsAborted(how: String) async throws {
-    try await withGateway { gateway in
+  @Test(arguments: ["changed", "deleted", "created", "query"], StoreKind.all)
+  func aTransactionWhoseReadsChangedIsAborted(how: String, on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       try await gateway.put(entity(key("K", 1), ["a": integer(1)]))
       let transaction = try await gateway.begin()
       let query = DatastoreV1.Query(kind: [DatastoreV1.KindExpression(name: "K")])
@@ -329,8 +344,9 @@ import Testing
     }
   }
 
-  @Test func moneyIsNeitherMadeNorLost() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func moneyIsNeitherMadeNorLost(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       let accounts: Int64 = 5
       for id in 1...accounts {
         try await gateway.put(entity(key("Account", id), ["n": integer(100)]))
@@ -383,8 +399,9 @@ import Testing
     }
   }
 
-  @Test func aReadOnlyTransactionChangesNothing() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func aReadOnlyTransactionChangesNothing(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       let transaction = try await gateway.begin(isReadOnly: true)
       _ = try await gateway.get(key("K", 1), in: transaction)
       try await gateway.commit([], in: transaction)
@@ -396,9 +413,10 @@ import Testing
     }
   }
 
-  @Test func aRolledBackOrIdleTransactionIsOver() async throws {
+  @Test(arguments: StoreKind.all)
+  func aRolledBackOrIdleTransactionIsOver(on store: StoreKind) async throws {
     let clock = TestClock()
-    try await withGateway(clock: clock) { gateway in
+    try await withGateway(on: store, clock: clock) { gateway in
       let transaction = try await gateway.begin()
       _ = try await gateway.client.rollback(
         DatastoreV1.RollbackRequest(projectID: project, transaction: transaction))
@@ -411,8 +429,9 @@ import Testing
     }
   }
 
-  @Test func aReadCanBeginATransaction() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func aReadCanBeginATransaction(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       try await gateway.put(entity(key("K", 1), ["a": integer(1)]))
       let answer = try await gateway.client.lookup(
         DatastoreV1.LookupRequest(

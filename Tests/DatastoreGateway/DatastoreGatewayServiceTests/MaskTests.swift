@@ -53,9 +53,9 @@ private let stored = [
     Case(paths: ["`a.b`"], sent: ["a.b": integer(3)], changes: ["a.b": integer(3)]),
   ]
 
-  @Test(arguments: cases)
-  func aMutationWritesWhatItsMaskNames(example: Case) async throws {
-    try await withGateway { gateway in
+  @Test(arguments: cases, StoreKind.all)
+  func aMutationWritesWhatItsMaskNames(example: Case, on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       let first = try await gateway.put(entity(key("K", 1), stored)).mutationResults[0]
       let answer = try await gateway.commit(
         DatastoreV1.Mutation(
@@ -70,8 +70,9 @@ private let stored = [
     }
   }
 
-  @Test func aNewEntityHasWhatTheMaskNames() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func aNewEntityHasWhatTheMaskNames(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       let properties = ["a": integer(1), "b": integer(2)]
       try await gateway.commit(
         DatastoreV1.Mutation(
@@ -95,8 +96,9 @@ private let stored = [
     }
   }
 
-  @Test func mutationsOfOneEntityBuildOnEachOther() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func mutationsOfOneEntityBuildOnEachOther(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       let answer = try await gateway.commit(
         [
           .of(.insert(entity(key("K", 1), ["a": integer(1), "z": integer(0)]))),
@@ -176,8 +178,9 @@ private let stored = [
     }
   }
 
-  @Test func aProjectionHasNoMask() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func aProjectionHasNoMask(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       let code = await status {
         _ = try await gateway.client.runQuery(
           DatastoreV1.RunQueryRequest(

@@ -28,9 +28,15 @@ private func indexed(_ value: Value) -> DatastoreV1.Value {
 }
 
 @Suite struct QueriesThroughTheService {
-  @Test(arguments: 0..<12)
-  func queriesFindWhatTheDefinitionSays(seed: UInt64) async throws {
-    try await withGateway { configuration in
+  /// Fewer where each statement goes to another process.
+  private static let randomCases: [(seed: UInt64, store: StoreKind)] = StoreKind.all.flatMap {
+    store in
+    (0..<(store == .sqlite ? 12 : 4)).map { ($0, store) }
+  }
+
+  @Test(arguments: randomCases)
+  func queriesFindWhatTheDefinitionSays(seed: UInt64, on store: StoreKind) async throws {
+    try await withGateway(on: store) { configuration in
       configuration.policy.maximumBatchResults = Int(seed % 4) * 3 + 2
       configuration.policy.sortedInMemoryRows = seed % 2 == 0 ? 3 : 1_000
     } _: { gateway in
@@ -83,8 +89,9 @@ private func indexed(_ value: Value) -> DatastoreV1.Value {
     }
   }
 
-  @Test func everyKindIsFoundByKey() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func everyKindIsFoundByKey(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       try await gateway.put(entity(key("B", 2)), entity(key("A", 1)), entity(key("B", 1)))
       try await gateway.put(entity(key("A", 7, namespace: "n")), entity(key("C", 1)))
       try await gateway.commit(.of(.delete(key("C", 1))))
@@ -102,8 +109,9 @@ private func indexed(_ value: Value) -> DatastoreV1.Value {
     }
   }
 
-  @Test func propertiesAreToldWithTheirTypes() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func propertiesAreToldWithTheirTypes(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       try await gateway.put(
         entity(
           key("K", 1),
@@ -143,8 +151,9 @@ private func indexed(_ value: Value) -> DatastoreV1.Value {
     }
   }
 
-  @Test func aMaskLeavesOutProperties() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func aMaskLeavesOutProperties(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       let inner = DatastoreV1.Value(
         valueType: .entityValue(DatastoreV1.Entity(properties: ["x": integer(1), "y": integer(2)])))
       try await gateway.put(entity(key("K", 1), ["a": integer(1), "b": integer(2), "e": inner]))
@@ -162,8 +171,9 @@ private func indexed(_ value: Value) -> DatastoreV1.Value {
     }
   }
 
-  @Test func aTransactionThatQueriedEveryKindSeesThemUnchanged() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func aTransactionThatQueriedEveryKindSeesThemUnchanged(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       try await gateway.put(entity(key("K", 1)))
       for other in [key("New", 1), key("K", 1, namespace: "n")] {
         let transaction = try await gateway.begin()
@@ -178,8 +188,9 @@ private func indexed(_ value: Value) -> DatastoreV1.Value {
     }
   }
 
-  @Test func aQueryIsExplained() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func aQueryIsExplained(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       for id in 1...5 as ClosedRange<Int64> {
         try await gateway.put(entity(key("K", id), ["a": integer(id)]))
       }
@@ -202,9 +213,11 @@ private func indexed(_ value: Value) -> DatastoreV1.Value {
     }
   }
 
-  @Test(arguments: ["two kinds", "IN without an array", "no operator", "find_nearest", "nothing"])
-  func whatCannotBeAskedIsRefused(what: String) async throws {
-    try await withGateway { gateway in
+  @Test(
+    arguments: ["two kinds", "IN without an array", "no operator", "find_nearest", "nothing"],
+    StoreKind.all)
+  func whatCannotBeAskedIsRefused(what: String, on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       var query = DatastoreV1.Query(kind: kind("K"))
       switch what {
       case "two kinds": query.kind += kind("L")
@@ -222,8 +235,9 @@ private func indexed(_ value: Value) -> DatastoreV1.Value {
 }
 
 @Suite struct GQLAndAggregationsThroughTheService {
-  @Test func aTextIsRunAndItsQueryTold() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func aTextIsRunAndItsQueryTold(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       for id in 1...5 as ClosedRange<Int64> {
         try await gateway.put(entity(key("K", id), ["a": integer(id), "b": integer(id % 2)]))
       }
@@ -248,8 +262,9 @@ private func indexed(_ value: Value) -> DatastoreV1.Value {
     }
   }
 
-  @Test func resultsAreCountedAndSummed() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func resultsAreCountedAndSummed(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       for id in 1...5 as ClosedRange<Int64> {
         try await gateway.put(entity(key("K", id), ["a": integer(id)]))
       }
@@ -273,8 +288,9 @@ private func indexed(_ value: Value) -> DatastoreV1.Value {
     }
   }
 
-  @Test func aTransactionThatCountedIsAbortedIfTheNumberChanged() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func aTransactionThatCountedIsAbortedIfTheNumberChanged(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       let transaction = try await gateway.begin()
       _ = try await gateway.client.runAggregationQuery(
         DatastoreV1.RunAggregationQueryRequest(
@@ -289,8 +305,9 @@ private func indexed(_ value: Value) -> DatastoreV1.Value {
     }
   }
 
-  @Test func whatIsNoQueryIsRefused() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func whatIsNoQueryIsRefused(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       let wrong = await #expect(throws: RPCError.self) {
         _ = try await gateway.client.runQuery(
           DatastoreV1.RunQueryRequest(

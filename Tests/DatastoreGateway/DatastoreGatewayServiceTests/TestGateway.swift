@@ -39,23 +39,20 @@ final class TestClock: Sendable {
 /// The gateway's calls over a store of one test's own, behind a real server and client.
 struct TestGateway: Sendable {
   let client: DatastoreV1.DatastoreClient
-  let store: SQLiteStore
-  let registry: MetricsRegistry
+  let store: any EntityStore
   private let server: RPCServer
   private let channel: RPCChannel
 
-  init(_ configuration: SQLiteStore.Configuration, clock: TestClock? = nil) async throws {
-    let wall: @Sendable () -> Timestamp = { .now }
-    let now = clock?.now ?? wall
-    self.registry = MetricsRegistry()
-    let metrics = Metrics(self.registry)
-    self.store = try SQLiteStore(
-      configuration, metrics: metrics, logger: quietLogger, clock: now)
+  init(
+    over store: any EntityStore, policy: Policy = Policy(),
+    clock: @escaping @Sendable () -> Timestamp = { .now }
+  ) async throws {
+    self.store = store
     self.server = RPCServer(
       services: [
         DatastoreGateway.service(
-          over: self.store, policy: configuration.policy, metrics: metrics, logger: quietLogger,
-          clock: now)
+          over: store, policy: policy, metrics: Metrics(MetricsRegistry()), logger: quietLogger,
+          clock: clock)
       ])
     let address = try await self.server.listen(on: try ListenAddress("127.0.0.1:0"))
     self.channel = RPCChannel(to: address)
@@ -72,22 +69,44 @@ let quietLogger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
 
 /// Gives a test a gateway over a new store, and removes both.
 func withGateway(
-  clock: TestClock? = nil, _ change: (inout SQLiteStore.Configuration) -> Void = { _ in },
-  _ body: (TestGateway) async throws -> Void
+  on kind: StoreKind = .sqlite, clock: TestClock? = nil,
+  _ change: (inout StoreSettings) -> Void = { _ in }, _ body: (TestGateway) async throws -> Void
 ) async throws {
-  let folder = try TestFolder()
-  defer { folder.remove() }
-  var configuration = SQLiteStore.Configuration(path: folder.file)
-  configuration.readers = 2
-  change(&configuration)
-  let gateway = try await TestGateway(configuration, clock: clock)
-  do {
-    try await body(gateway)
-  } catch {
+  let wall: @Sendable () -> Timestamp = { .now }
+  let now = clock?.now ?? wall
+  var settings = StoreSettings()
+  change(&settings)
+  func run(_ store: any EntityStore) async throws {
+    let gateway = try await TestGateway(over: store, policy: settings.policy, clock: now)
+    do {
+      try await body(gateway)
+    } catch {
+      await gateway.stop()
+      throw error
+    }
     await gateway.stop()
-    throw error
   }
-  await gateway.stop()
+  switch kind {
+  case .sqlite:
+    let folder = try TestFolder()
+    defer { folder.remove() }
+    var configuration = SQLiteStore.Configuration(path: folder.file)
+    configuration.readers = settings.readers
+    configuration.policy = settings.policy
+    configuration.pastBytes = settings.pastBytes
+    try await run(
+      SQLiteStore(
+        configuration, metrics: Metrics(MetricsRegistry()), logger: quietLogger, clock: now))
+  case .postgres:
+    try await withDatabase { database in
+      var configuration = PostgresStore.Configuration(try database.address)
+      configuration.readers = settings.readers
+      configuration.policy = settings.policy
+      try await run(
+        PostgresStore(
+          configuration, metrics: Metrics(MetricsRegistry()), logger: quietLogger, clock: now))
+    }
+  }
 }
 
 /// The status with which a call fails; `nil` if it does not.

@@ -109,26 +109,27 @@ private let null = Value(valueType: .nullValue(.nullValue))
     return (after["a"], answer.mutationResults[0].transformResults)
   }
 
-  @Test(arguments: numbers)
-  func aNumberIsReckonedFromWhatIsStored(example: Case) async throws {
-    try await withGateway { gateway in
+  @Test(arguments: numbers, StoreKind.all)
+  func aNumberIsReckonedFromWhatIsStored(example: Case, on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       let (value, results) = try await self.applied(example, to: gateway)
       #expect(value == example.after)
       #expect(results == [example.after])
     }
   }
 
-  @Test(arguments: arrays)
-  func anArrayGetsAndLosesElements(example: Case) async throws {
-    try await withGateway { gateway in
+  @Test(arguments: arrays, StoreKind.all)
+  func anArrayGetsAndLosesElements(example: Case, on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       let (value, results) = try await self.applied(example, to: gateway)
       #expect(value == example.after)
       #expect(results == [null])
     }
   }
 
-  @Test func notANumberWins() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func notANumberWins(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       for example in [
         Case(double(.nan), .maximum(integer(1)), null),
         Case(double(.nan), .increment(integer(1)), null),
@@ -168,8 +169,9 @@ private let null = Value(valueType: .nullValue(.nullValue))
     }
   }
 
-  @Test func withoutAMaskTransformsComeAfterTheWholeEntity() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func withoutAMaskTransformsComeAfterTheWholeEntity(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       try await gateway.put(entity(key("K", 1), ["a": integer(1), "b": integer(1)]))
       let answer = try await gateway.commit(
         DatastoreV1.Mutation(
@@ -184,8 +186,9 @@ private let null = Value(valueType: .nullValue(.nullValue))
     }
   }
 
-  @Test func incrementsOfManyCallersAddUp() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func incrementsOfManyCallersAddUp(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       try await withThrowingTaskGroup(of: Void.self) { group in
         for _ in 0..<50 {
           group.addTask {
@@ -206,8 +209,9 @@ private let null = Value(valueType: .nullValue(.nullValue))
     }
   }
 
-  @Test func whatIsNoTransformIsRefused() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func whatIsNoTransformIsRefused(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       let impossible: [DatastoreV1.PropertyTransform] = [
         DatastoreV1.PropertyTransform(property: "a"),
         DatastoreV1.PropertyTransform(property: "", transformType: .increment(integer(1))),
@@ -256,8 +260,9 @@ private let null = Value(valueType: .nullValue(.nullValue))
     }
   }
 
-  @Test func aStrategyNeedsSomethingToDetect() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all)
+  func aStrategyNeedsSomethingToDetect(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
       let code = await status {
         try await gateway.commit(.of(.upsert(entity(key("K", 1))), isStrict: true))
       }

@@ -116,17 +116,3 @@ final class SQLiteRows: IndexRows {
     }
   }
 }
-
-extension RowRange {
-  /// The value that all rows of the range have, if its bounds say so.
-  fileprivate var onlyValue: [UInt8]? {
-    func value(_ bound: RowBound) -> [UInt8]? {
-      switch bound {
-      case .value(let value, isIncluded: true), .row(let value, _, _): value
-      case .none, .value(_, isIncluded: false): nil
-      }
-    }
-    guard let lower = value(self.lower), lower == value(self.upper) else { return nil }
-    return lower
-  }
-}

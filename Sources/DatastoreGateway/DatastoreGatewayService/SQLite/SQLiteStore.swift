@@ -45,8 +45,8 @@ package final class SQLiteStore: EntityStore {
 
     package init() {}
 
-    fileprivate var machine: GroupCommitMachine<Waiting>.Limits {
-      var limits = GroupCommitMachine<Waiting>.Limits()
+    func machine<Element>() -> GroupCommitMachine<Element>.Limits {
+      var limits = GroupCommitMachine<Element>.Limits()
       limits.batchCommits = self.batchCommits
       limits.batchBytes = self.batchBytes
       limits.queuedCommits = self.queuedCommits
@@ -114,7 +114,7 @@ package final class SQLiteStore: EntityStore {
     }
     self.idleReaders = Mutex(readers)
     self.reading = NIOThreadPool(numberOfThreads: configuration.readers)
-    self.group = Mutex(GroupCommitMachine(limits: configuration.limits.machine))
+    self.group = Mutex(GroupCommitMachine(limits: configuration.limits.machine()))
     self.writing.start()
     self.reading.start()
   }
@@ -253,7 +253,6 @@ package final class SQLiteStore: EntityStore {
     _ = try await self.write(.reserve(addresses), bytes: addresses.count * 256)
   }
 
-  /// Tries whether the store takes writes; ``trouble`` tells.
   package func probe() async {
     _ = try? await self.write(.probe, bytes: 0)
   }

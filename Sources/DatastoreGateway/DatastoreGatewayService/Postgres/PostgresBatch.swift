@@ -1,0 +1,212 @@
+import BuildProtos
+import DatastoreGatewayCore
+import Domain
+
+/// Many callers' commits decided one after the other, each on what the database has and what those
+/// before it in the batch make of it. Nothing is written here: ``PostgresWriter`` carries out what
+/// has come of it all.
+struct PostgresBatch {
+  /// An entity as it is or will be stored.
+  struct Stored {
+    var version: StoredVersion
+    var content: [UInt8]
+    /// Read from the content when they are needed.
+    var entries: [IndexEntry]?
+  }
+
+  /// What the batch makes of one entity.
+  private struct Slot {
+    var before: Stored?
+    var after: Stored?
+    var isChanged = false
+  }
+
+  /// What the database has of all that the batch's commits touch and depend on, under the lock.
+  struct Facts {
+    var lastVersion: Int64 = 0
+    var entities: [EntityAddress: Stored] = [:]
+    /// Of the entities that are only depended on; 0 for none.
+    var versions: [EntityAddress: Int64] = [:]
+    var reserved: Set<EntityAddress> = []
+    var collections: [CollectionName: Int64] = [:]
+    var prefixes: [[UInt8]: Int64] = [:]
+    var nextID: Int64 = 0
+  }
+
+  private let facts: Facts
+  private let place: String
+  private let policy: Policy
+  private let clock: @Sendable () -> Timestamp
+  private var slots: [EntityAddress: Slot] = [:]
+  /// Changed addresses, in the order of their first change.
+  private var order: [EntityAddress] = []
+  /// The version of the last change in each collection that the batch changes.
+  private(set) var changed: [CollectionName: Int64] = [:]
+  private(set) var lastVersion: Int64
+  private(set) var nextID: Int64
+  var hasNewIDs: Bool { self.nextID != self.facts.nextID }
+  private(set) var reservations: [EntityAddress] = []
+  /// Whether there is anything to write.
+  private(set) var hasWrites = false
+
+  init(
+    _ facts: Facts, at place: String, policy: Policy, clock: @escaping @Sendable () -> Timestamp
+  ) {
+    self.facts = facts
+    self.place = place
+    self.policy = policy
+    self.clock = clock
+    self.lastVersion = facts.lastVersion
+    self.nextID = facts.nextID
+  }
+
+  // MARK: - Work
+
+  mutating func take(_ work: PostgresWriter.Work) -> PostgresWriter.Outcome {
+    switch work {
+    case .commit(let commit):
+      do throws(StoreFailure) {
+        return try self.take(commit)
+      } catch {
+        // Only who touches a damaged entity suffers for it.
+        return .failed(error)
+      }
+    case .idBlock(let count):
+      self.hasWrites = true
+      defer { self.nextID += count }
+      return .idBlock(first: self.nextID)
+    case .reserve(let addresses):
+      self.hasWrites = true
+      self.reservations += addresses
+      return .reserved
+    case .probe:
+      self.hasWrites = true
+      self.lastVersion = max(self.lastVersion + 1, self.clock().microseconds)
+      return .probed
+    }
+  }
+
+  private mutating func take(_ commit: Commit) throws(StoreFailure) -> PostgresWriter.Outcome {
+    if let contention = self.contention(commit.dependencies) { return .refused(contention) }
+    let version = max(self.lastVersion + 1, self.clock().microseconds)
+    self.lastVersion = version
+    for change in commit.changes where change.isAllocated {
+      if self.current(change.address) != nil || self.facts.reserved.contains(change.address)
+        || self.reservations.contains(change.address)
+      {
+        return .idTaken
+      }
+    }
+    let decision: CommitDecision
+    switch try CommitDecision.decide(
+      commit, version: version, policy: self.policy, in: self.place,
+      stored: { (address) throws(StoreFailure) in
+        self.current(address).map { ($0.version, $0.content) }
+      })
+    {
+    case .failure(let refusal): return .refused(refusal)
+    case .success(let decided): decision = decided
+    }
+    // All is decided. What can still fail, reading stored entities, comes before any change.
+    var before: [[IndexEntry]] = []
+    for write in decision.writes { before.append(try self.entries(at: write.address)) }
+    var answer = decision.answer
+    for (write, old) in zip(decision.writes, before) {
+      var slot = self.slot(write.address)
+      if !slot.isChanged { self.order.append(write.address) }
+      slot.isChanged = true
+      if let content = write.content, let after = write.after {
+        slot.after = Stored(version: after, content: content.bytes, entries: content.indexEntries)
+      } else {
+        slot.after = nil
+      }
+      let new = slot.after?.entries ?? []
+      if old != new { answer.indexUpdates += Set(old).symmetricDifference(new).count }
+      self.slots[write.address] = slot
+      self.changed[write.address.collection] = version
+      self.hasWrites = true
+    }
+    return .committed(answer)
+  }
+
+  private func slot(_ address: EntityAddress) -> Slot {
+    if let slot = self.slots[address] { return slot }
+    let stored = self.facts.entities[address]
+    return Slot(before: stored, after: stored)
+  }
+
+  private func current(_ address: EntityAddress) -> Stored? {
+    self.slots[address].map(\.after) ?? self.facts.entities[address]
+  }
+
+  /// The index entries of an entity as it is, kept for what follows.
+  private mutating func entries(at address: EntityAddress) throws(StoreFailure) -> [IndexEntry] {
+    var slot = self.slot(address)
+    guard var after = slot.after else { return [] }
+    if let entries = after.entries { return entries }
+    let entries = try DatastoreV1.Entity(stored: after.content, in: self.place)
+      .indexEntries(in: self.place)
+    after.entries = entries
+    slot.after = after
+    if !slot.isChanged { slot.before = after }
+    self.slots[address] = slot
+    return entries
+  }
+
+  // MARK: - Contention
+
+  /// Whether something that a transaction read has changed.
+  private func contention(_ dependencies: TransactionTable.Dependencies) -> GatewayError? {
+    for (collection, version) in dependencies.collections
+    where self.changed[collection] ?? self.facts.collections[collection] ?? 0 > version {
+      let kind = try? collection.parts().kind
+      return .contention("kind \(kind ?? "?")")
+    }
+    for (prefix, version) in dependencies.prefixes {
+      let changed = self.changed.first { $0.value > version && $0.key.bytes.starts(with: prefix) }
+      if changed != nil || self.facts.prefixes[prefix] ?? 0 > version {
+        let kind = try? changed?.key.parts().kind
+        return .contention("kind \(kind ?? "?")")
+      }
+    }
+    for (address, version) in dependencies.entities {
+      let current =
+        self.slots[address].map { $0.after?.version.version ?? 0 }
+        ?? self.facts.entities[address]?.version.version ?? self.facts.versions[address] ?? 0
+      if current != version {
+        let path = try? address.path.elements()
+        let key = path.map { Key(partition: PartitionID(project: ""), path: $0).description }
+        return .contention("entity \(key ?? "?")")
+      }
+    }
+    return nil
+  }
+
+  // MARK: - Results
+
+  /// What one entity was and is to be.
+  struct Change {
+    var address: EntityAddress
+    var before: Stored?
+    var after: Stored?
+
+    /// Index entries that go, and that come.
+    var entries: (gone: [IndexEntry], new: [IndexEntry]) {
+      let old = self.before?.entries ?? []
+      let new = self.after?.entries ?? []
+      if old == new { return ([], []) }
+      let (before, after) = (Set(old), Set(new))
+      return (old.filter { !after.contains($0) }, new.filter { !before.contains($0) })
+    }
+  }
+
+  /// Each entity that is another in the end.
+  var changes: [Change] {
+    self.order.compactMap { address in
+      guard let slot = self.slots[address], slot.before != nil || slot.after != nil else {
+        return nil
+      }
+      return Change(address: address, before: slot.before, after: slot.after)
+    }
+  }
+}

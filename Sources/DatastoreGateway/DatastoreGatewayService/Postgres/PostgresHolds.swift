@@ -1,0 +1,103 @@
+import DatastoreGatewayCore
+import Synchronization
+
+/// Moments that read-only transactions read: each is a transaction of the database, on a connection
+/// of its own, that stays open as long as somebody needs it. Nothing was written between callers who
+/// come at the same version, so they share one.
+final class PostgresHolds: Sendable {
+  /// A connection that holds a moment; `@unchecked`: under the lock of its own.
+  final class Hold: @unchecked Sendable {
+    private let lock = Mutex<Void>(())
+    private let reader: PostgresReader
+
+    fileprivate init(_ reader: PostgresReader) {
+      self.reader = reader
+    }
+
+    /// On a thread that may wait.
+    func withReader<Answer>(_ body: (PostgresReader) throws -> Answer) throws -> Answer {
+      try self.lock.withLock { _ in try body(self.reader) }
+    }
+  }
+
+  private struct Entry {
+    var hold: Hold
+    var users: Int
+    /// When the last one came; nobody needs it longer than a transaction may last after that.
+    var taken: ContinuousClock.Instant
+  }
+
+  private struct State {
+    var entries: [Int64: Entry] = [:]
+    var idle: [Hold] = []
+    var opening = 0
+
+    var count: Int { self.entries.count + self.opening }
+  }
+
+  private let state = Mutex(State())
+  private let life: Duration
+  private let makeReader: @Sendable () -> PostgresReader
+
+  /// Moments at a time: each is a connection.
+  private static let maximumHolds = 16
+
+  /// - Parameter life: How long a transaction may last.
+  init(life: Duration, makeReader: @escaping @Sendable () -> PostgresReader) {
+    self.life = life
+    self.makeReader = makeReader
+  }
+
+  /// On a thread that may wait.
+  func hold() throws -> Int64 {
+    let hold = try self.state.withLock { state in
+      let now = ContinuousClock.now
+      for (moment, entry) in state.entries where now - entry.taken > self.life {
+        state.entries[moment] = nil
+      }
+      if state.count >= Self.maximumHolds {
+        throw GatewayError.overloaded(
+          what: "read-only transactions", limit: "\(Self.maximumHolds) moments",
+          retryDelay: .milliseconds(250))
+      }
+      state.opening += 1
+      return state.idle.popLast() ?? Hold(self.makeReader())
+    }
+    do {
+      let moment = try hold.withReader { try $0.hold() }
+      let spare = self.state.withLock { state -> Hold? in
+        state.opening -= 1
+        let now = ContinuousClock.now
+        if state.entries[moment] != nil {
+          state.entries[moment]?.users += 1
+          state.entries[moment]?.taken = now
+          return hold
+        }
+        state.entries[moment] = Entry(hold: hold, users: 1, taken: now)
+        return nil
+      }
+      if let spare { try self.giveBack(spare) }
+      return moment
+    } catch {
+      self.state.withLock { $0.opening -= 1 }
+      throw error
+    }
+  }
+
+  func find(_ moment: Int64) -> Hold? { self.state.withLock { $0.entries[moment]?.hold } }
+
+  /// - Returns: The connection that nobody needs any more; to be given back on a thread that may wait.
+  func released(_ moment: Int64) -> Hold? {
+    self.state.withLock { state in
+      guard var entry = state.entries[moment] else { return nil }
+      entry.users -= 1
+      state.entries[moment] = entry.users == 0 ? nil : entry
+      return entry.users == 0 ? entry.hold : nil
+    }
+  }
+
+  func giveBack(_ hold: Hold) throws {
+    try hold.withReader { $0.release() }
+    self.state.withLock { $0.idle.append(hold) }
+  }
+}
