@@ -41,6 +41,10 @@ class Server:
         return os.path.join(self.folder, "log")
 
     def __enter__(self):
+        self.start()
+        return self
+
+    def start(self):
         with open(self.log, "ab") as log:
             # A session of its own: an emulator's children end with it.
             self.process = subprocess.Popen(
@@ -52,7 +56,11 @@ class Server:
         except BaseException:
             self.__exit__()
             raise
-        return self
+
+    def kill(self):
+        """As a crash would."""
+        self.process.kill()
+        self.process.wait()
 
     def is_up(self):
         if self.process.poll() is not None:
@@ -73,15 +81,16 @@ class Server:
 class Gateway(Server):
     """millrace-datastore-gateway."""
 
-    def __init__(self, store="sqlite"):
+    def __init__(self, store="sqlite", data=None):
         super().__init__("the gateway")
         self.store = store
+        self.data = str(data or os.path.join(self.folder, "data"))
 
     def command(self):
         return [
             program("millrace-datastore-gateway"), "--listen", self.address,
             "--admin-listen", f"127.0.0.1:{free_port()}",
-            "--data", os.path.join(self.folder, "data"), "--store", self.store,
+            "--data", self.data, "--store", self.store,
         ]
 
 
