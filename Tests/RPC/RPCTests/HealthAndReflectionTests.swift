@@ -34,15 +34,15 @@ import Testing
       #expect(try await statuses.next()?.status == .serving)
       return watch
     }
-    let first = try await watch(greedy)
-    _ = try await watch(greedy)
+    // Who lets go of a stream leaves its call.
+    var kept = [try await watch(greedy), try await watch(greedy)]
     var error = await #expect(throws: RPCError.self) { try await watch(greedy) }
     #expect(error?.code == .resourceExhausted)
-    _ = try await watch(other)
+    kept.append(try await watch(other))
     error = await #expect(throws: RPCError.self) { try await watch(other) }
     #expect(error?.code == .resourceExhausted)
     // Whoever leaves makes room.
-    first.cancel()
+    kept[0].cancel()
     var isServed = false
     while !isServed { isServed = (try? await watch(other)) != nil }
     await greedy.close()

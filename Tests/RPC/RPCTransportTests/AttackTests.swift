@@ -425,6 +425,7 @@ import Testing
   func requestsThatDoNotEndHoldNoMoreThanTheyMay(onOneConnection: Bool) async throws {
     // Room for three.
     var configuration = RPCServer.Configuration()
+    configuration.minimumPingInterval = .zero
     if onOneConnection {
       configuration.maximumBufferedBytesPerConnection = 300 << 10
     } else {
