@@ -254,7 +254,7 @@ package final class HTTP2Session {
 
   /// Keeps windows as they were in the beginning, for want of room; makes wide ones narrow again, which
   /// RFC 9113, section 6.9.2, lets become negative until they are read.
-  package var hasNarrowWindows = false {
+  @exclusivity(unchecked) package var hasNarrowWindows = false {
     didSet {
       guard self.hasNarrowWindows, let window = self.windows.narrow() else { return }
       self.tell(streamWindow: window)

@@ -78,6 +78,18 @@ open class HTTP2Stream {
     self.slot = -1
   }
 
+  // The queue as the owner fills it. Straight at ``outbound``, a module away, each of these would ask the
+  // runtime whether somebody else is at it.
+
+  package final var outboundCount: Int { self.outbound.count }
+  package final func reserveOutboundBytes(_ count: Int) -> UnsafeMutableRawPointer {
+    self.outbound.reserve(count)
+  }
+  package final func appendOutboundBytes(_ bytes: UnsafeRawBufferPointer) {
+    self.outbound.append(bytes)
+  }
+  package final func clearOutbound() { self.outbound.clear() }
+
   /// A header list begins: the request's or the response's, or the trailers.
   open func headersBegan() {}
   open func headerReceived(

@@ -176,7 +176,11 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     } catch {
       self.breakOff(error.error)
     }
-    self.countHeld()
+    if self.call.sink != nil || self.deframer.heldBytes >= Self.smallestHeld
+      || self.call.heldBytes > 0
+    {
+      self.countHeld()
+    }
     if !self.call.isHeldBack { self.openWindow() }
   }
 
@@ -258,7 +262,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     }
     // The handler has the message; its bytes are of no more use.
     self.deframer.reset()
-    self.countHeld()
+    if self.call.heldBytes > 0 { self.countHeld() }
   }
 
   override func outboundDrained(remaining: Int) {
@@ -280,7 +284,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     if self.call.heldBytes > 0 { _ = self.server.holds(-self.call.heldBytes) }
     self.call = Call(phase: .finished, began: self.call.began)
     // What it keeps for the next call, a connection keeps while it is idle.
-    self.outbound.clear()
+    self.clearOutbound()
     self.deframer.reset()
     self.head.reset()
     if !self.handlerRuns { self.server.callEnded() }
@@ -368,22 +372,22 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     return context.responseCompression
   }
   @usableFromInline var maximumMessageBytes: Int { largestMessageBytes }
-  @usableFromInline var outboundBytes: Int { self.outbound.count }
+  @usableFromInline var outboundBytes: Int { self.outboundCount }
 
   @usableFromInline
   func reserveOutbound(_ count: Int) -> UnsafeMutableRawPointer? {
-    self.isFinished ? nil : self.outbound.reserve(count)
+    self.isFinished ? nil : self.reserveOutboundBytes(count)
   }
 
   @usableFromInline
   func appendOutbound(_ bytes: UnsafeRawBufferPointer) {
-    if !self.isFinished { self.outbound.append(bytes) }
+    if !self.isFinished { self.appendOutboundBytes(bytes) }
   }
 
   @usableFromInline
   func outboundAppended() {
     guard let session = self.connection.session, !self.isFinished else { return }
-    if self.outbound.count >= Self.smallestHeld || self.call.heldBytes > 0 { self.countHeld() }
+    if self.outboundCount >= Self.smallestHeld || self.call.heldBytes > 0 { self.countHeld() }
     guard !self.isFinished, !self.isClosed else { return }
     if self.call.headersSent {
       session.outboundGrew(self)
@@ -406,7 +410,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
 
   /// - Returns: What the call is to end with, for it holds more than there is room for.
   private func heldTooMuch() -> RPCError? {
-    var held = self.deframer.heldBytes + self.outbound.count
+    var held = self.deframer.heldBytes + self.outboundCount
     if let sink = self.call.sink { held += sink.heldBytes() }
     if held < Self.smallestHeld { held = 0 }
     let more = held - self.call.heldBytes
@@ -417,7 +421,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
 
   /// Whether the one response has room among what waits; if not, the call has ended with an error.
   func makesRoomForResponse() -> Bool {
-    guard self.outbound.count >= Self.smallestHeld, let error = self.heldTooMuch() else {
+    guard self.outboundCount >= Self.smallestHeld, let error = self.heldTooMuch() else {
       return true
     }
     self.giveUp(error)
@@ -432,7 +436,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
       self.connection.needsFlush()
       return
     }
-    self.outbound.clear()
+    self.clearOutbound()
     self.deframer.reset()
     self.breakOff(error)
     _ = self.heldTooMuch()

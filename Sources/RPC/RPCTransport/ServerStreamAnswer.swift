@@ -31,7 +31,7 @@ extension ServerStream {
   /// Where the one response goes, behind its prefix.
   @usableFromInline
   func reserveResponse(_ size: Int, isCompressed: Bool = false) -> UnsafeMutableRawPointer {
-    let target = self.outbound.reserve(size + MessageDeframer.prefixBytes)
+    let target = self.reserveOutboundBytes(size + MessageDeframer.prefixBytes)
     writePrefix(size, isCompressed: isCompressed, to: target)
     self.call.responseBytes = size + MessageDeframer.prefixBytes
     return target + MessageDeframer.prefixBytes
