@@ -274,7 +274,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     self.call.deadlineTimer?.cancel()
     let wasFinished = self.isFinished
     self.call.phase = .finished
-    if !wasFinished { self.call.code = .cancelled }
+    if !wasFinished, self.call.code == nil { self.call.code = .cancelled }
     self.summarize(isEarly: !wasFinished)
     if !wasFinished {
       let error = RPCError(.cancelled, "the client left the call")
@@ -432,6 +432,10 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     guard !self.isFinished, !self.call.headersSent else {
       // Whatever is said stands behind what the client does not take. RFC 9113, section 7:
       // ENHANCE_YOUR_CALM, which gRPC's clients know as RESOURCE_EXHAUSTED.
+      if !self.isFinished {
+        self.call.code = error.code
+        self.call.writer?.close(error)
+      }
       self.connection.session?.reset(self, code: 0xb)
       self.connection.needsFlush()
       return

@@ -1,6 +1,7 @@
 import RPCCompression
 import RPCCore
 import RPCTesting
+import Synchronization
 import Testing
 
 @testable import RPCTransport
@@ -143,10 +144,12 @@ import Testing
   @Test func aStreamOfResponsesThatNobodyTakesIsResetWhereThereIsNoRoom() async throws {
     var service = TestService()
     let failed = Signal()
+    let told = Mutex<StatusCode?>(nil)
     service.server = { _, responses, _ in
       do {
         while true { try await responses.send(Blob([UInt8](repeating: 1, count: 100 << 10))) }
       } catch {
+        told.withLock { $0 = (error as? RPCError)?.code }
         await failed.set()
         throw error
       }
@@ -164,6 +167,7 @@ import Testing
       // ENHANCE_YOUR_CALM.
       #expect(reset?.number(at: 0) == 0xb)
       await failed.wait()
+      #expect(told.withLock { $0 } == .resourceExhausted)
     }
   }
 
