@@ -14,7 +14,7 @@ import datastores
 import grpc
 import postgres
 import pytest
-from farm import eventually
+from farm import eventually, program
 
 types = pytest.importorskip("google.cloud.datastore_v1.types")
 
@@ -192,6 +192,12 @@ def kill_again_and_again(gateway, victim):
                 # No entity is missing from its index, and no row is left of one.
                 assert datastore.count("Pair", by_index=False) == entities
                 assert datastore.count("Pair", by_index=True) == entities
+            if gateway.store == "sqlite":
+                done = subprocess.run(
+                    [program("millrace-datastore-gateway"), "check", "--data", gateway.data],
+                    capture_output=True, text=True)
+                assert done.returncode == 0, done.stdout + done.stderr
+                assert f"{entities} entities, {entities} index rows, 0 faults" in done.stdout
             answered += sum(len(writer.answered) for writer in writers)
     assert answered > KILLS * WRITERS
 

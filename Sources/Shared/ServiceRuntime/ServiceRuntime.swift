@@ -36,8 +36,8 @@ package enum ServiceRuntime {
     ]
   }
 
-  /// Runs the program with this process' arguments and environment, and ends the process.
-  package static func run<Program: ServiceProgram>(_ program: Program.Type) async {
+  /// This process' environment variables.
+  package static var environment: [String: String] {
     var environment: [String: String] = [:]
     var entry = environ
     while let text = entry.pointee {
@@ -46,6 +46,12 @@ package enum ServiceRuntime {
       environment[String(name)] = String(pair.dropFirst(name.utf8.count + 1))
       entry += 1
     }
+    return environment
+  }
+
+  /// Runs the program with this process' arguments and environment, and ends the process.
+  package static func run<Program: ServiceProgram>(_ program: Program.Type) async {
+    let environment = self.environment
     FileDescriptorLimit.raise()
     let stops = StopSignals.listen(parent: environment["MILLRACE_PARENT_DEATH_SIGNAL"])
     let sink = LogSink(descriptor: STDERR_FILENO)
@@ -54,6 +60,17 @@ package enum ServiceRuntime {
       stops: stops, logs: sink)
     sink.flush()
     exit(code)
+  }
+
+  /// What flags, environment and configuration file say.
+  package static func invocation(
+    of settings: [Setting], arguments: [String], environment: [String: String]
+  ) throws(InvocationError) -> Invocation {
+    try Invocation.read(settings: settings, arguments: arguments, environment: environment) {
+      path in
+      let bytes = try SystemFile.bytes(path, limit: ConfigurationFile.maximumBytes)
+      return String(decoding: bytes, as: UTF8.self)
+    }
   }
 
   /// Runs the program until `stops` says to stop.
@@ -71,12 +88,8 @@ package enum ServiceRuntime {
     let settings = self.commonSettings(of: program) + program.settings
     let values: SettingValues
     do {
-      let invocation = try Invocation.read(
-        settings: settings, arguments: arguments, environment: environment
-      ) { path in
-        let bytes = try SystemFile.bytes(path, limit: ConfigurationFile.maximumBytes)
-        return String(decoding: bytes, as: UTF8.self)
-      }
+      let invocation = try self.invocation(
+        of: settings, arguments: arguments, environment: environment)
       switch invocation {
       case .help:
         print(

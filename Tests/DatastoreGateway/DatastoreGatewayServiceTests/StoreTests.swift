@@ -381,3 +381,59 @@ private func withFolder(_ body: (TestFolder) async throws -> Void) async throws 
 extension Int64 {
   fileprivate var asInt: Int { Int(self) }
 }
+
+@Suite struct Checks {
+  /// Two entities with three index rows, in a store that is closed again; then `damage`.
+  private func check(_ damage: String? = nil) async throws -> SQLiteCheck.Report {
+    let folder = try TestFolder()
+    defer { folder.remove() }
+    let store = try open(folder)
+    _ = try await store.commit(put(entity(key("K", 1), ["a": integer(1), "b": integer(2)])))
+    _ = try await store.commit(put(entity(key("K", 2), ["a": integer(3)])))
+    if let damage { try raw(folder).execute(damage) }
+    let report = try SQLiteCheck.run(path: folder.file)
+    await store.drain()
+    return report
+  }
+
+  @Test func aStoreThatIsWholeHasNoFault() async throws {
+    let report = try await self.check()
+    #expect(report.isWhole)
+    #expect(report.faults.isEmpty)
+    #expect(report.entities == 2)
+    #expect(report.indexRows == 3)
+  }
+
+  @Test(arguments: [
+    ("DELETE FROM property_rows WHERE entity = 2", "the index of a has no right row for K:2"),
+    ("UPDATE property_rows SET repeated = 1 WHERE entity = 2", "no right row for K:2"),
+    (
+      "INSERT INTO property_rows SELECT property, x'00', path, entity, 0 FROM property_rows"
+        + " WHERE entity = 2", "the index of a has a row for entity 2, which has no such value"
+    ),
+    ("DELETE FROM entities WHERE id = 2", "the index of a has a row for entity 2"),
+    (
+      "UPDATE entities SET content = x'ff' WHERE id = 2", "entity 2: a stored entity cannot be read"
+    ),
+    (
+      "UPDATE entities SET path = x'0102' WHERE id = 2",
+      "entity 2 is stored under another key than its own, K:2"
+    ),
+    ("UPDATE entities SET version = version + 1000000000 WHERE id = 2", "beyond the last one"),
+    ("UPDATE entities SET created = version + 1 WHERE id = 2", "behind its own"),
+  ])
+  func eachFaultIsNamed(damage: String, words: String) async throws {
+    let report = try await self.check(damage)
+    #expect(!report.isWhole)
+    #expect(report.faults.contains { $0.contains(words) }, "\(report.faults)")
+  }
+
+  @Test func whatIsNoStoreIsNotChecked() async throws {
+    try await withFolder { folder in
+      #expect(throws: StoreFailure.self) { try SQLiteCheck.run(path: folder.file) }
+      try raw(folder).execute("CREATE TABLE other (x)")
+      let failure = #expect(throws: StoreFailure.self) { try SQLiteCheck.run(path: folder.file) }
+      #expect(failure?.description.contains("another program") == true)
+    }
+  }
+}

@@ -67,6 +67,13 @@ enum SQLiteSchema {
       for statement in self.statements { try connection.execute(statement) }
       return
     }
+    try self.expect(connection)
+  }
+
+  /// Makes sure that the file is a store of this form.
+  static func expect(_ connection: SQLiteConnection) throws(StoreFailure) {
+    let application = try connection.integer("PRAGMA application_id")
+    let version = try connection.integer("PRAGMA user_version")
     guard application == self.applicationID else {
       throw StoreFailure(
         .corrupt, "\(connection.path): this is a database of another program; it stays as it is")
