@@ -37,6 +37,8 @@ extension RPCMessage {
   public func encoded() -> [UInt8] {
     var bytes: [UInt8] = []
     self.encode(reserving: { size in
+      // To nothing the standard library would add nothing by a write to what all empty arrays share.
+      guard size > 0 else { return Self.nowhere }
       // Not by an initializer: those ask for generic metadata.
       bytes.append(addingCapacity: size) { output in
         output.withUnsafeMutableBufferPointer { _, count in count = size }
