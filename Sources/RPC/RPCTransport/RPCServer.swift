@@ -90,8 +90,8 @@ public final class RPCServer: Sendable {
     public var maximumConnectionAge: Duration?
     /// Calls that are open then have this long to end; nil: as long as they take.
     public var maximumConnectionAgeGrace: Duration?
-    /// How long the end of a connection waits, after its last call, for a peer that does not
-    /// answer or does not read.
+    /// How long the end of a connection waits for a peer that does not answer the ping before it, and,
+    /// after its last call, for one that does not read.
     public var closeTimeout = Duration.seconds(2)
 
     /// Told of clients that went too far, and whose connection or calls were ended for it.
