@@ -37,7 +37,7 @@ let arguments: Target.Dependency = .product(
 let collections: Target.Dependency = .product(name: "Collections", package: "swift-collections")
 let yams: Target.Dependency = .product(name: "Yams", package: "Yams")
 
-let places: [Place] = [
+let allPlaces: [Place] = [
   // C libraries, as their headers are.
   Place(
     name: "CNghttp2", folder: "C", layer: .systemLibrary,
@@ -228,7 +228,7 @@ let places: [Place] = [
 ]
 
 /// A test target, and what it looks into.
-let tests: [(name: String, folder: String, uses: [String], products: [Target.Dependency])] = [
+let allTests: [(name: String, folder: String, uses: [String], products: [Target.Dependency])] = [
   ("RPCCoreTests", "RPC", ["RPCCore"], []),
   (
     "RPCProtobufTests", "RPC",
@@ -327,6 +327,18 @@ let tests: [(name: String, folder: String, uses: [String], products: [Target.Dep
   ),
 ]
 
+// With RPC_ALONE set, the package is the RPC library with its tests, and what those stand on:
+// a sanitizer's build of everything takes four times as long (`scripts/sanitize`).
+let isRPCAlone = Context.environment["RPC_ALONE"] != nil
+let tests = allTests.filter { !isRPCAlone || $0.folder == "RPC" }
+let usesByName = Dictionary(uniqueKeysWithValues: allPlaces.map { ($0.name, $0.uses + $0.beside) })
+var kept: Set<String> = []
+var left = tests.flatMap(\.uses)
+while let name = left.popLast() {
+  if kept.insert(name).inserted { left += usesByName[name] ?? [] }
+}
+let places = allPlaces.filter { !isRPCAlone || kept.contains($0.name) }
+
 // MARK: - The rules
 
 let placeByName = Dictionary(uniqueKeysWithValues: places.map { ($0.name, $0) })
@@ -370,7 +382,8 @@ let libraries = [
 let package = Package(
   name: "millrace",
   platforms: [.macOS(.v15)],
-  products: libraries.keys.sorted().map { .library(name: $0, targets: libraries[$0]!) }
+  products: libraries.filter { kept.isSuperset(of: $0.value) || !isRPCAlone }
+    .sorted { $0.key < $1.key }.map { .library(name: $0.key, targets: $0.value) }
     + places.filter { if case .program = $0.kind { true } else { false } }
     .map { .executable(name: $0.name, targets: [$0.name]) },
   dependencies: [
