@@ -1,6 +1,6 @@
 # Every verb is one line of `make`; what it does is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help setup build test format lint generate check bench bench-rpc bench-codec conformance sanitize fuzz demo up clean
+.PHONY: help setup build test format lint generate check bench bench-rpc bench-codec bench-datastore conformance sanitize fuzz demo up clean
 
 # `swift build` refuses a target that imports what its manifest does not name.
 BUILD = swift build --explicit-target-dependency-import-check error
@@ -43,6 +43,9 @@ bench-rpc: setup ## Measure the RPC library beside gRPC C++ and nghttpd
 
 bench-codec: setup ## Measure the messages' codec beside swift-protobuf and protobuf-c
 	@scripts/bench-codec
+
+bench-datastore: setup ## Measure the datastore-gateway beside Google's emulators, pgbench and SQLite
+	@scripts/bench-datastore
 
 conformance: setup ## Run protobuf's own conformance tests on our messages
 	@scripts/conformance

@@ -41,10 +41,20 @@ let package = Package(
         .product(name: "NIOPosix", package: "swift-nio"),
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ], swiftSettings: settings),
+    .target(name: "ClosedLoop", swiftSettings: settings),
     .executableTarget(
       name: "rpc-bench",
       dependencies: [
-        "EchoProtos", .product(name: "RPC", package: "millrace"),
+        "ClosedLoop", "EchoProtos", .product(name: "RPC", package: "millrace"),
+        .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "NIOPosix", package: "swift-nio"),
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ], swiftSettings: settings),
+    .executableTarget(
+      name: "datastore-bench",
+      dependencies: [
+        "ClosedLoop", .product(name: "BuildProtos", package: "millrace"),
+        .product(name: "RPC", package: "millrace"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
