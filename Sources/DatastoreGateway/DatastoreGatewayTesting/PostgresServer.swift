@@ -156,7 +156,8 @@ package final class PostgresServer: Sendable {
     defer { closedir(folder) }
     var children: [pid_t] = []
     while let entry = readdir(folder) {
-      let name = withUnsafeBytes(of: entry.pointee.d_name) {
+      // In place: an entry ends behind its name, and a copy of the whole field would read on.
+      let name = withUnsafeBytes(of: &entry.pointee.d_name) {
         String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
       }
       if let id = pid_t(name), self.parent(of: id) == process { children.append(id) }
