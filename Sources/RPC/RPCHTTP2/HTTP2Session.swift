@@ -31,6 +31,9 @@ package final class HTTP2Session {
   var receivedResets: TokenBucket
   var provokedResets: TokenBucket
   @exclusivity(unchecked) var emptyFrames: TokenBucket
+  @exclusivity(unchecked) var windowUpdates: TokenBucket
+  /// WINDOW_UPDATE frames that the peer owes us for what we have sent.
+  @exclusivity(unchecked) var earnedWindowUpdates = 0
   @exclusivity(unchecked) var windows: WindowEstimator
   private let maximumQueuedFrames: Int
   let maximumConcurrentStreams: Int
@@ -42,8 +45,8 @@ package final class HTTP2Session {
   /// The peer knows our SETTINGS.
   var isAcknowledged = false
   @exclusivity(unchecked) var output = Output()
-  /// A header list has begun and not ended.
-  @exclusivity(unchecked) package internal(set) var isInHeaders = false
+  /// The stream whose header list has begun and not ended.
+  @exclusivity(unchecked) var openHeaders: Int32?
   /// HEADERS and DATA that have gone out.
   @exclusivity(unchecked) package internal(set) var callFramesSent = 0
   /// Header lists that have begun.
@@ -60,6 +63,7 @@ package final class HTTP2Session {
     self.receivedResets = TokenBucket(configuration.receivedResets)
     self.provokedResets = TokenBucket(configuration.provokedResets)
     self.emptyFrames = TokenBucket(configuration.emptyFrames)
+    self.windowUpdates = TokenBucket(configuration.windowUpdates)
     self.maximumQueuedFrames =
       configuration.maximumQueuedFrames + 2 * Int(configuration.maximumConcurrentStreams)
     self.maximumConcurrentStreams = Int(configuration.maximumConcurrentStreams)
@@ -150,6 +154,9 @@ package final class HTTP2Session {
   }
 
   package var openStreams: Int { self.streams.count }
+
+  /// A header list has begun and not ended.
+  package var isInHeaders: Bool { self.openHeaders != nil }
 
   /// Ends every stream that is open, for a connection that is gone.
   package func abandonStreams(code: UInt32) {
@@ -369,6 +376,7 @@ package final class HTTP2Session {
     guard !stream.isClosed else { return }
     stream.isClosed = true
     if stream.id == self.lastID { self.lastID = 0 }
+    if stream.id == self.openHeaders { self.openHeaders = nil }
     nghttp2_session_set_stream_user_data(self.session, stream.id, nil)
     let slot = stream.slot
     self.streams.swapAt(slot, self.streams.count - 1)

@@ -46,9 +46,11 @@ extension HTTP2Session {
     package var receivedResets = TokenBucket.Limit(burst: 1_000, perSecond: 200)
     /// Resets that the peer may make us send (CVE-2025-8671).
     package var provokedResets = TokenBucket.Limit(burst: 200, perSecond: 20)
-    /// Frames that carry nothing: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA, unknown types.
-    /// Each frame that does carry something makes up for one.
+    /// Frames that carry nothing: PING, SETTINGS, PRIORITY, empty DATA, unknown types, and DATA that
+    /// the peer's windows cut to a few bytes. Each frame that does carry something makes up for one.
     package var emptyFrames = TokenBucket.Limit(burst: 1_000, perSecond: 100)
+    /// WINDOW_UPDATE frames, beside two for each DATA frame that we send.
+    package var windowUpdates = TokenBucket.Limit(burst: 10_000, perSecond: 10_000)
     /// PING and SETTINGS answers that may wait to be sent to a peer that does not read.
     package var maximumOutboundAcknowledgements = 1_000
     /// Frames other than DATA that may wait for such a peer, beside two for each stream.

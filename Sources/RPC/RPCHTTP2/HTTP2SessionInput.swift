@@ -5,8 +5,8 @@ import RPCCore
 extension HTTP2Session {
   /// The types below are RFC 9113's.
   static let firstUnknownType: UInt8 = 0xa
-  /// Bytes of a DATA frame that a peer may answer with an update of its windows.
-  private static let frameWorthAnUpdate = 256
+  /// Bytes of a DATA frame that a peer's window may well cut it to.
+  private static let smallFrame = 64
 
   /// A server that ends a call before the request has come whole tells the client to stop sending,
   /// after the trailers: RFC 9113, section 8.1.
@@ -27,8 +27,9 @@ extension HTTP2Session {
       // What is padded may be nothing but padding: ``dataReceived(id:_:)`` puts back.
       if length > 0, flags & UInt8(NGHTTP2_FLAG_PADDED.rawValue) == 0 { return }
       if flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0 { return }
-    case NGHTTP2_PING.rawValue, NGHTTP2_SETTINGS.rawValue, NGHTTP2_PRIORITY.rawValue,
-      NGHTTP2_WINDOW_UPDATE.rawValue:
+    case NGHTTP2_WINDOW_UPDATE.rawValue:
+      return self.windowOpens()
+    case NGHTTP2_PING.rawValue, NGHTTP2_SETTINGS.rawValue, NGHTTP2_PRIORITY.rawValue:
       // Answers among them: ``frameSent(type:id:length:flags:resetCode:)`` puts back for each question.
       break
     case UInt32(Self.firstUnknownType)...:
@@ -42,16 +43,31 @@ extension HTTP2Session {
     }
   }
 
+  /// What answers our DATA is as often as that. Others are the rounds of a peer that measures its way,
+  /// gRPC's own among them: each opens the windows of all streams.
+  private func windowOpens() {
+    if self.earnedWindowUpdates > 0 {
+      self.earnedWindowUpdates -= 1
+    } else if !self.windowUpdates.take(at: Self.second) {
+      self.wentTooFar("it opens windows too often")
+    }
+  }
+
   /// A frame has gone out.
   func frameSent(type: UInt8, id: Int32, length: Int, flags: UInt8, resetCode: UInt32) {
     switch UInt32(type) {
     case NGHTTP2_DATA.rawValue:
-      // The peer answers with WINDOW_UPDATE, for the stream and for the connection. Whoever has us send
-      // bytes one by one (CVE-2019-9511) gets nothing for it.
-      if length >= Self.frameWorthAnUpdate || flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0 {
-        self.emptyFrames.putBack(2)
-      }
+      // One for the stream and one for the connection.
+      self.earnedWindowUpdates += 2
       self.callFramesSent &+= 1
+      if length < Self.smallFrame, self.isCutShort(id) {
+        // Whoever has us send bytes one by one (CVE-2019-9511) makes us work as with empty frames.
+        if !self.emptyFrames.take(at: Self.second) {
+          self.wentTooFar("its windows open by a few bytes, too many times")
+        }
+      } else {
+        self.emptyFrames.putBack()
+      }
     case NGHTTP2_PING.rawValue, NGHTTP2_SETTINGS.rawValue:
       if flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) == 0 { self.emptyFrames.putBack() }
     case NGHTTP2_HEADERS.rawValue:
@@ -65,6 +81,13 @@ extension HTTP2Session {
       }
     default: break
     }
+  }
+
+  /// Whether a frame that has gone out would have been longer, had the peer's window let it.
+  private func isCutShort(_ id: Int32) -> Bool {
+    var isWaiting = false
+    self.withStream(id) { isWaiting = !$0.outbound.isEmpty }
+    return isWaiting
   }
 
   /// A frame has come whole.
@@ -112,7 +135,6 @@ extension HTTP2Session {
 
   func headersBegan(id: Int32, isRequest: Bool) {
     self.headerListBytes = 0
-    self.isInHeaders = true
     self.headerLists += 1
     if isRequest {
       let isBeyondTheLimit = self.streams.count >= self.maximumConcurrentStreams
@@ -123,6 +145,8 @@ extension HTTP2Session {
       guard !isBeyondTheLimit, !self.hasGoneTooFar, let stream = self.delegate.streamBegan() else {
         nghttp2_submit_rst_stream(
           self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), id, NGHTTP2_REFUSED_STREAM.rawValue)
+        // nghttp2 does not tell when the list of a stream that is reset ends.
+        self.openHeaders = nil
         return
       }
       stream.id = id
@@ -130,6 +154,7 @@ extension HTTP2Session {
         self.session, id, Unmanaged.passUnretained(stream).toOpaque())
       self.list(stream)
     }
+    self.openHeaders = id
     self.withStream(id) { $0.headersBegan() }
   }
 
@@ -144,7 +169,7 @@ extension HTTP2Session {
   }
 
   private func headersEnded(id: Int32, endOfStream: Bool) {
-    self.isInHeaders = false
+    self.openHeaders = nil
     self.withStream(id) { stream in
       if self.headerListBytes > self.maximumHeaderListBytes {
         stream.headersTooLarge(bytes: self.headerListBytes, limit: self.maximumHeaderListBytes)

@@ -17,6 +17,7 @@ extension RPCServer.Configuration {
     try self.receivedResets.check(settings.within("receivedResets"))
     try self.provokedResets.check(settings.within("provokedResets"))
     try self.emptyFrames.check(settings.within("emptyFrames"))
+    try self.windowUpdates.check(settings.within("windowUpdates"))
     try settings.number("maximumQueuedFrames", self.maximumQueuedFrames, from: 1)
     try settings.number("maximumStreamWindow", self.maximumStreamWindow, from: 1)
     try settings.number(

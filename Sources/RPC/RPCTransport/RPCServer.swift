@@ -38,7 +38,8 @@ public final class RPCServer: Sendable {
     /// Calls of one connection that are open, and handlers that have not returned though their client
     /// has left the call. Calls beyond are refused (RST_STREAM with REFUSED_STREAM).
     public var maximumRunningCallsPerConnection = 2_000
-    /// The same for the whole server.
+    /// The same for the whole server; each connection may have its part (this, divided by
+    /// ``maximumConnections``) whatever others take.
     public var maximumRunningCalls = 100_000
     /// Connections at a time; one more is closed at once.
     public var maximumConnections = 10_000
@@ -53,10 +54,13 @@ public final class RPCServer: Sendable {
     public var receivedResets = RateLimit(burst: 1_000, perSecond: 200)
     /// Resets that a client may make the server send by breaking rules (CVE-2025-8671).
     public var provokedResets = RateLimit(burst: 200, perSecond: 20)
-    /// Frames that carry nothing: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA (CVE-2019-9512
-    /// and others), and those of types that HTTP/2 does not know. Every frame that does carry
-    /// something makes up for one.
+    /// Frames that carry nothing: PING, SETTINGS, PRIORITY, empty DATA (CVE-2019-9512 and others),
+    /// those of types that HTTP/2 does not know, and DATA of ours that the client's windows cut to a
+    /// few bytes (CVE-2019-9511). Every frame that does carry something makes up for one.
     public var emptyFrames = RateLimit(burst: 1_000, perSecond: 100)
+    /// WINDOW_UPDATE frames, beside two for each DATA frame that the client is sent: clients that
+    /// measure their way open the windows of all calls several times a second.
+    public var windowUpdates = RateLimit(burst: 10_000, perSecond: 10_000)
     /// Frames that may wait for a client that does not read, beside those of its calls.
     public var maximumQueuedFrames = 10_000
     /// What the window of a call grows to, in bytes: how much of its requests may wait here unread.
@@ -311,6 +315,7 @@ public final class RPCServer: Sendable {
     http2.receivedResets = own.receivedResets.bucket
     http2.provokedResets = own.provokedResets.bucket
     http2.emptyFrames = own.emptyFrames.bucket
+    http2.windowUpdates = own.windowUpdates.bucket
     http2.maximumQueuedFrames = min(own.maximumQueuedFrames, Int(Int32.max))
     return http2
   }

@@ -53,9 +53,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   func streamBegan() -> HTTP2Stream? {
     guard let connection = self.connection, self.state != .closed else { return nil }
     // Refused, and so tried again by the client elsewhere or later.
-    guard self.runningCalls < self.configuration.maximumRunningCallsPerConnection,
-      self.load.running < self.configuration.maximumRunningCalls
-    else { return nil }
+    guard self.mayRunAnother else { return nil }
     self.openCalls += 1
     self.runningCalls += 1
     self.load.began()
@@ -67,6 +65,14 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
       return spare
     }
     return ServerStream(connection: connection, server: self)
+  }
+
+  private var mayRunAnother: Bool {
+    let (own, limits) = (self.runningCalls, self.configuration)
+    guard own < limits.maximumRunningCallsPerConnection else { return false }
+    // Beyond the limit each connection keeps its part, whoever has used up the rest.
+    return self.load.running < limits.maximumRunningCalls
+      || own < limits.maximumRunningCalls / limits.maximumConnections
   }
 
   func streamClosed(_ stream: ServerStream) {

@@ -228,7 +228,9 @@ import Testing
 
   @Test(arguments: [ScriptedPeer.Kind.ping, .settings, .priority, .windowUpdate, .data])
   func framesThatCarryNothingEndTheConnection(kind: ScriptedPeer.Kind) async throws {
-    try await Self.attack { address, witness in
+    var configuration = RPCServer.Configuration()
+    configuration.windowUpdates = .init(burst: 100, perSecond: 1)
+    try await Self.attack(configuration) { address, witness in
       let peer = try await ScriptedPeer.client(of: address)
       try await peer.begin(Methods.client, stream: 1)
       let frame: [UInt8] =
@@ -311,7 +313,101 @@ import Testing
         ScriptedPeer.frame(.settings, body: [0, 4] + ScriptedPeer.bytes(UInt32(round + 1)))
       }
       #expect(ended)
-      #expect(witness.noticed.withLock { $0.contains { $0.contains("carry nothing") } })
+      #expect(witness.noticed.withLock { $0.contains { $0.contains("by a few bytes") } })
+    }
+  }
+
+  // gRPC's C core does so in each round of its bandwidth probe.
+  @Test func whoOpensTheWindowsOfManyCallsAgainAndAgainIsServed() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.minimumPingInterval = .zero
+    let release = Signal()
+    var service = TestService()
+    service.client = { _, _ in
+      await release.wait()
+      return Blob([1])
+    }
+    try await withServer(service, configuration: configuration) { channel, _ in
+      let peer = try await ScriptedPeer.client(
+        of: try ListenAddress("\(channel.target)"), greets: false)
+      try await peer.send(bytes: Array("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".utf8))
+      // Windows that may still be opened.
+      try await peer.send(.settings, body: [0, 4] + ScriptedPeer.bytes(1 << 16))
+      let streams = (0..<300).map { UInt32($0 * 2 + 1) }
+      for stream in streams { try await peer.begin(Methods.client, stream: stream) }
+      for round in 0..<20 {
+        let updates = streams.flatMap {
+          ScriptedPeer.frame(.windowUpdate, stream: $0, body: ScriptedPeer.bytes(100))
+        }
+        try await peer.send(bytes: updates)
+        let mark = [UInt8](repeating: UInt8(round), count: 8)
+        try await peer.send(.ping, body: mark)
+        while let frame = try await peer.frame() {
+          #expect(frame.kind != .goAway, "\(String(decoding: frame.body, as: UTF8.self))")
+          if frame.kind == .ping, frame.body == mark { break }
+        }
+      }
+      for stream in streams { try await peer.send(.data, flags: 1, stream: stream) }
+      await release.set()
+      var answered = 0
+      while answered < streams.count, let frame = try await peer.frame() {
+        #expect(frame.kind != .goAway)
+        if frame.kind == .data { answered += 1 }
+      }
+      #expect(answered == streams.count)
+      await peer.close()
+    }
+  }
+
+  @Test func aRefusedCallLeavesItsConnectionAlone() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.maximumConcurrentCallsPerConnection = 1
+    configuration.maximumRunningCallsPerConnection = 1
+    configuration.headerTimeout = .milliseconds(200)
+    try await withServer(configuration: configuration) { channel, _ in
+      let address = try ListenAddress("\(channel.target)")
+      let peer = try await ScriptedPeer.client(of: address)
+      try await peer.begin(Methods.client, stream: 1)
+      try await peer.begin(Methods.client, stream: 3)
+      let reset = try await peer.frame(.reset)
+      #expect(reset?.stream == 3)
+      // One whose headers do not end, begun later, loses its connection.
+      let slow = try await ScriptedPeer.client(of: address)
+      try await slow.send(
+        .headers, stream: 1,
+        body: ScriptedPeer.block(ScriptedPeer.requestFields(Methods.client.path)))
+      while try await slow.frame() != nil {}
+      try await peer.send(.ping, body: [UInt8](repeating: 5, count: 8))
+      let answer = try await peer.frame(.ping) { $0.isAcknowledgement }
+      #expect(answer != nil)
+      await peer.close()
+      await slow.close()
+    }
+  }
+
+  @Test func callsOfManyLeaveEveryConnectionItsPart() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.maximumRunningCalls = 8
+    configuration.maximumConnections = 4
+    try await withServer(configuration: configuration) { channel, _ in
+      let address = try ListenAddress("\(channel.target)")
+      let greedy = try await ScriptedPeer.client(of: address)
+      for index in 0..<8 as Range<UInt32> {
+        try await greedy.begin(Methods.unary, stream: index * 2 + 1)
+      }
+      try await greedy.send(.ping, body: [UInt8](repeating: 0, count: 8))
+      _ = try await greedy.frame(.ping) { $0.isAcknowledgement }
+      let modest = try await ScriptedPeer.client(of: address)
+      for index in 0..<3 as Range<UInt32> {
+        try await modest.begin(Methods.unary, stream: index * 2 + 1)
+      }
+      let refused = try await modest.frame(.reset)
+      #expect(refused?.stream == 5)
+      try await modest.send(message: [1], stream: 1, ends: true)
+      let answer = try await modest.frame(.data)
+      #expect(answer?.stream == 1)
+      await greedy.close()
+      await modest.close()
     }
   }
 

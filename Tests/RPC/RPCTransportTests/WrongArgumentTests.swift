@@ -49,6 +49,7 @@ import Testing
       $0.provokedResets = .init(burst: 1, perSecond: -1)
     },
     .init("emptyFrames.burst is 0") { $0.emptyFrames = .init(burst: 0, perSecond: 1) },
+    .init("windowUpdates.burst is 0") { $0.windowUpdates = .init(burst: 0, perSecond: 1) },
     .init("maximumQueuedFrames is 0") { $0.maximumQueuedFrames = 0 },
     .init("maximumStreamWindow is 0") { $0.maximumStreamWindow = 0 },
     .init("maximumBufferedBytesPerConnection is 0") { $0.maximumBufferedBytesPerConnection = 0 },
@@ -121,7 +122,8 @@ import Testing
   @Test func theLargestValuesServe() async throws {
     var server = RPCServer.Configuration()
     let rate = RPCServer.RateLimit(burst: .max, perSecond: .max)
-    (server.receivedResets, server.provokedResets, server.emptyFrames) = (rate, rate, rate)
+    (server.receivedResets, server.provokedResets) = (rate, rate)
+    (server.emptyFrames, server.windowUpdates) = (rate, rate)
     server.maximumRequestBytes = .max
     server.maximumConcurrentCallsPerConnection = .max
     server.maximumRunningCallsPerConnection = .max
