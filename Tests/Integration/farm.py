@@ -136,6 +136,8 @@ class Farm:
         self.settings = dict(settings or {})
         self.up = None
         self.projects = 0
+        # Words before each command of the farm.
+        self.prefix = []
 
     def __enter__(self):
         self.start()
@@ -153,7 +155,7 @@ class Farm:
     def start(self):
         self.up_log = open(os.path.join(self.folder, "up.log"), "ab")
         self.up = subprocess.Popen(
-            [program("millrace"), "up", "--data", self.data, "--base-port", str(self.base_port),
+            [*self.prefix, program("millrace"), "up", "--data", self.data, "--base-port", str(self.base_port),
              "--runners", str(self.runners), *self.arguments],
             stdin=subprocess.DEVNULL, stdout=self.up_log, stderr=subprocess.STDOUT,
             env={**os.environ, **self.settings},
@@ -232,7 +234,7 @@ class Farm:
     def cli(self, *arguments, timeout=120, code=None):
         """Runs `millrace`; `code`, if given, must be its exit code."""
         done = subprocess.run(
-            [program("millrace"), *arguments], env=self.environment(), timeout=timeout,
+            [*self.prefix, program("millrace"), *arguments], env=self.environment(), timeout=timeout,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         result = Result(
