@@ -165,6 +165,23 @@ extension Value {
   }
 }
 
+/// A number as an index has it.
+enum OrderedNumber {
+  case integer(Int64)
+  case double(Double)
+
+  /// - Parameter bytes: As ``Value/orderedBytes`` made them; `nil` for those of no number.
+  init?(_ bytes: [UInt8]) {
+    guard bytes.count == 9, let first = bytes.first else { return nil }
+    let bits = bytes.dropFirst().reduce(0 as UInt64) { $0 << 8 | UInt64($1) }
+    switch Value.OrderClass(rawValue: first) {
+    case .number: self = .integer(Int64(bitPattern: bits ^ (1 << 63)))
+    case .double: self = .double(Double(bitPattern: bits >> 63 == 1 ? bits & ~(1 << 63) : ~bits))
+    default: return nil
+    }
+  }
+}
+
 /// Bytes that no encoder here wrote: a damaged store or a made-up cursor.
 package struct ByteOrderError: Error, Hashable {
   /// Where reading stopped.
