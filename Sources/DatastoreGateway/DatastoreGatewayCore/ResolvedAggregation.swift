@@ -116,13 +116,13 @@ struct NumberSum {
   /// - Parameter value: As an index has it (``Value/orderedBytes``); what is no number adds nothing. A
   ///   timestamp is its microseconds, as it is in an index.
   mutating func add(_ value: [UInt8]) {
-    switch OrderedNumber(value) {
+    switch try? Value(ordered: value) {
     case .integer(let number):
       let (sum, isCarried) = self.low.addingReportingOverflow(UInt64(bitPattern: number))
       self.low = sum
       self.high += (number < 0 ? -1 : 0) + (isCarried ? 1 : 0)
     case .double(let number): self.doubles = (self.doubles ?? 0) + number
-    case nil: return
+    default: return
     }
     self.count += 1
   }

@@ -105,7 +105,7 @@ private func values(
     #expect(batch.results.count == 3)
     #expect(batch.rest == .nothing)
     #expect(batch.scanned < 100)
-    #expect(batch.loaded == 3)
+    #expect(batch.loaded == 0)
   }
 
   @Test func aCountOfManySortedResultsIsOfAll() throws {
