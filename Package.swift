@@ -32,6 +32,7 @@ func nio(_ names: String...) -> [Target.Dependency] {
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let ssl: Target.Dependency = .product(name: "NIOSSL", package: "swift-nio-ssl")
 let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
+let cryptoExtras: Target.Dependency = .product(name: "CryptoExtras", package: "swift-crypto")
 let arguments: Target.Dependency = .product(
   name: "ArgumentParser", package: "swift-argument-parser")
 let collections: Target.Dependency = .product(name: "Collections", package: "swift-collections")
@@ -194,10 +195,10 @@ let allPlaces: [Place] = [
   Place(
     name: "DatastoreGatewayService", folder: "DatastoreGateway", layer: .service,
     uses: [
-      "DatastoreGatewayCore", "Domain", "CSQLite", "CPostgres", "BuildProtos", "RPC",
+      "DatastoreGatewayCore", "Domain", "CSQLite", "CPostgres", "CZlib", "BuildProtos", "RPC",
       "ServiceRuntime",
     ],
-    products: nio("NIOCore", "NIOPosix") + [logging, crypto]),
+    products: nio("NIOCore", "NIOPosix", "NIOHTTP1") + [logging, crypto, cryptoExtras, ssl]),
   Place(
     name: "millrace-datastore-gateway", folder: "DatastoreGateway", layer: .program,
     kind: .program, uses: ["DatastoreGatewayService", "ServiceRuntime"]),
@@ -312,7 +313,7 @@ let allTests: [(name: String, folder: String, uses: [String], products: [Target.
     [
       "DatastoreGatewayService", "DatastoreGatewayCore", "DatastoreGatewayTesting", "BuildProtos",
       "CSQLite", "CPostgres", "Domain", "RPC", "ServiceRuntime",
-    ], nio("NIOCore", "NIOPosix") + [logging]
+    ], nio("NIOCore", "NIOPosix", "NIOHTTP1") + [logging, crypto, cryptoExtras]
   ),
   ("ContentCacheCoreTests", "ContentCache", ["ContentCacheCore", "Domain"], []),
   (

@@ -81,16 +81,17 @@ class Server:
 class Gateway(Server):
     """millrace-datastore-gateway."""
 
-    def __init__(self, store="sqlite", data=None):
+    def __init__(self, store="sqlite", data=None, flags=()):
         super().__init__("the gateway")
         self.store = store
+        self.flags = flags
         self.data = str(data or os.path.join(self.folder, "data"))
 
     def command(self):
         return [
             program("millrace-datastore-gateway"), "--listen", self.address,
             "--admin-listen", f"127.0.0.1:{free_port()}",
-            "--data", self.data, "--store", self.store,
+            "--data", self.data, "--store", self.store, *self.flags,
         ]
 
 

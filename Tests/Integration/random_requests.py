@@ -60,8 +60,6 @@ class Requests:
             ),
             lambda: entity.Value(key_value=self.key()),
         ]
-        if not self.may("sums of timestamps"):
-            kinds.remove(timestamp)
         if self.chance(1, 2):
             return entity.Value(integer_value=self.random.randint(-2, 4))
         return self.random.choice(kinds)()

@@ -41,6 +41,7 @@ package struct AggregationRun<Indexes: EntityIndexes> {
     let isOrdered =
       self.plan.parts.count > 1 || query.limit != nil || query.offset > 0
       || query.distinctCount > 0
+    let places = self.places
     var skipped = 0
     while result.results < wanted {
       var results = try MergedResults(
@@ -54,9 +55,17 @@ package struct AggregationRun<Indexes: EntityIndexes> {
           continue
         }
         result.results += 1
-        if sums.isEmpty { continue }
-        let stored = try results.stored(candidate, of: stream)
-        self.add(try stored.entity(), at: candidate.position, to: &sums)
+        for (name, place) in places {
+          switch place {
+          case .position(let number): sums[name]?.add(candidate.position.values[number])
+          case .fixed(let value): sums[name]?.add(value)
+          case .entity:
+            let stored = try results.stored(candidate, of: stream)
+            for entry in try stored.entity().indexEntries where entry.property == name {
+              sums[name]?.add(entry.value)
+            }
+          }
+        }
       }
       result.scanned += results.progress.scanned
       result.loaded += results.progress.loaded
@@ -77,29 +86,25 @@ package struct AggregationRun<Indexes: EntityIndexes> {
     return result
   }
 
-  /// Adds the number that a result has of each property; where it stands at none, all indexed ones
-  /// of the entity.
-  private func add(_ entity: Entity, at position: Position, to sums: inout [Name: NumberSum]) {
+  /// Where a result has a property's number.
+  private enum Place {
+    /// Among the values of its position: in the index.
+    case position(Int)
+    /// A filter fixes it.
+    case fixed([UInt8])
+    /// It stands at none: all indexed ones of the entity count.
+    case entity
+  }
+
+  private var places: [(Name, Place)] {
     let query = self.aggregation.query
     let properties = query.positionProperties
-    for name in Array(sums.keys) {
-      if let number = properties.firstIndex(of: name) {
-        if let value = entity.indexedValue(of: name, at: position.values[number]) {
-          sums[name]?.add(value)
-        }
-        continue
+    return self.aggregation.properties.sorted().map { name in
+      if let number = properties.firstIndex(of: name) { return (name, .position(number)) }
+      if query.terms.count == 1, let value = query.terms[0].fixedValue(of: name) {
+        return (name, .fixed(value))
       }
-      if query.terms.count == 1, let fixed = query.terms[0].fixedValue(of: name) {
-        if let value = entity.indexedValue(of: name, at: fixed) { sums[name]?.add(value) }
-        continue
-      }
-      // Of equal elements of an array there is one index row.
-      var seen: Set<[UInt8]> = []
-      entity.forEachIndexed { property, value in
-        if property == name, let bytes = value.orderedBytes, seen.insert(bytes).inserted {
-          sums[name]?.add(value)
-        }
-      }
+      return (name, .entity)
     }
   }
 }

@@ -165,6 +165,37 @@ extension Value {
   }
 }
 
+extension Value {
+  /// A value as an index knows it: a timestamp is an integer, a blob is a text where it can be one.
+  ///
+  /// - Parameter bytes: As ``orderedBytes`` made them.
+  /// - Throws: They were made by nothing here.
+  init(ordered bytes: [UInt8]) throws(ByteOrderError) {
+    var reader = OrderedBytesReader(bytes)
+    guard let orderClass = OrderClass(rawValue: try reader.byte()) else {
+      throw ByteOrderError(offset: 0)
+    }
+    switch orderClass {
+    case .null: self = .null
+    case .number: self = .integer(try reader.integer())
+    case .boolean: self = .boolean(try reader.byte() != 0)
+    case .bytes:
+      let content = Array(bytes.dropFirst())
+      self = String(validating: content, as: UTF8.self).map { .string($0) } ?? .blob(content)
+      return
+    case .double: self = .double(try reader.double())
+    case .geoPoint:
+      self = .geoPoint(latitude: try reader.double(), longitude: try reader.double())
+    case .key:
+      let partition = try reader.partition()
+      var path: [PathElement] = []
+      while !reader.isAtEnd { path.append(try reader.element()) }
+      self = .key(Key(partition: partition, path: path))
+    }
+    if !reader.isAtEnd { throw ByteOrderError(offset: reader.offset) }
+  }
+}
+
 /// Bytes that no encoder here wrote: a damaged store or a made-up cursor.
 package struct ByteOrderError: Error, Hashable {
   /// Where reading stopped.
@@ -188,10 +219,19 @@ struct OrderedBytesReader {
     return self.bytes[self.offset]
   }
 
-  mutating func integer() throws(ByteOrderError) -> Int64 {
+  private mutating func bits() throws(ByteOrderError) -> UInt64 {
     var bits: UInt64 = 0
     for _ in 0..<8 { bits = bits << 8 | UInt64(try self.byte()) }
-    return Int64(bitPattern: bits ^ (1 << 63))
+    return bits
+  }
+
+  mutating func integer() throws(ByteOrderError) -> Int64 {
+    Int64(bitPattern: try self.bits() ^ (1 << 63))
+  }
+
+  mutating func double() throws(ByteOrderError) -> Double {
+    let bits = try self.bits()
+    return Double(bitPattern: bits >> 63 == 1 ? bits & ~(1 << 63) : ~bits)
   }
 
   mutating func name() throws(ByteOrderError) -> Name {

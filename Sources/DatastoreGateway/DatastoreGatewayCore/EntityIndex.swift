@@ -95,10 +95,14 @@ package protocol EntityIndex {
   ) throws(Failure) -> Rows
   /// How many rows an equality has, counted up to the limit only.
   func count(_ equality: Conjunction.Equality, upTo limit: Int) throws(Failure) -> Int
+  /// Rows of one value that a scan passes over before it is opened again behind them: opening costs
+  /// about as much.
+  static var rowsBeforeLeap: Int { get }
 }
 
 extension EntityIndex {
   package static var filtersScans: Bool { false }
+  package static var rowsBeforeLeap: Int { 8 }
 
   package func rows(
     of property: Name, _ range: RowRange, having others: [Conjunction.Equality]
@@ -112,6 +116,16 @@ extension EntityIndex {
     var rows = try self.rows(of: .property(equality.property), RowRange(equality))
     var count = 0
     while count < limit, try rows.next() != nil { count += 1 }
+    return count
+  }
+
+  /// How many rows a range has, counted up to the limit only.
+  func count(_ range: Conjunction.Range, upTo limit: Int) throws(Failure) -> Int {
+    var count = 0
+    for part in range.values.parts {
+      var rows = try self.rows(of: .property(range.property), RowRange(part))
+      while count < limit, try rows.next() != nil { count += 1 }
+    }
     return count
   }
 }

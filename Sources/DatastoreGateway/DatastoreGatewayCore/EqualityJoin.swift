@@ -8,9 +8,6 @@ struct EqualityJoin<Index: EntityIndex> {
   /// The row that each scan stands at.
   private var heads: [IndexRow?]
 
-  /// Steps that a scan takes before it is opened again further on: opening costs about as much.
-  private static var stepsBeforeLeap: Int { 8 }
-
   /// - Parameter equalities: One at least.
   init(
     _ equalities: [Conjunction.Equality], _ paths: ByteRange, isReversed: Bool, on index: Index
@@ -54,7 +51,7 @@ struct EqualityJoin<Index: EntityIndex> {
     _ number: Int, to path: PathBytes
   ) throws(Index.Failure) -> IndexRow? {
     if let head = self.heads[number], !self.isBefore(head.path, path) { return head }
-    for _ in 0..<Self.stepsBeforeLeap {
+    for _ in 0..<Index.rowsBeforeLeap {
       guard let row = try self.scans[number].next() else { return nil }
       if !self.isBefore(row.path, path) {
         self.heads[number] = row

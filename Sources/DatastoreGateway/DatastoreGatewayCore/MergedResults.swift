@@ -18,6 +18,8 @@ struct MergedResults<Indexes: EntityIndexes> {
   private(set) var wasCut = false
   /// Results that were passed over because one with the same values was given.
   private(set) var lastPassed: Position?
+  /// How many were passed over behind the last that was given.
+  private var passed = 0
 
   init(
     _ query: ResolvedQuery, _ parts: [QueryPlan.Part], on indexes: Indexes, wanted: Int,
@@ -57,13 +59,24 @@ struct MergedResults<Indexes: EntityIndexes> {
         let group = candidate.position.values.prefix(self.query.distinctCount)
         if let lastGroup = self.lastGroup, lastGroup.elementsEqual(group) {
           self.lastPassed = candidate.position
+          self.passed += 1
+          try self.leap(beyond: group)
           continue
         }
+        self.passed = 0
         self.lastGroup = group
       }
       return (candidate, number)
     }
     return nil
+  }
+
+  /// Leaves out what else has the values of a result that was given, where that is much.
+  private mutating func leap(beyond group: ArraySlice<[UInt8]>) throws(Index.Failure) {
+    guard self.passed % Index.rowsBeforeLeap == 0, self.query.distinctCount == 1,
+      self.streams.count == 1, self.streams[0].canLeap, let value = group.first
+    else { return }
+    try self.streams[0].leap(beyond: value)
   }
 
   /// The entity of a result; read now if it was not yet.

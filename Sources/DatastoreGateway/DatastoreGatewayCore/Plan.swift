@@ -12,6 +12,8 @@ package struct Plan: Hashable, Sendable {
     case equalities([Conjunction.Equality])
     /// The rows of the first order's property; each is looked up among these values' rows.
     case order(Name, probing: [Conjunction.Equality])
+    /// The rows of a property whose values are in the range of its inequalities.
+    case range(Name)
   }
 
   /// How far candidates already stand in the order of results.
@@ -39,10 +41,16 @@ package struct Plan: Hashable, Sendable {
 }
 
 extension Plan {
-  /// - Parameter rowCount: How many index rows an equality has, counted up to the limit only.
+  /// Index rows that a plan may want to be counted.
+  package enum Rows: Hashable, Sendable {
+    case equality(Conjunction.Equality)
+    case range(Conjunction.Range)
+  }
+
+  /// - Parameter rowCount: How many rows there are, counted up to the limit only.
   package init<Failure: Error>(
     _ query: ResolvedQuery, _ term: Conjunction, policy: Policy,
-    rowCount: (_ equality: Conjunction.Equality, _ limit: Int) throws(Failure) -> Int
+    rowCount: (_ rows: Rows, _ limit: Int) throws(Failure) -> Int
   ) throws(Failure) {
     let orders = query.openOrders(of: term)
     let needsEntity = query.needsEntity(term)
@@ -56,6 +64,10 @@ extension Plan {
         self.init(
           source: .equalities(term.equalities), isReversed: false, sorting: .all,
           needsEntity: true)
+      } else if let range = try Self.smallRange(
+        of: term, besides: first.property, limit: policy.sortedInMemoryRows, rowCount)
+      {
+        self.init(source: .range(range), isReversed: false, sorting: .all, needsEntity: true)
       } else {
         let isWhole = orders.count == 1 && query.isKeyDescending == first.isDescending
         self.init(
@@ -63,6 +75,11 @@ extension Plan {
           isReversed: first.isDescending, sorting: isWhole ? .none : .withinFirstValue,
           needsEntity: needsEntity)
       }
+    } else if term.equalities.isEmpty,
+      let range = try Self.smallRange(
+        of: term, besides: nil, limit: policy.sortedInMemoryRows, rowCount)
+    {
+      self.init(source: .range(range), isReversed: false, sorting: .all, needsEntity: true)
     } else {
       self.init(
         source: term.equalities.isEmpty ? .kind : .equalities(term.equalities),
@@ -72,10 +89,27 @@ extension Plan {
 
   private static func isSmall<Failure: Error>(
     _ equalities: [Conjunction.Equality], limit: Int,
-    _ rowCount: (Conjunction.Equality, Int) throws(Failure) -> Int
+    _ rowCount: (Rows, Int) throws(Failure) -> Int
   ) throws(Failure) -> Bool {
-    for equality in equalities where try rowCount(equality, limit + 1) <= limit { return true }
+    for equality in equalities
+    where try rowCount(.equality(equality), limit + 1) <= limit {
+      return true
+    }
     return false
+  }
+
+  /// A property whose inequalities leave few rows, so that these are read and sorted rather than all
+  /// that the order or the kind has.
+  ///
+  /// - Parameter scanned: The property whose rows are scanned otherwise, within its own range.
+  private static func smallRange<Failure: Error>(
+    of term: Conjunction, besides scanned: Name?, limit: Int,
+    _ rowCount: (Rows, Int) throws(Failure) -> Int
+  ) throws(Failure) -> Name? {
+    for range in term.ranges where range.property != scanned {
+      if try rowCount(.range(range), limit + 1) <= limit { return range.property }
+    }
+    return nil
   }
 }
 
@@ -87,8 +121,9 @@ extension ResolvedQuery {
 
   /// Whether an index row of a term does not tell whether and where its entity is a result.
   fileprivate func needsEntity(_ term: Conjunction) -> Bool {
-    if case .projection = self.form { return true }
     let open = self.openOrders(of: term)
+    // Where one property is projected and scanned each row is a result, at its own value.
+    if case .projection = self.form, self.terms.count > 1 || !self.trailing.isEmpty { return true }
     // A range of the scanned property bounds the scan.
     if open.count > 1 || term.ranges.contains(where: { $0.property != open.first?.property }) {
       return true
@@ -115,6 +150,7 @@ extension Plan: CustomStringConvertible {
         "order \(property)"
           + (probed.isEmpty
             ? "" : ", probing \(probed.map(\.property.text).joined(separator: ", "))")
+      case .range(let property): "range of \(property)"
       }
     return source + (self.isReversed ? ", descending" : "")
       + (self.sorting == .all ? ", sorted" : "")

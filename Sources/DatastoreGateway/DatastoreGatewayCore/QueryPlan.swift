@@ -24,8 +24,11 @@ package struct QueryPlan: Hashable, Sendable {
       let index = try indexes.index(of: collection)
       for term in query.terms {
         let plan = try Plan(query, term, policy: policy) {
-          (equality, limit) throws(Indexes.Index.Failure) in
-          try index.count(equality, upTo: limit)
+          (rows, limit) throws(Indexes.Index.Failure) in
+          switch rows {
+          case .equality(let equality): try index.count(equality, upTo: limit)
+          case .range(let range): try index.count(range, upTo: limit)
+          }
         }
         self.parts.append(Part(collection: collection, term: term, plan: plan))
       }
@@ -79,6 +82,8 @@ extension Plan {
       return equalities.map {
         IndexUse(properties: "(\($0.property) ASC, __name__ \(direction))", scope: scope)
       }
+    case .range(let property):
+      return [IndexUse(properties: "(\(property) ASC, __name__ ASC)", scope: scope)]
     case .order(let property, let probed):
       return [
         IndexUse(properties: "(\(property) \(direction), __name__ \(direction))", scope: scope)

@@ -86,9 +86,7 @@ package struct QueryRun<Indexes: EntityIndexes> {
         bytes += stored.byteCount
         result.stored = stored
       case .projection(let names):
-        let stored = try results.stored(candidate, of: stream)
-        result.properties = self.projected(
-          names, of: try stored.entity(), at: candidate.position)
+        result.properties = self.projected(names, at: candidate.position)
         bytes += candidate.position.values.reduce(0) { $0 + $1.count + 16 }
       }
       // A key's own bytes, and what surrounds a result.
@@ -132,14 +130,13 @@ package struct QueryRun<Indexes: EntityIndexes> {
     if batch.rest == .nothing && self.query.end != nil { batch.rest = .afterCursor }
   }
 
-  /// The properties of a projection; each has the value that stands in the result's position.
-  private func projected(
-    _ names: [Name], of entity: Entity, at position: Position
-  ) -> [EntityProperty] {
+  /// The properties of a projection; each has the value that stands in the result's position, as an
+  /// index knows it.
+  private func projected(_ names: [Name], at position: Position) -> [EntityProperty] {
     let properties = self.query.positionProperties
     return names.compactMap { name in
       guard let number = properties.firstIndex(of: name),
-        let value = entity.indexedValue(of: name, at: position.values[number])
+        let value = try? Value(ordered: position.values[number])
       else { return nil }
       return EntityProperty(name: name, content: PropertyContent(value))
     }

@@ -113,8 +113,10 @@ struct NumberSum {
   private var high: Int64 = 0
   private var low: UInt64 = 0
 
-  mutating func add(_ value: Value) {
-    switch value {
+  /// - Parameter value: As an index has it (``Value/orderedBytes``); what is no number adds nothing. A
+  ///   timestamp is its microseconds, as it is in an index.
+  mutating func add(_ value: [UInt8]) {
+    switch try? Value(ordered: value) {
     case .integer(let number):
       let (sum, isCarried) = self.low.addingReportingOverflow(UInt64(bitPattern: number))
       self.low = sum

@@ -9,7 +9,11 @@ enum RowSource<Index: EntityIndex> {
   case joined(EqualityJoin<Index>)
   indirect case probed(RowSource, Index, [Conjunction.Equality])
 
-  init(_ place: TermPlace, on index: Index) throws(Index.Failure) {
+  /// - Parameter beyond: A value of the scanned order's property that is passed already, with all that
+  ///   come before it.
+  init(
+    _ place: TermPlace, on index: Index, beyond: [UInt8]? = nil
+  ) throws(Index.Failure) {
     switch place.plan.source {
     case .nothing: self = .done
     case .entity(let path):
@@ -41,7 +45,7 @@ enum RowSource<Index: EntityIndex> {
         self = .joined(try EqualityJoin(equalities, paths, isReversed: isReversed, on: index))
       }
     case .order(let property, let probed):
-      var ranges = place.orderRanges(of: property)
+      var ranges = place.orderRanges(of: property, beyond: beyond)
       if !place.plan.isReversed { ranges.reverse() }
       guard let first = ranges.popLast() else {
         self = .done
@@ -51,6 +55,15 @@ enum RowSource<Index: EntityIndex> {
       let rows = try Self.rows(of: property, first, having: filtered, on: index)
       self = ranges.isEmpty ? .scan(rows) : .scans(rows, property, ranges, filtered, index)
       if !probed.isEmpty && !Index.filtersScans { self = .probed(self, index, probed) }
+    case .range(let property):
+      // Sorted afterwards: cursors are kept to then.
+      var ranges = (place.term.values(of: property)?.parts ?? []).map { RowRange($0) }
+      guard let first = ranges.popLast() else {
+        self = .done
+        return
+      }
+      let rows = try index.rows(of: .property(property), first)
+      self = ranges.isEmpty ? .scan(rows) : .scans(rows, property, ranges, [], index)
     }
   }
 
@@ -122,6 +135,12 @@ extension RowRange {
     self.init(
       lower: Self.bound(paths.lower, below: equality.value),
       upper: Self.bound(paths.upper, below: equality.value), isReversed: isReversed)
+  }
+
+  /// The rows of a range of values.
+  init(_ values: ByteRange, isReversed: Bool = false) {
+    self.init(
+      lower: Self.bound(values.lower), upper: Self.bound(values.upper), isReversed: isReversed)
   }
 
   static func bound(_ bound: Bound, below value: [UInt8]) -> RowBound {
@@ -207,7 +226,9 @@ struct TermPlace {
   }
 
   /// The rows of the scanned order's property that can be results, ascending.
-  func orderRanges(of property: Name) -> [RowRange] {
+  ///
+  /// - Parameter beyond: A value that is passed already, with all that come before it.
+  func orderRanges(of property: Name, beyond: [UInt8]?) -> [RowRange] {
     if self.isOutside { return [] }
     guard let number = self.orderNumber else { return [] }
     let parts = self.term.values(of: property)?.parts ?? [ByteRange()]
@@ -222,6 +243,7 @@ struct TermPlace {
       let isExact = self.plan.sorting == .none && self.query.trailing.isEmpty
       if let value = start?.values[number] { part.narrow(.greaterThanOrEqual, value) }
       if let value = end?.values[number] { part.narrow(.lessThanOrEqual, value) }
+      if let beyond { part.narrow(self.plan.isReversed ? .lessThan : .greaterThan, beyond) }
       if part.isEmpty { continue }
       range.lower = RowRange.bound(part.lower)
       range.upper = RowRange.bound(part.upper)

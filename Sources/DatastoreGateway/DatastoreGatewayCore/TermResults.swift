@@ -66,6 +66,18 @@ struct TermResults<Index: EntityIndex> {
     return try self.index.load(row)
   }
 
+  /// Whether ``leap(beyond:)`` can be: the rows are those of the first order, as they stand.
+  var canLeap: Bool {
+    guard case .order = self.place.plan.source else { return false }
+    return self.sorting == .none && self.place.orderNumber == 0
+  }
+
+  /// Goes on behind all results that have this value of the first order.
+  mutating func leap(beyond value: [UInt8]) throws(Index.Failure) {
+    self.ofRow.removeAll()
+    self.rows = try RowSource(self.place, on: self.index, beyond: value)
+  }
+
   mutating func next() throws(Index.Failure) -> Candidate? {
     switch self.sorting {
     case .none: return try self.nextMatching()
@@ -126,7 +138,9 @@ struct TermResults<Index: EntityIndex> {
     let (query, term, plan) = (self.place.query, self.place.term, self.place.plan)
     guard term.paths.contains(row.path.bytes) else { return [] }
     let number = self.place.orderNumber
-    if plan.needsEntity || (row.isRepeated && !query.orders.isEmpty) {
+    // An entity of several values stands at the first of them, a projection of it at each.
+    let isAtOneValue = if case .projection = query.form { false } else { true }
+    if plan.needsEntity || (row.isRepeated && isAtOneValue && !query.orders.isEmpty) {
       let stored = try self.load(row)
       let entries = try stored.entity().indexEntries
       var positions = query.positions(of: row.path, entries: entries, in: term)
@@ -136,8 +150,16 @@ struct TermResults<Index: EntityIndex> {
         positions.removeAll { !all.contains($0) }
       }
       // An entity with several values has several rows in the scan; it stands at one of them.
-      if case .order = plan.source, let number {
-        positions.removeAll { $0.values[number] != row.value }
+      switch plan.source {
+      case .order:
+        if let number { positions.removeAll { $0.values[number] != row.value } }
+      case .range(let property):
+        let values = term.values(of: property)
+        let first = entries.first {
+          $0.property == property && values?.contains($0.value) ?? true
+        }
+        if first?.value != row.value { positions = [] }
+      case .nothing, .entity, .kind, .equalities: break
       }
       return positions.map { Candidate(position: $0, row: row, stored: stored) }
     }

@@ -1,3 +1,4 @@
+import Logging
 import ServiceRuntime
 
 /// The gateway's settings, beside those that every service has.
@@ -5,7 +6,9 @@ package struct Configuration: Sendable {
   package static let settings: [Setting] = [
     Setting(
       "store", default: "sqlite",
-      help: "Where entities are: sqlite, in the data directory, or postgresql://USER@HOST/DATABASE"),
+      help:
+        "Where entities are: sqlite, in the data directory, postgresql://USER@HOST/DATABASE, or "
+        + "datastore://PROJECT[/DATABASE], Google's own"),
     Setting(
       "read-threads", default: "4", kind: .integer,
       help: "Threads that read the store; more help on disks that take many requests at once"),
@@ -39,11 +42,12 @@ package struct Configuration: Sendable {
   package enum Store: Sendable {
     case sqlite
     case postgres(PostgresAddress)
+    case google(GoogleAddress)
   }
 
   package var store: Store
   package var readThreads: Int
-  package var limits = SQLiteStore.Limits()
+  package var limits = StoreLimits()
   package var slowQuery: Duration
   package var pastBytes: Int
   package var pastAge: Duration
@@ -69,13 +73,58 @@ package struct Configuration: Sendable {
       SettingError(
         setting: "store", value: "...", source: settings.source("store"), reason: reason)
     }
+    if GoogleAddress.isOne(text) {
+      do throws(GoogleAddress.ParseError) {
+        return .google(try GoogleAddress(text))
+      } catch {
+        throw wrong(error.description)
+      }
+    }
     guard PostgresAddress.isOne(text) else {
-      throw wrong("expected sqlite or postgresql://...")
+      throw wrong("expected sqlite, postgresql://... or datastore://...")
     }
     do throws(StoreFailure) {
       return .postgres(try PostgresAddress(text))
     } catch {
       throw wrong(error.description)
+    }
+  }
+}
+
+extension Configuration {
+  /// Opens a store that keeps entities itself.
+  ///
+  /// - Throws: `StoreFailure` with one clear line.
+  func openStore(
+    in directory: String, metrics: Metrics, logger: Logger
+  ) throws -> any EntityStore {
+    switch self.store {
+    case .sqlite:
+      var configuration = SQLiteStore.Configuration(
+        path: "\(directory)/\(DatastoreGateway.fileName)")
+      configuration.readers = self.readThreads
+      configuration.limits = self.limits
+      configuration.pastBytes = self.pastBytes
+      configuration.pastAge = self.pastAge
+      return try SQLiteStore(configuration, metrics: metrics, logger: logger)
+    case .postgres(let address):
+      var configuration = PostgresStore.Configuration(address)
+      configuration.readers = self.readThreads
+      configuration.limits = self.limits
+      return try PostgresStore(configuration, metrics: metrics, logger: logger)
+    case .google:
+      preconditionFailure("Google keeps its entities itself: calls are handed on")
+    }
+  }
+
+  /// All that the store has at this moment; `nil` of Google's.
+  ///
+  /// - Parameter directory: The data directory.
+  func snapshot(in directory: String) throws(StoreFailure) -> (any StoreSnapshot)? {
+    switch self.store {
+    case .sqlite: try SQLiteSnapshot(path: "\(directory)/\(DatastoreGateway.fileName)")
+    case .postgres(let address): try PostgresSnapshot(address)
+    case .google: nil
     }
   }
 }

@@ -16,6 +16,8 @@ package protocol EntityStore: Sendable {
   func run(_ aggregation: ResolvedAggregation) async throws -> AggregationAnswer
   /// Whether the store can be read as it was. Then a read-only transaction reads one version.
   var keepsPast: Bool { get }
+  /// Memory that holds what entities were.
+  var pastBytes: Int { get }
   /// What was stored when `moment` was the store's version.
   ///
   /// - Throws: `GatewayError.past` where that is not kept.
@@ -36,6 +38,9 @@ package protocol EntityStore: Sendable {
   func commit(_ commit: Commit) async throws -> CommitAnswer
   /// Ids that were never given before and never will be again.
   func allocateIDs(_ count: Int) async throws -> [Int64]
+  /// Moves the counter of ids, so that it is at `place` at least: what stands before it is never
+  /// given.
+  func skipIDs(below place: Int64) async throws
   /// Keeps the ids of these keys from ever being allocated.
   func reserve(_ addresses: [EntityAddress]) async throws
   /// Which of these keys are in use or reserved, so that an id must not be given again.
@@ -54,6 +59,7 @@ package protocol EntityStore: Sendable {
 /// A store that keeps nothing but what is: a moment since which nothing was written can be read.
 extension EntityStore {
   package var keepsPast: Bool { false }
+  package var pastBytes: Int { 0 }
   package func hold() async throws -> Int64? { nil }
   package func release(_ moment: Int64) {}
 

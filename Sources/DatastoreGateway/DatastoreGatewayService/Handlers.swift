@@ -5,30 +5,43 @@ import RPC
 import ServiceRuntime
 
 /// Google's Datastore API: translates, and asks the driver.
-struct Handlers: DatastoreV1.DatastoreService {
+struct Handlers: ServedStore {
   let driver: Driver
-  private let metrics: Metrics
+  let metrics: Metrics
 
   init(driver: Driver, metrics: Metrics) {
     self.driver = driver
     self.metrics = metrics
   }
 
-  /// Counts a call, and gives its errors the form of the wire.
-  func counted<Answer>(
-    _ method: String, _ body: () async throws -> Answer
-  ) async throws -> Answer {
-    let clock = ContinuousClock()
-    let begin = clock.now
-    do {
-      let answer = try await body()
-      self.metrics.ended(method, .ok, after: clock.now - begin)
-      return answer
-    } catch {
-      self.metrics.ended(method, Mapping.outcome(error), after: clock.now - begin)
-      throw Mapping.rpcError(error)
+  // MARK: - The store
+
+  var trouble: StoreFailure? { self.driver.store.trouble }
+  func probe() async { await self.driver.store.probe() }
+  func drain() async { await self.driver.store.drain() }
+
+  func register(_ registry: MetricsRegistry) {
+    let (driver, store) = (self.driver, self.driver.store)
+    registry.gauge("millrace_gateway_queued_commits", help: "Commits that wait to be written.") {
+      Double(store.queuedCommits)
+    }
+    registry.gauge(
+      "millrace_gateway_open_reads", help: "Lookups and queries that run or wait for a thread."
+    ) { Double(store.queuedReads) }
+    registry.gauge("millrace_gateway_open_transactions", help: "Transactions under way.") {
+      Double(driver.openTransactions)
+    }
+    registry.gauge(
+      "millrace_gateway_writable", help: "1 while the store takes writes, 0 while it refuses them."
+    ) { store.trouble == nil ? 1 : 0 }
+    if store.keepsPast {
+      registry.gauge(
+        "millrace_gateway_past_bytes", help: "Memory that holds what entities were."
+      ) { Double(store.pastBytes) }
     }
   }
+
+  // MARK: - Requests
 
   func scope(
     _ project: String, _ database: String
@@ -41,7 +54,7 @@ struct Handlers: DatastoreV1.DatastoreService {
   func lookup(
     _ request: DatastoreV1.LookupRequest, context: ServerContext
   ) async throws -> DatastoreV1.LookupResponse {
-    try await self.counted("Lookup") {
+    try await self.metrics.counted("Lookup") {
       let scope = try self.scope(request.projectID, request.databaseID)
       if request.keys.count > self.driver.policy.maximumLookupKeys {
         throw GatewayError.invalid(
@@ -137,7 +150,7 @@ struct Handlers: DatastoreV1.DatastoreService {
   func beginTransaction(
     _ request: DatastoreV1.BeginTransactionRequest, context: ServerContext
   ) async throws -> DatastoreV1.BeginTransactionResponse {
-    try await self.counted("BeginTransaction") {
+    try await self.metrics.counted("BeginTransaction") {
       _ = try self.scope(request.projectID, request.databaseID)
       return DatastoreV1.BeginTransactionResponse(
         transaction: try await self.begin(request.transactionOptions).bytes)
@@ -147,7 +160,7 @@ struct Handlers: DatastoreV1.DatastoreService {
   func rollback(
     _ request: DatastoreV1.RollbackRequest, context: ServerContext
   ) async throws -> DatastoreV1.RollbackResponse {
-    try await self.counted("Rollback") {
+    try await self.metrics.counted("Rollback") {
       _ = try self.scope(request.projectID, request.databaseID)
       if request.transaction.isEmpty { throw GatewayError.invalid("transaction required") }
       _ = try self.driver.end(TransactionTable.ID(bytes: request.transaction))
@@ -160,7 +173,7 @@ struct Handlers: DatastoreV1.DatastoreService {
   func commit(
     _ request: DatastoreV1.CommitRequest, context: ServerContext
   ) async throws -> DatastoreV1.CommitResponse {
-    try await self.counted("Commit") {
+    try await self.metrics.counted("Commit") {
       let scope = try self.scope(request.projectID, request.databaseID)
       if request.mutations.count > self.driver.policy.maximumMutations {
         throw GatewayError.invalid(
@@ -227,7 +240,7 @@ struct Handlers: DatastoreV1.DatastoreService {
   func allocateIds(
     _ request: DatastoreV1.AllocateIdsRequest, context: ServerContext
   ) async throws -> DatastoreV1.AllocateIdsResponse {
-    try await self.counted("AllocateIds") {
+    try await self.metrics.counted("AllocateIds") {
       let keys = try self.keys(request.keys, request.projectID, request.databaseID, .incomplete)
       return DatastoreV1.AllocateIdsResponse(
         keys: try await self.driver.allocate(keys).map(EntityCodec.proto))
@@ -237,7 +250,7 @@ struct Handlers: DatastoreV1.DatastoreService {
   func reserveIds(
     _ request: DatastoreV1.ReserveIdsRequest, context: ServerContext
   ) async throws -> DatastoreV1.ReserveIdsResponse {
-    try await self.counted("ReserveIds") {
+    try await self.metrics.counted("ReserveIds") {
       let keys = try self.keys(request.keys, request.projectID, request.databaseID, .complete)
       if !keys.isEmpty { try await self.driver.store.reserve(keys.map(\.address)) }
       return DatastoreV1.ReserveIdsResponse()

@@ -57,6 +57,22 @@ package struct Metrics: Sendable {
     self.calls = calls
   }
 
+  /// Counts a call, and gives its errors the form of the wire.
+  func counted<Answer>(
+    _ method: String, _ body: () async throws -> Answer
+  ) async throws -> Answer {
+    let clock = ContinuousClock()
+    let begin = clock.now
+    do {
+      let answer = try await body()
+      self.ended(method, .ok, after: clock.now - begin)
+      return answer
+    } catch {
+      self.ended(method, Mapping.outcome(error), after: clock.now - begin)
+      throw Mapping.rpcError(error)
+    }
+  }
+
   package func ended(_ method: String, _ outcome: Outcome, after duration: Duration) {
     self.durations[method]?.observe(duration)
     self.calls["\(method) \(outcome.rawValue)"]?.increment()

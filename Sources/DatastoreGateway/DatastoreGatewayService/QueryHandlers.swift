@@ -8,7 +8,7 @@ extension Handlers {
   func runQuery(
     _ request: DatastoreV1.RunQueryRequest, context: ServerContext
   ) async throws -> DatastoreV1.RunQueryResponse {
-    try await self.counted("RunQuery") {
+    try await self.metrics.counted("RunQuery") {
       let partition = try self.partition(
         request.partitionID, request.projectID, request.databaseID)
       var response = DatastoreV1.RunQueryResponse()
@@ -59,7 +59,7 @@ extension Handlers {
   func runAggregationQuery(
     _ request: DatastoreV1.RunAggregationQueryRequest, context: ServerContext
   ) async throws -> DatastoreV1.RunAggregationQueryResponse {
-    try await self.counted("RunAggregationQuery") {
+    try await self.metrics.counted("RunAggregationQuery") {
       let partition = try self.partition(
         request.partitionID, request.projectID, request.databaseID)
       var response = DatastoreV1.RunAggregationQueryResponse()

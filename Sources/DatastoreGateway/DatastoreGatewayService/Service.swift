@@ -18,70 +18,38 @@ package final class DatastoreGateway: ServiceProgram {
 
   private static let probeInterval = Duration.seconds(5)
 
-  private let store: any EntityStore
-  private let driver: Driver
-  private let metrics: Metrics
+  private let store: any ServedStore
   private let isDraining = Atomic(false)
 
   package init(_ environment: ServiceEnvironment) async throws {
     let configuration = try Configuration(environment.settings)
     let metrics = Metrics(environment.metrics)
-    let policy = Policy()
-    let store: any EntityStore
-    var files: [String: String] = [:]
-    switch configuration.store {
-    case .sqlite:
-      let path = "\(environment.dataDirectory)/\(Self.fileName)"
-      files = ["file": path, "log": "\(path)-wal"]
-      var storeConfiguration = SQLiteStore.Configuration(path: path)
-      storeConfiguration.readers = configuration.readThreads
-      storeConfiguration.limits = configuration.limits
-      storeConfiguration.policy = policy
-      storeConfiguration.pastBytes = configuration.pastBytes
-      storeConfiguration.pastAge = configuration.pastAge
-      let sqlite = try SQLiteStore(
-        storeConfiguration, metrics: metrics, logger: environment.logger)
-      environment.metrics.gauge(
-        "millrace_gateway_past_bytes", help: "Memory that holds what entities were."
-      ) { Double(sqlite.pastBytes) }
-      store = sqlite
-    case .postgres(let address):
-      var storeConfiguration = PostgresStore.Configuration(address)
-      storeConfiguration.readers = configuration.readThreads
-      storeConfiguration.limits = configuration.limits
-      storeConfiguration.policy = policy
-      store = try PostgresStore(storeConfiguration, metrics: metrics, logger: environment.logger)
+    if case .google(let address) = configuration.store {
+      var google = GoogleDatastore.Configuration(address)
+      google.environment = ServiceRuntime.environment
+      google.maximumCalls = configuration.limits.queuedReads
+      self.store = try await GoogleDatastore(
+        google, metrics: metrics, group: environment.eventLoopGroup)
+    } else {
+      let store = try configuration.openStore(
+        in: environment.dataDirectory, metrics: metrics, logger: environment.logger)
+      let driver = Driver(
+        store: store, policy: Policy(), slowQuery: configuration.slowQuery,
+        logger: environment.logger, clock: { .now })
+      self.store = Handlers(driver: driver, metrics: metrics)
     }
-    if let trouble = store.trouble {
+    if let trouble = self.store.trouble {
       environment.logger.error(
         "the store refuses writes; it can be read", metadata: ["error": "\(trouble)"])
     }
-    let driver = Driver(
-      store: store, policy: policy, slowQuery: configuration.slowQuery,
-      logger: environment.logger, clock: { .now })
-    self.store = store
-    self.driver = driver
-    self.metrics = metrics
-    Self.register(environment.metrics, store, driver, files: files)
+    self.store.register(environment.metrics)
+    if case .sqlite = configuration.store {
+      Self.registerFiles(environment.metrics, "\(environment.dataDirectory)/\(Self.fileName)")
+    }
   }
 
-  private static func register(
-    _ registry: MetricsRegistry, _ store: any EntityStore, _ driver: Driver,
-    files: [String: String]
-  ) {
-    registry.gauge("millrace_gateway_queued_commits", help: "Commits that wait to be written.") {
-      Double(store.queuedCommits)
-    }
-    registry.gauge(
-      "millrace_gateway_open_reads", help: "Lookups and queries that run or wait for a thread."
-    ) { Double(store.queuedReads) }
-    registry.gauge("millrace_gateway_open_transactions", help: "Transactions under way.") {
-      Double(driver.openTransactions)
-    }
-    registry.gauge(
-      "millrace_gateway_writable", help: "1 while the store takes writes, 0 while it refuses them."
-    ) { store.trouble == nil ? 1 : 0 }
-    for (part, path) in files.sorted(by: { $0.key < $1.key }) {
+  private static func registerFiles(_ registry: MetricsRegistry, _ path: String) {
+    for (part, path) in [("file", path), ("log", "\(path)-wal")] {
       registry.gauge(
         "millrace_gateway_store_bytes", help: "Sizes of the store's file and of its log.",
         labels: ["part": part]
@@ -100,9 +68,7 @@ package final class DatastoreGateway: ServiceProgram {
         clock: clock), metrics: metrics)
   }
 
-  package var services: [any RPCService] {
-    [Handlers(driver: self.driver, metrics: self.metrics)]
-  }
+  package var services: [any RPCService] { [self.store] }
 
   /// Commits that wait are written; new ones go elsewhere.
   package func drain() async {

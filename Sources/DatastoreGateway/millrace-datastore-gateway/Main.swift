@@ -6,9 +6,11 @@ import ServiceRuntime
 struct Program {
   static func main() async {
     let arguments = CommandLine.arguments.dropFirst()
-    guard arguments.first == "check" else { return await ServiceRuntime.run(DatastoreGateway.self) }
+    guard let command = arguments.first.flatMap(StoreCommand.init(rawValue:)) else {
+      return await ServiceRuntime.run(DatastoreGateway.self)
+    }
     exit(
-      CheckCommand.run(
+      await command.run(
         arguments: Array(arguments.dropFirst()), environment: ServiceRuntime.environment,
         print: ServiceRuntime.print))
   }

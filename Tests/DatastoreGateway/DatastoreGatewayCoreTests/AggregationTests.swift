@@ -3,6 +3,12 @@ import DatastoreGatewayTesting
 import Domain
 import Testing
 
+private let smallPolicy: Policy = {
+  var policy = Policy()
+  policy.sortedInMemoryRows = 10
+  return policy
+}()
+
 private func values(
   _ aggregations: AggregationQuery.Operation..., of numbers: [Value], limit: Int? = nil
 ) throws -> [String] {
@@ -65,6 +71,41 @@ private func values(
     let result = AggregationRun(resolved, on: MemoryIndexes(entities), policy: Policy()).result()
     #expect(result.scanned <= 4)
     #expect(result.loaded == 0)
+  }
+
+  @Test func aSumIsMadeOfIndexRowsAlone() throws {
+    let entities = (1...500).map {
+      entity(key($0), [("a", array(.integer($0), .double(0.5))), ("b", .integer(1))])
+    }
+    for asked in [query(), query([Filter("b", .equal, .integer(1))])] {
+      let resolved = try ResolvedAggregation(
+        AggregationQuery(query: asked, aggregations: [.init(.sum("a")), .init(.average("a"))]),
+        policy: smallPolicy)
+      let result = AggregationRun(
+        resolved, on: MemoryIndexes(entities), policy: smallPolicy
+      ).result()
+      #expect(result.values.map { "\($0)" } == ["double(125500.0)", "double(125.5)"])
+      #expect(result.loaded == 0)
+    }
+  }
+
+  @Test func aTimestampIsItsMicroseconds() throws {
+    let times = [Value.timestamp(Timestamp(microseconds: 5)), .integer(2)]
+    #expect(
+      try values(.sum("a"), .average("a"), of: times) == ["integer(7)", "double(3.5)"])
+  }
+
+  @Test(arguments: [false, true])
+  func distinctValuesAreFoundByLeapingOverTheOthers(isDescending: Bool) throws {
+    let entities = (0..<3_000).map { entity(key($0 + 1), [("a", .integer($0 % 3))]) }
+    let asked = query(
+      projecting: ["a"], distinctOn: ["a"], nil, [Order("a", isDescending: isDescending)])
+    let resolved = try ResolvedQuery(asked, policy: Policy())
+    let batch = QueryRun(resolved, on: MemoryIndexes(entities), policy: Policy()).batch()
+    #expect(batch.results.count == 3)
+    #expect(batch.rest == .nothing)
+    #expect(batch.scanned < 100)
+    #expect(batch.loaded == 0)
   }
 
   @Test func aCountOfManySortedResultsIsOfAll() throws {

@@ -9,8 +9,11 @@ private func plan(
   guard let term = resolved.terms.first else {
     return Plan(source: .nothing, isReversed: false, sorting: .none, needsEntity: false)
   }
-  return Plan(resolved, term, policy: policy) { equality, limit in
-    min(rows[equality.property] ?? 0, limit)
+  return Plan(resolved, term, policy: policy) { counted, limit in
+    switch counted {
+    case .equality(let equality): min(rows[equality.property] ?? 0, limit)
+    case .range(let range): min(rows[range.property] ?? 0, limit)
+    }
   }
 }
 
@@ -93,6 +96,32 @@ private func plan(
   ])
   func aContradictionReadsNothing(filters: [Query.Filter]) throws {
     #expect(try plan(query(filters)).source == .nothing)
+  }
+
+  @Test func aSmallRangeIsReadAndSortedByKey() throws {
+    let byKey = query([self.aboveC], [Order(Query.keyProperty)])
+    let small = try plan(byKey, rows: ["c": 9])
+    #expect(
+      small
+        == Plan(source: .range("c"), isReversed: false, sorting: .all, needsEntity: true))
+    #expect("\(small)" == "range of c, sorted, entities read")
+    // So many that the first of them by key are found sooner among all entities.
+    #expect(try plan(byKey, rows: ["c": 1_000_000]).source == .kind)
+  }
+
+  @Test func aSmallRangeGoesBeforeAnotherOrdersWholeIndex() throws {
+    let asked = query([self.aboveC], [Order("a"), Order("c")])
+    #expect(try plan(asked, rows: ["c": 9]).source == .range("c"))
+    #expect(try plan(asked, rows: ["c": 1_000_000]).source == .order("a", probing: []))
+  }
+
+  @Test func aProjectionOfWhatIsScannedReadsNoEntity() throws {
+    let one = try plan(query(projecting: ["a"]))
+    #expect(
+      one
+        == Plan(
+          source: .order("a", probing: []), isReversed: false, sorting: .none, needsEntity: false))
+    #expect(try plan(query(projecting: ["a", "b"])).needsEntity)
   }
 
   @Test func aPlanIsTold() throws {

@@ -174,6 +174,8 @@ extension Value {
   fileprivate var number: Double? {
     switch self {
     case .integer(let number): Double(number)
+    // In an index it is its microseconds.
+    case .timestamp(let time): Double(time.microseconds)
     case .double(let number): number
     default: nil
     }

@@ -90,7 +90,7 @@ func withReplicas(
       let all = try await gateways[1].query(
         DatastoreV1.Query(kind: [DatastoreV1.KindExpression(name: "Account")]))
       #expect(all.entityResults.map(amount).reduce(0, +) == 100 * accounts)
-      if let database { #expect(try database.indexFaults() == []) }
+      if let database { #expect(try database.faults() == []) }
     }
   }
 

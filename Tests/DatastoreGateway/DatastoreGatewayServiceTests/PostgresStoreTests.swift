@@ -64,13 +64,11 @@ private let needsServer = ConditionTrait.enabled(
       ])
       try await withThrowingTaskGroup(of: Void.self) { group in
         group.addTask { _ = try await store.commit(CommitSamples.put(entity(key("K", 1)))) }
-        while store.isIdle || store.queuedCommits > 0 {
-          try await Task.sleep(for: .milliseconds(1))
-        }
+        await store.writer.reaches { !$0.isIdle && $0.queuedCommits == 0 }
         for id in 2...50 as ClosedRange<Int64> {
           group.addTask { _ = try await store.commit(CommitSamples.put(entity(key("K", id)))) }
         }
-        while store.queuedCommits < 49 { try await Task.sleep(for: .milliseconds(1)) }
+        await store.writer.reaches { $0.queuedCommits == 49 }
         _ = try other.run(PostgresQuery("ROLLBACK"))
         try await group.waitForAll()
       }
@@ -105,7 +103,7 @@ private let needsServer = ConditionTrait.enabled(
       #expect(
         try database.execute("SELECT count(*) FROM \(PostgresSchema.name).entities")
           == [["\(expected.count)"]])
-      #expect(try database.indexFaults() == [])
+      #expect(try database.faults() == [])
     }
   }
 
@@ -200,9 +198,9 @@ private let needsServer = ConditionTrait.enabled(
     try await withDatabase { database in
       _ = try database.open()
       try database.execute(
-        "UPDATE \(PostgresSchema.name).facts SET value = 2 WHERE name = 'schema_version'")
+        "UPDATE \(PostgresSchema.name).facts SET value = 3 WHERE name = 'schema_version'")
       let failure = try self.startFailure(database.server.address(of: database.name))
-      #expect(failure?.description.contains("form 2") ?? false)
+      #expect(failure?.description.contains("form 3") ?? false)
     }
   }
 
@@ -265,7 +263,7 @@ private let needsServer = ConditionTrait.enabled(
         for try await isCommitted in group where isCommitted { committed += 1 }
         #expect(committed == 9)
       }
-      #expect(try database.indexFaults() == [])
+      #expect(try database.faults() == [])
       try database.execute("DROP TRIGGER refuse_large ON \(schema).entities")
       _ = try await store.commit(CommitSamples.put(entity(key("K", 13), ["b": blob])))
       #expect(store.trouble == nil)

@@ -234,6 +234,86 @@ private func indexed(_ value: Value) -> DatastoreV1.Value {
   }
 }
 
+@Suite struct WorkOfQueries {
+  /// The numbers that explain tells of a query over 2,000 entities.
+  private func stats(
+    _ gateway: TestGateway, _ query: DatastoreV1.Query
+  ) async throws -> (scanned: Int, loaded: Int, results: Int) {
+    let response = try await gateway.client.runQuery(
+      DatastoreV1.RunQueryRequest(
+        projectID: project, queryType: .query(query),
+        explainOptions: DatastoreV1.ExplainOptions(analyze: true)))
+    return try Self.numbers(response.explainMetrics)
+  }
+
+  private func stats(
+    _ gateway: TestGateway, _ gql: String
+  ) async throws -> (scanned: Int, loaded: Int, results: Int) {
+    let response = try await gateway.client.runAggregationQuery(
+      DatastoreV1.RunAggregationQueryRequest(
+        projectID: project,
+        queryType: .gqlQuery(DatastoreV1.GqlQuery(queryString: gql, allowLiterals: true)),
+        explainOptions: DatastoreV1.ExplainOptions(analyze: true)))
+    return try Self.numbers(response.explainMetrics)
+  }
+
+  private static func numbers(
+    _ metrics: DatastoreV1.ExplainMetrics?
+  ) throws -> (scanned: Int, loaded: Int, results: Int) {
+    let stats = try #require(metrics?.executionStats)
+    func number(_ name: String) throws -> Int {
+      guard case .stringValue(let text) = stats.debugStats?.fields[name]?.kind else { return -1 }
+      return try #require(Int(text))
+    }
+    return (
+      try number("index_entries_scanned"), try number("documents_scanned"),
+      Int(stats.resultsReturned)
+    )
+  }
+
+  @Test(arguments: StoreKind.all)
+  func noQueryThatAnIndexServesScansTheKind(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
+      for begin in stride(from: 0, to: 2_000 as Int64, by: 500) {
+        try await gateway.commit(
+          (begin..<(begin + 500)).map {
+            .of(
+              .upsert(
+                entity(key("K", $0 + 1), ["n": integer($0), "m": integer($0 % 2)])))
+          })
+      }
+      for gql in ["SELECT SUM(n) FROM K", "SELECT AVG(n) FROM K WHERE m = 1"] {
+        let sum = try await self.stats(gateway, gql)
+        #expect(sum.loaded == 0, "\(gql)")
+        #expect(sum.results == 1)
+      }
+      let count = try await self.stats(gateway, "SELECT COUNT(*) FROM K WHERE n < 10")
+      #expect(count.scanned == 10 && count.loaded == 0)
+      var distinct = DatastoreV1.Query(kind: kind("K"))
+      distinct.projection = [
+        DatastoreV1.Projection(property: DatastoreV1.PropertyReference(name: "m"))
+      ]
+      distinct.distinctOn = [DatastoreV1.PropertyReference(name: "m")]
+      let values = try await self.stats(gateway, distinct)
+      #expect(values.results == 2 && values.loaded == 0)
+      // A few rows of each value, or over PostgreSQL a page of them.
+      #expect(values.scanned < (store == .sqlite ? 40 : 1_400), "\(values)")
+      var byKey = DatastoreV1.Query(kind: kind("K"))
+      byKey.filter = Proto.filter("n", .lessThan, .integer(5))
+      byKey.order = [
+        DatastoreV1.PropertyOrder(
+          property: DatastoreV1.PropertyReference(name: "__key__"), direction: .descending)
+      ]
+      let few = try await self.stats(gateway, byKey)
+      #expect(few.results == 5 && few.scanned == 5 && few.loaded == 5)
+      let anything = try await self.stats(
+        gateway,
+        DatastoreV1.Query(limit: GoogleProtobuf.Int32Value(value: 3)))
+      #expect(anything.results == 3 && anything.scanned <= 4)
+    }
+  }
+}
+
 @Suite struct GQLAndAggregationsThroughTheService {
   @Test(arguments: StoreKind.all)
   func aTextIsRunAndItsQueryTold(on store: StoreKind) async throws {

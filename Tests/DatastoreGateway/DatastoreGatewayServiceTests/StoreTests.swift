@@ -94,11 +94,11 @@ private func withFolder(_ body: (TestFolder) async throws -> Void) async throws 
       try other.execute("BEGIN IMMEDIATE")
       try await withThrowingTaskGroup(of: Void.self) { group in
         group.addTask { _ = try await store.commit(put(entity(key("K", 1)))) }
-        while store.isIdle || store.queuedCommits > 0 { await Task.yield() }
+        await store.writer.reaches { !$0.isIdle && $0.queuedCommits == 0 }
         for id in 2...50 as ClosedRange<Int64> {
           group.addTask { _ = try await store.commit(put(entity(key("K", id)))) }
         }
-        while store.queuedCommits < 49 { await Task.yield() }
+        await store.writer.reaches { $0.queuedCommits == 49 }
         try other.execute("ROLLBACK")
         try await group.waitForAll()
       }
@@ -117,7 +117,7 @@ private func withFolder(_ body: (TestFolder) async throws -> Void) async throws 
       let other = try raw(folder)
       try other.execute("BEGIN IMMEDIATE")
       async let first = store.commit(put(entity(key("K", 1))))
-      while store.isIdle || store.queuedCommits > 0 { await Task.yield() }
+      await store.writer.reaches { !$0.isIdle && $0.queuedCommits == 0 }
       try await withThrowingTaskGroup(of: Bool.self) { group in
         for id in 2...10 as ClosedRange<Int64> {
           group.addTask {
@@ -310,9 +310,9 @@ private func withFolder(_ body: (TestFolder) async throws -> Void) async throws 
   @Test func aNewerStoreIsRefused() async throws {
     try await withFolder { folder in
       _ = try open(folder)
-      try raw(folder).execute("PRAGMA user_version = 2")
+      try raw(folder).execute("PRAGMA user_version = 3")
       let failure = self.startFailure(folder)
-      #expect(failure?.description.contains("form 2") ?? false)
+      #expect(failure?.description.contains("form 3") ?? false)
     }
   }
 
@@ -384,14 +384,14 @@ extension Int64 {
 
 @Suite struct Checks {
   /// Two entities with three index rows, in a store that is closed again; then `damage`.
-  private func check(_ damage: String? = nil) async throws -> SQLiteCheck.Report {
+  private func check(_ damage: String? = nil) async throws -> StoreCheck.Report {
     let folder = try TestFolder()
     defer { folder.remove() }
     let store = try open(folder)
     _ = try await store.commit(put(entity(key("K", 1), ["a": integer(1), "b": integer(2)])))
     _ = try await store.commit(put(entity(key("K", 2), ["a": integer(3)])))
     if let damage { try raw(folder).execute(damage) }
-    let report = try SQLiteCheck.run(path: folder.file)
+    let report = try StoreCheck.run(SQLiteSnapshot(path: folder.file))
     await store.drain()
     return report
   }
@@ -430,9 +430,11 @@ extension Int64 {
 
   @Test func whatIsNoStoreIsNotChecked() async throws {
     try await withFolder { folder in
-      #expect(throws: StoreFailure.self) { try SQLiteCheck.run(path: folder.file) }
+      #expect(throws: StoreFailure.self) { try StoreCheck.run(SQLiteSnapshot(path: folder.file)) }
       try raw(folder).execute("CREATE TABLE other (x)")
-      let failure = #expect(throws: StoreFailure.self) { try SQLiteCheck.run(path: folder.file) }
+      let failure = #expect(throws: StoreFailure.self) {
+        try StoreCheck.run(SQLiteSnapshot(path: folder.file))
+      }
       #expect(failure?.description.contains("another program") == true)
     }
   }

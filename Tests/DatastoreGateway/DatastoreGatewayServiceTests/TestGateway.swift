@@ -40,6 +40,7 @@ final class TestClock: Sendable {
 struct TestGateway: Sendable {
   let client: DatastoreV1.DatastoreClient
   let store: any EntityStore
+  let address: ListenAddress
   private let server: RPCServer
   private let channel: RPCChannel
 
@@ -54,8 +55,8 @@ struct TestGateway: Sendable {
           over: store, policy: policy, metrics: Metrics(MetricsRegistry()), logger: quietLogger,
           clock: clock)
       ])
-    let address = try await self.server.listen(on: try ListenAddress("127.0.0.1:0"))
-    self.channel = RPCChannel(to: address)
+    self.address = try await self.server.listen(on: try ListenAddress("127.0.0.1:0"))
+    self.channel = RPCChannel(to: self.address)
     self.client = DatastoreV1.DatastoreClient(self.channel)
   }
 

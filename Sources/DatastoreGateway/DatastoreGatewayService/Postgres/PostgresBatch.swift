@@ -25,6 +25,8 @@ struct PostgresBatch {
   struct Facts {
     var lastVersion: Int64 = 0
     var entities: [EntityAddress: Stored] = [:]
+    /// Of the entities that cannot be read, why.
+    var damaged: [EntityAddress: StoreFailure] = [:]
     /// Of the entities that are only depended on; 0 for none.
     var versions: [EntityAddress: Int64] = [:]
     var reserved: Set<EntityAddress> = []
@@ -62,7 +64,7 @@ struct PostgresBatch {
 
   // MARK: - Work
 
-  mutating func take(_ work: PostgresWriter.Work) -> PostgresWriter.Outcome {
+  mutating func take(_ work: WriterWork) -> WriterOutcome {
     switch work {
     case .commit(let commit):
       do throws(StoreFailure) {
@@ -83,15 +85,18 @@ struct PostgresBatch {
       self.hasWrites = true
       self.lastVersion = max(self.lastVersion + 1, self.clock().microseconds)
       return .probed
+    case .settle(let moment):
+      self.lastVersion = max(self.lastVersion, moment)
+      return .settled
     }
   }
 
-  private mutating func take(_ commit: Commit) throws(StoreFailure) -> PostgresWriter.Outcome {
+  private mutating func take(_ commit: Commit) throws(StoreFailure) -> WriterOutcome {
     if let contention = self.contention(commit.dependencies) { return .refused(contention) }
     let version = max(self.lastVersion + 1, self.clock().microseconds)
     self.lastVersion = version
     for change in commit.changes where change.isAllocated {
-      if self.current(change.address) != nil || self.facts.reserved.contains(change.address)
+      if try self.current(change.address) != nil || self.facts.reserved.contains(change.address)
         || self.reservations.contains(change.address)
       {
         return .idTaken
@@ -101,7 +106,7 @@ struct PostgresBatch {
     switch try CommitDecision.decide(
       commit, version: version, policy: self.policy, in: self.place,
       stored: { (address) throws(StoreFailure) in
-        self.current(address).map { ($0.version, $0.content) }
+        try self.current(address).map { ($0.version, $0.content) }
       })
     {
     case .failure(let refusal): return .refused(refusal)
@@ -135,8 +140,9 @@ struct PostgresBatch {
     return Slot(before: stored, after: stored)
   }
 
-  private func current(_ address: EntityAddress) -> Stored? {
-    self.slots[address].map(\.after) ?? self.facts.entities[address]
+  private func current(_ address: EntityAddress) throws(StoreFailure) -> Stored? {
+    if let failure = self.facts.damaged[address] { throw failure }
+    return self.slots[address].map(\.after) ?? self.facts.entities[address]
   }
 
   /// The index entries of an entity as it is, kept for what follows.

@@ -11,7 +11,7 @@ struct PostgresBatchReads {
   private var prefixes: Set<[UInt8]> = []
   private var needsIDs = false
 
-  init(_ work: [PostgresWriter.Work]) {
+  init(_ work: [WriterWork]) {
     var changed: Set<EntityAddress> = []
     var read: Set<EntityAddress> = []
     for work in work {
@@ -25,7 +25,7 @@ struct PostgresBatchReads {
         self.queried.formUnion(commit.dependencies.collections.keys)
         self.prefixes.formUnion(commit.dependencies.prefixes.keys)
       case .idBlock: self.needsIDs = true
-      case .reserve, .probe: break
+      case .reserve, .probe, .settle: break
       }
     }
     self.read = Array(read.subtracting(changed))
@@ -123,11 +123,16 @@ struct PostgresBatchReads {
     var rest = answers[...]
     if !self.changed.isEmpty, let rows = rest.popFirst() {
       for row in 0..<rows.count {
-        facts.entities[self.changed[Int(rows.integer(row, 0)) - 1]] = PostgresBatch.Stored(
-          version: StoredVersion(
-            version: rows.integer(row, 1),
-            createTime: Timestamp(microseconds: rows.integer(row, 2))),
-          content: rows.bytes(row, 3))
+        let address = self.changed[Int(rows.integer(row, 0)) - 1]
+        do throws(StoreFailure) {
+          facts.entities[address] = PostgresBatch.Stored(
+            version: StoredVersion(
+              version: rows.integer(row, 1),
+              createTime: Timestamp(microseconds: rows.integer(row, 2))),
+            content: try StoredContent.opened(rows.bytes(row, 3), in: "\(connection.address)"))
+        } catch {
+          facts.damaged[address] = error
+        }
       }
     }
     if !self.read.isEmpty, let rows = rest.popFirst() {

@@ -112,7 +112,7 @@ struct PostgresBatchWrites {
       self.longPaths.append(key.whole)
       self.versions.append(stored.version.version)
       self.created.append(stored.version.createTime.microseconds)
-      self.contents.append(stored.content)
+      self.contents.append(StoredContent.sealed(stored.content))
     }
   }
 

@@ -44,6 +44,8 @@ final class PostgresIndex: EntityIndex {
   }
 
   static let filtersScans = true
+  /// A page of rows costs one journey, however many there are.
+  static let rowsBeforeLeap = 512
 
   let reader: PostgresReader
   /// `nil` if nothing was ever stored there.

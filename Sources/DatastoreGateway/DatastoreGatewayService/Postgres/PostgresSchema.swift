@@ -1,4 +1,6 @@
-/// The form of the database, version 1: tables in a schema of our own.
+/// The form of the database, version 2: tables in a schema of our own. Version 1 is the same, with
+/// entities that have no checksum; it becomes version 2 when a gateway opens it, and entities get
+/// their checksums when they are written.
 ///
 /// | table | holds |
 /// | --- | --- |
@@ -7,7 +9,7 @@
 /// | `collections` | a number for each kind of each partition |
 /// | `changes` | the version of the last change in each collection |
 /// | `properties` | a number for each property of a collection that was ever indexed |
-/// | `entities` | each entity: `google.datastore.v1.Entity`, encoded with properties by name |
+/// | `entities` | each entity: `google.datastore.v1.Entity`, as ``StoredContent`` has it |
 /// | `property_rows` | each indexed value of each entity, in byte order |
 /// | `reserved_ids` | keys whose ids must not be allocated |
 ///
@@ -15,7 +17,7 @@
 /// that were cut.
 enum PostgresSchema {
   static let name = "millrace_datastore"
-  static let version: Int64 = 1
+  static let version: Int64 = 2
 
   /// Of the lock under which the schema is made: "MLRS".
   private static let lock: Int64 = 0x4D4C_5253
@@ -78,7 +80,16 @@ enum PostgresSchema {
     }
   }
 
-  private static func isReady(_ connection: PostgresConnection) throws(StoreFailure) -> Bool {
+  /// Gives a store of an older form the present one; those that are open already go on.
+  static func upgrade(_ connection: PostgresConnection) throws(StoreFailure) {
+    _ = try connection.run(
+      PostgresQuery(
+        "UPDATE facts SET value = $1 WHERE name = 'schema_version' AND value < $1",
+        .integer(self.version)))
+  }
+
+  /// Whether there is a store of a form that is known.
+  static func isReady(_ connection: PostgresConnection) throws(StoreFailure) -> Bool {
     let found = try connection.run(
       PostgresQuery(
         """

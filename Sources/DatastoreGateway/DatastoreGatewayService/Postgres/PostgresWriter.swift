@@ -8,30 +8,7 @@ import Glibc
 /// every gateway does and keeps locked until its commit is on the disk: so batches are decided and
 /// written one after the other, each one sees all that those before it wrote, and versions grow in
 /// the order of commits. Which row is locked, and why that is enough, is in decision 14.
-final class PostgresWriter {
-  /// One caller's work.
-  enum Work: Sendable {
-    case commit(Commit)
-    /// Takes so many places of the counter of ids.
-    case idBlock(count: Int64)
-    case reserve([EntityAddress])
-    /// Writes a new greatest version, to see whether writing works.
-    case probe
-  }
-
-  /// What became of it.
-  enum Outcome: Sendable {
-    case committed(CommitAnswer)
-    /// The block begins here.
-    case idBlock(first: Int64)
-    case reserved
-    case probed
-    case refused(GatewayError)
-    case idTaken
-    /// Of this work alone.
-    case failed(StoreFailure)
-  }
-
+final class PostgresWriter: BatchWriter {
   private let session: PostgresSession
   private let names: PostgresNames
   private let clock: @Sendable () -> Timestamp
@@ -68,11 +45,7 @@ final class PostgresWriter {
 
   // MARK: - Batches
 
-  /// Does all of a batch's work in one transaction. When this returns, all of it is durable.
-  ///
-  /// - Throws: What ails the store; then nothing of the batch was done, unless the failure says that
-  ///   this is not known.
-  func write(_ batch: [Work]) throws(StoreFailure) -> [Outcome] {
+  func write(_ batch: [WriterWork]) throws(StoreFailure) -> [WriterOutcome] {
     var mayRetry = true
     while true {
       let attempt = Attempt()
@@ -101,21 +74,21 @@ final class PostgresWriter {
   /// How far one attempt at a batch came.
   private final class Attempt {
     var wasConnected = false
-    var outcomes: [Outcome] = []
+    var outcomes: [WriterOutcome] = []
     /// The version of the batch, when the commit may have gone out.
     var committing: Int64?
   }
 
   private func write(
-    _ work: [Work], _ attempt: Attempt
-  ) throws(StoreFailure) -> [Outcome] {
+    _ work: [WriterWork], _ attempt: Attempt
+  ) throws(StoreFailure) -> [WriterOutcome] {
     attempt.wasConnected = self.session.isConnected
     let connection = try self.session.connection()
     let wanted = PostgresBatchReads(work)
     var ids = wanted.knownCollections(self.names)
     var batch = PostgresBatch(
       try wanted.read(connection, &ids), at: self.place, policy: self.policy, clock: self.clock)
-    var outcomes: [Outcome] = []
+    var outcomes: [WriterOutcome] = []
     outcomes.reserveCapacity(work.count)
     for work in work { outcomes.append(batch.take(work)) }
     guard batch.hasWrites else {
@@ -158,6 +131,11 @@ final class PostgresWriter {
       }
     }
     return nil
+  }
+
+  /// Before anything is written in the present form, older gateways are to know it.
+  func upgrade() throws(StoreFailure) {
+    try PostgresSchema.upgrade(try self.session.connection())
   }
 
   /// Removes what writers of the past have left.

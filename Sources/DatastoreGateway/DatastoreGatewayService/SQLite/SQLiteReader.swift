@@ -241,7 +241,7 @@ extension SQLiteConnection {
 extension SQLiteStatement {
   /// The entity in a row of version, time of creation and content.
   func storedEntity(in connection: SQLiteConnection) throws(StoreFailure) -> StoredEntity {
-    let content = self.bytes(2)
+    let content = try StoredContent.opened(self.bytes(2), in: connection.path)
     return StoredEntity(
       entity: try DatastoreV1.Entity(stored: content, in: connection.path),
       version: StoredVersion(

@@ -1,11 +1,12 @@
-/// The form of the file, version 1.
+/// The form of the file, version 2. Version 1 is the same, with entities that have no checksum; it
+/// becomes version 2 when it is opened, and entities get their checksums when they are written.
 ///
 /// | table | holds |
 /// | --- | --- |
 /// | `facts` | `last_version`: the greatest version that was given; `next_id`: the counter of ids |
 /// | `collections` | a number for each kind of each partition (``CollectionName``) |
 /// | `properties` | a number for each property of a collection that was ever indexed |
-/// | `entities` | each entity: `google.datastore.v1.Entity`, encoded with properties by name |
+/// | `entities` | each entity: `google.datastore.v1.Entity`, as ``StoredContent`` has it |
 /// | `property_rows` | each indexed value of each entity, in byte order |
 /// | `reserved_ids` | keys whose ids must not be allocated |
 ///
@@ -13,7 +14,7 @@
 enum SQLiteSchema {
   /// "MLRS", in the file's header.
   static let applicationID: Int64 = 0x4D4C_5253
-  static let version: Int64 = 1
+  static let version: Int64 = 2
 
   private static let statements = [
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
@@ -68,6 +69,7 @@ enum SQLiteSchema {
       return
     }
     try self.expect(connection)
+    if version < self.version { try connection.execute("PRAGMA user_version = \(self.version)") }
   }
 
   /// Makes sure that the file is a store of this form.

@@ -4,31 +4,7 @@ import Domain
 import RPCCore
 
 /// The connection that writes. One thread has it.
-final class SQLiteWriter {
-  /// One caller's work.
-  enum Work: Sendable {
-    case commit(Commit)
-    /// Takes so many places of the counter of ids.
-    case idBlock(count: Int64)
-    case reserve([EntityAddress])
-    /// Writes a new greatest version, to see whether writing works.
-    case probe
-    /// Gives no version up to this one any more.
-    case settle(Int64)
-  }
-
-  /// What became of it.
-  enum Outcome: Sendable {
-    case committed(CommitAnswer)
-    /// The block begins here.
-    case idBlock(first: Int64)
-    case reserved
-    case probed
-    case settled
-    case refused(GatewayError)
-    case idTaken
-  }
-
+final class SQLiteWriter: BatchWriter {
   /// A stored entity as a commit needs it.
   private struct Stored {
     var row: Int64
@@ -78,16 +54,12 @@ final class SQLiteWriter {
     past.opened(at: self.lastVersion)
   }
 
-  /// Does all of a batch's work in one transaction. When this returns, all of it is durable.
-  ///
-  /// - Throws: What ails the store; then nothing of the batch was done, unless the failure says
-  ///   that this is not known.
-  func write(_ batch: [Work]) throws(StoreFailure) -> [Outcome] {
+  func write(_ batch: [WriterWork]) throws(StoreFailure) -> [WriterOutcome] {
     let versionBefore = self.lastVersion
     try self.connection.execute("BEGIN IMMEDIATE")
     var isCommitting = false
     do throws(StoreFailure) {
-      var outcomes: [Outcome] = []
+      var outcomes: [WriterOutcome] = []
       outcomes.reserveCapacity(batch.count)
       var hasWrites = false
       for work in batch {
@@ -127,8 +99,8 @@ final class SQLiteWriter {
   }
 
   private func apply(
-    _ work: Work, _ hasWrites: inout Bool
-  ) throws(StoreFailure) -> Outcome {
+    _ work: WriterWork, _ hasWrites: inout Bool
+  ) throws(StoreFailure) -> WriterOutcome {
     switch work {
     case .commit(let commit): return try self.apply(commit, &hasWrites)
     case .idBlock(let count):
@@ -162,7 +134,7 @@ final class SQLiteWriter {
 
   private func apply(
     _ commit: Commit, _ hasWrites: inout Bool
-  ) throws(StoreFailure) -> Outcome {
+  ) throws(StoreFailure) -> WriterOutcome {
     if let contention = try self.contention(commit.dependencies) { return .refused(contention) }
     let version = max(self.lastVersion + 1, self.clock().microseconds)
     self.lastVersion = version
@@ -260,7 +232,7 @@ final class SQLiteWriter {
         version: StoredVersion(
           version: statement.integer(1),
           createTime: Timestamp(microseconds: statement.integer(2))),
-        content: statement.bytes(3))
+        content: try StoredContent.opened(statement.bytes(3), in: self.connection.path))
     }
   }
 
@@ -293,7 +265,7 @@ final class SQLiteWriter {
       ) { (statement) throws(StoreFailure) in
         statement.bind(1, after.version)
         statement.bind(2, after.createTime.microseconds)
-        try statement.bind(3, content.bytes)
+        try statement.bind(3, StoredContent.sealed(content.bytes))
         statement.bind(4, stored.row)
         _ = try statement.step()
       }
@@ -308,7 +280,7 @@ final class SQLiteWriter {
         try statement.bind(2, address.path.bytes)
         statement.bind(3, after.version)
         statement.bind(4, after.createTime.microseconds)
-        try statement.bind(5, content.bytes)
+        try statement.bind(5, StoredContent.sealed(content.bytes))
         _ = try statement.step()
         return self.connection.lastInsertedRow
       }
