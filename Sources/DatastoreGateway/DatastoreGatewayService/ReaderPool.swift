@@ -52,7 +52,7 @@ final class ReaderPool<Reader>: Sendable {
   }
 
   /// On a thread of the pool's.
-  func withReader<Answer>(_ body: (Reader) throws -> Answer) throws -> Answer {
+  func withReader<Answer>(_ body: (Reader) throws -> Answer) rethrows -> Answer {
     guard let held = self.idle.withLock({ $0.popLast() }) else {
       preconditionFailure("More threads read than there are connections")
     }

@@ -265,7 +265,7 @@ private func flip(_ path: String, at offset: Int) {
       await first.drain()
       let raw = try SQLiteConnection(
         path: folder.file, mode: .readWrite, lockPatience: .seconds(5))
-      try raw.execute("UPDATE entities SET content = x'\(hexadecimal)'")
+      try raw.execute(text: "UPDATE entities SET content = x'\(hexadecimal)'")
       try raw.execute("PRAGMA user_version = 1")
       try await check(open) { try raw.integer("PRAGMA user_version") }
       #expect(try StoreCheck.run(SQLiteSnapshot(path: folder.file)).faults == [])

@@ -194,13 +194,12 @@ private func withFolder(_ body: (TestFolder) async throws -> Void) async throws 
             for text in [
               SQLiteRows.propertyScan(range).text, SQLiteRows.kindScan(range).text,
             ] {
-              try connection.with("EXPLAIN QUERY PLAN " + text) {
-                (statement) throws(StoreFailure) in
-                while try statement.step() {
-                  let line = String(decoding: statement.bytes(3), as: UTF8.self)
-                  #expect(line.hasPrefix("SEARCH"), "\(text): \(line)")
-                  #expect(!line.contains("TEMP B-TREE"), "\(text): \(line)")
-                }
+              let statement = try connection.take("EXPLAIN QUERY PLAN " + text)
+              defer { connection.giveBack(statement) }
+              while try statement.step() {
+                let line = String(decoding: statement.bytes(3), as: UTF8.self)
+                #expect(line.hasPrefix("SEARCH"), "\(text): \(line)")
+                #expect(!line.contains("TEMP B-TREE"), "\(text): \(line)")
               }
             }
           }
@@ -390,7 +389,7 @@ extension Int64 {
     let store = try open(folder)
     _ = try await store.commit(put(entity(key("K", 1), ["a": integer(1), "b": integer(2)])))
     _ = try await store.commit(put(entity(key("K", 2), ["a": integer(3)])))
-    if let damage { try raw(folder).execute(damage) }
+    if let damage { try raw(folder).execute(text: damage) }
     let report = try StoreCheck.run(SQLiteSnapshot(path: folder.file))
     await store.drain()
     return report

@@ -15,6 +15,9 @@ final class SQLiteConnection {
   private let handle: OpaquePointer
   /// Prepared and at rest; one that is stepped is not among them.
   private var idle: [String: [SQLiteStatement]] = [:]
+  /// The same of texts that stand in the code, by where they stand: a text's hash would cost more
+  /// than what most of them do.
+  private var idleFixed: [UnsafePointer<UInt8>: SQLiteStatement] = [:]
 
   /// Statements of one text that are kept when they come to rest: joins of a few scans of one form
   /// are common, more are not worth the memory.
@@ -44,6 +47,7 @@ final class SQLiteConnection {
 
   deinit {
     self.idle.removeAll()
+    self.idleFixed.removeAll()
     // Statements that are still held are finalized later; then it closes.
     sqlite3_close_v2(self.handle)
   }
@@ -51,6 +55,10 @@ final class SQLiteConnection {
   /// A statement, prepared or again at rest. It comes back by ``giveBack(_:)``.
   func take(_ text: String) throws(StoreFailure) -> SQLiteStatement {
     if let statement = self.idle[text]?.popLast() { return statement }
+    return try self.prepare(text)
+  }
+
+  private func prepare(_ text: String) throws(StoreFailure) -> SQLiteStatement {
     var handle: OpaquePointer?
     let flags = UInt32(SQLITE_PREPARE_PERSISTENT)
     guard sqlite3_prepare_v3(self.handle, text, -1, flags, &handle, nil) == SQLITE_OK,
@@ -68,22 +76,33 @@ final class SQLiteConnection {
 
   /// Runs a statement once with what `body` binds and reads.
   func with<Result>(
-    _ text: String, _ body: (SQLiteStatement) throws(StoreFailure) -> Result
+    _ text: StaticString, _ body: (SQLiteStatement) throws(StoreFailure) -> Result
   ) throws(StoreFailure) -> Result {
-    let statement = try self.take(text)
-    defer { self.giveBack(statement) }
+    // Taken out while it is in use: `body` may run the same one.
+    let statement =
+      try self.idleFixed.removeValue(forKey: text.utf8Start) ?? self.prepare("\(text)")
+    defer {
+      statement.reset()
+      self.idleFixed[text.utf8Start] = statement
+    }
     return try body(statement)
   }
 
   /// Runs a statement without values and rows.
-  func execute(_ text: String) throws(StoreFailure) {
+  func execute(_ text: StaticString) throws(StoreFailure) {
     try self.with(text) { (statement) throws(StoreFailure) in
       while try statement.step() {}
     }
   }
 
+  /// As ``execute(_:)``, with a text that is put together: such are not kept.
+  func execute(text: String) throws(StoreFailure) {
+    let statement = try self.prepare(text)
+    while try statement.step() {}
+  }
+
   /// The first column of the only row.
-  func integer(_ text: String) throws(StoreFailure) -> Int64 {
+  func integer(_ text: StaticString) throws(StoreFailure) -> Int64 {
     try self.with(text) { (statement) throws(StoreFailure) in
       guard try statement.step() else {
         throw StoreFailure(.corrupt, "\(self.path): \"\(text)\" has no row")

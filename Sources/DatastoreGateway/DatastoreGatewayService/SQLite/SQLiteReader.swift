@@ -24,7 +24,7 @@ final class SQLiteReader {
       path: configuration.path, mode: .readOnly, lockPatience: configuration.lockPatience)
     self.policy = configuration.policy
     self.past = past
-    try self.connection.execute("PRAGMA cache_size = -\(Self.cacheKibibytes)")
+    try self.connection.execute(text: "PRAGMA cache_size = -\(Self.cacheKibibytes)")
     try self.connection.execute("PRAGMA temp_store = MEMORY")
     // Opens the file in fact: what is wrong with it is told now.
     _ = try self.connection.integer("SELECT value FROM facts WHERE name = 'last_version'")
@@ -45,6 +45,26 @@ final class SQLiteReader {
   func lookup(_ addresses: [EntityAddress]) throws -> LookupAnswer {
     try self.atOneMoment { version in
       try self.lookup(addresses, version: version) { try self.entity(at: addresses[$0]) }
+    }
+  }
+
+  /// Many callers' lookups at one moment; each is told its answer as soon as there is one.
+  func lookup(
+    _ batch: [[EntityAddress]], answered: (_ number: Int, Result<LookupAnswer, any Error>) -> Void
+  ) {
+    var count = 0
+    do {
+      try self.atOneMoment { version in
+        for addresses in batch {
+          let answer = Result {
+            try self.lookup(addresses, version: version) { try self.entity(at: addresses[$0]) }
+          }
+          answered(count, answer)
+          count += 1
+        }
+      }
+    } catch {
+      for number in count..<batch.count { answered(number, .failure(error)) }
     }
   }
 

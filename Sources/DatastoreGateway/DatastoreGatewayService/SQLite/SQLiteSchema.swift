@@ -65,11 +65,13 @@ enum SQLiteSchema {
     let version = try connection.integer("PRAGMA user_version")
     let tables = try connection.integer("SELECT COUNT(*) FROM sqlite_schema")
     if application == 0 && version == 0 && tables == 0 {
-      for statement in self.statements { try connection.execute(statement) }
+      for statement in self.statements { try connection.execute(text: statement) }
       return
     }
     try self.expect(connection)
-    if version < self.version { try connection.execute("PRAGMA user_version = \(self.version)") }
+    if version < self.version {
+      try connection.execute(text: "PRAGMA user_version = \(self.version)")
+    }
   }
 
   /// Makes sure that the file is a store of this form.

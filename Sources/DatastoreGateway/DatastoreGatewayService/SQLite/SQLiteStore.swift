@@ -3,6 +3,7 @@ import Domain
 import Logging
 import RPC
 import ServiceRuntime
+import Synchronization
 
 /// Entities in one SQLite file: one thread writes, many callers' commits at a time; a few threads
 /// read, each on a connection of its own.
@@ -35,6 +36,7 @@ package final class SQLiteStore: GroupWrittenStore {
   package let writer: GroupWriter
   private let readers: ReaderPool<SQLiteReader>
   private let past: SQLitePast
+  private let lookups: Mutex<LookupQueue>
 
   /// Opens the file, or makes it.
   ///
@@ -60,6 +62,7 @@ package final class SQLiteStore: GroupWrittenStore {
     for _ in 0..<configuration.readers {
       readers.append(try SQLiteReader(configuration, past: past))
     }
+    self.lookups = Mutex(LookupQueue(maximumThreads: configuration.readers))
     self.readers = ReaderPool(readers, limit: configuration.limits.queuedReads)
   }
 
@@ -69,7 +72,29 @@ package final class SQLiteStore: GroupWrittenStore {
   // MARK: - Reading
 
   package func lookup(_ addresses: [EntityAddress]) async throws -> LookupAnswer {
-    try await self.readers.read { reader in try reader.lookup(addresses) }
+    // It would keep others waiting.
+    if addresses.count > LookupQueue.maximumKeys {
+      return try await self.readers.read { reader in try reader.lookup(addresses) }
+    }
+    return try await self.readers.admitted {
+      try await withCheckedThrowingContinuation { continuation in
+        let wakes = self.lookups.withLock {
+          $0.queued(LookupQueue.Waiting(addresses: addresses, continuation: continuation))
+        }
+        if wakes { self.wakeLookups() }
+      }
+    }
+  }
+
+  /// Does what waits, many lookups in one go, until nothing waits.
+  private func wakeLookups() {
+    self.readers.submit {
+      self.readers.withReader { reader in
+        while let batch = self.lookups.withLock({ $0.batchTaken() }) {
+          reader.lookup(batch.map(\.addresses)) { batch[$0].continuation.resume(with: $1) }
+        }
+      }
+    }
   }
 
   package func areTaken(_ addresses: [EntityAddress]) async throws -> [Bool] {

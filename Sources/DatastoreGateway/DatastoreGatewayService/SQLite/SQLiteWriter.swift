@@ -39,13 +39,13 @@ final class SQLiteWriter: BatchWriter {
     self.clock = clock
     try self.connection.execute("PRAGMA journal_mode = WAL")
     try self.connection.execute("PRAGMA synchronous = FULL")
-    try self.connection.execute("PRAGMA wal_autocheckpoint = \(checkpointPages)")
+    try self.connection.execute(text: "PRAGMA wal_autocheckpoint = \(checkpointPages)")
     // After a checkpoint the log gives back what it took beyond twice its usual size.
-    try self.connection.execute("PRAGMA journal_size_limit = \(checkpointPages * 4_096 * 2)")
-    try self.connection.execute("PRAGMA cache_size = -\(Self.cacheKibibytes)")
+    try self.connection.execute(text: "PRAGMA journal_size_limit = \(checkpointPages * 4_096 * 2)")
+    try self.connection.execute(text: "PRAGMA cache_size = -\(Self.cacheKibibytes)")
     try self.connection.execute("PRAGMA temp_store = MEMORY")
     if let pages = configuration.maximumPages {
-      try self.connection.execute("PRAGMA max_page_count = \(pages)")
+      try self.connection.execute(text: "PRAGMA max_page_count = \(pages)")
     }
     try SQLiteSchema.prepare(self.connection)
     self.lastVersion = try self.connection.integer(
@@ -66,7 +66,8 @@ final class SQLiteWriter: BatchWriter {
         outcomes.append(try self.apply(work, &hasWrites))
       }
       if hasWrites {
-        try self.setFact("last_version", self.lastVersion)
+        try self.setFact(
+          "UPDATE facts SET value = ? WHERE name = 'last_version'", self.lastVersion)
         isCommitting = true
         try self.connection.execute("COMMIT")
       } else {
@@ -90,9 +91,9 @@ final class SQLiteWriter: BatchWriter {
     }
   }
 
-  private func setFact(_ name: String, _ value: Int64) throws(StoreFailure) {
-    try self.connection.with("UPDATE facts SET value = ? WHERE name = '\(name)'") {
-      (statement) throws(StoreFailure) in
+  /// - Parameter update: A statement that sets one of the `facts` to its only parameter.
+  private func setFact(_ update: StaticString, _ value: Int64) throws(StoreFailure) {
+    try self.connection.with(update) { (statement) throws(StoreFailure) in
       statement.bind(1, value)
       _ = try statement.step()
     }
@@ -105,7 +106,7 @@ final class SQLiteWriter: BatchWriter {
     case .commit(let commit): return try self.apply(commit, &hasWrites)
     case .idBlock(let count):
       let first = try self.connection.integer("SELECT value FROM facts WHERE name = 'next_id'")
-      try self.setFact("next_id", first + count)
+      try self.setFact("UPDATE facts SET value = ? WHERE name = 'next_id'", first + count)
       hasWrites = true
       return .idBlock(first: first)
     case .reserve(let addresses):
