@@ -96,12 +96,20 @@ extension EntityStore {
   }
 }
 
-/// An entity as a store gives it.
+/// An entity as a store gives it: as it was written, or the store would have said so. Whoever only
+/// passes it on need not decode it.
 package struct StoredEntity: Sendable {
-  package var entity: DatastoreV1.Entity
+  /// `google.datastore.v1.Entity`, encoded.
+  package var content: [UInt8]
   package var version: StoredVersion
-  /// How large its encoding is.
-  package var byteCount: Int
+  /// The store; named in failures.
+  package var place: String
+
+  package var byteCount: Int { self.content.count }
+
+  package func entity() throws(StoreFailure) -> DatastoreV1.Entity {
+    try DatastoreV1.Entity(stored: self.content, in: self.place)
+  }
 }
 
 /// What a lookup found.

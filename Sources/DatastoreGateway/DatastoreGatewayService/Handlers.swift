@@ -76,7 +76,7 @@ struct Handlers: ServedStore {
         transaction: point.begun?.bytes ?? [], readTime: EntityCodec.proto(readTime))
       for (key, stored) in zip(keys, answer.entities) {
         if let stored {
-          response.found.append(Mapping.result(stored, mask: mask))
+          response.found.append(try Mapping.result(stored, mask: mask))
         } else {
           response.missing.append(Mapping.result(onlyKey: key, version: answer.version))
         }

@@ -206,12 +206,20 @@ enum Mapping {
 
   static func result(
     _ stored: StoredEntity, cursor: [UInt8] = [], mask: PropertyMask? = nil
-  ) -> DatastoreV1.EntityResult {
-    DatastoreV1.EntityResult(
-      entity: mask?.selected(stored.entity) ?? stored.entity, version: stored.version.version,
-      createTime: EntityCodec.proto(stored.version.createTime),
+  ) throws(StoreFailure) -> DatastoreV1.EntityResult {
+    var result = DatastoreV1.EntityResult(
+      version: stored.version.version, createTime: EntityCodec.proto(stored.version.createTime),
       updateTime: EntityCodec.proto(stored.version.updateTime), cursor: cursor)
+    if let mask {
+      result.entity = mask.selected(try stored.entity())
+    } else {
+      result.unknownFields = UnknownFields(message: stored.content, as: self.entityField)
+    }
+    return result
   }
+
+  /// Of `EntityResult.entity`.
+  private static let entityField = 1
 
   static func result(onlyKey key: Key, version: Int64 = 0) -> DatastoreV1.EntityResult {
     DatastoreV1.EntityResult(

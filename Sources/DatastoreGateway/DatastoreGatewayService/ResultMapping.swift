@@ -25,7 +25,7 @@ enum ResultMapping {
           proto.entity?.properties = self.properties(result.properties, of: query.form)
           return proto
         }
-        return Mapping.result(stored, cursor: cursor, mask: mask)
+        return try Mapping.result(stored, cursor: cursor, mask: mask)
       },
       endCursor: answer.endPosition.map { query.cursor(after: $0) } ?? [],
       moreResults: self.proto(answer.rest),

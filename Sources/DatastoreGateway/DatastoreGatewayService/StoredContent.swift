@@ -1,3 +1,4 @@
+import BuildProtos
 import CZlib
 
 /// An entity's encoding as stores keep it, with what tells whether it is still the same.
@@ -23,7 +24,11 @@ enum StoredContent {
   /// - Parameter place: Named in failures.
   /// - Throws: The content is not what was written.
   static func opened(_ bytes: [UInt8], in place: String) throws(StoreFailure) -> [UInt8] {
-    guard let first = bytes.first, first < Self.firstOfMessages else { return bytes }
+    guard let first = bytes.first, first < Self.firstOfMessages else {
+      // Only reading it tells whether it is whole.
+      _ = try DatastoreV1.Entity(stored: bytes, in: place)
+      return bytes
+    }
     guard first == Self.form else {
       throw StoreFailure(
         .corrupt, "\(place): a stored entity has form \(first), which this gateway does not know")

@@ -12,6 +12,23 @@ public struct UnknownFields: Sendable, Hashable {
     self.init(wellFormed: [])
   }
 
+  /// A message that is encoded already, as a field of another: it goes out as it is, without being
+  /// decoded first.
+  ///
+  /// - Parameters:
+  ///   - encoded: The message's encoding, which nobody looks into.
+  ///   - number: Of the field, 1 to 536,870,911.
+  public init(message encoded: [UInt8], as number: Int) {
+    precondition((1...0x1fff_ffff).contains(number), "there is no field \(number)")
+    var bytes: [UInt8] = []
+    bytes.reserveCapacity(encoded.count + 10)
+    bytes.append(
+      varint: UInt64(number) << 3 | UInt64(PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED.rawValue))
+    bytes.append(varint: UInt64(encoded.count))
+    bytes.append(contentsOf: encoded)
+    self.init(wellFormed: bytes)
+  }
+
   @usableFromInline
   init(wellFormed bytes: [UInt8]) {
     self.bytes = bytes

@@ -43,7 +43,8 @@ private let needsServer = ConditionTrait.enabled(
         let found = try await store.lookup(
           (1...round).map { try CommitSamples.address(key("K", $0)) })
         #expect(
-          found.entities.map { $0?.entity.properties["a"] } == (1...round).map { integer($0) })
+          try found.entities.map { try $0?.entity().properties["a"] }
+            == (1...round).map { integer($0) })
         #expect(found.version == last)
         await store.drain()
       }

@@ -67,7 +67,8 @@ private func withFolder(_ body: (TestFolder) async throws -> Void) async throws 
         last = answer.version
         let found = try await store.lookup((1...round).map { try address($0) })
         #expect(
-          found.entities.map { $0?.entity.properties["a"] } == (1...round).map { integer($0) })
+          try found.entities.map { try $0?.entity().properties["a"] }
+            == (1...round).map { integer($0) })
         await store.drain()
       }
     }

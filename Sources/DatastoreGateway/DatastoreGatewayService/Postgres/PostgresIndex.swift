@@ -40,7 +40,7 @@ final class PostgresIndex: EntityIndex {
 
     var byteCount: Int { self.stored.byteCount }
 
-    func entity() throws(StoreFailure) -> Entity { try self.stored.entity.core(in: self.place) }
+    func entity() throws(StoreFailure) -> Entity { try self.stored.entity().core(in: self.place) }
   }
 
   static let filtersScans = true

@@ -267,11 +267,10 @@ extension StoredEntity {
   init(
     _ content: [UInt8], version: Int64, created: Int64, in place: String
   ) throws(StoreFailure) {
-    let content = try StoredContent.opened(content, in: place)
     self.init(
-      entity: try DatastoreV1.Entity(stored: content, in: place),
+      content: try StoredContent.opened(content, in: place),
       version: StoredVersion(version: version, createTime: Timestamp(microseconds: created)),
-      byteCount: content.count)
+      place: place)
   }
 }
 

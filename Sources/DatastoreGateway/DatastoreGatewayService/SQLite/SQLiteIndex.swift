@@ -48,7 +48,7 @@ struct SQLiteIndex: VersionedIndex {
 
     var byteCount: Int { self.stored.byteCount }
 
-    func entity() throws(StoreFailure) -> Entity { try self.stored.entity.core(in: self.file) }
+    func entity() throws(StoreFailure) -> Entity { try self.stored.entity().core(in: self.file) }
   }
 
   let reader: SQLiteReader

@@ -107,7 +107,7 @@ final class SQLiteReader {
       let pasts = try self.past.entities(at: addresses, moment: moment, visible: visible)
       return try self.lookup(addresses, version: moment) { number in
         if let past = pasts[number] {
-          return try StoredEntity(past, in: self.connection.path)
+          return StoredEntity(past, in: self.connection.path)
         }
         let stored = try self.entity(at: addresses[number])
         return stored.flatMap { $0.version.version <= moment ? $0 : nil }
@@ -154,10 +154,10 @@ final class SQLiteReader {
         refusal = error
       }
       return try pasts.map { (path, past) throws(StoreFailure) in
-        let stored = try StoredEntity(past, in: file)
+        let stored = StoredEntity(past, in: file)
         return PastEntity(
           path: path, stored: SQLiteIndex.Stored(stored: stored, file: file),
-          entries: try stored.entity.indexEntries(in: file))
+          entries: try stored.entity().indexEntries(in: file))
       }
     }
     let answer = try body(indexes)
@@ -261,21 +261,18 @@ extension SQLiteConnection {
 extension SQLiteStatement {
   /// The entity in a row of version, time of creation and content.
   func storedEntity(in connection: SQLiteConnection) throws(StoreFailure) -> StoredEntity {
-    let content = try StoredContent.opened(self.bytes(2), in: connection.path)
-    return StoredEntity(
-      entity: try DatastoreV1.Entity(stored: content, in: connection.path),
+    StoredEntity(
+      content: try StoredContent.opened(self.bytes(2), in: connection.path),
       version: StoredVersion(
         version: self.integer(0), createTime: Timestamp(microseconds: self.integer(1))),
-      byteCount: content.count)
+      place: connection.path)
   }
 }
 
 extension StoredEntity {
   /// What an entity was.
-  init(_ past: PastTable.Past, in file: String) throws(StoreFailure) {
-    self.init(
-      entity: try DatastoreV1.Entity(stored: past.content, in: file), version: past.version,
-      byteCount: past.content.count)
+  init(_ past: PastTable.Past, in file: String) {
+    self.init(content: past.content, version: past.version, place: file)
   }
 }
 
