@@ -1,6 +1,6 @@
 # Every verb is one line of `make`; what it does is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help setup build test format lint generate check bench bench-rpc bench-codec bench-datastore conformance sanitize fuzz demo up clean
+.PHONY: help setup build test format lint generate check bench bench-rpc bench-codec bench-datastore conformance soak sanitize fuzz demo up clean
 
 # `swift build` refuses a target that imports what its manifest does not name.
 BUILD = swift build --explicit-target-dependency-import-check error
@@ -49,6 +49,9 @@ bench-datastore: setup ## Measure the datastore-gateway beside Google's emulator
 
 conformance: setup ## Run protobuf's own conformance tests on our messages
 	@scripts/conformance
+
+soak: setup ## Break farms of real processes: MINUTES=30 over each store
+	@scripts/soak $(or $(MINUTES),30)
 
 sanitize: setup ## Run the RPC library's tests under the thread and the address sanitizer
 	@scripts/sanitize
