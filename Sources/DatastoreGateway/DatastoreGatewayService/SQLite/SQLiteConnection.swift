@@ -79,8 +79,12 @@ final class SQLiteConnection {
     _ text: StaticString, _ body: (SQLiteStatement) throws(StoreFailure) -> Result
   ) throws(StoreFailure) -> Result {
     // Taken out while it is in use: `body` may run the same one.
-    let statement =
-      try self.idleFixed.removeValue(forKey: text.utf8Start) ?? self.prepare("\(text)")
+    let statement: SQLiteStatement
+    if let idle = self.idleFixed.removeValue(forKey: text.utf8Start) {
+      statement = idle
+    } else {
+      statement = try self.prepare("\(text)")
+    }
     defer {
       statement.reset()
       self.idleFixed[text.utf8Start] = statement

@@ -79,7 +79,7 @@ final class SQLiteSnapshot: StoreSnapshot {
   }
 
   private func forEachRow(
-    _ text: String, _ body: (SQLiteStatement) throws(StoreFailure) -> Void
+    _ text: StaticString, _ body: (SQLiteStatement) throws(StoreFailure) -> Void
   ) throws(StoreFailure) {
     try self.connection.with(text) { (statement) throws(StoreFailure) in
       while try statement.step() { try body(statement) }
