@@ -104,7 +104,7 @@ extension ServiceConfig {
     }
 
     struct Retry: Decodable {
-      var maxAttempts: Int
+      var maxAttempts: Whole
       var initialBackoff: String
       var maxBackoff: String
       var backoffMultiplier: Double
@@ -112,7 +112,7 @@ extension ServiceConfig {
     }
 
     struct Hedging: Decodable {
-      var maxAttempts: Int
+      var maxAttempts: Whole
       var hedgingDelay: String?
       var nonFatalStatusCodes: [Code]?
     }
@@ -120,10 +120,25 @@ extension ServiceConfig {
     var name: [Name]
     var waitForReady: Bool?
     var timeout: String?
-    var maxRequestMessageBytes: Int?
-    var maxResponseMessageBytes: Int?
+    var maxRequestMessageBytes: Whole?
+    var maxResponseMessageBytes: Whole?
     var retryPolicy: Retry?
     var hedgingPolicy: Hedging?
+  }
+
+  /// A number without a fraction: Foundation calls any other invalid JSON.
+  fileprivate struct Whole: Decodable {
+    var value: Int
+
+    init(from decoder: any Decoder) throws {
+      let container = try decoder.singleValueContainer()
+      let number = try container.decode(Double.self)
+      guard let value = Int(exactly: number) else {
+        throw DecodingError.dataCorruptedError(
+          in: container, debugDescription: "\(number) is no whole number")
+      }
+      self.value = value
+    }
   }
 
   /// A status by its name or number.
@@ -132,7 +147,13 @@ extension ServiceConfig {
 
     init(from decoder: any Decoder) throws {
       let container = try decoder.singleValueContainer()
-      if let number = try? container.decode(Int.self), let code = StatusCode(rawValue: number) {
+      if let number = try? container.decode(Double.self) {
+        let whole = Int(exactly: number)
+        guard let code = whole.flatMap(StatusCode.init(rawValue:)) else {
+          throw DecodingError.dataCorruptedError(
+            in: container,
+            debugDescription: "there is no status \(whole.map(String.init) ?? "\(number)")")
+        }
         self.code = code
         return
       }
@@ -154,8 +175,8 @@ extension MethodConfig {
         description: "a methodConfig has both retryPolicy and hedgingPolicy")
     }
     for (field, bytes) in [
-      ("maxRequestMessageBytes", method.maxRequestMessageBytes),
-      ("maxResponseMessageBytes", method.maxResponseMessageBytes),
+      ("maxRequestMessageBytes", method.maxRequestMessageBytes?.value),
+      ("maxResponseMessageBytes", method.maxResponseMessageBytes?.value),
     ] {
       guard let bytes, bytes < 0 else { continue }
       throw ServiceConfig.ParseError(description: "\(field) is \(bytes); it is 0 or more")
@@ -163,32 +184,53 @@ extension MethodConfig {
     self.init(
       names: method.name.map { Name(service: $0.service ?? "", method: $0.method ?? "") },
       timeout: try Duration(json: method.timeout, "timeout"), waitForReady: method.waitForReady,
-      maximumRequestBytes: method.maxRequestMessageBytes,
-      maximumResponseBytes: method.maxResponseMessageBytes)
+      maximumRequestBytes: method.maxRequestMessageBytes?.value,
+      maximumResponseBytes: method.maxResponseMessageBytes?.value)
     if let retry = method.retryPolicy {
       let codes = Set(retry.retryableStatusCodes.map(\.code))
-      guard retry.maxAttempts >= 2, retry.backoffMultiplier > 0, !codes.isEmpty,
-        let initial = try Duration(json: retry.initialBackoff, "initialBackoff"), initial > .zero,
-        let longest = try Duration(json: retry.maxBackoff, "maxBackoff"), longest > .zero
-      else {
+      try Self.checkAttempts(retry.maxAttempts.value, of: "retryPolicy")
+      let initial = try Self.backoff(retry.initialBackoff, "initialBackoff")
+      let longest = try Self.backoff(retry.maxBackoff, "maxBackoff")
+      guard retry.backoffMultiplier > 0 else {
         throw ServiceConfig.ParseError(
-          description: "retryPolicy: maxAttempts is 2 or more, backoffs and backoffMultiplier are "
-            + "more than 0, and retryableStatusCodes are not empty")
+          description: "retryPolicy: backoffMultiplier is \(retry.backoffMultiplier); it is more "
+            + "than 0")
+      }
+      guard !codes.isEmpty else {
+        throw ServiceConfig.ParseError(
+          description: "retryPolicy: retryableStatusCodes is empty; it has one status at least")
       }
       self.resilience = .retry(
         RetryPolicy(
-          maximumAttempts: retry.maxAttempts, initialBackoff: initial, maximumBackoff: longest,
+          maximumAttempts: retry.maxAttempts.value, initialBackoff: initial,
+          maximumBackoff: longest,
           backoffMultiplier: retry.backoffMultiplier, retryableCodes: codes))
     } else if let hedging = method.hedgingPolicy {
-      guard hedging.maxAttempts >= 2 else {
-        throw ServiceConfig.ParseError(description: "hedgingPolicy: maxAttempts is 2 or more")
-      }
+      try Self.checkAttempts(hedging.maxAttempts.value, of: "hedgingPolicy")
       self.resilience = .hedge(
         HedgingPolicy(
-          maximumAttempts: hedging.maxAttempts,
+          maximumAttempts: hedging.maxAttempts.value,
           delay: try Duration(json: hedging.hedgingDelay, "hedgingDelay") ?? .zero,
           nonFatalCodes: Set(hedging.nonFatalStatusCodes?.map(\.code) ?? [])))
     }
+  }
+
+  private static func checkAttempts(
+    _ count: Int, of policy: String
+  ) throws(ServiceConfig.ParseError) {
+    guard count < 2 else { return }
+    throw ServiceConfig.ParseError(
+      description: "\(policy): maxAttempts is \(count); it is 2 or more")
+  }
+
+  private static func backoff(
+    _ json: String, _ field: String
+  ) throws(ServiceConfig.ParseError) -> Duration {
+    guard let backoff = try Duration(json: json, field), backoff > .zero else {
+      throw ServiceConfig.ParseError(
+        description: "retryPolicy: \(field) is \"\(json)\"; it is more than 0")
+    }
+    return backoff
   }
 }
 

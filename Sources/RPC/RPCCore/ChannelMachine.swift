@@ -76,7 +76,10 @@ package struct ChannelMachine: Sendable {
     case link(LinkID)
     /// The next address may be tried beside those before it.
     case nextAddress
+    /// Names may be asked for once more.
     case resolve
+    /// A name that led nowhere may be asked for once more.
+    case failedResolution
   }
 
   /// What is to become of a call.
@@ -112,9 +115,12 @@ package struct ChannelMachine: Sendable {
   /// The names are to be asked for when the interval is over.
   private var isResolutionHeld = false
   private var wantsResolution = false
+  /// The timer for the next address is set.
+  private var nextAddressIsDue = false
   private var lastFailure = ""
   private var isShutDown = false
-  /// Every link has failed since one was ready: calls that do not wait fail until one is.
+  /// Every link has failed since one was ready, or there is none: calls that do not wait fail until
+  /// one is ready, or there is one that was not tried. A timer or an attempt is then under way.
   private var isFailing = false
 
   package init(_ policy: Policy) {
@@ -170,8 +176,17 @@ package struct ChannelMachine: Sendable {
       self.links[gone] = nil
       effects.append(.drop(gone))
     }
+    let hasNew = order.contains { !self.order.contains($0) }
     self.order = order
     self.turn = 0
+    let states = order.compactMap { self.links[$0]?.state }
+    if hasNew || !states.contains(where: { $0 == .connecting || $0 == .failing }) {
+      // What failed is not all there is, or what would have ended the failing is gone.
+      self.isFailing = false
+    } else if states.allSatisfy({ $0 == .failing }) {
+      self.isFailing = true
+      effects.append(.failWaitingCalls(self.lastFailure))
+    }
     if callsAreWaiting || self.policy.balancing == .roundRobin { self.connect(&effects) }
     return effects
   }
@@ -193,7 +208,7 @@ package struct ChannelMachine: Sendable {
     self.isFailing = true
     return [
       .setTimer(
-        .resolve,
+        .failedResolution,
         after: self.policy.backoff.delay(failures: self.resolutionFailures, random: random)),
       .failWaitingCalls(reason),
     ]
@@ -224,18 +239,27 @@ package struct ChannelMachine: Sendable {
     case .roundRobin:
       for id in self.order where self.links[id]?.state == .idle { self.connect(id, &effects) }
     case .pickFirst:
-      guard !self.links.values.contains(where: { $0.state == .connecting || $0.state == .ready })
-      else { return }
-      self.connectNext(&effects)
+      guard !self.links.values.contains(where: { $0.state == .ready }) else { return }
+      if self.links.values.contains(where: { $0.state == .connecting }) {
+        self.planNextAddress(&effects)
+      } else {
+        self.connectNext(&effects)
+      }
     }
   }
 
   private mutating func connectNext(_ effects: inout [Effect]) {
     guard let next = self.order.first(where: { self.links[$0]?.state == .idle }) else { return }
     self.connect(next, &effects)
-    if self.order.contains(where: { self.links[$0]?.state == .idle }) {
-      effects.append(.setTimer(.nextAddress, after: self.policy.attemptDelay))
-    }
+    self.planNextAddress(&effects)
+  }
+
+  private mutating func planNextAddress(_ effects: inout [Effect]) {
+    guard !self.nextAddressIsDue,
+      self.order.contains(where: { self.links[$0]?.state == .idle })
+    else { return }
+    self.nextAddressIsDue = true
+    effects.append(.setTimer(.nextAddress, after: self.policy.attemptDelay))
   }
 
   private mutating func connect(_ id: LinkID, _ effects: inout [Effect]) {
@@ -326,18 +350,19 @@ package struct ChannelMachine: Sendable {
       if !callsAreWaiting, self.policy.balancing == .pickFirst { self.isFailing = false }
       if callsAreWaiting || self.policy.balancing == .roundRobin { self.connect(&effects) }
     case .nextAddress:
+      self.nextAddressIsDue = false
       guard self.links.values.contains(where: { $0.state == .connecting }) else { return [] }
       self.connectNext(&effects)
     case .resolve:
       self.isResolutionHeld = false
-      if self.resolution == .failed {
-        self.resolution = .none
-        self.isFailing = self.isFailing && callsAreWaiting
-        if callsAreWaiting { self.resolve(&effects) }
-      } else if self.wantsResolution {
-        self.wantsResolution = false
-        self.resolve(&effects)
-      }
+      guard self.wantsResolution else { return [] }
+      self.wantsResolution = false
+      self.resolve(&effects)
+    case .failedResolution:
+      guard self.resolution == .failed else { return [] }
+      self.resolution = .none
+      self.isFailing = self.isFailing && callsAreWaiting
+      if callsAreWaiting { self.resolve(&effects) }
     }
     return effects
   }

@@ -50,9 +50,10 @@ package enum TimeoutHeader {
   /// The finest unit that holds the timeout in eight digits, rounded up so that the server never
   /// gives up before the client does.
   package static func encode(_ timeout: Duration) -> String {
-    let (seconds, attoseconds) = timeout.components
-    guard seconds >= 0, attoseconds >= 0 else { return "0n" }
+    guard timeout >= .zero else { return "0n" }
     let largest: Int64 = 99_999_999
+    // A duration may have more seconds than their number holds.
+    let (seconds, attoseconds) = min(timeout, .seconds(largest * 3_600)).components
     if seconds == 0 {
       let nanoseconds = (attoseconds + 999_999_999) / 1_000_000_000
       if nanoseconds <= largest { return "\(nanoseconds)n" }
@@ -66,7 +67,7 @@ package enum TimeoutHeader {
         seconds * 1_000 + (attoseconds + 999_999_999_999_999) / 1_000_000_000_000_000
       return "\(milliseconds)m"
     }
-    let whole = attoseconds > 0 && seconds < .max ? seconds + 1 : seconds
+    let whole = attoseconds > 0 ? seconds + 1 : seconds
     if whole <= largest { return "\(whole)S" }
     let minutes = whole / 60 + (whole % 60 > 0 ? 1 : 0)
     if minutes <= largest { return "\(minutes)M" }

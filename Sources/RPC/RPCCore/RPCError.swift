@@ -31,22 +31,25 @@ public struct RPCError: Error, Sendable, Hashable {
   }
 
   /// How long the caller should wait before it tries again: from zero to a year, in milliseconds.
+  /// What a server sends beyond that is taken for a year.
   public var retryDelay: Duration? {
     get {
       guard let text = self.metadata["grpc-retry-pushback-ms"], let count = Int64(text), count >= 0
       else { return nil }
-      return .milliseconds(count)
+      return min(.milliseconds(count), Self.longestRetryDelay)
     }
     set {
       self.metadata.removeAll(for: "grpc-retry-pushback-ms")
       if let newValue {
-        // No server means more than a year, and no number overflows.
-        let (seconds, attoseconds) = min(max(newValue, .zero), .seconds(31_536_000)).components
+        let (seconds, attoseconds) = min(max(newValue, .zero), Self.longestRetryDelay).components
         let milliseconds = seconds * 1_000 + attoseconds / 1_000_000_000_000_000
         self.metadata.add(String(milliseconds), for: "grpc-retry-pushback-ms")
       }
     }
   }
+
+  /// No server means more than a year, and no number overflows.
+  private static let longestRetryDelay = Duration.seconds(31_536_000)
 
   /// An encoded `google.rpc.Status` with details for programs.
   public var statusDetails: [UInt8]? {

@@ -32,7 +32,8 @@ public struct ServerMetrics: ServerObserver {
 }
 
 /// Counts and times the calls that a client makes, by swift-metrics: `grpc.client.call.started`,
-/// `.duration`, and the two sizes; see ``ServerMetrics``.
+/// `.duration`, and the two sizes; see ``ServerMetrics``. `A66` has only the duration of calls, and
+/// the others of attempts: `grpc.client.attempt.started`.
 public struct ClientMetrics: ClientInterceptor {
   private let methods: MethodTable
 

@@ -24,6 +24,8 @@ final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
   /// Every connection that is not closed.
   private var connections: [ObjectIdentifier: Connection] = [:]
   private var keepalive: Keepalive?
+  /// A server that wants fewer pings does not make us ping less often than once a day.
+  private static let seldomKeepalive = Duration.seconds(86_400)
   private var isShutDown = false
   private var onClosed: [() -> Void] = []
 
@@ -230,8 +232,10 @@ final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
 
   func connectionRetired(_ connection: Connection, tooManyPings: Bool) {
     if tooManyPings, let keepalive = self.keepalive {
-      // `doc/keepalive.md` of the gRPC project: twice as seldom from now on.
-      self.keepalive?.interval = keepalive.interval * 2
+      // `doc/keepalive.md` of the gRPC project: twice as seldom from now on. Bounded, for a server
+      // may say so as often as it likes.
+      self.keepalive?.interval = max(
+        keepalive.interval, min(keepalive.interval, Self.seldomKeepalive / 2) * 2)
     }
     self.lost(connection)
   }

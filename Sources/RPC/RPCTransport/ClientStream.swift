@@ -431,8 +431,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
 extension RPCError {
   /// What `grpc-retry-pushback-ms` says.
   fileprivate var pushback: RetryState.Pushback {
-    guard let text = self.metadata["grpc-retry-pushback-ms"] else { return .none }
-    guard let milliseconds = Int64(text), milliseconds >= 0 else { return .never }
-    return .after(.milliseconds(milliseconds))
+    guard self.metadata["grpc-retry-pushback-ms"] != nil else { return .none }
+    return self.retryDelay.map { .after($0) } ?? .never
   }
 }

@@ -19,13 +19,14 @@ public protocol ServerInterceptor: Sendable {
   /// - Parameters:
   ///   - context: The call, as its handler sees it.
   ///   - proceed: Runs the interceptors behind this one and then the handler. To be called at most
-  ///     once. What it throws is the call's error unless something else is thrown in its place.
+  ///     once: the second time it throws `internalError` and runs nothing. What it throws is the call's error unless something else is thrown in its place.
   func intercept(
     _ context: ServerContext, proceed: @concurrent () async throws -> Void
   ) async throws
 }
 
-/// Hears of every call that a server serves, without standing in its way: metrics, logs.
+/// Hears of every call of a method that a server has, also of those that end before their handler,
+/// without standing in its way: metrics, logs.
 ///
 ///     struct CallCount: ServerObserver {
 ///       func observer(ofMethod method: String) -> any MethodObserver { Count(of: method) }
@@ -40,7 +41,8 @@ public protocol ServerObserver: Sendable {
 /// Hears of the calls of one method, on the event loops of their connections, which it must not
 /// block.
 public protocol MethodObserver: Sendable {
-  /// A call's handler, or the first interceptor, is about to begin.
+  /// A call's handler, or the first interceptor, is about to begin; or the call is over before
+  /// that, for its request is refused or never whole: then ``callEnded(_:)`` follows at once.
   func callBegan()
   /// A call whose beginning was told is over.
   func callEnded(_ summary: CallSummary)
@@ -99,7 +101,13 @@ func intercepted(
   _ handler: () async throws -> Void
 ) async throws {
   guard let first = interceptors.first else { return try await handler() }
+  var hasProceeded = false
   try await first.intercept(context) {
+    guard !hasProceeded else {
+      throw RPCError(
+        .internalError, "the interceptor \(type(of: first)) has called proceed more than once")
+    }
+    hasProceeded = true
     try await intercepted(by: interceptors.dropFirst(), context, handler)
   }
 }

@@ -467,11 +467,11 @@ private func excerpt(_ text: UnsafeBufferPointer<UInt8>) -> String {
 }
 
 extension TimeAmount {
-  /// As NIO's timers take it; what is longer than 292 years never fires anyway.
+  /// As NIO's timers take it: what is below zero is due, and what is longer than a century never
+  /// fires anyway. No number overflows.
   init(_ duration: Duration) {
-    let (seconds, attoseconds) = duration.components
-    let (nanoseconds, overflow) = seconds.multipliedReportingOverflow(by: 1_000_000_000)
-    self =
-      overflow ? .hours(24 * 365 * 100) : .nanoseconds(nanoseconds + attoseconds / 1_000_000_000)
+    let century = Duration.seconds(100 * 365 * 86_400)
+    let (seconds, attoseconds) = min(max(duration, .zero), century).components
+    self = .nanoseconds(seconds * 1_000_000_000 + attoseconds / 1_000_000_000)
   }
 }

@@ -195,21 +195,26 @@ extension ServerStream {
 
   /// Tells those who want to know what became of the call.
   func summarize(isEarly: Bool) {
-    guard let context = self.context, let route = self.call.route else { return }
-    guard isEarly || !context.isPlain || !route.observers.isEmpty else { return }
+    // Without a code it was HTTP, and no call.
+    guard let route = self.call.route, let code = self.call.code else { return }
+    let context = self.context
+    let isAwaited = context.map { isEarly || !$0.isPlain } ?? false
+    guard isAwaited || !route.observers.isEmpty else { return }
+    // It ended before its handler could begin.
+    if context == nil { for observer in route.observers { observer.callBegan() } }
     var sent = self.call.writer?.sent ?? (messages: 0, bytes: 0)
     if let responseBytes = self.call.responseBytes {
       sent.messages += 1
       sent.bytes += responseBytes
     }
     let summary = CallSummary(
-      method: context.method, code: self.call.code ?? .cancelled,
+      method: route.path, code: code,
       duration: Duration(.now()) - Duration(self.call.began), sentMessages: sent.messages,
       sentBytes: sent.bytes, receivedMessages: self.call.received.messages,
       receivedBytes: self.call.received.bytes,
       receivedCompressedMessages: self.call.received.compressed)
-    if isEarly { context.endedEarly(summary) }
+    if isEarly { context?.endedEarly(summary) }
     for observer in route.observers { observer.callEnded(summary) }
-    for observer in context.takeObservers() { observer(summary) }
+    for observer in context?.takeObservers() ?? [] { observer(summary) }
   }
 }

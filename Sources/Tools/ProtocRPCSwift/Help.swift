@@ -6,13 +6,15 @@ extension Plugin {
     protoc-gen-rpc-swift: a protoc plugin that makes Swift messages, service protocols and clients,
     over C code that protobuf-c's generator makes of the same protos.
 
-      protoc -I proto --rpc-swift_out=Sources/MyCProtos --rpc-swift_opt=emit=c,c_module=MyCProtos \\
-        proto/my/v1/my.proto
-      protoc -I proto --rpc-swift_out=Sources/MyProtos --rpc-swift_opt=emit=swift,c_module=MyCProtos \\
-        proto/my/v1/my.proto
+      mkdir -p Sources/MyCProtos Sources/MyProtos
+      protoc -I proto --rpc-swift_out=Sources/MyCProtos \\
+        --rpc-swift_opt=emit=c,c_module=MyCProtos my/v1/my.proto
+      protoc -I proto --rpc-swift_out=Sources/MyProtos \\
+        --rpc-swift_opt=emit=swift,c_module=MyCProtos,module=MyProtos my/v1/my.proto
 
     Give all protos of a module in one run. The C files go into a C target of their own, which
-    depends on CProtobufC and CRPCProtos; the Swift files into a target that depends on it and RPC.
+    depends on the product RPC; the Swift files into a target that depends on that target and RPC.
+    protoc-gen-rpc-swift is found on the PATH, or by protoc's --plugin=protoc-gen-rpc-swift=PATH.
     protoc-gen-c (Debian: protobuf-c-compiler) must be installed for emit=c. Only proto3.
 
     Options, separated by commas:

@@ -1,3 +1,21 @@
+extension MessageModel {
+  /// The oneofs that become enums: one with a single field is an optional property.
+  var enumOneofs: [OneofModel] {
+    self.oneofs.enumerated().filter { index, _ in
+      self.fields.count { $0.oneof == index } > 1
+    }.map(\.element)
+  }
+
+  /// The nested enum of a oneof; another name if the message has a type of that name.
+  func oneofType(_ oneof: OneofModel) -> String {
+    let name = Naming.type(oneof.name)
+    let taken =
+      self.messages.map { Naming.type($0.name) } + self.enums.map { Naming.type($0.name) }
+      + ["CMessage"]
+    return taken.contains(name) ? name + "Oneof" : name
+  }
+}
+
 /// Makes a Swift struct of a proto's message, and its way to and from the C struct.
 struct MessageGenerator {
   var model: MessageModel
@@ -76,15 +94,6 @@ struct MessageGenerator {
     }
   }
 
-  /// The nested enum of a oneof; another name if the message has a type of that name.
-  private func oneofType(_ oneof: OneofModel) -> String {
-    let name = Naming.type(oneof.name)
-    let taken =
-      self.model.messages.map { Naming.type($0.name) }
-      + self.model.enums.map { Naming.type($0.name) }
-    return taken.contains(name) ? name + "Oneof" : name
-  }
-
   private func memberType(_ member: Member) throws(GeneratorError) -> String {
     switch member {
     case .field(let field):
@@ -97,7 +106,7 @@ struct MessageGenerator {
     case .optional(let field, _):
       return "\(try self.element(field))?"
     case .oneof(let oneof, _):
-      return "\(self.oneofType(oneof))?"
+      return "\(self.model.oneofType(oneof))?"
     }
   }
 
@@ -217,7 +226,7 @@ struct MessageGenerator {
       text.document(
         oneof.comment, fallback: "`\(self.model.fullName).\(oneof.name)`: one of these.")
       try text.block(
-        "\(self.visibility) enum \(self.oneofType(oneof)): \(self.known("Sendable")), \(self.known("Hashable"))"
+        "\(self.visibility) enum \(self.model.oneofType(oneof)): \(self.known("Sendable")), \(self.known("Hashable"))"
       ) { (text) throws(GeneratorError) in
         for field in fields {
           text.document(field.comment)

@@ -67,5 +67,9 @@ package enum Plugin {
         throw GeneratorError("\(file.name): extensions are not supported")
       }
     }
+    var names = TakenNames()
+    for file in request.files where request.filesToGenerate.contains(file.name) {
+      try names.take(file)
+    }
   }
 }

@@ -8,11 +8,22 @@ struct ServiceGenerator {
   var file: String
 
   /// `SchedulerService` and `Datastore` to `Scheduler` and `Datastore`.
-  private var base: String {
-    let name = Naming.type(self.model.name)
+  private static func base(of service: ServiceModel) -> String {
+    let name = Naming.type(service.name)
     return name.hasSuffix("Service") && name != "Service" ? String(name.dropLast(7)) : name
   }
 
+  /// The types that are made of a service.
+  static func typeNames(of service: ServiceModel) -> [String] {
+    ["Service", "Methods", "Client"].map { Self.base(of: service) + $0 }
+  }
+
+  /// What a method is called, without backticks.
+  static func name(of method: ServiceModel.Method) -> String {
+    Naming.lowerFirst(Naming.type(method.name))
+  }
+
+  private var base: String { Self.base(of: self.model) }
   private var protocolName: String { self.base + "Service" }
   private var descriptorName: String { Naming.lowerFirst(self.base) + "ServiceDescriptor" }
   private var methodsName: String { self.base + "Methods" }
@@ -20,7 +31,7 @@ struct ServiceGenerator {
   private func known(_ name: String) -> String { self.types.known(name) }
 
   private func name(_ method: ServiceModel.Method) -> String {
-    Naming.quoted(Naming.lowerFirst(Naming.type(method.name)))
+    Naming.quoted(Self.name(of: method))
   }
 
   func write(to text: inout SwiftText) throws(GeneratorError) {

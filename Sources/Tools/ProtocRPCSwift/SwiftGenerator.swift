@@ -51,7 +51,8 @@ struct SwiftGenerator {
     for (index, namespace) in comments.keys.sorted().enumerated() {
       if index > 0 { text.line() }
       let (package, comment) = comments[namespace]!
-      text.document(comment, fallback: "The messages and services of `\(package)`.")
+      let owner = package.isEmpty ? "protos without a package" : "`\(package)`"
+      text.document(comment, fallback: "The messages and services of \(owner).")
       text.line("\(self.visibility) enum \(namespace) {}")
     }
     return GeneratedFile(name: "Namespaces.pb.swift", content: text.text)

@@ -70,6 +70,7 @@ struct TypeTable {
     self.entries[".\(message.fullName)"] = Entry(
       swiftName: name, fullName: message.fullName, file: file, message: message)
     if !message.isMapEntry { self.shortNames.insert(short) }
+    self.shortNames.formUnion(message.enumOneofs.map { message.oneofType($0) })
     for nested in message.messages { self.add(nested, in: name, file) }
     for value in message.enums { self.add(value, in: name, file) }
   }

@@ -175,10 +175,183 @@ import Testing
     #expect(failed.contains(.failWaitingCalls("no such host")))
     let answer23 = machine.callArrived(waitsForReady: false)
     #expect(answer23 == .fail("no such host"))
+    // Not before a second is over, however short the delay.
+    let early = machine.timerFired(.failedResolution, callsAreWaiting: true)
+    #expect(early == [])
     let answer24 = machine.timerFired(.resolve, callsAreWaiting: true)
-    #expect(answer24.contains(.resolve))
+    #expect(answer24 == [.setTimer(.resolve, after: .seconds(1)), .resolve])
     let answer25 = machine.resolved([Self.a], callsAreWaiting: true)
     #expect(answer25 == [.connect(1, Self.a)])
+  }
+
+  @Test func aNameThatLeadsNowhereIsAskedForAsOftenAsItsDelaySays() {
+    var machine = ChannelMachine(Self.policy())
+    _ = machine.callArrived(waitsForReady: true)
+    var delays: [Duration] = []
+    for _ in 0..<5 {
+      let effects = machine.resolutionFailed("no such host", callsAreWaiting: true, random: 0)
+      for case .setTimer(.failedResolution, let delay) in effects { delays.append(delay) }
+      // What only holds names back asks for none.
+      let held = machine.timerFired(.resolve, callsAreWaiting: true)
+      #expect(held == [])
+      let again = machine.timerFired(.failedResolution, callsAreWaiting: true)
+      #expect(again == [.setTimer(.resolve, after: .seconds(1)), .resolve])
+    }
+    #expect(delays == [1, 2, 4, 5, 5].map { .seconds($0) })
+  }
+
+  /// Where a channel with the addresses a and b is when its name comes to mean others.
+  enum Before: CaseIterable {
+    case connecting, backoff, connectingAgain, ready, idle, failing
+
+    func machine(_ balancing: LoadBalancing) -> ChannelMachine {
+      var (machine, _) = ChannelMachineTests.machine(
+        [ChannelMachineTests.a, ChannelMachineTests.b], balancing)
+      if self == .connecting { return machine }
+      if self == .ready || self == .idle {
+        _ = machine.connected(1)
+        if self == .idle { _ = machine.lost(1, wasUseful: true, callsAreWaiting: false, random: 0) }
+        return machine
+      }
+      _ = machine.connectFailed(1, "refused", callsAreWaiting: true, random: 0)
+      if self == .backoff { return machine }
+      _ = machine.connectFailed(2, "refused", callsAreWaiting: true, random: 0)
+      if self == .connectingAgain { _ = machine.timerFired(.link(1), callsAreWaiting: true) }
+      return machine
+    }
+  }
+
+  /// Whatever was before, calls reach a server that answers, on whichever address it is.
+  @Test(arguments: Before.allCases, [LoadBalancing.pickFirst, .roundRobin])
+  func aNameThatMeansOthersLeadsCallsToThem(before: Before, balancing: LoadBalancing) {
+    let lists = [
+      [Self.a], [Self.b], [Self.b, Self.a], [Self.a, Self.b, Self.c], [Self.c, Self.a], [Self.c],
+    ]
+    for addresses in lists {
+      for callsAreWaiting in [false, true] {
+        for answering in addresses {
+          var run = Run(
+            before.machine(balancing), known: [1: Self.a, 2: Self.b], answering: answering)
+          if before == .connectingAgain { run.pending = [.link(2)] }
+          if before == .backoff { run.pending = [.link(1)] }
+          if before == .failing { run.pending = [.link(1), .link(2)] }
+          run.perform(run.machine.resolved(addresses, callsAreWaiting: callsAreWaiting))
+          let admission = run.untilCallStarts()
+          // It may be ready on one that answered before, if the name still means that one.
+          let link = run.known.first { .start($0.key) == admission }?.value
+          #expect(
+            link.map(addresses.contains) == true,
+            "\(before), \(balancing), \(addresses), \(callsAreWaiting): \(admission)")
+        }
+      }
+    }
+  }
+
+  /// A machine whose effects are carried out: connections to one address come about, others fail.
+  private struct Run {
+    var machine: ChannelMachine
+    var known: [Int: ListenAddress]
+    let answering: ListenAddress
+    var pending: [ChannelMachine.Timer] = []
+    var connecting: [Int]
+
+    init(_ machine: ChannelMachine, known: [Int: ListenAddress], answering: ListenAddress) {
+      self.machine = machine
+      self.known = known
+      self.answering = answering
+      self.connecting = Array(known.keys.sorted())
+    }
+
+    mutating func perform(_ effects: [ChannelMachine.Effect]) {
+      for effect in effects {
+        switch effect {
+        case .connect(let link, let address):
+          self.known[link] = address
+          self.connecting.append(link)
+        case .setTimer(let timer, _): self.pending.append(timer)
+        default: break
+        }
+      }
+    }
+
+    /// What becomes of calls that do not wait for ready, made one after the other.
+    mutating func untilCallStarts() -> ChannelMachine.Admission {
+      var admission = ChannelMachine.Admission.refuse
+      for _ in 0..<20 {
+        admission = self.machine.callArrived(waitsForReady: false)
+        var isWaiting = false
+        switch admission {
+        case .start: return admission
+        case .wait(let effects):
+          isWaiting = true
+          self.perform(effects)
+        case .fail, .refuse: break
+        }
+        let (links, timers) = (self.connecting, self.pending)
+        (self.connecting, self.pending) = ([], [])
+        for link in links {
+          if self.known[link] == self.answering {
+            self.perform(self.machine.connected(link) ?? [])
+          } else {
+            self.perform(
+              self.machine.connectFailed(link, "no", callsAreWaiting: isWaiting, random: 0))
+          }
+        }
+        for timer in timers {
+          self.perform(self.machine.timerFired(timer, callsAreWaiting: false))
+        }
+      }
+      return admission
+    }
+  }
+
+  @Test func aFailedAddressThatIsReplacedFailsNoMoreCalls() {
+    var (machine, _) = Self.machine([Self.a])
+    _ = machine.connectFailed(1, "refused", callsAreWaiting: true, random: 0)
+    let moved = machine.resolved([Self.b], callsAreWaiting: false)
+    #expect(moved == [.drop(1)])
+    let call = machine.callArrived(waitsForReady: false)
+    #expect(call == .wait([.connect(2, Self.b)]))
+  }
+
+  @Test func callsFailOnceThoseAddressesThatAreLeftHaveAllFailed() {
+    for balancing in [LoadBalancing.pickFirst, .roundRobin] {
+      var (machine, _) = Self.machine([Self.a, Self.b], balancing)
+      _ = machine.connectFailed(1, "refused", callsAreWaiting: true, random: 0)
+      let moved = machine.resolved([Self.a], callsAreWaiting: true)
+      #expect(moved == [.drop(2), .failWaitingCalls("refused")])
+      let call = machine.callArrived(waitsForReady: false)
+      #expect(call == .fail("refused"))
+      let again = machine.timerFired(.link(1), callsAreWaiting: true)
+      #expect(again == [.connect(1, Self.a)])
+    }
+  }
+
+  @Test func anAddressThatIsAddedIsTriedBesideOneThatIsSilent() {
+    var (machine, _) = Self.machine([Self.a])
+    let delay = ChannelMachine.Policy().attemptDelay
+    let moved = machine.resolved([Self.a, Self.b], callsAreWaiting: true)
+    #expect(moved == [.setTimer(.nextAddress, after: delay)])
+    // One timer is enough.
+    let call = machine.callArrived(waitsForReady: false)
+    #expect(call == .wait([]))
+    let next = machine.timerFired(.nextAddress, callsAreWaiting: true)
+    #expect(next == [.connect(2, Self.b)])
+  }
+
+  @Test func aReadyLinkIsKeptWhileTheNameMeansItsAddress() {
+    for balancing in [LoadBalancing.pickFirst, .roundRobin] {
+      var (machine, _) = Self.machine([Self.a], balancing)
+      _ = machine.connected(1)
+      let more = machine.resolved([Self.b, Self.a], callsAreWaiting: false)
+      #expect(more == (balancing == .pickFirst ? [] : [.connect(2, Self.b)]))
+      let call = machine.callArrived(waitsForReady: false)
+      #expect(call == .start(1))
+      let other = machine.resolved([Self.b], callsAreWaiting: false)
+      #expect(other == [.drop(1)])
+      let next = machine.callArrived(waitsForReady: false)
+      #expect(next == .wait(balancing == .pickFirst ? [.connect(2, Self.b)] : []))
+    }
   }
 
   @Test func aClosedChannelRefusesAndIgnoresWhatComesLate() {

@@ -166,6 +166,12 @@ import Testing
     #expect(try #require(self.decode(text)) >= timeout)
   }
 
+  @Test func aTimeoutBeyondWhatAHeaderHoldsIsTheLongest() {
+    for timeout in [Duration.seconds(Int64.max), .seconds(Int64.max) * 8] {
+      #expect(TimeoutHeader.encode(timeout) == "99999999H")
+    }
+  }
+
   @Test func aTimeoutThatHasPassedIsZero() {
     #expect(TimeoutHeader.encode(.seconds(-1)) == "0n")
   }
@@ -232,6 +238,21 @@ import Testing
     #expect(error.retryDelay == .milliseconds(250))
     error.retryDelay = nil
     #expect(error.metadata.isEmpty)
+  }
+
+  @Test func aRetryDelayIsAYearAtMostWhoeverSetsIt() {
+    let year = Duration.seconds(31_536_000)
+    #expect(RPCError(.unavailable, "busy", retryDelay: .seconds(Int64.max) * 8).retryDelay == year)
+    for text in ["31536000001", "9223372036999", "9223372036854775807"] {
+      let error = RPCError(
+        .unavailable, "busy", metadata: ["grpc-retry-pushback-ms": "\(text)"])
+      #expect(error.retryDelay == year)
+    }
+    for text in ["-1", "x", "9223372036854775808"] {
+      let error = RPCError(
+        .unavailable, "busy", metadata: ["grpc-retry-pushback-ms": "\(text)"])
+      #expect(error.retryDelay == nil)
+    }
   }
 }
 

@@ -43,7 +43,43 @@ import Testing
     (#"{"methodConfig": [{"name": [], "timeout": "5"}]}"#, "timeout is \"5\""),
     (
       #"{"methodConfig": [{"name": [], "retryPolicy": {"maxAttempts": 1, "initialBackoff": "1s", "maxBackoff": "1s", "backoffMultiplier": 1, "retryableStatusCodes": [14]}}]}"#,
-      "maxAttempts is 2 or more"
+      "retryPolicy: maxAttempts is 1; it is 2 or more"
+    ),
+    (
+      #"{"methodConfig": [{"name": [], "retryPolicy": {"maxAttempts": 2.5, "initialBackoff": "1s", "maxBackoff": "1s", "backoffMultiplier": 1, "retryableStatusCodes": [14]}}]}"#,
+      "retryPolicy.maxAttempts: 2.5 is no whole number"
+    ),
+    (
+      #"{"methodConfig": [{"name": [], "retryPolicy": {"maxAttempts": 2, "initialBackoff": "0s", "maxBackoff": "1s", "backoffMultiplier": 1, "retryableStatusCodes": [14]}}]}"#,
+      "retryPolicy: initialBackoff is \"0s\""
+    ),
+    (
+      #"{"methodConfig": [{"name": [], "retryPolicy": {"maxAttempts": 2, "initialBackoff": "1s", "maxBackoff": "0s", "backoffMultiplier": 1, "retryableStatusCodes": [14]}}]}"#,
+      "retryPolicy: maxBackoff is \"0s\""
+    ),
+    (
+      #"{"methodConfig": [{"name": [], "retryPolicy": {"maxAttempts": 2, "initialBackoff": "1s", "maxBackoff": "1s", "backoffMultiplier": 0, "retryableStatusCodes": [14]}}]}"#,
+      "retryPolicy: backoffMultiplier is 0.0; it is more than 0"
+    ),
+    (
+      #"{"methodConfig": [{"name": [], "retryPolicy": {"maxAttempts": 2, "initialBackoff": "1s", "maxBackoff": "1s", "backoffMultiplier": 1, "retryableStatusCodes": []}}]}"#,
+      "retryPolicy: retryableStatusCodes is empty"
+    ),
+    (
+      #"{"methodConfig": [{"name": [], "retryPolicy": {"maxAttempts": 2, "initialBackoff": "1s", "maxBackoff": "1s", "backoffMultiplier": 1, "retryableStatusCodes": [99]}}]}"#,
+      "there is no status 99"
+    ),
+    (
+      #"{"methodConfig": [{"name": [], "retryPolicy": {"maxAttempts": 2, "initialBackoff": "1s", "maxBackoff": "1s", "backoffMultiplier": 1, "retryableStatusCodes": [1.5]}}]}"#,
+      "there is no status 1.5"
+    ),
+    (
+      #"{"methodConfig": [{"name": [], "hedgingPolicy": {"maxAttempts": 1}}]}"#,
+      "hedgingPolicy: maxAttempts is 1; it is 2 or more"
+    ),
+    (
+      #"{"methodConfig": [{"name": [], "maxRequestMessageBytes": 0.5}]}"#,
+      "maxRequestMessageBytes: 0.5 is no whole number"
     ),
     (
       #"{"methodConfig": [{"name": [], "retryPolicy": {"maxAttempts": 2, "initialBackoff": "1s", "maxBackoff": "1s", "backoffMultiplier": 1, "retryableStatusCodes": ["OOPS"]}}]}"#,

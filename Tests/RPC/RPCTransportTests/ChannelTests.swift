@@ -2,9 +2,10 @@ import NIOCore
 import NIOPosix
 import RPCCore
 import RPCTesting
-import RPCTransport
 import Synchronization
 import Testing
+
+@testable import RPCTransport
 
 @Suite(.timeLimit(.minutes(1))) struct ChannelTests {
   /// A service that says which of several servers it is.
@@ -50,6 +51,60 @@ import Testing
     #expect(seen.keys.sorted() == ["0", "2"])
     await channel.close()
     for (server, _) in servers { await server.shutdown(grace: .zero) }
+  }
+
+  /// Answers with one address at first, and with another from then on.
+  private final class MovingDialer: Dialer {
+    private let addresses: [ListenAddress]
+    private let asked = Atomic(0)
+    private let sockets: SocketDialer
+
+    init(_ addresses: [ListenAddress], target: ChannelTarget) {
+      self.addresses = addresses
+      self.sockets = SocketDialer(target: target, configuration: RPCChannel.Configuration())
+    }
+
+    func resolve(
+      _ target: ChannelTarget, on eventLoop: any EventLoop,
+      _ done: @escaping (Result<[ListenAddress], DialError>) -> Void
+    ) {
+      let time = self.asked.add(1, ordering: .relaxed).oldValue
+      done(.success([self.addresses[min(time, self.addresses.count - 1)]]))
+    }
+
+    func connect(
+      to address: ListenAddress, _ handler: any ChannelHandler & Sendable,
+      on eventLoop: any EventLoop, _ done: @escaping (DialError?) -> Void
+    ) {
+      self.sockets.connect(to: address, handler, on: eventLoop, done)
+    }
+  }
+
+  @Test(arguments: [LoadBalancing.pickFirst, .roundRobin])
+  func aNameThatMovesFromADeadServerToALivingOneTakesCallsThere(
+    balancing: LoadBalancing
+  ) async throws {
+    let servers = try await Self.servers(1)
+    let target = try ChannelTarget("moving.test:1")
+    var configuration = RPCChannel.Configuration()
+    configuration.loadBalancing = balancing
+    // Time alone does not heal it within the test.
+    configuration.initialBackoff = .seconds(3_600)
+    configuration.maximumBackoff = .seconds(3_600)
+    let channel = RPCChannel(
+      to: target, configuration: configuration,
+      dialer: MovingDialer([try ListenAddress("127.0.0.1:1"), servers[0].1], target: target),
+      group: NIOSingletons.posixEventLoopGroup)
+    let first = await #expect(throws: RPCError.self) {
+      try await channel.unary(Methods.unary, Blob())
+    }
+    #expect(first?.code == .unavailable)
+    // The name is asked for again after a second.
+    var answer: Blob?
+    while answer == nil { answer = try? await channel.unary(Methods.unary, Blob()) }
+    #expect(answer?.text == "0")
+    await channel.close()
+    await servers[0].0.shutdown(grace: .zero)
   }
 
   @Test func theFirstThatAnswersIsKeptUntilItIsLost() async throws {

@@ -95,6 +95,44 @@ import Testing
     #expect(log.all.filter { $0.hasSuffix("NOT_FOUND") }.count == 2)
   }
 
+  private struct Twice: ServerInterceptor {
+    func intercept(
+      _ context: ServerContext, proceed: () async throws -> Void
+    ) async throws {
+      try await proceed()
+      try await proceed()
+    }
+  }
+
+  @Test func anInterceptorThatProceedsTwiceFailsTheCallAndItsHandlerRunsOnce() async throws {
+    let calls = Mutex(0)
+    var service = TestService()
+    service.unary = { request, _ in
+      calls.withLock { $0 += 1 }
+      return request
+    }
+    service.both = { _, responses, _ in
+      calls.withLock { $0 += 1 }
+      try await responses.send(Blob("once"))
+    }
+    var configuration = RPCServer.Configuration()
+    configuration.interceptors = [Twice()]
+    try await withInMemoryServer([service], configuration: configuration) { channel in
+      let error = await #expect(throws: RPCError.self) {
+        try await channel.unary(Methods.unary, Blob())
+      }
+      #expect(error?.code == .internalError)
+      #expect(error?.message == "the interceptor Twice has called proceed more than once")
+      let call: BidirectionalCall<Blob, Blob> = try await channel.bidirectional(Methods.both)
+      var answers: [String] = []
+      await #expect(throws: RPCError.self) {
+        for try await answer in call.responses { answers.append(answer.text) }
+      }
+      #expect(answers == ["once"])
+    }
+    #expect(calls.withLock { $0 } == 2)
+  }
+
   private struct Refusing: ClientInterceptor {
     func intercept(_ call: inout OutgoingCall) async throws {
       throw RPCError(.failedPrecondition, "not from here")
@@ -139,5 +177,109 @@ import Testing
       #expect(error?.message == "not from here")
     }
     #expect(other.summaries.withLock { $0.map(\.code) } == [.failedPrecondition])
+  }
+}
+
+/// What observers hear, also of calls that never reach a handler.
+@Suite(.timeLimit(.minutes(1))) struct ObserverTests {
+  private final class Recording: ServerObserver, MethodObserver {
+    private let events = Mutex<[String]>([])
+    var all: [String] { self.events.withLock { $0 } }
+
+    func observer(ofMethod method: String) -> any MethodObserver {
+      method == Methods.unary.path ? self : Nobody()
+    }
+    func callBegan() { self.events.withLock { $0.append("began") } }
+    func callEnded(_ summary: CallSummary) {
+      self.events.withLock { $0.append("\(summary.method) \(summary.code)") }
+    }
+  }
+
+  private struct Nobody: MethodObserver {
+    func callBegan() {}
+    func callEnded(_ summary: CallSummary) {}
+  }
+
+  private struct Request: Sendable, CustomTestStringConvertible {
+    var testDescription: String
+    var code: StatusCode
+    var more: [(String, String)] = []
+    /// Nil: the headers are all.
+    var body: [UInt8]?
+    var ends = true
+    var isReset = false
+    var isCut = false
+  }
+
+  private static let requests = [
+    Request(
+      testDescription: "too large", code: .resourceExhausted, body: [0, 0, 0, 0, 99], ends: false),
+    Request(testDescription: "cut", code: .internalError, body: [0, 0, 0, 0, 5, 1]),
+    Request(testDescription: "none", code: .unimplemented),
+    Request(
+      testDescription: "a bad timeout", code: .internalError, more: [("grpc-timeout", "x")],
+      body: [0, 0, 0, 0, 0]),
+    Request(
+      testDescription: "an unknown encoding", code: .unimplemented, more: [("grpc-encoding", "x")],
+      body: [0, 0, 0, 0, 0]),
+    Request(
+      testDescription: "no time", code: .deadlineExceeded, more: [("grpc-timeout", "0n")],
+      body: [0, 0, 0, 0, 0]),
+    Request(
+      testDescription: "a deadline before it is whole", code: .deadlineExceeded,
+      more: [("grpc-timeout", "1m")], body: [0, 0, 0], ends: false),
+    Request(
+      testDescription: "a reset before it is whole", code: .cancelled, body: [0, 0, 0],
+      ends: false, isReset: true),
+    Request(
+      testDescription: "a connection that ends before it is whole", code: .cancelled,
+      body: [0, 0, 0], ends: false, isCut: true),
+  ]
+
+  @Test(arguments: Self.requests)
+  private func observersHearOfCallsThatEndBeforeTheirHandler(request: Request) async throws {
+    let recording = Recording()
+    var configuration = RPCServer.Configuration()
+    configuration.observers = [recording]
+    configuration.maximumRequestBytes = 10
+    var service = TestService()
+    service.unary = { _, _ in throw RPCError(.aborted, "the handler began") }
+    try await withServer(service, configuration: configuration) { channel, _ in
+      let peer = try await ScriptedPeer.client(of: try ListenAddress("\(channel.target)"))
+      try await peer.begin(Methods.unary, more: request.more, endsStream: request.body == nil)
+      if let body = request.body { try await peer.send(data: body, ends: request.ends) }
+      if request.isReset {
+        try await peer.send(.reset, stream: 1, body: ScriptedPeer.bytes(8))
+      }
+      if request.isCut { await peer.close() }
+      if !request.ends, request.code != .cancelled {
+        // It is answered before it is whole; the rest is given up.
+        _ = try await peer.frame(.headers)
+        try await peer.send(.reset, stream: 1, body: ScriptedPeer.bytes(8))
+      }
+      try await waitUntil { recording.all.count == 2 }
+      #expect(recording.all == ["began", "\(Methods.unary.path) \(request.code)"])
+      await peer.close()
+    }
+    #expect(recording.all.count == 2)
+  }
+
+  @Test func requestsThatAreNoCallsAreNobodys() async throws {
+    let recording = Recording()
+    var configuration = RPCServer.Configuration()
+    configuration.observers = [recording]
+    try await withServer(configuration: configuration) { channel, _ in
+      let peer = try await ScriptedPeer.client(of: try ListenAddress("\(channel.target)"))
+      let fields = ScriptedPeer.requestFields(Methods.unary.path)
+      try await peer.sendHeaders(
+        fields.map { ($0.0, $0.0 == "content-type" ? "text/plain" : $0.1) }, stream: 1,
+        endsStream: true)
+      let refused = try await peer.frame(.headers)
+      #expect(refused?[":status"] == "415")
+      await peer.close()
+      await #expect(throws: RPCError.self) { try await channel.unary(Methods.missing, Blob()) }
+      _ = try await channel.unary(Methods.unary, Blob())
+    }
+    #expect(recording.all == ["began", "\(Methods.unary.path) OK"])
   }
 }

@@ -437,6 +437,17 @@ private let empty: [UInt8] = [0, 0, 0, 0, 0]
     ("RST_STREAM on an idle stream", ScriptedPeer.frame(.reset, stream: 5, body: [0, 0, 0, 8]), 1),
     ("RST_STREAM of three bytes", ScriptedPeer.frame(.reset, stream: 1, body: [0, 0, 8]), 6),
     ("PRIORITY on stream 0", ScriptedPeer.frame(.priority, body: [0, 0, 0, 1, 1]), 1),
+    (
+      "PRIORITY of a stream that depends on itself",
+      ScriptedPeer.frame(.priority, stream: 3, body: [0, 0, 0, 3, 1]), 1
+    ),
+    (
+      "HEADERS of a stream that depends on itself",
+      ScriptedPeer.frame(
+        .headers, flags: 0x25, stream: 1,
+        body: [0, 0, 0, 1, 1]
+          + ScriptedPeer.block(ScriptedPeer.requestFields(Methods.unary.path))), 1
+    ),
     ("SETTINGS on a stream", ScriptedPeer.frame(.settings, stream: 1), 1),
     ("SETTINGS of five bytes", ScriptedPeer.frame(.settings, body: [0, 4, 0, 0, 1]), 6),
     (
@@ -489,10 +500,10 @@ private let empty: [UInt8] = [0, 0, 0, 0, 0]
     ),
   ]
 
-  @Test(arguments: 0..<24) func connectionErrorsEndTheConnectionWithTheirCode(
+  @Test(arguments: 0..<26) func connectionErrorsEndTheConnectionWithTheirCode(
     index: Int
   ) async throws {
-    #expect(Self.errors.count == 24)
+    #expect(Self.errors.count == 26)
     let (what, bytes, code) = Self.errors[index]
     try await self.withPeer { peer, _ in
       try await peer.send(bytes: bytes)

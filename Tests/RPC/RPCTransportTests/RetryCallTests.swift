@@ -129,6 +129,62 @@ import Testing
     #expect(attempts.withLock { $0 } == 2)
   }
 
+  private static let hedge = MethodConfig.Resilience.hedge(
+    HedgingPolicy(maximumAttempts: 2, delay: .seconds(3_600)))
+
+  /// Milliseconds that are nanoseconds of 64 bits, or just not.
+  @Test(
+    arguments: [Self.retry, Self.hedge],
+    [9_223_372_036_854, 9_223_372_036_855, 9_223_372_036_999, 9_223_372_037_000, Int64.max])
+  func noDelayThatAServerAsksForEndsTheClient(
+    resilience: MethodConfig.Resilience, milliseconds: Int64
+  ) async throws {
+    var service = TestService()
+    service.unary = { request, _ in
+      guard request.text == "busy" else { return request }
+      var error = RPCError(.unavailable, "busy")
+      error.metadata.add("\(milliseconds)", for: "grpc-retry-pushback-ms")
+      throw error
+    }
+    try await withServer(
+      service, channelConfiguration: Self.configuration(resilience)
+    ) { channel, _ in
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        group.addTask {
+          // It waits for as long as the server wants.
+          let error = await #expect(throws: RPCError.self) {
+            try await channel.unary(Methods.unary, Blob("busy"))
+          }
+          #expect(error?.code == .cancelled)
+        }
+        // Behind the answer to the first.
+        for _ in 0..<20 { _ = try await channel.unary(Methods.unary, Blob("well")) }
+        group.cancelAll()
+      }
+    }
+  }
+
+  @Test func aServerThatIsPingedTooOftenTimeAndAgainIsPingedOnceADay() async throws {
+    var configuration = RPCChannel.Configuration()
+    configuration.keepalive = Keepalive(interval: .seconds(10))
+    let (channel, peers) = ScriptedPeer.server(configuration: configuration)
+    // A duration can be doubled no more than 64 times from there.
+    for _ in 0..<70 {
+      async let answer = channel.unary(Methods.unary, Blob())
+      let peer = try await peers.next()
+      let head = try #require(try await peer.frame(.headers))
+      try await peer.respond(stream: head.stream)
+      try await peer.send(message: [], stream: head.stream)
+      try await peer.send(
+        .goAway,
+        body: ScriptedPeer.bytes(head.stream) + ScriptedPeer.bytes(0xb)
+          + Array("too_many_pings".utf8))
+      try await peer.end(stream: head.stream)
+      _ = try await answer
+    }
+    await channel.close()
+  }
+
   @Test func aRefusedStreamIsTriedAgainWithoutAnyPolicy() async throws {
     let (channel, peers) = ScriptedPeer.server()
     async let answer = channel.unary(Methods.unary, Blob())

@@ -155,6 +155,76 @@ import Testing
     #expect(try #require(try self.refusal(P.request([file]))).contains("a.b.M: two fields"))
   }
 
+  @Test func namesThatAreTheSameInSwiftOrCAreRefused() throws {
+    let oneofs = P.message(
+      "M",
+      [
+        P.field("a", 1, .string, oneof: 0), P.field("b", 2, .string, oneof: 0),
+        P.field("c", 3, .string, oneof: 1), P.field("d", 4, .string, oneof: 1),
+      ], oneofs: ["kind", "Kind"])
+    let files: [(WireMessage, String)] = [
+      (
+        P.file("own.proto", messages: [P.message("Foo"), P.message("foo")]),
+        "a.b.Foo and a.b.foo would both be AB.Foo in Swift"
+      ),
+      (
+        P.file(
+          "own.proto", messages: [P.message("Foo")], enums: [P.enumeration("foo", [("ZERO", 0)])]),
+        "a.b.Foo and a.b.foo would both be AB.Foo in Swift"
+      ),
+      (
+        P.file("own.proto", messages: [P.message("FOO"), P.message("Foo")]),
+        "a.b.FOO and a.b.Foo would both be a__b__foo__init in C"
+      ),
+      (
+        P.file(
+          "own.proto", messages: [P.message("M", [], nested: [P.message("N"), P.message("n")])]),
+        "a.b.M.N and a.b.M.n would both be AB.M.N in Swift"
+      ),
+      (
+        P.file(
+          "own.proto", messages: [P.message("Q"), P.message("TalkClient")],
+          services: [P.service("Talk", [("Get", ".a.b.Q", ".a.b.Q", 0)])]),
+        "a.b.TalkClient and a.b.Talk would both be AB.TalkClient in Swift"
+      ),
+      (
+        P.file(
+          "own.proto", messages: [P.message("Q")],
+          services: [
+            P.service("Talk", [("Get", ".a.b.Q", ".a.b.Q", 0), ("get", ".a.b.Q", ".a.b.Q", 0)])
+          ]),
+        "a.b.Talk.Get and a.b.Talk.get would both be a.b.Talk.get in Swift"
+      ),
+      (
+        P.file("own.proto", messages: [oneofs]),
+        "a.b.M.kind and a.b.M.Kind would both be A__B__M.kind_case in C"
+      ),
+    ]
+    for (file, reason) in files {
+      let text = try #require(try self.refusal(P.request([file])), "\(reason)")
+      #expect(text == reason + ": one needs another name")
+    }
+  }
+
+  @Test func aOneofThatIsNamedLikeATypeDoesNotHideIt() throws {
+    let fields = [P.field("a", 1, .string, oneof: 0), P.field("b", 2, .string, oneof: 0)]
+    let file = P.file(
+      "own.proto",
+      messages: ["arena", "string", "c_message"].enumerated().map { index, name in
+        P.message("M\(index)", fields, oneofs: [name])
+      })
+    let text = try #require(try P.generate([file])["own.pb.swift"])
+    #expect(text.contains("_ arena: RPCProtobuf.Arena)"))
+    #expect(text.contains("case a(Swift.String)"))
+    #expect(text.contains("public var cMessage: CMessageOneof?"))
+  }
+
+  @Test func protosWithoutAPackageAreCalledThat() throws {
+    let file = P.file("own.proto", package: "", messages: [P.message("M")])
+    let text = try #require(try P.generate([file])["Namespaces.pb.swift"])
+    #expect(text.contains("/// The messages and services of protos without a package.\n"))
+  }
+
   @Test func aMissingGeneratorForCIsExplained() throws {
     let file = P.file("own.proto", messages: [P.message("M")])
     let text = try #require(

@@ -26,7 +26,8 @@ import Testing
   }
 
   @Test(arguments: [
-    ("default", "`default`"), ("in", "`in`"), ("case", "`case`"), ("message", "message"),
+    ("default", "`default`"), ("in", "`in`"), ("case", "`case`"),
+    ("await", "`await`"), ("message", "message"),
   ])
   func wordsOfTheLanguageAreQuoted(name: String, quoted: String) {
     #expect(Naming.quoted(name) == quoted)
