@@ -14,7 +14,7 @@ from farm import eventually, free_port, program
 # tests can be run against Google's.
 GIVEN_SERVER = os.environ.get("MILLRACE_TEST_DATASTORE")
 
-START_SECONDS = 40
+START_SECONDS = 120
 STOP_SECONDS = 15
 
 

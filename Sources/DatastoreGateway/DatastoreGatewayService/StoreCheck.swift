@@ -72,10 +72,20 @@ struct StoreCheck {
   }
 
   private mutating func run() throws(StoreFailure) {
-    for fault in try self.snapshot.ownFaults() { self.report.add(fault) }
+    do throws(StoreFailure) {
+      for fault in try self.snapshot.ownFaults() { self.report.add(fault) }
+      try self.compare()
+    } catch  where error.kind == .corrupt {
+      // Beyond it nothing can be read.
+      self.report.add("\(error); what comes behind it is not checked")
+    }
+  }
+
+  private mutating func compare() throws(StoreFailure) {
     var expected = Array(repeating: Sum(), count: Self.parts)
     var found = expected
     var report = self.report
+    defer { self.report = report }
     try self.snapshot.forEachEntity { (stored) throws(StoreFailure) in
       report.entities += 1
       if report.entities.isMultiple(of: Self.progressStep) { self.progress(report) }
@@ -86,9 +96,8 @@ struct StoreCheck {
       report.indexRows += 1
       found[Self.part(of: row)].add(row)
     }
-    self.report = report
     let wrong = expected.indices.filter { expected[$0] != found[$0] }
-    if !wrong.isEmpty { try self.name(wrong) }
+    if !wrong.isEmpty { try self.name(wrong, &report) }
   }
 
   private static func part(of row: SnapshotIndexRow) -> Int {
@@ -134,7 +143,7 @@ struct StoreCheck {
   }
 
   /// Finds out what is wrong in parts of the indexes.
-  private mutating func name(_ wrong: [Int]) throws(StoreFailure) {
+  private func name(_ wrong: [Int], _ report: inout Report) throws(StoreFailure) {
     let named = Set(wrong.prefix(Self.namedParts))
     var expected: [SnapshotIndexRow: String] = [:]
     try self.snapshot.forEachEntity { (stored) throws(StoreFailure) in
@@ -149,15 +158,15 @@ struct StoreCheck {
       if expected.removeValue(forKey: row) == nil { strays.append(row) }
     }
     for (row, key) in expected.sorted(by: { $0.value < $1.value }) {
-      self.report.add("the index of \(row.property ?? "?") has no right row for \(key)")
+      report.add("the index of \(row.property ?? "?") has no right row for \(key)")
     }
     for row in strays {
-      self.report.add(
+      report.add(
         "the index of \(row.property ?? "?") has a row for \(row.entityName), which has no such value"
       )
     }
     for _ in wrong.dropFirst(Self.namedParts) {
-      self.report.add("another part of the indexes is not what its entities have")
+      report.add("another part of the indexes is not what its entities have")
     }
   }
 }

@@ -109,6 +109,7 @@ private func plain(_ address: ListenAddress) -> String {
   @Test func aServiceAccountsKeySignsForATokenThatAllCallsShare() async throws {
     let key = try _RSA.Signing.PrivateKey(keySize: .bits2048)
     let tokens = try await TokenServer.granting()
+    let audience = "http://\(tokens.authority)/token"
     let calls = Calls()
     var datastore = ScriptedDatastore()
     datastore.onLookup = { request, context in
@@ -145,7 +146,7 @@ private func plain(_ address: ListenAddress) -> String {
       var exp: Int64
     }
     let claims = try JSONDecoder().decode(Claims.self, from: try decoded(parts[1]))
-    #expect(claims.iss == "gateway@p.example" && claims.aud == "http://\(tokens.authority)/token")
+    #expect(claims.iss == "gateway@p.example" && claims.aud == audience)
     #expect(claims.scope == "https://www.googleapis.com/auth/datastore")
     #expect(claims.exp - claims.iat == 3_600)
   }

@@ -154,11 +154,11 @@ struct TokenSource: Sendable {
     guard answer.status == 200 else {
       struct Refusal: Decodable {
         var error: String
-        var error_description: String?
+        var errorDescription: String?
       }
-      let refusal = try? JSONDecoder().decode(Refusal.self, from: Data(answer.body))
+      let refusal = try? JSONDecoder.ofSnakeCase.decode(Refusal.self, from: Data(answer.body))
       let why =
-        refusal.map { "\($0.error)\($0.error_description.map { ": \($0)" } ?? "")" }
+        refusal.map { "\($0.error)\($0.errorDescription.map { ": \($0)" } ?? "")" }
         ?? "no reason is given"
       throw Failure(
         isRefusal: (400..<500).contains(answer.status) && ![408, 429].contains(answer.status),
@@ -166,12 +166,12 @@ struct TokenSource: Sendable {
           "\(self.identity): \(request.address) gives no token: status \(answer.status), \(why)")
     }
     struct Grant: Decodable {
-      var access_token: String
-      var expires_in: Int64?
+      var accessToken: String
+      var expiresIn: Int64?
     }
-    guard let grant = try? JSONDecoder().decode(Grant.self, from: Data(answer.body)),
-      !grant.access_token.isEmpty,
-      grant.access_token.utf8.allSatisfy({ (0x21...0x7E).contains($0) })
+    guard let grant = try? JSONDecoder.ofSnakeCase.decode(Grant.self, from: Data(answer.body)),
+      !grant.accessToken.isEmpty,
+      grant.accessToken.utf8.allSatisfy({ (0x21...0x7E).contains($0) })
     else {
       throw Failure(
         isRefusal: false,
@@ -179,8 +179,8 @@ struct TokenSource: Sendable {
     }
     // RFC 6749, section 5.1, leaves a life that is not told to others; Google always tells it.
     return Token(
-      text: grant.access_token,
-      lifetime: .seconds(min(max(grant.expires_in ?? 300, 0), 86_400)))
+      text: grant.accessToken,
+      lifetime: .seconds(min(max(grant.expiresIn ?? 300, 0), 86_400)))
   }
 }
 
@@ -216,14 +216,14 @@ extension TokenSource.Identity: CustomStringConvertible {
 
   private struct File: Decodable {
     var type: String?
-    var client_email: String?
-    var private_key: String?
-    var private_key_id: String?
-    var token_uri: String?
-    var client_id: String?
-    var client_secret: String?
-    var refresh_token: String?
-    var quota_project_id: String?
+    var clientEmail: String?
+    var privateKey: String?
+    var privateKeyId: String?
+    var tokenUri: String?
+    var clientId: String?
+    var clientSecret: String?
+    var refreshToken: String?
+    var quotaProjectId: String?
   }
 
   private static let tokenAddress = "https://oauth2.googleapis.com/token"
@@ -239,10 +239,10 @@ extension TokenSource.Identity: CustomStringConvertible {
     guard let data = FileManager.default.contents(atPath: path) else {
       throw wrong("the file cannot be read")
     }
-    guard let file = try? JSONDecoder().decode(File.self, from: data) else {
+    guard let file = try? JSONDecoder.ofSnakeCase.decode(File.self, from: data) else {
       throw wrong("this is no JSON of credentials")
     }
-    let addressText = file.token_uri ?? Self.tokenAddress
+    let addressText = file.tokenUri ?? Self.tokenAddress
     guard let tokenAddress = HTTPAddress(addressText) else {
       throw wrong("token_uri is no address: \(addressText)")
     }
@@ -252,7 +252,7 @@ extension TokenSource.Identity: CustomStringConvertible {
     }
     switch file.type {
     case "service_account":
-      let pem = try needed(file.private_key, "private_key")
+      let pem = try needed(file.privateKey, "private_key")
       let key: _RSA.Signing.PrivateKey
       do {
         key = try _RSA.Signing.PrivateKey(pemRepresentation: pem)
@@ -262,15 +262,15 @@ extension TokenSource.Identity: CustomStringConvertible {
       }
       return .serviceAccount(
         TokenSource.ServiceAccountKey(
-          email: try needed(file.client_email, "client_email"), keyID: file.private_key_id ?? "",
+          email: try needed(file.clientEmail, "client_email"), keyID: file.privateKeyId ?? "",
           key: key, tokenAddress: tokenAddress))
     case "authorized_user":
       return .authorizedUser(
         TokenSource.AuthorizedUser(
-          clientID: try needed(file.client_id, "client_id"),
-          clientSecret: try needed(file.client_secret, "client_secret"),
-          refreshToken: try needed(file.refresh_token, "refresh_token"),
-          tokenAddress: tokenAddress, quotaProject: file.quota_project_id))
+          clientID: try needed(file.clientId, "client_id"),
+          clientSecret: try needed(file.clientSecret, "client_secret"),
+          refreshToken: try needed(file.refreshToken, "refresh_token"),
+          tokenAddress: tokenAddress, quotaProject: file.quotaProjectId))
     case let type:
       throw wrong(
         "type \"\(type ?? "")\" is not supported: expected service_account or authorized_user")
@@ -293,6 +293,15 @@ extension String {
       }
     }
     return text
+  }
+}
+
+extension JSONDecoder {
+  /// For fields as Google names them: `access_token`.
+  fileprivate static var ofSnakeCase: JSONDecoder {
+    let decoder = JSONDecoder()
+    decoder.keyDecodingStrategy = .convertFromSnakeCase
+    return decoder
   }
 }
 
