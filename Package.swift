@@ -213,6 +213,14 @@ let places: [Place] = [
     name: "millrace-content-cache", folder: "ContentCache", layer: .program, kind: .program,
     uses: ["ContentCacheService", "ServiceRuntime"]),
 
+  // Every core in one world, for tests and for planning.
+  Place(
+    name: "Simulation", folder: "Simulation", layer: .service,
+    uses: ["SchedulerCore", "ExecutorAllocatorCore", "PluginRunnerCore", "Domain"],
+    products: [collections]),
+  Place(
+    name: "simulate", folder: "Tools", layer: .program, kind: .program, uses: ["Simulation"]),
+
   // Tools.
   Place(name: "ProtocRPCSwift", folder: "Tools", layer: .core),
   Place(
@@ -291,7 +299,7 @@ let tests: [(name: String, folder: String, uses: [String], products: [Target.Dep
     "ExecutorAllocatorServiceTests", "ExecutorAllocator",
     [
       "ExecutorAllocatorService", "ExecutorAllocatorCore", "Domain", "RedisClient", "RedisWire",
-      "RedisTesting", "BuildProtos", "RPC", "ServiceRuntime",
+      "RedisTesting", "Simulation", "BuildProtos", "RPC", "ServiceRuntime",
     ], nio("NIOCore", "NIOPosix") + [logging]
   ),
   ("PluginRunnerCoreTests", "PluginRunner", ["PluginRunnerCore", "Domain"], []),
@@ -320,6 +328,7 @@ let tests: [(name: String, folder: String, uses: [String], products: [Target.Dep
     ["ContentCacheService", "ContentCacheCore", "BuildProtos", "Domain", "RPC", "ServiceRuntime"],
     []
   ),
+  ("SimulationTests", "Simulation", ["Simulation", "Domain"], []),
   ("ProtocRPCSwiftTests", "Tools", ["ProtocRPCSwift"], []),
   (
     "CommandLineInterfaceTests", "Tools",
