@@ -1,6 +1,6 @@
 # Every verb is one line of `make`; what it does is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help setup build test format lint generate check bench bench-rpc bench-codec bench-datastore conformance soak sanitize fuzz demo up clean
+.PHONY: help setup build test simulate format lint generate check bench bench-rpc bench-codec bench-datastore conformance soak sanitize fuzz demo up clean
 
 # `swift build` refuses a target that imports what its manifest does not name.
 BUILD = swift build --explicit-target-dependency-import-check error
@@ -20,6 +20,9 @@ build: setup ## Build everything, for debugging
 
 test: setup ## Run all checks and tests: what CI runs
 	@scripts/test
+
+simulate: setup ## Run every core in worlds where everything breaks: SEEDS=1000 of them
+	@scripts/simulate --seeds $(or $(SEEDS),1000)
 
 format: ## Format the Swift files that people write
 	@$(SWIFT_FILES) | xargs -0 swift format --in-place --parallel

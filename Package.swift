@@ -214,6 +214,14 @@ let allPlaces: [Place] = [
     name: "millrace-content-cache", folder: "ContentCache", layer: .program, kind: .program,
     uses: ["ContentCacheService", "ServiceRuntime"]),
 
+  // Every core in one world, for tests and for planning.
+  Place(
+    name: "Simulation", folder: "Simulation", layer: .service,
+    uses: ["SchedulerCore", "ExecutorAllocatorCore", "PluginRunnerCore", "Domain"],
+    products: [collections]),
+  Place(
+    name: "simulate", folder: "Tools", layer: .program, kind: .program, uses: ["Simulation"]),
+
   // Tools.
   Place(name: "ProtocRPCSwift", folder: "Tools", layer: .core),
   Place(
@@ -292,7 +300,7 @@ let allTests: [(name: String, folder: String, uses: [String], products: [Target.
     "ExecutorAllocatorServiceTests", "ExecutorAllocator",
     [
       "ExecutorAllocatorService", "ExecutorAllocatorCore", "Domain", "RedisClient", "RedisWire",
-      "RedisTesting", "BuildProtos", "RPC", "ServiceRuntime",
+      "RedisTesting", "Simulation", "BuildProtos", "RPC", "ServiceRuntime",
     ], nio("NIOCore", "NIOPosix") + [logging]
   ),
   ("PluginRunnerCoreTests", "PluginRunner", ["PluginRunnerCore", "Domain"], []),
@@ -321,6 +329,7 @@ let allTests: [(name: String, folder: String, uses: [String], products: [Target.
     ["ContentCacheService", "ContentCacheCore", "BuildProtos", "Domain", "RPC", "ServiceRuntime"],
     []
   ),
+  ("SimulationTests", "Simulation", ["Simulation", "Domain"], []),
   ("ProtocRPCSwiftTests", "Tools", ["ProtocRPCSwift"], []),
   (
     "CommandLineInterfaceTests", "Tools",

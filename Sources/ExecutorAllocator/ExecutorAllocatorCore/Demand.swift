@@ -49,12 +49,17 @@ package struct Demand: Hashable, Sendable {
   package var shape: Shape
   /// Smaller is served first; equal ones in the order they came.
   package var rank: Int64
+  /// It has found no room for so long that an executor is kept free for it, until it has room.
+  package var reserves: Bool
 
-  package init(request: AttemptID, project: ProjectID, shape: Shape, rank: Int64 = 0) {
+  package init(
+    request: AttemptID, project: ProjectID, shape: Shape, rank: Int64 = 0, reserves: Bool = false
+  ) {
     self.request = request
     self.project = project
     self.shape = shape
     self.rank = rank
+    self.reserves = reserves
   }
 }
 

@@ -11,6 +11,8 @@ package enum Effect: Hashable, Sendable {
   case survey(PoolName)
   /// Answered by `checked` or `checkFailed`.
   case check([HeldByScheduler])
+  /// Sum up the executors behind this name; answered by `usageFound` or `usageFailed`.
+  case sumUsage(behind: String)
   /// Answered by `swept` or `sweepFailed`.
   case sweep
   case send(StreamID, Event)

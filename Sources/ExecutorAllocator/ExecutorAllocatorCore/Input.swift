@@ -24,6 +24,8 @@ package enum Input: Hashable, Sendable {
   case surveyFailed(PoolName)
   case checked([LeaseStanding])
   case checkFailed
+  case usageFound(UsagePage)
+  case usageFailed
   case swept(ended: [EndedLease], pools: [PoolName])
   case sweepFailed
   case tableConnected

@@ -31,6 +31,15 @@ package struct Policy: Hashable, Sendable {
   /// How often waiting demand is tried again without a sign of room: another replica may have made
   /// some.
   package var retryInterval = Duration.seconds(1)
+  /// A demand that has found no room for longer, while others did, has an executor kept free for it:
+  /// small jobs must not starve a large one. Longer than a usual wait, for it costs capacity.
+  package var reserveAfter = Duration.seconds(10)
+  /// How long that lasts without the demand being tried again: several times the retry interval.
+  package var reservationExpiry = Duration.seconds(3)
+  /// How often the executors' leases are summed up, for how many executors there should be.
+  package var usageInterval = Duration.seconds(5)
+  /// An executor where a pool has none to go by: what our own manifests give one.
+  package var standardExecutor = Resources(cpuMillis: 4_000, memory: .gibibytes(8), slots: 4)
   /// How often the reasons of waiting are looked at again.
   package var surveyInterval = Duration.seconds(1)
   /// How often leases that schedulers count on are looked up: whoever ended one may have been

@@ -16,6 +16,12 @@ package struct State: Sendable {
   /// Numbers demands in the order in which they came.
   package var arrivals: UInt64 = 0
 
+  /// What each pool has and what is leased of it, as the last whole round found it.
+  package var usage: [PoolName: PoolUsage] = [:]
+  /// The round that is under way, and whether its next page is with the table.
+  package var usageRound: [PoolName: PoolUsage]?
+  package var lastUsage: Timestamp?
+
   package var isSweeping = false
   package var lastSweep: Timestamp?
   package var lastRetry: Timestamp?
@@ -70,7 +76,9 @@ package struct State: Sendable {
     package var trying: [Tried]?
     /// Of that batch, what was withdrawn since: a lease for it goes back.
     package var withdrawn: Set<AttemptID> = []
-    /// Room was made while the batch was with the table: "no room" may be out of date.
+    /// Room was made while a batch was with the table: "no room" may be out of date. All are tried
+    /// again, after those that were not tried yet: else the first in line, for which there is no
+    /// room, would take every turn in a pool where room is made all the time.
     package var isWoken = false
     package var batch = 0
     package var isSurveying = false
@@ -92,6 +100,11 @@ package struct State: Sendable {
     package var count = 0
     /// There was no room for this shape, and nothing has changed since.
     package var isBlocked = false
+    /// Since when each try has found no room, whatever has changed since.
+    package var unmetSince: Timestamp?
+    package var isUnmet: Bool { self.unmetSince != nil }
+    /// The last look at the pool said that it can never be met.
+    package var wasImpossible = false
     package var reason: String?
   }
 

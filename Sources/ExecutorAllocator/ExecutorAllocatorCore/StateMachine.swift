@@ -16,6 +16,8 @@ package struct StateMachine: Sendable {
   package private(set) var state = State()
   package let policy: Policy
   private var effects: [Effect] = []
+  /// When the input came that is being handled.
+  private var now = Timestamp(microseconds: 0)
   /// Surveys for shapes that have just found no room are at least this far apart.
   private static let promptSurveyInterval = Duration.milliseconds(100)
 
@@ -24,6 +26,7 @@ package struct StateMachine: Sendable {
   }
 
   package mutating func handle(_ input: Input, at now: Timestamp) -> [Effect] {
+    self.now = now
     switch input {
     case .streamOpened(let stream): self.state.streams[stream] = State.Stream()
     case .streamClosed(let stream): self.forget(stream)
@@ -39,7 +42,10 @@ package struct StateMachine: Sendable {
     case .acquired(let pool, let leases): self.acquired(pool, leases, at: now)
     case .acquireFailed(let pool, _): self.acquireFailed(pool)
     case .surveyed(let pool, let survey): self.surveyed(pool, survey)
-    case .surveyFailed(let pool): self.state.pools[pool]?.isSurveying = false
+    case .surveyFailed(let pool):
+      self.state.pools[pool]?.isSurveying = false
+      // Its last demand may have gone meanwhile.
+      self.dropIfIdle(pool)
     case .checked(let standings): self.checked(standings)
     case .checkFailed:
       self.state.checking = nil
@@ -50,6 +56,8 @@ package struct StateMachine: Sendable {
       self.leasesEnded(ended)
       self.wake(pools)
     case .sweepFailed: self.state.isSweeping = false
+    case .usageFound(let page): self.usageFound(page)
+    case .usageFailed: self.state.usageRound = nil
     case .tableConnected: self.tableConnected(at: now)
     case .tableLost(let reason): self.state.table = .lost(reason: reason)
     case .ticked: self.ticked(at: now)
@@ -170,6 +178,24 @@ package struct StateMachine: Sendable {
     self.state.pools[name] = nil
     defer { self.state.pools[name] = pool }
 
+    var batch = self.nextBatch(&pool)
+    if batch.isEmpty, pool.isWoken {
+      Self.unblock(&pool)
+      batch = self.nextBatch(&pool)
+    }
+    guard !batch.isEmpty else { return }
+    pool.trying = batch
+    let demands = batch.map { one in
+      var demand = one.demand
+      let unmetSince = pool.queues[demand.shape]?.unmetSince
+      demand.reserves = unmetSince.map { self.now - $0 >= self.policy.reserveAfter } ?? false
+      return demand
+    }
+    self.effects.append(.acquire(name, demands, above: self.state.highestToken))
+  }
+
+  /// Those that are due, out of their queues.
+  private mutating func nextBatch(_ pool: inout State.Pool) -> [State.Tried] {
     var heads = Heap<Head>()
     for index in pool.queues.indices where !pool.queues.values[index].isBlocked {
       self.dropStale(&pool.queues.values[index])
@@ -192,11 +218,7 @@ package struct StateMachine: Sendable {
       // An empty queue stays while its demand is tried: it knows the reason that was told.
       pool.queues[head.shape] = queue
     }
-    guard !batch.isEmpty else { return }
-    pool.trying = batch
-    pool.isWoken = false
-    self.effects.append(
-      .acquire(name, batch.map(\.demand), above: self.state.highestToken))
+    return batch
   }
 
   private struct Head: Comparable {
@@ -218,14 +240,14 @@ package struct StateMachine: Sendable {
       tried.count == leases.count, "\(leases.count) answers to \(tried.count) demands")
     let batch = self.state.pools[name]?.batch ?? 0
     let withdrawn = self.endTry(name)
-    let isWoken = self.state.pools[name]?.isWoken ?? false
     var unwanted: [LeaseID] = []
     for (one, lease) in zip(tried, leases) {
       guard let lease else {
-        self.putBack(one, block: !isWoken)
+        self.putBack(one)
         continue
       }
       self.state.highestToken = max(self.state.highestToken, lease.token)
+      self.state.pools[name]?.queues[one.demand.shape]?.unmetSince = nil
       if let open = self.state.demands[one.demand.request], open.demand.shape == one.demand.shape {
         self.remove(open.demand.request)
         self.watch(
@@ -261,7 +283,7 @@ package struct StateMachine: Sendable {
     }
     _ = self.endTry(name)
     // Blocked, so that the next attempt is the retry interval's.
-    for one in tried { self.putBack(one, block: true) }
+    for one in tried { self.putBack(one) }
     self.afterTry(name, tried)
   }
 
@@ -273,18 +295,18 @@ package struct StateMachine: Sendable {
   }
 
   /// Back into the queue, if it is still the demand that was tried.
-  private mutating func putBack(_ tried: State.Tried, block: Bool) {
+  private mutating func putBack(_ tried: State.Tried) {
     let request = tried.demand.request
     if let open = self.state.demands[request], open.arrival == tried.arrival {
       self.state.demands[request]?.phase = .waiting
       self.enqueue(tried.demand, arrival: tried.arrival)
     }
     let shape = tried.demand.shape
-    if block, self.state.pools[shape.pool]?.queues[shape]?.isBlocked == false {
-      self.state.pools[shape.pool]?.queues[shape]?.isBlocked = true
-      if self.state.pools[shape.pool]?.queues[shape]?.reason == nil {
-        self.state.pools[shape.pool]?.wantsSurvey = true
-      }
+    guard let queue = self.state.pools[shape.pool]?.queues[shape] else { return }
+    self.state.pools[shape.pool]?.queues[shape]?.isBlocked = true
+    if !queue.isUnmet {
+      self.state.pools[shape.pool]?.queues[shape]?.unmetSince = self.now
+      if queue.reason == nil { self.state.pools[shape.pool]?.wantsSurvey = true }
     }
   }
 
@@ -300,16 +322,14 @@ package struct StateMachine: Sendable {
   private mutating func wake(_ names: [PoolName]) {
     for name in names {
       guard self.state.pools[name] != nil else { continue }
-      self.unblock(name)
+      self.state.pools[name]?.isWoken = true
       self.tryNext(name)
     }
   }
 
-  private mutating func unblock(_ name: PoolName) {
-    guard var pool = self.state.pools.removeValue(forKey: name) else { return }
+  private static func unblock(_ pool: inout State.Pool) {
     for index in pool.queues.indices { pool.queues.values[index].isBlocked = false }
-    pool.isWoken = true
-    self.state.pools[name] = pool
+    pool.isWoken = false
   }
 
   // MARK: Reasons
@@ -326,17 +346,24 @@ package struct StateMachine: Sendable {
 
   private mutating func surveyed(_ name: PoolName, _ survey: PoolSurvey) {
     self.state.pools[name]?.isSurveying = false
-    let blocked = self.state.pools[name]?.queues.filter { $0.value.isBlocked } ?? [:]
-    for (shape, queue) in Self.inOrder(blocked) {
+    for shape in self.shapes(of: name, where: \.isUnmet) {
       switch survey.verdict(on: shape, policy: self.policy) {
-      case .waits(let reason): self.explain(shape, reason)
+      case .waits(let reason):
+        self.state.pools[name]?.queues[shape]?.wasImpossible = false
+        self.explain(shape, reason)
       case .impossible(let reason):
-        var places = queue.places
-        while let place = places.popMin() {
-          guard self.counts(place), let open = self.state.demands[place.request] else { continue }
-          self.effects.append(
-            .send(open.stream, .unsatisfiable(place.request, reason: reason)))
-          self.remove(place.request)
+        let isTried = self.state.pools[name]?.trying?.contains { $0.demand.shape == shape } ?? false
+        if isTried, self.state.pools[name]?.queues[shape]?.wasImpossible == false {
+          // Its executor may have come since the look. But in a pool that is busy, or looked at
+          // whenever it is tried, something is always being tried: the next look decides.
+          self.state.pools[name]?.queues[shape]?.wasImpossible = true
+          continue
+        }
+        for request in self.requests(of: shape, atMost: .max) {
+          guard let open = self.state.demands[request] else { continue }
+          self.effects.append(.send(open.stream, .unsatisfiable(request, reason: reason)))
+          if open.phase == .trying { self.state.pools[name]?.withdrawn.insert(request) }
+          self.remove(request)
         }
       }
     }
@@ -345,27 +372,44 @@ package struct StateMachine: Sendable {
 
   /// Tells the first demands of a shape why they wait, unless they know.
   private mutating func explain(_ shape: Shape, _ reason: String) {
-    guard var places = self.state.pools[shape.pool]?.queues[shape]?.places else { return }
     self.state.pools[shape.pool]?.queues[shape]?.reason = reason
-    var told = 0
-    while told < self.policy.maximumExplained, let place = places.popMin() {
-      guard self.counts(place), let open = self.state.demands[place.request] else { continue }
-      told += 1
-      guard open.told != reason else { continue }
-      self.state.demands[place.request]?.told = reason
-      self.effects.append(.send(open.stream, .waiting(place.request, reason: reason)))
+    for request in self.requests(of: shape, atMost: self.policy.maximumExplained) {
+      guard let open = self.state.demands[request], open.told != reason else { continue }
+      self.state.demands[request]?.told = reason
+      self.effects.append(.send(open.stream, .waiting(request, reason: reason)))
     }
   }
 
-  /// By their first places: dictionaries have another order in every process.
-  private static func inOrder(
-    _ queues: [Shape: State.Queue]
-  ) -> [(shape: Shape, queue: State.Queue)] {
-    queues.compactMap { shape, queue in
-      queue.places.min.map { (place: $0, shape: shape, queue: queue) }
+  /// The first demands of a shape, in order. Those that are being tried come first, and count: a
+  /// demand that is tried each time somebody asks why it waits must get its answer all the same.
+  private func requests(of shape: Shape, atMost limit: Int) -> [AttemptID] {
+    guard let pool = self.state.pools[shape.pool] else { return [] }
+    var requests = (pool.trying ?? []).filter { one in
+      one.demand.shape == shape
+        && self.state.demands[one.demand.request]?.arrival == one.arrival
+    }.map(\.demand.request)
+    var places = pool.queues[shape]?.places ?? []
+    while requests.count < limit, let place = places.popMin() {
+      if self.counts(place) { requests.append(place.request) }
     }
-    .sorted { $0.place < $1.place }
-    .map { ($0.shape, $0.queue) }
+    return requests
+  }
+
+  /// Shapes with open demand, by its first place: dictionaries have another order in every process.
+  private func shapes(
+    of name: PoolName, where counts: (State.Queue) -> Bool = { _ in true }
+  ) -> [Shape] {
+    guard let pool = self.state.pools[name] else { return [] }
+    var heads: [Shape: State.Place] = [:]
+    for (shape, queue) in pool.queues where counts(queue) { heads[shape] = queue.places.min }
+    for one in pool.trying ?? [] {
+      let shape = one.demand.shape
+      guard let queue = pool.queues[shape], counts(queue) else { continue }
+      let place = State.Place(
+        rank: one.demand.rank, arrival: one.arrival, request: one.demand.request)
+      heads[shape] = min(heads[shape] ?? place, place)
+    }
+    return heads.sorted { $0.value < $1.value }.map(\.key)
   }
 
   // MARK: Leases that schedulers count on
@@ -479,7 +523,7 @@ package struct StateMachine: Sendable {
     let names = self.state.pools.keys.sorted()
     if case .lost(let reason) = self.state.table {
       for name in names {
-        for (shape, _) in Self.inOrder(self.state.pools[name]?.queues ?? [:]) {
+        for shape in self.shapes(of: name) {
           self.explain(shape, "the allocator cannot reach its table: \(reason)")
         }
       }
@@ -495,17 +539,42 @@ package struct StateMachine: Sendable {
     if Self.isDue(self.state.lastCheck, self.policy.checkInterval, now) {
       self.startCheckRound(at: now)
     }
+    if self.state.usageRound == nil,
+      Self.isDue(self.state.lastUsage, self.policy.usageInterval, now)
+    {
+      self.state.lastUsage = now
+      self.state.usageRound = [:]
+      self.effects.append(.sumUsage(behind: ""))
+    }
     for name in names {
       guard let pool = self.state.pools[name] else { continue }
       if pool.wantsSurvey {
         self.survey(name, every: Self.promptSurveyInterval, at: now)
-      } else if pool.queues.values.contains(where: { $0.isBlocked }) {
+      } else if pool.queues.values.contains(where: \.isUnmet) {
         self.survey(name, every: self.policy.surveyInterval, at: now)
       }
     }
     if Self.isDue(self.state.lastRetry, self.policy.retryInterval, now) {
       self.state.lastRetry = now
       self.wake(names)
+    }
+  }
+
+  private mutating func usageFound(_ page: UsagePage) {
+    guard var round = self.state.usageRound else {
+      preconditionFailure("a page of usage that was not asked for")
+    }
+    round.merge(page.pools) { $0 + $1 }
+    if let last = page.last {
+      self.state.usageRound = round
+      self.effects.append(.sumUsage(behind: last))
+    } else {
+      // Whoever shows a pool that is gone must learn that it needs nothing.
+      for (name, usage) in self.state.usage where usage.executors > 0 && round[name] == nil {
+        round[name] = PoolUsage(executors: 0, capacity: .none, leased: .none)
+      }
+      self.state.usage = round
+      self.state.usageRound = nil
     }
   }
 

@@ -288,6 +288,19 @@ final class Driver: @unchecked Sendable {
           self.handle(.checkFailed)
         }
       }
+    case .sumUsage(let name):
+      self.table.usage(behind: name) { result in
+        switch result {
+        case .success(let page):
+          self.handle(.usageFound(page))
+          if page.last == nil {
+            self.metrics.show(desired: self.machine.state.desiredExecutors(self.policy))
+          }
+        case .failure(let error):
+          _ = self.failed(error)
+          self.handle(.usageFailed)
+        }
+      }
     case .sweep:
       self.table.sweep { result in
         switch result {

@@ -71,6 +71,7 @@ package struct LeaseTable: Sendable {
     arguments.append(self.policy.grantExpiry.microseconds)
     arguments.append(token.rawValue)
     arguments.append(pool.rawValue)
+    arguments.append(self.policy.reservationExpiry.microseconds)
     var numbers: [Shape: Int] = [:]
     for demand in demands {
       let number = numbers[demand.shape] ?? numbers.count
@@ -81,6 +82,7 @@ package struct LeaseTable: Sendable {
       arguments.append(demand.shape.resources)
       arguments.append(joined: demand.shape.labels)
       arguments.append(joined: demand.shape.avoid.map(\.rawValue))
+      arguments.append(demand.reserves ? 1 : 0)
     }
     let requests = demands.map(\.request)
     self.run(Scripts.acquire, arguments, completion) { reply in
@@ -164,6 +166,16 @@ package struct LeaseTable: Sendable {
     arguments.append(self.policy.departedMemory.microseconds)
     arguments.append(pool.rawValue)
     self.run(Scripts.survey, arguments, completion) { Self.survey($0) }
+  }
+
+  /// Executors in one look: some milliseconds' work.
+  private static let usagePage: Int64 = 500
+
+  package func usage(behind name: String, then completion: @escaping Completion<UsagePage>) {
+    var arguments = self.arguments()
+    arguments.append(name)
+    arguments.append(Self.usagePage)
+    self.run(Scripts.usage, arguments, completion) { Self.usage($0) }
   }
 
   /// The standing of each lease, in order.

@@ -111,6 +111,30 @@ extension LeaseTable {
       count: 1)
   }
 
+  static func usage(_ reply: RedisValue) -> UsagePage? {
+    guard let parts = reply.elements, parts.count == 2, let last = parts[0].text,
+      let elements = parts[1].elements
+    else { return nil }
+    var pools: [PoolName: PoolUsage] = [:]
+    for element in elements {
+      guard let fields = element.elements, fields.count == 8, let pool = fields[0].text,
+        let count = fields[1].number, let capacity = self.sum(fields[2...4]),
+        let leased = self.sum(fields[5...7])
+      else { return nil }
+      pools[PoolName(pool)] = PoolUsage(
+        executors: Int(count), capacity: capacity, leased: leased)
+    }
+    return UsagePage(pools: pools, last: last.isEmpty ? nil : last)
+  }
+
+  /// Of many executors: more slots than one may have.
+  private static func sum(_ fields: ArraySlice<RedisValue>) -> Resources? {
+    let numbers = fields.compactMap(\.number)
+    guard numbers.count == 3 else { return nil }
+    return Resources(
+      cpuMillis: numbers[0], memory: ByteCount(numbers[1]), slots: Int32(clamping: numbers[2]))
+  }
+
   static func executor(_ reply: RedisValue) -> ExecutorRecord? {
     guard let fields = reply.elements, fields.count == 11, let id = fields[0].text,
       let address = fields[1].text, let pool = fields[2].text, let labels = fields[3].text,

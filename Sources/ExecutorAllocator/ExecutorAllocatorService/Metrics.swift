@@ -1,9 +1,11 @@
+import Domain
 import ExecutorAllocatorCore
 import RedisClient
 import ServiceRuntime
 
 /// What the allocator counts.
 struct Metrics: Sendable {
+  private let registry: MetricsRegistry
   let grants: Counter
   let unsatisfiable: Counter
   let released: Counter
@@ -24,6 +26,7 @@ struct Metrics: Sendable {
   ]
 
   init(_ registry: MetricsRegistry) {
+    self.registry = registry
     self.grants = registry.counter(
       "millrace_allocator_leases_granted_total", help: "Leases that schedulers were sent.")
     self.unsatisfiable = registry.counter(
@@ -63,6 +66,20 @@ struct Metrics: Sendable {
         labels: ["script": script.name], buckets: Self.scriptBuckets)
     }
     self.scriptTime = scriptTime
+  }
+
+  /// Pools that are shown: names come from whoever reports or demands.
+  private static let maximumPools = 200
+
+  /// How many executors each pool should have. One that is not named any more needs none.
+  func show(desired: [PoolName: Int]) {
+    for (pool, count) in desired.sorted(by: { $0.key < $1.key }).prefix(Self.maximumPools) {
+      self.registry.gauge(
+        "millrace_allocator_desired_executors",
+        help: "Executors that leases and waiting demand need now, of the pool's usual size.",
+        labels: ["pool": pool.rawValue]
+      ).set(count)
+    }
   }
 
   func record(_ event: Effect.Event) {

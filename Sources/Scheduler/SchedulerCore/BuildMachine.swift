@@ -85,14 +85,15 @@ struct BuildMachine: Sendable {
     return machine
   }
 
-  /// Queues what a recovered record says is queued, and looks what else is due.
+  /// Queues what a recovered record says is queued, and looks what else is due. News may have
+  /// changed the record since it was read: what follows from those waits for their commit.
   mutating func resume(at now: Timestamp, _ policy: Policy, _ out: inout BuildOutput) {
     for (index, job) in self.record.jobs.enumerated() where job.state == .queued {
-      out.now.append(.enqueue(.job(index)))
+      out.afterCommit.append(.enqueue(.job(index)))
     }
     for (index, notification) in self.record.notifications.enumerated()
     where notification.state == .pending {
-      out.now.append(.enqueue(.notification(index)))
+      out.afterCommit.append(.enqueue(.notification(index)))
     }
     if !self.isHeldBack { self.settleAll(at: now, &out) }
   }

@@ -166,7 +166,7 @@ extension Scheduler {
     self.leaveGroup(self.groupKey(of: id), id, at: now, &effects)
   }
 
-  private mutating func leaveGroup(
+  mutating func leaveGroup(
     _ key: GroupKey, _ id: BuildID, at now: Timestamp, _ effects: inout [Effect]
   ) {
     guard let place = self.groups[key]?.firstIndex(of: id) else { return }

@@ -254,16 +254,23 @@ extension Scheduler {
     self.builds.values[index].failures = 0
     self.builds.values[index].inFlight = nil
     self.builds.values[index].committed = self.builds.values[index].isDirty ? record : nil
-    let deferred = self.builds.values[index].afterThis
+    var deferred = self.builds.values[index].afterThis
     self.builds.values[index].afterThis = []
+    if !self.builds.values[index].isDirty {
+      // Nothing newer is to be written: what waits for the newest state has it.
+      deferred += self.builds.values[index].afterNext
+      self.builds.values[index].afterNext = []
+    }
     if isFirst { self.tally.submitted += 1 }
     self.count(record)
     self.show(id, &effects)
     self.carryOut(deferred, of: id, at: now, &effects)
     if isFirst { self.supersede(for: record, at: now, &effects) }
-    // The next of its group must not meet what is still being stopped.
-    if record.state == .finished, !record.holdsExecutors {
-      self.leaveGroup(id, at: now, &effects)
+    // The next of its group must not meet what is still being stopped. By now the build may be
+    // forgotten, or somebody has retried it.
+    let newest = self.builds[id]?.machine.record ?? record
+    if [record, newest].allSatisfy({ $0.state == .finished && !$0.holdsExecutors }) {
+      self.leaveGroup(self.groupKey(of: record), id, at: now, &effects)
     }
     self.settle(id, at: now, &effects)
   }

@@ -231,6 +231,40 @@ import Testing
       allocator.demand("b") == [.acquire(.standard, [.test("b")], above: FencingToken(90))])
   }
 
+  @Test func roomThatIsMadeAllTheTimeKeepsNobodyFromTheirTurn() {
+    var allocator = Allocator()
+    allocator.demand("first")
+    for number in 1...10 { allocator.demand("g\(number)", rank: Int64(number), shape: .gpu) }
+    allocator.demand("late", rank: 11)
+    let lease = allocator.lease("first")
+    let first = allocator.handle(.acquired(.standard, [lease])).batches
+    #expect(first == [(1...8).map { "g\($0)" }])
+    // Somebody gives a lease back; there is no label in it.
+    #expect(allocator.handle(.released([], pools: [.standard])).isEmpty)
+    let none = [Lease?](repeating: nil, count: 8)
+    #expect(allocator.handle(.acquired(.standard, none)).batches == [["late"]])
+    let again = allocator.handle(.acquired(.standard, [nil])).batches
+    #expect(again == [["g1", "g2", "g3", "g4"]])
+  }
+
+  @Test func aDemandThatStarvesHasAnExecutorKeptFree() {
+    var allocator = Allocator()
+    allocator.pass(.milliseconds(1))
+    allocator.demand("a")
+    allocator.handle(.acquired(.standard, [nil]))
+    #expect(allocator.pass(.milliseconds(9_900)).batches == [["a"]])
+    allocator.handle(.acquired(.standard, [nil]))
+    var starving = Demand.test("a")
+    starving.reserves = true
+    #expect(
+      allocator.pass(.seconds(1)).contains(
+        .acquire(.standard, [starving], above: FencingToken(0))))
+    // One that is served is not starving, and what comes after it waits its own time.
+    allocator.demand("b", rank: 1)
+    let effects = allocator.handle(.acquired(.standard, [allocator.lease("a")]))
+    #expect(effects.contains(.acquire(.standard, [.test("b", rank: 1)], above: FencingToken(1))))
+  }
+
   @Test func manyDemandsAreServedEachOnceInOrder() {
     var allocator = Allocator()
     var random = Seeded(state: 7)

@@ -216,6 +216,36 @@ import Testing
     #expect(allocator.handle(Self.survey(allocator, [VerdictTests.group(2)])).isEmpty)
     #expect(allocator.handle(.acquired(.standard, [allocator.lease("a")])).sent.count == 1)
   }
+
+  @Test func aDemandThatIsTriedWheneverItIsLookedAtIsJudgedAllTheSame() {
+    var allocator = Allocator()
+    allocator.demand("a", shape: .gpu)
+    allocator.handle(.acquired(.standard, [nil]))
+    // Retries and looks come at the same moments, or room is made for others all the time.
+    allocator.handle(.swept(ended: [], pools: [.standard]))
+    #expect(allocator.handle(Self.survey(allocator, [VerdictTests.group(2)])).isEmpty)
+    allocator.handle(.acquired(.standard, [nil]))
+    let effects = allocator.pass(.seconds(1))
+    #expect(effects.contains(.survey(.standard)) && effects.batches == [["a"]])
+    #expect(
+      allocator.handle(Self.survey(allocator, [VerdictTests.group(2)])) == [
+        .send(
+          Allocator.one, .unsatisfiable("a", reason: "needs label gpu: 0 of 2 executors match"))
+      ])
+    // Should its executor have come at last, nobody wants the lease any more.
+    let lease = allocator.lease("a")
+    #expect(allocator.handle(.acquired(.standard, [lease])) == [.release([lease.id])])
+    #expect(allocator.state.demands.isEmpty && allocator.state.pools.isEmpty)
+  }
+
+  @Test func aPoolWhoseLookFailsAfterItsLastDemandLeftIsForgotten() {
+    var allocator = Allocator()
+    allocator.demand("a", shape: .gpu)
+    #expect(allocator.handle(.acquired(.standard, [nil])) == [.survey(.standard)])
+    allocator.handle(.withdrew(Allocator.one, "a"))
+    allocator.handle(.surveyFailed(.standard))
+    #expect(allocator.state.pools.isEmpty)
+  }
 }
 
 @Suite struct PolicyTests {
@@ -273,7 +303,7 @@ import Testing
             free += 1
             return true
           }
-        case .acquire, .survey, .check, .sweep: pending.append(effect)
+        case .acquire, .survey, .check, .sumUsage, .sweep: pending.append(effect)
         }
       }
     }
@@ -304,6 +334,10 @@ import Testing
         note(allocator.handle(connected ? .surveyed(pool, survey) : .surveyFailed(pool)))
       case .check(let leases):
         note(allocator.handle(connected ? .checked(leases.map { _ in .held }) : .checkFailed))
+      case .sumUsage:
+        note(
+          allocator.handle(
+            connected ? .usageFound(UsagePage(pools: [:], last: nil)) : .usageFailed))
       case .sweep:
         note(allocator.handle(connected ? .swept(ended: [], pools: []) : .sweepFailed))
       case .release, .send, .end: break

@@ -298,6 +298,53 @@ import Testing
     }
   }
 
+  @Test func smallJobsDoNotStarveALargeOne() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("e1"))
+      try await farm.heartbeat(.test("e2"))
+      let whole = Shape(resources: Resources(cpuMillis: 4_000, memory: .gibibytes(2), slots: 1))
+      // Seven of eight shares are taken, and one of e2 is free.
+      var small: [Lease] = []
+      for number in 1...7 { small.append(try #require(try await farm.acquire("s\(number)"))) }
+      var large = Demand(request: "large", project: "lua", shape: whole)
+      #expect(try await farm.acquire([large]) == [nil])
+      // It waits for too long: e2, the roomiest, is kept free for it.
+      large.reserves = true
+      #expect(try await farm.acquire([large]) == [nil])
+      #expect(try await farm.acquire("s8") == nil)
+      for lease in small where lease.executor == "e2" {
+        try await farm.release(lease)
+        #expect(try await farm.acquire("again \(lease.id)") == nil)
+      }
+      // Another that starves does not take that away, and of e1 everybody may have what is free.
+      let other = Demand(
+        request: "other", project: "lua",
+        shape: Shape(resources: Resources(cpuMillis: 3_500, memory: .gibibytes(2))), reserves: true)
+      let onFirst = try #require(small.first { $0.executor == "e1" })
+      try await farm.release(onFirst)
+      #expect(try await farm.acquire([other]) == [nil])
+      #expect(try await farm.acquire("s9")?.executor == "e1")
+      #expect(try await farm.acquire([large])[0]?.executor == "e2")
+    }
+  }
+
+  @Test func anExecutorIsKeptFreeOnlyAsLongAsSomebodyTries() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("e1"))
+      let small = try #require(try await farm.acquire("small"))
+      let large = Demand(
+        request: "large", project: "lua",
+        shape: Shape(resources: Resources(cpuMillis: 4_000, memory: .gibibytes(2))), reserves: true)
+      #expect(try await farm.acquire([large]) == [nil])
+      #expect(try await farm.acquire("other") == nil)
+      farm.clock.pass(.milliseconds(2_900))
+      #expect(try await farm.acquire("other") == nil)
+      farm.clock.pass(.milliseconds(200))
+      try await farm.heartbeat(.test("e1", holding: [small]))
+      #expect(try await farm.acquire("other") != nil)
+    }
+  }
+
   @Test func largeFarmsAreNotScanned() async throws {
     try await Farm.with { farm in
       // 2,000 executors that are full, and one with room: the choice must not look at all of them.

@@ -197,6 +197,27 @@ import Testing
     }
   }
 
+  @Test func whatLeasesTakeIsSummedUpByPool() async throws {
+    try await Farm.with { farm in
+      for number in 1...501 {
+        try await farm.heartbeat(.test(ExecutorID("e\(1_000 + number)")))
+      }
+      try await farm.heartbeat(.test("f1", pool: "arm"))
+      for number in 1...3 { _ = try await farm.acquire("\(number)") }
+      let first: UsagePage = try await result { farm.table.usage(behind: "", then: $0) }
+      #expect(first.last == "e1500" && first.pools[.standard]?.executors == 500)
+      #expect(
+        first.pools[.standard]?.leased
+          == Resources(cpuMillis: 3_000, memory: .gibibytes(3), slots: 3))
+      let second: UsagePage = try await result { farm.table.usage(behind: "e1500", then: $0) }
+      let machine = PoolUsage(executors: 1, capacity: .machine, leased: .none)
+      #expect(second.pools == [.standard: machine, "arm": machine])
+      #expect(second.last == "f1")
+      let end: UsagePage = try await result { farm.table.usage(behind: "f1", then: $0) }
+      #expect(end == UsagePage(pools: [:], last: nil))
+    }
+  }
+
   @Test func executorsAreListedByPage() async throws {
     try await Farm.with { farm in
       for name in ["c", "a", "b"] {

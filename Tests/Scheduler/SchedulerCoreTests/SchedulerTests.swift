@@ -353,3 +353,44 @@ func aNewerBuildOfAGroupCanEndTheOlder() {
   bench.feed { $0.streamEnded(.notFound, of: "1/a/1", at: $1) }
   #expect(bench.record("2").jobs[0].state == .queued)
 }
+
+@Test func aGroupGoesOnBehindABuildThatHeldNothingWhenItsEndWasWritten() throws {
+  var bench = Bench()
+  var two = pipeline(job("a"), job("b"))
+  two.concurrency = Pipeline.Concurrency(group: "deploy")
+  _ = bench.submit("1", two)
+  _ = bench.submit("2", two)
+  #expect(bench.record("2").jobs.allSatisfy { $0.state == .blocked })
+  // Both leases are lost before any of it is written, and then nobody wants the build.
+  bench.holdsWrites = true
+  _ = bench.grant()
+  _ = bench.grant()
+  for lease in ["l1", "l2"] {
+    bench.feed { $0.leaseLost(LeaseID(lease), .executorGone, message: "gone", at: $1) }
+  }
+  _ = bench.cancel("1")
+  bench.holdsWrites = false
+  bench.release()
+  #expect(bench.record("1").outcome == .cancelled)
+  #expect(bench.record("2").jobs.allSatisfy { $0.state == .queued })
+}
+
+@Test func aNotificationWaitsForTheEndThatCameWhileRecordsWereRead() throws {
+  var bench = Bench()
+  _ = bench.submit("1", pipeline(job("a"), notify: [Pipeline.Notification(uses: "webhook")]))
+  let granted = bench.grant()
+  let order = try #require(granted)
+  let stored = try #require(bench.store["1"])
+  bench.scheduler = Scheduler(owner: "two")
+  _ = bench.take()
+  bench.feed { $0.recovered(stored, at: $1) }
+  bench.holdsWrites = true
+  bench.end(order.attempt)
+  bench.feed { $0.recoveryFinished(at: $1) }
+  // Nobody may hear of an end that may still be lost.
+  #expect(bench.take().demands.isEmpty)
+  bench.holdsWrites = false
+  bench.release()
+  #expect(bench.take().demands.count == 1)
+  #expect(bench.record("1").outcome == .succeeded)
+}

@@ -3,14 +3,16 @@ import RedisClient
 extension Scripts {
   /// Leases for a batch of demands of one pool, in their order.
   ///
-  /// Arguments: now, suspect after, grant expiry, smallest token, pool, then for each demand:
-  /// request, project, number of its shape in the batch, CPU, memory, slots, labels (joined), and
-  /// executors to avoid (joined). Answers for each demand a lease, or 0: no room.
+  /// Arguments: now, suspect after, grant expiry, smallest token, pool, reservation expiry, then
+  /// for each demand: request, project, number of its shape in the batch, CPU, memory, slots, labels
+  /// (joined), executors to avoid (joined), and 1 if one is to be kept free for it. Answers for each
+  /// demand a lease, or 0: no room.
   package static let acquire = script(
     "acquire",
     #"""
     local suspect_after, grant_expiry = tonumber(ARGV[2]), tonumber(ARGV[3])
     local floor, pool = tonumber(ARGV[4]), ARGV[5]
+    local reservation_expiry = tonumber(ARGV[6])
     begin()
     local token = math.max(tonumber(redis.call('GET', key('token')) or '0'), floor)
 
@@ -34,6 +36,17 @@ extension Scripts {
       end
       classes_of[joined] = found
       return found
+    end
+
+    -- The executor that is kept free in this pool, and for demands of which kind: large ones that
+    -- waited too long while small ones took every share.
+    local reserved, reserved_for
+    do
+      local r = redis.call('HMGET', key('reserved', pool), 'executor', 'for', 'until')
+      if r[1] and now <= tonumber(r[3]) then reserved, reserved_for = r[1], r[2] end
+    end
+    local function allowed(id, d, avoid)
+      return not avoid[id] and (id ~= reserved or d.kind == reserved_for)
     end
 
     -- Whether the executor has the room, exactly; the index knows memory in mebibytes only, and
@@ -71,7 +84,7 @@ extension Scripts {
                   break
                 end
                 local removed = false
-                if score % 16777216 >= d.mib and not avoid[id] then
+                if score % 16777216 >= d.mib and allowed(id, d, avoid) then
                   local fits, fell_silent = has_room(id, d)
                   removed = fell_silent
                   if fits then
@@ -103,7 +116,7 @@ extension Scripts {
       local best, best_score
       local warm = redis.call('ZREVRANGE', key('warm', pool, d.project), 0, WARM_CANDIDATES - 1)
       for _, id in ipairs(warm) do
-        if not avoid[id] then
+        if allowed(id, d, avoid) then
           local fits, _, score = has_room(id, d)
           if fits and (not best or score < best_score) and labels_match(id, d.labels) then
             best, best_score = id, score
@@ -111,6 +124,54 @@ extension Scripts {
         end
       end
       return best
+    end
+
+    -- Whether the executor could meet the demand once it is free.
+    local function could_hold(id, d, avoid)
+      local e = redis.call('HMGET', key('executor', id), 'pool', 'draining', 'suspect', 'cpu',
+        'memory', 'slots')
+      return e[1] == pool and e[2] == '0' and e[3] == '0' and not avoid[id]
+        and tonumber(e[4]) >= d.cpu and tonumber(e[5]) >= d.memory and tonumber(e[6]) >= d.slots
+        and labels_match(id, d.labels)
+    end
+
+    -- Of the executors that could hold the demand, one that has most room already. Only the first
+    -- few of each part of the index are looked at: next time others may be in front.
+    local function roomiest(d, avoid)
+      local best, best_score
+      for _, class in ipairs(matching_classes(d.labels)) do
+        for _, bucket in ipairs(redis.call('SMEMBERS', key('buckets', pool, class))) do
+          local page = redis.call('ZREVRANGE', key('free', pool, bucket, class), 0, PAGE - 1,
+            'WITHSCORES')
+          for i = 1, #page, 2 do
+            local id, score = page[i], tonumber(page[i + 1])
+            local roomier = not best or score > best_score or (score == best_score and id < best)
+            if roomier and could_hold(id, d, avoid) then best, best_score = id, score end
+          end
+        end
+      end
+      return best
+    end
+
+    -- Keeps an executor free for demands of this kind. One in a pool at a time, so that most of it
+    -- goes on as before; it ends when the demand has its lease, or is not tried any more.
+    local function reserve(d, avoid)
+      if reserved and reserved_for ~= d.kind then return end
+      if not reserved or not could_hold(reserved, d, avoid) then
+        reserved, reserved_for = roomiest(d, avoid), d.kind
+      end
+      if reserved then
+        redis.call('HSET', key('reserved', pool), 'executor', reserved, 'for', d.kind, 'until',
+          whole(now + reservation_expiry))
+        redis.call('EXPIRE', key('reserved', pool), 60)
+      end
+    end
+
+    local function end_reservation(d)
+      if reserved and reserved_for == d.kind then
+        redis.call('DEL', key('reserved', pool))
+        reserved = nil
+      end
     end
 
     -- Whether the only executors that could ever meet the demand are those to avoid.
@@ -156,12 +217,13 @@ extension Scripts {
     end
 
     local replies, full = {}, {}
-    for i = 6, #ARGV, 8 do
+    for i = 7, #ARGV, 9 do
       local d = {request = ARGV[i], project = ARGV[i + 1], shape = ARGV[i + 2],
         cpu = tonumber(ARGV[i + 3]), memory = tonumber(ARGV[i + 4]),
         slots = tonumber(ARGV[i + 5]), labels = ARGV[i + 6]}
       d.mib = mebibytes(d.memory)
       d.bucket = bucket_of(d.mib)
+      d.kind = table.concat({d.cpu, d.memory, d.slots, d.labels}, '|')
       local reply = existing(d)
       if not reply and not full[d.shape] then
         local avoid, avoids = {}, false
@@ -179,8 +241,10 @@ extension Scripts {
           redis.call('ZADD', key('due'), whole(expires), lease)
           redis.call('SET', key('token'), whole(token))
           reindex(id)
+          end_reservation(d)
           reply = lease_reply(lease, id, token, d, expires)
         else
+          if ARGV[i + 8] == '1' then reserve(d, avoid) end
           full[d.shape] = true
         end
       end

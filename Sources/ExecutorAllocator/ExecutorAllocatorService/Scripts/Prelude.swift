@@ -23,6 +23,7 @@ import RedisClient
 /// | `buckets:P:C` | set: which of the next hold anything, for label set C (or `*`, all) |
 /// | `free:P:B:C` | sorted set: executors of C with room, by free CPU, then free memory |
 /// | `warm:P:J` | sorted set: executors that hold caches of project J, by since when |
+/// | `reserved:P` | hash: the executor of P that is kept free, for what, and until when |
 /// | `token` | the largest fencing token given out or seen |
 /// | `epoch` | the token at which this table began: older leases may be unknown to it |
 /// | `swept`, `grace` | when silent executors were last looked for; until when they are excused |
@@ -214,7 +215,7 @@ package enum Scripts {
     """# + "\n"
 
   /// Every script, for what is kept of each.
-  static let all = [acquire, release, heartbeat, deregister, sweep, survey, check, list]
+  static let all = [acquire, release, heartbeat, deregister, sweep, survey, check, usage, list]
 
   static func script(_ name: String, _ body: String) -> RedisScript {
     RedisScript(name: name, source: self.prelude + body)

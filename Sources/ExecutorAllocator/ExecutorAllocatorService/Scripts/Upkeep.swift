@@ -99,6 +99,39 @@ extension Scripts {
     return replies
     """#)
 
+  /// What executors have and what leases take of it, by pool, a page at a time. Arguments: now, name
+  /// to begin behind, count. Answers `{last name or '', {pool, executors, CPU, memory, slots, leased
+  /// CPU, memory, slots}...}`.
+  package static let usage = script(
+    "usage",
+    #"""
+    local ids = redis.call('ZRANGEBYLEX', key('names'), '(' .. ARGV[2], '+', 'LIMIT', 0,
+      tonumber(ARGV[3]))
+    local pools, order = {}, {}
+    for _, id in ipairs(ids) do
+      local e = redis.call('HMGET', key('executor', id), 'pool', 'cpu', 'memory', 'slots',
+        'free_cpu', 'free_memory', 'free_slots')
+      local sum = pools[e[1]]
+      if not sum then
+        sum = {0, 0, 0, 0, 0, 0, 0}
+        pools[e[1]] = sum
+        order[#order + 1] = e[1]
+      end
+      sum[1] = sum[1] + 1
+      for i = 1, 3 do
+        sum[1 + i] = sum[1 + i] + tonumber(e[1 + i])
+        sum[4 + i] = sum[4 + i] + tonumber(e[1 + i]) - tonumber(e[4 + i])
+      end
+    end
+    local replies = {}
+    for _, pool in ipairs(order) do
+      local reply = {pool}
+      for i, number in ipairs(pools[pool]) do reply[i + 1] = whole(number) end
+      replies[#replies + 1] = reply
+    end
+    return {ids[#ids] or '', replies}
+    """#)
+
   /// Executors with their leases, a page at a time. Arguments: now, name to begin behind, count, pool or
   /// ''. Answers `{last name or '', executors}`, each `{id, address, pool, labels, draining, suspect, CPU, memory, slots, last heard, {lease,
   /// request, token, CPU, memory, slots, expires or ''}...}`.

@@ -1,0 +1,511 @@
+import Domain
+import ExecutorAllocatorCore
+
+/// The allocator's table as the scripts in Redis keep it, in memory: what each of them decides and
+/// answers, without the index that makes it fast.
+///
+/// A test beside the scripts gives both the same operations and compares what they answer.
+package struct LeaseTableModel {
+  package struct Swept: Hashable {
+    package var ended: [EndedLease]
+    package var pools: [PoolName]
+    package var executors: Int
+    package var wasUnattended: Bool
+  }
+
+  struct Executor {
+    var incarnation: String
+    var address: String
+    var pool: PoolName
+    var labels: [String]
+    var capacity: Resources
+    var free: Resources
+    var isDraining: Bool
+    var isSuspect = false
+    var warm: [ProjectID] = []
+    var heard: Timestamp
+    var held: Set<LeaseID> = []
+
+    var kind: Kind {
+      Kind(
+        labels: self.labels, capacity: self.capacity,
+        state: self.isSuspect ? .suspect : self.isDraining ? .draining : .ready)
+    }
+
+    func fits(_ resources: Resources) -> Bool {
+      !self.isDraining && !self.isSuspect && self.free.fits(resources) && self.free.slots >= 1
+        && self.free.cpuMillis >= 0 && self.free.memory.bytes >= 0
+    }
+  }
+
+  struct Kind: Hashable {
+    var labels: [String]
+    var capacity: Resources
+    var state: PoolSurvey.Group.State
+
+    func group(_ count: Int) -> PoolSurvey.Group {
+      PoolSurvey.Group(
+        labels: self.labels, capacity: self.capacity, state: self.state, count: count)
+    }
+  }
+
+  struct Entry {
+    var executor: ExecutorID
+    var request: AttemptID
+    var token: Int64
+    var resources: Resources
+    /// Nil while a runner confirms it.
+    var due: Timestamp?
+  }
+
+  /// An executor that is kept free, and for which demands.
+  private struct Reservation {
+    var executor: ExecutorID
+    var resources: Resources
+    var labels: [String]
+    var until: Timestamp
+
+    func isFor(_ shape: Shape) -> Bool {
+      self.resources == shape.resources && self.labels == shape.labels
+    }
+  }
+
+  /// How long the end of a lease, and a process that was taken out, are remembered.
+  private static let endedMemory = Duration.seconds(3_600)
+  private static let goneMemory = Duration.seconds(60)
+  private static let warmCandidates = 16
+
+  package var policy: Policy
+  private(set) var executors: [ExecutorID: Executor] = [:]
+  private(set) var leases: [LeaseID: Entry] = [:]
+  private var requests: [AttemptID: LeaseID] = [:]
+  private var ended: [LeaseID: (lease: EndedLease, until: Timestamp)] = [:]
+  private var gone: [ExecutorID: (incarnation: String, until: Timestamp)] = [:]
+  private var liveSince: [PoolName: Timestamp] = [:]
+  private var departed: [PoolName: [Kind: Timestamp]] = [:]
+  private var warmSince: [PoolName: [ProjectID: [ExecutorID: Timestamp]]] = [:]
+  private var reserved: [PoolName: Reservation] = [:]
+  private var token: Int64 = 0
+  private var epoch: Int64?
+  private var swept: Timestamp?
+  private var grace: Timestamp?
+
+  package init(policy: Policy) {
+    self.policy = policy
+  }
+
+  /// Makes sure that the table has a beginning.
+  private mutating func begin(_ now: Timestamp) -> Int64 {
+    if let epoch = self.epoch { return epoch }
+    let epoch = max(now.microseconds, self.token + 1)
+    self.epoch = epoch
+    return epoch
+  }
+
+  // MARK: Leases
+
+  package mutating func acquire(
+    _ demands: [Demand], pool: PoolName, above floor: FencingToken, at now: Timestamp
+  ) -> [Lease?] {
+    _ = self.begin(now)
+    if let reservation = self.reserved[pool], now > reservation.until { self.reserved[pool] = nil }
+    var token = max(self.token, floor.rawValue)
+    var full: Set<Shape> = []
+    return demands.map { demand in
+      if let lease = self.existing(demand, at: now) { return lease }
+      guard !full.contains(demand.shape) else { return nil }
+      var avoid = Set(demand.shape.avoid)
+      var found = self.find(demand, pool, avoid, at: now)
+      if found == nil, !avoid.isEmpty, self.onlyAvoidedMatch(demand, pool, avoid) {
+        avoid = []
+        found = self.find(demand, pool, avoid, at: now)
+      }
+      guard let tightest = found else {
+        if demand.reserves { self.reserve(demand, pool, avoid, at: now) }
+        full.insert(demand.shape)
+        return nil
+      }
+      let executor = self.findWarm(demand, pool, avoid, at: now) ?? tightest
+      token = max(token + 1, now.microseconds)
+      let id = LeaseID("lease-\(token)")
+      self.beginLease(
+        id, on: executor, for: demand.request, token: token, demand.shape.resources)
+      let expires = now + self.policy.grantExpiry
+      self.leases[id]?.due = expires
+      self.token = token
+      if self.reserved[pool]?.isFor(demand.shape) ?? false { self.reserved[pool] = nil }
+      return self.lease(id, expires: expires)
+    }
+  }
+
+  private func isAllowed(_ id: ExecutorID, _ demand: Demand, _ pool: PoolName) -> Bool {
+    guard let reservation = self.reserved[pool], reservation.executor == id else { return true }
+    return reservation.isFor(demand.shape)
+  }
+
+  /// Keeps an executor free for demands of this kind; one in a pool at a time.
+  private mutating func reserve(
+    _ demand: Demand, _ pool: PoolName, _ avoid: Set<ExecutorID>, at now: Timestamp
+  ) {
+    let before = self.reserved[pool]
+    if let before, !before.isFor(demand.shape) { return }
+    let able = self.executors.filter { id, executor in
+      executor.pool == pool && executor.kind.state == .ready && !avoid.contains(id)
+        && executor.capacity.fits(demand.shape.resources)
+        && demand.shape.labels.allSatisfy(executor.labels.contains)
+    }
+    // Only what has room for something is in the index.
+    let roomiest = able.filter { $0.value.fits(.none) }.sorted { left, right in
+      let (one, other) = (left.value.free, right.value.free)
+      return (other.cpuMillis, other.memory.bytes >> 20, left.key)
+        < (one.cpuMillis, one.memory.bytes >> 20, right.key)
+    }.first?.key
+    guard let executor = before.map(\.executor).flatMap({ able[$0] == nil ? nil : $0 }) ?? roomiest
+    else { return }
+    self.reserved[pool] = Reservation(
+      executor: executor, resources: demand.shape.resources, labels: demand.shape.labels,
+      until: now + self.policy.reservationExpiry)
+  }
+
+  private func lease(_ id: LeaseID, expires: Timestamp) -> Lease? {
+    guard let entry = self.leases[id] else { return nil }
+    return Lease(
+      id: id, executor: entry.executor, address: self.executors[entry.executor]?.address ?? "",
+      resources: entry.resources, token: FencingToken(entry.token), request: entry.request,
+      expires: expires)
+  }
+
+  private mutating func existing(_ demand: Demand, at now: Timestamp) -> Lease? {
+    guard let id = self.requests[demand.request], let entry = self.leases[id] else { return nil }
+    let expires = now + self.policy.grantExpiry
+    if entry.due != nil { self.leases[id]?.due = expires }
+    return self.lease(id, expires: expires)
+  }
+
+  /// The tightest executor: least free CPU that fits, then least free memory.
+  private mutating func find(
+    _ demand: Demand, _ pool: PoolName, _ avoid: Set<ExecutorID>, at now: Timestamp
+  ) -> ExecutorID? {
+    let candidates = self.executors.filter { id, executor in
+      executor.pool == pool && !avoid.contains(id) && executor.fits(demand.shape.resources)
+        && demand.shape.labels.allSatisfy(executor.labels.contains)
+        && self.isAllowed(id, demand, pool)
+    }.sorted { left, right in
+      let (one, other) = (left.value.free, right.value.free)
+      return (one.cpuMillis, one.memory.bytes >> 20, left.key)
+        < (other.cpuMillis, other.memory.bytes >> 20, right.key)
+    }
+    for (id, _) in candidates where !self.becameSuspect(id, at: now) { return id }
+    return nil
+  }
+
+  private mutating func findWarm(
+    _ demand: Demand, _ pool: PoolName, _ avoid: Set<ExecutorID>, at now: Timestamp
+  ) -> ExecutorID? {
+    let warm = (self.warmSince[pool]?[demand.project] ?? [:])
+      .sorted { ($0.value, $0.key) > ($1.value, $1.key) }.prefix(Self.warmCandidates)
+    var best: (id: ExecutorID, cpu: Int64, memory: Int64)?
+    for (id, _) in warm where !avoid.contains(id) && self.isAllowed(id, demand, pool) {
+      guard let executor = self.executors[id], executor.fits(demand.shape.resources),
+        !self.becameSuspect(id, at: now)
+      else { continue }
+      let free = executor.free
+      let isTighter =
+        best.map { (free.cpuMillis, free.memory.bytes >> 20) < ($0.cpu, $0.memory) } ?? true
+      guard isTighter, demand.shape.labels.allSatisfy(executor.labels.contains) else { continue }
+      best = (id, free.cpuMillis, free.memory.bytes >> 20)
+    }
+    return best?.id
+  }
+
+  /// Whether the executor has been silent for too long to be given work; noted if it has.
+  private mutating func becameSuspect(_ id: ExecutorID, at now: Timestamp) -> Bool {
+    guard let executor = self.executors[id], now - executor.heard > self.policy.suspectAfter else {
+      return false
+    }
+    self.executors[id]?.isSuspect = true
+    return true
+  }
+
+  private func onlyAvoidedMatch(
+    _ demand: Demand, _ pool: PoolName, _ avoid: Set<ExecutorID>
+  ) -> Bool {
+    !self.executors.contains { id, executor in
+      executor.pool == pool && !avoid.contains(id) && executor.kind.state != .draining
+        && executor.capacity.fits(demand.shape.resources)
+        && demand.shape.labels.allSatisfy(executor.labels.contains)
+    }
+  }
+
+  private mutating func beginLease(
+    _ id: LeaseID, on executor: ExecutorID, for request: AttemptID, token: Int64,
+    _ resources: Resources
+  ) {
+    self.leases[id] = Entry(
+      executor: executor, request: request, token: token, resources: resources)
+    self.requests[request] = id
+    self.executors[executor]?.held.insert(id)
+    self.executors[executor]?.free -= resources
+  }
+
+  private mutating func endLease(
+    _ id: LeaseID, _ cause: EndedLease.Cause, _ message: String, at now: Timestamp
+  ) -> EndedLease? {
+    guard let entry = self.leases.removeValue(forKey: id) else { return nil }
+    self.executors[entry.executor]?.held.remove(id)
+    self.executors[entry.executor]?.free += entry.resources
+    if self.requests[entry.request] == id { self.requests[entry.request] = nil }
+    let lease = EndedLease(
+      id: id, request: entry.request, executor: entry.executor, cause: cause, message: message)
+    self.ended[id] = (lease, now + Self.endedMemory)
+    return lease
+  }
+
+  private func end(of id: LeaseID, at now: Timestamp) -> EndedLease? {
+    self.ended[id].flatMap { $0.until > now ? $0.lease : nil }
+  }
+
+  package mutating func release(_ leases: [LeaseID], at now: Timestamp) -> [PoolName] {
+    var pools: [PoolName] = []
+    for id in leases {
+      let message = "its scheduler gave it back"
+      if let lease = self.endLease(id, .released, message, at: now) {
+        if let pool = self.executors[lease.executor]?.pool, !pools.contains(pool) {
+          pools.append(pool)
+        }
+      } else if self.end(of: id, at: now) == nil {
+        self.ended[id] = (
+          EndedLease(id: id, request: "", executor: "", cause: .released, message: message),
+          now + Self.endedMemory
+        )
+      }
+    }
+    return pools
+  }
+
+  // MARK: Executors
+
+  package mutating func record(_ heartbeat: Heartbeat, at now: Timestamp) -> HeartbeatRecord {
+    let epoch = self.begin(now)
+    let limit = max(self.token, (now + self.policy.tokenLead).microseconds)
+    for held in heartbeat.held where held.token.rawValue > limit {
+      return .tokenAhead(held.lease, held.token, limit: FencingToken(limit))
+    }
+    let id = heartbeat.executor
+    if let gone = self.gone[id], gone.until > now, gone.incarnation == heartbeat.incarnation {
+      return .deregistered
+    }
+    var recorded = HeartbeatRecord.Recorded()
+    if let known = self.executors[id] {
+      if known.incarnation != heartbeat.incarnation {
+        let silent = now - known.heard
+        if known.address != heartbeat.address, silent < self.policy.lostAfter {
+          return .duplicate(address: known.address, silentFor: silent)
+        }
+        recorded.ended = self.remove(
+          id, .executorRestarted, "executor \(id) came back as another process", at: now)
+      } else if known.pool != heartbeat.pool || known.labels != heartbeat.labels {
+        recorded.ended = self.remove(
+          id, .executorRestarted, "executor \(id) changed its pool or labels", at: now)
+      }
+    }
+    self.register(heartbeat, &recorded, at: now)
+    self.confirm(heartbeat, epoch, &recorded, at: now)
+    return .recorded(recorded)
+  }
+
+  private mutating func register(
+    _ heartbeat: Heartbeat, _ recorded: inout HeartbeatRecord.Recorded, at now: Timestamp
+  ) {
+    let id = heartbeat.executor
+    if var known = self.executors[id] {
+      if known.capacity != heartbeat.capacity || known.isDraining != heartbeat.isDraining
+        || known.isSuspect || known.address != heartbeat.address
+      {
+        known.free = known.free + heartbeat.capacity - known.capacity
+        known.capacity = heartbeat.capacity
+        known.isDraining = heartbeat.isDraining
+        known.isSuspect = false
+        known.address = heartbeat.address
+        recorded.madeRoom = true
+      }
+      known.heard = now
+      self.executors[id] = known
+    } else {
+      self.executors[id] = Executor(
+        incarnation: heartbeat.incarnation, address: heartbeat.address, pool: heartbeat.pool,
+        labels: heartbeat.labels, capacity: heartbeat.capacity, free: heartbeat.capacity,
+        isDraining: heartbeat.isDraining, heard: now)
+      if self.liveSince[heartbeat.pool] == nil { self.liveSince[heartbeat.pool] = now }
+      recorded.madeRoom = true
+    }
+    let before = Set(self.executors[id]?.warm ?? [])
+    for project in heartbeat.warmProjects where !before.contains(project) {
+      self.warmSince[heartbeat.pool, default: [:]][project, default: [:]][id] = now
+    }
+    for project in before.subtracting(heartbeat.warmProjects) {
+      self.warmSince[heartbeat.pool]?[project]?[id] = nil
+    }
+    self.executors[id]?.warm = heartbeat.warmProjects
+  }
+
+  /// Confirms its leases, and brings back those that an earlier table knew.
+  private mutating func confirm(
+    _ heartbeat: Heartbeat, _ epoch: Int64, _ recorded: inout HeartbeatRecord.Recorded,
+    at now: Timestamp
+  ) {
+    let id = heartbeat.executor
+    var reported: Set<LeaseID> = []
+    var largest = self.token
+    for held in heartbeat.held where reported.insert(held.lease).inserted {
+      let token = held.token.rawValue
+      largest = max(largest, token)
+      let owner = self.leases[held.lease]?.executor
+      if owner == id {
+        self.leases[held.lease]?.due = nil
+      } else if owner != nil || self.end(of: held.lease, at: now) != nil
+        || (token >= epoch && token <= self.token)
+      {
+        recorded.stop.append(held.lease)
+      } else {
+        self.beginLease(
+          held.lease, on: id, for: held.request, token: token, held.resources)
+      }
+    }
+    if largest > self.token {
+      self.token = largest
+      if largest >= epoch { self.epoch = largest + 1 }
+    }
+    for lease in self.executors[id]?.held ?? []
+    where !reported.contains(lease) && self.leases[lease]?.due == nil {
+      self.leases[lease]?.due = now + self.policy.grantExpiry
+    }
+  }
+
+  private mutating func remove(
+    _ id: ExecutorID, _ cause: EndedLease.Cause, _ message: String, at now: Timestamp
+  ) -> [EndedLease] {
+    guard let executor = self.executors[id] else { return [] }
+    let ended = executor.held.sorted().compactMap { self.endLease($0, cause, message, at: now) }
+    var kind = executor.kind
+    kind.state = .ready
+    self.departed[executor.pool, default: [:]][kind] = now
+    for project in executor.warm { self.warmSince[executor.pool]?[project]?[id] = nil }
+    self.executors[id] = nil
+    if !self.executors.values.contains(where: { $0.pool == executor.pool }) {
+      self.liveSince[executor.pool] = nil
+    }
+    return ended
+  }
+
+  package mutating func deregister(
+    _ id: ExecutorID, incarnation: String, at now: Timestamp
+  ) -> [EndedLease] {
+    self.gone[id] = (incarnation, now + Self.goneMemory)
+    guard self.executors[id]?.incarnation == incarnation else { return [] }
+    return self.remove(
+      id, .executorLost, "executor \(id) was taken out of the farm", at: now)
+  }
+
+  // MARK: Upkeep
+
+  package mutating func sweep(at now: Timestamp) -> Swept {
+    _ = self.begin(now)
+    let isLate = self.isUnattended(now)
+    self.swept = now
+    if isLate { self.grace = now + self.policy.lostAfter }
+    for (id, executor) in self.executors where now - executor.heard > self.policy.suspectAfter {
+      self.executors[id]?.isSuspect = true
+    }
+    var swept = Swept(
+      ended: [], pools: [], executors: self.executors.count, wasUnattended: isLate)
+    if let grace = self.grace, now < grace { return swept }
+    func room(_ pool: PoolName?) {
+      if let pool, !swept.pools.contains(pool) { swept.pools.append(pool) }
+    }
+    let lost = self.executors.filter { now - $0.value.heard > self.policy.lostAfter }
+      .sorted { ($0.value.heard, $0.key) < ($1.value.heard, $1.key) }
+    for (id, executor) in lost {
+      let tenths = ((now - executor.heard).microseconds + 50_000) / 100_000
+      swept.ended += self.remove(
+        id, .executorLost, "executor \(id) was silent for \(tenths / 10).\(tenths % 10) s", at: now)
+      room(executor.pool)
+    }
+    let due = self.leases.filter { $0.value.due.map { $0 <= now } ?? false }
+      .sorted { ($0.value.due ?? now, $0.key) < ($1.value.due ?? now, $1.key) }
+    for (id, entry) in due {
+      let why = "executor \(entry.executor) does not hold its job"
+      if let lease = self.endLease(id, .expired, why, at: now) { swept.ended.append(lease) }
+      room(self.executors[entry.executor]?.pool)
+    }
+    swept.executors = self.executors.count
+    return swept
+  }
+
+  private func isUnattended(_ now: Timestamp) -> Bool {
+    self.swept.map { now - $0 > self.policy.sweepGap } ?? true
+  }
+
+  package mutating func survey(_ pool: PoolName, at now: Timestamp) -> PoolSurvey {
+    self.departed[pool] = self.departed[pool]?.filter {
+      $0.value > now - self.policy.departedMemory
+    }
+    var kinds: [Kind: Int] = [:]
+    for executor in self.executors.values where executor.pool == pool {
+      kinds[executor.kind, default: 0] += 1
+    }
+    func inOrder(_ groups: [PoolSurvey.Group]) -> [PoolSurvey.Group] {
+      groups.sorted { "\($0)" < "\($1)" }
+    }
+    return PoolSurvey(
+      time: now, liveSince: self.liveSince[pool],
+      groups: inOrder(kinds.map { $0.key.group($0.value) }),
+      departed: inOrder((self.departed[pool] ?? [:]).keys.map { $0.group(1) }))
+  }
+
+  package mutating func check(_ held: [HeldByScheduler], at now: Timestamp) -> [LeaseStanding] {
+    _ = self.begin(now)
+    let isExcused = self.isUnattended(now) || self.grace.map { now < $0 } ?? false
+    return held.map { one in
+      if self.leases[one.lease] != nil { return .held }
+      if let lease = self.end(of: one.lease, at: now) {
+        return .ended(lease.cause, message: lease.message)
+      }
+      if isExcused { return .unknownYet }
+      return self.executors[one.executor] != nil
+        ? .ended(.expired, message: "executor \(one.executor) does not hold its job")
+        : .ended(.executorLost, message: "executor \(one.executor) is not known")
+    }
+  }
+
+  /// All of it in one page.
+  package func usage(behind name: String) -> UsagePage {
+    var pools: [PoolName: PoolUsage] = [:]
+    for (id, executor) in self.executors where id.rawValue > name {
+      let before = pools[executor.pool]
+      pools[executor.pool] = PoolUsage(
+        executors: (before?.executors ?? 0) + 1,
+        capacity: (before?.capacity ?? .none) + executor.capacity,
+        leased: (before?.leased ?? .none) + executor.capacity - executor.free)
+    }
+    return UsagePage(pools: pools, last: nil)
+  }
+
+  // MARK: For checks and planted bugs
+
+  /// What the leases on each executor come to.
+  func leased(on executor: ExecutorID) -> Resources {
+    self.leases.values.reduce(Resources.none) {
+      $1.executor == executor ? $0 + $1.resources : $0
+    }
+  }
+
+  /// As if a lease took nothing of its executor's share.
+  mutating func forgetShare(of lease: LeaseID) {
+    guard let entry = self.leases[lease] else { return }
+    self.executors[entry.executor]?.free += entry.resources
+  }
+
+  /// As if tokens had begun anew.
+  mutating func forgetTokens() { self.token = 0 }
+}

@@ -1,0 +1,339 @@
+import Domain
+import ExecutorAllocatorCore
+import OrderedCollections
+import SchedulerCore
+
+/// The scheduler's shell, as `SchedulerService.Driver` with its links is: the core, its way to the
+/// store, its stream to an allocator, a stream to a runner for each attempt.
+final class SchedulerProcess: Process {
+  private static let storeTimeout = Duration.seconds(10)
+  private static let maximumCommits = 4
+  private static let maximumMutations = 400
+  private static let recoveryBackoff = Backoff(first: .milliseconds(100), limit: .seconds(2))
+  private static let linkBackoff = Backoff(first: .milliseconds(100), limit: .seconds(2))
+  private static let callTimeout = Duration.seconds(5)
+  private static let allocatorKeepalive = Duration.seconds(20)
+  private static let runnerKeepalive = Duration.seconds(6)
+  private static let shortestWake = Duration.milliseconds(1)
+
+  struct Parts {
+    let store: Store
+    let allocators: [Allocator]
+    let runner: (_ address: String) -> Runner?
+  }
+
+  private struct Memory {
+    var core: Scheduler
+    var writes: [Store.Write] = []
+    var commitsUnderWay = 0
+    var isFlushPlanned = false
+    var waiters: [Waiter: (Answer) -> Void] = [:]
+    var lastWaiter: UInt64 = 0
+    var acquire: AcquireStream?
+    var linkFailures = 0
+    var releases: OrderedSet<LeaseID> = []
+    var isReleasing = false
+    var releaseFailures = 0
+    var streams: [AttemptID: (number: Int, stream: RunStream)] = [:]
+    var lastStream = 0
+    var wake: Timestamp?
+  }
+
+  private let policy: SchedulerCore.Policy
+  private let parts: Parts
+  private var memory: Memory
+
+  init(
+    _ name: String, policy: SchedulerCore.Policy, parts: Parts, in surroundings: Surroundings
+  ) {
+    self.policy = policy
+    self.parts = parts
+    self.memory = Memory(core: Scheduler(policy: policy, owner: name))
+    super.init(name, in: surroundings)
+  }
+
+  /// Whether it has nothing left to do.
+  var isIdle: Bool {
+    let core = self.memory.core
+    return !core.isRecovering && core.buildCount == 0 && core.queueDepth == 0
+      && core.heldLeases == 0 && self.memory.releases.isEmpty
+  }
+
+  override func began() {
+    self.memory = Memory(core: Scheduler(policy: self.policy, owner: "\(self.name).\(self.life)"))
+    self.recover(behind: nil, failures: 0)
+  }
+
+  private func recover(behind cursor: BuildID?, failures: Int) {
+    self.network.call(
+      "a scan", from: self, to: self.parts.store, timeout: Self.storeTimeout
+    ) { answer in
+      self.parts.store.scanActive(behind: cursor) { answer(($0, $1)) }
+    } then: { (result: Result<([StoredBuild], Bool), CallFailure>) in
+      switch result {
+      case .success((let page, let isLast)):
+        for stored in page { self.feed { $0.recovered(stored, at: $1) } }
+        if isLast {
+          self.note("has read its records")
+          self.feed { $0.recoveryFinished(at: $1) }
+          self.connect()
+        } else {
+          self.recover(behind: page.last?.record.id, failures: 0)
+        }
+      case .failure:
+        self.after(Self.recoveryBackoff.delay(after: failures + 1)) {
+          self.recover(behind: nil, failures: failures + 1)
+        }
+      }
+    }
+  }
+
+  // MARK: Calls
+
+  func submit(_ submission: Submission, _ answer: @escaping (Answer) -> Void) {
+    let waiter = self.newWaiter(answer)
+    self.feed { $0.submitted(submission, from: waiter, at: $1) }
+  }
+
+  func cancel(_ build: BuildID, reason: String, _ answer: @escaping (Answer) -> Void) {
+    let waiter = self.newWaiter(answer)
+    self.feed { $0.cancelled(build, reason: reason, from: waiter, at: $1) }
+  }
+
+  func retry(_ build: BuildID, _ answer: @escaping (Answer) -> Void) {
+    let waiter = self.newWaiter(answer)
+    self.feed { $0.retried(build, jobs: [], from: waiter, at: $1) }
+  }
+
+  private func newWaiter(_ answer: @escaping (Answer) -> Void) -> Waiter {
+    self.memory.lastWaiter += 1
+    let waiter = Waiter(self.memory.lastWaiter)
+    self.memory.waiters[waiter] = answer
+    return waiter
+  }
+
+  // MARK: The core
+
+  private func feed(
+    _ input: (inout Scheduler, Timestamp) -> [SchedulerCore.Effect]
+  ) {
+    for effect in input(&self.memory.core, self.now) { self.carryOut(effect) }
+    for violation in self.memory.core.violations() {
+      self.timeline.fail("\(self.name): \(violation)")
+    }
+    self.planWake()
+  }
+
+  private func planWake() {
+    guard let next = self.memory.core.nextWake() else { return }
+    if let wake = self.memory.wake, wake <= next { return }
+    self.memory.wake = next
+    self.after(max(Self.shortestWake, next - self.now)) {
+      // Another one took its place.
+      guard self.memory.wake == next else { return }
+      self.memory.wake = nil
+      self.feed { $0.timePassed(at: $1) }
+    }
+  }
+
+  private func carryOut(_ effect: SchedulerCore.Effect) {
+    switch effect {
+    case .write(let record, let base):
+      self.memory.writes.append(Store.Write(record: record, base: base))
+      self.planFlush()
+    case .load(let id): self.load(id)
+    case .demand(let demand): self.memory.acquire?.sendUp(.demand(demand))
+    case .withdraw(let demand): self.memory.acquire?.sendUp(.withdraw(demand))
+    case .hold(let lease, let attempt, let executor):
+      self.memory.acquire?.sendUp(.hold(lease, attempt, executor))
+    case .release(let lease):
+      self.memory.releases.append(lease)
+      guard !self.memory.isReleasing else { return }
+      self.memory.isReleasing = true
+      self.releaseAll()
+    case .run(let order):
+      self.note("runs \(order.attempt) at \(order.address) under \(order.lease)")
+      self.open(order.attempt, at: order.address) { runner, stream in runner.run(order, stream) }
+    case .attach(let attempt, let address, let sequence):
+      self.note("attaches to \(attempt) at \(address) behind \(sequence)")
+      self.open(attempt, at: address) { runner, stream in
+        runner.attach(attempt, after: sequence, stream)
+      }
+    case .detach(let attempt):
+      self.memory.streams.removeValue(forKey: attempt)?.stream.cancel()
+    case .stop(let attempt, let address, let outcome, let reason):
+      self.note("stops \(attempt) at \(address): \(outcome), \(reason)")
+      guard let runner = self.parts.runner(address) else { return }
+      self.network.call(
+        "a stop", from: self, to: runner, timeout: Self.callTimeout
+      ) { answer in
+        runner.stop(attempt, outcome, reason: reason)
+        answer(())
+      } then: { (_: Result<Void, CallFailure>) in
+      }
+    case .answer(let waiter, let answer):
+      self.checker.answered(answer, by: self, store: self.parts.store)
+      self.memory.waiters.removeValue(forKey: waiter)?(answer)
+    case .changed(let record): self.checker.shown(record, by: self)
+    }
+  }
+
+  // MARK: The store
+
+  /// What one turn writes goes out together.
+  private func planFlush() {
+    guard !self.memory.isFlushPlanned, self.memory.commitsUnderWay < Self.maximumCommits else {
+      return
+    }
+    self.memory.isFlushPlanned = true
+    self.after(.zero) {
+      self.memory.isFlushPlanned = false
+      while self.memory.commitsUnderWay < Self.maximumCommits, !self.memory.writes.isEmpty {
+        let batch = Array(self.memory.writes.prefix(Self.maximumMutations))
+        self.memory.writes.removeFirst(batch.count)
+        self.commit(batch)
+      }
+    }
+  }
+
+  private func commit(_ batch: [Store.Write]) {
+    self.memory.commitsUnderWay += 1
+    self.network.call(
+      "a commit", from: self, to: self.parts.store, timeout: Self.storeTimeout
+    ) { answer in
+      self.parts.store.commit(batch, answer)
+    } then: { (result: Result<[WriteResult], CallFailure>) in
+      self.memory.commitsUnderWay -= 1
+      switch result {
+      case .success(let results):
+        for (write, result) in zip(batch, results) {
+          self.feed { $0.written(write.record.id, result, at: $1) }
+        }
+      case .failure(let failure):
+        for write in batch {
+          self.feed { $0.written(write.record.id, .unknown("\(failure)"), at: $1) }
+        }
+      }
+      if !self.memory.writes.isEmpty { self.planFlush() }
+    }
+  }
+
+  private func load(_ id: BuildID) {
+    self.network.call(
+      "a lookup", from: self, to: self.parts.store, timeout: Self.storeTimeout
+    ) { answer in
+      self.parts.store.load(id, answer)
+    } then: { (result: Result<StoredBuild?, CallFailure>) in
+      switch result {
+      case .success(let stored): self.feed { $0.loaded(id, stored, at: $1) }
+      case .failure(let failure): self.feed { $0.loadFailed(id, "\(failure)", at: $1) }
+      }
+    }
+  }
+
+  // MARK: The allocator
+
+  private func connect() {
+    let allocator = self.timeline.random.pick(self.parts.allocators)
+    _ = self.network.open(
+      from: self, to: allocator, keepalive: Self.allocatorKeepalive,
+      accept: { (stream: AcquireStream) in allocator.accept(stream) },
+      opened: { stream in
+        self.note("has a stream to \(allocator.name)")
+        self.memory.linkFailures = 0
+        self.memory.acquire = stream
+        stream.clientReceived = { self.received($0) }
+        self.feed { $0.acquireOpened(at: $1) }
+      },
+      closed: { closing in
+        self.memory.acquire = nil
+        self.memory.linkFailures += 1
+        self.after(Self.linkBackoff.delay(after: self.memory.linkFailures)) { self.connect() }
+      })
+  }
+
+  private func received(_ event: ExecutorAllocatorCore.Effect.Event) {
+    switch event {
+    case .granted(let lease):
+      let grant = Grant(
+        lease: lease.id, demand: DemandID(lease.request.rawValue), executor: lease.executor,
+        address: lease.address, token: lease.token)
+      self.feed { $0.granted(grant, at: $1) }
+    case .unsatisfiable(let request, let reason):
+      self.note("hears that \(request) is unsatisfiable: \(reason)")
+      self.feed { $0.unsatisfiable(DemandID(request.rawValue), reason: reason, at: $1) }
+    case .lost(let lease):
+      self.note("hears that \(lease.id) is over: \(lease.cause)")
+      let loss: LeaseLoss = lease.cause == .expired ? .expired : .executorGone
+      self.feed { $0.leaseLost(lease.id, loss, message: lease.message, at: $1) }
+    case .waiting(let request, let reason):
+      self.note("hears why \(request) waits: \(reason)")
+      self.feed { $0.waiting(DemandID(request.rawValue), reason: reason, at: $1) }
+    }
+  }
+
+  /// Until every release was heard.
+  private func releaseAll() {
+    guard !self.memory.releases.isEmpty else {
+      self.memory.isReleasing = false
+      return
+    }
+    let batch = Array(self.memory.releases)
+    let allocator = self.timeline.random.pick(self.parts.allocators)
+    self.network.call(
+      "a release", from: self, to: allocator, timeout: Self.callTimeout
+    ) { answer in
+      allocator.release(batch, answer)
+    } then: { (result: Result<Bool, CallFailure>) in
+      if case .success(true) = result {
+        self.memory.releaseFailures = 0
+        self.memory.releases.subtract(batch)
+        self.releaseAll()
+      } else {
+        self.memory.releaseFailures += 1
+        self.after(Self.linkBackoff.delay(after: self.memory.releaseFailures)) {
+          self.releaseAll()
+        }
+      }
+    }
+  }
+
+  // MARK: Runners
+
+  private func open(
+    _ attempt: AttemptID, at address: String, accept: @escaping (Runner, RunStream) -> Void
+  ) {
+    self.memory.streams.removeValue(forKey: attempt)?.stream.cancel()
+    guard let runner = self.parts.runner(address) else {
+      preconditionFailure("a scheduler calls \(address), where no runner ever was")
+    }
+    self.memory.lastStream += 1
+    let number = self.memory.lastStream
+    func isCurrent() -> Bool { self.memory.streams[attempt]?.number == number }
+    let stream: RunStream = self.network.open(
+      from: self, to: runner, keepalive: Self.runnerKeepalive,
+      accept: { accept(runner, $0) },
+      closed: { closing in
+        guard isCurrent() else { return }
+        self.memory.streams[attempt] = nil
+        let end: StreamEnd =
+          switch closing {
+          case .ended: .unreachable("its runner ended the stream before the last event")
+          case .notFound: .notFound
+          case .refused(let why): .refused(why)
+          case .invalid(let why): .invalid(why)
+          case .broken(let why): .unreachable(why)
+          }
+        self.note("has lost the stream of \(attempt): \(end)")
+        self.feed { $0.streamEnded(end, of: attempt, at: $1) }
+      })
+    stream.clientReceived = { event in
+      guard isCurrent() else { return }
+      if case .finished = event.what {
+        self.memory.streams.removeValue(forKey: attempt)?.stream.cancel()
+      }
+      self.feed { $0.received(event, of: attempt, at: $1) }
+    }
+    self.memory.streams[attempt] = (number, stream)
+  }
+}
