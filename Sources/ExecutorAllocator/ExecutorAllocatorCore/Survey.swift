@@ -94,8 +94,14 @@ extension PoolSurvey {
     let named = missing.isEmpty ? shape.labels : missing
     let together = missing.isEmpty ? " together" : ""
     let word = named.count == 1 ? "label" : "labels"
-    return "needs \(word) \(named.joined(separator: ", "))\(together): "
-      + "0 of \(Words.executors(total)) \(total == 1 ? "matches" : "match")"
+    let what = "needs \(word) \(named.joined(separator: ", "))\(together)"
+    let none = "0 of \(Words.executors(total)) \(total == 1 ? "matches" : "match")"
+    let without = Self.count(self.groups.filter { $0.fits(shape) })
+    guard without < total else { return "\(what): \(none)" }
+    // The label alone would not do on all of them.
+    let needs = shape.resources
+    return "\(what) and \(Words.cpu(needs.cpuMillis)) and \(Words.memory(needs.memory)) of memory: "
+      + "\(none); \(without) \(without == 1 ? "matches" : "match") without the \(word)"
   }
 
   private static func tooSmall(_ groups: [Group], for shape: Shape) -> String {

@@ -89,7 +89,7 @@ struct Configuration: Sendable {
       settings.strings("checkout-roots"), of: "checkout-roots", settings)
     let id = settings.string("executor-id")
     self.executorID =
-      id.isEmpty ? "\(Self.hostName)-\(fingerprint(self.dataDirectory).prefix(6))" : id
+      id.isEmpty ? "\(hostName())-\(fingerprint(self.dataDirectory).prefix(6))" : id
     let systems = ["linux", Self.architecture]
     self.labels = systems + settings.strings("labels").filter { !systems.contains($0) }
 
@@ -154,12 +154,6 @@ struct Configuration: Sendable {
   private static var ownFolder: String {
     let path = Self.absolute("/proc/self/exe")
     return path.lastIndex(of: "/").map { String(path[..<$0]) } ?? "."
-  }
-
-  private static var hostName: String {
-    var name = [CChar](repeating: 0, count: 256)
-    gethostname(&name, name.count - 1)
-    return name.withUnsafeBufferPointer { String(cString: $0.baseAddress!) }
   }
 
   private static func absolute(_ path: String) -> String {

@@ -108,6 +108,8 @@ struct AttemptMachine: Sendable {
   var isStopping: Bool { self.stoppingSince != nil }
   /// Whether the runner may know of it.
   var isRecorded: Bool { self.state != .recording }
+  /// Whether its runner has it, as far as was heard, or it is to stop: another owner finds it there.
+  var isWithRunner: Bool { self.isRecorded && (self.isTaken || self.isStopping) }
 
   /// When it wants ``timePassed(at:policy:)``; nil: only news can move it.
   func wake(_ policy: Policy) -> Timestamp? {

@@ -69,10 +69,12 @@ struct BuildMachine: Sendable {
           item: .job(index),
           machine: .recovered(
             lease: attempt.lease, executor: attempt.executor, address: attempt.address,
-            token: attempt.token, resources: job.leg.resources,
+            token: attempt.token,
+            resources: machine.resources(of: index, policy, before: attempt.id),
             deadline: attempt.startedAt + machine.limit(of: index, policy) + policy.timeoutGrace,
             stoppingSince: isStopping ? now : nil))
-        out.now.append(.took(attempt.id, attempt.lease, job.leg.resources))
+        let resources = machine.resources(of: index, policy, before: attempt.id)
+        out.now.append(.took(attempt.id, attempt.lease, resources))
         if isStopping {
           let outcome = attempt.outcome ?? .cancelled
           out.now.append(
@@ -368,6 +370,22 @@ struct BuildMachine: Sendable {
     self.record.pipeline.jobs[self.record.jobs[index].leg.plan].timeout ?? policy.standardTimeout
   }
 
+  /// What an attempt at a job asks for: twice the memory after each that ran out of it.
+  ///
+  /// - Parameter attempt: Nil: the next one.
+  private func resources(
+    of index: Int, _ policy: Policy, before attempt: AttemptID? = nil
+  ) -> Resources {
+    let job = self.record.jobs[index]
+    let earlier = job.attempts.dropFirst(job.earlierAttempts).prefix { $0.id != attempt }
+    var resources = job.leg.resources
+    for _ in 0..<min(earlier.count { $0.outcome == .outOfMemory }, policy.maximumMemoryDoublings) {
+      let (bytes, isTooMuch) = resources.memory.bytes.multipliedReportingOverflow(by: 2)
+      if !isTooMuch { resources.memory = ByteCount(bytes) }
+    }
+    return resources
+  }
+
   /// The shape of the lease that a piece of work needs; nil if it is not to be done any more.
   func shape(of item: Work.Item, _ policy: Policy) -> Shape? {
     switch item {
@@ -378,7 +396,7 @@ struct BuildMachine: Sendable {
         .filter { $0.outcome == .executorLost || $0.outcome == .preempted }
       return Shape(
         pool: self.record.pipeline.jobs[job.leg.plan].pool, labels: job.leg.labels,
-        resources: job.leg.resources, avoid: Array(Set(lost.map(\.executor))))
+        resources: self.resources(of: index, policy), avoid: Array(Set(lost.map(\.executor))))
     case .notification(let index):
       guard self.record.notifications[index].state == .pending else { return nil }
       return Shape(pool: "", labels: [], resources: policy.notificationResources)
@@ -398,7 +416,7 @@ struct BuildMachine: Sendable {
     case .job(let index):
       let number = Int32(self.record.jobs[index].attempts.count + 1)
       id = AttemptID("\(self.record.id)/\(self.record.jobs[index].id)/\(number)")
-      resources = self.record.jobs[index].leg.resources
+      resources = self.resources(of: index, policy)
       limit = self.limit(of: index, policy)
       self.record.jobs[index].state = .running
       self.record.jobs[index].attempts.append(
@@ -471,6 +489,25 @@ struct BuildMachine: Sendable {
     }
   }
 
+  /// It has waited for an executor for longer than it may.
+  mutating func waitedTooLong(
+    _ item: Work.Item, for reason: String, at now: Timestamp, _ policy: Policy,
+    _ out: inout BuildOutput
+  ) {
+    let seconds = policy.queueTimeout.microseconds / 1_000_000
+    let why =
+      "it waited for an executor for more than \(seconds) s"
+      + (reason.isEmpty ? "" : ": \(reason)")
+    out.now.append(.dequeue(item))
+    switch item {
+    case .job(let index) where self.record.jobs[index].state == .queued:
+      self.endAndSettle(index, .timedOut, why, at: now, &out)
+    case .job: break
+    case .notification(let index):
+      self.notificationFailed(index, why, isFinal: false, policy, &out)
+    }
+  }
+
   /// No executor can ever do it.
   mutating func unsatisfiable(
     _ item: Work.Item, _ reason: String, at now: Timestamp, _ policy: Policy,
@@ -479,7 +516,16 @@ struct BuildMachine: Sendable {
     self.tickets[item] = nil
     switch item {
     case .job(let index) where self.record.jobs[index].state == .queued:
-      self.endAndSettle(index, .rejected, reason, at: now, &out)
+      let last = self.record.jobs[index].attempts.last
+      if let last, last.outcome == .outOfMemory {
+        // It would have to be larger than any executor is.
+        self.endAndSettle(
+          index, .outOfMemory, "\(last.message); with more memory it cannot run: \(reason)",
+          at: now,
+          &out)
+      } else {
+        self.endAndSettle(index, .rejected, reason, at: now, &out)
+      }
     case .job: break
     case .notification(let index):
       self.notificationFailed(index, reason, isFinal: false, policy, &out)

@@ -132,7 +132,9 @@ extension BuildMachine {
     case .ended(let verdict):
       let ending = Ending(verdict)
       if ending.mayStillRun {
-        out.now.append(.stop(id, address: address, ending.outcome, reason: ending.message))
+        // Behind the commit: a scheduler that no longer owns the build ends nothing of it.
+        out.afterCommit.append(
+          .stop(id, address: address, ending.outcome, reason: ending.message))
       }
       switch live.item {
       case .job(let index):
@@ -206,6 +208,9 @@ extension BuildMachine {
       return attempts.count { $0.outcome == .executorLost } < policy.maximumLostAttempts
     case .preempted:
       return attempts.count { $0.outcome == .preempted } < policy.maximumPreemptedAttempts
+    case .outOfMemory
+    where attempts.count { $0.outcome == .outOfMemory } <= policy.maximumMemoryDoublings:
+      return true
     case .failed, .timedOut, .outOfMemory:
       let own = attempts.count { [.failed, .timedOut, .outOfMemory].contains($0.outcome) }
       return retry.outcomes.contains(outcome) && own <= retry.limit

@@ -70,7 +70,7 @@ extension Scheduler {
     var entry = BuildEntry(machine: machine, version: nil)
     entry.isDirty = true
     entry.afterNext = [.answer(waiter, existed: false)]
-    self.builds[id] = entry
+    self.insert(entry)
     self.joinGroup(id)
     self.change(id, at: now, &effects) { machine, out, _ in
       out.isDirty = true

@@ -9,6 +9,7 @@ struct BuildEntry: Sendable {
   }
 
   var machine: BuildMachine
+  let partition: Partition
   /// Of the stored record; nil: there is none yet.
   var version: Int64?
   /// The newest state is not written, or being written.
@@ -34,6 +35,7 @@ struct BuildEntry: Sendable {
 
   init(machine: BuildMachine, version: Int64?) {
     self.machine = machine
+    self.partition = Partition(of: machine.record.project)
     self.version = version
   }
 
@@ -109,6 +111,7 @@ extension Scheduler {
     case .enqueue(let item):
       // Cancelled between the decision and its commit: a harmless race.
       guard self.builds.values[index].machine.tickets[item] == nil,
+        self.partitions[self.builds.values[index].partition] != .closing,
         let shape = self.builds.values[index].machine.shape(of: item, self.policy)
       else { return }
       let ticket = self.queue.enqueue(
@@ -206,6 +209,8 @@ extension Scheduler {
       self.builds.values[index].version != nil
     {
       self.forget(id)
+    } else {
+      self.letGoIfClosing(id, at: now, &effects)
     }
   }
 
@@ -337,7 +342,7 @@ extension Scheduler {
     }
   }
 
-  private mutating func answerAll(_ id: BuildID, _ answer: Answer, _ effects: inout [Effect]) {
+  mutating func answerAll(_ id: BuildID, _ answer: Answer, _ effects: inout [Effect]) {
     func split(_ deferred: [BuildEntry.Deferred]) -> [BuildEntry.Deferred] {
       deferred.filter { item in
         guard case .answer(let waiter, _) = item else { return true }
@@ -374,7 +379,12 @@ extension Scheduler {
       }
     }
     if let commands = self.loads.removeValue(forKey: id) {
-      if let stored {
+      if let refusal = stored.flatMap({ self.refusal(for: $0.record.project) }) {
+        for command in commands { effects.append(.answer(command.waiter, refusal)) }
+      } else if let stored {
+        if commands.isEmpty, self.builds[id] == nil, stored.record.isActive {
+          self.found(.unknownRecord, "build \(id) is active and was not worked on")
+        }
         // Records that are active are at hand unless another scheduler had them.
         if self.builds[id] == nil { self.adopt(stored, at: now, &effects) }
         if stored.record.isActive {
@@ -447,14 +457,25 @@ extension Scheduler {
     let machine = BuildMachine.recovered(stored.record, at: now, self.policy, &out)
     var entry = BuildEntry(machine: machine, version: stored.version)
     if stored.record.state == .finished { entry.countedRound = stored.record.round }
-    self.builds[id] = entry
+    if stored.isOutdated {
+      entry.committed = stored.record
+      entry.isDirty = true
+    }
+    self.insert(entry)
     if let index = self.builds.index(forKey: id) { self.recountWaiting(index) }
     for step in out.now { self.carryOut(step, of: id, at: now, &effects) }
     for attempt in out.touched { self.setTimer(attempt) }
+    // An allocator that is connected must tell of the end of its leases from now on.
+    for attempt in machine.live.keys.sorted() { effects += self.hold(attempt) }
+  }
+
+  mutating func insert(_ entry: BuildEntry) {
+    self.builds[entry.machine.record.id] = entry
+    self.partitionBuilds[entry.partition.number] += 1
   }
 
   /// Forgets a build with all that was planned for it; runners keep what they run.
-  private mutating func drop(
+  mutating func drop(
     _ id: BuildID, keepingPlace: Bool = false, at now: Timestamp, _ effects: inout [Effect]
   ) {
     guard let entry = self.builds[id] else { return }
@@ -473,6 +494,7 @@ extension Scheduler {
 
   private mutating func forget(_ id: BuildID) {
     guard let entry = self.builds.removeValue(forKey: id) else { return }
+    self.partitionBuilds[entry.partition.number] -= 1
     for ticket in entry.machine.tickets.values { self.queue.remove(ticket) }
     for index in entry.machine.record.notifications.indices {
       self.timers.set(.notification(id, index), to: nil)

@@ -31,6 +31,8 @@ package enum Effect: Hashable, Sendable {
   case answer(Waiter, Answer)
   /// There is a new state to show to whoever watches.
   case changed(BuildRecord)
+  /// The build is another scheduler's: who watches it looks there.
+  case moved(BuildID)
 }
 
 /// What a caller gets.

@@ -51,10 +51,14 @@ package struct Submission: Sendable {
 package struct StoredBuild: Hashable, Sendable {
   package var record: BuildRecord
   package var version: Int64
+  /// An earlier version of the program wrote it, in a way in which the next owner would not find
+  /// it: it is to be written anew.
+  package var isOutdated: Bool
 
-  package init(record: BuildRecord, version: Int64) {
+  package init(record: BuildRecord, version: Int64, isOutdated: Bool = false) {
     self.record = record
     self.version = version
+    self.isOutdated = isOutdated
   }
 }
 

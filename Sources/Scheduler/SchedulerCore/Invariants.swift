@@ -11,7 +11,13 @@ extension Scheduler {
     var waiting = 0
     var tickets: Set<Ticket> = []
     var liveCount = 0
+    var counts = Array(repeating: 0, count: Partition.count)
+    for entry in self.builds.values { counts[entry.partition.number] += 1 }
+    check(
+      self.partitionBuilds == counts,
+      "builds of partitions are counted as \(self.partitionBuilds), there are \(counts)")
     for (id, entry) in self.builds.sorted(by: { $0.key < $1.key }) {
+      check(self.partitions[entry.partition] != nil, "\(id) is another scheduler's")
       let machine = entry.machine
       let record = machine.record
       waiting += record.jobs.count { $0.state == .blocked || $0.state == .queued }
@@ -55,7 +61,7 @@ extension Scheduler {
         check(!isQueued || job.state == .queued, "\(job.id) of \(id) waits while \(job.state)")
         check(
           job.state != .queued || isQueued || !entry.isClean || entry.isLoading
-            || self.isRecovering,
+            || self.partitions[entry.partition] != .serving,
           "\(job.id) of \(id) is queued and stands nowhere")
       }
       for (item, ticket) in machine.tickets {

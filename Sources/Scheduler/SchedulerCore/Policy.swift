@@ -24,6 +24,12 @@ package struct Policy: Sendable {
   /// Attempts that did not begin, or were taken off their executor: no fault of the job's.
   package var maximumPreemptedAttempts = 20
 
+  /// How often an attempt that ran out of memory is followed by one with twice as much, whatever the
+  /// pipeline says of retries: a job that still does not fit then is not a little too large.
+  package var maximumMemoryDoublings = 2
+  /// How long a job may wait for an executor. A day: whoever waited for it has long gone home.
+  package var queueTimeout = Duration.seconds(86_400)
+
   /// Calls to start an attempt that came to nothing, before its lease is given back.
   package var maximumStartFailures = 4
   package var callBackoff = Backoff(first: .milliseconds(100), limit: .seconds(3))
@@ -36,6 +42,11 @@ package struct Policy: Sendable {
 
   /// Writes and reads are tried for ever: what they hold was promised, or is wanted.
   package var storeBackoff = Backoff(first: .milliseconds(50), limit: .seconds(5))
+
+  /// Builds that are compared at a time, and how far apart rounds over all of them begin: a day's
+  /// builds in a few seconds of one, at a cost that nobody notices.
+  package var auditSlice = 256
+  package var auditInterval = Duration.seconds(30)
 
   /// What the artifacts of a build may take in its record, over all attempts: what is left of its
   /// 1,000,000 bytes when a pipeline has its half and attempts a fifth. About 2,000 files.

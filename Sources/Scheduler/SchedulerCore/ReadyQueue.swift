@@ -15,6 +15,18 @@ struct ReadyQueue: Sendable {
     var open: OrderedDictionary<DemandID, Int32> = [:]
     /// Why it waits, in the allocator's words.
     var reason = ""
+    /// When the last lease came, and how far apart they come.
+    var lastGrant: Timestamp?
+    var pace: Duration?
+
+    /// The newest distance counts for a quarter.
+    mutating func granted(at now: Timestamp) {
+      if let lastGrant = self.lastGrant {
+        let distance = now - lastGrant
+        self.pace = self.pace.map { ($0 * 3 + distance) / 4 } ?? distance
+      }
+      self.lastGrant = now
+    }
   }
 
   private let policy: Policy
@@ -28,7 +40,7 @@ struct ReadyQueue: Sendable {
   /// What each project holds.
   private var usage: [ProjectID: Resources] = [:]
   /// Everything that waits, oldest first, and some that no longer does.
-  private var arrivals: Deque<(ticket: Ticket, since: Timestamp)> = []
+  private var arrivals: Deque<(ticket: Ticket, since: Timestamp, work: Work)> = []
   private var nextDemand: UInt64 = 0
   private var nextTicket: Ticket = 0
   /// Lines whose demands may not fit what waits; in the order they were touched.
@@ -44,6 +56,9 @@ struct ReadyQueue: Sendable {
 
   func contains(_ ticket: Ticket) -> Bool { self.places[ticket] != nil }
 
+  /// All that is taken in, in no order.
+  var tickets: some Sequence<Ticket> { self.places.keys }
+
   var openDemands: Int { self.shapes.count }
 
   // MARK: What waits
@@ -56,7 +71,7 @@ struct ReadyQueue: Sendable {
     let entry = FairQueue.Entry(
       work: work, project: project, priority: priority, age: age, since: now,
       ticket: self.nextTicket)
-    self.arrivals.append((self.nextTicket, now))
+    self.arrivals.append((self.nextTicket, now, work))
     self.lines[shape, default: Line()].waiting.insert(entry, share: self.share(of: project))
     self.places[self.nextTicket] = (shape, project)
     self.presence[project, default: [:]][shape, default: 0] += 1
@@ -85,6 +100,26 @@ struct ReadyQueue: Sendable {
     return place
   }
 
+  /// Where work stands among all of its shape, as the order is now: each that goes before it adds to
+  /// its project's share. Nil if it does not wait.
+  func position(of ticket: Ticket) -> QueuePosition? {
+    guard let shape = self.places[ticket]?.shape, let line = self.lines[shape] else { return nil }
+    var waiting = line.waiting
+    var usage = self.usage
+    let policy = self.policy
+    var place = 0
+    while place < QueuePosition.furthest {
+      guard let next = waiting.popFirst(share: { Self.share(of: $0, usage, policy) }) else { break }
+      place += 1
+      if next.ticket == ticket {
+        return QueuePosition(
+          place: place, count: line.waiting.count, since: next.since, pace: line.pace)
+      }
+      usage[next.project, default: .none] += shape.resources
+    }
+    return QueuePosition(place: place, count: line.waiting.count, since: nil, pace: line.pace)
+  }
+
   /// Why work of a shape waits.
   func reason(for shape: Shape) -> String { self.lines[shape]?.reason ?? "" }
 
@@ -99,9 +134,10 @@ struct ReadyQueue: Sendable {
 
   /// A demand was granted: the work that gets the lease. Nil if nothing waits any more, or the
   /// demand is not known.
-  mutating func granted(_ demand: DemandID) -> FairQueue.Entry? {
+  mutating func granted(_ demand: DemandID, at now: Timestamp) -> FairQueue.Entry? {
     guard let shape = self.shapes.removeValue(forKey: demand) else { return nil }
     self.lines[shape]?.open.removeValue(forKey: demand)
+    self.lines[shape]?.granted(at: now)
     self.touched.append(shape)
     return self.popFirst(shape)
   }
@@ -241,6 +277,17 @@ struct ReadyQueue: Sendable {
   mutating func oldestWait() -> Timestamp? {
     self.dropArrivals()
     return self.arrivals.first?.since
+  }
+
+  /// The work that waits longest, with why it waits, if it came before then.
+  mutating func oldest(
+    before time: Timestamp
+  ) -> (ticket: Ticket, work: Work, reason: String)? {
+    self.dropArrivals()
+    guard let first = self.arrivals.first, first.since <= time,
+      let shape = self.places[first.ticket]?.shape
+    else { return nil }
+    return (first.ticket, first.work, self.reason(for: shape))
   }
 
   private mutating func dropArrivals() {

@@ -11,8 +11,9 @@ import Domain
 /// * a record changes by one conditional write at a time, so each result is recorded once;
 /// * a build whose record turns out to be another's work is dropped and read anew.
 ///
-/// It is rebuilt from records alone: ``recovered(_:at:)`` for each, then
-/// ``recoveryFinished(at:)``.
+/// It answers for the builds of the ``Partition``s that it owns, and is rebuilt from records alone:
+/// ``partitionsTaken(_:)``, ``recovered(_:at:)`` for each record, then
+/// ``recoveryFinished(of:at:)``.
 package struct Scheduler: Sendable {
   package let policy: Policy
   /// Tells this process' writes from those of every other; another one for each start.
@@ -30,11 +31,23 @@ package struct Scheduler: Sendable {
   var watchers: [BuildID: Int] = [:]
   /// Jobs that wait, over all builds.
   var waitingJobs = 0
-  package private(set) var isRecovering = true
+  /// Where the partitions stand that it owns.
+  var partitions: [Partition: PartitionStage] = [:]
+  /// Builds at hand of each partition.
+  var partitionBuilds = Array(repeating: 0, count: Partition.count)
   /// Why the store did not answer the last time it was asked; nil if it did.
   package internal(set) var storeSilence: String?
   package var isStoreSilent: Bool { self.storeSilence != nil }
   package internal(set) var tally = Tally()
+  var audit = AuditCursor()
+
+  enum PartitionStage: Hashable, Sendable {
+    /// Its records are being read.
+    case loading
+    case serving
+    /// It goes to another owner: nothing new begins.
+    case closing
+  }
 
   enum TimerKey: Hashable, Sendable {
     case attempt(AttemptID)
@@ -60,38 +73,14 @@ package struct Scheduler: Sendable {
     }
   }
 
-  package init(policy: Policy = Policy(), owner: String) {
+  /// - Parameter partitions: What it owns from the beginning; their records are to be read.
+  package init(
+    policy: Policy = Policy(), owner: String, owning partitions: [Partition] = Partition.all
+  ) {
     self.policy = policy
     self.owner = owner
     self.queue = ReadyQueue(policy: policy, owner: owner)
-  }
-
-  // MARK: Rebuilding
-
-  /// A record that is active was read at the start.
-  package mutating func recovered(_ stored: StoredBuild, at now: Timestamp) -> [Effect] {
-    guard self.builds[stored.record.id] == nil else { return [] }
-    var effects: [Effect] = []
-    self.adopt(stored, at: now, &effects)
-    return effects
-  }
-
-  /// Every active record was read: what waits is queued, and submissions are taken.
-  package mutating func recoveryFinished(at now: Timestamp) -> [Effect] {
-    guard self.isRecovering else { return [] }
-    self.isRecovering = false
-    var effects: [Effect] = []
-    // In a group what runs goes first, then what came first.
-    let order = self.builds.values.map(\.machine.record).sorted { left, right in
-      (left.holdsExecutors ? 0 : 1, left.createdAt, left.id)
-        < (right.holdsExecutors ? 0 : 1, right.createdAt, right.id)
-    }
-    for record in order { self.joinGroup(record.id) }
-    for record in order.sorted(by: { ($0.createdAt, $0.id) < ($1.createdAt, $1.id) }) {
-      self.change(record.id, at: now, &effects) { $0.resume(at: now, $2, &$1) }
-    }
-    effects += self.queue.changes()
-    return effects
+    self.partitionsTaken(Set(partitions))
   }
 
   // MARK: Callers
@@ -99,9 +88,7 @@ package struct Scheduler: Sendable {
   package mutating func submitted(
     _ submission: Submission, from waiter: Waiter, at now: Timestamp
   ) -> [Effect] {
-    if self.isRecovering {
-      return [.answer(waiter, .unavailable("the scheduler is still reading its records"))]
-    }
+    if let refusal = self.refusal(for: submission.project) { return [.answer(waiter, refusal)] }
     var effects: [Effect] = []
     self.carryOut(.submit(submission, waiter), on: submission.id, at: now, &effects)
     effects += self.queue.changes()
@@ -111,9 +98,7 @@ package struct Scheduler: Sendable {
   package mutating func cancelled(
     _ build: BuildID, reason: String, from waiter: Waiter, at now: Timestamp
   ) -> [Effect] {
-    if self.isRecovering {
-      return [.answer(waiter, .unavailable("the scheduler is still reading its records"))]
-    }
+    if let refusal = self.refusal(for: build) { return [.answer(waiter, refusal)] }
     var effects: [Effect] = []
     self.carryOut(.cancel(reason, waiter), on: build, at: now, &effects)
     effects += self.queue.changes()
@@ -123,9 +108,7 @@ package struct Scheduler: Sendable {
   package mutating func retried(
     _ build: BuildID, jobs: [JobID], from waiter: Waiter, at now: Timestamp
   ) -> [Effect] {
-    if self.isRecovering {
-      return [.answer(waiter, .unavailable("the scheduler is still reading its records"))]
-    }
+    if let refusal = self.refusal(for: build) { return [.answer(waiter, refusal)] }
     var effects: [Effect] = []
     self.carryOut(.retry(jobs, waiter), on: build, at: now, &effects)
     effects += self.queue.changes()
@@ -148,20 +131,22 @@ package struct Scheduler: Sendable {
 
   /// A new stream to the allocator is open: what is held and wanted is told again.
   package mutating func acquireOpened(at now: Timestamp) -> [Effect] {
-    let holds = self.leases.sorted { $0.key < $1.key }.compactMap { lease, attempt -> Effect? in
-      guard let build = self.attempts[attempt],
-        let live = self.builds[build]?.machine.live[attempt]
-      else { return nil }
-      return .hold(lease, attempt, live.machine.executor)
-    }
+    let holds = self.leases.sorted { $0.key < $1.key }.flatMap { self.hold($0.value) }
     return holds + self.queue.openAgain()
+  }
+
+  func hold(_ attempt: AttemptID) -> [Effect] {
+    guard let build = self.attempts[attempt],
+      let live = self.builds[build]?.machine.live[attempt]
+    else { return [] }
+    return [.hold(live.machine.lease, attempt, live.machine.executor)]
   }
 
   package mutating func granted(_ grant: Grant, at now: Timestamp) -> [Effect] {
     // The same grant again, on another stream.
     if self.leases[grant.lease] != nil { return [] }
     var effects: [Effect] = []
-    if let entry = self.queue.granted(grant.demand),
+    if let entry = self.queue.granted(grant.demand, at: now),
       self.builds[entry.work.build]?.machine.shape(of: entry.work.item, self.policy) != nil
     {
       self.tally.placements += 1
@@ -250,7 +235,11 @@ package struct Scheduler: Sendable {
   // MARK: Time
 
   /// When ``timePassed(at:)`` is due; nil: nothing waits for time.
-  package mutating func nextWake() -> Timestamp? { self.timers.next() }
+  package mutating func nextWake() -> Timestamp? {
+    let tooLong = self.queue.oldestWait().map { $0 + self.policy.queueTimeout }
+    guard let next = self.timers.next() else { return tooLong }
+    return tooLong.map { min($0, next) } ?? next
+  }
 
   package mutating func timePassed(at now: Timestamp) -> [Effect] {
     var effects: [Effect] = []
@@ -267,6 +256,12 @@ package struct Scheduler: Sendable {
         self.tryStoreAgain(build, &effects)
       }
     }
+    while let (ticket, work, reason) = self.queue.oldest(before: now - self.policy.queueTimeout) {
+      self.change(work.build, at: now, &effects) {
+        $0.waitedTooLong(work.item, for: reason, at: now, $2, &$1)
+      }
+      self.queue.remove(ticket)
+    }
     effects += self.queue.changes()
     return effects
   }
@@ -281,6 +276,11 @@ package struct Scheduler: Sendable {
       record.jobs[index].waitingFor = self.waitingFor(index, of: record, entry)
     }
     return record
+  }
+
+  /// Whose a build at hand is.
+  package func project(of build: BuildID) -> ProjectID? {
+    self.builds[build]?.machine.record.project
   }
 
   private func waitingFor(_ index: Int, of record: BuildRecord, _ entry: BuildEntry) -> String {
@@ -343,4 +343,6 @@ package struct Tally: Hashable, Sendable {
   package var conflicts = 0
   /// Writes and reads that nobody knows the end of.
   package var storeFailures = 0
+  /// What did not agree with a record.
+  package var findings: [AuditFinding.Kind: Int] = [:]
 }

@@ -10,7 +10,8 @@ import SchedulerCore
 ///
 /// Writes are gathered: while commits are under way, what comes next goes out together. Each
 /// mutation carries the version that it builds on, so a record that another has changed is left as
-/// it is, and only that one write is told so.
+/// it is, and only that one write is told so. Each commit also holds only while this scheduler's
+/// session is there: what a scheduler writes that others have given up comes to nothing.
 ///
 /// `@unchecked Sendable`: ``writes`` and ``commitsUnderWay`` are touched on the loop only.
 final class BuildStore: @unchecked Sendable {
@@ -35,6 +36,8 @@ final class BuildStore: @unchecked Sendable {
   }
 
   static let kind = "Build"
+  /// The partition of a build that is active; what its next owner looks for.
+  static let partitionProperty = "activeIn"
   /// A record may take what one unindexed value of an entity may (Datastore's limit is 1,048,487
   /// bytes), with room for the entity's other properties.
   static let maximumRecordBytes = 1_000_000
@@ -50,17 +53,27 @@ final class BuildStore: @unchecked Sendable {
   /// Records in one page of a scan: a page must stay below a message's size.
   private static let scanPage: Int32 = 500
 
+  /// Whose writes these are. To be set, on the loop, before the first one.
+  var session: ReplicaID?
+  /// Called on the loop when a commit met no session.
+  var fenced: @Sendable (ReplicaID) -> Void = { _ in }
+
   private let client: DatastoreV1.DatastoreClient
   private let loop: any EventLoop
   private let executor: any TaskExecutor
   private let project: String
   private let partition: DatastoreV1.PartitionId
+  private let replicas: ReplicaStore
   private var writes = Deque<Write>()
   private var commitsUnderWay = 0
   private var isFlushPlanned = false
 
-  init(client: DatastoreV1.DatastoreClient, loop: any EventLoop, configuration: Configuration) {
+  init(
+    client: DatastoreV1.DatastoreClient, replicas: ReplicaStore, loop: any EventLoop,
+    configuration: Configuration
+  ) {
     self.client = client
+    self.replicas = replicas
     self.loop = loop
     self.executor = loop.callExecutor
     self.project = configuration.datastoreProject
@@ -87,7 +100,7 @@ final class BuildStore: @unchecked Sendable {
               : "its jobs were tried too often, or their runners told too much")))
       return
     }
-    let entity = DatastoreV1.Entity(
+    var entity = DatastoreV1.Entity(
       key: self.key(record.id),
       properties: [
         "record": DatastoreV1.Value(valueType: .blobValue(bytes), excludeFromIndexes: true),
@@ -97,6 +110,9 @@ final class BuildStore: @unchecked Sendable {
         "active": DatastoreV1.Value(valueType: .booleanValue(record.isActive)),
         "finished": DatastoreV1.Value(valueType: .booleanValue(record.state == .finished)),
       ])
+    if record.isActive {
+      entity.properties[Self.partitionProperty] = Self.value(of: Partition(of: record.project))
+    }
     self.writes.append(
       Write(
         mutation: DatastoreV1.Mutation(
@@ -160,7 +176,7 @@ final class BuildStore: @unchecked Sendable {
     self.commitsUnderWay += 1
     // Unstructured: each commit ends by its timeout, and its results are due whoever waits.
     Task.immediate(executorPreference: self.executor) {
-      let results = await self.results(of: batch)
+      let results = await self.results(of: batch, as: self.session)
       self.loop.assertInEventLoop()
       self.commitsUnderWay -= 1
       for (write, result) in zip(batch, results) { write.completion(result) }
@@ -168,25 +184,30 @@ final class BuildStore: @unchecked Sendable {
     }
   }
 
-  private func results(of batch: [Write]) async -> [WriteResult] {
+  private func results(of batch: [Write], as session: ReplicaID?) async -> [WriteResult] {
+    guard let session else { return batch.map { _ in .unknown("this scheduler has no session") } }
     do {
       let response = try await self.client.commit(
-        DatastoreV1.CommitRequest(
-          projectID: self.project, mode: .nonTransactional, mutations: batch.map(\.mutation)),
+        .together(
+          [self.replicas.assertion(session)] + batch.map(\.mutation), in: self.project),
         options: CallOptions(timeout: Self.timeout))
-      guard response.mutationResults.count == batch.count else {
-        let why = "\(batch.count) writes were answered by \(response.mutationResults.count) results"
+      let results = response.mutationResults.dropFirst()
+      guard results.count == batch.count else {
+        let why = "\(batch.count) writes were answered by \(results.count) results"
         return batch.map { _ in .unknown(why) }
       }
-      return response.mutationResults.map { result in
+      return results.map { result in
         result.conflictDetected ? .conflict : .committed(version: result.version)
       }
     } catch let error as RPCError where error.code == .invalidArgument {
       guard batch.count > 1 else { return [.refused(error.message)] }
       // One of them is to blame, and the others must not suffer for it.
       var results: [WriteResult] = []
-      for write in batch { results += await self.results(of: [write]) }
+      for write in batch { results += await self.results(of: [write], as: session) }
       return results
+    } catch let error as RPCError where error.code == .notFound {
+      self.fenced(session)
+      return batch.map { _ in .unknown("others have given this scheduler up") }
     } catch {
       let why = (error as? RPCError)?.message ?? "\(error)"
       return batch.map { _ in .unknown(why) }
@@ -211,13 +232,28 @@ final class BuildStore: @unchecked Sendable {
     return response.found.first.map { Self.reading($0) } ?? .missing
   }
 
-  /// Gives every record of an active build to `body`, page by page.
+  /// Gives every record of an active build of a partition to `body`, page by page.
+  func scanActive(
+    of partition: Partition, _ body: ([(id: BuildID, reading: Reading)]) async -> Void
+  ) async throws {
+    try await self.scan(
+      [Self.partitionProperty: .integerValue(Int64(partition.number))], body)
+  }
+
+  /// Gives every record of an active build to `body`, page by page; those too that an earlier
+  /// version wrote, which knew no partitions.
   func scanActive(_ body: ([(id: BuildID, reading: Reading)]) async -> Void) async throws {
+    try await self.scan(["active": .booleanValue(true)], body)
+  }
+
+  private func scan(
+    _ filters: [String: DatastoreV1.Value.ValueType],
+    _ body: ([(id: BuildID, reading: Reading)]) async -> Void
+  ) async throws {
     var cursor: [UInt8] = []
     while true {
       let batch = try await self.run(
-        filters: ["active": .booleanValue(true)], newestFirst: false, limit: Self.scanPage,
-        cursor: cursor)
+        filters: filters, newestFirst: false, limit: Self.scanPage, cursor: cursor)
       await body(batch.entityResults.map { (Self.id(of: $0), Self.reading($0)) })
       guard batch.moreResults != .noMoreResults, !batch.endCursor.isEmpty,
         !batch.entityResults.isEmpty
@@ -291,6 +327,10 @@ final class BuildStore: @unchecked Sendable {
       path: [DatastoreV1.Key.PathElement(kind: Self.kind, idType: .name(build.rawValue))])
   }
 
+  private static func value(of partition: Partition) -> DatastoreV1.Value {
+    DatastoreV1.Value(valueType: .integerValue(Int64(partition.number)))
+  }
+
   private static func id(of result: DatastoreV1.EntityResult) -> BuildID {
     guard case .name(let name)? = result.entity?.key?.path.last?.idType else { return "" }
     return BuildID(name)
@@ -302,7 +342,11 @@ final class BuildStore: @unchecked Sendable {
     }
     do {
       let message = try SchedulerV1.BuildRecord(decoding: bytes)
-      return .found(StoredBuild(record: try BuildRecord(message), version: result.version))
+      let record = try BuildRecord(message)
+      let isOutdated =
+        record.isActive && result.entity?.properties[Self.partitionProperty] == nil
+      return .found(
+        StoredBuild(record: record, version: result.version, isOutdated: isOutdated))
     } catch {
       return .unreadable("\(error)")
     }

@@ -1,4 +1,5 @@
 import Domain
+import RPC
 import SchedulerCore
 import ServiceRuntime
 
@@ -13,6 +14,10 @@ package struct Configuration: Sendable {
       Setting(
         "allocator", default: "127.0.0.1:7102", kind: .address,
         help: "The executor-allocator, which grants leases on executors"),
+      Setting(
+        "advertise", default: "",
+        help: "address under which other schedulers reach this one; empty is the one it listens "
+          + "on, or under the host's name if that is every address"),
       Setting(
         "datastore-project", default: "millrace",
         help: "The datastore's project that the records are kept in"),
@@ -30,11 +35,23 @@ package struct Configuration: Sendable {
       Setting(
         "default-timeout", default: "60m", kind: .duration,
         help: "How long a job may take that says no timeout-minutes"),
+      Setting(
+        "queue-timeout", default: "24h", kind: .duration,
+        help: "How long a job may wait for an executor"),
+      Setting(
+        "project-weights", default: "",
+        help: "Projects that are to get more or less than others, as PROJECT=WEIGHT, separated by "
+          + "commas; others have 1"),
     ]
   }()
 
+  /// What a project's weight can be.
+  private static let weights = 0.01...100.0
+
   package var gateway: String
   package var allocator: String
+  /// Nil: as it is bound.
+  package var advertise: String?
   package var datastoreProject: String
   package var datastoreNamespace: String
   package var policy = Policy()
@@ -42,6 +59,12 @@ package struct Configuration: Sendable {
   package init(_ settings: SettingValues) throws(SettingError) {
     self.gateway = settings.string("gateway")
     self.allocator = settings.string("allocator")
+    let advertise = settings.string("advertise")
+    do {
+      self.advertise = advertise.isEmpty ? nil : "\(try ListenAddress(advertise))"
+    } catch {
+      throw settings.wrong("advertise", "it is no address: \(error.reason)")
+    }
     self.datastoreProject = settings.string("datastore-project")
     self.datastoreNamespace = settings.string("datastore-namespace")
     if self.datastoreProject.isEmpty {
@@ -58,6 +81,22 @@ package struct Configuration: Sendable {
     self.policy.standardTimeout = try settings.duration("default-timeout")
     if self.policy.standardTimeout <= .zero {
       throw settings.wrong("default-timeout", "it must be above 0")
+    }
+    self.policy.queueTimeout = try settings.duration("queue-timeout")
+    if self.policy.queueTimeout <= .zero {
+      throw settings.wrong("queue-timeout", "it must be above 0")
+    }
+    for part in settings.string("project-weights").split(separator: ",") {
+      let words = part.split(separator: "=", omittingEmptySubsequences: false)
+      guard words.count == 2, !words[0].isEmpty, let weight = Double(words[1]),
+        Self.weights.contains(weight)
+      else {
+        throw settings.wrong(
+          "project-weights",
+          "\"\(part)\" is not PROJECT=WEIGHT with a weight from \(Self.weights.lowerBound) to "
+            + "\(Self.weights.upperBound)")
+      }
+      self.policy.weights[ProjectID(String(words[0]))] = weight
     }
   }
 }

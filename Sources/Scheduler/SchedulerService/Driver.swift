@@ -21,12 +21,15 @@ final class Driver: @unchecked Sendable {
 
   /// How often gauges are brought up to date.
   private static let measureInterval = TimeAmount.milliseconds(250)
+  /// A partition's records are compared every five seconds, all of them in five minutes.
+  private static let auditsForRecords = 20
   private static let recoveryBackoff = Backoff(first: .milliseconds(100), limit: .seconds(2))
   /// The core may ask to be woken at once; not without a breath.
   private static let shortestWake = Duration.milliseconds(1)
 
   private let loop: any EventLoop
   private let store: BuildStore
+  private let replicas: Replicas
   private let allocator: AllocatorLink
   private let runners: RunnerLinks
   private let metrics: Metrics
@@ -41,15 +44,24 @@ final class Driver: @unchecked Sendable {
   private var isHandling = false
   private var wake: (time: Timestamp, timer: Scheduled<Void>)?
   private var isDraining = false
+  /// Another number whenever what was at hand of a partition is void: what is still on its way for
+  /// it is of no interest then.
+  private var generations = Array(repeating: 0, count: Partition.count)
+  private var isClosing = false
+  private var isStopped = false
+  private var auditsToRecords = Driver.auditsForRecords
+  private var nextAudited = Partition(0)
+  private var isReadingRecords = false
   private let readinessState = Mutex(Readiness.notReady("the builds' records are being read"))
 
   init(
-    core: Scheduler, loop: any EventLoop, store: BuildStore, allocator: AllocatorLink,
-    runners: RunnerLinks, metrics: Metrics, logger: Logger
+    core: Scheduler, loop: any EventLoop, store: BuildStore, replicas: Replicas,
+    allocator: AllocatorLink, runners: RunnerLinks, metrics: Metrics, logger: Logger
   ) {
     self.core = core
     self.loop = loop
     self.store = store
+    self.replicas = replicas
     self.allocator = allocator
     self.runners = runners
     self.metrics = metrics
@@ -60,8 +72,8 @@ final class Driver: @unchecked Sendable {
 
   // MARK: Life
 
-  /// Reads the records and then works until it is cancelled.
-  func run() async {
+  /// Takes its partitions, and works on their builds until it is cancelled.
+  func run(servedAt address: String) async {
     let executor = self.loop.callExecutor
     await withTaskGroup(of: Void.self) { group in
       group.addTask(executorPreference: executor) {
@@ -72,36 +84,90 @@ final class Driver: @unchecked Sendable {
           ended: { attempt, end in
             self.feed { $0.streamEnded(end, of: attempt, at: $1) }
           })
-        guard await self.recover() else { return }
+        self.store.fenced = { self.replicas.fenced($0) }
+        self.replicas.joined = { self.store.session = $0 }
+        self.replicas.listener = { self.happened($0) }
         let measuring = self.loop.scheduleRepeatedTask(
           initialDelay: .zero, delay: Self.measureInterval
         ) { _ in self.measure() }
-        await self.allocator.run(
-          AllocatorLink.Listener(
-            opened: { self.feed { $0.acquireOpened(at: $1) } },
-            received: { self.received($0) }))
+        await withTaskGroup(of: Void.self) { group in
+          group.addTask(executorPreference: executor) {
+            await self.replicas.run(servedAt: address)
+          }
+          group.addTask(executorPreference: executor) {
+            await self.allocator.run(
+              AllocatorLink.Listener(
+                opened: { self.feed { $0.acquireOpened(at: $1) } },
+                received: { self.received($0) }))
+          }
+        }
         measuring.cancel()
+        self.isStopped = true
         await self.runners.close()
       }
     }
   }
 
-  /// Rebuilds the core from the records; false if it was cancelled before the end.
-  private func recover() async -> Bool {
+  // MARK: Partitions
+
+  private func happened(_ event: Membership.Event) {
+    switch event {
+    case .take(let partitions, let first):
+      for partition in partitions { self.generations[partition.number] += 1 }
+      self.feed { core, _ in
+        core.partitionsTaken(partitions)
+        return []
+      }
+      let generations = self.generations
+      // Unstructured: it ends with its partitions, and with the process.
+      Task.immediate(executorPreference: self.loop.callExecutor) {
+        await self.recover(partitions, first: first, as: generations)
+      }
+    case .close(let partitions):
+      self.isClosing = true
+      self.feed { $0.partitionsClosing(partitions, at: $1) }
+    case .drop(let partitions):
+      for partition in partitions { self.generations[partition.number] += 1 }
+      self.feed { $0.partitionsLost(partitions, at: $1) }
+    }
+  }
+
+  /// Partitions among these that are still as they were taken.
+  private func current(_ partitions: Set<Partition>, as generations: [Int]) -> Set<Partition> {
+    partitions.filter { self.generations[$0.number] == generations[$0.number] }
+  }
+
+  /// Rebuilds the core's part from the records. Partitions that never had an owner are read
+  /// together, and with what earlier versions wrote, which knew none.
+  private func recover(
+    _ partitions: Set<Partition>, first: Set<Partition>, as generations: [Int]
+  ) async {
+    let begin = ContinuousClock.now
+    var count = 0
     var failures = 0
-    while !Task.isCancelled {
+    var left = partitions
+    while !left.isEmpty, !self.isStopped {
       do {
-        let begin = ContinuousClock.now
-        var count = 0
-        try await self.store.scanActive { page in
-          count += page.count
-          for (id, reading) in page { self.recovered(id, reading) }
+        if !self.current(left, as: generations).isDisjoint(with: first) {
+          try await self.store.scanActive { page in
+            for (id, reading) in page { self.recovered(id, reading) }
+            count += page.count
+          }
+          self.recovered(self.current(left, as: generations))
+          left = []
+        } else if let next = left.min() {
+          if self.current([next], as: generations).isEmpty {
+            left.remove(next)
+            continue
+          }
+          try await self.store.scanActive(of: next) { page in
+            for (id, reading) in page { self.recovered(id, reading) }
+            count += page.count
+          }
+          self.recovered(self.current([next], as: generations))
+          left.remove(next)
         }
-        self.feed { $0.recoveryFinished(at: $1) }
-        self.logger.info(
-          "the builds that are not done with were read",
-          metadata: ["builds": "\(count)", "time": "\(ContinuousClock.now - begin)"])
-        return true
+        failures = 0
       } catch {
         if failures == 0 {
           self.logger.warning(
@@ -109,12 +175,21 @@ final class Driver: @unchecked Sendable {
             metadata: ["error": "\(error)"])
         }
         failures += 1
-        self.setReadiness(.notReady("the builds' records cannot be read: \(error)"))
-        // Cancellation ends the sleep and the loop.
         try? await Task.sleep(for: Self.recoveryBackoff.delay(after: failures))
+        left = self.current(left, as: generations)
       }
     }
-    return false
+    self.logger.info(
+      "the builds that are not done with were read",
+      metadata: [
+        "partitions": "\(partitions.count)", "builds": "\(count)",
+        "time": "\(ContinuousClock.now - begin)",
+      ])
+  }
+
+  private func recovered(_ partitions: Set<Partition>) {
+    self.feed { $0.recoveryFinished(of: partitions, at: $1) }
+    for partition in partitions { self.replicas.loaded(partition) }
   }
 
   private func recovered(_ id: BuildID, _ reading: BuildStore.Reading) {
@@ -132,8 +207,9 @@ final class Driver: @unchecked Sendable {
       metadata: ["build": "\(id)", "error": "\(why)"])
   }
 
-  /// Callers go to another scheduler, or to the next one at this address.
+  /// Builds and callers go to another scheduler, or to the next one at this address.
   func drain() async {
+    await self.replicas.leave()
     await withCheckedContinuation { continuation in
       self.onLoop {
         self.isDraining = true
@@ -176,8 +252,19 @@ final class Driver: @unchecked Sendable {
     }
   }
 
+  /// Whose a build is.
+  func project(of id: BuildID) async throws(RPCError) -> ProjectID {
+    if let project = await self.onLoop({ self.core.project(of: id) }) { return project }
+    return try await self.stored(id).project
+  }
+
   /// A build's present state.
   func build(_ id: BuildID) async throws(RPCError) -> BuildRecord {
+    guard self.replicas.places.isTrusted else {
+      throw RPCError(
+        .unavailable, "this scheduler has lost touch with the datastore",
+        retryDelay: RPCError.retrySoon)
+    }
     if let record = await self.shown(id) { return record }
     return try await self.stored(id)
   }
@@ -199,6 +286,21 @@ final class Driver: @unchecked Sendable {
 
   private func shown(_ id: BuildID) async -> BuildRecord? {
     await self.onLoop { self.core.shown(id) }
+  }
+
+  /// Builds of a project that tell how long its jobs take.
+  private static let historyBuilds: Int32 = 20
+
+  /// Why a build waits, and how long it may yet take.
+  func explain(_ id: BuildID) async throws(RPCError) -> Explanation {
+    let record = try await self.build(id)
+    guard record.state != .finished else { return Explanation(record, history: [], at: .now) }
+    // A guess that cannot be made for want of history is left out; the rest is worth having.
+    let history = try? await self.store.list(
+      project: record.project, unfinished: false, limit: Self.historyBuilds, cursor: [])
+    let builds = (history?.builds ?? []).filter { $0.id != id }
+    let explanation = await self.onLoop { self.core.explained(id, history: builds, at: .now) }
+    return explanation ?? Explanation(record, history: builds, at: .now)
   }
 
   func list(
@@ -272,7 +374,8 @@ final class Driver: @unchecked Sendable {
   }
 
   private static let watchesEnd = RPCError(
-    .unavailable, "this scheduler shuts down; watch again", retryDelay: RPCError.retrySoon)
+    .unavailable, "this scheduler shuts down, or the build is another's now; watch again",
+    retryDelay: RPCError.retrySoon)
 
   // MARK: The core, on the loop
 
@@ -319,18 +422,29 @@ final class Driver: @unchecked Sendable {
     }
     self.inputs.removeAll(keepingCapacity: true)
     self.isHandling = false
+    if self.isClosing { self.findClosed() }
     self.planWake()
+  }
+
+  private func findClosed() {
+    let closed = self.core.closedPartitions()
+    for partition in closed { self.generations[partition.number] += 1 }
+    self.isClosing = self.core.isClosing
+    for partition in closed { self.replicas.closed(partition) }
   }
 
   private func carryOut(_ effect: Effect) {
     switch effect {
     case .write(let record, let base):
       let id = record.id
+      let partition = Partition(of: record.project).number
+      let generation = self.generations[partition]
       self.store.write(record, base: base) { result in
         if case .refused(let why) = result {
           self.logger.error(
             "the datastore refuses a record", metadata: ["build": "\(id)", "error": "\(why)"])
         }
+        guard self.generations[partition] == generation else { return }
         self.feed { $0.written(id, result, at: $1) }
       }
     case .load(let id): self.load(id)
@@ -351,6 +465,7 @@ final class Driver: @unchecked Sendable {
     case .answer(let waiter, let answer):
       self.waiters.removeValue(forKey: waiter)?.resume(returning: answer)
     case .changed(let record): self.watches.show(record)
+    case .moved(let id): self.watches.finish(id)
     }
   }
 
@@ -386,9 +501,35 @@ final class Driver: @unchecked Sendable {
     self.wake = (next, timer)
   }
 
+  /// Compares what is at hand, and from time to time a partition's records with it.
+  private func audit() {
+    self.feed { $0.auditDue(at: $1) }
+    for finding in self.core.takeFindings() {
+      self.logger.error(
+        "what was at hand did not agree with what is recorded, and was put right",
+        metadata: ["kind": "\(finding.kind.rawValue)", "cause": "\(finding.cause)"])
+    }
+    self.auditsToRecords -= 1
+    guard self.auditsToRecords <= 0, !self.isReadingRecords else { return }
+    self.auditsToRecords = Self.auditsForRecords
+    let partition = self.nextAudited
+    self.nextAudited = Partition((partition.number + 1) % Partition.count)
+    guard self.replicas.places[partition] == .here else { return }
+    self.isReadingRecords = true
+    let generation = self.generations[partition.number]
+    // Unstructured: it ends with its pages, or with the first that fails; the next one is another's.
+    Task.immediate(executorPreference: self.loop.callExecutor) {
+      try? await self.store.scanActive(of: partition) { page in
+        guard self.generations[partition.number] == generation else { return }
+        for case (_, .found(let stored)) in page { self.feed { $0.audited(stored, at: $1) } }
+      }
+      self.isReadingRecords = false
+    }
+  }
+
   private func measure() {
-    self.setReadiness(
-      self.core.storeSilence.map { .notReady("the datastore does not answer: \($0)") } ?? .ready)
+    self.audit()
+    self.setReadiness(self.measuredReadiness())
     self.metrics.record(self.core.takeTally())
     self.metrics.builds.set(self.core.buildCount)
     self.metrics.queuedWork.set(self.core.queueDepth)
@@ -398,6 +539,20 @@ final class Driver: @unchecked Sendable {
     self.metrics.runnerStreams.set(self.runners.openStreams)
     self.metrics.watches.set(self.watches.count)
     self.metrics.allocatorConnected.set(self.allocator.isUp ? 1 : 0)
+    self.metrics.partitions.set(self.replicas.owned)
+    self.metrics.replicas.set(self.replicas.peers + 1)
+    self.metrics.timesFenced.increment(by: Int64(self.replicas.takeTimesFenced()))
+  }
+
+  private func measuredReadiness() -> Readiness {
+    if let why = self.core.storeSilence {
+      return .notReady("the datastore does not answer: \(why)")
+    }
+    let places = self.replicas.places
+    if places.isReady { return .ready }
+    return .notReady(
+      places.trouble.map { "the builds' records cannot be read: \($0)" }
+        ?? "the builds' records are being read")
   }
 
   private func setReadiness(_ readiness: Readiness) {

@@ -5,7 +5,8 @@ import PipelineSyntax
 import RPC
 import SchedulerCore
 
-/// The scheduler's calls: each is translated and asked for; nothing is decided here.
+/// The scheduler's calls: each is translated and asked for where the build is; nothing is decided
+/// here.
 struct Handlers: SchedulerV1.SchedulerService {
   private static let standardPage: Int32 = 50
   private static let maximumPage: Int32 = 1_000
@@ -14,11 +15,13 @@ struct Handlers: SchedulerV1.SchedulerService {
   private static let longPipelineBytes = 16 << 10
 
   let driver: Driver
+  let router: CallRouter
   let policy: Policy
   private let pipelines = PipelineCache()
 
-  init(driver: Driver, policy: Policy) {
+  init(driver: Driver, router: CallRouter, policy: Policy) {
     self.driver = driver
+    self.router = router
     self.policy = policy
   }
 
@@ -34,11 +37,15 @@ struct Handlers: SchedulerV1.SchedulerService {
     } else {
       submission = try self.submission(request)
     }
-    switch await self.driver.submit(submission) {
-    case .build(let record, let existed):
-      return SchedulerV1.SubmitBuildResponse(build: SchedulerV1.Build(record), existed: existed)
-    case let refusal:
-      throw Self.error(refusal, of: submission.id)
+    return try await self.router.answer(submission.project, context) {
+      switch await self.driver.submit(submission) {
+      case .build(let record, let existed):
+        return SchedulerV1.SubmitBuildResponse(build: SchedulerV1.Build(record), existed: existed)
+      case let refusal:
+        throw Self.error(refusal, of: submission.id)
+      }
+    } there: {
+      try await $0.submitBuild(request, options: $1)
     }
   }
 
@@ -72,8 +79,13 @@ struct Handlers: SchedulerV1.SchedulerService {
   func getBuild(
     _ request: SchedulerV1.GetBuildRequest, context: ServerContext
   ) async throws -> SchedulerV1.GetBuildResponse {
-    let record = try await self.driver.build(try Self.build(request.buildID))
-    return SchedulerV1.GetBuildResponse(build: SchedulerV1.Build(record))
+    let build = try Self.build(request.buildID)
+    return try await self.answer(build, context) {
+      let record = try await self.driver.build(build)
+      return SchedulerV1.GetBuildResponse(build: SchedulerV1.Build(record))
+    } there: {
+      try await $0.getBuild(request, options: $1)
+    }
   }
 
   func listBuilds(
@@ -102,9 +114,15 @@ struct Handlers: SchedulerV1.SchedulerService {
     let build = try Self.build(request.buildID)
     // So that the watcher knows at once that it has reached a scheduler.
     responses.sendInitialMetadata()
-    try await self.driver.watch(build, after: request.afterRevision) { record in
-      try await responses.send(
-        SchedulerV1.WatchBuildResponse(build: SchedulerV1.Build(record)))
+    try await self.answer(build, context) {
+      try await self.driver.watch(build, after: request.afterRevision) { record in
+        try await responses.send(
+          SchedulerV1.WatchBuildResponse(build: SchedulerV1.Build(record)))
+      }
+    } there: { client, options in
+      for try await response in try await client.watchBuild(request, options: options) {
+        try await responses.send(response)
+      }
     }
   }
 
@@ -117,11 +135,15 @@ struct Handlers: SchedulerV1.SchedulerService {
         .invalidArgument,
         "reason has \(request.reason.utf8.count) bytes, more than \(Self.maximumReasonBytes)")
     }
-    switch await self.driver.cancel(build, reason: request.reason) {
-    case .build(let record, _):
-      return SchedulerV1.CancelBuildResponse(build: SchedulerV1.Build(record))
-    case let refusal:
-      throw Self.error(refusal, of: build)
+    return try await self.answer(build, context) {
+      switch await self.driver.cancel(build, reason: request.reason) {
+      case .build(let record, _):
+        return SchedulerV1.CancelBuildResponse(build: SchedulerV1.Build(record))
+      case let refusal:
+        throw Self.error(refusal, of: build)
+      }
+    } there: {
+      try await $0.cancelBuild(request, options: $1)
     }
   }
 
@@ -129,12 +151,38 @@ struct Handlers: SchedulerV1.SchedulerService {
     _ request: SchedulerV1.RetryBuildRequest, context: ServerContext
   ) async throws -> SchedulerV1.RetryBuildResponse {
     let build = try Self.build(request.buildID)
-    switch await self.driver.retry(build, jobs: request.jobIds.map { JobID($0) }) {
-    case .build(let record, _):
-      return SchedulerV1.RetryBuildResponse(build: SchedulerV1.Build(record))
-    case let refusal:
-      throw Self.error(refusal, of: build)
+    return try await self.answer(build, context) {
+      switch await self.driver.retry(build, jobs: request.jobIds.map { JobID($0) }) {
+      case .build(let record, _):
+        return SchedulerV1.RetryBuildResponse(build: SchedulerV1.Build(record))
+      case let refusal:
+        throw Self.error(refusal, of: build)
+      }
+    } there: {
+      try await $0.retryBuild(request, options: $1)
     }
+  }
+
+  func explainBuild(
+    _ request: SchedulerV1.ExplainBuildRequest, context: ServerContext
+  ) async throws -> SchedulerV1.ExplainBuildResponse {
+    let build = try Self.build(request.buildID)
+    return try await self.answer(build, context) {
+      SchedulerV1.ExplainBuildResponse(try await self.driver.explain(build))
+    } there: {
+      try await $0.explainBuild(request, options: $1)
+    }
+  }
+
+  /// Answers a call about a build where that is.
+  private func answer<Response: Sendable>(
+    _ build: BuildID, _ context: ServerContext,
+    here: () async throws -> Response,
+    there: (SchedulerV1.SchedulerClient, CallOptions) async throws -> Response
+  ) async throws -> Response {
+    if self.router.areAllHere { return try await here() }
+    let project = try await self.driver.project(of: build)
+    return try await self.router.answer(project, context, here: here, there: there)
   }
 
   // MARK: Parts of requests

@@ -131,6 +131,23 @@ extension SchedulerV1.Notification {
   }
 }
 
+extension SchedulerV1.ExplainBuildResponse {
+  init(_ explanation: Explanation) {
+    self.init(
+      build: SchedulerV1.Build(explanation.record),
+      jobs: explanation.jobs.map { job in
+        let waited = job.position?.since.map { max(.zero, Timestamp.now - $0) }
+        return SchedulerV1.JobExplanation(
+          jobID: job.id.rawValue, position: Int32(clamping: job.position?.place ?? 0),
+          queueLength: Int32(clamping: job.position?.count ?? 0),
+          waited: waited.map { GoogleProtobuf.Duration($0) },
+          estimatedWait: job.position?.estimatedWait.map { GoogleProtobuf.Duration($0) },
+          typicalDuration: job.typicalDuration.map { GoogleProtobuf.Duration($0) })
+      },
+      remaining: explanation.remaining.map { GoogleProtobuf.Duration($0) })
+  }
+}
+
 // MARK: - The runner
 
 extension RunnerV1.JobSpec {

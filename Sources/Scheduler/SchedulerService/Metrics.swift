@@ -21,6 +21,11 @@ struct Metrics: Sendable {
   let runnerStreams: Gauge
   let watches: Gauge
   let allocatorConnected: Gauge
+  let findings: [AuditFinding.Kind: Counter]
+  let partitions: Gauge
+  let replicas: Gauge
+  let timesFenced: Counter
+  let forwardedCalls: Counter
 
   /// From an idle farm to one that has a day's work before it.
   private static let pickupBuckets = [
@@ -73,6 +78,26 @@ struct Metrics: Sendable {
     self.allocatorConnected = registry.gauge(
       "millrace_scheduler_allocator_connected", help: "1 while the stream to the allocator is open."
     )
+    self.findings = Dictionary(
+      uniqueKeysWithValues: AuditFinding.Kind.allCases.map { kind in
+        (
+          kind,
+          registry.counter(
+            "millrace_scheduler_audit_findings_total",
+            help: "What did not agree with a record and was put right; each is logged.",
+            labels: ["kind": kind.rawValue])
+        )
+      })
+    self.partitions = registry.gauge(
+      "millrace_scheduler_partitions", help: "Partitions of projects that this scheduler owns.")
+    self.replicas = registry.gauge(
+      "millrace_scheduler_replicas", help: "Schedulers that have a session, this one with them.")
+    self.timesFenced = registry.counter(
+      "millrace_scheduler_fenced_total",
+      help: "How often the others gave this scheduler up for dead while it was not.")
+    self.forwardedCalls = registry.counter(
+      "millrace_scheduler_forwarded_calls_total",
+      help: "Calls that were passed on to the scheduler that owns the build.")
   }
 
   func record(_ tally: Tally) {
@@ -84,6 +109,7 @@ struct Metrics: Sendable {
     self.deadNotifications.increment(by: Int64(tally.deadNotifications))
     self.conflicts.increment(by: Int64(tally.conflicts))
     self.storeFailures.increment(by: Int64(tally.storeFailures))
+    for (kind, count) in tally.findings { self.findings[kind]?.increment(by: Int64(count)) }
   }
 }
 

@@ -18,7 +18,9 @@ package final class SchedulerProgram: ServiceProgram {
   package static let ownsDataDirectory = false
 
   private let driver: Driver
-  private let policy: Policy
+  private let router: CallRouter
+  private let environment: ServiceEnvironment
+  private let configuration: Configuration
   private let channels: [RPCChannel]
 
   package init(_ environment: ServiceEnvironment) async throws {
@@ -29,14 +31,22 @@ package final class SchedulerProgram: ServiceProgram {
     let allocator = try RPCChannel(
       to: configuration.allocator, configuration: .toService, group: loop)
     self.channels = [gateway, allocator]
-    self.policy = configuration.policy
+    self.environment = environment
+    self.configuration = configuration
+    let datastore = DatastoreV1.DatastoreClient(gateway)
+    let replicas = ReplicaStore(client: datastore, configuration: configuration)
+    let metrics = Metrics(environment.metrics)
+    let links = Replicas(store: replicas, loop: loop, logger: environment.logger)
+    self.router = CallRouter(replicas: links, metrics: metrics)
     self.driver = Driver(
-      core: Scheduler(policy: configuration.policy, owner: Self.newOwner()), loop: loop,
+      core: Scheduler(policy: configuration.policy, owner: Self.newOwner(), owning: []),
+      loop: loop,
       store: BuildStore(
-        client: DatastoreV1.DatastoreClient(gateway), loop: loop, configuration: configuration),
+        client: datastore, replicas: replicas, loop: loop, configuration: configuration),
+      replicas: links,
       allocator: AllocatorLink(channel: allocator, loop: loop, logger: environment.logger),
       runners: RunnerLinks(loop: loop, logger: environment.logger),
-      metrics: Metrics(environment.metrics), logger: environment.logger)
+      metrics: metrics, logger: environment.logger)
   }
 
   /// Another one for each start: a process must not take its predecessor's writes for its own.
@@ -45,12 +55,23 @@ package final class SchedulerProgram: ServiceProgram {
   }
 
   package var services: [any RPCService] {
-    [Handlers(driver: self.driver, policy: self.policy)]
+    [Handlers(driver: self.driver, router: self.router, policy: self.configuration.policy)]
   }
 
   package func run() async throws {
-    await self.driver.run()
+    await self.driver.run(
+      servedAt: self.configuration.advertise ?? Self.address(self.environment.boundAddress))
+    await self.router.close()
     for channel in self.channels { await channel.close() }
+  }
+
+  /// Where other schedulers reach this one if it is not told: under its host's name, if it listens
+  /// on every address.
+  private static func address(_ bound: ListenAddress) -> String {
+    guard case .tcp(let host, let port) = bound, ["0.0.0.0", "::", "0"].contains(host) else {
+      return "\(bound)"
+    }
+    return "\(ListenAddress.tcp(host: hostName(), port: port))"
   }
 
   package func drain() async { await self.driver.drain() }

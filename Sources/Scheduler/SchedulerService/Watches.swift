@@ -33,6 +33,11 @@ struct Watches {
     for watch in (self.states[record.id] ?? [:]).values { watch.yield(record) }
   }
 
+  /// Ends the streams of a build's watches.
+  func finish(_ build: BuildID) {
+    for watch in (self.states[build] ?? [:]).values { watch.finish() }
+  }
+
   /// Ends the streams of all watches.
   func finishAll() {
     for watches in self.states.values { for watch in watches.values { watch.finish() } }

@@ -1384,81 +1384,279 @@ extension SchedulerV1.RetryBuildResponse {
 }
 
 extension SchedulerV1 {
+  /// `millrace.scheduler.v1.ExplainBuildRequest`.
+  public struct ExplainBuildRequest: ProtobufMessage {
+    public var buildID: String
+
+    public var unknownFields: UnknownFields
+
+    public init() {
+      self.buildID = ""
+      self.unknownFields = UnknownFields()
+    }
+
+    public init(
+      buildID: String = ""
+    ) {
+      self.buildID = buildID
+      self.unknownFields = UnknownFields()
+    }
+  }
+}
+
+extension SchedulerV1.ExplainBuildRequest {
+  public typealias CMessage = Millrace__Scheduler__V1__ExplainBuildRequest
+
+  public static let bridge = MessageBridge(millrace__scheduler__v1__explain_build_request__init)
+
+  public static var messageName: String { "millrace.scheduler.v1.ExplainBuildRequest" }
+
+  public init(
+    copying message: UnsafePointer<CMessage>, _ source: DecodingSource
+  ) throws(MessageDecodingError) {
+    let buildID: String = try source.string(message.pointee.build_id, in: "millrace.scheduler.v1.ExplainBuildRequest.build_id")
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.buildID = buildID
+    self.unknownFields = unknownFields
+  }
+
+  public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
+    message.pointee.build_id = arena.string(self.buildID)
+    arena.unknownFields(self.unknownFields, &message.pointee.base)
+  }
+}
+
+extension SchedulerV1 {
+  /// `millrace.scheduler.v1.ExplainBuildResponse`.
+  public struct ExplainBuildResponse: ProtobufMessage {
+    /// As it is now; what each job waits for is in its `waiting_for`.
+    public var build: SchedulerV1.Build?
+    /// For each job that is not finished, in the order of the build's jobs.
+    public var jobs: [SchedulerV1.JobExplanation]
+    /// Until the build's end, from what its jobs took in earlier builds of the project. Absent:
+    /// nobody can tell.
+    public var remaining: GoogleProtobuf.Duration?
+
+    public var unknownFields: UnknownFields
+
+    public init() {
+      self.build = nil
+      self.jobs = []
+      self.remaining = nil
+      self.unknownFields = UnknownFields()
+    }
+
+    public init(
+      build: SchedulerV1.Build? = nil,
+      jobs: [SchedulerV1.JobExplanation] = [],
+      remaining: GoogleProtobuf.Duration? = nil
+    ) {
+      self.build = build
+      self.jobs = jobs
+      self.remaining = remaining
+      self.unknownFields = UnknownFields()
+    }
+  }
+}
+
+extension SchedulerV1.ExplainBuildResponse {
+  public typealias CMessage = Millrace__Scheduler__V1__ExplainBuildResponse
+
+  public static let bridge = MessageBridge(millrace__scheduler__v1__explain_build_response__init)
+
+  public static var messageName: String { "millrace.scheduler.v1.ExplainBuildResponse" }
+
+  public init(
+    copying message: UnsafePointer<CMessage>, _ source: DecodingSource
+  ) throws(MessageDecodingError) {
+    let build: SchedulerV1.Build? = try source.message(message.pointee.build)
+    let jobs: [SchedulerV1.JobExplanation] = try source.messages(message.pointee.n_jobs, message.pointee.jobs)
+    let remaining: GoogleProtobuf.Duration? = try source.message(message.pointee.remaining)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.build = build
+    self.jobs = jobs
+    self.remaining = remaining
+    self.unknownFields = unknownFields
+  }
+
+  public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
+    message.pointee.build = arena.message(self.build)
+    (message.pointee.n_jobs, message.pointee.jobs) = arena.messages(self.jobs)
+    message.pointee.remaining = arena.message(self.remaining)
+    arena.unknownFields(self.unknownFields, &message.pointee.base)
+  }
+}
+
+extension SchedulerV1 {
+  /// Where a job that is not finished stands.
+  public struct JobExplanation: ProtobufMessage {
+    public var jobID: String
+    /// Its place among the jobs that wait for executors of the same kind, from 1, as the order is
+    /// now. 0: it does not wait for an executor.
+    public var position: Int32
+    /// How many wait there.
+    public var queueLength: Int32
+    /// How long it has waited for an executor.
+    public var waited: GoogleProtobuf.Duration?
+    /// Until an executor comes to it, at the pace of the last ones. Absent: nobody can tell.
+    public var estimatedWait: GoogleProtobuf.Duration?
+    /// What it took in earlier builds of the project, in the middle. Absent: it never succeeded.
+    public var typicalDuration: GoogleProtobuf.Duration?
+
+    public var unknownFields: UnknownFields
+
+    public init() {
+      self.jobID = ""
+      self.position = 0
+      self.queueLength = 0
+      self.waited = nil
+      self.estimatedWait = nil
+      self.typicalDuration = nil
+      self.unknownFields = UnknownFields()
+    }
+
+    public init(
+      jobID: String = "",
+      position: Int32 = 0,
+      queueLength: Int32 = 0,
+      waited: GoogleProtobuf.Duration? = nil,
+      estimatedWait: GoogleProtobuf.Duration? = nil,
+      typicalDuration: GoogleProtobuf.Duration? = nil
+    ) {
+      self.jobID = jobID
+      self.position = position
+      self.queueLength = queueLength
+      self.waited = waited
+      self.estimatedWait = estimatedWait
+      self.typicalDuration = typicalDuration
+      self.unknownFields = UnknownFields()
+    }
+  }
+}
+
+extension SchedulerV1.JobExplanation {
+  public typealias CMessage = Millrace__Scheduler__V1__JobExplanation
+
+  public static let bridge = MessageBridge(millrace__scheduler__v1__job_explanation__init)
+
+  public static var messageName: String { "millrace.scheduler.v1.JobExplanation" }
+
+  public init(
+    copying message: UnsafePointer<CMessage>, _ source: DecodingSource
+  ) throws(MessageDecodingError) {
+    let jobID: String = try source.string(message.pointee.job_id, in: "millrace.scheduler.v1.JobExplanation.job_id")
+    let position: Int32 = message.pointee.position
+    let queueLength: Int32 = message.pointee.queue_length
+    let waited: GoogleProtobuf.Duration? = try source.message(message.pointee.waited)
+    let estimatedWait: GoogleProtobuf.Duration? = try source.message(message.pointee.estimated_wait)
+    let typicalDuration: GoogleProtobuf.Duration? = try source.message(message.pointee.typical_duration)
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.jobID = jobID
+    self.position = position
+    self.queueLength = queueLength
+    self.waited = waited
+    self.estimatedWait = estimatedWait
+    self.typicalDuration = typicalDuration
+    self.unknownFields = unknownFields
+  }
+
+  public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
+    message.pointee.job_id = arena.string(self.jobID)
+    message.pointee.position = self.position
+    message.pointee.queue_length = self.queueLength
+    message.pointee.waited = arena.message(self.waited)
+    message.pointee.estimated_wait = arena.message(self.estimatedWait)
+    message.pointee.typical_duration = arena.message(self.typicalDuration)
+    arena.unknownFields(self.unknownFields, &message.pointee.base)
+  }
+}
+
+extension SchedulerV1 {
   /// `millrace/scheduler/v1/scheduler.proto`, for reflection.
   public static let schedulerFile = FileDescriptor(
     name: "millrace/scheduler/v1/scheduler.proto", package: "millrace.scheduler.v1",
     base64: """
-      CiVtaWxscmFjZS9zY2hlZHVsZXIvdjEvc2NoZWR1bGVyLnByb3RvEhVtaWxscmFjZS5zY2hlZHVsZXIudjEaH2dvb2ds\
-      ZS9wcm90b2J1Zi90aW1lc3RhbXAucHJvdG8aHW1pbGxyYWNlL3R5cGVzL3YxL3R5cGVzLnByb3RvIvgFCgVCdWlsZBIO\
-      CgJpZBgBIAEoCVICaWQSGAoHcHJvamVjdBgCIAEoCVIHcHJvamVjdBISCgRuYW1lGAMgASgJUgRuYW1lEjcKBXN0YXRl\
-      GAQgASgOMiEubWlsbHJhY2Uuc2NoZWR1bGVyLnYxLkJ1aWxkU3RhdGVSBXN0YXRlEjQKB291dGNvbWUYBSABKA4yGi5t\
-      aWxscmFjZS50eXBlcy52MS5PdXRjb21lUgdvdXRjb21lEhoKCHJldmlzaW9uGAYgASgDUghyZXZpc2lvbhI5CgpjcmVh\
-      dGVkX2F0GAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcFIJY3JlYXRlZEF0EjkKCnN0YXJ0ZWRfYXQYCCAB\
-      KAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wUglzdGFydGVkQXQSOwoLZmluaXNoZWRfYXQYCSABKAsyGi5nb29n\
-      bGUucHJvdG9idWYuVGltZXN0YW1wUgpmaW5pc2hlZEF0Ei4KBGpvYnMYCiADKAsyGi5taWxscmFjZS5zY2hlZHVsZXIu\
-      djEuSm9iUgRqb2JzEjEKBnNvdXJjZRgLIAEoCzIZLm1pbGxyYWNlLnR5cGVzLnYxLlNvdXJjZVIGc291cmNlEhoKCHBy\
-      aW9yaXR5GAwgASgFUghwcmlvcml0eRJPCgthbm5vdGF0aW9ucxgNIAMoCzItLm1pbGxyYWNlLnNjaGVkdWxlci52MS5C\
-      dWlsZC5Bbm5vdGF0aW9uc0VudHJ5Ugthbm5vdGF0aW9ucxJJCg1ub3RpZmljYXRpb25zGA4gAygLMiMubWlsbHJhY2Uu\
-      c2NoZWR1bGVyLnYxLk5vdGlmaWNhdGlvblINbm90aWZpY2F0aW9ucxIYCgdtZXNzYWdlGA8gASgJUgdtZXNzYWdlGj4K\
-      EEFubm90YXRpb25zRW50cnkSEAoDa2V5GAEgASgJUgNrZXkSFAoFdmFsdWUYAiABKAlSBXZhbHVlOgI4ASLzAwoDSm9i\
-      Eg4KAmlkGAEgASgJUgJpZBISCgRuYW1lGAIgASgJUgRuYW1lEhQKBW5lZWRzGAMgAygJUgVuZWVkcxI1CgVzdGF0ZRgE\
-      IAEoDjIfLm1pbGxyYWNlLnNjaGVkdWxlci52MS5Kb2JTdGF0ZVIFc3RhdGUSNAoHb3V0Y29tZRgFIAEoDjIaLm1pbGxy\
-      YWNlLnR5cGVzLnYxLk91dGNvbWVSB291dGNvbWUSOgoIYXR0ZW1wdHMYBiADKAsyHi5taWxscmFjZS5zY2hlZHVsZXIu\
-      djEuQXR0ZW1wdFIIYXR0ZW1wdHMSHwoLd2FpdGluZ19mb3IYByABKAlSCndhaXRpbmdGb3ISPgoGbWF0cml4GAggAygL\
-      MiYubWlsbHJhY2Uuc2NoZWR1bGVyLnYxLkpvYi5NYXRyaXhFbnRyeVIGbWF0cml4EhgKB21lc3NhZ2UYCSABKAlSB21l\
-      c3NhZ2USFwoHcnVuc19vbhgKIAMoCVIGcnVuc09uEjoKCXJlc291cmNlcxgLIAEoCzIcLm1pbGxyYWNlLnR5cGVzLnYx\
-      LlJlc291cmNlc1IJcmVzb3VyY2VzGjkKC01hdHJpeEVudHJ5EhAKA2tleRgBIAEoCVIDa2V5EhQKBXZhbHVlGAIgASgJ\
-      UgV2YWx1ZToCOAEiwAQKB0F0dGVtcHQSFgoGbnVtYmVyGAEgASgFUgZudW1iZXISDgoCaWQYAiABKAlSAmlkEh8KC2V4\
-      ZWN1dG9yX2lkGAMgASgJUgpleGVjdXRvcklkEikKEGV4ZWN1dG9yX2FkZHJlc3MYBCABKAlSD2V4ZWN1dG9yQWRkcmVz\
-      cxIjCg1mZW5jaW5nX3Rva2VuGAUgASgDUgxmZW5jaW5nVG9rZW4SGQoIbGVhc2VfaWQYBiABKAlSB2xlYXNlSWQSNAoH\
-      b3V0Y29tZRgHIAEoDjIaLm1pbGxyYWNlLnR5cGVzLnYxLk91dGNvbWVSB291dGNvbWUSGAoHbWVzc2FnZRgIIAEoCVIH\
-      bWVzc2FnZRI5CgpzdGFydGVkX2F0GAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcFIJc3RhcnRlZEF0EjsK\
-      C2ZpbmlzaGVkX2F0GAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcFIKZmluaXNoZWRBdBIzCgVzdGVwcxgL\
-      IAMoCzIdLm1pbGxyYWNlLnR5cGVzLnYxLlN0ZXBTdGF0dXNSBXN0ZXBzEjkKCWFydGlmYWN0cxgMIAMoCzIbLm1pbGxy\
-      YWNlLnR5cGVzLnYxLkFydGlmYWN0UglhcnRpZmFjdHMSLgoFdXNhZ2UYDSABKAsyGC5taWxscmFjZS50eXBlcy52MS5V\
-      c2FnZVIFdXNhZ2USGQoIbG9nX25hbWUYDiABKAlSB2xvZ05hbWUiqAEKDE5vdGlmaWNhdGlvbhIOCgJpZBgBIAEoCVIC\
-      aWQSEgoEdXNlcxgCIAEoCVIEdXNlcxI+CgVzdGF0ZRgDIAEoDjIoLm1pbGxyYWNlLnNjaGVkdWxlci52MS5Ob3RpZmlj\
-      YXRpb25TdGF0ZVIFc3RhdGUSGgoIYXR0ZW1wdHMYBCABKAVSCGF0dGVtcHRzEhgKB21lc3NhZ2UYBSABKAlSB21lc3Nh\
-      Z2UigwQKElN1Ym1pdEJ1aWxkUmVxdWVzdBIYCgdwcm9qZWN0GAEgASgJUgdwcm9qZWN0EicKD2lkZW1wb3RlbmN5X2tl\
-      eRgCIAEoCVIOaWRlbXBvdGVuY3lLZXkSGgoIcGlwZWxpbmUYAyABKAxSCHBpcGVsaW5lEiMKDXBpcGVsaW5lX3BhdGgY\
-      BCABKAlSDHBpcGVsaW5lUGF0aBIxCgZzb3VyY2UYBSABKAsyGS5taWxscmFjZS50eXBlcy52MS5Tb3VyY2VSBnNvdXJj\
-      ZRJECgNlbnYYBiADKAsyMi5taWxscmFjZS5zY2hlZHVsZXIudjEuU3VibWl0QnVpbGRSZXF1ZXN0LkVudkVudHJ5UgNl\
-      bnYSGgoIcHJpb3JpdHkYByABKAVSCHByaW9yaXR5ElwKC2Fubm90YXRpb25zGAggAygLMjoubWlsbHJhY2Uuc2NoZWR1\
-      bGVyLnYxLlN1Ym1pdEJ1aWxkUmVxdWVzdC5Bbm5vdGF0aW9uc0VudHJ5Ugthbm5vdGF0aW9ucxo2CghFbnZFbnRyeRIQ\
-      CgNrZXkYASABKAlSA2tleRIUCgV2YWx1ZRgCIAEoCVIFdmFsdWU6AjgBGj4KEEFubm90YXRpb25zRW50cnkSEAoDa2V5\
-      GAEgASgJUgNrZXkSFAoFdmFsdWUYAiABKAlSBXZhbHVlOgI4ASJjChNTdWJtaXRCdWlsZFJlc3BvbnNlEjIKBWJ1aWxk\
-      GAEgASgLMhwubWlsbHJhY2Uuc2NoZWR1bGVyLnYxLkJ1aWxkUgVidWlsZBIYCgdleGlzdGVkGAIgASgIUgdleGlzdGVk\
-      IncKD1BpcGVsaW5lTWlzdGFrZRISCgRsaW5lGAEgASgFUgRsaW5lEhYKBmNvbHVtbhgCIAEoBVIGY29sdW1uEhgKB21l\
-      c3NhZ2UYAyABKAlSB21lc3NhZ2USHgoKc3VnZ2VzdGlvbhgEIAEoCVIKc3VnZ2VzdGlvbiJqChBQaXBlbGluZU1pc3Rh\
-      a2VzEhIKBHBhdGgYASABKAlSBHBhdGgSQgoIbWlzdGFrZXMYAiADKAsyJi5taWxscmFjZS5zY2hlZHVsZXIudjEuUGlw\
-      ZWxpbmVNaXN0YWtlUghtaXN0YWtlcyIsCg9HZXRCdWlsZFJlcXVlc3QSGQoIYnVpbGRfaWQYASABKAlSB2J1aWxkSWQi\
-      RgoQR2V0QnVpbGRSZXNwb25zZRIyCgVidWlsZBgBIAEoCzIcLm1pbGxyYWNlLnNjaGVkdWxlci52MS5CdWlsZFIFYnVp\
-      bGQigQEKEUxpc3RCdWlsZHNSZXF1ZXN0EhgKB3Byb2plY3QYASABKAlSB3Byb2plY3QSGwoJcGFnZV9zaXplGAIgASgF\
-      UghwYWdlU2l6ZRIdCgpwYWdlX3Rva2VuGAMgASgJUglwYWdlVG9rZW4SFgoGYWN0aXZlGAQgASgIUgZhY3RpdmUicgoS\
-      TGlzdEJ1aWxkc1Jlc3BvbnNlEjQKBmJ1aWxkcxgBIAMoCzIcLm1pbGxyYWNlLnNjaGVkdWxlci52MS5CdWlsZFIGYnVp\
-      bGRzEiYKD25leHRfcGFnZV90b2tlbhgCIAEoCVINbmV4dFBhZ2VUb2tlbiJVChFXYXRjaEJ1aWxkUmVxdWVzdBIZCghi\
-      dWlsZF9pZBgBIAEoCVIHYnVpbGRJZBIlCg5hZnRlcl9yZXZpc2lvbhgCIAEoA1INYWZ0ZXJSZXZpc2lvbiJIChJXYXRj\
-      aEJ1aWxkUmVzcG9uc2USMgoFYnVpbGQYASABKAsyHC5taWxscmFjZS5zY2hlZHVsZXIudjEuQnVpbGRSBWJ1aWxkIkcK\
-      EkNhbmNlbEJ1aWxkUmVxdWVzdBIZCghidWlsZF9pZBgBIAEoCVIHYnVpbGRJZBIWCgZyZWFzb24YAiABKAlSBnJlYXNv\
-      biJJChNDYW5jZWxCdWlsZFJlc3BvbnNlEjIKBWJ1aWxkGAEgASgLMhwubWlsbHJhY2Uuc2NoZWR1bGVyLnYxLkJ1aWxk\
-      UgVidWlsZCJHChFSZXRyeUJ1aWxkUmVxdWVzdBIZCghidWlsZF9pZBgBIAEoCVIHYnVpbGRJZBIXCgdqb2JfaWRzGAIg\
-      AygJUgZqb2JJZHMiSAoSUmV0cnlCdWlsZFJlc3BvbnNlEjIKBWJ1aWxkGAEgASgLMhwubWlsbHJhY2Uuc2NoZWR1bGVy\
-      LnYxLkJ1aWxkUgVidWlsZCp0CgpCdWlsZFN0YXRlEhsKF0JVSUxEX1NUQVRFX1VOU1BFQ0lGSUVEEAASFgoSQlVJTERf\
-      U1RBVEVfUVVFVUVEEAESFwoTQlVJTERfU1RBVEVfUlVOTklORxACEhgKFEJVSUxEX1NUQVRFX0ZJTklTSEVEEAMqgQEK\
-      CEpvYlN0YXRlEhkKFUpPQl9TVEFURV9VTlNQRUNJRklFRBAAEhUKEUpPQl9TVEFURV9CTE9DS0VEEAESFAoQSk9CX1NU\
-      QVRFX1FVRVVFRBACEhUKEUpPQl9TVEFURV9SVU5OSU5HEAMSFgoSSk9CX1NUQVRFX0ZJTklTSEVEEAQqlgEKEU5vdGlm\
-      aWNhdGlvblN0YXRlEiIKHk5PVElGSUNBVElPTl9TVEFURV9VTlNQRUNJRklFRBAAEh4KGk5PVElGSUNBVElPTl9TVEFU\
-      RV9QRU5ESU5HEAESIAocTk9USUZJQ0FUSU9OX1NUQVRFX0RFTElWRVJFRBACEhsKF05PVElGSUNBVElPTl9TVEFURV9E\
-      RUFEEAMy5gQKEFNjaGVkdWxlclNlcnZpY2USZAoLU3VibWl0QnVpbGQSKS5taWxscmFjZS5zY2hlZHVsZXIudjEuU3Vi\
-      bWl0QnVpbGRSZXF1ZXN0GioubWlsbHJhY2Uuc2NoZWR1bGVyLnYxLlN1Ym1pdEJ1aWxkUmVzcG9uc2USWwoIR2V0QnVp\
-      bGQSJi5taWxscmFjZS5zY2hlZHVsZXIudjEuR2V0QnVpbGRSZXF1ZXN0GicubWlsbHJhY2Uuc2NoZWR1bGVyLnYxLkdl\
-      dEJ1aWxkUmVzcG9uc2USYQoKTGlzdEJ1aWxkcxIoLm1pbGxyYWNlLnNjaGVkdWxlci52MS5MaXN0QnVpbGRzUmVxdWVz\
-      dBopLm1pbGxyYWNlLnNjaGVkdWxlci52MS5MaXN0QnVpbGRzUmVzcG9uc2USYwoKV2F0Y2hCdWlsZBIoLm1pbGxyYWNl\
-      LnNjaGVkdWxlci52MS5XYXRjaEJ1aWxkUmVxdWVzdBopLm1pbGxyYWNlLnNjaGVkdWxlci52MS5XYXRjaEJ1aWxkUmVz\
-      cG9uc2UwARJkCgtDYW5jZWxCdWlsZBIpLm1pbGxyYWNlLnNjaGVkdWxlci52MS5DYW5jZWxCdWlsZFJlcXVlc3QaKi5t\
-      aWxscmFjZS5zY2hlZHVsZXIudjEuQ2FuY2VsQnVpbGRSZXNwb25zZRJhCgpSZXRyeUJ1aWxkEigubWlsbHJhY2Uuc2No\
-      ZWR1bGVyLnYxLlJldHJ5QnVpbGRSZXF1ZXN0GikubWlsbHJhY2Uuc2NoZWR1bGVyLnYxLlJldHJ5QnVpbGRSZXNwb25z\
-      ZUIOugILU2NoZWR1bGVyVjFiBnByb3RvMw==
+      CiVtaWxscmFjZS9zY2hlZHVsZXIvdjEvc2NoZWR1bGVyLnByb3RvEhVtaWxscmFjZS5zY2hlZHVsZXIudjEaHmdvb2ds\
+      ZS9wcm90b2J1Zi9kdXJhdGlvbi5wcm90bxofZ29vZ2xlL3Byb3RvYnVmL3RpbWVzdGFtcC5wcm90bxodbWlsbHJhY2Uv\
+      dHlwZXMvdjEvdHlwZXMucHJvdG8i+AUKBUJ1aWxkEg4KAmlkGAEgASgJUgJpZBIYCgdwcm9qZWN0GAIgASgJUgdwcm9q\
+      ZWN0EhIKBG5hbWUYAyABKAlSBG5hbWUSNwoFc3RhdGUYBCABKA4yIS5taWxscmFjZS5zY2hlZHVsZXIudjEuQnVpbGRT\
+      dGF0ZVIFc3RhdGUSNAoHb3V0Y29tZRgFIAEoDjIaLm1pbGxyYWNlLnR5cGVzLnYxLk91dGNvbWVSB291dGNvbWUSGgoI\
+      cmV2aXNpb24YBiABKANSCHJldmlzaW9uEjkKCmNyZWF0ZWRfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0\
+      YW1wUgljcmVhdGVkQXQSOQoKc3RhcnRlZF9hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSCXN0YXJ0\
+      ZWRBdBI7CgtmaW5pc2hlZF9hdBgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSCmZpbmlzaGVkQXQSLgoE\
+      am9icxgKIAMoCzIaLm1pbGxyYWNlLnNjaGVkdWxlci52MS5Kb2JSBGpvYnMSMQoGc291cmNlGAsgASgLMhkubWlsbHJh\
+      Y2UudHlwZXMudjEuU291cmNlUgZzb3VyY2USGgoIcHJpb3JpdHkYDCABKAVSCHByaW9yaXR5Ek8KC2Fubm90YXRpb25z\
+      GA0gAygLMi0ubWlsbHJhY2Uuc2NoZWR1bGVyLnYxLkJ1aWxkLkFubm90YXRpb25zRW50cnlSC2Fubm90YXRpb25zEkkK\
+      DW5vdGlmaWNhdGlvbnMYDiADKAsyIy5taWxscmFjZS5zY2hlZHVsZXIudjEuTm90aWZpY2F0aW9uUg1ub3RpZmljYXRp\
+      b25zEhgKB21lc3NhZ2UYDyABKAlSB21lc3NhZ2UaPgoQQW5ub3RhdGlvbnNFbnRyeRIQCgNrZXkYASABKAlSA2tleRIU\
+      CgV2YWx1ZRgCIAEoCVIFdmFsdWU6AjgBIvMDCgNKb2ISDgoCaWQYASABKAlSAmlkEhIKBG5hbWUYAiABKAlSBG5hbWUS\
+      FAoFbmVlZHMYAyADKAlSBW5lZWRzEjUKBXN0YXRlGAQgASgOMh8ubWlsbHJhY2Uuc2NoZWR1bGVyLnYxLkpvYlN0YXRl\
+      UgVzdGF0ZRI0CgdvdXRjb21lGAUgASgOMhoubWlsbHJhY2UudHlwZXMudjEuT3V0Y29tZVIHb3V0Y29tZRI6CghhdHRl\
+      bXB0cxgGIAMoCzIeLm1pbGxyYWNlLnNjaGVkdWxlci52MS5BdHRlbXB0UghhdHRlbXB0cxIfCgt3YWl0aW5nX2ZvchgH\
+      IAEoCVIKd2FpdGluZ0ZvchI+CgZtYXRyaXgYCCADKAsyJi5taWxscmFjZS5zY2hlZHVsZXIudjEuSm9iLk1hdHJpeEVu\
+      dHJ5UgZtYXRyaXgSGAoHbWVzc2FnZRgJIAEoCVIHbWVzc2FnZRIXCgdydW5zX29uGAogAygJUgZydW5zT24SOgoJcmVz\
+      b3VyY2VzGAsgASgLMhwubWlsbHJhY2UudHlwZXMudjEuUmVzb3VyY2VzUglyZXNvdXJjZXMaOQoLTWF0cml4RW50cnkS\
+      EAoDa2V5GAEgASgJUgNrZXkSFAoFdmFsdWUYAiABKAlSBXZhbHVlOgI4ASLABAoHQXR0ZW1wdBIWCgZudW1iZXIYASAB\
+      KAVSBm51bWJlchIOCgJpZBgCIAEoCVICaWQSHwoLZXhlY3V0b3JfaWQYAyABKAlSCmV4ZWN1dG9ySWQSKQoQZXhlY3V0\
+      b3JfYWRkcmVzcxgEIAEoCVIPZXhlY3V0b3JBZGRyZXNzEiMKDWZlbmNpbmdfdG9rZW4YBSABKANSDGZlbmNpbmdUb2tl\
+      bhIZCghsZWFzZV9pZBgGIAEoCVIHbGVhc2VJZBI0CgdvdXRjb21lGAcgASgOMhoubWlsbHJhY2UudHlwZXMudjEuT3V0\
+      Y29tZVIHb3V0Y29tZRIYCgdtZXNzYWdlGAggASgJUgdtZXNzYWdlEjkKCnN0YXJ0ZWRfYXQYCSABKAsyGi5nb29nbGUu\
+      cHJvdG9idWYuVGltZXN0YW1wUglzdGFydGVkQXQSOwoLZmluaXNoZWRfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYu\
+      VGltZXN0YW1wUgpmaW5pc2hlZEF0EjMKBXN0ZXBzGAsgAygLMh0ubWlsbHJhY2UudHlwZXMudjEuU3RlcFN0YXR1c1IF\
+      c3RlcHMSOQoJYXJ0aWZhY3RzGAwgAygLMhsubWlsbHJhY2UudHlwZXMudjEuQXJ0aWZhY3RSCWFydGlmYWN0cxIuCgV1\
+      c2FnZRgNIAEoCzIYLm1pbGxyYWNlLnR5cGVzLnYxLlVzYWdlUgV1c2FnZRIZCghsb2dfbmFtZRgOIAEoCVIHbG9nTmFt\
+      ZSKoAQoMTm90aWZpY2F0aW9uEg4KAmlkGAEgASgJUgJpZBISCgR1c2VzGAIgASgJUgR1c2VzEj4KBXN0YXRlGAMgASgO\
+      MigubWlsbHJhY2Uuc2NoZWR1bGVyLnYxLk5vdGlmaWNhdGlvblN0YXRlUgVzdGF0ZRIaCghhdHRlbXB0cxgEIAEoBVII\
+      YXR0ZW1wdHMSGAoHbWVzc2FnZRgFIAEoCVIHbWVzc2FnZSKDBAoSU3VibWl0QnVpbGRSZXF1ZXN0EhgKB3Byb2plY3QY\
+      ASABKAlSB3Byb2plY3QSJwoPaWRlbXBvdGVuY3lfa2V5GAIgASgJUg5pZGVtcG90ZW5jeUtleRIaCghwaXBlbGluZRgD\
+      IAEoDFIIcGlwZWxpbmUSIwoNcGlwZWxpbmVfcGF0aBgEIAEoCVIMcGlwZWxpbmVQYXRoEjEKBnNvdXJjZRgFIAEoCzIZ\
+      Lm1pbGxyYWNlLnR5cGVzLnYxLlNvdXJjZVIGc291cmNlEkQKA2VudhgGIAMoCzIyLm1pbGxyYWNlLnNjaGVkdWxlci52\
+      MS5TdWJtaXRCdWlsZFJlcXVlc3QuRW52RW50cnlSA2VudhIaCghwcmlvcml0eRgHIAEoBVIIcHJpb3JpdHkSXAoLYW5u\
+      b3RhdGlvbnMYCCADKAsyOi5taWxscmFjZS5zY2hlZHVsZXIudjEuU3VibWl0QnVpbGRSZXF1ZXN0LkFubm90YXRpb25z\
+      RW50cnlSC2Fubm90YXRpb25zGjYKCEVudkVudHJ5EhAKA2tleRgBIAEoCVIDa2V5EhQKBXZhbHVlGAIgASgJUgV2YWx1\
+      ZToCOAEaPgoQQW5ub3RhdGlvbnNFbnRyeRIQCgNrZXkYASABKAlSA2tleRIUCgV2YWx1ZRgCIAEoCVIFdmFsdWU6AjgB\
+      ImMKE1N1Ym1pdEJ1aWxkUmVzcG9uc2USMgoFYnVpbGQYASABKAsyHC5taWxscmFjZS5zY2hlZHVsZXIudjEuQnVpbGRS\
+      BWJ1aWxkEhgKB2V4aXN0ZWQYAiABKAhSB2V4aXN0ZWQidwoPUGlwZWxpbmVNaXN0YWtlEhIKBGxpbmUYASABKAVSBGxp\
+      bmUSFgoGY29sdW1uGAIgASgFUgZjb2x1bW4SGAoHbWVzc2FnZRgDIAEoCVIHbWVzc2FnZRIeCgpzdWdnZXN0aW9uGAQg\
+      ASgJUgpzdWdnZXN0aW9uImoKEFBpcGVsaW5lTWlzdGFrZXMSEgoEcGF0aBgBIAEoCVIEcGF0aBJCCghtaXN0YWtlcxgC\
+      IAMoCzImLm1pbGxyYWNlLnNjaGVkdWxlci52MS5QaXBlbGluZU1pc3Rha2VSCG1pc3Rha2VzIiwKD0dldEJ1aWxkUmVx\
+      dWVzdBIZCghidWlsZF9pZBgBIAEoCVIHYnVpbGRJZCJGChBHZXRCdWlsZFJlc3BvbnNlEjIKBWJ1aWxkGAEgASgLMhwu\
+      bWlsbHJhY2Uuc2NoZWR1bGVyLnYxLkJ1aWxkUgVidWlsZCKBAQoRTGlzdEJ1aWxkc1JlcXVlc3QSGAoHcHJvamVjdBgB\
+      IAEoCVIHcHJvamVjdBIbCglwYWdlX3NpemUYAiABKAVSCHBhZ2VTaXplEh0KCnBhZ2VfdG9rZW4YAyABKAlSCXBhZ2VU\
+      b2tlbhIWCgZhY3RpdmUYBCABKAhSBmFjdGl2ZSJyChJMaXN0QnVpbGRzUmVzcG9uc2USNAoGYnVpbGRzGAEgAygLMhwu\
+      bWlsbHJhY2Uuc2NoZWR1bGVyLnYxLkJ1aWxkUgZidWlsZHMSJgoPbmV4dF9wYWdlX3Rva2VuGAIgASgJUg1uZXh0UGFn\
+      ZVRva2VuIlUKEVdhdGNoQnVpbGRSZXF1ZXN0EhkKCGJ1aWxkX2lkGAEgASgJUgdidWlsZElkEiUKDmFmdGVyX3Jldmlz\
+      aW9uGAIgASgDUg1hZnRlclJldmlzaW9uIkgKEldhdGNoQnVpbGRSZXNwb25zZRIyCgVidWlsZBgBIAEoCzIcLm1pbGxy\
+      YWNlLnNjaGVkdWxlci52MS5CdWlsZFIFYnVpbGQiRwoSQ2FuY2VsQnVpbGRSZXF1ZXN0EhkKCGJ1aWxkX2lkGAEgASgJ\
+      UgdidWlsZElkEhYKBnJlYXNvbhgCIAEoCVIGcmVhc29uIkkKE0NhbmNlbEJ1aWxkUmVzcG9uc2USMgoFYnVpbGQYASAB\
+      KAsyHC5taWxscmFjZS5zY2hlZHVsZXIudjEuQnVpbGRSBWJ1aWxkIkcKEVJldHJ5QnVpbGRSZXF1ZXN0EhkKCGJ1aWxk\
+      X2lkGAEgASgJUgdidWlsZElkEhcKB2pvYl9pZHMYAiADKAlSBmpvYklkcyJIChJSZXRyeUJ1aWxkUmVzcG9uc2USMgoF\
+      YnVpbGQYASABKAsyHC5taWxscmFjZS5zY2hlZHVsZXIudjEuQnVpbGRSBWJ1aWxkIjAKE0V4cGxhaW5CdWlsZFJlcXVl\
+      c3QSGQoIYnVpbGRfaWQYASABKAlSB2J1aWxkSWQivgEKFEV4cGxhaW5CdWlsZFJlc3BvbnNlEjIKBWJ1aWxkGAEgASgL\
+      MhwubWlsbHJhY2Uuc2NoZWR1bGVyLnYxLkJ1aWxkUgVidWlsZBI5CgRqb2JzGAIgAygLMiUubWlsbHJhY2Uuc2NoZWR1\
+      bGVyLnYxLkpvYkV4cGxhbmF0aW9uUgRqb2JzEjcKCXJlbWFpbmluZxgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJh\
+      dGlvblIJcmVtYWluaW5nIqECCg5Kb2JFeHBsYW5hdGlvbhIVCgZqb2JfaWQYASABKAlSBWpvYklkEhoKCHBvc2l0aW9u\
+      GAIgASgFUghwb3NpdGlvbhIhCgxxdWV1ZV9sZW5ndGgYAyABKAVSC3F1ZXVlTGVuZ3RoEjEKBndhaXRlZBgEIAEoCzIZ\
+      Lmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvblIGd2FpdGVkEkAKDmVzdGltYXRlZF93YWl0GAUgASgLMhkuZ29vZ2xlLnBy\
+      b3RvYnVmLkR1cmF0aW9uUg1lc3RpbWF0ZWRXYWl0EkQKEHR5cGljYWxfZHVyYXRpb24YBiABKAsyGS5nb29nbGUucHJv\
+      dG9idWYuRHVyYXRpb25SD3R5cGljYWxEdXJhdGlvbip0CgpCdWlsZFN0YXRlEhsKF0JVSUxEX1NUQVRFX1VOU1BFQ0lG\
+      SUVEEAASFgoSQlVJTERfU1RBVEVfUVVFVUVEEAESFwoTQlVJTERfU1RBVEVfUlVOTklORxACEhgKFEJVSUxEX1NUQVRF\
+      X0ZJTklTSEVEEAMqgQEKCEpvYlN0YXRlEhkKFUpPQl9TVEFURV9VTlNQRUNJRklFRBAAEhUKEUpPQl9TVEFURV9CTE9D\
+      S0VEEAESFAoQSk9CX1NUQVRFX1FVRVVFRBACEhUKEUpPQl9TVEFURV9SVU5OSU5HEAMSFgoSSk9CX1NUQVRFX0ZJTklT\
+      SEVEEAQqlgEKEU5vdGlmaWNhdGlvblN0YXRlEiIKHk5PVElGSUNBVElPTl9TVEFURV9VTlNQRUNJRklFRBAAEh4KGk5P\
+      VElGSUNBVElPTl9TVEFURV9QRU5ESU5HEAESIAocTk9USUZJQ0FUSU9OX1NUQVRFX0RFTElWRVJFRBACEhsKF05PVElG\
+      SUNBVElPTl9TVEFURV9ERUFEEAMyzwUKEFNjaGVkdWxlclNlcnZpY2USZAoLU3VibWl0QnVpbGQSKS5taWxscmFjZS5z\
+      Y2hlZHVsZXIudjEuU3VibWl0QnVpbGRSZXF1ZXN0GioubWlsbHJhY2Uuc2NoZWR1bGVyLnYxLlN1Ym1pdEJ1aWxkUmVz\
+      cG9uc2USWwoIR2V0QnVpbGQSJi5taWxscmFjZS5zY2hlZHVsZXIudjEuR2V0QnVpbGRSZXF1ZXN0GicubWlsbHJhY2Uu\
+      c2NoZWR1bGVyLnYxLkdldEJ1aWxkUmVzcG9uc2USYQoKTGlzdEJ1aWxkcxIoLm1pbGxyYWNlLnNjaGVkdWxlci52MS5M\
+      aXN0QnVpbGRzUmVxdWVzdBopLm1pbGxyYWNlLnNjaGVkdWxlci52MS5MaXN0QnVpbGRzUmVzcG9uc2USYwoKV2F0Y2hC\
+      dWlsZBIoLm1pbGxyYWNlLnNjaGVkdWxlci52MS5XYXRjaEJ1aWxkUmVxdWVzdBopLm1pbGxyYWNlLnNjaGVkdWxlci52\
+      MS5XYXRjaEJ1aWxkUmVzcG9uc2UwARJkCgtDYW5jZWxCdWlsZBIpLm1pbGxyYWNlLnNjaGVkdWxlci52MS5DYW5jZWxC\
+      dWlsZFJlcXVlc3QaKi5taWxscmFjZS5zY2hlZHVsZXIudjEuQ2FuY2VsQnVpbGRSZXNwb25zZRJhCgpSZXRyeUJ1aWxk\
+      EigubWlsbHJhY2Uuc2NoZWR1bGVyLnYxLlJldHJ5QnVpbGRSZXF1ZXN0GikubWlsbHJhY2Uuc2NoZWR1bGVyLnYxLlJl\
+      dHJ5QnVpbGRSZXNwb25zZRJnCgxFeHBsYWluQnVpbGQSKi5taWxscmFjZS5zY2hlZHVsZXIudjEuRXhwbGFpbkJ1aWxk\
+      UmVxdWVzdBorLm1pbGxyYWNlLnNjaGVkdWxlci52MS5FeHBsYWluQnVpbGRSZXNwb25zZUIOugILU2NoZWR1bGVyVjFi\
+      BnByb3RvMw==
       """,
     symbols: [
       "millrace.scheduler.v1.Build",
@@ -1569,6 +1767,19 @@ extension SchedulerV1 {
       "millrace.scheduler.v1.RetryBuildRequest.job_ids",
       "millrace.scheduler.v1.RetryBuildResponse",
       "millrace.scheduler.v1.RetryBuildResponse.build",
+      "millrace.scheduler.v1.ExplainBuildRequest",
+      "millrace.scheduler.v1.ExplainBuildRequest.build_id",
+      "millrace.scheduler.v1.ExplainBuildResponse",
+      "millrace.scheduler.v1.ExplainBuildResponse.build",
+      "millrace.scheduler.v1.ExplainBuildResponse.jobs",
+      "millrace.scheduler.v1.ExplainBuildResponse.remaining",
+      "millrace.scheduler.v1.JobExplanation",
+      "millrace.scheduler.v1.JobExplanation.job_id",
+      "millrace.scheduler.v1.JobExplanation.position",
+      "millrace.scheduler.v1.JobExplanation.queue_length",
+      "millrace.scheduler.v1.JobExplanation.waited",
+      "millrace.scheduler.v1.JobExplanation.estimated_wait",
+      "millrace.scheduler.v1.JobExplanation.typical_duration",
       "millrace.scheduler.v1.BuildState",
       "millrace.scheduler.v1.BUILD_STATE_UNSPECIFIED",
       "millrace.scheduler.v1.BUILD_STATE_QUEUED",
@@ -1592,6 +1803,7 @@ extension SchedulerV1 {
       "millrace.scheduler.v1.SchedulerService.WatchBuild",
       "millrace.scheduler.v1.SchedulerService.CancelBuild",
       "millrace.scheduler.v1.SchedulerService.RetryBuild",
+      "millrace.scheduler.v1.SchedulerService.ExplainBuild",
     ],
-    dependencies: [GoogleProtobuf.timestampFile, TypesV1.typesFile])
+    dependencies: [GoogleProtobuf.durationFile, GoogleProtobuf.timestampFile, TypesV1.typesFile])
 }

@@ -45,6 +45,11 @@ extension SchedulerV1 {
     func retryBuild(
       _ request: SchedulerV1.RetryBuildRequest, context: ServerContext
     ) async throws -> SchedulerV1.RetryBuildResponse
+
+    /// Why a build waits, and how long it may yet take. NOT_FOUND: no such build.
+    func explainBuild(
+      _ request: SchedulerV1.ExplainBuildRequest, context: ServerContext
+    ) async throws -> SchedulerV1.ExplainBuildResponse
   }
 }
 
@@ -72,6 +77,9 @@ extension SchedulerV1.SchedulerService {
     router.unary(SchedulerV1.SchedulerMethods.retryBuild) {
       try await self.retryBuild($0, context: $1)
     }
+    router.unary(SchedulerV1.SchedulerMethods.explainBuild) {
+      try await self.explainBuild($0, context: $1)
+    }
   }
 }
 
@@ -79,7 +87,7 @@ extension SchedulerV1 {
   /// What reflection tells of `millrace.scheduler.v1.SchedulerService`.
   public static let schedulerServiceDescriptor = ServiceDescriptor(
     fullName: "millrace.scheduler.v1.SchedulerService",
-    methods: ["SubmitBuild", "GetBuild", "ListBuilds", "WatchBuild", "CancelBuild", "RetryBuild"],
+    methods: ["SubmitBuild", "GetBuild", "ListBuilds", "WatchBuild", "CancelBuild", "RetryBuild", "ExplainBuild"],
     file: SchedulerV1.schedulerFile)
 
   /// The methods of `millrace.scheduler.v1.SchedulerService`.
@@ -102,6 +110,9 @@ extension SchedulerV1 {
     public static let retryBuild = MethodDescriptor<
       SchedulerV1.RetryBuildRequest, SchedulerV1.RetryBuildResponse
     >("/millrace.scheduler.v1.SchedulerService/RetryBuild")
+    public static let explainBuild = MethodDescriptor<
+      SchedulerV1.ExplainBuildRequest, SchedulerV1.ExplainBuildResponse
+    >("/millrace.scheduler.v1.SchedulerService/ExplainBuild")
   }
 }
 
@@ -167,6 +178,14 @@ extension SchedulerV1 {
     ) async throws -> SchedulerV1.RetryBuildResponse {
       try await self.channel.unary(
         SchedulerMethods.retryBuild, request, options: options)
+    }
+
+    /// Why a build waits, and how long it may yet take. NOT_FOUND: no such build.
+    public func explainBuild(
+      _ request: SchedulerV1.ExplainBuildRequest, options: CallOptions = CallOptions()
+    ) async throws -> SchedulerV1.ExplainBuildResponse {
+      try await self.channel.unary(
+        SchedulerMethods.explainBuild, request, options: options)
     }
   }
 }

@@ -46,6 +46,19 @@ import Testing
         == .impossible("needs labels arm, gpu: 0 of 1 executor matches"))
   }
 
+  @Test func whatWouldDoWithoutTheLabelIsCounted() {
+    let groups = [
+      Self.group(37), Self.group(3, capacity: Resources(cpuMillis: 16_000, memory: .gibibytes(64))),
+    ]
+    let large = Shape(
+      labels: ["gpu"], resources: Resources(cpuMillis: 12_000, memory: .gibibytes(4)))
+    #expect(
+      Self.verdict(groups, on: large)
+        == .impossible(
+          "needs label gpu and 12 CPUs and 4 GiB of memory: 0 of 40 executors match; "
+            + "3 match without the label"))
+  }
+
   @Test func labelsThatNobodyHasTogetherAreNamed() {
     let groups = [Self.group(2, labels: ["arm"]), Self.group(3, labels: ["gpu"])]
     #expect(

@@ -625,3 +625,91 @@ func anUnknownPluginOfANotificationIsDeadAtOnce() {
   bench.end(order!.attempt, .rejected, message: "unknown plugin")
   #expect(bench.record("b").notifications[0].state == .dead)
 }
+
+// MARK: Memory and waiting
+
+@Test
+func whatRanOutOfMemoryIsTriedAgainWithMore() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")))
+  let first = ByteCount.gibibytes(1)
+  for number in 1...2 {
+    let order = bench.grant()
+    _ = bench.take()
+    #expect(order?.resources.memory.bytes == first.bytes << Int64(number - 1))
+    bench.end(AttemptID("b/a/\(number)"), .outOfMemory)
+    #expect(bench.record("b").jobs[0].state == .queued)
+  }
+  // A scheduler that starts anew asks for as much.
+  bench.restart()
+  #expect(bench.effects.demands.map(\.shape.resources.memory.bytes) == [first.bytes << 2])
+  _ = bench.grant()
+  bench.end("b/a/3", .outOfMemory)
+  #expect(bench.record("b").outcome == .outOfMemory)
+  #expect(
+    bench.record("b").jobs[0].attempts.map(\.outcome) == [.outOfMemory, .outOfMemory, .outOfMemory])
+}
+
+@Test
+func memoryThatNoExecutorHasEndsTheJobAsOutOfMemory() throws {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")))
+  _ = bench.grant()
+  _ = bench.take()
+  bench.end("b/a/1", .outOfMemory)
+  let demand = try #require(bench.take().demands.first)
+  bench.feed { $0.unsatisfiable(demand.id, reason: "needs 2 GiB", at: $1) }
+  let job = bench.record("b").jobs[0]
+  #expect(job.outcome == .outOfMemory && job.message.contains("needs 2 GiB"))
+}
+
+@Test
+func whatWaitsTooLongEndsWithTheReason() {
+  var policy = Policy()
+  policy.queueTimeout = .seconds(60)
+  var bench = Bench(policy: policy)
+  _ = bench.submit("b", pipeline(job("a")))
+  bench.advance(.seconds(30))
+  _ = bench.submit("late", pipeline(job("a")))
+  bench.advance(.seconds(29))
+  #expect(bench.record("b").state == .queued)
+  #expect(bench.scheduler.nextWake() == bench.now + .seconds(1))
+  bench.advance(.seconds(1))
+  #expect(bench.record("b").outcome == .timedOut)
+  #expect(
+    bench.record("b").jobs[0].message.hasPrefix("it waited for an executor for more than 60 s"))
+  #expect(bench.record("late").state == .queued && bench.scheduler.queueDepth == 1)
+}
+
+@Test
+func tenThousandBeyondTheBoundHarmNoneThatIsAccepted() {
+  var policy = Policy()
+  policy.maximumQueuedJobs = 1_000
+  var bench = Bench(policy: policy)
+  bench.checksInvariants = false
+  var waiters: [Waiter] = []
+  for number in 0..<11_000 {
+    waiters.append(bench.submit(BuildID("b\(number)"), pipeline(job("a"))))
+  }
+  let answers = bench.take().answers
+  #expect(waiters.prefix(1_000).allSatisfy { answers[$0]?.record != nil })
+  #expect(
+    waiters.dropFirst(1_000).allSatisfy {
+      if case .exhausted(_, retryAfter: .seconds(5)) = answers[$0] { true } else { false }
+    })
+  #expect(bench.store.count == 1_000 && bench.scheduler.queueDepth == 1_000)
+  #expect(bench.scheduler.violations() == [])
+}
+
+@Test
+func aProjectOfTwiceTheWeightGetsTwiceAsMuch() {
+  var policy = Policy()
+  policy.weights["heavy"] = 2
+  var bench = Bench(policy: policy)
+  let legs = (1...30).map(String.init)
+  _ = bench.submit("light", project: "light", pipeline(job("a", legs: legs)))
+  _ = bench.submit("heavy", project: "heavy", pipeline(job("a", legs: legs)))
+  for _ in 0..<30 { _ = bench.grant() }
+  func running(_ build: BuildID) -> Int { bench.record(build).jobs.count { $0.state == .running } }
+  #expect((19...21).contains(running("heavy")) && running("light") == 30 - running("heavy"))
+}

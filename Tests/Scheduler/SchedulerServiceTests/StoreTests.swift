@@ -121,7 +121,81 @@ func aRecordThatIsNotUnderstoodIsRefused(_ damage: Damage) {
   #expect(throws: UnreadableRecord.self) { try BuildRecord(record) }
 }
 
+extension ReplicaStore {
+  /// However slow the machine is.
+  fileprivate func surelyJoin(_ replica: Membership.Replica) async {
+    while !Task.isCancelled {
+      if case .done = await self.join(replica) { return }
+    }
+  }
+}
+
 @Suite(.timeLimit(.minutes(1))) struct StoreTests {
+  @Test func whatIsWrittenWithoutASessionComesToNothing() async throws {
+    try await World.with { world in
+      let client = world.gateway
+      let configuration = try Configuration(SettingValues(Configuration.settings))
+      let replicas = ReplicaStore(client: client, configuration: configuration)
+      let one = Membership.Replica(id: "one", address: "one:1")
+      let two = Membership.Replica(id: "two", address: "two:1")
+      for replica in [one, two] { await replicas.surelyJoin(replica) }
+      let loop = MultiThreadedEventLoopGroup.singleton.next()
+      let store = BuildStore(
+        client: client, replicas: replicas, loop: loop, configuration: configuration)
+      let fenced = Arrivals<ReplicaID>()
+      func write(_ id: BuildID) async -> WriteResult {
+        await withCheckedContinuation { continuation in
+          loop.execute {
+            store.session = one.id
+            store.fenced = { fenced.add($0) }
+            store.write(richRecord(id), base: nil) { continuation.resume(returning: $0) }
+          }
+        }
+      }
+      guard case .committed = await write("before") else {
+        throw RPCError(.internalError, "a write with a session does not hold")
+      }
+      // Seen, and then seen to have changed: it lives, and cannot be removed.
+      var view = try await replicas.look()
+      #expect(view.version == 0 && view.replicas.map(\.replica) == [one, two])
+      var renewed = one
+      renewed.beat = 1
+      guard case .done = await replicas.renew(renewed) else {
+        throw RPCError(.internalError, "a session cannot be renewed")
+      }
+      var table = PartitionTable()
+      for partition in Partition.all { table.give(partition, to: two.id) }
+      let stale = Membership.Change(
+        table: table, base: 0, removed: view.replicas.filter { $0.replica.id == one.id })
+      guard case .conflict = await replicas.change(stale, as: two.id) else {
+        throw RPCError(.internalError, "a session that was renewed is removed")
+      }
+      view = try await replicas.look()
+      let change = Membership.Change(
+        table: table, base: 0, removed: view.replicas.filter { $0.replica.id == one.id })
+      guard case .done(let version) = await replicas.change(change, as: two.id) else {
+        throw RPCError(.internalError, "a silent session is not removed")
+      }
+      let end = try await replicas.look()
+      #expect(end.table == table && end.version == version)
+      #expect(end.replicas.map(\.replica) == [two])
+      // A new build and a change alike.
+      guard case .unknown = await write("after") else {
+        throw RPCError(.internalError, "a write without a session holds")
+      }
+      #expect(try await fenced.next() == one.id)
+      guard case .missing = try await store.load("after") else {
+        throw RPCError(.internalError, "a write without a session is stored")
+      }
+      guard case .fenced = await replicas.renew(renewed) else {
+        throw RPCError(.internalError, "a session that was removed is renewed")
+      }
+      guard case .fenced = await replicas.change(change, as: one.id) else {
+        throw RPCError(.internalError, "who has no session changes owners")
+      }
+    }
+  }
+
   private func withStore(
     _ body: (BuildStore, @escaping @Sendable (BuildRecord, Int64?) async -> WriteResult)
       async throws -> Void
@@ -129,10 +203,15 @@ func aRecordThatIsNotUnderstoodIsRefused(_ damage: Damage) {
     try await World.with { world in
       let loop = MultiThreadedEventLoopGroup.singleton.next()
       let channel = RPCChannel(to: world.folder.socket("gateway"), group: loop)
+      let client = DatastoreV1.DatastoreClient(channel)
+      let configuration = try Configuration(
+        SettingValues(Configuration.settings, values: ["datastore-namespace": "n"]))
+      let replicas = ReplicaStore(client: client, configuration: configuration)
       let store = BuildStore(
-        client: DatastoreV1.DatastoreClient(channel), loop: loop,
-        configuration: try Configuration(
-          SettingValues(Configuration.settings, values: ["datastore-namespace": "n"])))
+        client: client, replicas: replicas, loop: loop, configuration: configuration)
+      let session = Membership.Replica(id: "me", address: "here:1")
+      await replicas.surelyJoin(session)
+      loop.execute { store.session = session.id }
       try await body(store) { record, base in
         await withCheckedContinuation { continuation in
           loop.execute {

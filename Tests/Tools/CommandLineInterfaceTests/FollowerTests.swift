@@ -103,6 +103,9 @@ private final class FakeStack: SchedulerV1.SchedulerService, LogsV1.LogService {
   func listBuilds(
     _ request: SchedulerV1.ListBuildsRequest, context: ServerContext
   ) async throws -> SchedulerV1.ListBuildsResponse { throw Self.notServed }
+  func explainBuild(
+    _ request: SchedulerV1.ExplainBuildRequest, context: ServerContext
+  ) async throws -> SchedulerV1.ExplainBuildResponse { throw Self.notServed }
   func retryBuild(
     _ request: SchedulerV1.RetryBuildRequest, context: ServerContext
   ) async throws -> SchedulerV1.RetryBuildResponse { throw Self.notServed }

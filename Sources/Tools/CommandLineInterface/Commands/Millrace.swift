@@ -16,7 +16,8 @@ struct Millrace: AsyncParsableCommand {
     version: "0.1.0",
     subcommands: [
       UpCommand.self, RunCommand.self, SubmitCommand.self, WatchCommand.self, LogsCommand.self,
-      BuildsCommand.self, CancelCommand.self, RetryCommand.self, ArtifactsCommand.self,
+      BuildsCommand.self, ExplainCommand.self, CancelCommand.self, RetryCommand.self,
+      ArtifactsCommand.self,
       ExecutorsCommand.self, CompletionCommand.self,
     ])
 }

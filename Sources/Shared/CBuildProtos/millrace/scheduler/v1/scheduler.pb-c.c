@@ -842,6 +842,141 @@ void   millrace__scheduler__v1__retry_build_response__free_unpacked
   assert(message->base.descriptor == &millrace__scheduler__v1__retry_build_response__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   millrace__scheduler__v1__explain_build_request__init
+                     (Millrace__Scheduler__V1__ExplainBuildRequest         *message)
+{
+  static const Millrace__Scheduler__V1__ExplainBuildRequest init_value = MILLRACE__SCHEDULER__V1__EXPLAIN_BUILD_REQUEST__INIT;
+  *message = init_value;
+}
+size_t millrace__scheduler__v1__explain_build_request__get_packed_size
+                     (const Millrace__Scheduler__V1__ExplainBuildRequest *message)
+{
+  assert(message->base.descriptor == &millrace__scheduler__v1__explain_build_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t millrace__scheduler__v1__explain_build_request__pack
+                     (const Millrace__Scheduler__V1__ExplainBuildRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &millrace__scheduler__v1__explain_build_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t millrace__scheduler__v1__explain_build_request__pack_to_buffer
+                     (const Millrace__Scheduler__V1__ExplainBuildRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &millrace__scheduler__v1__explain_build_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Millrace__Scheduler__V1__ExplainBuildRequest *
+       millrace__scheduler__v1__explain_build_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Millrace__Scheduler__V1__ExplainBuildRequest *)
+     protobuf_c_message_unpack (&millrace__scheduler__v1__explain_build_request__descriptor,
+                                allocator, len, data);
+}
+void   millrace__scheduler__v1__explain_build_request__free_unpacked
+                     (Millrace__Scheduler__V1__ExplainBuildRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &millrace__scheduler__v1__explain_build_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   millrace__scheduler__v1__explain_build_response__init
+                     (Millrace__Scheduler__V1__ExplainBuildResponse         *message)
+{
+  static const Millrace__Scheduler__V1__ExplainBuildResponse init_value = MILLRACE__SCHEDULER__V1__EXPLAIN_BUILD_RESPONSE__INIT;
+  *message = init_value;
+}
+size_t millrace__scheduler__v1__explain_build_response__get_packed_size
+                     (const Millrace__Scheduler__V1__ExplainBuildResponse *message)
+{
+  assert(message->base.descriptor == &millrace__scheduler__v1__explain_build_response__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t millrace__scheduler__v1__explain_build_response__pack
+                     (const Millrace__Scheduler__V1__ExplainBuildResponse *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &millrace__scheduler__v1__explain_build_response__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t millrace__scheduler__v1__explain_build_response__pack_to_buffer
+                     (const Millrace__Scheduler__V1__ExplainBuildResponse *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &millrace__scheduler__v1__explain_build_response__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Millrace__Scheduler__V1__ExplainBuildResponse *
+       millrace__scheduler__v1__explain_build_response__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Millrace__Scheduler__V1__ExplainBuildResponse *)
+     protobuf_c_message_unpack (&millrace__scheduler__v1__explain_build_response__descriptor,
+                                allocator, len, data);
+}
+void   millrace__scheduler__v1__explain_build_response__free_unpacked
+                     (Millrace__Scheduler__V1__ExplainBuildResponse *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &millrace__scheduler__v1__explain_build_response__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   millrace__scheduler__v1__job_explanation__init
+                     (Millrace__Scheduler__V1__JobExplanation         *message)
+{
+  static const Millrace__Scheduler__V1__JobExplanation init_value = MILLRACE__SCHEDULER__V1__JOB_EXPLANATION__INIT;
+  *message = init_value;
+}
+size_t millrace__scheduler__v1__job_explanation__get_packed_size
+                     (const Millrace__Scheduler__V1__JobExplanation *message)
+{
+  assert(message->base.descriptor == &millrace__scheduler__v1__job_explanation__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t millrace__scheduler__v1__job_explanation__pack
+                     (const Millrace__Scheduler__V1__JobExplanation *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &millrace__scheduler__v1__job_explanation__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t millrace__scheduler__v1__job_explanation__pack_to_buffer
+                     (const Millrace__Scheduler__V1__JobExplanation *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &millrace__scheduler__v1__job_explanation__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Millrace__Scheduler__V1__JobExplanation *
+       millrace__scheduler__v1__job_explanation__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Millrace__Scheduler__V1__JobExplanation *)
+     protobuf_c_message_unpack (&millrace__scheduler__v1__job_explanation__descriptor,
+                                allocator, len, data);
+}
+void   millrace__scheduler__v1__job_explanation__free_unpacked
+                     (Millrace__Scheduler__V1__JobExplanation *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &millrace__scheduler__v1__job_explanation__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 static const ProtobufCFieldDescriptor millrace__scheduler__v1__build__annotations_entry__field_descriptors[2] =
 {
   {
@@ -2508,5 +2643,210 @@ const ProtobufCMessageDescriptor millrace__scheduler__v1__retry_build_response__
   millrace__scheduler__v1__retry_build_response__field_indices_by_name,
   1,  millrace__scheduler__v1__retry_build_response__number_ranges,
   (ProtobufCMessageInit) millrace__scheduler__v1__retry_build_response__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor millrace__scheduler__v1__explain_build_request__field_descriptors[1] =
+{
+  {
+    "build_id",
+    1,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_BYTES,
+    0,   /* quantifier_offset */
+    offsetof(Millrace__Scheduler__V1__ExplainBuildRequest, build_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned millrace__scheduler__v1__explain_build_request__field_indices_by_name[] = {
+  0,   /* field[0] = build_id */
+};
+static const ProtobufCIntRange millrace__scheduler__v1__explain_build_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor millrace__scheduler__v1__explain_build_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "millrace.scheduler.v1.ExplainBuildRequest",
+  "ExplainBuildRequest",
+  "Millrace__Scheduler__V1__ExplainBuildRequest",
+  "millrace.scheduler.v1",
+  sizeof(Millrace__Scheduler__V1__ExplainBuildRequest),
+  1,
+  millrace__scheduler__v1__explain_build_request__field_descriptors,
+  millrace__scheduler__v1__explain_build_request__field_indices_by_name,
+  1,  millrace__scheduler__v1__explain_build_request__number_ranges,
+  (ProtobufCMessageInit) millrace__scheduler__v1__explain_build_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor millrace__scheduler__v1__explain_build_response__field_descriptors[3] =
+{
+  {
+    "build",
+    1,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Millrace__Scheduler__V1__ExplainBuildResponse, build),
+    &millrace__scheduler__v1__build__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "jobs",
+    2,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Millrace__Scheduler__V1__ExplainBuildResponse, n_jobs),
+    offsetof(Millrace__Scheduler__V1__ExplainBuildResponse, jobs),
+    &millrace__scheduler__v1__job_explanation__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "remaining",
+    3,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Millrace__Scheduler__V1__ExplainBuildResponse, remaining),
+    &google__protobuf__duration__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned millrace__scheduler__v1__explain_build_response__field_indices_by_name[] = {
+  0,   /* field[0] = build */
+  1,   /* field[1] = jobs */
+  2,   /* field[2] = remaining */
+};
+static const ProtobufCIntRange millrace__scheduler__v1__explain_build_response__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 3 }
+};
+const ProtobufCMessageDescriptor millrace__scheduler__v1__explain_build_response__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "millrace.scheduler.v1.ExplainBuildResponse",
+  "ExplainBuildResponse",
+  "Millrace__Scheduler__V1__ExplainBuildResponse",
+  "millrace.scheduler.v1",
+  sizeof(Millrace__Scheduler__V1__ExplainBuildResponse),
+  3,
+  millrace__scheduler__v1__explain_build_response__field_descriptors,
+  millrace__scheduler__v1__explain_build_response__field_indices_by_name,
+  1,  millrace__scheduler__v1__explain_build_response__number_ranges,
+  (ProtobufCMessageInit) millrace__scheduler__v1__explain_build_response__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor millrace__scheduler__v1__job_explanation__field_descriptors[6] =
+{
+  {
+    "job_id",
+    1,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_BYTES,
+    0,   /* quantifier_offset */
+    offsetof(Millrace__Scheduler__V1__JobExplanation, job_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "position",
+    2,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_INT32,
+    0,   /* quantifier_offset */
+    offsetof(Millrace__Scheduler__V1__JobExplanation, position),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "queue_length",
+    3,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_INT32,
+    0,   /* quantifier_offset */
+    offsetof(Millrace__Scheduler__V1__JobExplanation, queue_length),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "waited",
+    4,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Millrace__Scheduler__V1__JobExplanation, waited),
+    &google__protobuf__duration__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "estimated_wait",
+    5,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Millrace__Scheduler__V1__JobExplanation, estimated_wait),
+    &google__protobuf__duration__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "typical_duration",
+    6,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Millrace__Scheduler__V1__JobExplanation, typical_duration),
+    &google__protobuf__duration__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned millrace__scheduler__v1__job_explanation__field_indices_by_name[] = {
+  4,   /* field[4] = estimated_wait */
+  0,   /* field[0] = job_id */
+  1,   /* field[1] = position */
+  2,   /* field[2] = queue_length */
+  5,   /* field[5] = typical_duration */
+  3,   /* field[3] = waited */
+};
+static const ProtobufCIntRange millrace__scheduler__v1__job_explanation__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 6 }
+};
+const ProtobufCMessageDescriptor millrace__scheduler__v1__job_explanation__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "millrace.scheduler.v1.JobExplanation",
+  "JobExplanation",
+  "Millrace__Scheduler__V1__JobExplanation",
+  "millrace.scheduler.v1",
+  sizeof(Millrace__Scheduler__V1__JobExplanation),
+  6,
+  millrace__scheduler__v1__job_explanation__field_descriptors,
+  millrace__scheduler__v1__job_explanation__field_indices_by_name,
+  1,  millrace__scheduler__v1__job_explanation__number_ranges,
+  (ProtobufCMessageInit) millrace__scheduler__v1__job_explanation__init,
   NULL,NULL,NULL    /* reserved[123] */
 };

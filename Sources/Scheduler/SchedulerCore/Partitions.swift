@@ -1,0 +1,141 @@
+import Domain
+
+extension Scheduler {
+  // MARK: Taking
+
+  /// Partitions are this scheduler's from now on: their records are to be read.
+  package mutating func partitionsTaken(_ partitions: Set<Partition>) {
+    for partition in partitions { self.partitions[partition] = .loading }
+  }
+
+  /// A record that is active was read.
+  package mutating func recovered(_ stored: StoredBuild, at now: Timestamp) -> [Effect] {
+    guard self.partitions[Partition(of: stored.record.project)] == .loading,
+      self.builds[stored.record.id] == nil
+    else { return [] }
+    var effects: [Effect] = []
+    self.adopt(stored, at: now, &effects)
+    return effects
+  }
+
+  /// Every active record of these partitions was read: what waits is queued, and submissions are
+  /// taken.
+  package mutating func recoveryFinished(
+    of partitions: Set<Partition> = Set(Partition.all), at now: Timestamp
+  ) -> [Effect] {
+    let loaded = partitions.filter { self.partitions[$0] == .loading }
+    guard !loaded.isEmpty else { return [] }
+    for partition in loaded { self.partitions[partition] = .serving }
+    var effects: [Effect] = []
+    // In a group what runs goes first, then what came first.
+    let order = self.builds.values.lazy.filter { loaded.contains($0.partition) }
+      .map(\.machine.record)
+      .sorted { left, right in
+        (left.holdsExecutors ? 0 : 1, left.createdAt, left.id)
+          < (right.holdsExecutors ? 0 : 1, right.createdAt, right.id)
+      }
+    for record in order { self.joinGroup(record.id) }
+    for record in order.sorted(by: { ($0.createdAt, $0.id) < ($1.createdAt, $1.id) }) {
+      self.change(record.id, at: now, &effects) { $0.resume(at: now, $2, &$1) }
+    }
+    effects += self.queue.changes()
+    return effects
+  }
+
+  // MARK: Giving away
+
+  /// Partitions go to another owner: their builds begin nothing, and each is let go of as soon as
+  /// nothing of it is under way. ``closedPartitions()`` tells when that is all.
+  package mutating func partitionsClosing(
+    _ partitions: Set<Partition>, at now: Timestamp
+  ) -> [Effect] {
+    let closing = partitions.filter { self.partitions[$0] != nil }
+    guard !closing.isEmpty else { return [] }
+    for partition in closing { self.partitions[partition] = .closing }
+    var effects: [Effect] = []
+    for id in self.builds(in: closing) {
+      for ticket in (self.builds[id]?.machine.tickets ?? [:]).values { self.queue.remove(ticket) }
+      self.builds[id]?.machine.tickets = [:]
+      self.settle(id, at: now, &effects)
+    }
+    effects += self.queue.changes()
+    return effects
+  }
+
+  /// Partitions that were to be closed and have no build at hand any more; each is told once.
+  package mutating func closedPartitions() -> Set<Partition> {
+    let closed = self.partitions.filter { partition, stage in
+      stage == .closing && self.partitionBuilds[partition.number] == 0
+    }
+    for partition in closed.keys { self.forget(partition) }
+    return Set(closed.keys)
+  }
+
+  /// Whether a partition waits to be told of by ``closedPartitions()``.
+  package var isClosing: Bool { self.partitions.values.contains(.closing) }
+
+  /// Partitions are another's: what is at hand of them is void. Runners keep what they run.
+  package mutating func partitionsLost(
+    _ partitions: Set<Partition>, at now: Timestamp
+  ) -> [Effect] {
+    let lost = partitions.filter { self.partitions[$0] != nil }
+    guard !lost.isEmpty else { return [] }
+    var effects: [Effect] = []
+    for id in self.builds(in: lost) {
+      self.answerAll(id, Self.moved, &effects)
+      self.drop(id, keepingPlace: true, at: now, &effects)
+      effects.append(.moved(id))
+    }
+    for partition in lost { self.forget(partition) }
+    effects += self.queue.changes()
+    return effects
+  }
+
+  private mutating func forget(_ partition: Partition) {
+    self.partitions[partition] = nil
+    for key in self.groups.keys where Partition(of: key.project) == partition {
+      self.groups[key] = nil
+    }
+  }
+
+  private func builds(in partitions: Set<Partition>) -> [BuildID] {
+    self.builds.lazy.filter { partitions.contains($0.value.partition) }.map(\.key).sorted()
+  }
+
+  /// Lets go of a build of a partition that is being closed, if nothing of it is under way.
+  mutating func letGoIfClosing(_ id: BuildID, at now: Timestamp, _ effects: inout [Effect]) {
+    guard let entry = self.builds[id], self.partitions[entry.partition] == .closing,
+      entry.isClean, !entry.isLoading, entry.version != nil, entry.commands.isEmpty,
+      entry.machine.live.values.allSatisfy({ $0.machine.isWithRunner })
+    else { return }
+    self.drop(id, keepingPlace: true, at: now, &effects)
+    effects.append(.moved(id))
+  }
+
+  // MARK: Whose a build is
+
+  func isServing(_ project: ProjectID) -> Bool {
+    self.partitions[Partition(of: project)] == .serving
+  }
+
+  /// Why nothing can be done for a project here; nil: it can.
+  func refusal(for project: ProjectID) -> Answer? {
+    switch self.partitions[Partition(of: project)] {
+    case .serving: nil
+    case .loading: .unavailable("the scheduler is still reading its records")
+    case .closing, nil: Self.moved
+    }
+  }
+
+  /// The same for a build; one that is not at hand is judged when its record has been read.
+  func refusal(for build: BuildID) -> Answer? {
+    if let entry = self.builds[build] {
+      return self.refusal(for: entry.machine.record.project)
+    }
+    if self.partitions.values.contains(.serving) { return nil }
+    return self.partitions.values.contains(.loading)
+      ? .unavailable("the scheduler is still reading its records") : Self.moved
+  }
+
+  static var moved: Answer { .unavailable("the build goes to another scheduler; try again") }
+}

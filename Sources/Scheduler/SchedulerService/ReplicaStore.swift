@@ -1,0 +1,206 @@
+import BuildProtos
+import Domain
+import RPC
+import SchedulerCore
+
+/// The schedulers' sessions and the table of partitions in the datastore: an entity of kind
+/// `Scheduler` for each session, and one of kind `SchedulerPartitions`.
+struct ReplicaStore: Sendable {
+  /// What became of a write.
+  enum WriteEnd: Sendable {
+    case done(version: Int64)
+    /// What it was built on is no more; nothing was written.
+    case conflict
+    /// There is no session of the writer's; nothing was written.
+    case fenced
+    /// Nobody knows; why.
+    case unknown(String)
+  }
+
+  static let sessionKind = "Scheduler"
+  static let tableKind = "SchedulerPartitions"
+
+  /// Below the time after which others lose patience, so that there is a second try.
+  private static let timeout = Duration.seconds(1)
+  private static let tableName = "table"
+
+  private let client: DatastoreV1.DatastoreClient
+  private let project: String
+  private let partition: DatastoreV1.PartitionId
+
+  init(client: DatastoreV1.DatastoreClient, configuration: Configuration) {
+    self.client = client
+    self.project = configuration.datastoreProject
+    self.partition = DatastoreV1.PartitionId(
+      projectID: configuration.datastoreProject, namespaceID: configuration.datastoreNamespace)
+  }
+
+  // MARK: Writing
+
+  /// A part of a commit that fails it as NOT_FOUND if a session is not there, and changes nothing
+  /// if it is.
+  func assertion(_ session: ReplicaID) -> DatastoreV1.Mutation {
+    DatastoreV1.Mutation(
+      operation: .update(DatastoreV1.Entity(key: self.key(session))),
+      propertyMask: DatastoreV1.PropertyMask(paths: ["__key__"]))
+  }
+
+  func join(_ replica: Membership.Replica) async -> WriteEnd {
+    await self.write([DatastoreV1.Mutation(operation: .upsert(self.entity(replica)))])
+  }
+
+  func renew(_ replica: Membership.Replica) async -> WriteEnd {
+    await self.write([DatastoreV1.Mutation(operation: .update(self.entity(replica)))])
+  }
+
+  func leave(_ session: ReplicaID) async -> WriteEnd {
+    await self.write([DatastoreV1.Mutation(operation: .delete(self.key(session)))])
+  }
+
+  func change(_ change: Membership.Change, as session: ReplicaID) async -> WriteEnd {
+    let removals = change.removed.map { sighting in
+      DatastoreV1.Mutation(
+        operation: .delete(self.key(sighting.replica.id)),
+        conflictDetectionStrategy: .baseVersion(sighting.version),
+        conflictResolutionStrategy: .fail)
+    }
+    return await self.write(
+      [self.assertion(session)] + removals + [
+        DatastoreV1.Mutation(
+          operation: .upsert(self.entity(change.table)),
+          conflictDetectionStrategy: .baseVersion(change.base), conflictResolutionStrategy: .fail)
+      ])
+  }
+
+  /// The version is that of the last mutation's entity.
+  private func write(_ mutations: [DatastoreV1.Mutation]) async -> WriteEnd {
+    do {
+      let response = try await self.client.commit(
+        .together(mutations, in: self.project), options: CallOptions(timeout: Self.timeout))
+      guard let version = response.mutationResults.last?.version else {
+        return .unknown("a commit was answered without results")
+      }
+      return .done(version: version)
+    } catch let error as RPCError {
+      switch error.code {
+      case .notFound: return .fenced
+      case .failedPrecondition, .aborted, .alreadyExists: return .conflict
+      default: return .unknown(error.message)
+      }
+    } catch {
+      return .unknown("\(error)")
+    }
+  }
+
+  // MARK: Reading
+
+  func look() async throws -> Membership.View {
+    // The table first: see ``Membership/View``.
+    let response = try await self.client.lookup(
+      DatastoreV1.LookupRequest(projectID: self.project, keys: [self.tableKey]),
+      options: CallOptions(timeout: Self.timeout))
+    guard response.deferred.isEmpty else {
+      throw RPCError(.unavailable, "the datastore put off the lookup of the partitions")
+    }
+    let table = response.found.first
+    let sessions = try await self.client.runQuery(
+      DatastoreV1.RunQueryRequest(
+        projectID: self.project, partitionID: self.partition,
+        queryType: .query(
+          DatastoreV1.Query(kind: [DatastoreV1.KindExpression(name: Self.sessionKind)]))),
+      options: CallOptions(timeout: Self.timeout))
+    return Membership.View(
+      table: try table?.entity.map { try Self.table($0) } ?? PartitionTable(),
+      version: table?.version ?? 0,
+      replicas: (sessions.batch?.entityResults ?? []).compactMap { result in
+        result.entity.flatMap { Self.replica($0) }.map {
+          Membership.Sighting(replica: $0, version: result.version)
+        }
+      })
+  }
+
+  // MARK: Entities
+
+  private var tableKey: DatastoreV1.Key { self.key(Self.tableKind, Self.tableName) }
+
+  private func key(_ session: ReplicaID) -> DatastoreV1.Key {
+    self.key(Self.sessionKind, session.rawValue)
+  }
+
+  private func key(_ kind: String, _ name: String) -> DatastoreV1.Key {
+    DatastoreV1.Key(
+      partitionID: self.partition,
+      path: [DatastoreV1.Key.PathElement(kind: kind, idType: .name(name))])
+  }
+
+  private func entity(_ replica: Membership.Replica) -> DatastoreV1.Entity {
+    DatastoreV1.Entity(
+      key: self.key(replica.id),
+      properties: [
+        "address": Self.plain(.stringValue(replica.address)),
+        "beat": Self.plain(.integerValue(replica.beat)),
+        "leaving": Self.plain(.booleanValue(replica.isLeaving)),
+      ])
+  }
+
+  /// Nil for what is no session.
+  private static func replica(_ entity: DatastoreV1.Entity) -> Membership.Replica? {
+    guard case .name(let name)? = entity.key?.path.last?.idType,
+      case .stringValue(let address)? = entity.properties["address"]?.valueType,
+      case .integerValue(let beat)? = entity.properties["beat"]?.valueType
+    else { return nil }
+    var replica = Membership.Replica(id: ReplicaID(name), address: address)
+    replica.beat = beat
+    replica.isLeaving = entity.properties["leaving"]?.valueType == .booleanValue(true)
+    return replica
+  }
+
+  private func entity(_ table: PartitionTable) -> DatastoreV1.Entity {
+    func list(_ values: [DatastoreV1.Value.ValueType]) -> DatastoreV1.Value {
+      DatastoreV1.Value(
+        valueType: .arrayValue(DatastoreV1.ArrayValue(values: values.map { Self.plain($0) })))
+    }
+    return DatastoreV1.Entity(
+      key: self.tableKey,
+      properties: [
+        "owners": list(
+          Partition.all.map { .stringValue(table[$0].owner?.rawValue ?? "") }),
+        "epochs": list(Partition.all.map { .integerValue(table[$0].epoch) }),
+      ])
+  }
+
+  private static func table(_ entity: DatastoreV1.Entity) throws(UnreadableRecord) -> PartitionTable
+  {
+    guard case .arrayValue(let owners)? = entity.properties["owners"]?.valueType,
+      case .arrayValue(let epochs)? = entity.properties["epochs"]?.valueType,
+      owners.values.count == Partition.count, epochs.values.count == Partition.count
+    else {
+      throw UnreadableRecord(description: "the table of partitions has not \(Partition.count) rows")
+    }
+    var table = PartitionTable()
+    for partition in Partition.all {
+      guard case .stringValue(let owner)? = owners.values[partition.number].valueType,
+        case .integerValue(let epoch)? = epochs.values[partition.number].valueType
+      else {
+        throw UnreadableRecord(description: "the table's row of partition \(partition) is damaged")
+      }
+      table[partition] = PartitionTable.Place(
+        owner: owner.isEmpty ? nil : ReplicaID(owner), epoch: epoch)
+    }
+    return table
+  }
+
+  private static func plain(_ value: DatastoreV1.Value.ValueType) -> DatastoreV1.Value {
+    DatastoreV1.Value(valueType: value, excludeFromIndexes: true)
+  }
+}
+
+extension DatastoreV1.CommitRequest {
+  /// All of these or none.
+  static func together(_ mutations: [DatastoreV1.Mutation], in project: String) -> Self {
+    Self(
+      projectID: project, mode: .transactional,
+      transactionSelector: .singleUseTransaction(DatastoreV1.TransactionOptions()),
+      mutations: mutations)
+  }
+}
