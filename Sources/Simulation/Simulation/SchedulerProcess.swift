@@ -24,6 +24,7 @@ final class SchedulerProcess: Process {
 
   private struct Memory {
     var core: Scheduler
+    var hasReadAll = false
     var writes: [Store.Write] = []
     var commitsUnderWay = 0
     var isFlushPlanned = false
@@ -55,7 +56,7 @@ final class SchedulerProcess: Process {
   /// Whether it has nothing left to do.
   var isIdle: Bool {
     let core = self.memory.core
-    return !core.isRecovering && core.buildCount == 0 && core.queueDepth == 0
+    return self.memory.hasReadAll && core.buildCount == 0 && core.queueDepth == 0
       && core.heldLeases == 0 && self.memory.releases.isEmpty
   }
 
@@ -75,6 +76,7 @@ final class SchedulerProcess: Process {
         for stored in page { self.feed { $0.recovered(stored, at: $1) } }
         if isLast {
           self.note("has read its records")
+          self.memory.hasReadAll = true
           self.feed { $0.recoveryFinished(at: $1) }
           self.connect()
         } else {
@@ -175,6 +177,8 @@ final class SchedulerProcess: Process {
       self.checker.answered(answer, by: self, store: self.parts.store)
       self.memory.waiters.removeValue(forKey: waiter)?(answer)
     case .changed(let record): self.checker.shown(record, by: self)
+    // All partitions are its own, and nobody watches.
+    case .moved: break
     }
   }
 
