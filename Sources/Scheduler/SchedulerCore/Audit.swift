@@ -95,7 +95,8 @@ extension Scheduler {
     let record = entry.machine.record
     for (index, job) in record.jobs.enumerated() {
       let ticket = entry.machine.tickets[.job(index)]
-      if (job.state == .queued) != (ticket != nil) {
+      let isResting = entry.machine.resting.contains(.job(index))
+      if (job.state == .queued) != (ticket != nil || isResting) {
         return
           "job \(job.id) is \(job.state) and has \(ticket == nil ? "no" : "a") place in the queue"
       }

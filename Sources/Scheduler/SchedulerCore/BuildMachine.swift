@@ -25,6 +25,8 @@ struct BuildMachine: Sendable {
   private(set) var isHeldBack = false
   /// Where its work stands in the ready queue.
   var tickets: [Work.Item: Ticket] = [:]
+  /// Work that waits for a delay before it is put there.
+  var resting: Set<Work.Item> = []
   /// What its artifacts take in its record.
   private(set) var artifactBytes: Int
   private let graph: BuildGraph

@@ -193,10 +193,21 @@ extension BuildMachine {
     guard self.record.jobs[index].state == .running else { return }
     if self.isToBeTriedAgain(index, after: ending.outcome, policy) {
       self.update { $0.jobs[index].state = .queued }
-      out.afterCommit.append(.enqueue(.job(index)))
+      let rest = self.rest(of: index, after: ending.outcome, policy)
+      out.afterCommit.append(
+        rest > .zero ? .remind(.job(index), after: rest) : .enqueue(.job(index)))
     } else {
       self.endJob(index, ending.outcome, ending.message, at: now, &out)
     }
+  }
+
+  /// How long a job rests before it waits for an executor again. What went wrong with executors once
+  /// is nobody's fault; twice in a row it takes the farm a moment to learn how it stands.
+  private func rest(of index: Int, after outcome: Outcome, _ policy: Policy) -> Duration {
+    let job = self.record.jobs[index]
+    let count = job.attempts.dropFirst(job.earlierAttempts).reversed()
+      .prefix { [.preempted, .executorLost].contains($0.outcome) }.count
+    return count < 2 ? .zero : policy.retryBackoff.delay(after: count - 1)
   }
 
   private func isToBeTriedAgain(_ index: Int, after outcome: Outcome, _ policy: Policy) -> Bool {
@@ -288,7 +299,8 @@ extension BuildMachine {
       self.update { $0.notifications[index].message = why }
       out.isDirty = true
       out.now.append(
-        .remind(index, after: policy.notificationBackoff.delay(after: Int(attempts))))
+        .remind(.notification(index), after: policy.notificationBackoff.delay(after: Int(attempts)))
+      )
     }
   }
 
@@ -311,12 +323,19 @@ extension BuildMachine {
     }
   }
 
-  /// A notification's delay is over.
-  mutating func remind(_ index: Int, _ out: inout BuildOutput) {
-    guard self.record.notifications.indices.contains(index),
-      self.record.notifications[index].state == .pending
-    else { return }
-    out.now.append(.enqueue(.notification(index)))
+  /// A delay is over.
+  mutating func remind(_ item: Work.Item, _ out: inout BuildOutput) {
+    self.resting.remove(item)
+    switch item {
+    case .job(let index):
+      guard self.record.jobs.indices.contains(index), self.record.jobs[index].state == .queued
+      else { return }
+    case .notification(let index):
+      guard self.record.notifications.indices.contains(index),
+        self.record.notifications[index].state == .pending
+      else { return }
+    }
+    out.now.append(.enqueue(item))
   }
 
   // MARK: Records of attempts

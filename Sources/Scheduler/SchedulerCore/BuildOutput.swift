@@ -18,8 +18,8 @@ struct BuildOutput: Sendable {
     case attach(AttemptID, address: String, after: Int64)
     case detach(AttemptID)
     case stop(AttemptID, address: String, Outcome, reason: String)
-    /// Try a notification again after a delay.
-    case remind(Int, after: Duration)
+    /// Work waits for an executor after a delay.
+    case remind(Work.Item, after: Duration)
   }
 
   var now: [Step] = []

@@ -123,9 +123,8 @@ extension Scheduler {
       if let ticket = self.builds.values[index].machine.tickets.removeValue(forKey: item) {
         self.queue.remove(ticket)
       }
-      if case .notification(let number) = item {
-        self.timers.set(.notification(id, number), to: nil)
-      }
+      self.builds.values[index].machine.resting.remove(item)
+      self.timers.set(.work(id, item), to: nil)
     case .took(let attempt, let lease, let resources):
       self.attempts[attempt] = id
       self.leases[lease] = attempt
@@ -151,8 +150,9 @@ extension Scheduler {
     case .detach(let attempt): effects.append(.detach(attempt))
     case .stop(let attempt, let address, let outcome, let reason):
       effects.append(.stop(attempt, address: address, outcome, reason: reason))
-    case .remind(let index, let delay):
-      self.timers.set(.notification(id, index), to: now + delay)
+    case .remind(let item, let delay):
+      self.builds.values[index].machine.resting.insert(item)
+      self.timers.set(.work(id, item), to: now + delay)
     }
   }
 
@@ -496,9 +496,7 @@ extension Scheduler {
     guard let entry = self.builds.removeValue(forKey: id) else { return }
     self.partitionBuilds[entry.partition.number] -= 1
     for ticket in entry.machine.tickets.values { self.queue.remove(ticket) }
-    for index in entry.machine.record.notifications.indices {
-      self.timers.set(.notification(id, index), to: nil)
-    }
+    for item in entry.machine.resting { self.timers.set(.work(id, item), to: nil) }
     self.timers.set(.store(id), to: nil)
     self.waitingJobs -= entry.waitingJobs
   }

@@ -59,8 +59,9 @@ extension Scheduler {
         }
         let isQueued = machine.tickets[.job(index)] != nil
         check(!isQueued || job.state == .queued, "\(job.id) of \(id) waits while \(job.state)")
+        let isResting = machine.resting.contains(.job(index))
         check(
-          job.state != .queued || isQueued || !entry.isClean || entry.isLoading
+          job.state != .queued || isQueued || isResting || !entry.isClean || entry.isLoading
             || self.partitions[entry.partition] != .serving,
           "\(job.id) of \(id) is queued and stands nowhere")
       }

@@ -51,7 +51,8 @@ package struct Scheduler: Sendable {
 
   enum TimerKey: Hashable, Sendable {
     case attempt(AttemptID)
-    case notification(BuildID, Int)
+    /// Its delay is over.
+    case work(BuildID, Work.Item)
     case store(BuildID)
   }
 
@@ -250,8 +251,8 @@ package struct Scheduler: Sendable {
         self.change(build, at: now, &effects) {
           $0.timePassed(of: attempt, at: now, $2, &$1)
         }
-      case .notification(let build, let index):
-        self.change(build, at: now, &effects) { machine, out, _ in machine.remind(index, &out) }
+      case .work(let build, let item):
+        self.change(build, at: now, &effects) { machine, out, _ in machine.remind(item, &out) }
       case .store(let build):
         self.tryStoreAgain(build, &effects)
       }

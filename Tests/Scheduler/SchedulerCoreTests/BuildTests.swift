@@ -154,6 +154,7 @@ func aLostExecutorsJobRunsElsewhereWithinABound() {
     #expect(order?.number == Int32(number))
     let lease = order!.lease
     bench.feed { $0.leaseLost(lease, .executorGone, message: "silent for 5 s", at: $1) }
+    bench.advance(.seconds(5))
     if number < 4 {
       let shape = bench.effects.demands.last?.shape
       #expect(shape?.avoid.count == number)
@@ -371,6 +372,33 @@ func aRefusedAttemptIsNoLostExecutor() {
   #expect(attempt.outcome == .preempted)
   #expect(attempt.message == "executor e1 refused it: no room")
   #expect(bench.take().releases == ["l1"])
+}
+
+@Test
+func aJobThatIsRefusedAgainRestsLongerEachTime() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a")))
+  for (number, rest) in [0, 100, 200, 400].enumerated() {
+    _ = bench.grant()
+    _ = bench.take()
+    bench.feed { $0.streamEnded(.refused("no room"), of: AttemptID("b/a/\(number + 1)"), at: $1) }
+    #expect(bench.record("b").jobs[0].state == .queued)
+    if rest > 0 {
+      #expect(bench.effects.demands.isEmpty)
+      bench.advance(.milliseconds(rest - 1))
+      #expect(bench.effects.demands.isEmpty)
+      bench.advance(.milliseconds(1))
+    }
+    #expect(bench.effects.demands.count == 1)
+  }
+  // One that is cancelled meanwhile is not brought back.
+  _ = bench.grant()
+  bench.feed { $0.streamEnded(.refused("no room"), of: "b/a/5", at: $1) }
+  _ = bench.take()
+  _ = bench.cancel("b")
+  bench.advance(.seconds(5))
+  #expect(bench.effects.demands.isEmpty)
+  #expect(bench.record("b").outcome == .cancelled)
 }
 
 @Test
