@@ -258,6 +258,16 @@ import Testing
     #expect(outer.encoded() == self.field(87, bytes))
   }
 
+  @Test func anEncodedMessageGoesOutAsTheFieldItStandsFor() throws {
+    for size in [0, 1, 200, 70_000] {
+      let message = EverythingV1.Everything(aString: String(repeating: "x", count: size))
+      var outer = EverythingV1.Everything()
+      outer.unknownFields = UnknownFields(message: message.encoded(), as: 87)
+      #expect(outer.encoded() == self.field(87, message.encoded()))
+      #expect(try EverythingV1.Everything(decoding: outer.encoded()).choice == .inner(message))
+    }
+  }
+
   @Test func theWrappersOwnNumberMayBeUsed() throws {
     // 19999 is the number that unknown groups are wrapped in on their way through C.
     let own = self.field(19999, [0xff, 0xff, 0xff])
