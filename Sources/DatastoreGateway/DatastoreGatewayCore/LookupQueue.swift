@@ -1,43 +1,37 @@
-import DatastoreGatewayCore
-
 /// Lookups that wait for a thread. What came while a thread was busy it does in one go: a thread's
 /// wake-up and a transaction cost more than finding a few entities.
-struct LookupQueue {
-  struct Waiting: Sendable {
-    var addresses: [EntityAddress]
-    var continuation: CheckedContinuation<LookupAnswer, any Error>
-  }
-
-  /// What asks for more keys waits for a thread of its own.
-  static let maximumKeys = 16
-  private static let batchCount = 32
-
+package struct LookupQueue<Lookup> {
   private let maximumThreads: Int
-  private var waiting: [Waiting] = []
+  private let batchCount: Int
+  private var waiting: [Lookup] = []
   private var threads = 0
 
-  init(maximumThreads: Int) {
+  /// - Parameters:
+  ///   - maximumThreads: That take batches at a time.
+  ///   - batchCount: Lookups that a thread does in one go.
+  package init(maximumThreads: Int, batchCount: Int) {
     self.maximumThreads = maximumThreads
+    self.batchCount = batchCount
   }
 
   /// - Returns: Whether another thread is to take batches: there is none, or those there are have
   ///   more than a batch each before them.
-  mutating func queued(_ lookup: Waiting) -> Bool {
+  package mutating func queued(_ lookup: Lookup) -> Bool {
     self.waiting.append(lookup)
     guard self.threads < self.maximumThreads,
-      self.threads == 0 || self.waiting.count > self.threads * Self.batchCount
+      self.threads == 0 || self.waiting.count > self.threads * self.batchCount
     else { return false }
     self.threads += 1
     return true
   }
 
   /// `nil`: the thread that asks may sleep.
-  mutating func batchTaken() -> [Waiting]? {
+  package mutating func batchTaken() -> [Lookup]? {
     if self.waiting.isEmpty {
       self.threads -= 1
       return nil
     }
-    let batch = Array(self.waiting.prefix(Self.batchCount))
+    let batch = Array(self.waiting.prefix(self.batchCount))
     self.waiting.removeFirst(batch.count)
     return batch
   }

@@ -33,10 +33,19 @@ package final class SQLiteStore: GroupWrittenStore {
     }
   }
 
+  private struct Lookup: Sendable {
+    var addresses: [EntityAddress]
+    var continuation: CheckedContinuation<LookupAnswer, any Error>
+  }
+
+  /// Keys of a lookup that shares a transaction with others, and how many do.
+  private static let sharedLookupKeys = 16
+  private static let sharedLookups = 32
+
   package let writer: GroupWriter
   private let readers: ReaderPool<SQLiteReader>
   private let past: SQLitePast
-  private let lookups: Mutex<LookupQueue>
+  private let lookups: Mutex<LookupQueue<Lookup>>
 
   /// Opens the file, or makes it.
   ///
@@ -62,7 +71,8 @@ package final class SQLiteStore: GroupWrittenStore {
     for _ in 0..<configuration.readers {
       readers.append(try SQLiteReader(configuration, past: past))
     }
-    self.lookups = Mutex(LookupQueue(maximumThreads: configuration.readers))
+    self.lookups = Mutex(
+      LookupQueue(maximumThreads: configuration.readers, batchCount: Self.sharedLookups))
     self.readers = ReaderPool(readers, limit: configuration.limits.queuedReads)
   }
 
@@ -73,13 +83,13 @@ package final class SQLiteStore: GroupWrittenStore {
 
   package func lookup(_ addresses: [EntityAddress]) async throws -> LookupAnswer {
     // It would keep others waiting.
-    if addresses.count > LookupQueue.maximumKeys {
+    if addresses.count > Self.sharedLookupKeys {
       return try await self.readers.read { reader in try reader.lookup(addresses) }
     }
     return try await self.readers.admitted {
       try await withCheckedThrowingContinuation { continuation in
         let wakes = self.lookups.withLock {
-          $0.queued(LookupQueue.Waiting(addresses: addresses, continuation: continuation))
+          $0.queued(Lookup(addresses: addresses, continuation: continuation))
         }
         if wakes { self.wakeLookups() }
       }
