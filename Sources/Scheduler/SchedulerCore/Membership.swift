@@ -212,10 +212,11 @@ package struct Membership: Sendable {
   }
 
   package var isInside: Bool { self.phase == .inside }
-  /// It has looked around, and all that it owns is read.
+  /// It has looked around, has what a predecessor at its address left, and all that it owns is read.
   package var isReady: Bool {
     self.phase == .inside && self.lastLook != nil && self.tableVersion > 0
       && !self.stages.values.contains(.loading)
+      && self.predecessors?.isDisjoint(with: self.peers.keys) != false
   }
   package var hasLeft: Bool { self.phase == .gone }
   package var owned: Set<Partition> { Set(self.stages.keys) }

@@ -65,6 +65,28 @@ func oneThatIsStartedAgainAtItsAddressWaitsForNobody() {
 }
 
 @Test
+func oneIsNotReadyBeforeItHasWhatItsPredecessorLeft() {
+  let old = Membership.Replica(id: "old", address: "here:1")
+  var table = PartitionTable()
+  for partition in Partition.all { table.give(partition, to: old.id) }
+  var core = Membership(id: "new", address: "here:1")
+  core.joined(begunAt: .zero)
+  let sightings = [
+    Membership.Sighting(replica: old, version: 1), .init(replica: core.me, version: 2),
+  ]
+  core.looked(
+    .init(table: table, version: 1, replicas: sightings), begunAt: .zero, endedAt: .milliseconds(1))
+  #expect(!core.isReady)
+  guard case .change(let change) = core.next(at: .milliseconds(2)) else {
+    return #expect(Bool(false), "it does not take over at once")
+  }
+  core.changed(change, version: 2, at: .milliseconds(3))
+  #expect(!core.isReady)
+  for partition in Partition.all { core.loaded(partition, at: .milliseconds(4)) }
+  #expect(core.isReady)
+}
+
+@Test
 func aStoppedOneLearnsThatItOwnsNothing() {
   var cluster = Cluster()
   _ = cluster.start()
