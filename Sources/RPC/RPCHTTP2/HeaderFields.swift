@@ -22,7 +22,11 @@ package struct HeaderFields: ~Copyable {
   /// connection at a field that is larger.
   package static let maximumSize = 60 << 10
 
-  package init() {}
+  package init() {
+    // A request's own fields and some metadata: no second allocation for them.
+    self.fields.reserveCapacity(12)
+    self.bytes.reserveCapacity(256)
+  }
 
   /// The list's size as RFC 9113, section 6.5.2, counts it: 32 bytes for each field on top of its own.
   package var size: Int {
@@ -34,7 +38,8 @@ package struct HeaderFields: ~Copyable {
   }
 
   package mutating func add(_ name: StaticString, _ value: String) {
-    self.fields.append((.constant(name), self.hold(value.utf8)))
+    var value = value
+    self.fields.append((.constant(name), value.withUTF8 { self.hold($0) }))
   }
 
   package mutating func add(_ name: StaticString, bytes value: [UInt8]) {

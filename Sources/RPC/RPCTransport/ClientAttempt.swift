@@ -16,24 +16,24 @@ struct AttemptEnd {
 /// its loop.
 final class ClientAttempt: HTTP2Stream {
   /// How much of the call's replay buffer has been queued here.
-  var replayed = 0
+  @exclusivity(unchecked) var replayed = 0
   private unowned let call: ClientStream
   private let connection: Connection
   private let client: ClientConnection?
   @exclusivity(unchecked) private var head: ResponseHead? = ResponseHead()
-  private var isPastHead = false
+  @exclusivity(unchecked) private var isPastHead = false
   @exclusivity(unchecked) private var isEnded = false
   private var encoding = Compression.identity
   @exclusivity(unchecked) private var deframer: MessageDeframer
   private let limit: Int
   @exclusivity(unchecked) private var unconsumedBytes = 0
-  private var isHeldBack = false
+  @exclusivity(unchecked) private var isHeldBack = false
   /// How the attempt ends once the application has read what came before the end.
-  private var dueEnd: AttemptEnd?
+  @exclusivity(unchecked) private var dueEnd: AttemptEnd?
   /// Why the messages cannot be gone on with.
   private var messageFault: RPCError?
   /// The call outlives its attempts while they may speak of it.
-  private var keepsCall: ClientStream?
+  @exclusivity(unchecked) private var keepsCall: ClientStream?
 
   init(of call: ClientStream, on connection: Connection, maximumResponseBytes: Int) {
     self.call = call

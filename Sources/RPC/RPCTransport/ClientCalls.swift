@@ -17,8 +17,8 @@ final class UnaryClientCall: ClientCall, @unchecked Sendable {
   typealias Receive = (UnsafeRawBufferPointer) throws(MessageDecodingError) -> Void
 
   private let receive: Receive
-  private var count = 0
-  private var continuation: UnsafeContinuation<Void, any Error>?
+  @exclusivity(unchecked) private var count = 0
+  @exclusivity(unchecked) private var continuation: UnsafeContinuation<Void, any Error>?
   /// How it ended, if that came before anybody waited.
   private var ending: Result<Metadata, RPCError>?
 

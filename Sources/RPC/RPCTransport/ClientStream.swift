@@ -50,26 +50,26 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   let executor: LoopExecutor
   @usableFromInline let writer: StreamWriter
   let terms: Terms
-  private var call: (any ClientCall)?
+  @exclusivity(unchecked) private var call: (any ClientCall)?
   private weak var channel: ChannelCore?
   @exclusivity(unchecked) private var attempts: [ClientAttempt] = []
   @exclusivity(unchecked) private var committed: ClientAttempt?
   @exclusivity(unchecked) private var isFinishedForGood = false
   @exclusivity(unchecked) private var replay = ByteQueue()
-  private var wantsEnd = false
-  private var retries: RetryState
+  @exclusivity(unchecked) private var wantsEnd = false
+  @exclusivity(unchecked) private var retries: RetryState
   /// Attempts that are planned: a delay that runs, or a place among the waiting calls.
-  private var planned = 0
+  @exclusivity(unchecked) private var planned = 0
   /// How many of them follow a refusal, and are not counted.
-  private var plannedTransparent = 0
+  @exclusivity(unchecked) private var plannedTransparent = 0
   private var lastError: RPCError?
-  private var hedgeTimer: Scheduled<Void>?
-  private var retryTimers: [Scheduled<Void>] = []
-  private var deadlineTimer: Scheduled<Void>?
+  @exclusivity(unchecked) private var hedgeTimer: Scheduled<Void>?
+  @exclusivity(unchecked) private var retryTimers: [Scheduled<Void>] = []
+  @exclusivity(unchecked) private var deadlineTimer: Scheduled<Void>?
   private let began = ContinuousClock.now
   @exclusivity(unchecked) private var received = (messages: 0, bytes: 0, compressed: 0)
   /// Tells the channel that a call that waits needs to wait no more.
-  var onFinish: (() -> Void)?
+  @exclusivity(unchecked) var onFinish: (() -> Void)?
 
   init(_ terms: Terms, executor: LoopExecutor, call: any ClientCall) {
     self.terms = terms

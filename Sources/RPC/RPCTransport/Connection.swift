@@ -138,9 +138,8 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
 
   func channelReadComplete(context: ChannelHandlerContext) {
     // What the calls wrote goes out with what the session has to say.
-    self.executor.drain()
+    self.executor.drain(flushing: self)
     self.isReading = false
-    self.flush()
     context.fireChannelReadComplete()
   }
 

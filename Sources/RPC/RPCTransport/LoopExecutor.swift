@@ -3,11 +3,15 @@ import Synchronization
 
 /// Runs tasks on an event loop, so that a call never leaves the loop of its connection.
 ///
-/// Jobs that are made on the loop run at the end of the current read, before the connections that
-/// they wrote to are flushed: many calls, one system call. `@unchecked Sendable`: what is not in a
-/// mutex is touched on the loop only.
+/// Jobs that are made on the loop run at the end of the current read, and the connections that they
+/// wrote to are flushed behind every few of them: many calls, one system call. `@unchecked Sendable`:
+/// what is not in a mutex is touched on the loop only.
 @usableFromInline
 final class LoopExecutor: TaskExecutor, @unchecked Sendable {
+  /// The peer has something to do while the rest of a burst is worked on, and a system call is still
+  /// one for many calls. With all of a burst in one write, client and server wait for each other.
+  private static let jobsBetweenFlushes = 32
+
   let eventLoop: any EventLoop
   @exclusivity(unchecked) private var jobs: [UnownedJob] = []
   @exclusivity(unchecked) private var running: [UnownedJob] = []
@@ -63,8 +67,8 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
     self.schedule()
   }
 
-  /// Runs what is due, then flushes what it wrote to.
-  func drain() {
+  /// Runs what is due, and flushes what it wrote to and the connection that was read from.
+  func drain(flushing connection: Connection? = nil) {
     self.eventLoop.assertInEventLoop()
     self.isScheduled = false
     let foreign = self.foreignJobs.withLock { jobs in
@@ -77,14 +81,18 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
     }
     // Jobs that these jobs make run in a later turn, so that a busy task cannot starve the socket.
     swap(&self.jobs, &self.running)
-    for job in self.running {
+    for (index, job) in self.running.enumerated() {
       job.runSynchronously(on: self.asUnownedTaskExecutor())
+      if (index + 1) % Self.jobsBetweenFlushes == 0 { self.flush(connection) }
     }
     self.running.removeAll(keepingCapacity: true)
-    while let connection = self.dirtyConnections.popLast() {
-      connection.flush()
-    }
+    self.flush(connection)
     if !self.jobs.isEmpty { self.schedule() }
+  }
+
+  private func flush(_ connection: Connection?) {
+    connection?.flush()
+    while let dirty = self.dirtyConnections.popLast() { dirty.flush() }
   }
 
   private func schedule() {
