@@ -37,10 +37,15 @@ package enum Naming {
     Self.keywords.contains(name) ? "`\(name)`" : name
   }
 
+  /// Words of the language's, and modules that generated code names.
+  private static let takenTypes: Set = [
+    "Any", "Type", "Protocol", "Self", "Swift", "RPCProtobuf",
+  ]
+
   /// `query_type` to `QueryType`.
   package static func type(_ name: String) -> String {
     let result = name.split(separator: "_").map { Self.upperFirst(String($0)) }.joined()
-    return ["Any", "Type", "Protocol", "Self"].contains(result) ? result + "Message" : result
+    return Self.takenTypes.contains(result) ? result + "Message" : result
   }
 
   /// The case of an enum's value: without the enum's own name in front.

@@ -42,7 +42,7 @@ import Testing
 
   @Test(arguments: [
     ("query_type", "QueryType"), ("Any", "AnyMessage"), ("Type", "TypeMessage"),
-    ("lowerCase", "LowerCase"),
+    ("lowerCase", "LowerCase"), ("Swift", "SwiftMessage"), ("RPCProtobuf", "RPCProtobufMessage"),
   ])
   func aTypeIsNamedAsSwiftNamesTypes(proto: String, swift: String) {
     #expect(Naming.type(proto) == swift)
