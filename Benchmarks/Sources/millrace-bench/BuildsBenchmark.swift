@@ -35,14 +35,35 @@ struct BuildsBenchmark: Sendable {
     let submissions = try await load.run(on: scheduler, clock)
     Progress.say("waiting until all have finished")
     try await scheduler.waitUntilFinished(load.project, within: self.timeout)
+    let recorded = clock.now
     let after = StackUsage.now(of: StackFile.read(in: stack.data) ?? stack)
 
     Progress.say("reading the records")
     let builds = try await scheduler.builds(of: load.project, within: self.timeout)
+    var steps: [Duration] = []
+    if self.rate != nil {
+      Progress.say("reading when steps began")
+      steps = try await self.pickUps(submissions, scheduler, clock)
+    }
     await scheduler.close()
     return BuildsReport(
-      load: load, executors: executors, submissions: submissions, builds: builds, clock: clock,
-      usage: after.since(before))
+      load: load, executors: executors, submissions: submissions, builds: builds,
+      recorded: recorded, pickUps: steps, clock: clock, usage: after.since(before))
+  }
+
+  /// From the submission of each build to the beginning of its first step. A list of builds tells
+  /// nothing of steps, so each build is asked for.
+  private func pickUps(
+    _ submissions: [Submission], _ scheduler: Scheduler, _ clock: RunClock
+  ) async throws -> [Duration] {
+    var durations: [Duration] = []
+    for submission in submissions {
+      guard let id = submission.buildID else { continue }
+      let build = try await scheduler.build(id, within: self.timeout)
+      let step = build?.jobs.first?.attempts.first?.steps.first
+      if let began = step?.startedAt { durations.append(clock.moment(began) - submission.submitted) }
+    }
+    return durations
   }
 
   /// Starts what is started by the first builds: plugins, connections, prepared statements.

@@ -4,8 +4,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <linux/magic.h>
+#include <pthread.h>
 #include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/vfs.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -63,4 +69,46 @@ int millrace_pipe(int ends[2], int size) {
   if (pipe2(ends, O_CLOEXEC) != 0) return errno;
   if (size > 0) (void)fcntl(ends[1], F_SETPIPE_SZ, size);
   return 0;
+}
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static int load_file = -1;
+static long long numbers = 0;
+
+static void open_load_file(void) {
+  load_file = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+  struct statfs status;
+  // Some containers put a file of their own there, which is seconds old.
+  if (load_file >= 0 && (fstatfs(load_file, &status) != 0 || status.f_type != PROC_SUPER_MAGIC)) {
+    close(load_file);
+    load_file = -1;
+  }
+  int file = open("/proc/sys/kernel/pid_max", O_RDONLY | O_CLOEXEC);
+  if (file < 0) return;
+  char text[32];
+  ssize_t length = read(file, text, sizeof text - 1);
+  close(file);
+  text[length < 0 ? 0 : length] = 0;
+  numbers = atoll(text);
+}
+
+pid_t millrace_newest_process(void) {
+  pthread_once(&once, open_load_file);
+  char text[128];
+  ssize_t length = load_file < 0 ? -1 : pread(load_file, text, sizeof text - 1, 0);
+  if (length <= 0) return -1;
+  text[length] = 0;
+  // The last word.
+  char *last = strrchr(text, ' ');
+  return last == NULL ? -1 : (pid_t)atoi(last + 1);
+}
+
+long long millrace_newest_process_milliseconds(void) {
+  pthread_once(&once, open_load_file);
+  return numbers / 200;
+}
+
+long millrace_attribute_bytes(int file) {
+  ssize_t bytes = flistxattr(file, NULL, 0);
+  return bytes < 0 && errno == ENOTSUP ? 0 : (long)bytes;
 }

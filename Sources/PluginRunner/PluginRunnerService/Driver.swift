@@ -19,6 +19,7 @@ final class Driver: Sendable {
     var plugins: PluginHost
     var logs: LogsV1.LogClient
     var blobs: BlobStore
+    var workspaces: WorkspaceStore
     var loop: any EventLoop
     var logger: Logger
     var metrics: RunnerMetrics
@@ -29,6 +30,10 @@ final class Driver: Sendable {
     var effect: Effect
     var run: AttemptRun
   }
+
+  /// Attempts that the core has forgotten and that may still be at hand here: all of them are looked
+  /// for at once, which takes a while.
+  private static let maximumForgotten = 256
 
   private struct State {
     var core: PluginRunner
@@ -85,7 +90,8 @@ final class Driver: Sendable {
       let effects = state.core.received(input, for: attempt, at: now)
       if effects.contains(.released(attempt)) {
         // The core may have forgotten others with it.
-        if state.runs.count > state.core.policy.maximumFinishedAttempts {
+        let kept = state.core.policy.maximumFinishedAttempts + state.core.running
+        if state.runs.count > kept + Self.maximumForgotten {
           for known in Array(state.runs.keys) where state.core.job(known) == nil {
             state.runs[known] = nil
           }
@@ -219,7 +225,9 @@ final class Driver: Sendable {
 
   private func prepareWorkspace(_ attempt: AttemptID, _ run: AttemptRun) async {
     do {
-      try await blocking { () throws(SystemError) in try run.workspace.make() }
+      try await blocking { () throws(SystemError) in
+        try self.tools.workspaces.make(run.workspace)
+      }
       self.received(.workspacePrepared(logBytes: run.buffer.size), for: attempt)
     } catch {
       self.received(.workspaceFailed("\(error)"), for: attempt)
@@ -229,7 +237,9 @@ final class Driver: Sendable {
   private func wrapUp(_ attempt: AttemptID, _ run: AttemptRun) async {
     run.buffer.end()
     do {
-      try await blocking { () throws(SystemError) in try removeTree(run.workspace.folder) }
+      try await blocking { () throws(SystemError) in
+        try self.tools.workspaces.remove(run.workspace)
+      }
     } catch {
       self.tools.logger.warning(
         "a workspace could not be removed", metadata: ["error": "\(error)"])
@@ -267,10 +277,15 @@ final class Driver: Sendable {
     environment: [String: String]
   ) async -> StepReport {
     let started = ContinuousClock.now
-    let scratch = "\(run.workspace.scratch)/plugin-\(call.index + 1)"
-    var context = PluginV1.BuildContext(run, call, environment: environment, scratch: scratch)
+    var context = PluginV1.BuildContext(run, call, environment: environment)
     do {
-      try await blocking { () throws(SystemError) in try makeFolders(scratch) }
+      // What an earlier step had there is not this one's.
+      if call.index > 0 {
+        try await blocking { () throws(SystemError) in
+          try removeTree(run.workspace.plugin)
+          try makeFolders(run.workspace.plugin)
+        }
+      }
       if case .archive(let digest)? = run.spec.source,
         await self.tools.plugins.wantsSourceArchive(plugin)
       {
@@ -297,8 +312,10 @@ final class Driver: Sendable {
       report.remark = fullDisk(at: run.workspace.work) ?? ""
     }
     do {
-      try await control.heeding {
-        for file in result.artifacts { try await self.keep(file, of: run) }
+      if !result.artifacts.isEmpty {
+        try await control.heeding {
+          for file in result.artifacts { try await self.keep(file, of: run) }
+        }
       }
     } catch {
       report.ending = .broken("\(error)")

@@ -159,7 +159,7 @@ extension AllocatorV1.HeldLease {
 
 extension PluginV1.BuildContext {
   /// A plugin's step, as the plugin is to see it.
-  init(_ run: AttemptRun, _ call: StepCall, environment: [String: String], scratch: String) {
+  init(_ run: AttemptRun, _ call: StepCall, environment: [String: String]) {
     let spec = run.spec
     let step = spec.steps[call.index].id
     // The attempt's number is no part of it: a repetition says the same to its receiver. The step of
@@ -168,7 +168,7 @@ extension PluginV1.BuildContext {
     self.init(
       buildID: spec.build.rawValue, jobID: spec.job.rawValue, stepID: step, attempt: spec.number,
       project: spec.project.rawValue, inputs: call.inputs, env: environment,
-      workspace: run.workspace.work, scratch: scratch,
+      workspace: run.workspace.work, scratch: run.workspace.plugin,
       source: spec.source.map { TypesV1.Source($0) },
       build: run.build,
       idempotencyID: run.build.isEmpty ? place : step)

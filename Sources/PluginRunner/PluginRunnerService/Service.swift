@@ -79,8 +79,10 @@ package struct Runner: ServiceProgram {
         policy: policy),
       tools: Driver.Tools(
         configuration: configuration, sandbox: sandbox, cgroups: cgroups, plugins: self.plugins,
-        logs: LogsV1.LogClient(cache), blobs: BlobStore(cache), loop: group.next(),
-        logger: logger, metrics: RunnerMetrics(environment.metrics)))
+        logs: LogsV1.LogClient(cache), blobs: BlobStore(cache),
+        workspaces: WorkspaceStore(
+          root: configuration.workspaces, maximumSpares: Int(configuration.capacity.slots)),
+        loop: group.next(), logger: logger, metrics: RunnerMetrics(environment.metrics)))
     self.disk = DiskWatch(
       folder: configuration.dataDirectory, driver: self.driver, logger: logger)
     self.outbound = Outbound(
@@ -97,7 +99,10 @@ package struct Runner: ServiceProgram {
   package func run() async throws {
     let address = self.address
     await withTaskGroup(of: Void.self) { group in
-      group.addTask { await self.driver.run() }
+      // With all that it starts: a job that does little would cost more in hops between threads.
+      group.addTask(executorPreference: self.driver.tools.loop.callExecutor) {
+        await self.driver.run()
+      }
       group.addTask { await self.disk.run() }
       group.addTask { await self.outbound.run(address: address) }
     }

@@ -64,6 +64,7 @@ package enum MessageFrames {
     private let descriptor: Int32
     private var buffer: [UInt8] = []
     private var position = 0
+    private var chunk = [UInt8](repeating: 0, count: 64 << 10)
 
     package init(_ descriptor: Int32) {
       self.descriptor = descriptor
@@ -117,13 +118,13 @@ package enum MessageFrames {
 
     /// Reads more bytes; false at the end.
     private mutating func fill() throws(FrameError) -> Bool {
-      var chunk = [UInt8](repeating: 0, count: 64 << 10)
+      let descriptor = self.descriptor
       while true {
-        let count = chunk.withUnsafeMutableBytes {
-          Glibc.read(self.descriptor, $0.baseAddress, $0.count)
+        let count = self.chunk.withUnsafeMutableBytes {
+          Glibc.read(descriptor, $0.baseAddress, $0.count)
         }
         if count > 0 {
-          self.buffer += chunk[..<count]
+          self.buffer += self.chunk[..<count]
           return true
         }
         if count == 0 { return false }

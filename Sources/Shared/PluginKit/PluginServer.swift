@@ -26,30 +26,48 @@ enum PluginServer {
   ) async {
     let writer = FrameWriter(descriptor: output)
     let calls = RunningCalls()
-    for await message in Self.messages(from: input) {
-      let id = message.callID
-      switch message.call {
-      case .describe:
-        writer.send(PluginV1.PluginMessage(callID: id, answer: .describe(Self.describe(plugin))))
-      case .executeBuildStep(let context):
-        // Unstructured, because a call outlives the loop's turn; `calls` holds and ends it, and
-        // the runner makes one call at a time.
-        calls.tasks.withLock { running in
-          running[id] = Task {
-            let finished = await Self.execute(plugin, BuildContext(context), id: id, writer)
-            calls.tasks.withLock { $0[id] = nil }
-            writer.send(
-              PluginV1.PluginMessage(
-                callID: id, answer: .stepEvent(PluginV1.StepEvent(event: .finished(finished)))))
+    await withCheckedContinuation { continuation in
+      // On a thread of its own, because reading a pipe blocks.
+      Threads.start("plugin-input") {
+        var reader = MessageFrames.Reader(input)
+        do {
+          while let message = try reader.next(PluginV1.HostMessage.self) {
+            self.received(message, for: plugin, writer, calls)
           }
+        } catch {
+          Self.complain("standard input: \(error)")
         }
-      case .cancel:
-        calls.tasks.withLock { $0[id] }?.cancel()
-      case nil:
-        break
+        continuation.resume()
       }
     }
     for task in calls.tasks.withLock({ $0.values.map { $0 } }) { task.cancel() }
+  }
+
+  private static func received<Plugin: BuildPlugin>(
+    _ message: PluginV1.HostMessage, for plugin: Plugin.Type, _ writer: FrameWriter,
+    _ calls: RunningCalls
+  ) {
+    let id = message.callID
+    switch message.call {
+    case .describe:
+      writer.send(PluginV1.PluginMessage(callID: id, answer: .describe(Self.describe(plugin))))
+    case .executeBuildStep(let context):
+      // Unstructured, because a call outlives this turn; `calls` holds and ends it, and the runner
+      // makes one call at a time.
+      calls.tasks.withLock { running in
+        running[id] = Task {
+          let finished = await Self.execute(plugin, BuildContext(context), id: id, writer)
+          calls.tasks.withLock { $0[id] = nil }
+          writer.send(
+            PluginV1.PluginMessage(
+              callID: id, answer: .stepEvent(PluginV1.StepEvent(event: .finished(finished)))))
+        }
+      }
+    case .cancel:
+      calls.tasks.withLock { $0[id] }?.cancel()
+    case nil:
+      break
+    }
   }
 
   /// A line for the runner's or the step's log.
@@ -82,23 +100,6 @@ enum PluginServer {
       return PluginV1.StepFinished(message: "cancelled")
     } catch {
       return PluginV1.StepFinished(message: "\(error)")
-    }
-  }
-
-  /// The runner's messages, read on a thread of its own because reading a pipe blocks.
-  private static func messages(from input: Int32) -> AsyncStream<PluginV1.HostMessage> {
-    AsyncStream { continuation in
-      Threads.start("plugin-input") {
-        var reader = MessageFrames.Reader(input)
-        do {
-          while let message = try reader.next(PluginV1.HostMessage.self) {
-            continuation.yield(message)
-          }
-        } catch {
-          Self.complain("standard input: \(error)")
-        }
-        continuation.finish()
-      }
     }
   }
 }

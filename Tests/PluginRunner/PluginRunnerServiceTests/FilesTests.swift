@@ -81,6 +81,41 @@ import Testing
     #expect(workspace.resolve("missing") == nil)
   }
 
+  @Test func foldersThatWereLeftAsTheyWereServeAgain() throws {
+    let folder = try TestFolder()
+    let store = WorkspaceStore(root: folder.path, maximumSpares: 1)
+    let (first, second) = ("b/1/1", "b/2/1") as (AttemptID, AttemptID)
+    let workspaces = [first, second].map { Workspace(root: folder.path, attempt: $0) }
+    for workspace in workspaces { try store.make(workspace) }
+    let names = try listFolder(workspaces[0].folder)
+    #expect(names == ["home", "plugin", "scratch", "tmp", "work"])
+    for workspace in workspaces { try store.remove(workspace) }
+    // One is kept for another attempt, the other was one too many.
+    #expect(try listFolder(folder.path) == [".spare-1"])
+    try store.make(workspaces[1])
+    #expect(try listFolder(folder.path) == [Workspace.name(of: second)])
+    #expect(try listFolder(workspaces[1].folder) == names)
+  }
+
+  @Test(arguments: [
+    "touch work/file", "mkdir home/.cache", "chmod 700 tmp", "touch more", "rmdir plugin",
+    "rm -r scratch; ln -s work scratch",
+  ])
+  func foldersThatWereChangedServeNobodyElse(change: String) async throws {
+    let folder = try TestFolder()
+    let store = WorkspaceStore(root: folder.path, maximumSpares: 1)
+    let workspace = Workspace(root: folder.path, attempt: "b/1/1")
+    try store.make(workspace)
+    let pid = try spawn(
+      ["sh", "-c", "cd \(workspace.folder) && \(change)"],
+      environment: ["PATH=/usr/local/bin:/usr/bin:/bin"], descriptors: [0, 1, 2])
+    var status: Int32 = 0
+    while waitpid(pid, &status, 0) < 0 && errno == EINTR {}
+    #expect(status == 0)
+    try store.remove(workspace)
+    #expect(try listFolder(folder.path) == [])
+  }
+
   @Test func outputsAreNameAndValue() {
     #expect(
       ScriptStep.outputs(in: "a=1\nno value\n=x\nb=c=d\n") == ["a": "1", "b": "c=d"])

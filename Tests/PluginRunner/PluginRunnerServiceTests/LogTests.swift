@@ -102,7 +102,13 @@ final class MemoryLogs: LogsV1.LogService {
     }
   }
 
-  @Test(arguments: [0, 1, 300_000, 10_000_000])
+  @Test func anAttemptThatPrintsNothingHasNoLog() async throws {
+    let logs = MemoryLogs()
+    #expect(try await self.carry(0, to: logs) == LogAppender.End(bytes: 0))
+    #expect(logs.state.withLock { $0.streams } == 0)
+  }
+
+  @Test(arguments: [1, 300_000, 10_000_000])
   func aLogArrivesCompleteAndSealed(count: Int) async throws {
     let logs = MemoryLogs()
     #expect(try await self.carry(count, to: logs) == LogAppender.End(bytes: Int64(count)))

@@ -247,6 +247,25 @@ private final class FakeInterrupts: Sendable {
       ])
   }
 
+  @Test(.timeLimit(.minutes(1)))
+  func anAttemptThatPrintedNothingHasNoLogToWaitFor() async throws {
+    var attempt = self.attempt(outcome: .succeeded, steps: [("one", 0, 0), ("two", 0, 0)])
+    attempt.usage = TypesV1.Usage()
+    let fake = FakeStack(
+      watches: [
+        (
+          [
+            self.build(revision: 1, finished: false, steps: [("one", 0, nil)]),
+            self.build(revision: 2, finished: true, jobs: [("test", [attempt])]),
+          ], nil
+        )
+        // A cache waits for a log that nobody has begun.
+      ], logs: ["log": ([], false)])
+    let (build, shown) = try await self.follow(fake, sealGrace: .seconds(1_000_000))
+    #expect(build.outcome == .succeeded)
+    #expect(shown == ["test: # one", "test: # two"])
+  }
+
   @Test func aWatchThatIsLostGoesOnWithWhatIsNew() async throws {
     let seen = self.build(revision: 3, finished: false, steps: [("one", 0, nil)])
     let fake = FakeStack(

@@ -66,6 +66,15 @@ struct Scheduler: Sendable {
     }
   }
 
+  /// A build with all that is known of it.
+  func build(_ id: String, within limit: Duration) async throws -> SchedulerV1.Build? {
+    var patience = Patience(limit: limit)
+    return try await Self.patiently(&patience) { options in
+      try await self.client.getBuild(SchedulerV1.GetBuildRequest(buildID: id), options: options)
+        .build
+    }
+  }
+
   /// Every build of a project.
   func builds(of project: String, within limit: Duration) async throws -> [SchedulerV1.Build] {
     var builds: [SchedulerV1.Build] = []

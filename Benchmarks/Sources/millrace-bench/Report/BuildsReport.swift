@@ -23,10 +23,14 @@ struct BuildsReport: Encodable, Sendable {
     var buildsPerSecond: Double
 
     init(_ moments: [Duration]) {
-      let seconds = moments.max()?.seconds ?? 0
-      self.builds = moments.count
+      self.init(moments.count, until: moments.max() ?? .zero)
+    }
+
+    init(_ builds: Int, until end: Duration) {
+      let seconds = end.seconds
+      self.builds = builds
       self.seconds = seconds
-      self.buildsPerSecond = seconds > 0 ? Double(moments.count) / seconds : 0
+      self.buildsPerSecond = seconds > 0 ? Double(builds) / seconds : 0
     }
   }
 
@@ -80,6 +84,8 @@ struct BuildsReport: Encodable, Sendable {
   /// Submissions that were answered.
   var answered: Throughput
   var finished: Throughput
+  /// From the first submission until the client saw that every result is in the datastore.
+  var recorded: Throughput
   /// Answers of RESOURCE_EXHAUSTED, after each of which the client waited as it was told.
   var refusals: Int
   /// Calls made again after UNAVAILABLE or DEADLINE_EXCEEDED.
@@ -92,7 +98,8 @@ struct BuildsReport: Encodable, Sendable {
 
   init(
     load: Load, executors: Executors.Capacity, submissions: [Submission],
-    builds: [SchedulerV1.Build], clock: RunClock, usage: StackUsage
+    builds: [SchedulerV1.Build], recorded: Duration, pickUps: [Duration], clock: RunClock,
+    usage: StackUsage
   ) {
     let answered = submissions.filter { $0.buildID != nil }
     let verdict = Verdict(submissions, builds)
@@ -101,9 +108,12 @@ struct BuildsReport: Encodable, Sendable {
       step: load.step.description, runners: executors.executors, slots: executors.slots)
     self.answered = Throughput(answered.map(\.ended))
     self.finished = Throughput(builds.compactMap { $0.finishedAt.map(clock.moment) })
+    self.recorded = Throughput(builds.count { $0.state == .finished }, until: recorded)
     self.refusals = submissions.reduce(0) { $0 + $1.refusals }
     self.repetitions = submissions.reduce(0) { $0 + $1.repetitions }
-    self.latencies = Self.latencies(answered, builds, clock)
+    self.latencies =
+      Self.latencies(answered, builds, clock)
+      + [Latency("step", by: "client, step's started_at", pickUps)].compactMap(\.self)
     self.processes = usage.processes.map { Process($0, builds: answered.count) }
     self.outcomes = verdict.outcomes
     self.problems = verdict.problems

@@ -6,6 +6,7 @@ extension BuildsReport {
       "runners   \(self.setup.runners), with room for \(self.setup.slots) jobs at a time",
       "step      \(self.setup.step)", "",
       "answered  \(Self.pace(self.answered))", "finished  \(Self.pace(self.finished))",
+      "recorded  \(Self.pace(self.recorded))",
       "refused   \(self.refusals) times (RESOURCE_EXHAUSTED); \(self.repetitions) calls repeated",
       "outcomes  \(self.outcomeWords)", "",
     ]

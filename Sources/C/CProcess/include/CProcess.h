@@ -24,4 +24,16 @@ int millrace_condition_wait(
 // Returns its descriptor, or the negative of an errno.
 int millrace_memory_file(const char *name);
 
+// The newest process or thread of this pid namespace: numbers are given out in ascending order until
+// they begin anew. -1: the system does not say.
+pid_t millrace_newest_process(void);
+
+// For how long numbers cannot have come round to where they were, by how many there are: no system
+// starts more than 200 processes in a millisecond.
+long long millrace_newest_process_milliseconds(void);
+
+// Bytes of the names of an open file's extended attributes: 0 where there are none. -1: they cannot be
+// read.
+long millrace_attribute_bytes(int file);
+
 #endif

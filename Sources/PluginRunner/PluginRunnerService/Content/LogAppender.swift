@@ -37,7 +37,8 @@ struct LogAppender {
 
   private typealias Call = ClientStreamingCall<LogsV1.AppendLogRequest, LogsV1.AppendLogResponse>
 
-  /// Takes everything out of the buffer to its end, then seals the log.
+  /// Takes everything out of the buffer to its end, then seals the log. Where nothing came there is
+  /// no log either: a file, its seal and three waits for the disk would say as much.
   func run() async -> End {
     var window = Window()
     var call: Call?
@@ -51,6 +52,7 @@ struct LogAppender {
           window.bytes += chunk.count
         } else {
           ended = true
+          if window.isUnused { break }
         }
       }
       let isFull = window.bytes >= Self.windowBytes
@@ -111,6 +113,9 @@ struct LogAppender {
     /// Chunks that the open stream has.
     var sent = 0
     var sealed = false
+
+    /// Nothing was taken out of the buffer yet.
+    var isUnused: Bool { self.acknowledged == 0 && self.chunks.isEmpty }
   }
 
   /// The cache has less than it acknowledged.

@@ -34,7 +34,9 @@ final class PluginProcess: Sendable {
   /// Frames on their way to the process. One is written at a time, whole, by whoever found nobody
   /// at it; those behind it wait here: a call's, and the cancellation of it, so there are few.
   private struct Outbox {
-    var frames: [(bytes: [UInt8], written: Promise<String?>?)] = []
+    typealias Frame = (bytes: [UInt8], written: Promise<String?>?)
+
+    var frames: [Frame] = []
     var isBeingEmptied = false
     /// Nothing more is written; the last writer closes the pipe.
     var isClosed = false
@@ -140,28 +142,53 @@ final class PluginProcess: Sendable {
       defer { outbox.isBeingEmptied = true }
       return !outbox.isBeingEmptied
     }
+    guard isFirst else { return }
+    if frame.count <= Self.smallFrame, self.hasRoom, let next = self.nextFrame() {
+      self.write(next)
+      if self.isOutboxEmpty() { return }
+    }
     // On a thread of its own: a pipe that is full waits for the plugin to read.
-    if isFirst { Threads.start("plugin-in") { self.emptyOutbox() } }
+    Threads.start("plugin-in") { self.emptyOutbox() }
+  }
+
+  /// A pipe with any room at all takes so many bytes at once; see pipe(7), PIPE_BUF.
+  private static let smallFrame = 4_096
+
+  private var hasRoom: Bool {
+    var wait = pollfd(fd: self.input.raw, events: Int16(POLLOUT), revents: 0)
+    return poll(&wait, 1, 0) == 1
   }
 
   private func emptyOutbox() {
-    while let (frame, written) = self.nextFrame() {
-      do {
-        try MessageFrames.write(frame, to: self.input.raw)
-        written?.fulfil(nil)
-      } catch {
-        written?.fulfil("it does not take calls: \(error)")
-      }
+    while let frame = self.nextFrame() { self.write(frame) }
+  }
+
+  private func write(_ frame: Outbox.Frame) {
+    do {
+      try MessageFrames.write(frame.bytes, to: self.input.raw)
+      frame.written?.fulfil(nil)
+    } catch {
+      frame.written?.fulfil("it does not take calls: \(error)")
     }
   }
 
   /// The next frame, or nil and nobody is at it any more.
-  private func nextFrame() -> (bytes: [UInt8], written: Promise<String?>?)? {
+  private func nextFrame() -> Outbox.Frame? {
     self.outbox.withLock { outbox in
       if outbox.isClosed { self.input.close() }
       guard outbox.frames.isEmpty else { return outbox.frames.removeFirst() }
       outbox.isBeingEmptied = false
       return nil
+    }
+  }
+
+  /// Whether no frame waits, and so nobody is at it any more.
+  private func isOutboxEmpty() -> Bool {
+    self.outbox.withLock { outbox in
+      guard outbox.frames.isEmpty else { return false }
+      if outbox.isClosed { self.input.close() }
+      outbox.isBeingEmptied = false
+      return true
     }
   }
 

@@ -14,6 +14,8 @@ package struct Workspace: Sendable, Hashable {
   /// Scripts, step outputs, source archives: the runner's own. Sandboxed steps only read it, but for
   /// the file of their outputs.
   package var scratch: String { self.folder + "/scratch" }
+  /// What a plugin has for its step alone: it begins empty.
+  package var plugin: String { self.folder + "/plugin" }
 
   package init(root: String, attempt: AttemptID) {
     self.folder = "\(root)/\(Self.name(of: attempt))"
@@ -36,11 +38,12 @@ package struct Workspace: Sendable, Hashable {
   /// Makes the folders. Belongs off the event loops.
   package func make() throws(SystemError) {
     try makeFolders(self.folder, mode: 0o755)
-    for path in [self.work, self.temporary, self.home, self.scratch] {
-      try makeFolders(path)
-    }
+    for path in self.parts { try makeFolders(path) }
     chmod(self.temporary, 0o1777)
   }
+
+  /// All that is in it.
+  var parts: [String] { [self.work, self.temporary, self.home, self.scratch, self.plugin] }
 
   /// The absolute path of something in the workspace; nil if it lies outside, links followed.
   package func resolve(_ relative: String) -> String? {

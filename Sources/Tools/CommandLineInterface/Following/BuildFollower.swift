@@ -193,7 +193,12 @@ package struct BuildFollower: Sendable {
         logs[key]?.progress.update(attempt)
         if attempt.outcome != .unspecified, logs[key]?.isOver == false {
           logs[key]?.isOver = true
-          over.append(key)
+          if attempt.isSilent {
+            // Nobody will ever make the log that its reader waits for.
+            logs[key]?.progress.abandon()
+          } else {
+            over.append(key)
+          }
         }
       }
     }
@@ -283,5 +288,12 @@ package struct BuildFollower: Sendable {
     } catch {
       sender.yield(.cancelled(error))
     }
+  }
+}
+
+extension SchedulerV1.Attempt {
+  /// Its runner told its end, and that nothing was printed: it has no log.
+  fileprivate var isSilent: Bool {
+    self.usage != nil && self.steps.allSatisfy { $0.logEnd == 0 }
   }
 }
