@@ -293,3 +293,23 @@ extension PostgresRows {
     return found
   }
 }
+
+extension PostgresReader: LookupReader {
+  func lookup(
+    _ batch: [[EntityAddress]],
+    answered: (_ number: Int, Result<LookupAnswer, any Error>) -> Void
+  ) {
+    do {
+      for (number, answer) in try self.lookup(batch).enumerated() {
+        answered(number, .success(answer))
+      }
+    } catch let error as StoreFailure where error.kind == .corrupt && batch.count > 1 {
+      // Only who asks for a damaged entity suffers for it.
+      for (number, addresses) in batch.enumerated() {
+        answered(number, Result { try self.lookup([addresses])[0] })
+      }
+    } catch {
+      for number in batch.indices { answered(number, .failure(error)) }
+    }
+  }
+}

@@ -3,7 +3,6 @@ import Domain
 import Logging
 import RPC
 import ServiceRuntime
-import Synchronization
 
 /// Entities in a PostgreSQL database, which several gateways may share: one thread writes many
 /// callers' commits at a time, a few threads read; each has a connection of its own.
@@ -28,16 +27,10 @@ package final class PostgresStore: GroupWrittenStore {
     }
   }
 
-  private struct Lookup: Sendable {
-    var addresses: [EntityAddress]
-    var continuation: CheckedContinuation<LookupAnswer, any Error>
-  }
-
   package let writer: GroupWriter
   private let readers: ReaderPool<PostgresReader>
   private let holds: PostgresHolds
-  /// Lookups of few keys, which wait for a thread that does several of them in one statement.
-  private let lookups = Mutex<[Lookup]>([])
+  private let lookups: SharedLookups<PostgresReader>
 
   /// Keys of a lookup that others share a statement with: two entities of the greatest size are
   /// below what one answer may hold.
@@ -74,6 +67,8 @@ package final class PostgresStore: GroupWrittenStore {
           PostgresSession(configuration.address, patience: configuration.connectPatience),
           names: names, policy: configuration.policy)
       }, limit: configuration.limits.queuedReads)
+    self.lookups = SharedLookups(
+      self.readers, threads: configuration.readers, batchCount: Self.sharedLookups)
     self.holds = PostgresHolds(life: configuration.policy.transactionLife) {
       PostgresReader(
         PostgresSession(configuration.address, patience: configuration.connectPatience),
@@ -89,36 +84,7 @@ package final class PostgresStore: GroupWrittenStore {
     if addresses.count > Self.sharedLookupKeys {
       return try await self.readers.read { reader in try reader.lookup([addresses])[0] }
     }
-    return try await self.readers.admitted {
-      try await withCheckedThrowingContinuation { continuation in
-        self.lookups.withLock {
-          $0.append(Lookup(addresses: addresses, continuation: continuation))
-        }
-        self.readers.submit { self.answerLookups() }
-      }
-    }
-  }
-
-  /// Answers those that wait, if no other thread has done so already.
-  private func answerLookups() {
-    let taken = self.lookups.withLock { lookups in
-      let count = min(lookups.count, Self.sharedLookups)
-      defer { lookups.removeFirst(count) }
-      return Array(lookups.prefix(count))
-    }
-    if taken.isEmpty { return }
-    do {
-      let answers = try self.readers.withReader { try $0.lookup(taken.map(\.addresses)) }
-      for (lookup, answer) in zip(taken, answers) { lookup.continuation.resume(returning: answer) }
-    } catch let error as StoreFailure where error.kind == .corrupt && taken.count > 1 {
-      // Only who asks for a damaged entity suffers for it.
-      for lookup in taken {
-        lookup.continuation.resume(
-          with: Result { try self.readers.withReader { try $0.lookup([lookup.addresses])[0] } })
-      }
-    } catch {
-      for lookup in taken { lookup.continuation.resume(throwing: error) }
-    }
+    return try await self.lookups.lookup(addresses)
   }
 
   // MARK: - Read-only transactions

@@ -5,7 +5,7 @@ import RPC
 import RPCCore
 
 /// A connection that reads. One thread at a time has it.
-final class SQLiteReader {
+final class SQLiteReader: LookupReader {
   let connection: SQLiteConnection
   var names = SQLiteNames()
   private let policy: Policy
@@ -48,7 +48,7 @@ final class SQLiteReader {
     }
   }
 
-  /// Many callers' lookups at one moment; each is told its answer as soon as there is one.
+  /// All of them at one moment.
   func lookup(
     _ batch: [[EntityAddress]], answered: (_ number: Int, Result<LookupAnswer, any Error>) -> Void
   ) {

@@ -3,7 +3,6 @@ import Domain
 import Logging
 import RPC
 import ServiceRuntime
-import Synchronization
 
 /// Entities in one SQLite file: one thread writes, many callers' commits at a time; a few threads
 /// read, each on a connection of its own.
@@ -33,11 +32,6 @@ package final class SQLiteStore: GroupWrittenStore {
     }
   }
 
-  private struct Lookup: Sendable {
-    var addresses: [EntityAddress]
-    var continuation: CheckedContinuation<LookupAnswer, any Error>
-  }
-
   /// Keys of a lookup that shares a transaction with others, and how many do.
   private static let sharedLookupKeys = 16
   private static let sharedLookups = 32
@@ -45,7 +39,7 @@ package final class SQLiteStore: GroupWrittenStore {
   package let writer: GroupWriter
   private let readers: ReaderPool<SQLiteReader>
   private let past: SQLitePast
-  private let lookups: Mutex<LookupQueue<Lookup>>
+  private let lookups: SharedLookups<SQLiteReader>
 
   /// Opens the file, or makes it.
   ///
@@ -71,9 +65,9 @@ package final class SQLiteStore: GroupWrittenStore {
     for _ in 0..<configuration.readers {
       readers.append(try SQLiteReader(configuration, past: past))
     }
-    self.lookups = Mutex(
-      LookupQueue(maximumThreads: configuration.readers, batchCount: Self.sharedLookups))
     self.readers = ReaderPool(readers, limit: configuration.limits.queuedReads)
+    self.lookups = SharedLookups(
+      self.readers, threads: configuration.readers, batchCount: Self.sharedLookups)
   }
 
   package var pastBytes: Int { self.past.bytes }
@@ -86,25 +80,7 @@ package final class SQLiteStore: GroupWrittenStore {
     if addresses.count > Self.sharedLookupKeys {
       return try await self.readers.read { reader in try reader.lookup(addresses) }
     }
-    return try await self.readers.admitted {
-      try await withCheckedThrowingContinuation { continuation in
-        let wakes = self.lookups.withLock {
-          $0.queued(Lookup(addresses: addresses, continuation: continuation))
-        }
-        if wakes { self.wakeLookups() }
-      }
-    }
-  }
-
-  /// Does what waits, many lookups in one go, until nothing waits.
-  private func wakeLookups() {
-    self.readers.submit {
-      self.readers.withReader { reader in
-        while let batch = self.lookups.withLock({ $0.batchTaken() }) {
-          reader.lookup(batch.map(\.addresses)) { batch[$0].continuation.resume(with: $1) }
-        }
-      }
-    }
+    return try await self.lookups.lookup(addresses)
   }
 
   package func areTaken(_ addresses: [EntityAddress]) async throws -> [Bool] {
