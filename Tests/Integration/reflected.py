@@ -1,8 +1,9 @@
 """Calls of a server in messages that its own reflection tells of: no generated code."""
 
+import uuid
+
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.rpc import error_details_pb2, status_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 
@@ -58,11 +59,61 @@ class Service:
 
 
 def retry_delay(error):
-    """The seconds after which a call may be made again, as its error says; nothing if it does not."""
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            for detail in status_pb2.Status.FromString(value).details:
-                info = error_details_pb2.RetryInfo()
-                if detail.Unpack(info):
-                    return info.retry_delay.ToTimedelta().total_seconds()
-    return None
+    """The seconds after which a call may be made again, as its error says."""
+    return int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"]) / 1000
+
+
+def word(message, field):
+    """The name of an enumeration's value: `OUTCOME_SUCCEEDED`."""
+    values = message.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number
+    return values[getattr(message, field)].name
+
+
+class Scheduler(Service):
+    """The scheduler's calls, in the words of tests."""
+
+    def __init__(self, address):
+        super().__init__(address, "millrace.scheduler.v1.SchedulerService")
+
+    def request(self, pipeline, key, project="tests", priority=0):
+        return self["SubmitBuildRequest"](
+            project=project, idempotency_key=key, pipeline=pipeline.encode(), priority=priority,
+            pipeline_path="millrace.yaml")
+
+    def submit(self, pipeline, project="tests", priority=0):
+        """Submits a build and gives its id."""
+        request = self.request(pipeline, uuid.uuid4().hex, project, priority)
+        return self.SubmitBuild(request, timeout=20).build.id
+
+    def build(self, build):
+        """The build as it is now."""
+        return self.GetBuild(self["GetBuildRequest"](build_id=build), timeout=20).build
+
+    def wait(self, build, seconds=60):
+        """The build once it is finished."""
+        watch = self.WatchBuild(self["WatchBuildRequest"](build_id=build), timeout=seconds)
+        last = None
+        for answer in watch:
+            last = answer.build
+        assert last and word(last, "state") == "BUILD_STATE_FINISHED", last
+        return last
+
+    def builds(self, project, active=False):
+        """All builds of a project, the newest first."""
+        found, token = [], ""
+        while True:
+            page = self.ListBuilds(self["ListBuildsRequest"](
+                project=project, page_size=1000, page_token=token, active=active), timeout=20)
+            found += page.builds
+            token = page.next_page_token
+            if not token:
+                return found
+
+    def cancel(self, build):
+        self.CancelBuild(self["CancelBuildRequest"](build_id=build), timeout=20)
+
+
+def outcomes(build):
+    """The outcomes of the attempts at a build's jobs, job by job."""
+    return [[word(attempt, "outcome").removeprefix("OUTCOME_").lower() for attempt in job.attempts]
+            for job in build.jobs]
