@@ -317,3 +317,32 @@ class Farm:
             line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1])
             for line in text.splitlines() if not line.startswith("#")
         }
+
+
+class FurtherRunner:
+    """A plugin-runner that joins a farm, and that nobody starts again when it ends."""
+
+    def __init__(self, farm, name, *arguments):
+        self.farm, self.name, self.arguments = farm, name, arguments
+        self.address, self.admin = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        self.log = os.path.join(farm.folder, f"further-{name}.log")
+        self.process = None
+
+    def __enter__(self):
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [program("millrace-plugin-runner"), "--executor-id", self.name, "--data",
+                 os.path.join(self.farm.folder, f"further-{free_port()}"), "--listen", self.address,
+                 "--admin-listen", self.admin, "--allocator",
+                 self.farm.process("executor-allocator")["address"],
+                 "--cache", self.farm.process("content-cache")["address"], *self.arguments],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return self
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.kill()

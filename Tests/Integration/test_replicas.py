@@ -97,6 +97,13 @@ class Pair:
             "explain", build, "--scheduler", address, "--output", "json", code=0).out
         return json.loads(text)["build"]
 
+    def told_why(self, address):
+        """The builds of which a list says why they wait."""
+        text = self.farm.cli(
+            "builds", "--active", "--scheduler", address, "--output", "json", code=0).out
+        return {build["id"] for build in json.loads(text)["builds"]
+                if "pool nowhere" in build["jobs"][0]["waitingFor"]}
+
     def wait_running(self, builds):
         address = self.addresses[0]
         eventually(
@@ -154,6 +161,11 @@ def test_calls_to_either_are_answered_alike(pair):
         assert pair.build(build, pair.addresses[1])["state"] != "finished"
         pair.farm.cli("cancel", build, "--scheduler", pair.addresses[1], code=0)
         assert pair.build(build, pair.addresses[0])["outcome"] == "cancelled"
+    # What no record says, only the owner knows: why each waits.
+    nowhere = PIPELINE.replace("leg:", "leg:\n    runs-on: {pool: nowhere}")
+    waiting = {pair.farm.submit(nowhere, "--project", project) for project in PROJECTS}
+    for address in pair.addresses:
+        eventually(lambda: pair.told_why(address) >= waiting, 15, f"{address} lists why they wait")
     forwarded = [
         metric(pair.first_admin, "forwarded_calls_total"),
         pair.second.metric("forwarded_calls_total")]

@@ -5,8 +5,9 @@ import Glibc
 @main
 struct MillraceBench: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "millrace-bench", abstract: "Measures a farm of real processes.",
-    subcommands: [BuildsCommand.self])
+    commandName: "millrace-bench",
+    abstract: "Measures a farm, or a part of one, of real processes.",
+    subcommands: [BuildsCommand.self, LeasesCommand.self])
 }
 
 /// Why a measurement came to nothing, as a sentence.

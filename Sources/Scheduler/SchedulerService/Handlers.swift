@@ -103,8 +103,29 @@ struct Handlers: SchedulerV1.SchedulerService {
       unfinished: request.active,
       limit: request.pageSize == 0 ? Self.standardPage : request.pageSize, cursor: cursor)
     return SchedulerV1.ListBuildsResponse(
-      builds: page.builds.map { SchedulerV1.Build(summaryOf: $0) },
+      builds: await self.summaries(of: page.builds, request, context),
       nextPageToken: Self.token(page.cursor))
+  }
+
+  /// The builds of a list. The owner of one that is not finished knows more of it than its record
+  /// says, and gives the same list.
+  private func summaries(
+    of records: [BuildRecord], _ request: SchedulerV1.ListBuildsRequest, _ context: ServerContext
+  ) async -> [SchedulerV1.Build] {
+    let builds = records.map { SchedulerV1.Build(summaryOf: $0) }
+    if self.router.areAllHere { return builds }
+    let projects = Set(records.lazy.filter { $0.state != .finished }.map(\.project))
+    let lists = await self.router.answers(ofOthersOwning: projects, context) {
+      try await $0.listBuilds(request, options: $1)
+    }.mapValues { list in
+      Dictionary(list.builds.map { ($0.id, $0) }, uniquingKeysWith: { first, _ in first })
+    }
+    return builds.map { build in
+      let shown = self.router.otherOwner(of: ProjectID(build.project))
+        .flatMap { lists[$0]?[build.id] }
+      // A page of a moment later may hold other builds.
+      return shown.map { $0.revision < build.revision ? build : $0 } ?? build
+    }
   }
 
   func watchBuild(

@@ -2,7 +2,6 @@ import BuildProtos
 import Domain
 import Logging
 import NIOCore
-import OrderedCollections
 import RPC
 import SchedulerCore
 
@@ -28,14 +27,8 @@ final class RunnerLinks: @unchecked Sendable {
     var cancel: (@Sendable () -> Void)?
   }
 
-  private struct Link {
-    var channel: RPCChannel
-    /// Streams that use it.
-    var uses = 0
-  }
-
-  /// Channels without a stream that are kept for the next one, the last used last.
-  private static let maximumIdle = 256
+  /// Channels without a stream that are kept for the next one.
+  private static let maximumIdleChannels = 256
   private static let stopTimeout = Duration.seconds(5)
   private static let channelConfiguration = {
     var configuration = RPCChannel.Configuration()
@@ -50,8 +43,7 @@ final class RunnerLinks: @unchecked Sendable {
   private let loop: any EventLoop
   private let executor: any TaskExecutor
   private let logger: Logger
-  private var links: [String: Link] = [:]
-  private var idle: OrderedSet<String> = []
+  private var channels: Channels
   private var streams: [AttemptID: Stream] = [:]
   private var nextNumber: UInt64 = 0
   var listener: Listener?
@@ -60,6 +52,9 @@ final class RunnerLinks: @unchecked Sendable {
     self.loop = loop
     self.executor = loop.callExecutor
     self.logger = logger
+    self.channels = Channels(maximumIdle: Self.maximumIdleChannels) {
+      try RPCChannel(to: $0, configuration: Self.channelConfiguration, group: loop)
+    }
   }
 
   /// Streams that are open.
@@ -114,10 +109,7 @@ final class RunnerLinks: @unchecked Sendable {
   /// Ends every stream and channel.
   func close() async {
     for attempt in Array(self.streams.keys) { self.detach(attempt) }
-    let channels = self.links.values.map(\.channel)
-    self.links = [:]
-    self.idle = []
-    for channel in channels { await channel.close() }
+    for channel in self.channels.takeAll() { await channel.close() }
   }
 
   // MARK: Streams
@@ -191,27 +183,11 @@ final class RunnerLinks: @unchecked Sendable {
 
   private func use(_ address: String) -> RPCChannel? {
     self.loop.assertInEventLoop()
-    self.idle.remove(address)
-    if self.links[address] == nil {
-      guard
-        let channel = try? RPCChannel(
-          to: address, configuration: Self.channelConfiguration, group: self.loop)
-      else { return nil }
-      self.links[address] = Link(channel: channel)
-    }
-    self.links[address]?.uses += 1
-    return self.links[address]?.channel
+    return try? self.channels.use(address)
   }
 
   private func release(_ address: String) {
     self.loop.assertInEventLoop()
-    guard let uses = self.links[address]?.uses else { return }
-    self.links[address]?.uses = uses - 1
-    guard uses == 1 else { return }
-    self.idle.append(address)
-    if self.idle.count > Self.maximumIdle {
-      // Closed when the last reference to it is let go.
-      self.links[self.idle.removeFirst()] = nil
-    }
+    self.channels.release(address)
   }
 }

@@ -12,7 +12,7 @@ extension SchedulerV1 {
     /// Commits a build and its jobs, then answers. The same project and idempotency key again
     /// answers the same build; ALREADY_EXISTS: that is a build of another pipeline, source,
     /// environment or priority. INVALID_ARGUMENT carries every mistake of the pipeline at once;
-    /// RESOURCE_EXHAUSTED: the queue is full, retry after the delay in the details.
+    /// RESOURCE_EXHAUSTED: the queue is full, retry after `grpc-retry-pushback-ms` of the trailers.
     func submitBuild(
       _ request: SchedulerV1.SubmitBuildRequest, context: ServerContext
     ) async throws -> SchedulerV1.SubmitBuildResponse
@@ -128,7 +128,7 @@ extension SchedulerV1 {
     /// Commits a build and its jobs, then answers. The same project and idempotency key again
     /// answers the same build; ALREADY_EXISTS: that is a build of another pipeline, source,
     /// environment or priority. INVALID_ARGUMENT carries every mistake of the pipeline at once;
-    /// RESOURCE_EXHAUSTED: the queue is full, retry after the delay in the details.
+    /// RESOURCE_EXHAUSTED: the queue is full, retry after `grpc-retry-pushback-ms` of the trailers.
     public func submitBuild(
       _ request: SchedulerV1.SubmitBuildRequest, options: CallOptions = CallOptions()
     ) async throws -> SchedulerV1.SubmitBuildResponse {

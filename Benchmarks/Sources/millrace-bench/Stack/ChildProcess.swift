@@ -4,7 +4,7 @@ import Synchronization
 /// A program that this process started, in a process group of its own: Ctrl-C on the terminal does
 /// not reach it, so that it is ended once, and in order.
 final class ChildProcess: Sendable {
-  private let pid: pid_t
+  let id: pid_t
   /// It has been waited for: the number may be another process' by now.
   private let isReaped = Mutex(false)
 
@@ -41,14 +41,14 @@ final class ChildProcess: Sendable {
     guard number == 0 else {
       throw BenchmarkFailure("cannot start \(arguments[0]): \(String(cString: strerror(number)))")
     }
-    self.pid = pid
+    self.id = pid
   }
 
   /// Whether it has ended.
   var hasEnded: Bool {
     self.isReaped.withLock { isReaped in
       var status: CInt = 0
-      if !isReaped, waitpid(self.pid, &status, WNOHANG) == self.pid { isReaped = true }
+      if !isReaped, waitpid(self.id, &status, WNOHANG) == self.id { isReaped = true }
       return isReaped
     }
   }
@@ -56,7 +56,7 @@ final class ChildProcess: Sendable {
   /// Sends a signal, unless it has ended.
   func signal(_ number: CInt) {
     self.isReaped.withLock { isReaped in
-      if !isReaped { kill(self.pid, number) }
+      if !isReaped { kill(self.id, number) }
     }
   }
 

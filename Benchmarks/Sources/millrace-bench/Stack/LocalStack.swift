@@ -100,7 +100,7 @@ struct LocalStack: Sendable {
     }.value
   }
 
-  private static func temporaryDirectory() throws -> String {
+  static func temporaryDirectory() throws -> String {
     let parent = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
     var template = Array("\(parent)/millrace-bench-XXXXXX".utf8CString)
     guard mkdtemp(&template) != nil else {
