@@ -65,7 +65,7 @@ final class BenchFarm: Sendable {
     }
     return AllocatorV1.HeartbeatRequest(
       executorID: Self.name(index), incarnation: "1", address: "10.0.0.1:\(10_000 + index)",
-      labels: index.isMultiple(of: 5) ? ["linux", "x86_64", "gpu"] : ["linux", "x86_64"],
+      labels: index.isMultiple(of: 2) ? ["linux", "x86_64", "gpu"] : ["linux", "x86_64"],
       capacity: TypesV1.Resources(
         cpuMillis: Self.cpuMillis, memoryBytes: Self.memoryBytes, slots: Int32(Self.slots)),
       leases: held, warmProjects: projects.reversed())

@@ -61,7 +61,7 @@ struct LeasesBenchmark: Sendable {
     }
   }
 
-  /// Demand as builds have it: most for one CPU, some for two, some with a label that a fifth of the
+  /// Demand as builds have it: most for one CPU, some for two, some with a label that half of the
   /// executors has; from a hundred projects.
   private static func demand(_ index: Int) -> AllocatorV1.AcquireRequest {
     let kind = index.magnitude % 10
