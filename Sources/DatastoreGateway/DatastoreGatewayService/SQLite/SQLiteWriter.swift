@@ -25,7 +25,7 @@ final class SQLiteWriter: BatchWriter {
   private var changed: [CollectionName: Int64] = [:]
 
   /// Pages that the writer keeps: most of what it changes again stays in memory.
-  private static let cacheKibibytes = 65_536
+  private static let cacheKibibytes = 49_152
 
   init(
     _ configuration: SQLiteStore.Configuration, past: SQLitePast,
