@@ -107,7 +107,7 @@ def datastore(request):
                 pytest.skip(f"{missing} on this machine")
             emulator = stack.enter_context(EMULATORS[store]())
             # Its own project: what clients name is the gateway's to translate.
-            store = f"datastore://emulated?endpoint={emulator.address}&tls=off"
+            store = f"datastore://emulated?for=test&endpoint={emulator.address}&tls=off"
         gateway = stack.enter_context(datastores.Gateway(store))
         patch.setenv("DATASTORE_EMULATOR_HOST", gateway.address)
         yield gateway.address

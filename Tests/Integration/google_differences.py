@@ -8,7 +8,7 @@ LARGE_ANSWERS = "it answers a large lookup whole, which the client does not take
 MEANINGS = "it refuses indexed values with the meaning of a text"
 EXPLAIN = "it explains nothing"
 # The gateway's own: its store is one database of one project.
-ONE_DATABASE = "all databases that clients name are the store's one"
+ONE_DATABASE = "it serves one database and refuses others"
 
 DATASTORE_EMULATOR = {
     "test_databases_are_apart": ONE_DATABASE,

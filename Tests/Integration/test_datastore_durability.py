@@ -253,3 +253,33 @@ def test_a_full_disk_loses_nothing_that_was_answered_and_writes_go_on_when_there
         gateway.start()
         assert datastore.names("Large", list(written)) == written
         assert datastore.count("Large", by_index=True) == len(written)
+
+
+def test_a_gateway_that_starts_on_a_full_disk_is_read_and_writes_when_there_is_room(small_disk):
+    gateway = datastores.Gateway(data=small_disk / "data")
+    with gateway, Datastore(gateway.address) as datastore:
+        datastore.commit(types.Mutation(upsert=entity("Thing", "old", 1)))
+        gateway.kill()
+        ballast = small_disk / "ballast"
+        with open(ballast, "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            while True:
+                file.write(bytes(4096))
+        gateway.start()
+        assert datastore.names("Thing", ["old"]) == {"old": 1}
+        with open(gateway.log) as file:
+            assert "the store refuses writes; it can be read" in file.read()
+        with pytest.raises(grpc.RpcError) as error:
+            datastore.commit(types.Mutation(upsert=entity("Thing", "new", 2, bytes(500_000))))
+        assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "full" in error.value.details(), error.value.details()
+        ballast.unlink()
+
+        def writes_again():
+            try:
+                datastore.commit(types.Mutation(upsert=entity("Thing", "new", 2)))
+            except grpc.RpcError:
+                return False
+            return True
+
+        eventually(writes_again, 20, "there is room again, and the gateway writes")
+        assert datastore.names("Thing", ["old", "new"]) == {"old": 1, "new": 2}

@@ -80,18 +80,23 @@ package struct CommitMachine: Sendable {
     package var after: StoredVersion?
     /// Whether something is stored now.
     package var wasStored: Bool
+    /// Which of the entities it is, in the order in which ``CommitMachine/add(_:at:stored:isSame:)``
+    /// asked for what is stored.
+    package var entity: Int
 
-    package init(content: Int?, after: StoredVersion?, wasStored: Bool) {
+    package init(content: Int?, after: StoredVersion?, wasStored: Bool, entity: Int) {
       self.content = content
       self.after = after
       self.wasStored = wasStored
+      self.entity = entity
     }
   }
 
   /// What an entity is before a mutation.
   package enum Before: Hashable, Sendable {
     case nothing
-    case stored
+    /// What is stored of this entity, by its number as in ``Write/entity``.
+    case stored(Int)
     /// What this mutation of the same commit made it.
     case mutation(Int)
   }
@@ -114,6 +119,7 @@ package struct CommitMachine: Sendable {
   }
 
   private struct Entity {
+    let address: EntityAddress
     var current: StoredVersion?
     var wasStored: Bool
     /// The mutation whose content it has; `nil` while it has the stored one.
@@ -122,14 +128,19 @@ package struct CommitMachine: Sendable {
   }
 
   private let version: Int64
-  private var entities: [EntityAddress: Entity] = [:]
   /// In the order of first mention, so that writes have one order.
-  private var order: [EntityAddress] = []
+  private var entities: [Entity] = []
+  private var places: [EntityAddress: Int] = [:]
   package private(set) var results: [Result] = []
 
-  /// - Parameter version: Above every version that is stored or was.
-  package init(version: Int64) {
+  /// - Parameters:
+  ///   - version: Above every version that is stored or was.
+  ///   - count: Mutations that will come.
+  package init(version: Int64, count: Int = 0) {
     self.version = version
+    self.entities.reserveCapacity(count)
+    self.places.reserveCapacity(count)
+    self.results.reserveCapacity(count)
   }
 
   /// Decides the next mutation.
@@ -144,15 +155,18 @@ package struct CommitMachine: Sendable {
     stored: () throws(Failure) -> StoredVersion?,
     isSame: (_ before: Before) throws(Failure) -> Bool
   ) throws(Failure) -> GatewayError? {
-    var entity: Entity
-    if let known = self.entities[address] {
-      entity = known
+    let place: Int
+    if let known = self.places[address] {
+      place = known
     } else {
       let current = try stored()
-      entity = Entity(current: current, wasStored: current != nil)
-      self.order.append(address)
+      place = self.entities.count
+      self.places[address] = place
+      self.entities.append(
+        Entity(address: address, current: current, wasStored: current != nil))
     }
-    defer { self.entities[address] = entity }
+    var entity = self.entities[place]
+    defer { self.entities[place] = entity }
     let number = self.results.count
     switch (mutation.operation, entity.current) {
     case (.insert, .some): return .alreadyExists(mutation.key)
@@ -179,7 +193,7 @@ package struct CommitMachine: Sendable {
     case .insert, .update, .upsert:
       let before: Before =
         if entity.current == nil { .nothing } else {
-          entity.content.map { .mutation($0) } ?? .stored
+          entity.content.map { .mutation($0) } ?? .stored(place)
         }
       if try isSame(before), let current = entity.current {
         self.results.append(self.result(current, or: 0, conflictDetected: false))
@@ -216,13 +230,13 @@ package struct CommitMachine: Sendable {
 
   /// What has to be written for all mutations to hold.
   package var writes: [(address: EntityAddress, write: Write)] {
-    self.order.compactMap { address in
-      guard let entity = self.entities[address], entity.isChanged,
-        entity.wasStored || entity.current != nil
-      else { return nil }
+    self.entities.enumerated().compactMap { place, entity in
+      guard entity.isChanged, entity.wasStored || entity.current != nil else { return nil }
       return (
-        address,
-        Write(content: entity.content, after: entity.current, wasStored: entity.wasStored)
+        entity.address,
+        Write(
+          content: entity.content, after: entity.current, wasStored: entity.wasStored,
+          entity: place)
       )
     }
   }

@@ -12,6 +12,41 @@ package struct IndexEntry: Hashable, Sendable {
     self.value = value
     self.isRepeated = isRepeated
   }
+
+  package func hash(into hasher: inout Hasher) {
+    hasher.combine(self.property)
+    self.value.hash(whole: &hasher)
+  }
+}
+
+extension [IndexEntry] {
+  /// What differs between an entity's entries before and after a change; both are sorted, and give
+  /// what goes and what comes in the same order.
+  package func differences(to after: Self) -> (gone: Self, new: Self) {
+    var (gone, new): (Self, Self) = ([], [])
+    var index = 0
+    for entry in self {
+      while index < after.count, after[index].precedes(entry) {
+        new.append(after[index])
+        index += 1
+      }
+      if index < after.count, after[index] == entry {
+        index += 1
+      } else {
+        gone.append(entry)
+      }
+    }
+    new += after[index...]
+    return (gone, new)
+  }
+}
+
+extension IndexEntry {
+  /// The order of an entity's entries.
+  fileprivate func precedes(_ other: IndexEntry) -> Bool {
+    self.property == other.property
+      ? ByteOrder.precedes(self.value, other.value) : self.property < other.property
+  }
 }
 
 extension Entity {
@@ -60,10 +95,7 @@ extension Entity {
 
   private static func distinct(_ entries: [IndexEntry]) -> [IndexEntry] {
     if entries.count < 2 { return entries }
-    let sorted = entries.sorted {
-      $0.property == $1.property
-        ? ByteOrder.precedes($0.value, $1.value) : $0.property < $1.property
-    }
+    let sorted = entries.sorted { $0.precedes($1) }
     var distinct: [IndexEntry] = []
     distinct.reserveCapacity(sorted.count)
     for entry in sorted {

@@ -42,6 +42,12 @@ package struct Key: Hashable, Sendable {
     self.path = path
   }
 
+  /// Keys of different projects and databases hardly ever meet.
+  package func hash(into hasher: inout Hasher) {
+    hasher.combine(self.partition.namespace)
+    hasher.combine(self.path)
+  }
+
   /// The kind of the entity that it names. A valid key has a path.
   package var kind: Name { self.path.last?.kind ?? "" }
 
@@ -82,6 +88,8 @@ package struct CollectionName: Hashable, Sendable {
   package init(bytes: [UInt8]) {
     self.bytes = bytes
   }
+
+  package func hash(into hasher: inout Hasher) { self.bytes.hash(whole: &hasher) }
 }
 
 /// A key's path, encoded so that bytes compare as keys do, and an ancestor is a prefix.
@@ -92,7 +100,17 @@ package struct PathBytes: Hashable, Sendable, Comparable {
     self.bytes = bytes
   }
 
+  package func hash(into hasher: inout Hasher) { self.bytes.hash(whole: &hasher) }
+
   package static func < (left: Self, right: Self) -> Bool {
     ByteOrder.precedes(left.bytes, right.bytes)
+  }
+}
+
+extension [UInt8] {
+  /// An array hashes byte by byte, which is dearer than all else that a map does with it.
+  func hash(whole hasher: inout Hasher) {
+    self.withUnsafeBytes { hasher.combine(bytes: $0) }
+    hasher.combine(self.count)
   }
 }

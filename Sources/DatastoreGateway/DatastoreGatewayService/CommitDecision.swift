@@ -16,6 +16,8 @@ struct CommitDecision {
     /// `nil` is no entity.
     var content: Content?
     var after: StoredVersion?
+    /// Which of the entities that were asked for it is.
+    var entity: Int
   }
 
   private(set) var answer: CommitAnswer
@@ -31,10 +33,11 @@ struct CommitDecision {
     _ commit: Commit, version: Int64, policy: Policy, in store: String,
     stored: (EntityAddress) throws(StoreFailure) -> (version: StoredVersion, content: [UInt8])?
   ) throws(StoreFailure) -> Result<CommitDecision, GatewayError> {
-    var machine = CommitMachine(version: version)
+    var machine = CommitMachine(version: version, count: commit.changes.count)
     var contents: [Content?] = []
+    contents.reserveCapacity(commit.changes.count)
     var transformResults: [Int: [DatastoreV1.Value]] = [:]
-    var storedContents: [EntityAddress: [UInt8]] = [:]
+    var storedContents: [[UInt8]?] = []
     for (number, change) in commit.changes.enumerated() {
       contents.append(
         change.edit == nil
@@ -44,14 +47,14 @@ struct CommitDecision {
         change.mutation, at: change.address,
         stored: { () throws(StoreFailure) in
           let found = try stored(change.address)
-          storedContents[change.address] = found?.content
+          storedContents.append(found?.content)
           return found?.version
         },
         isSame: { (before: CommitMachine.Before) throws(StoreFailure) in
           let bytes: [UInt8]? =
             switch before {
             case .nothing: nil
-            case .stored: storedContents[change.address]
+            case .stored(let entity): storedContents[entity]
             case .mutation(let earlier): contents[earlier]?.bytes
             }
           if let edit = change.edit {
@@ -75,7 +78,9 @@ struct CommitDecision {
         results: machine.results, indexUpdates: 0, version: version,
         transformResults: transformResults))
     decision.writes = machine.writes.map { address, write in
-      Write(address: address, content: write.content.flatMap { contents[$0] }, after: write.after)
+      Write(
+        address: address, content: write.content.flatMap { contents[$0] }, after: write.after,
+        entity: write.entity)
     }
     return .success(decision)
   }

@@ -200,6 +200,11 @@ enum EntityCodec {
     var rest = entity
     rest.properties = [:]
     var bytes = rest.encoded()
+    if !entity.properties.values.contains(where: self.hasEntity) {
+      self.append(
+        entries: DatastoreV1.Entity(properties: entity.properties).encoded(), to: &bytes)
+      return bytes
+    }
     let names = entity.properties.keys.map { Name($0) }.sorted()
     for name in names {
       guard let value = entity.properties[name.text] else { continue }
@@ -210,6 +215,44 @@ enum EntityCodec {
       self.append(field: 3, entry, to: &bytes)
     }
     return bytes
+  }
+
+  /// - Parameter entries: The encoding of an entity that has properties and nothing else, as the
+  ///   encoder here writes it: field 3 again and again, each a message with the name before the value.
+  private static func append(entries: [UInt8], to bytes: inout [UInt8]) {
+    var places: [(name: Range<Int>, whole: Range<Int>)] = []
+    var place = 0
+    /// Where the content of the field is of which the tag is next.
+    func content() -> Range<Int> {
+      place += 1
+      var (count, shift) = (0, 0)
+      while entries[place] >= 0x80 {
+        count |= Int(entries[place] & 0x7f) << shift
+        shift += 7
+        place += 1
+      }
+      count |= Int(entries[place]) << shift
+      place += 1
+      return place..<place + count
+    }
+    while place < entries.count {
+      let start = place
+      let entry = content()
+      let hasName = !entry.isEmpty && entries[place] == 1 << 3 | 2
+      let name = hasName ? content() : place..<place
+      places.append((name, start..<entry.upperBound))
+      place = entry.upperBound
+    }
+    entries.withUnsafeBufferPointer { entries in
+      places.sort {
+        UnsafeBufferPointer(rebasing: entries[$0.name])
+          .lexicographicallyPrecedes(UnsafeBufferPointer(rebasing: entries[$1.name]))
+      }
+      bytes.reserveCapacity(bytes.count + entries.count)
+      for place in places {
+        bytes.append(contentsOf: UnsafeBufferPointer(rebasing: entries[place.whole]))
+      }
+    }
   }
 
   private static func canonicalBytes(_ value: DatastoreV1.Value) -> [UInt8] {

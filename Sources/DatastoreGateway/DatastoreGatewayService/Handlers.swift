@@ -67,7 +67,7 @@ struct Handlers: ServedStore {
       for proto in request.keys {
         let key = try EntityCodec.key(proto, in: scope)
         try validation.check(key, .complete)
-        if seen.insert(key).inserted { keys.append(key) }
+        if request.keys.count == 1 || seen.insert(key).inserted { keys.append(key) }
       }
       let mask = try self.mask(request.propertyMask)
       let point = try await self.point(request.readOptions)
@@ -203,7 +203,9 @@ struct Handlers: ServedStore {
     switch (request.mode, request.transactionSelector) {
     case (.unrecognized(let number), _): throw .invalid("commit mode \(number) is unknown")
     case (.nonTransactional, nil):
+      if changes.count == 1 { return TransactionTable.Dependencies() }
       var seen: Set<Key> = []
+      seen.reserveCapacity(changes.count)
       for change in changes where change.key.isComplete && !seen.insert(change.key).inserted {
         throw .invalid(
           "A non-transactional commit may not contain multiple mutations affecting the same "

@@ -10,21 +10,35 @@ package struct Metrics: Sendable {
   ]
 
   /// How a call ended.
-  package enum Outcome: String, CaseIterable, Sendable {
+  package enum Outcome: Int, CaseIterable, Sendable {
     case ok
     /// The caller's doing: it would be so again.
     case refused
     /// Too much to do, or contention: it may work later.
-    case pushedBack = "pushed_back"
+    case pushedBack
     /// The store's doing.
     case failed
+
+    fileprivate var label: String {
+      switch self {
+      case .ok: "ok"
+      case .refused: "refused"
+      case .pushedBack: "pushed_back"
+      case .failed: "failed"
+      }
+    }
   }
 
   package let batchSize: Histogram
   package let batchDuration: Histogram
   package let mutations: Counter
-  private let durations: [String: Histogram]
-  private let calls: [String: Counter]
+  private struct Method: Sendable {
+    var duration: Histogram
+    /// In the order of the outcomes.
+    var calls: [Counter]
+  }
+
+  private let calls: [String: Method]
 
   package static let methods = [
     "Lookup", "RunQuery", "RunAggregationQuery", "BeginTransaction", "Commit", "Rollback",
@@ -41,19 +55,18 @@ package struct Metrics: Sendable {
       buckets: Self.latencies)
     self.mutations = registry.counter(
       "millrace_gateway_mutations_total", help: "Changes of entities in successful commits.")
-    var durations: [String: Histogram] = [:]
-    var calls: [String: Counter] = [:]
+    var calls: [String: Method] = [:]
     for method in Self.methods {
-      durations[method] = registry.histogram(
-        "millrace_gateway_call_duration_seconds", help: "How long a call took.",
-        labels: ["method": method], buckets: Self.latencies)
-      for outcome in Outcome.allCases {
-        calls["\(method) \(outcome.rawValue)"] = registry.counter(
-          "millrace_gateway_calls_total", help: "Calls by how they ended.",
-          labels: ["method": method, "outcome": outcome.rawValue])
-      }
+      calls[method] = Method(
+        duration: registry.histogram(
+          "millrace_gateway_call_duration_seconds", help: "How long a call took.",
+          labels: ["method": method], buckets: Self.latencies),
+        calls: Outcome.allCases.map { outcome in
+          registry.counter(
+            "millrace_gateway_calls_total", help: "Calls by how they ended.",
+            labels: ["method": method, "outcome": outcome.label])
+        })
     }
-    self.durations = durations
     self.calls = calls
   }
 
@@ -74,7 +87,8 @@ package struct Metrics: Sendable {
   }
 
   package func ended(_ method: String, _ outcome: Outcome, after duration: Duration) {
-    self.durations[method]?.observe(duration)
-    self.calls["\(method) \(outcome.rawValue)"]?.increment()
+    guard let counted = self.calls[method] else { return }
+    counted.duration.observe(duration)
+    counted.calls[outcome.rawValue].increment()
   }
 }

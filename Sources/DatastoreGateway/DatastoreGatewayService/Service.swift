@@ -28,8 +28,9 @@ package final class DatastoreGateway: ServiceProgram {
       var google = GoogleDatastore.Configuration(address)
       google.environment = ServiceRuntime.environment
       google.maximumCalls = configuration.limits.queuedReads
+      google.slowQuery = configuration.slowQuery
       self.store = try await GoogleDatastore(
-        google, metrics: metrics, group: environment.eventLoopGroup)
+        google, metrics: metrics, logger: environment.logger, group: environment.eventLoopGroup)
     } else {
       let store = try configuration.openStore(
         in: environment.dataDirectory, metrics: metrics, logger: environment.logger)

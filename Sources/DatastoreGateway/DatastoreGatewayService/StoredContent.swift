@@ -21,11 +21,26 @@ enum StoredContent {
     return bytes
   }
 
-  /// - Parameter place: Named in failures.
-  /// - Throws: The content is not what was written.
   static func opened(_ bytes: [UInt8], in place: String) throws(StoreFailure) -> [UInt8] {
+    do {
+      return try bytes.withUnsafeBytes { try Self.opened($0, in: place) }
+    } catch let failure as StoreFailure {
+      throw failure
+    } catch {
+      preconditionFailure("Opening throws nothing else: \(error)")
+    }
+  }
+
+  /// - Parameters:
+  ///   - bytes: Used during the call only, and copied once.
+  ///   - place: Named in failures.
+  /// - Throws: The content is not what was written.
+  static func opened(
+    _ bytes: UnsafeRawBufferPointer, in place: String
+  ) throws(StoreFailure) -> [UInt8] {
     guard let first = bytes.first, first < Self.firstOfMessages else {
       // Only reading it tells whether it is whole.
+      let bytes = [UInt8](bytes)
       _ = try DatastoreV1.Entity(stored: bytes, in: place)
       return bytes
     }
@@ -37,7 +52,7 @@ enum StoredContent {
       throw StoreFailure(.corrupt, "\(place): a stored entity cannot be read: it is cut off")
     }
     let expected = bytes[1..<Self.headBytes].reduce(0 as UInt32) { $0 << 8 | UInt32($1) }
-    let content = Array(bytes[Self.headBytes...])
+    let content = Array(UnsafeRawBufferPointer(rebasing: bytes[Self.headBytes...]))
     guard content.crc32 == expected else {
       throw StoreFailure(
         .corrupt, "\(place): a stored entity cannot be read: its checksum is wrong")

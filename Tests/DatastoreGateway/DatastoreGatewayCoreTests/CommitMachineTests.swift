@@ -115,7 +115,9 @@ private struct World {
           version: now, createTime: old.createTime, updateTime: Timestamp(microseconds: now),
           conflictDetected: false))
     #expect(
-      world.machine.writes.map(\.write) == [.init(content: 0, after: after, wasStored: true)])
+      world.machine.writes.map(\.write) == [
+        .init(content: 0, after: after, wasStored: true, entity: 0)
+      ])
   }
 
   @Test func mutationsOfOneEntitySeeEachOther() {

@@ -1,6 +1,7 @@
 import BuildProtos
 import CryptoExtras
 import Foundation
+import Logging
 import NIOCore
 import NIOHTTP1
 import NIOPosix
@@ -187,14 +188,14 @@ func serviceAccount(_ key: _RSA.Signing.PrivateKey, tokens: TokenServer) -> Stri
 /// Serves the store at Google's that an address names, as the gateway's program does.
 func withGoogle(
   _ address: String, environment: [String: String] = [:],
-  _ change: (inout GoogleDatastore.Configuration) -> Void = { _ in },
+  _ change: (inout GoogleDatastore.Configuration) -> Void = { _ in }, logger: Logger = quietLogger,
   _ body: (DatastoreV1.DatastoreClient) async throws -> Void
 ) async throws {
   var configuration = GoogleDatastore.Configuration(try GoogleAddress(address))
   configuration.environment = environment
   change(&configuration)
   let store = try await GoogleDatastore(
-    configuration, metrics: Metrics(MetricsRegistry()),
+    configuration, metrics: Metrics(MetricsRegistry()), logger: logger,
     group: MultiThreadedEventLoopGroup.singleton)
   try await withServer([store]) { address in
     let channel = RPCChannel(to: address)

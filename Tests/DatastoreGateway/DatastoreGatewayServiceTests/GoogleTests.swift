@@ -2,6 +2,7 @@ import BuildProtos
 import Crypto
 import CryptoExtras
 import Foundation
+import Logging
 import NIOPosix
 import RPC
 import Synchronization
@@ -49,6 +50,33 @@ private final class Gate: Sendable {
   }
 }
 
+/// What is logged, each line with its query behind it.
+private final class LoggedLines: Sendable {
+  private let lines = Mutex<[String]>([])
+
+  var all: [String] { self.lines.withLock { $0 } }
+
+  var logger: Logger {
+    Logger(label: "test") { _ in Handler(lines: self) }
+  }
+
+  private struct Handler: LogHandler {
+    let lines: LoggedLines
+    var metadata: Logger.Metadata = [:]
+    var logLevel = Logger.Level.info
+
+    subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+      get { self.metadata[key] }
+      set { self.metadata[key] = newValue }
+    }
+
+    func log(event: LogEvent) {
+      let query = event.metadata?["query"].map { " \($0)" } ?? ""
+      self.lines.lines.withLock { $0.append("\(event.message)\(query)") }
+    }
+  }
+}
+
 private func lookupOf(_ keys: DatastoreV1.Key...) -> DatastoreV1.LookupRequest {
   DatastoreV1.LookupRequest(projectID: project, keys: keys)
 }
@@ -58,7 +86,7 @@ private func commit(_ mutations: DatastoreV1.Mutation...) -> DatastoreV1.CommitR
 }
 
 private func plain(_ address: ListenAddress) -> String {
-  "datastore://theirs?endpoint=\(address)&tls=off"
+  "datastore://theirs?for=\(project)&endpoint=\(address)&tls=off"
 }
 
 @Suite struct GoogleAddresses {
@@ -70,13 +98,16 @@ private func plain(_ address: ListenAddress) -> String {
     #expect(short.database.isEmpty && short.isSecure)
     #expect(short.endpoint == "datastore.googleapis.com:443")
     #expect(try GoogleAddress("datastore://p/(default)").database.isEmpty)
+    let mapped = try GoogleAddress("datastore://p?for=q/e")
+    #expect(mapped.callers == .init(project: "q", database: "e") && short.callers == nil)
   }
 
   @Test(arguments: [
     ("datastore://", "expected datastore://PROJECT"), ("datastore://p/d/e", "expected"),
     ("datastore://p?tls=maybe", "tls=maybe"), ("datastore://p?tls=off", "endpoint"),
     ("datastore://p?endpoint=h:1&tls=off&credentials=f", "credentials"),
-    ("datastore://p?colour=red", "colour=red"), ("datastore://p?endpoint=nowhere", "port"),
+    ("datastore://p?colour=red", "colour=red"), ("datastore://p?for=a/b/c", "for=a/b/c"),
+    ("datastore://p?endpoint=nowhere", "port"),
   ])
   func whatIsNoAddressIsTold(text: String, words: String) {
     #expect {
@@ -98,7 +129,7 @@ private func plain(_ address: ListenAddress) -> String {
       guard case .tcp(_, let port) = address else { preconditionFailure("no port") }
       try await withCredentials(json) { path in
         try await withGoogle(
-          "datastore://theirs/d?endpoint=localhost:\(port)&ca=\(TestCertificates.authority)"
+          "datastore://theirs/d?for=\(project)&endpoint=localhost:\(port)&ca=\(TestCertificates.authority)"
             + "&credentials=\(path)"
         ) { try await body($0) }
       }
@@ -397,7 +428,8 @@ private func decoded(_ text: String) throws -> Data {
   @Test func projectsAndDatabasesBecomeTheStoresAndComeBack() async throws {
     try await withGateway { behind in
       let address = behind.address
-      try await withGoogle("datastore://theirs/db?endpoint=\(address)&tls=off") { client in
+      try await withGoogle("datastore://theirs/db?for=\(project)&endpoint=\(address)&tls=off") {
+        client in
         let foreign = DatastoreV1.Key(
           partitionID: DatastoreV1.PartitionId(projectID: "third"),
           path: [DatastoreV1.Key.PathElement(kind: "K", idType: .id(5))])
@@ -456,9 +488,61 @@ private func decoded(_ text: String) throws -> Data {
     }
   }
 
+  @Test(arguments: [
+    ("datastore://theirs", "theirs", "", true), ("datastore://theirs", "p", "", false),
+    ("datastore://theirs/db", "theirs", "db", true), ("datastore://theirs/db", "theirs", "", false),
+    ("datastore://theirs?for=p/e", "p", "e", true), ("datastore://theirs?for=p/e", "p", "", false),
+    ("datastore://theirs?for=p/e", "theirs", "", true),
+    ("datastore://theirs?for=p/e", "theirs", "e", false),
+  ])
+  func anotherProjectOrDatabaseIsRefused(
+    store: String, project: String, database: String, isServed: Bool
+  ) async throws {
+    let calls = Calls()
+    var datastore = ScriptedDatastore()
+    datastore.onLookup = { request, context in
+      calls.add(context)
+      #expect(request.projectID == "theirs")
+      return DatastoreV1.LookupResponse()
+    }
+    try await withServer([datastore]) { address in
+      let sign = store.contains("?") ? "&" : "?"
+      try await withGoogle("\(store)\(sign)endpoint=\(address)&tls=off") { client in
+        let request = DatastoreV1.LookupRequest(
+          projectID: project, databaseID: database, keys: [key1])
+        if isServed {
+          _ = try await client.lookup(request)
+        } else {
+          let error = await #expect(throws: RPCError.self) { _ = try await client.lookup(request) }
+          #expect(error?.code == .notFound)
+          #expect(error?.message.contains("not project \"\(project)\"") == true)
+        }
+      }
+    }
+    #expect(calls.all.count == (isServed ? 1 : 0))
+  }
+
+  @Test func aQueryThatTakesLongIsLogged() async throws {
+    let logged = LoggedLines()
+    try await withGateway { behind in
+      let store = "datastore://\(project)?endpoint=\(behind.address)&tls=off"
+      for slowQuery in [Duration.zero, .seconds(600)] {
+        try await withGoogle(store, { $0.slowQuery = slowQuery }, logger: logged.logger) { client in
+          var query = DatastoreV1.Query()
+          query.kind = [DatastoreV1.KindExpression(name: "K")]
+          _ = try await client.runQuery(
+            DatastoreV1.RunQueryRequest(projectID: project, queryType: .query(query)))
+        }
+      }
+    }
+    #expect(logged.all.count == 1)
+    #expect(logged.all.first?.hasPrefix("slow query kind K") == true, "\(logged.all)")
+  }
+
   @Test func aTransactionRunsThroughTheGateway() async throws {
     try await withGateway { behind in
-      try await withGoogle("datastore://theirs?endpoint=\(behind.address)&tls=off") { client in
+      try await withGoogle("datastore://theirs?for=\(project)&endpoint=\(behind.address)&tls=off") {
+        client in
         let begun = try await client.beginTransaction(
           DatastoreV1.BeginTransactionRequest(projectID: project)
         ).transaction

@@ -258,6 +258,40 @@ private func withFolder(_ body: (TestFolder) async throws -> Void) async throws 
     }
   }
 
+  @Test func whileTheFileCannotBeWrittenReadsGoOnAndWritesSayWhy() async throws {
+    try await withFolder { folder in
+      var configuration = SQLiteStore.Configuration(path: folder.file)
+      configuration.readers = 1
+      let past = SQLitePast(maximumBytes: 1 << 20, maximumAge: .seconds(60))
+      let inner = try SQLiteWriter(configuration, past: past, clock: { .now })
+      let connection = Held(connection: inner.connection)
+      let writer = GroupWriter(
+        inner, limits: StoreLimits(), trouble: nil, metrics: Metrics(MetricsRegistry()),
+        logger: quietLogger)
+      _ = try await writer.commit(put(entity(key("K", 1))))
+      let reader = try SQLiteReader(configuration, past: past)
+      // What SQLite answers to each write on a file system that has become read-only.
+      try connection.connection.execute("PRAGMA query_only = ON")
+      for id in 2...3 as ClosedRange<Int64> {
+        let error = await #expect(throws: StoreFailure.self) {
+          _ = try await writer.commit(put(entity(key("K", id))))
+        }
+        #expect(error?.kind == .readOnly)
+        #expect(error?.description.hasPrefix("\(folder.file): attempt to write a readonly") == true)
+      }
+      #expect(writer.trouble?.kind == .readOnly)
+      await writer.probe()
+      #expect(writer.trouble?.kind == .readOnly)
+      #expect(
+        try reader.lookup([address(1), address(2)]).entities.map { $0 != nil } == [true, false])
+      try connection.connection.execute("PRAGMA query_only = OFF")
+      await writer.probe()
+      #expect(writer.trouble == nil)
+      _ = try await writer.commit(put(entity(key("K", 2))))
+      #expect(try reader.lookup([address(2)]).entities[0] != nil)
+    }
+  }
+
   @Test func aFileThatAnotherProcessHoldsIsReadAndNotWritten() async throws {
     try await withFolder { folder in
       let store = try open(folder)

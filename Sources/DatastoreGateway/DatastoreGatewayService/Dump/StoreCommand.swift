@@ -138,7 +138,7 @@ package enum StoreCommand: String, CaseIterable, Sendable {
       if case .sqlite = configuration.store { try DataDirectory.claim(directory) }
       let store = try configuration.openStore(
         in: directory, metrics: Metrics(MetricsRegistry()),
-        logger: Logger(label: "load") { _ in SwiftLogNoOpLogHandler() })
+        logger: Self.quiet)
       target = .entities(store)
     }
     try await DumpLoad(target).run(reader) { progress.passed(reader.counts, reader.bytes) }
@@ -146,13 +146,16 @@ package enum StoreCommand: String, CaseIterable, Sendable {
     progress.ended(reader.counts, reader.bytes)
   }
 
+  /// What goes wrong ends the command with its reason.
+  private static var quiet: Logger { Logger(label: "store") { _ in SwiftLogNoOpLogHandler() } }
+
   private static func google(
     _ address: GoogleAddress, _ environment: [String: String]
   ) async throws -> GoogleDatastore {
     var configuration = GoogleDatastore.Configuration(address)
     configuration.environment = environment
     return try await GoogleDatastore(
-      configuration, metrics: Metrics(MetricsRegistry()),
+      configuration, metrics: Metrics(MetricsRegistry()), logger: Self.quiet,
       group: MultiThreadedEventLoopGroup.singleton)
   }
 }

@@ -1,5 +1,6 @@
 import BuildProtos
 import DatastoreGatewayCore
+import Logging
 import NIOCore
 import RPC
 import ServiceRuntime
@@ -21,6 +22,8 @@ package final class GoogleDatastore: ServedStore {
     package var maximumCalls = 1_000
     /// How long a call may take whose caller names no deadline: as Google's own clients have it.
     package var timeout = Duration.seconds(60)
+    /// Queries that take longer are logged.
+    package var slowQuery = Duration.milliseconds(500)
 
     package init(_ address: GoogleAddress) {
       self.address = address
@@ -29,6 +32,7 @@ package final class GoogleDatastore: ServedStore {
 
   let configuration: Configuration
   private let metrics: Metrics
+  private let logger: Logger
   private let tokens: AccessTokens?
   /// For what can be done twice, and for what cannot.
   private let repeating: RPCChannel
@@ -43,10 +47,11 @@ package final class GoogleDatastore: ServedStore {
 
   /// - Throws: `StoreFailure`: the credentials are none, or the token's server refuses them.
   package init(
-    _ configuration: Configuration, metrics: Metrics, group: any EventLoopGroup
+    _ configuration: Configuration, metrics: Metrics, logger: Logger, group: any EventLoopGroup
   ) async throws {
     self.configuration = configuration
     self.metrics = metrics
+    self.logger = logger
     let address = configuration.address
     var once = RPCChannel.Configuration.toService
     // Google allows a ping in half a minute.
@@ -168,13 +173,37 @@ package final class GoogleDatastore: ServedStore {
   }
 
   /// Puts the store's project and database into a request, and gives the way from the caller's.
-  private func enter(_ project: inout String, _ database: inout String) -> ScopeRewriting {
-    let to = ScopeRewriting.Scope(
-      project: self.configuration.address.project, database: self.configuration.address.database)
-    let rewriting = ScopeRewriting(
-      from: ScopeRewriting.Scope(project: project, database: database), to: to)
+  ///
+  /// - Throws: The caller names a place that is not this store's: its entities would get among others'.
+  private func enter(
+    _ project: inout String, _ database: inout String
+  ) throws(RPCError) -> ScopeRewriting {
+    let address = self.configuration.address
+    let to = ScopeRewriting.Scope(project: address.project, database: address.database)
+    let from = ScopeRewriting.Scope(project: project, database: database)
+    guard from == address.callers ?? to || from == to else {
+      throw RPCError(
+        .notFound,
+        "this gateway serves \((address.callers ?? to).name), not \(from.name)")
+    }
     (project, database) = (to.project, to.database)
-    return rewriting
+    return ScopeRewriting(from: from, to: to)
+  }
+
+  /// Makes a query, and logs it where it took long.
+  private func timed<Answer>(
+    _ query: String, _ body: () async throws -> Answer
+  ) async throws -> Answer {
+    let clock = ContinuousClock()
+    let begin = clock.now
+    let answer = try await body()
+    let duration = clock.now - begin
+    if duration > self.configuration.slowQuery {
+      self.logger.warning(
+        "slow query",
+        metadata: ["query": "\(query)", "seconds": "\(duration / .seconds(1))"])
+    }
+    return answer
   }
 
   package func lookup(
@@ -182,7 +211,7 @@ package final class GoogleDatastore: ServedStore {
   ) async throws -> DatastoreV1.LookupResponse {
     try await self.handOn("Lookup") { client, options in
       var request = request
-      let scope = self.enter(&request.projectID, &request.databaseID)
+      let scope = try self.enter(&request.projectID, &request.databaseID)
       if scope.isIdentity { return try await client.lookup(request, options: options) }
       scope.rewrite(&request.keys)
       var response = try await client.lookup(request, options: options)
@@ -199,8 +228,11 @@ package final class GoogleDatastore: ServedStore {
   ) async throws -> DatastoreV1.RunQueryResponse {
     try await self.handOn("RunQuery") { client, options in
       var request = request
-      let scope = self.enter(&request.projectID, &request.databaseID)
-      if scope.isIdentity { return try await client.runQuery(request, options: options) }
+      let scope = try self.enter(&request.projectID, &request.databaseID)
+      let text = request.text
+      if scope.isIdentity {
+        return try await self.timed(text) { try await client.runQuery(request, options: options) }
+      }
       scope.rewrite(&request.partitionID)
       switch request.queryType {
       case .query(var query):
@@ -211,7 +243,9 @@ package final class GoogleDatastore: ServedStore {
         request.queryType = .gqlQuery(query)
       case nil: break
       }
-      var response = try await client.runQuery(request, options: options)
+      var response = try await self.timed(text) {
+        try await client.runQuery(request, options: options)
+      }
       let back = scope.reversed
       if response.batch != nil { back.rewrite(&response.batch!.entityResults) }
       if response.query != nil { back.rewrite(&response.query!) }
@@ -224,8 +258,13 @@ package final class GoogleDatastore: ServedStore {
   ) async throws -> DatastoreV1.RunAggregationQueryResponse {
     try await self.handOn("RunAggregationQuery") { client, options in
       var request = request
-      let scope = self.enter(&request.projectID, &request.databaseID)
-      if scope.isIdentity { return try await client.runAggregationQuery(request, options: options) }
+      let scope = try self.enter(&request.projectID, &request.databaseID)
+      let text = request.text
+      if scope.isIdentity {
+        return try await self.timed(text) {
+          try await client.runAggregationQuery(request, options: options)
+        }
+      }
       scope.rewrite(&request.partitionID)
       switch request.queryType {
       case .aggregationQuery(var query):
@@ -236,7 +275,9 @@ package final class GoogleDatastore: ServedStore {
         request.queryType = .gqlQuery(query)
       case nil: break
       }
-      var response = try await client.runAggregationQuery(request, options: options)
+      var response = try await self.timed(text) {
+        try await client.runAggregationQuery(request, options: options)
+      }
       if response.query != nil { scope.reversed.rewrite(&response.query!) }
       return response
     }
@@ -248,7 +289,7 @@ package final class GoogleDatastore: ServedStore {
     // One that was begun and not heard of ends by itself.
     try await self.handOn("BeginTransaction") { client, options in
       var request = request
-      _ = self.enter(&request.projectID, &request.databaseID)
+      _ = try self.enter(&request.projectID, &request.databaseID)
       return try await client.beginTransaction(request, options: options)
     }
   }
@@ -258,7 +299,7 @@ package final class GoogleDatastore: ServedStore {
   ) async throws -> DatastoreV1.CommitResponse {
     try await self.handOn("Commit", isRepeatable: request.isRepeatable) { client, options in
       var request = request
-      let scope = self.enter(&request.projectID, &request.databaseID)
+      let scope = try self.enter(&request.projectID, &request.databaseID)
       if !scope.isIdentity {
         for number in request.mutations.indices { scope.rewrite(&request.mutations[number]) }
       }
@@ -281,7 +322,7 @@ package final class GoogleDatastore: ServedStore {
   ) async throws -> DatastoreV1.RollbackResponse {
     try await self.handOn("Rollback", isRepeatable: false) { client, options in
       var request = request
-      _ = self.enter(&request.projectID, &request.databaseID)
+      _ = try self.enter(&request.projectID, &request.databaseID)
       return try await client.rollback(request, options: options)
     }
   }
@@ -292,7 +333,7 @@ package final class GoogleDatastore: ServedStore {
     // Ids that were given and not heard of are used by nobody.
     try await self.handOn("AllocateIds") { client, options in
       var request = request
-      let scope = self.enter(&request.projectID, &request.databaseID)
+      let scope = try self.enter(&request.projectID, &request.databaseID)
       scope.rewrite(&request.keys)
       var response = try await client.allocateIds(request, options: options)
       scope.reversed.rewrite(&response.keys)
@@ -305,10 +346,40 @@ package final class GoogleDatastore: ServedStore {
   ) async throws -> DatastoreV1.ReserveIdsResponse {
     try await self.handOn("ReserveIds") { client, options in
       var request = request
-      let scope = self.enter(&request.projectID, &request.databaseID)
+      let scope = try self.enter(&request.projectID, &request.databaseID)
       scope.rewrite(&request.keys)
       return try await client.reserveIds(request, options: options)
     }
+  }
+}
+
+extension DatastoreV1.RunQueryRequest {
+  /// As the log of slow queries names it: what is asked for, without the values.
+  fileprivate var text: String {
+    switch self.queryType {
+    case .query(let query): query.text
+    case .gqlQuery(let query): query.queryString
+    case nil: "none"
+    }
+  }
+}
+
+extension DatastoreV1.RunAggregationQueryRequest {
+  fileprivate var text: String {
+    switch self.queryType {
+    case .aggregationQuery(let query): "aggregation over \(query.nestedQuery?.text ?? "nothing")"
+    case .gqlQuery(let query): query.queryString
+    case nil: "none"
+    }
+  }
+}
+
+extension DatastoreV1.Query {
+  fileprivate var text: String {
+    let orders = self.order.map { $0.property?.name ?? "?" }
+    return "kind \(self.kind.map(\.name).joined(separator: ", "))"
+      + (self.filter == nil ? "" : ", filtered")
+      + (orders.isEmpty ? "" : ", order \(orders.joined(separator: ", "))")
   }
 }
 

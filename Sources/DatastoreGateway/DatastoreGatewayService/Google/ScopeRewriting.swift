@@ -8,6 +8,12 @@ struct ScopeRewriting: Sendable {
   struct Scope: Sendable, Hashable {
     var project: String
     var database: String
+
+    /// As messages show it.
+    var name: String {
+      "project \"\(self.project)\""
+        + (self.database.isEmpty ? "" : ", database \"\(self.database)\"")
+    }
   }
 
   let from: Scope

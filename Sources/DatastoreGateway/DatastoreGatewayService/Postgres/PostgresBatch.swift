@@ -126,7 +126,8 @@ struct PostgresBatch {
         slot.after = nil
       }
       let new = slot.after?.entries ?? []
-      if old != new { answer.indexUpdates += Set(old).symmetricDifference(new).count }
+      let differences = old.differences(to: new)
+      answer.indexUpdates += differences.gone.count + differences.new.count
       self.slots[write.address] = slot
       self.changed[write.address.collection] = version
       self.hasWrites = true
@@ -198,11 +199,7 @@ struct PostgresBatch {
 
     /// Index entries that go, and that come.
     var entries: (gone: [IndexEntry], new: [IndexEntry]) {
-      let old = self.before?.entries ?? []
-      let new = self.after?.entries ?? []
-      if old == new { return ([], []) }
-      let (before, after) = (Set(old), Set(new))
-      return (old.filter { !after.contains($0) }, new.filter { !before.contains($0) })
+      (self.before?.entries ?? []).differences(to: self.after?.entries ?? [])
     }
   }
 

@@ -15,15 +15,19 @@ final class SQLiteConnection {
   private let handle: OpaquePointer
   /// Prepared and at rest; one that is stepped is not among them.
   private var idle: [String: [SQLiteStatement]] = [:]
-  /// The same of texts that stand in the code, by where they stand: a text's hash would cost more
-  /// than what most of them do.
-  private var idleFixed: [UnsafePointer<UInt8>: SQLiteStatement] = [:]
+  /// Those of texts that stand in the code, by where they stand: a text's hash would cost more
+  /// than what most of them do. The one of a text that is in use is among them.
+  private var fixed: [UnsafePointer<UInt8>: SQLiteStatement] = [:]
 
   /// Statements of one text that are kept when they come to rest: joins of a few scans of one form
   /// are common, more are not worth the memory.
   private static let idleStatementsPerText = 4
 
+  /// Counting memory takes a lock that all connections share, at each allocation.
+  private static let isConfigured = csqlite_count_no_memory() == SQLITE_OK
+
   init(path: String, mode: Mode, lockPatience: Duration) throws(StoreFailure) {
+    _ = Self.isConfigured
     var handle: OpaquePointer?
     let access: Int32 =
       switch mode {
@@ -47,7 +51,7 @@ final class SQLiteConnection {
 
   deinit {
     self.idle.removeAll()
-    self.idleFixed.removeAll()
+    self.fixed.removeAll()
     // Statements that are still held are finalized later; then it closes.
     sqlite3_close_v2(self.handle)
   }
@@ -78,16 +82,18 @@ final class SQLiteConnection {
   func with<Result>(
     _ text: StaticString, _ body: (SQLiteStatement) throws(StoreFailure) -> Result
   ) throws(StoreFailure) -> Result {
-    // Taken out while it is in use: `body` may run the same one.
     let statement: SQLiteStatement
-    if let idle = self.idleFixed.removeValue(forKey: text.utf8Start) {
-      statement = idle
+    if let kept = self.fixed[text.utf8Start], !kept.isInUse {
+      statement = kept
     } else {
+      // None yet, or `body` runs the same one: then the later one is kept.
       statement = try self.prepare("\(text)")
+      self.fixed[text.utf8Start] = statement
     }
+    statement.isInUse = true
     defer {
       statement.reset()
-      self.idleFixed[text.utf8Start] = statement
+      statement.isInUse = false
     }
     return try body(statement)
   }
@@ -161,6 +167,8 @@ final class SQLiteConnection {
 /// A prepared statement. It holds its connection's promise: one thread at a time.
 final class SQLiteStatement {
   let text: String
+  /// Whether it is being run: one of a fixed text stays where it is found.
+  fileprivate var isInUse = false
   private let handle: OpaquePointer
   private unowned let connection: SQLiteConnection
 
@@ -200,10 +208,17 @@ final class SQLiteStatement {
 
   func integer(_ column: Int32) -> Int64 { sqlite3_column_int64(self.handle, column) }
 
-  func bytes(_ column: Int32) -> [UInt8] {
-    guard let start = sqlite3_column_blob(self.handle, column) else { return [] }
+  func bytes(_ column: Int32) -> [UInt8] { self.withBytes(column) { Array($0) } }
+
+  /// - Parameter body: With what is valid during the call only.
+  func withBytes<Result, Failure: Error>(
+    _ column: Int32, _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
+  ) throws(Failure) -> Result {
+    guard let start = sqlite3_column_blob(self.handle, column) else {
+      return try body(UnsafeRawBufferPointer(start: nil, count: 0))
+    }
     let count = Int(sqlite3_column_bytes(self.handle, column))
-    return Array(UnsafeRawBufferPointer(start: start, count: count))
+    return try body(UnsafeRawBufferPointer(start: start, count: count))
   }
 
   /// Puts it to rest, so that it can be run again and holds no lock.

@@ -259,10 +259,17 @@ extension SQLiteConnection {
 }
 
 extension SQLiteStatement {
+  /// What an entity's column of stored bytes holds.
+  func content(_ column: Int32, in connection: SQLiteConnection) throws(StoreFailure) -> [UInt8] {
+    try self.withBytes(column) { (bytes) throws(StoreFailure) in
+      try StoredContent.opened(bytes, in: connection.path)
+    }
+  }
+
   /// The entity in a row of version, time of creation and content.
   func storedEntity(in connection: SQLiteConnection) throws(StoreFailure) -> StoredEntity {
     StoredEntity(
-      content: try StoredContent.opened(self.bytes(2), in: connection.path),
+      content: try self.content(2, in: connection),
       version: StoredVersion(
         version: self.integer(0), createTime: Timestamp(microseconds: self.integer(1))),
       place: connection.path)

@@ -25,7 +25,7 @@ final class SQLiteWriter: BatchWriter {
   private var changed: [CollectionName: Int64] = [:]
 
   /// Pages that the writer keeps: most of what it changes again stays in memory.
-  private static let cacheKibibytes = 65_536
+  private static let cacheKibibytes = 49_152
 
   init(
     _ configuration: SQLiteStore.Configuration, past: SQLitePast,
@@ -44,6 +44,8 @@ final class SQLiteWriter: BatchWriter {
     try self.connection.execute(text: "PRAGMA journal_size_limit = \(checkpointPages * 4_096 * 2)")
     try self.connection.execute(text: "PRAGMA cache_size = -\(Self.cacheKibibytes)")
     try self.connection.execute("PRAGMA temp_store = MEMORY")
+    // What was deleted is overwritten in time; Debian's library would do so at once.
+    try self.connection.execute("PRAGMA secure_delete = OFF")
     if let pages = configuration.maximumPages {
       try self.connection.execute(text: "PRAGMA max_page_count = \(pages)")
     }
@@ -147,13 +149,13 @@ final class SQLiteWriter: BatchWriter {
         return .idTaken
       }
     }
-    var stored: [EntityAddress: Stored] = [:]
+    var stored: [Stored?] = []
     let decision: CommitDecision
     switch try CommitDecision.decide(
       commit, version: version, policy: self.policy, in: self.connection.path,
       stored: { (address) throws(StoreFailure) in
         let found = try self.stored(at: address)
-        stored[address] = found
+        stored.append(found)
         return found.map { ($0.version, $0.content) }
       })
     {
@@ -164,13 +166,18 @@ final class SQLiteWriter: BatchWriter {
     var answer = decision.answer
     for write in decision.writes {
       hasWrites = true
-      let before = stored[write.address]
+      let before = stored[write.entity]
       answer.indexUpdates += try self.carryOut(write, over: before)
       if let before {
         self.past.replaced(
           at: write.address, version: before.version, content: before.content, until: version)
       }
+    }
+    // Most commits are of one collection.
+    var last: CollectionName?
+    for write in decision.writes where write.address.collection != last {
       self.changed[write.address.collection] = version
+      last = write.address.collection
     }
     return .committed(answer)
   }
@@ -233,7 +240,7 @@ final class SQLiteWriter: BatchWriter {
         version: StoredVersion(
           version: statement.integer(1),
           createTime: Timestamp(microseconds: statement.integer(2))),
-        content: try StoredContent.opened(statement.bytes(3), in: self.connection.path))
+        content: try statement.content(3, in: self.connection))
     }
   }
 
@@ -295,11 +302,8 @@ final class SQLiteWriter: BatchWriter {
     of entity: Int64, at path: PathBytes, in collection: Int64, _ old: [IndexEntry],
     by new: [IndexEntry]
   ) throws(StoreFailure) -> Int {
-    if old == new { return 0 }
-    let (before, after) = (Set(old), Set(new))
-    var count = 0
-    for entry in old where !after.contains(entry) {
-      count += 1
+    let (gone, added) = old.differences(to: new)
+    for entry in gone {
       let property = try self.names.propertyForWriting(
         entry.property, of: collection, on: self.connection)
       try self.connection.with(
@@ -311,8 +315,7 @@ final class SQLiteWriter: BatchWriter {
         _ = try statement.step()
       }
     }
-    for entry in new where !before.contains(entry) {
-      count += 1
+    for entry in added {
       let property = try self.names.propertyForWriting(
         entry.property, of: collection, on: self.connection)
       try self.connection.with("INSERT INTO property_rows VALUES (?, ?, ?, ?, ?)") {
@@ -325,6 +328,6 @@ final class SQLiteWriter: BatchWriter {
         _ = try statement.step()
       }
     }
-    return count
+    return gone.count + added.count
   }
 }
