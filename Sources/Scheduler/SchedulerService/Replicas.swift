@@ -84,7 +84,10 @@ final class Replicas: @unchecked Sendable {
     self.loop.assertInEventLoop()
     guard self.core.isInside, self.core.me.id == session,
       self.core.fenced(as: Self.newID(), at: self.now)
-    else { return self.poke.yield() }
+    else {
+      self.poke.yield()
+      return
+    }
     self.timesFenced += 1
     self.logger.warning(
       "other schedulers have given this one up for dead and own its builds now; it joins again",
