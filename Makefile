@@ -1,6 +1,6 @@
 # Every verb is one line of `make`; what it does is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help setup build test simulate format lint generate check bench bench-rpc bench-codec bench-datastore conformance soak sanitize fuzz demo up clean
+.PHONY: help setup build test simulate format lint generate check bench bench-cores bench-rpc bench-codec bench-datastore conformance soak sanitize fuzz demo up clean
 
 # `swift build` refuses a target that imports what its manifest does not name.
 BUILD = swift build --explicit-target-dependency-import-check error
@@ -40,6 +40,9 @@ check: setup lint ## Check what needs no tests: style, protos, generated code
 
 bench: setup ## Measure a stack of services that takes many small builds
 	@scripts/bench
+
+bench-cores: setup ## Measure the scheduler's and the allocator's cores alone
+	@swift run -c release core-bench
 
 bench-rpc: setup ## Measure the RPC library beside gRPC C++ and nghttpd
 	@scripts/bench-rpc --instructions

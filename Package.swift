@@ -221,6 +221,9 @@ let allPlaces: [Place] = [
     products: [collections]),
   Place(
     name: "simulate", folder: "Tools", layer: .program, kind: .program, uses: ["Simulation"]),
+  Place(
+    name: "core-bench", folder: "Tools", layer: .program, kind: .program,
+    uses: ["SchedulerCore", "ExecutorAllocatorCore", "Domain"], products: [collections]),
 
   // Tools.
   Place(name: "ProtocRPCSwift", folder: "Tools", layer: .core),

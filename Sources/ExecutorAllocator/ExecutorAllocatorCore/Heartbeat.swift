@@ -35,11 +35,14 @@ package struct Heartbeat: Hashable, Sendable {
   /// Projects whose caches it has, most recent first.
   package var warmProjects: [ProjectID]
   package var used: Resources
+  /// The largest that this process has seen: a table that has lost its memory goes on above it.
+  package var newestToken: FencingToken
 
   package init(
     executor: ExecutorID, incarnation: String, address: String, pool: PoolName = .standard,
     labels: [String] = [], capacity: Resources, held: [Held] = [], isDraining: Bool = false,
-    warmProjects: [ProjectID] = [], used: Resources = .none
+    warmProjects: [ProjectID] = [], used: Resources = .none,
+    newestToken: FencingToken = FencingToken(0)
   ) {
     self.executor = executor
     self.incarnation = incarnation
@@ -51,6 +54,7 @@ package struct Heartbeat: Hashable, Sendable {
     self.isDraining = isDraining
     self.warmProjects = warmProjects
     self.used = used
+    self.newestToken = newestToken
   }
 }
 
@@ -62,8 +66,9 @@ package enum HeartbeatRecord: Hashable, Sendable {
   case duplicate(address: String, silentFor: Duration)
   /// This process was taken out by `Deregister`; all that it holds is to stop.
   case deregistered
-  /// It holds a lease whose token nobody can have given out; nothing of it was taken.
-  case tokenAhead(LeaseID, FencingToken, limit: FencingToken)
+  /// It has seen, or holds a lease with, a token that nobody can have given out; nothing of it was
+  /// taken.
+  case tokenAhead(LeaseID?, FencingToken, limit: FencingToken)
 
   package struct Recorded: Hashable, Sendable {
     /// Leases that the executor holds and should not.

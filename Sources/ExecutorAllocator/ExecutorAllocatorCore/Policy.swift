@@ -119,17 +119,24 @@ package struct Policy: Hashable, Sendable {
       ?? Self.mistake(inName: heartbeat.address, of: "address")
       ?? Self.mistake(inPool: heartbeat.pool) ?? Self.mistake(inLabels: heartbeat.labels)
       ?? Self.mistake(in: heartbeat.capacity, of: "capacity", minimumSlots: 1)
-      ?? Self.tooMany(heartbeat.held.count, Limit.heldLeases, "leases")
+      ?? Self.mistake(in: heartbeat.newestToken, of: "newest_fencing_token", from: 0)
+      ?? Self.mistake(inListsOf: heartbeat)
+  }
+
+  private static func mistake(inListsOf heartbeat: Heartbeat) -> String? {
+    Self.tooMany(heartbeat.held.count, Limit.heldLeases, "leases")
       ?? Self.tooMany(heartbeat.warmProjects.count, Limit.warmProjects, "warm_projects")
       ?? Self.first(heartbeat.warmProjects) {
         Self.mistake(inName: $0.rawValue, of: "warm_projects")
       }
-      ?? Self.first(heartbeat.held) { held in
-        Self.mistake(inName: held.lease.rawValue, of: "leases.lease_id")
-          ?? Self.mistake(inName: held.request.rawValue, of: "leases.request_id")
-          ?? Self.mistake(in: held.resources, of: "leases.resources", minimumSlots: 0)
-          ?? Self.mistake(in: held.token)
-      }
+      ?? Self.first(heartbeat.held) { Self.mistake(in: $0) }
+  }
+
+  private static func mistake(in held: Heartbeat.Held) -> String? {
+    Self.mistake(inName: held.lease.rawValue, of: "leases.lease_id")
+      ?? Self.mistake(inName: held.request.rawValue, of: "leases.request_id")
+      ?? Self.mistake(in: held.resources, of: "leases.resources", minimumSlots: 0)
+      ?? Self.mistake(in: held.token, of: "leases.fencing_token", from: 1)
   }
 
   /// What is wrong with a demand, or nil.
@@ -197,9 +204,11 @@ package struct Policy: Hashable, Sendable {
     return nil
   }
 
-  private static func mistake(in token: FencingToken) -> String? {
-    (1...Limit.token).contains(token.rawValue)
-      ? nil : "leases.fencing_token is \(token), not from 1 to \(Limit.token)"
+  private static func mistake(
+    in token: FencingToken, of field: String, from least: Int64
+  ) -> String? {
+    (least...Limit.token).contains(token.rawValue)
+      ? nil : "\(field) is \(token), not from \(least) to \(Limit.token)"
   }
 
   private static func tooMany(_ count: Int, _ limit: Int, _ field: String) -> String? {

@@ -80,8 +80,8 @@ package struct StateMachine: Sendable {
         lostAfter: self.policy.lostAfter)
     case .tokenAhead(let lease, let token, let limit):
       throw .invalid(
-        "lease \(lease) has fencing_token \(token), which is beyond \(limit): "
-          + "no allocator has given it out")
+        "\(lease.map { "lease \($0) has fencing_token" } ?? "newest_fencing_token is") \(token), "
+          + "which is beyond \(limit): no allocator has given it out")
     }
     return HeartbeatAnswer(
       stop: stop, nextHeartbeat: self.policy.heartbeatInterval, lostAfter: self.policy.lostAfter)
@@ -491,8 +491,8 @@ package struct StateMachine: Sendable {
 
   private mutating func heartbeatRecorded(_ heartbeat: Heartbeat, _ record: HeartbeatRecord) {
     guard case .recorded(let recorded) = record else { return }
-    for held in heartbeat.held {
-      self.state.highestToken = max(self.state.highestToken, held.token)
+    for token in heartbeat.held.map(\.token) + [heartbeat.newestToken] {
+      self.state.highestToken = max(self.state.highestToken, token)
     }
     self.leasesEnded(recorded.ended)
     if recorded.madeRoom { self.wake([heartbeat.pool]) }

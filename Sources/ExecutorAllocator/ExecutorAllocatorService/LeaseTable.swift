@@ -45,17 +45,23 @@ package struct LeaseTable: Sendable {
   private let policy: Policy
   /// Tests bring their own time; else Redis' own clock counts, so that replicas need not agree.
   private let clock: @Sendable () -> Timestamp?
+  /// What tells the leases of a table that begins now from those of every other.
+  private let nonce: @Sendable () -> String
   private let measure: @Sendable (_ script: String, Duration) -> Void
 
   /// - Parameter measure: Called with each script's name and how long it took, with the way there
   ///   and back.
   package init(
     client: RedisClient, policy: Policy, clock: @escaping @Sendable () -> Timestamp? = { nil },
+    nonce: @escaping @Sendable () -> String = {
+      String(UInt64.random(in: .min ... .max), radix: 36)
+    },
     measure: @escaping @Sendable (_ script: String, Duration) -> Void = { _, _ in }
   ) {
     self.client = client
     self.policy = policy
     self.clock = clock
+    self.nonce = nonce
     self.measure = measure
   }
 
@@ -72,6 +78,7 @@ package struct LeaseTable: Sendable {
     arguments.append(token.rawValue)
     arguments.append(pool.rawValue)
     arguments.append(self.policy.reservationExpiry.microseconds)
+    arguments.append(self.nonce())
     var numbers: [Shape: Int] = [:]
     for demand in demands {
       let number = numbers[demand.shape] ?? numbers.count
@@ -126,6 +133,7 @@ package struct LeaseTable: Sendable {
     arguments.append(joined: heartbeat.warmProjects.map(\.rawValue))
     arguments.append(heartbeat.used.cpuMillis)
     arguments.append(heartbeat.used.memory.bytes)
+    arguments.append(heartbeat.newestToken.rawValue)
     for held in heartbeat.held {
       arguments.append(held.lease.rawValue)
       arguments.append(held.request.rawValue)

@@ -34,7 +34,8 @@ extension LeaseTable {
       guard fields.count == 4, let lease = fields[1].text, let token = fields[2].number,
         let limit = fields[3].number
       else { return nil }
-      return .tokenAhead(LeaseID(lease), FencingToken(token), limit: FencingToken(limit))
+      return .tokenAhead(
+        lease.isEmpty ? nil : LeaseID(lease), FencingToken(token), limit: FencingToken(limit))
     default: return nil
     }
   }

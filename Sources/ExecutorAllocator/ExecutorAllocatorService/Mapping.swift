@@ -12,7 +12,8 @@ extension Heartbeat {
       capacity: message.capacity.map { Resources($0) } ?? .none,
       held: message.leases.map { Held($0) }, isDraining: message.draining,
       warmProjects: message.warmProjects.map { ProjectID($0) },
-      used: message.used.map { Resources($0) } ?? .none)
+      used: message.used.map { Resources($0) } ?? .none,
+      newestToken: FencingToken(message.newestFencingToken))
   }
 }
 

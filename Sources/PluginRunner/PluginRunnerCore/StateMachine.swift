@@ -18,6 +18,8 @@ package struct PluginRunner: Sendable {
   private(set) var finished: Deque<AttemptID> = []
   /// The newest token seen for each lease.
   private var tokens: [LeaseID: FencingToken] = [:]
+  /// The newest token seen at all, taken or refused; 0: none.
+  package private(set) var newestToken = FencingToken(0)
   /// Those leases, oldest first.
   private var leases: Deque<LeaseID> = []
   /// Most recent last.
@@ -44,6 +46,7 @@ package struct PluginRunner: Sendable {
   package mutating func offered(
     _ spec: JobSpec, at now: Timestamp
   ) throws(Refusal) -> [Effect] {
+    self.newestToken = max(self.newestToken, spec.token)
     if let known = self.jobs[spec.attempt] {
       guard spec.token >= known.spec.token else {
         throw .staleToken(spec.lease, offered: spec.token, seen: known.spec.token)

@@ -94,7 +94,8 @@ final class Outbound: Sendable {
         capacity: TypesV1.Resources(core.profile.capacity),
         leases: core.heldLeases.map(AllocatorV1.HeldLease.init),
         draining: core.draining || !hasRoom,
-        warmProjects: core.warmProjects.map(\.rawValue))
+        warmProjects: core.warmProjects.map(\.rawValue),
+        newestFencingToken: core.newestToken.rawValue)
     }
     do {
       let answer = try await self.client.heartbeat(

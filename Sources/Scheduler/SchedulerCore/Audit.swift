@@ -44,7 +44,7 @@ extension Scheduler {
       self.auditQueue()
       self.auditLeases(&effects)
     }
-    for id in self.audit.builds.suffix(self.policy.auditSlice) {
+    for id in self.audit.builds.suffix(self.policy.auditSlice).sorted() {
       guard let entry = self.builds[id], self.partitions[entry.partition] == .serving,
         entry.isClean, !entry.isLoading, entry.version != nil
       else { continue }

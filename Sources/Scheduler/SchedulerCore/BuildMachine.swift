@@ -76,7 +76,8 @@ struct BuildMachine: Sendable {
             deadline: attempt.startedAt + machine.limit(of: index, policy) + policy.timeoutGrace,
             stoppingSince: isStopping ? now : nil))
         let resources = machine.resources(of: index, policy, before: attempt.id)
-        out.now.append(.took(attempt.id, attempt.lease, resources))
+        out.now.append(
+          .took(attempt.id, attempt.lease, machine.charge(.job(index), resources)))
         if isStopping {
           let outcome = attempt.outcome ?? .cancelled
           out.now.append(
@@ -401,8 +402,16 @@ struct BuildMachine: Sendable {
         resources: self.resources(of: index, policy), avoid: Array(Set(lost.map(\.executor))))
     case .notification(let index):
       guard self.record.notifications[index].state == .pending else { return nil }
-      return Shape(pool: "", labels: [], resources: policy.notificationResources)
+      var shape = Shape(pool: "", labels: [], resources: policy.notificationResources)
+      shape.isForJobs = false
+      return shape
     }
+  }
+
+  func charge(_ item: Work.Item, _ resources: Resources) -> BuildOutput.Charge {
+    guard case .job(let index) = item else { return BuildOutput.Charge(resources: resources) }
+    let plan = self.record.jobs[index].leg.plan
+    return BuildOutput.Charge(resources: resources, pool: self.record.pipeline.jobs[plan].pool)
   }
 
   /// A lease was given to a piece of its work.
@@ -444,7 +453,7 @@ struct BuildMachine: Sendable {
       machine: .recording(
         lease: grant.lease, executor: grant.executor, address: grant.address, token: grant.token,
         resources: resources, deadline: now + limit + policy.timeoutGrace))
-    out.now.append(.took(id, grant.lease, resources))
+    out.now.append(.took(id, grant.lease, self.charge(item, resources)))
     out.touched.append(id)
   }
 

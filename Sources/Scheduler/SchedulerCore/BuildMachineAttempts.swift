@@ -156,7 +156,8 @@ extension BuildMachine {
     }
     _ = self.forgetLive(id)
     out.now.append(.detach(id))
-    out.now.append(.gaveBack(id, live.machine.lease, live.machine.resources))
+    out.now.append(
+      .gaveBack(id, live.machine.lease, self.charge(live.item, live.machine.resources)))
   }
 
   /// A verdict in the words of a record.

@@ -7,9 +7,9 @@ struct BuildOutput: Sendable {
     case enqueue(Work.Item)
     case dequeue(Work.Item)
     /// An attempt holds a lease from now on.
-    case took(AttemptID, LeaseID, Resources)
+    case took(AttemptID, LeaseID, Charge)
     /// An attempt's executor is free of it.
-    case gaveBack(AttemptID, LeaseID, Resources)
+    case gaveBack(AttemptID, LeaseID, Charge)
     /// The attempt's record is committed, or need not be: the runner may hear of it.
     case start(AttemptID)
     /// The attempt is to be stopped, its end being committed.
@@ -20,6 +20,13 @@ struct BuildOutput: Sendable {
     case stop(AttemptID, address: String, Outcome, reason: String)
     /// Work waits for an executor after a delay.
     case remind(Work.Item, after: Duration)
+  }
+
+  /// What a lease is charged to, beside its project.
+  struct Charge: Hashable, Sendable {
+    var resources: Resources
+    /// Nil for a notification, which no limit counts.
+    var pool: String?
   }
 
   var now: [Step] = []
@@ -41,20 +48,25 @@ struct BuildGraph: Sendable {
   let needs: [[Int]]
   let dependents: [[Int]]
 
+  /// Of most builds: one job, once. They share its arrays.
+  private static let single = Self(legs: [0..<1], needs: [[]], dependents: [[]])
+
+  private init(legs: [Range<Int>], needs: [[Int]], dependents: [[Int]]) {
+    (self.legs, self.needs, self.dependents) = (legs, needs, dependents)
+  }
+
   init(_ record: BuildRecord) {
     let plans = record.pipeline.jobs
+    guard plans.count > 1 || record.jobs.count > 1 else {
+      self = .single
+      return
+    }
     var legs = Array(repeating: 0..<0, count: plans.count)
     for (index, job) in record.jobs.enumerated() {
       let range = legs[job.leg.plan]
       legs[job.leg.plan] = (range.isEmpty ? index : range.lowerBound)..<(index + 1)
     }
     self.legs = legs
-    guard plans.count > 1 else {
-      // Most builds: no arrays to hold.
-      self.needs = Array(repeating: [], count: plans.count)
-      self.dependents = self.needs
-      return
-    }
     let places = Dictionary(
       plans.enumerated().map { ($1.key, $0) }, uniquingKeysWith: { first, _ in first })
     let needs = plans.map { $0.needs.compactMap { places[$0] } }

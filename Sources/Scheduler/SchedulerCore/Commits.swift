@@ -8,7 +8,7 @@ struct BuildEntry: Sendable {
     case answer(Waiter, existed: Bool)
   }
 
-  var machine: BuildMachine
+  @Boxed var machine: BuildMachine
   let partition: Partition
   /// Of the stored record; nil: there is none yet.
   var version: Int64?
@@ -17,9 +17,9 @@ struct BuildEntry: Sendable {
   /// The newest state shows more than the last revision did.
   var isProgress = false
   /// The record that is being written.
-  var inFlight: BuildRecord?
+  @BoxedOptional var inFlight: BuildRecord?
   /// The last committed record, while there is a newer one.
-  var committed: BuildRecord?
+  @BoxedOptional var committed: BuildRecord?
   /// Its write met another's record, which is being read.
   var isLoading = false
   var failures = 0
@@ -34,7 +34,9 @@ struct BuildEntry: Sendable {
   var waitingJobs = 0
 
   init(machine: BuildMachine, version: Int64?) {
-    self.machine = machine
+    self._machine = Boxed(wrappedValue: machine)
+    self._inFlight = BoxedOptional(wrappedValue: nil)
+    self._committed = BoxedOptional(wrappedValue: nil)
     self.partition = Partition(of: machine.record.project)
     self.version = version
   }
@@ -114,6 +116,9 @@ extension Scheduler {
         self.partitions[self.builds.values[index].partition] != .closing,
         let shape = self.builds.values[index].machine.shape(of: item, self.policy)
       else { return }
+      if let why = self.queue.refusal(project, shape) {
+        return self.change(id, at: now, &effects) { $0.unsatisfiable(item, why, at: now, $2, &$1) }
+      }
       let ticket = self.queue.enqueue(
         Work(build: id, item: item), project: project,
         priority: self.builds.values[index].machine.record.priority,
@@ -125,15 +130,15 @@ extension Scheduler {
       }
       self.builds.values[index].machine.resting.remove(item)
       self.timers.set(.work(id, item), to: nil)
-    case .took(let attempt, let lease, let resources):
+    case .took(let attempt, let lease, let charge):
       self.attempts[attempt] = id
       self.leases[lease] = attempt
-      self.queue.took(resources, project: project)
-    case .gaveBack(let attempt, let lease, let resources):
+      self.queue.took(charge, project: project)
+    case .gaveBack(let attempt, let lease, let charge):
       self.attempts[attempt] = nil
       self.leases[lease] = nil
       self.timers.set(.attempt(attempt), to: nil)
-      self.queue.gaveBack(resources, project: project)
+      self.queue.gaveBack(charge, project: project)
       effects.append(.release(lease))
     case .start(let attempt):
       self.change(id, at: now, &effects) { $0.start(attempt, at: now, $2, &$1) }
@@ -454,7 +459,9 @@ extension Scheduler {
   mutating func adopt(_ stored: StoredBuild, at now: Timestamp, _ effects: inout [Effect]) {
     let id = stored.record.id
     var out = BuildOutput()
-    let machine = BuildMachine.recovered(stored.record, at: now, self.policy, &out)
+    var record = stored.record
+    record.pipeline = self.shared(record.pipeline)
+    let machine = BuildMachine.recovered(record, at: now, self.policy, &out)
     var entry = BuildEntry(machine: machine, version: stored.version)
     if stored.record.state == .finished { entry.countedRound = stored.record.round }
     if stored.isOutdated {
@@ -484,7 +491,8 @@ extension Scheduler {
       self.attempts[attempt] = nil
       self.leases[live.machine.lease] = nil
       self.timers.set(.attempt(attempt), to: nil)
-      self.queue.gaveBack(live.machine.resources, project: entry.machine.record.project)
+      let charge = entry.machine.charge(live.item, live.machine.resources)
+      self.queue.gaveBack(charge, project: entry.machine.record.project)
       // The runner never heard of it, and never will.
       if !live.machine.isRecorded { effects.append(.release(live.machine.lease)) }
     }

@@ -70,6 +70,8 @@ package struct Shape: Hashable, Sendable, Comparable {
   package var resources: Resources
   /// Executors that lost an attempt at the job, sorted.
   package var avoid: [ExecutorID]
+  /// Notifications go out whatever limits there are for jobs, and stand in lines of their own.
+  var isForJobs = true
 
   package init(pool: String, labels: [String], resources: Resources, avoid: [ExecutorID] = []) {
     self.pool = pool
@@ -86,6 +88,7 @@ package struct Shape: Hashable, Sendable, Comparable {
       )
     }
     if key(left) != key(right) { return key(left) < key(right) }
+    if left.isForJobs != right.isForJobs { return right.isForJobs }
     if left.labels != right.labels { return left.labels.lexicographicallyPrecedes(right.labels) }
     return left.avoid.lexicographicallyPrecedes(right.avoid)
   }

@@ -83,28 +83,51 @@ struct FairQueue: Sendable {
     if isHead { self.takeTurn(entry.project, at: index, share: share) }
   }
 
+  /// Calls `body` once for each project whose work waits here, until it answers false.
+  func forEachProject(_ body: (ProjectID) -> Bool) {
+    var seen: Set<ProjectID> = []
+    for level in self.levels {
+      for project in level.projects.keys
+      where self.levels.count == 1 || seen.insert(project).inserted {
+        if !body(project) { return }
+      }
+    }
+  }
+
   /// Takes out work that waits here.
   mutating func remove(_ ticket: Ticket) {
     self.removed.insert(ticket)
     self.count -= 1
   }
 
-  /// What is due now.
+  /// What is due now. A project whose share is infinite is held back.
   mutating func first(share: (ProjectID) -> Double) -> Entry? {
-    while !self.levels.isEmpty {
-      if let entry = self.first(at: 0, share: share) { return entry }
-      self.levels.removeFirst()
+    self.find(share: share)?.entry
+  }
+
+  private mutating func find(
+    share: (ProjectID) -> Double
+  ) -> (entry: Entry, level: Int)? {
+    var index = 0
+    while index < self.levels.count {
+      if let entry = self.first(at: index, share: share) { return (entry, index) }
+      if self.levels[index].projects.isEmpty {
+        self.levels.remove(at: index)
+      } else {
+        // All of it is held back.
+        index += 1
+      }
     }
-    self.removed.removeAll()
+    if self.levels.isEmpty { self.removed.removeAll() }
     return nil
   }
 
   /// Takes what is due now.
   mutating func popFirst(share: (ProjectID) -> Double) -> Entry? {
-    guard let entry = self.first(share: share) else { return nil }
-    _ = self.levels[0].projects[entry.project]?.popMin()
+    guard let (entry, level) = self.find(share: share) else { return nil }
+    _ = self.levels[level].projects[entry.project]?.popMin()
     self.count -= 1
-    self.settle(entry.project, at: 0, share: share(entry.project))
+    self.settle(entry.project, at: level, share: share(entry.project))
     return entry
   }
 
@@ -167,7 +190,7 @@ struct FairQueue: Sendable {
       if turn.share == now, !self.removed.contains(turn.head.ticket),
         self.levels[index].projects[project]?.min == turn.head
       {
-        return turn.head
+        return now.isFinite ? turn.head : nil
       }
       _ = self.levels[index].turns.popMin()
       self.settle(project, at: index, share: now)

@@ -92,8 +92,8 @@ extension Scheduler {
     }
     for line in self.queue.lineCounts {
       check(
-        line.open == min(line.waiting, self.policy.maximumOpenDemands),
-        "\(line.open) open demands for \(line.waiting) that wait")
+        line.open == line.wanted,
+        "\(line.open) open demands where \(line.wanted) are wanted")
     }
     return found
   }

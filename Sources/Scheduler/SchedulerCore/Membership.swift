@@ -24,6 +24,10 @@ import Domain
 /// earlier (``Policy/trustLimit``). Clocks are only compared with themselves; none is compared with
 /// another's, and one may run by two fifths faster than another.
 ///
+/// A partition is handed over when nothing of it is under way. If that takes too long, because the
+/// datastore is slow, whatever may still be under way must come to nothing: the replica ends its
+/// session in the same change that gives the partition away, and goes on under another.
+///
 /// Whoever owns it carries out ``next(at:)`` again and again, one step at a time, feeds back what
 /// became of it, and takes ``takeEvents()`` after every input. Times are of a clock that only
 /// grows.
@@ -98,6 +102,8 @@ package struct Membership: Sendable {
     package var table: PartitionTable
     package var base: Int64
     package var removed: [Sighting]
+    /// The session that takes the place of our own, which ends with the change.
+    package var successor: Replica?
 
     package init(table: PartitionTable, base: Int64, removed: [Sighting]) {
       self.table = table
@@ -164,6 +170,11 @@ package struct Membership: Sendable {
   /// When the last renewal that held began.
   private var renewedAt: Duration?
   private var leavingSince: Duration?
+  /// Something may be under way under our session for a partition that we do not own any more
+  /// in what is planned.
+  private var needsSuccessor = false
+  /// How many sessions this one has followed under one name.
+  private var successions = 0
   private var renewalDue = Duration.zero
   private var lookDue = Duration.zero
   private var lastLook: Duration?
@@ -196,7 +207,8 @@ package struct Membership: Sendable {
     case .inside:
       self.giveUpClosing(at: now)
       if let since = self.leavingSince,
-        self.stages.isEmpty || self.isAloneAndClosed || now - since >= self.policy.leavingLimit
+        self.stages.isEmpty || self.isAloneAndClosed || self.needsSuccessor
+          || now - since >= self.policy.leavingLimit
       {
         return .leave(self.me.id)
       }
@@ -268,9 +280,16 @@ package struct Membership: Sendable {
   }
 
   /// A write met no session of ours: others have given us up, and own what was ours. Goes on as a
-  /// replica that is new.
-  package mutating func fenced(as next: ReplicaID, at now: Duration) {
-    guard self.phase == .inside else { return }
+  /// replica that is new. Answers whether it is so: it may have been a change of our own that ended
+  /// the session, and then the next renewal tells.
+  @discardableResult
+  package mutating func fenced(as next: ReplicaID, at now: Duration) -> Bool {
+    guard self.phase == .inside else { return false }
+    if self.plan?.successor != nil {
+      self.plan = nil
+      self.renewalDue = now
+      return false
+    }
     self.phase = self.me.isLeaving ? .gone : .outside
     if !self.stages.isEmpty { self.events.append(.drop(Set(self.stages.keys))) }
     self.stages = [:]
@@ -278,7 +297,10 @@ package struct Membership: Sendable {
     self.renewedAt = nil
     self.lastLook = nil
     self.me = Replica(id: next, address: self.me.address)
+    self.needsSuccessor = false
+    self.successions = 0
     self.lookDue = now
+    return true
   }
 
   /// Gives away what it owns, and then goes.
@@ -336,8 +358,17 @@ package struct Membership: Sendable {
   }
 
   /// A planned change holds.
-  package mutating func changed(_ change: Change, version: Int64, at now: Duration) {
+  package mutating func changed(
+    _ change: Change, version: Int64, begunAt begin: Duration, at now: Duration
+  ) {
     self.plan = nil
+    if var successor = change.successor {
+      successor.isLeaving = self.me.isLeaving
+      self.me = successor
+      self.successions += 1
+      self.needsSuccessor = false
+      self.renewed(begunAt: begin)
+    }
     for sighting in change.removed { self.peers[sighting.replica.id] = nil }
     self.tableIs(change.table, version: version)
     self.arrange(at: now)
@@ -375,6 +406,7 @@ package struct Membership: Sendable {
     guard !late.isEmpty else { return }
     for partition in late { self.stages[partition] = .closed }
     self.events.append(.drop(late))
+    self.needsSuccessor = true
     self.arrange(at: now)
   }
 
@@ -440,9 +472,11 @@ package struct Membership: Sendable {
     }
     let silent = self.peers.values.filter(\.isSilent).sorted { $0.replica.id < $1.replica.id }
     if !orphans.isEmpty || !silent.isEmpty {
-      self.plan = Change(
+      var change = Change(
         table: table, base: self.tableVersion,
         removed: silent.map { Sighting(replica: $0.replica, version: $0.version) })
+      if self.needsSuccessor { self.succeed(by: &change) }
+      self.plan = change
     }
     // Who has most may keep one more than the others where 64 cannot be divided.
     let order = takers.sorted { ((loads[$1] ?? 0), $0) < ((loads[$0] ?? 0), $1) }
@@ -450,6 +484,21 @@ package struct Membership: Sendable {
     let place = order.firstIndex(of: self.me.id)
     let quota = place.map { share + ($0 < Partition.count % takers.count ? 1 : 0) } ?? 0
     self.close(excess: (loads[self.me.id] ?? 0) - quota, at: now)
+  }
+
+  /// Has the change end our session, and give what is ours to the next one.
+  private func succeed(by change: inout Change) {
+    var successor = Replica(id: self.me.id, address: self.me.address)
+    let name = self.me.id.rawValue.split(separator: "~").first.map(String.init) ?? ""
+    successor.id = ReplicaID("\(name)~\(self.successions + 1)")
+    for partition in change.table.partitions(of: self.me.id) {
+      if change.table[partition] == self.table[partition] {
+        change.table.give(partition, to: successor.id)
+      } else {
+        change.table[partition].owner = successor.id
+      }
+    }
+    change.successor = successor
   }
 
   /// Begins to close partitions, so that together with those that are closing already there are

@@ -15,6 +15,7 @@ extension Scheduler {
     else { return [] }
     var effects: [Effect] = []
     self.adopt(stored, at: now, &effects)
+    effects += self.queue.changes()
     return effects
   }
 
@@ -26,6 +27,7 @@ extension Scheduler {
     let loaded = partitions.filter { self.partitions[$0] == .loading }
     guard !loaded.isEmpty else { return [] }
     for partition in loaded { self.partitions[partition] = .serving }
+    self.countPartitions()
     var effects: [Effect] = []
     // In a group what runs goes first, then what came first.
     let order = self.builds.values.lazy.filter { loaded.contains($0.partition) }
@@ -52,6 +54,7 @@ extension Scheduler {
     let closing = partitions.filter { self.partitions[$0] != nil }
     guard !closing.isEmpty else { return [] }
     for partition in closing { self.partitions[partition] = .closing }
+    self.countPartitions()
     var effects: [Effect] = []
     for id in self.builds(in: closing) {
       for ticket in (self.builds[id]?.machine.tickets ?? [:]).values { self.queue.remove(ticket) }
@@ -87,8 +90,13 @@ extension Scheduler {
       effects.append(.moved(id))
     }
     for partition in lost { self.forget(partition) }
+    self.countPartitions()
     effects += self.queue.changes()
     return effects
+  }
+
+  private mutating func countPartitions() {
+    self.queue.owns(partitions: self.partitions.values.count { $0 == .serving })
   }
 
   private mutating func forget(_ partition: Partition) {

@@ -64,6 +64,11 @@ package struct Policy: Sendable {
 
   /// A project's weight in the fair share; 1 unless it stands here.
   package var weights: [ProjectID: Double] = [:]
+  /// What may run at a time of a project; for one that does not stand there, the standard one.
+  package var projectLimits: [ProjectID: RunningLimit] = [:]
+  package var standardProjectLimit: RunningLimit?
+  /// What may run at a time in a pool.
+  package var poolLimits: [String: RunningLimit] = [:]
   /// What one CPU weighs against in memory when the dominant share is taken: an executor's usual
   /// proportion.
   package var memoryForEachCPU = ByteCount.gibibytes(2)

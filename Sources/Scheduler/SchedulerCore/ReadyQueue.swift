@@ -11,6 +11,7 @@ import OrderedCollections
 struct ReadyQueue: Sendable {
   private struct Line: Sendable {
     var waiting = FairQueue()
+    let shape: SharedShape
     /// In the order they were sent, with the greatest priority they were sent for.
     var open: OrderedDictionary<DemandID, Int32> = [:]
     /// Why it waits, in the allocator's words.
@@ -29,16 +30,30 @@ struct ReadyQueue: Sendable {
     }
   }
 
+  /// A shape that all of its line refer to: a million places must not hold a million copies.
+  private final class SharedShape: Sendable {
+    let value: Shape
+    init(_ value: Shape) { self.value = value }
+  }
+
+  /// Where work stands.
+  private struct Place: Sendable {
+    let shared: SharedShape
+    let project: ProjectID
+    var shape: Shape { self.shared.value }
+  }
+
   private let policy: Policy
   /// Makes this process' demands differ from those of every other.
   private let owner: String
   private var lines: [Shape: Line] = [:]
   private var shapes: [DemandID: Shape] = [:]
-  private var places: [Ticket: (shape: Shape, project: ProjectID)] = [:]
+  private var places: [Ticket: Place] = [:]
   /// In which lines a project has work, and how much.
   private var presence: [ProjectID: [Shape: Int]] = [:]
   /// What each project holds.
   private var usage: [ProjectID: Resources] = [:]
+  private var limits: Limits
   /// Everything that waits, oldest first, and some that no longer does.
   private var arrivals: Deque<(ticket: Ticket, since: Timestamp, work: Work)> = []
   private var nextDemand: UInt64 = 0
@@ -49,6 +64,7 @@ struct ReadyQueue: Sendable {
   init(policy: Policy, owner: String) {
     self.policy = policy
     self.owner = owner
+    self.limits = Limits(policy)
   }
 
   /// Work that waits.
@@ -72,8 +88,11 @@ struct ReadyQueue: Sendable {
       work: work, project: project, priority: priority, age: age, since: now,
       ticket: self.nextTicket)
     self.arrivals.append((self.nextTicket, now, work))
-    self.lines[shape, default: Line()].waiting.insert(entry, share: self.share(of: project))
-    self.places[self.nextTicket] = (shape, project)
+    let turn = self.turn(of: project, for: shape)
+    var line = self.lines.removeValue(forKey: shape) ?? Line(shape: SharedShape(shape))
+    line.waiting.insert(entry, share: turn)
+    self.places[self.nextTicket] = Place(shared: line.shape, project: project)
+    self.lines[shape] = line
     self.presence[project, default: [:]][shape, default: 0] += 1
     self.touched.append(shape)
     return self.nextTicket
@@ -81,12 +100,12 @@ struct ReadyQueue: Sendable {
 
   /// Takes out work that is no longer to be done.
   mutating func remove(_ ticket: Ticket) {
-    guard let (shape, _) = self.forget(ticket) else { return }
+    guard let shape = self.forget(ticket)?.shape else { return }
     self.lines[shape]?.waiting.remove(ticket)
     self.touched.append(shape)
   }
 
-  private mutating func forget(_ ticket: Ticket) -> (shape: Shape, project: ProjectID)? {
+  private mutating func forget(_ ticket: Ticket) -> Place? {
     guard let place = self.places.removeValue(forKey: ticket) else { return nil }
     let left = (self.presence[place.project]?[place.shape] ?? 1) - 1
     self.presence[place.project]?[place.shape] = left > 0 ? left : nil
@@ -120,8 +139,26 @@ struct ReadyQueue: Sendable {
     return QueuePosition(place: place, count: line.waiting.count, since: nil, pace: line.pace)
   }
 
-  /// Why work of a shape waits.
-  func reason(for shape: Shape) -> String { self.lines[shape]?.reason ?? "" }
+  /// What work of a shape and a project waits for.
+  func reason(for shape: Shape, of project: ProjectID) -> String {
+    if let reason = self.limits.reason(project, shape) { return reason }
+    let reason = self.lines[shape]?.reason ?? ""
+    return reason.isEmpty ? "an executor to be found" : "an executor: \(reason)"
+  }
+
+  /// Why limits never let work of a shape and a project begin; nil: they do.
+  func refusal(_ project: ProjectID, _ shape: Shape) -> String? {
+    self.limits.refusal(project, shape)
+  }
+
+  /// So many partitions are this scheduler's: its part of what a pool may run.
+  mutating func owns(partitions: Int) {
+    guard self.limits.partitions != partitions else { return }
+    self.limits.partitions = partitions
+    for shape in self.lines.keys.sorted() where self.limits.isLimited(shape.pool) {
+      self.touched.append(shape)
+    }
+  }
 
   /// The allocator said why a demand waits. Answers the shape whose reason is another now.
   mutating func waiting(_ demand: DemandID, reason: String) -> Shape? {
@@ -139,12 +176,14 @@ struct ReadyQueue: Sendable {
     self.lines[shape]?.open.removeValue(forKey: demand)
     self.lines[shape]?.granted(at: now)
     self.touched.append(shape)
+    // A limit may have been reached since it was asked for.
+    guard self.limits.room(in: shape, atMost: 1) > 0 else { return nil }
     return self.popFirst(shape)
   }
 
   private mutating func popFirst(_ shape: Shape) -> FairQueue.Entry? {
-    let (usage, policy) = (self.usage, self.policy)
-    let entry = self.lines[shape]?.waiting.popFirst { Self.share(of: $0, usage, policy) }
+    let turn = self.turns(for: shape)
+    let entry = self.lines[shape]?.waiting.popFirst(share: turn)
     guard let entry else { return nil }
     _ = self.forget(entry.ticket)
     return entry
@@ -154,7 +193,10 @@ struct ReadyQueue: Sendable {
   mutating func unsatisfiable(_ demand: DemandID) -> [Work] {
     guard let shape = self.shapes[demand] else { return [] }
     var works: [Work] = []
-    while let entry = self.popFirst(shape) { works.append(entry.work) }
+    while let entry = self.lines[shape]?.waiting.popFirst(share: { _ in 0 }) {
+      _ = self.forget(entry.ticket)
+      works.append(entry.work)
+    }
     // This one the allocator has forgotten; the others are withdrawn.
     self.shapes[demand] = nil
     self.lines[shape]?.open.removeValue(forKey: demand)
@@ -162,16 +204,51 @@ struct ReadyQueue: Sendable {
     return works
   }
 
-  mutating func took(_ resources: Resources, project: ProjectID) {
-    self.usage[project, default: .none] += resources
+  mutating func took(_ charge: BuildOutput.Charge, project: ProjectID) {
+    self.usage[project, default: .none] += charge.resources
+    guard let pool = charge.pool, !self.limits.areNone else { return }
+    self.limits.began(charge.resources, project: project, pool: pool)
+    self.limitsMoved(project, pool)
   }
 
-  mutating func gaveBack(_ resources: Resources, project: ProjectID) {
-    let left = (self.usage[project] ?? .none) - resources
+  mutating func gaveBack(_ charge: BuildOutput.Charge, project: ProjectID) {
+    let left = (self.usage[project] ?? .none) - charge.resources
     self.usage[project] = left == .none ? nil : left
-    let share = self.share(of: project)
+    if let pool = charge.pool, !self.limits.areNone {
+      self.limits.ended(charge.resources, project: project, pool: pool)
+      self.limitsMoved(project, pool)
+    }
     for shape in (self.presence[project] ?? [:]).keys {
-      self.lines[shape]?.waiting.shareFell(of: project, to: share)
+      let turn = self.turn(of: project, for: shape)
+      self.lines[shape]?.waiting.shareFell(of: project, to: turn)
+    }
+  }
+
+  /// Lines that may begin more, or less, than before.
+  private mutating func limitsMoved(_ project: ProjectID, _ pool: String) {
+    if self.limits.haveProjects {
+      for shape in (self.presence[project] ?? [:]).keys.sorted() { self.touched.append(shape) }
+    }
+    if self.limits.isLimited(pool) {
+      let name = Limits.name(of: pool)
+      for shape in self.lines.keys.sorted() where Limits.name(of: shape.pool) == name {
+        self.touched.append(shape)
+      }
+    }
+  }
+
+  /// A project's share; beyond all others while its limit is reached.
+  private func turn(of project: ProjectID, for shape: Shape) -> Double {
+    self.turns(for: shape)(project)
+  }
+
+  private func turns(for shape: Shape) -> (ProjectID) -> Double {
+    let (usage, policy) = (self.usage, self.policy)
+    guard self.limits.haveProjects else { return { Self.share(of: $0, usage, policy) } }
+    let limits = self.limits
+    return { project in
+      limits.room(of: project, shape, atMost: 1) == 0
+        ? .infinity : Self.share(of: project, usage, policy)
     }
   }
 
@@ -205,15 +282,15 @@ struct ReadyQueue: Sendable {
     guard var line = self.lines[shape] else { return }
     // Out of the dictionary while it changes: no copy of its queues.
     self.lines[shape] = nil
-    let wanted = min(line.waiting.count, self.policy.maximumOpenDemands)
+    let wanted = self.wanted(line, shape)
     while line.open.count > wanted {
       // The newest is the least urgent.
       let demand = line.open.removeLast().key
       self.shapes[demand] = nil
       effects.append(.withdraw(demand))
     }
-    let (usage, policy) = (self.usage, self.policy)
-    if let head = line.waiting.first(share: { Self.share(of: $0, usage, policy) }) {
+    let turn = self.turns(for: shape)
+    if wanted > 0, let head = line.waiting.first(share: turn) {
       while line.open.count < wanted {
         self.nextDemand += 1
         let id = DemandID("d-\(self.owner)-\(self.nextDemand)")
@@ -229,6 +306,21 @@ struct ReadyQueue: Sendable {
       }
     }
     if !line.waiting.isEmpty || !line.open.isEmpty { self.lines[shape] = line }
+  }
+
+  /// How many demands are to be open for a line.
+  private func wanted(_ line: Line, _ shape: Shape) -> Int {
+    let most = min(line.waiting.count, self.policy.maximumOpenDemands)
+    guard most > 0, shape.isForJobs, !self.limits.areNone else { return most }
+    let inPool = self.limits.room(in: shape, atMost: most)
+    guard inPool > 0, self.limits.haveProjects else { return inPool }
+    var room = 0
+    line.waiting.forEachProject { project in
+      let count = self.presence[project]?[shape] ?? 0
+      room += self.limits.room(of: project, shape, atMost: count)
+      return room < inPool
+    }
+    return min(room, inPool)
   }
 
   /// The rank puts priority first, then the share that the project would have with one lease more
@@ -259,8 +351,8 @@ struct ReadyQueue: Sendable {
     for shape in self.lines.keys.sorted() {
       guard var line = self.lines[shape] else { continue }
       self.lines[shape] = nil
-      let (usage, policy) = (self.usage, self.policy)
-      if let head = line.waiting.first(share: { Self.share(of: $0, usage, policy) }) {
+      let turn = self.turns(for: shape)
+      if let head = line.waiting.first(share: turn) {
         for (index, id) in line.open.keys.enumerated() {
           effects.append(.demand(self.demand(id, for: head, shape, open: index)))
         }
@@ -285,9 +377,9 @@ struct ReadyQueue: Sendable {
   ) -> (ticket: Ticket, work: Work, reason: String)? {
     self.dropArrivals()
     guard let first = self.arrivals.first, first.since <= time,
-      let shape = self.places[first.ticket]?.shape
+      let place = self.places[first.ticket]
     else { return nil }
-    return (first.ticket, first.work, self.reason(for: shape))
+    return (first.ticket, first.work, self.reason(for: place.shape, of: place.project))
   }
 
   private mutating func dropArrivals() {
@@ -296,9 +388,11 @@ struct ReadyQueue: Sendable {
     }
   }
 
-  var lineCounts: [(shape: Shape, waiting: Int, open: Int)] {
-    self.lines.keys.sorted().map { shape in
-      (shape, self.lines[shape]?.waiting.count ?? 0, self.lines[shape]?.open.count ?? 0)
+  var lineCounts: [(shape: Shape, wanted: Int, open: Int)] {
+    self.lines.sorted { $0.key < $1.key }.map { shape, line in
+      (shape, self.wanted(line, shape), line.open.count)
     }
   }
+
+  func running(of project: ProjectID) -> Running { self.limits.running(of: project) }
 }

@@ -40,6 +40,9 @@ package struct Scheduler: Sendable {
   package var isStoreSilent: Bool { self.storeSilence != nil }
   package internal(set) var tally = Tally()
   var audit = AuditCursor()
+  /// Pipelines of records that were read, so that builds of the same share one.
+  private var pipelines: Set<Pipeline> = []
+  private static let maximumPipelines = 4_096
 
   enum PartitionStage: Hashable, Sendable {
     /// Its records are being read.
@@ -82,6 +85,12 @@ package struct Scheduler: Sendable {
     self.owner = owner
     self.queue = ReadyQueue(policy: policy, owner: owner)
     self.partitionsTaken(Set(partitions))
+  }
+
+  /// The pipeline, as another build has it already.
+  mutating func shared(_ pipeline: Pipeline) -> Pipeline {
+    if self.pipelines.count >= Self.maximumPipelines { self.pipelines = [] }
+    return self.pipelines.insert(pipeline).memberAfterInsert
   }
 
   // MARK: Callers
@@ -290,8 +299,7 @@ package struct Scheduler: Sendable {
     case .running, .finished: return ""
     case .queued:
       guard let shape = entry.machine.shape(of: .job(index), self.policy) else { return "" }
-      let reason = self.queue.reason(for: shape)
-      return reason.isEmpty ? "an executor to be found" : "an executor: \(reason)"
+      return self.queue.reason(for: shape, of: record.project)
     case .blocked:
       if let attempt = job.attempts.last(where: \.isHeld) {
         return "attempt \(attempt.number) on executor \(attempt.executor) to be stopped"

@@ -42,6 +42,14 @@ package struct Configuration: Sendable {
         "project-weights", default: "",
         help: "Projects that are to get more or less than others, as PROJECT=WEIGHT, separated by "
           + "commas; others have 1"),
+      Setting(
+        "project-limits", default: "",
+        help: "What may run of a project at a time, as PROJECT=jobs:N+cpu:N+memory:SIZE, separated "
+          + "by commas; the project * is every other one"),
+      Setting(
+        "pool-limits", default: "",
+        help: "What may run in a pool at a time, written as project-limits is; several schedulers "
+          + "share it"),
     ]
   }()
 
@@ -98,5 +106,53 @@ package struct Configuration: Sendable {
       }
       self.policy.weights[ProjectID(String(words[0]))] = weight
     }
+    for (project, limit) in try Self.limits(settings, "project-limits") {
+      if project == "*" {
+        self.policy.standardProjectLimit = limit
+      } else {
+        self.policy.projectLimits[ProjectID(project)] = limit
+      }
+    }
+    self.policy.poolLimits = try Self.limits(settings, "pool-limits")
+  }
+
+  private static func limits(
+    _ settings: SettingValues, _ name: String
+  ) throws(SettingError) -> [String: RunningLimit] {
+    var limits: [String: RunningLimit] = [:]
+    for part in settings.string(name).split(separator: ",") {
+      guard let end = part.lastIndex(of: "="), end > part.startIndex,
+        let limit = Self.limit(part[part.index(after: end)...])
+      else {
+        throw settings.wrong(
+          name, "\"\(part)\" is not NAME=LIMIT, with a limit such as jobs:20+cpu:40+memory:80GiB")
+      }
+      guard limits.updateValue(limit, forKey: String(part[..<end])) == nil else {
+        throw settings.wrong(name, "\"\(part[..<end])\" stands there twice")
+      }
+    }
+    return limits
+  }
+
+  /// Nil for what is none, or says something twice.
+  private static func limit(_ text: Substring) -> RunningLimit? {
+    var limit = RunningLimit()
+    for part in text.split(separator: "+", omittingEmptySubsequences: false) {
+      let words = part.split(separator: ":", omittingEmptySubsequences: false).map(String.init)
+      guard words.count == 2 else { return nil }
+      switch words[0] {
+      case "jobs" where limit.jobs == nil:
+        guard let jobs = Int(words[1]), jobs >= 1 else { return nil }
+        limit.jobs = jobs
+      case "cpu" where limit.cpuMillis == nil:
+        guard let cpuMillis = PipelineQuantity.cpuMillis(words[1]) else { return nil }
+        limit.cpuMillis = cpuMillis
+      case "memory" where limit.memory == nil:
+        guard let memory = PipelineQuantity.memory(words[1]) else { return nil }
+        limit.memory = memory
+      default: return nil
+      }
+    }
+    return limit
   }
 }

@@ -189,7 +189,7 @@ final class Driver: @unchecked Sendable {
 
   private func recovered(_ partitions: Set<Partition>) {
     self.feed { $0.recoveryFinished(of: partitions, at: $1) }
-    for partition in partitions { self.replicas.loaded(partition) }
+    for partition in partitions.sorted() { self.replicas.loaded(partition) }
   }
 
   private func recovered(_ id: BuildID, _ reading: BuildStore.Reading) {
@@ -520,7 +520,9 @@ final class Driver: @unchecked Sendable {
     // Unstructured: it ends with its pages, or with the first that fails; the next one is another's.
     Task.immediate(executorPreference: self.loop.callExecutor) {
       try? await self.store.scanActive(of: partition) { page in
-        guard self.generations[partition.number] == generation else { return }
+        // One that may have been given up has nothing to compare with.
+        guard self.generations[partition.number] == generation, self.replicas.places.isTrusted
+        else { return }
         for case (_, .found(let stored)) in page { self.feed { $0.audited(stored, at: $1) } }
       }
       self.isReadingRecords = false

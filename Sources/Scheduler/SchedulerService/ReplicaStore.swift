@@ -64,8 +64,15 @@ struct ReplicaStore: Sendable {
         conflictDetectionStrategy: .baseVersion(sighting.version),
         conflictResolutionStrategy: .fail)
     }
+    // A deletion alone would not mind if it were not there.
+    let succession = change.successor.map { successor in
+      [
+        DatastoreV1.Mutation(operation: .delete(self.key(session))),
+        DatastoreV1.Mutation(operation: .upsert(self.entity(successor))),
+      ]
+    }
     return await self.write(
-      [self.assertion(session)] + removals + [
+      [self.assertion(session)] + (succession ?? []) + removals + [
         DatastoreV1.Mutation(
           operation: .upsert(self.entity(change.table)),
           conflictDetectionStrategy: .baseVersion(change.base), conflictResolutionStrategy: .fail)

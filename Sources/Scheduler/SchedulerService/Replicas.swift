@@ -82,12 +82,16 @@ final class Replicas: @unchecked Sendable {
   /// A commit met no session.
   func fenced(_ session: ReplicaID) {
     self.loop.assertInEventLoop()
-    guard self.core.isInside, self.core.me.id == session else { return }
+    guard self.core.isInside, self.core.me.id == session,
+      self.core.fenced(as: Self.newID(), at: self.now)
+    else {
+      self.poke.yield()
+      return
+    }
     self.timesFenced += 1
     self.logger.warning(
       "other schedulers have given this one up for dead and own its builds now; it joins again",
       metadata: ["session": "\(session)"])
-    self.core.fenced(as: Self.newID(), at: self.now)
     self.settle()
   }
 
@@ -170,7 +174,8 @@ final class Replicas: @unchecked Sendable {
       switch end {
       case .done(let version):
         self.log(change)
-        self.core.changed(change, version: version, at: self.now)
+        self.core.changed(change, version: version, begunAt: begin, at: self.now)
+        if change.successor != nil { self.joined(self.core.me.id) }
       case let end: self.failed(end, "change owners") { self.core.changeFailed(at: self.now) }
       }
     case .leave(let session):
@@ -197,6 +202,11 @@ final class Replicas: @unchecked Sendable {
   }
 
   private func log(_ change: Membership.Change) {
+    if change.successor != nil {
+      self.logger.warning(
+        "partitions were given away before all of their writes were answered: what is under way "
+          + "comes to nothing")
+    }
     for sighting in change.removed {
       self.logger.notice(
         "a scheduler is silent and was given up for dead",

@@ -90,7 +90,8 @@ extension AllocatorV1 {
     /// Where the executor's plugin-runner listens: `host:port` or `unix:path`.
     public var executorAddress: String
     public var resources: TypesV1.Resources?
-    /// Only grows, over all leases. A runner refuses a job whose token is not newer than the last
+    /// Grows with every lease, and is above all that the lease's executor has seen, whatever was lost
+    /// meanwhile. A runner refuses a job whose token is not newer than the last
     /// one it saw for that attempt's lease.
     public var fencingToken: Int64
     /// The attempt it was granted for.
@@ -191,6 +192,8 @@ extension AllocatorV1 {
     public var warmProjects: [String]
     /// What the executor really uses now.
     public var used: TypesV1.Resources?
+    /// The largest fencing token that this process has seen; 0: none.
+    public var newestFencingToken: Int64
 
     public var unknownFields: UnknownFields
 
@@ -205,6 +208,7 @@ extension AllocatorV1 {
       self.draining = false
       self.warmProjects = []
       self.used = nil
+      self.newestFencingToken = 0
       self.unknownFields = UnknownFields()
     }
 
@@ -218,7 +222,8 @@ extension AllocatorV1 {
       leases: [AllocatorV1.HeldLease] = [],
       draining: Bool = false,
       warmProjects: [String] = [],
-      used: TypesV1.Resources? = nil
+      used: TypesV1.Resources? = nil,
+      newestFencingToken: Int64 = 0
     ) {
       self.executorID = executorID
       self.incarnation = incarnation
@@ -230,6 +235,7 @@ extension AllocatorV1 {
       self.draining = draining
       self.warmProjects = warmProjects
       self.used = used
+      self.newestFencingToken = newestFencingToken
       self.unknownFields = UnknownFields()
     }
   }
@@ -255,6 +261,7 @@ extension AllocatorV1.HeartbeatRequest {
     let draining: Bool = message.pointee.draining != 0
     let warmProjects: [String] = try source.strings(message.pointee.n_warm_projects, message.pointee.warm_projects, in: "millrace.allocator.v1.HeartbeatRequest.warm_projects")
     let used: TypesV1.Resources? = try source.message(message.pointee.used)
+    let newestFencingToken: Int64 = message.pointee.newest_fencing_token
     let unknownFields = try source.unknownFields(message.pointee.base)
     self.executorID = executorID
     self.incarnation = incarnation
@@ -266,6 +273,7 @@ extension AllocatorV1.HeartbeatRequest {
     self.draining = draining
     self.warmProjects = warmProjects
     self.used = used
+    self.newestFencingToken = newestFencingToken
     self.unknownFields = unknownFields
   }
 
@@ -280,6 +288,7 @@ extension AllocatorV1.HeartbeatRequest {
     message.pointee.draining = self.draining ? 1 : 0
     (message.pointee.n_warm_projects, message.pointee.warm_projects) = arena.strings(self.warmProjects)
     message.pointee.used = arena.message(self.used)
+    message.pointee.newest_fencing_token = self.newestFencingToken
     arena.unknownFields(self.unknownFields, &message.pointee.base)
   }
 }
@@ -1236,56 +1245,57 @@ extension AllocatorV1 {
       ZXhlY3V0b3JJZBIpChBleGVjdXRvcl9hZGRyZXNzGAMgASgJUg9leGVjdXRvckFkZHJlc3MSOgoJcmVzb3VyY2VzGAQg\
       ASgLMhwubWlsbHJhY2UudHlwZXMudjEuUmVzb3VyY2VzUglyZXNvdXJjZXMSIwoNZmVuY2luZ190b2tlbhgFIAEoA1IM\
       ZmVuY2luZ1Rva2VuEh0KCnJlcXVlc3RfaWQYBiABKAlSCXJlcXVlc3RJZBI5CgpleHBpcmVzX2F0GAcgASgLMhouZ29v\
-      Z2xlLnByb3RvYnVmLlRpbWVzdGFtcFIJZXhwaXJlc0F0IoIDChBIZWFydGJlYXRSZXF1ZXN0Eh8KC2V4ZWN1dG9yX2lk\
+      Z2xlLnByb3RvYnVmLlRpbWVzdGFtcFIJZXhwaXJlc0F0IrQDChBIZWFydGJlYXRSZXF1ZXN0Eh8KC2V4ZWN1dG9yX2lk\
       GAEgASgJUgpleGVjdXRvcklkEiAKC2luY2FybmF0aW9uGAIgASgJUgtpbmNhcm5hdGlvbhIYCgdhZGRyZXNzGAMgASgJ\
       UgdhZGRyZXNzEhIKBHBvb2wYBCABKAlSBHBvb2wSFgoGbGFiZWxzGAUgAygJUgZsYWJlbHMSOAoIY2FwYWNpdHkYBiAB\
       KAsyHC5taWxscmFjZS50eXBlcy52MS5SZXNvdXJjZXNSCGNhcGFjaXR5EjgKBmxlYXNlcxgHIAMoCzIgLm1pbGxyYWNl\
       LmFsbG9jYXRvci52MS5IZWxkTGVhc2VSBmxlYXNlcxIaCghkcmFpbmluZxgIIAEoCFIIZHJhaW5pbmcSIwoNd2FybV9w\
       cm9qZWN0cxgJIAMoCVIMd2FybVByb2plY3RzEjAKBHVzZWQYCiABKAsyHC5taWxscmFjZS50eXBlcy52MS5SZXNvdXJj\
-      ZXNSBHVzZWQiwAEKCUhlbGRMZWFzZRIZCghsZWFzZV9pZBgBIAEoCVIHbGVhc2VJZBIdCgpyZXF1ZXN0X2lkGAIgASgJ\
-      UglyZXF1ZXN0SWQSIwoNZmVuY2luZ190b2tlbhgDIAEoA1IMZmVuY2luZ1Rva2VuEjoKCXJlc291cmNlcxgEIAEoCzIc\
-      Lm1pbGxyYWNlLnR5cGVzLnYxLlJlc291cmNlc1IJcmVzb3VyY2VzEhgKB3Byb2plY3QYBSABKAlSB3Byb2plY3QitQEK\
-      EUhlYXJ0YmVhdFJlc3BvbnNlEiQKDnN0b3BfbGVhc2VfaWRzGAEgAygJUgxzdG9wTGVhc2VJZHMSQAoObmV4dF9oZWFy\
-      dGJlYXQYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25SDW5leHRIZWFydGJlYXQSOAoKbG9zdF9hZnRlchgD\
-      IAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvblIJbG9zdEFmdGVyIlYKEURlcmVnaXN0ZXJSZXF1ZXN0Eh8KC2V4\
-      ZWN1dG9yX2lkGAEgASgJUgpleGVjdXRvcklkEiAKC2luY2FybmF0aW9uGAIgASgJUgtpbmNhcm5hdGlvbiIUChJEZXJl\
-      Z2lzdGVyUmVzcG9uc2UipAEKDkFjcXVpcmVSZXF1ZXN0EjcKBmRlbWFuZBgBIAEoCzIdLm1pbGxyYWNlLmFsbG9jYXRv\
-      ci52MS5EZW1hbmRIAFIGZGVtYW5kEhwKCHdpdGhkcmF3GAIgASgJSABSCHdpdGhkcmF3EjEKBGhvbGQYAyABKAsyGy5t\
-      aWxscmFjZS5hbGxvY2F0b3IudjEuSG9sZEgAUgRob2xkQggKBmNoYW5nZSJhCgRIb2xkEhkKCGxlYXNlX2lkGAEgASgJ\
-      UgdsZWFzZUlkEh0KCnJlcXVlc3RfaWQYAiABKAlSCXJlcXVlc3RJZBIfCgtleGVjdXRvcl9pZBgDIAEoCVIKZXhlY3V0\
-      b3JJZCLrAQoGRGVtYW5kEh0KCnJlcXVlc3RfaWQYASABKAlSCXJlcXVlc3RJZBIYCgdwcm9qZWN0GAIgASgJUgdwcm9q\
-      ZWN0EhIKBHBvb2wYAyABKAlSBHBvb2wSFgoGbGFiZWxzGAQgAygJUgZsYWJlbHMSOgoJcmVzb3VyY2VzGAUgASgLMhwu\
-      bWlsbHJhY2UudHlwZXMudjEuUmVzb3VyY2VzUglyZXNvdXJjZXMSEgoEcmFuaxgGIAEoA1IEcmFuaxIsChJhdm9pZF9l\
-      eGVjdXRvcl9pZHMYByADKAlSEGF2b2lkRXhlY3V0b3JJZHMilgIKD0FjcXVpcmVSZXNwb25zZRI4CgdncmFudGVkGAEg\
-      ASgLMhwubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkxlYXNlSABSB2dyYW50ZWQSTAoNdW5zYXRpc2ZpYWJsZRgCIAEoCzIk\
-      Lm1pbGxyYWNlLmFsbG9jYXRvci52MS5VbnNhdGlzZmlhYmxlSABSDXVuc2F0aXNmaWFibGUSNgoEbG9zdBgDIAEoCzIg\
-      Lm1pbGxyYWNlLmFsbG9jYXRvci52MS5MZWFzZUxvc3RIAFIEbG9zdBI6Cgd3YWl0aW5nGAQgASgLMh4ubWlsbHJhY2Uu\
-      YWxsb2NhdG9yLnYxLldhaXRpbmdIAFIHd2FpdGluZ0IHCgVldmVudCJGCg1VbnNhdGlzZmlhYmxlEh0KCnJlcXVlc3Rf\
-      aWQYASABKAlSCXJlcXVlc3RJZBIWCgZyZWFzb24YAiABKAlSBnJlYXNvbiJACgdXYWl0aW5nEh0KCnJlcXVlc3RfaWQY\
-      ASABKAlSCXJlcXVlc3RJZBIWCgZyZWFzb24YAiABKAlSBnJlYXNvbiK9AQoJTGVhc2VMb3N0EhkKCGxlYXNlX2lkGAEg\
-      ASgJUgdsZWFzZUlkEh0KCnJlcXVlc3RfaWQYAiABKAlSCXJlcXVlc3RJZBIfCgtleGVjdXRvcl9pZBgDIAEoCVIKZXhl\
-      Y3V0b3JJZBI7CgVjYXVzZRgEIAEoDjIlLm1pbGxyYWNlLmFsbG9jYXRvci52MS5MZWFzZUxvc3RDYXVzZVIFY2F1c2US\
-      GAoHbWVzc2FnZRgFIAEoCVIHbWVzc2FnZSItCg5SZWxlYXNlUmVxdWVzdBIbCglsZWFzZV9pZHMYASADKAlSCGxlYXNl\
-      SWRzIhEKD1JlbGVhc2VSZXNwb25zZSIqChRMaXN0RXhlY3V0b3JzUmVxdWVzdBISCgRwb29sGAEgASgJUgRwb29sIlYK\
-      FUxpc3RFeGVjdXRvcnNSZXNwb25zZRI9CglleGVjdXRvcnMYASADKAsyHy5taWxscmFjZS5hbGxvY2F0b3IudjEuRXhl\
-      Y3V0b3JSCWV4ZWN1dG9ycyKFAwoIRXhlY3V0b3ISDgoCaWQYASABKAlSAmlkEhgKB2FkZHJlc3MYAiABKAlSB2FkZHJl\
-      c3MSEgoEcG9vbBgDIAEoCVIEcG9vbBIWCgZsYWJlbHMYBCADKAlSBmxhYmVscxI6CgVzdGF0ZRgFIAEoDjIkLm1pbGxy\
-      YWNlLmFsbG9jYXRvci52MS5FeGVjdXRvclN0YXRlUgVzdGF0ZRI4CghjYXBhY2l0eRgGIAEoCzIcLm1pbGxyYWNlLnR5\
-      cGVzLnYxLlJlc291cmNlc1IIY2FwYWNpdHkSNAoGbGVhc2VkGAcgASgLMhwubWlsbHJhY2UudHlwZXMudjEuUmVzb3Vy\
-      Y2VzUgZsZWFzZWQSNAoGbGVhc2VzGAggAygLMhwubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkxlYXNlUgZsZWFzZXMSQQoO\
-      bGFzdF9oZWFydGJlYXQYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wUg1sYXN0SGVhcnRiZWF0Kp0BCg5M\
-      ZWFzZUxvc3RDYXVzZRIgChxMRUFTRV9MT1NUX0NBVVNFX1VOU1BFQ0lGSUVEEAASIgoeTEVBU0VfTE9TVF9DQVVTRV9F\
-      WEVDVVRPUl9MT1NUEAESHAoYTEVBU0VfTE9TVF9DQVVTRV9FWFBJUkVEEAISJwojTEVBU0VfTE9TVF9DQVVTRV9FWEVD\
-      VVRPUl9SRVNUQVJURUQQAyqCAQoNRXhlY3V0b3JTdGF0ZRIeChpFWEVDVVRPUl9TVEFURV9VTlNQRUNJRklFRBAAEhgK\
-      FEVYRUNVVE9SX1NUQVRFX1JFQURZEAESGgoWRVhFQ1VUT1JfU1RBVEVfU1VTUEVDVBACEhsKF0VYRUNVVE9SX1NUQVRF\
-      X0RSQUlOSU5HEAMy+QMKEEFsbG9jYXRvclNlcnZpY2USXgoJSGVhcnRiZWF0EicubWlsbHJhY2UuYWxsb2NhdG9yLnYx\
-      LkhlYXJ0YmVhdFJlcXVlc3QaKC5taWxscmFjZS5hbGxvY2F0b3IudjEuSGVhcnRiZWF0UmVzcG9uc2USYQoKRGVyZWdp\
-      c3RlchIoLm1pbGxyYWNlLmFsbG9jYXRvci52MS5EZXJlZ2lzdGVyUmVxdWVzdBopLm1pbGxyYWNlLmFsbG9jYXRvci52\
-      MS5EZXJlZ2lzdGVyUmVzcG9uc2USXAoHQWNxdWlyZRIlLm1pbGxyYWNlLmFsbG9jYXRvci52MS5BY3F1aXJlUmVxdWVz\
-      dBomLm1pbGxyYWNlLmFsbG9jYXRvci52MS5BY3F1aXJlUmVzcG9uc2UoATABElgKB1JlbGVhc2USJS5taWxscmFjZS5h\
-      bGxvY2F0b3IudjEuUmVsZWFzZVJlcXVlc3QaJi5taWxscmFjZS5hbGxvY2F0b3IudjEuUmVsZWFzZVJlc3BvbnNlEmoK\
-      DUxpc3RFeGVjdXRvcnMSKy5taWxscmFjZS5hbGxvY2F0b3IudjEuTGlzdEV4ZWN1dG9yc1JlcXVlc3QaLC5taWxscmFj\
-      ZS5hbGxvY2F0b3IudjEuTGlzdEV4ZWN1dG9yc1Jlc3BvbnNlQg66AgtBbGxvY2F0b3JWMWIGcHJvdG8z
+      ZXNSBHVzZWQSMAoUbmV3ZXN0X2ZlbmNpbmdfdG9rZW4YCyABKANSEm5ld2VzdEZlbmNpbmdUb2tlbiLAAQoJSGVsZExl\
+      YXNlEhkKCGxlYXNlX2lkGAEgASgJUgdsZWFzZUlkEh0KCnJlcXVlc3RfaWQYAiABKAlSCXJlcXVlc3RJZBIjCg1mZW5j\
+      aW5nX3Rva2VuGAMgASgDUgxmZW5jaW5nVG9rZW4SOgoJcmVzb3VyY2VzGAQgASgLMhwubWlsbHJhY2UudHlwZXMudjEu\
+      UmVzb3VyY2VzUglyZXNvdXJjZXMSGAoHcHJvamVjdBgFIAEoCVIHcHJvamVjdCK1AQoRSGVhcnRiZWF0UmVzcG9uc2US\
+      JAoOc3RvcF9sZWFzZV9pZHMYASADKAlSDHN0b3BMZWFzZUlkcxJACg5uZXh0X2hlYXJ0YmVhdBgCIAEoCzIZLmdvb2ds\
+      ZS5wcm90b2J1Zi5EdXJhdGlvblINbmV4dEhlYXJ0YmVhdBI4Cgpsb3N0X2FmdGVyGAMgASgLMhkuZ29vZ2xlLnByb3Rv\
+      YnVmLkR1cmF0aW9uUglsb3N0QWZ0ZXIiVgoRRGVyZWdpc3RlclJlcXVlc3QSHwoLZXhlY3V0b3JfaWQYASABKAlSCmV4\
+      ZWN1dG9ySWQSIAoLaW5jYXJuYXRpb24YAiABKAlSC2luY2FybmF0aW9uIhQKEkRlcmVnaXN0ZXJSZXNwb25zZSKkAQoO\
+      QWNxdWlyZVJlcXVlc3QSNwoGZGVtYW5kGAEgASgLMh0ubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkRlbWFuZEgAUgZkZW1h\
+      bmQSHAoId2l0aGRyYXcYAiABKAlIAFIId2l0aGRyYXcSMQoEaG9sZBgDIAEoCzIbLm1pbGxyYWNlLmFsbG9jYXRvci52\
+      MS5Ib2xkSABSBGhvbGRCCAoGY2hhbmdlImEKBEhvbGQSGQoIbGVhc2VfaWQYASABKAlSB2xlYXNlSWQSHQoKcmVxdWVz\
+      dF9pZBgCIAEoCVIJcmVxdWVzdElkEh8KC2V4ZWN1dG9yX2lkGAMgASgJUgpleGVjdXRvcklkIusBCgZEZW1hbmQSHQoK\
+      cmVxdWVzdF9pZBgBIAEoCVIJcmVxdWVzdElkEhgKB3Byb2plY3QYAiABKAlSB3Byb2plY3QSEgoEcG9vbBgDIAEoCVIE\
+      cG9vbBIWCgZsYWJlbHMYBCADKAlSBmxhYmVscxI6CglyZXNvdXJjZXMYBSABKAsyHC5taWxscmFjZS50eXBlcy52MS5S\
+      ZXNvdXJjZXNSCXJlc291cmNlcxISCgRyYW5rGAYgASgDUgRyYW5rEiwKEmF2b2lkX2V4ZWN1dG9yX2lkcxgHIAMoCVIQ\
+      YXZvaWRFeGVjdXRvcklkcyKWAgoPQWNxdWlyZVJlc3BvbnNlEjgKB2dyYW50ZWQYASABKAsyHC5taWxscmFjZS5hbGxv\
+      Y2F0b3IudjEuTGVhc2VIAFIHZ3JhbnRlZBJMCg11bnNhdGlzZmlhYmxlGAIgASgLMiQubWlsbHJhY2UuYWxsb2NhdG9y\
+      LnYxLlVuc2F0aXNmaWFibGVIAFINdW5zYXRpc2ZpYWJsZRI2CgRsb3N0GAMgASgLMiAubWlsbHJhY2UuYWxsb2NhdG9y\
+      LnYxLkxlYXNlTG9zdEgAUgRsb3N0EjoKB3dhaXRpbmcYBCABKAsyHi5taWxscmFjZS5hbGxvY2F0b3IudjEuV2FpdGlu\
+      Z0gAUgd3YWl0aW5nQgcKBWV2ZW50IkYKDVVuc2F0aXNmaWFibGUSHQoKcmVxdWVzdF9pZBgBIAEoCVIJcmVxdWVzdElk\
+      EhYKBnJlYXNvbhgCIAEoCVIGcmVhc29uIkAKB1dhaXRpbmcSHQoKcmVxdWVzdF9pZBgBIAEoCVIJcmVxdWVzdElkEhYK\
+      BnJlYXNvbhgCIAEoCVIGcmVhc29uIr0BCglMZWFzZUxvc3QSGQoIbGVhc2VfaWQYASABKAlSB2xlYXNlSWQSHQoKcmVx\
+      dWVzdF9pZBgCIAEoCVIJcmVxdWVzdElkEh8KC2V4ZWN1dG9yX2lkGAMgASgJUgpleGVjdXRvcklkEjsKBWNhdXNlGAQg\
+      ASgOMiUubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkxlYXNlTG9zdENhdXNlUgVjYXVzZRIYCgdtZXNzYWdlGAUgASgJUgdt\
+      ZXNzYWdlIi0KDlJlbGVhc2VSZXF1ZXN0EhsKCWxlYXNlX2lkcxgBIAMoCVIIbGVhc2VJZHMiEQoPUmVsZWFzZVJlc3Bv\
+      bnNlIioKFExpc3RFeGVjdXRvcnNSZXF1ZXN0EhIKBHBvb2wYASABKAlSBHBvb2wiVgoVTGlzdEV4ZWN1dG9yc1Jlc3Bv\
+      bnNlEj0KCWV4ZWN1dG9ycxgBIAMoCzIfLm1pbGxyYWNlLmFsbG9jYXRvci52MS5FeGVjdXRvclIJZXhlY3V0b3JzIoUD\
+      CghFeGVjdXRvchIOCgJpZBgBIAEoCVICaWQSGAoHYWRkcmVzcxgCIAEoCVIHYWRkcmVzcxISCgRwb29sGAMgASgJUgRw\
+      b29sEhYKBmxhYmVscxgEIAMoCVIGbGFiZWxzEjoKBXN0YXRlGAUgASgOMiQubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkV4\
+      ZWN1dG9yU3RhdGVSBXN0YXRlEjgKCGNhcGFjaXR5GAYgASgLMhwubWlsbHJhY2UudHlwZXMudjEuUmVzb3VyY2VzUghj\
+      YXBhY2l0eRI0CgZsZWFzZWQYByABKAsyHC5taWxscmFjZS50eXBlcy52MS5SZXNvdXJjZXNSBmxlYXNlZBI0CgZsZWFz\
+      ZXMYCCADKAsyHC5taWxscmFjZS5hbGxvY2F0b3IudjEuTGVhc2VSBmxlYXNlcxJBCg5sYXN0X2hlYXJ0YmVhdBgJIAEo\
+      CzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSDWxhc3RIZWFydGJlYXQqnQEKDkxlYXNlTG9zdENhdXNlEiAKHExF\
+      QVNFX0xPU1RfQ0FVU0VfVU5TUEVDSUZJRUQQABIiCh5MRUFTRV9MT1NUX0NBVVNFX0VYRUNVVE9SX0xPU1QQARIcChhM\
+      RUFTRV9MT1NUX0NBVVNFX0VYUElSRUQQAhInCiNMRUFTRV9MT1NUX0NBVVNFX0VYRUNVVE9SX1JFU1RBUlRFRBADKoIB\
+      Cg1FeGVjdXRvclN0YXRlEh4KGkVYRUNVVE9SX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoURVhFQ1VUT1JfU1RBVEVfUkVB\
+      RFkQARIaChZFWEVDVVRPUl9TVEFURV9TVVNQRUNUEAISGwoXRVhFQ1VUT1JfU1RBVEVfRFJBSU5JTkcQAzL5AwoQQWxs\
+      b2NhdG9yU2VydmljZRJeCglIZWFydGJlYXQSJy5taWxscmFjZS5hbGxvY2F0b3IudjEuSGVhcnRiZWF0UmVxdWVzdBoo\
+      Lm1pbGxyYWNlLmFsbG9jYXRvci52MS5IZWFydGJlYXRSZXNwb25zZRJhCgpEZXJlZ2lzdGVyEigubWlsbHJhY2UuYWxs\
+      b2NhdG9yLnYxLkRlcmVnaXN0ZXJSZXF1ZXN0GikubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkRlcmVnaXN0ZXJSZXNwb25z\
+      ZRJcCgdBY3F1aXJlEiUubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkFjcXVpcmVSZXF1ZXN0GiYubWlsbHJhY2UuYWxsb2Nh\
+      dG9yLnYxLkFjcXVpcmVSZXNwb25zZSgBMAESWAoHUmVsZWFzZRIlLm1pbGxyYWNlLmFsbG9jYXRvci52MS5SZWxlYXNl\
+      UmVxdWVzdBomLm1pbGxyYWNlLmFsbG9jYXRvci52MS5SZWxlYXNlUmVzcG9uc2USagoNTGlzdEV4ZWN1dG9ycxIrLm1p\
+      bGxyYWNlLmFsbG9jYXRvci52MS5MaXN0RXhlY3V0b3JzUmVxdWVzdBosLm1pbGxyYWNlLmFsbG9jYXRvci52MS5MaXN0\
+      RXhlY3V0b3JzUmVzcG9uc2VCDroCC0FsbG9jYXRvclYxYgZwcm90bzM=
       """,
     symbols: [
       "millrace.allocator.v1.Lease",
@@ -1307,6 +1317,7 @@ extension AllocatorV1 {
       "millrace.allocator.v1.HeartbeatRequest.draining",
       "millrace.allocator.v1.HeartbeatRequest.warm_projects",
       "millrace.allocator.v1.HeartbeatRequest.used",
+      "millrace.allocator.v1.HeartbeatRequest.newest_fencing_token",
       "millrace.allocator.v1.HeldLease",
       "millrace.allocator.v1.HeldLease.lease_id",
       "millrace.allocator.v1.HeldLease.request_id",

@@ -105,7 +105,7 @@ final class Allocator: Process {
   /// Nil: the table cannot be reached, or the heartbeat is refused.
   func heartbeat(_ heartbeat: Heartbeat, _ answer: @escaping (HeartbeatAnswer?) -> Void) {
     self.memory.link?.run {
-      $0.evaluate { $0.record(heartbeat, at: $1) }
+      $0.record(heartbeat)
     } then: { record in
       guard let record else { return answer(nil) }
       self.handle(.heartbeatRecorded(heartbeat, record))
@@ -151,8 +151,9 @@ final class Allocator: Process {
   private func carryOut(_ effect: ExecutorAllocatorCore.Effect) {
     switch effect {
     case .acquire(let pool, let demands, let token):
+      let nonce = String(self.timeline.random.next(), radix: 36)
       self.memory.link?.run {
-        $0.acquire(demands, pool, above: token)
+        $0.acquire(demands, pool, above: token, nonce: nonce)
       } then: { leases in
         self.handle(
           leases.map { .acquired(pool, $0) } ?? .acquireFailed(pool, reason: "no connection"))

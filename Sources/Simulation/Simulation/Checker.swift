@@ -8,28 +8,27 @@ import SchedulerCore
 final class Checker {
   private let timeline: Timeline
 
+  /// Who owns which partition.
+  private var table = PartitionTable()
+  /// For which partitions each process speaks, and until when.
+  private var speakers: [String: (partitions: Set<Partition>, until: Timestamp)] = [:]
   /// The newest of each build that was ever stored.
   private var stored: [BuildID: StoredBuild] = [:]
+  private var toldRevisions: [BuildID: Int64] = [:]
   private var shownRevisions: [String: [BuildID: Int64]] = [:]
   /// Who used a lease.
   private var users: [LeaseID: AttemptID] = [:]
-  private var grantedTokens: Set<FencingToken> = []
-  /// The newest that each executor has seen.
-  private var lastTokens: [ExecutorID: FencingToken] = [:]
-  /// Redis' clock was set back: if it then loses everything, only jobs that run tell how far tokens
-  /// had come, and one may come again.
-  /// TODO: of no use once heartbeats say which token an executor has seen at most.
-  var isClockBehind = false
+  private var granted: Set<LeaseID> = []
+  /// The largest token that the present table has given out or heard of.
+  private var largestToken = FencingToken(0)
   /// Where each attempt runs.
   private var running: [AttemptID: String] = [:]
   private let order: OrderChecker
+  private let policy: SchedulerCore.Policy
 
-  /// There is never more than one scheduler: only then can one see to what goes beyond a build.
-  private let isOneScheduler: Bool
-
-  init(_ timeline: Timeline, isOneScheduler: Bool) {
+  init(_ timeline: Timeline, policy: SchedulerCore.Policy) {
     self.timeline = timeline
-    self.isOneScheduler = isOneScheduler
+    self.policy = policy
     self.order = OrderChecker(timeline)
   }
 
@@ -43,9 +42,30 @@ final class Checker {
 
   // MARK: The store
 
+  /// A new table of owners was accepted.
+  func changed(_ table: PartitionTable, by session: ReplicaID, sessions: Set<ReplicaID>) {
+    for partition in Partition.all where table[partition] != self.table[partition] {
+      let (before, after) = (self.table[partition], table[partition])
+      if after.epoch != before.epoch + 1 {
+        self.fail("partition \(partition): epoch \(after.epoch) follows \(before.epoch)")
+      }
+      if let owner = before.owner, owner != session, sessions.contains(owner) {
+        self.fail("partition \(partition) was \(owner)'s, and was given away by \(session)")
+      }
+    }
+    self.table = table
+  }
+
   /// A write was accepted.
-  func stored(_ new: StoredBuild, over old: StoredBuild?, base: Int64?) {
+  func stored(_ new: StoredBuild, base: Int64?, by session: ReplicaID) {
     let id = new.record.id
+    let partition = Partition(of: new.record.project)
+    if self.table[partition].owner != session {
+      self.fail(
+        "\(id): a write of \(session) was accepted when partition \(partition) was "
+          + "\(self.table[partition].owner?.rawValue ?? "nobody")'s, epoch "
+          + "\(self.table[partition].epoch)")
+    }
     if base != self.stored[id]?.version {
       self.fail(
         "\(id): a stale owner's write was accepted: \(new.record.owner) built on version "
@@ -58,14 +78,17 @@ final class Checker {
         self.fail("\(id): attempt \(attempt.id) has number \(attempt.number)")
       }
     }
-    self.order.stored(record, before: self.stored[id]?.record)
+    // Where limits hold work back, another's may pass it.
+    if self.policy.standardProjectLimit == nil, self.policy.poolLimits.isEmpty {
+      self.order.stored(record, before: self.stored[id]?.record)
+    }
     self.checkGroup(record, before: self.stored[id]?.record)
     self.stored[id] = new
   }
 
   /// Builds of a group run one at a time.
   private func checkGroup(_ record: BuildRecord, before: BuildRecord?) {
-    guard self.isOneScheduler, !record.group.isEmpty, record.holdsExecutors,
+    guard !record.group.isEmpty, record.holdsExecutors,
       !(before?.holdsExecutors ?? false)
     else { return }
     let others = self.stored.values.map(\.record).filter { other in
@@ -121,6 +144,34 @@ final class Checker {
 
   // MARK: Schedulers
 
+  /// A scheduler answers from memory for these partitions, until its clock comes to that time.
+  func speaks(_ scheduler: Process, for partitions: Set<Partition>, until end: Timestamp?) {
+    let now = self.timeline.now
+    for (name, other) in self.speakers where name != scheduler.name && other.until > now {
+      guard let end, end > now, let partition = other.partitions.intersection(partitions).min()
+      else { continue }
+      self.fail("\(scheduler.name) and \(name) both speak for partition \(partition)")
+    }
+    self.speakers[scheduler.name] = (partitions, end ?? now)
+  }
+
+  /// The newest that anybody was told of a build.
+  func told(of build: BuildID) -> Int64 { self.toldRevisions[build] ?? 0 }
+
+  /// Somebody is told of a build, after a call that began when `revision` was the newest told.
+  func told(_ build: BuildID, _ answer: Answer, since revision: Int64) {
+    switch answer {
+    case .build(let record, _):
+      let committed = record.revision / Revision.stride
+      if committed < revision {
+        self.fail("\(build): commit \(committed) was told after \(revision) had been")
+      }
+      self.toldRevisions[build] = max(self.told(of: build), committed)
+    case .notFound: if revision > 0 { self.fail("\(build): was told of, and is not found") }
+    case .failedPrecondition, .invalid, .alreadyExists, .exhausted, .unavailable: break
+    }
+  }
+
   /// A caller is answered: what it is told must be stored.
   func answered(_ answer: Answer, by scheduler: Process, store: Store) {
     guard case .build(let record, _) = answer else { return }
@@ -146,18 +197,26 @@ final class Checker {
 
   // MARK: Leases
 
+  /// The table has lost everything.
+  func tableEmptied() { self.largestToken = FencingToken(0) }
+
+  /// The table has recorded what a runner said.
+  func recorded(_ heartbeat: Heartbeat) {
+    for token in heartbeat.held.map(\.token) + [heartbeat.newestToken] {
+      self.largestToken = max(self.largestToken, token)
+    }
+  }
+
   /// The table has given out a new lease.
   func granted(_ lease: Lease, in table: LeaseTableModel) {
-    if !self.grantedTokens.insert(lease.token).inserted, !self.isClockBehind {
-      self.fail("token \(lease.token) was given out twice")
-    }
-    let last = self.lastTokens[lease.executor] ?? FencingToken(0)
-    if lease.token <= last, !self.isClockBehind {
-      self.fail("executor \(lease.executor) has seen token \(last), and is given \(lease.token)")
-    }
+    if !self.granted.insert(lease.id).inserted { self.fail("\(lease.id) was given out twice") }
     guard let executor = table.executors[lease.executor] else {
       return self.fail("\(lease.id) is of executor \(lease.executor), which the table lacks")
     }
+    if lease.token <= self.largestToken {
+      self.fail("\(lease.id) has token \(lease.token), which is not above \(self.largestToken)")
+    }
+    self.largestToken = max(self.largestToken, lease.token)
     let leased = table.leased(on: lease.executor)
     if !executor.capacity.fits(leased) {
       self.fail(
@@ -174,8 +233,6 @@ final class Checker {
       self.fail("\(spec.lease) was used for \(user), and is used for \(spec.attempt)")
     }
     self.users[spec.lease] = spec.attempt
-    self.lastTokens[runner.plan.id] = max(
-      self.lastTokens[runner.plan.id] ?? spec.token, spec.token)
     guard let record = self.stored[spec.build]?.record else {
       return self.fail("\(runner.name) runs \(spec.attempt) of a build that is not stored")
     }
@@ -192,7 +249,29 @@ final class Checker {
       self.fail("\(runner.name) runs \(spec.attempt), which runs at \(place) already")
     }
     self.running[spec.attempt] = runner.name
+    if self.isCalm { self.checkLimit(of: record.project) }
     _ = runner.mourn { _ in self.released(spec.attempt) }
+  }
+
+  /// Once nothing is broken, no more runs of a project than may. What its scheduler has given up may
+  /// still run somewhere.
+  private func checkLimit(of project: ProjectID) {
+    guard let limit = self.policy.standardProjectLimit else { return }
+    var (jobs, resources) = (0, Resources.none)
+    for record in self.stored.values.map(\.record) where record.project == project {
+      for job in record.jobs {
+        for attempt in job.attempts where attempt.outcome == nil && self.running[attempt.id] != nil
+        {
+          jobs += 1
+          resources += job.leg.resources
+        }
+      }
+    }
+    if jobs > limit.jobs ?? .max || resources.cpuMillis > limit.cpuMillis ?? .max
+      || resources.memory > limit.memory ?? ByteCount(.max)
+    {
+      self.fail("\(project) runs \(jobs) jobs with \(resources), beyond its limit of \(limit)")
+    }
   }
 
   func released(_ attempt: AttemptID) { self.running[attempt] = nil }

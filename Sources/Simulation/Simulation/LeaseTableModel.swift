@@ -86,7 +86,8 @@ package struct LeaseTableModel {
   private var warmSince: [PoolName: [ProjectID: [ExecutorID: Timestamp]]] = [:]
   private var reserved: [PoolName: Reservation] = [:]
   private var token: Int64 = 0
-  private var epoch: Int64?
+  /// In the names of the leases that this table has given out, and of no other's.
+  private var nonce: String?
   private var swept: Timestamp?
   private var grace: Timestamp?
 
@@ -94,20 +95,19 @@ package struct LeaseTableModel {
     self.policy = policy
   }
 
-  /// Makes sure that the table has a beginning.
-  private mutating func begin(_ now: Timestamp) -> Int64 {
-    if let epoch = self.epoch { return epoch }
-    let epoch = max(now.microseconds, self.token + 1)
-    self.epoch = epoch
-    return epoch
+  private func isOurs(_ lease: LeaseID) -> Bool {
+    self.nonce.map { lease.rawValue.hasPrefix("lease-\($0)-") } ?? false
   }
 
   // MARK: Leases
 
+  /// - Parameter fresh: The nonce of a table that has none.
   package mutating func acquire(
-    _ demands: [Demand], pool: PoolName, above floor: FencingToken, at now: Timestamp
+    _ demands: [Demand], pool: PoolName, above floor: FencingToken, nonce fresh: String,
+    at now: Timestamp
   ) -> [Lease?] {
-    _ = self.begin(now)
+    let nonce = self.nonce ?? fresh
+    self.nonce = nonce
     if let reservation = self.reserved[pool], now > reservation.until { self.reserved[pool] = nil }
     var token = max(self.token, floor.rawValue)
     var full: Set<Shape> = []
@@ -127,7 +127,7 @@ package struct LeaseTableModel {
       }
       let executor = self.findWarm(demand, pool, avoid, at: now) ?? tightest
       token = max(token + 1, now.microseconds)
-      let id = LeaseID("lease-\(token)")
+      let id = LeaseID("lease-\(nonce)-\(token)")
       self.beginLease(
         id, on: executor, for: demand.request, token: token, demand.shape.resources)
       let expires = now + self.policy.grantExpiry
@@ -286,8 +286,10 @@ package struct LeaseTableModel {
   // MARK: Executors
 
   package mutating func record(_ heartbeat: Heartbeat, at now: Timestamp) -> HeartbeatRecord {
-    let epoch = self.begin(now)
     let limit = max(self.token, (now + self.policy.tokenLead).microseconds)
+    if heartbeat.newestToken.rawValue > limit {
+      return .tokenAhead(nil, heartbeat.newestToken, limit: FencingToken(limit))
+    }
     for held in heartbeat.held where held.token.rawValue > limit {
       return .tokenAhead(held.lease, held.token, limit: FencingToken(limit))
     }
@@ -310,7 +312,7 @@ package struct LeaseTableModel {
       }
     }
     self.register(heartbeat, &recorded, at: now)
-    self.confirm(heartbeat, epoch, &recorded, at: now)
+    self.confirm(heartbeat, &recorded, at: now)
     return .recorded(recorded)
   }
 
@@ -351,12 +353,11 @@ package struct LeaseTableModel {
 
   /// Confirms its leases, and brings back those that an earlier table knew.
   private mutating func confirm(
-    _ heartbeat: Heartbeat, _ epoch: Int64, _ recorded: inout HeartbeatRecord.Recorded,
-    at now: Timestamp
+    _ heartbeat: Heartbeat, _ recorded: inout HeartbeatRecord.Recorded, at now: Timestamp
   ) {
     let id = heartbeat.executor
     var reported: Set<LeaseID> = []
-    var largest = self.token
+    var largest = max(self.token, heartbeat.newestToken.rawValue)
     for held in heartbeat.held where reported.insert(held.lease).inserted {
       let token = held.token.rawValue
       largest = max(largest, token)
@@ -364,7 +365,7 @@ package struct LeaseTableModel {
       if owner == id {
         self.leases[held.lease]?.due = nil
       } else if owner != nil || self.end(of: held.lease, at: now) != nil
-        || (token >= epoch && token <= self.token)
+        || (self.isOurs(held.lease) && token <= self.token)
       {
         recorded.stop.append(held.lease)
       } else {
@@ -374,7 +375,7 @@ package struct LeaseTableModel {
     }
     if largest > self.token {
       self.token = largest
-      if largest >= epoch { self.epoch = largest + 1 }
+      self.nonce = nil
     }
     for lease in self.executors[id]?.held ?? []
     where !reported.contains(lease) && self.leases[lease]?.due == nil {
@@ -410,7 +411,6 @@ package struct LeaseTableModel {
   // MARK: Upkeep
 
   package mutating func sweep(at now: Timestamp) -> Swept {
-    _ = self.begin(now)
     let isLate = self.isUnattended(now)
     self.swept = now
     if isLate { self.grace = now + self.policy.lostAfter }
@@ -464,7 +464,6 @@ package struct LeaseTableModel {
   }
 
   package mutating func check(_ held: [HeldByScheduler], at now: Timestamp) -> [LeaseStanding] {
-    _ = self.begin(now)
     let isExcused = self.isUnattended(now) || self.grace.map { now < $0 } ?? false
     return held.map { one in
       if self.leases[one.lease] != nil { return .held }

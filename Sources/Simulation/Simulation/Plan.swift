@@ -8,6 +8,8 @@ package enum PlantedBug: String, Hashable, Sendable, CaseIterable {
   case storeIgnoresVersions
   /// The store says that it has written, and has not.
   case storeForgets
+  /// The store takes a write of a scheduler that was given up.
+  case storeIgnoresSessions
   /// The table gives a lease and takes nothing of the executor's share.
   case tableLeasesTwice
   /// Fencing tokens begin anew now and then.
@@ -19,6 +21,7 @@ package struct Plan: Sendable {
   package var seed: UInt64
   package var runners: [RunnerPlan]
   package var allocators: Int
+  package var schedulers: Int
   package var weather: Weather
   package var faults: FaultPlan
   /// How long things go wrong.
@@ -57,6 +60,7 @@ package struct Plan: Sendable {
     }
     self.runners = runners
     self.allocators = random.int(1...3)
+    self.schedulers = random.pick([1, 1, 2, 3])
     var weather = Weather()
     if random.chance(0.8) {
       weather.spikes = random.pick([0, 0.01, 0.05])
@@ -74,6 +78,17 @@ package struct Plan: Sendable {
     policy.notificationBackoff = Backoff(first: .seconds(1), limit: .seconds(20))
     policy.standardTimeout = .seconds(120)
     policy.maximumOpenDemands = random.pick([1, 3, 256])
+    if random.chance(0.3) {
+      policy.standardProjectLimit = random.pick([
+        RunningLimit(jobs: 1), RunningLimit(jobs: 3), RunningLimit(cpuMillis: 6_000),
+        RunningLimit(jobs: 4, memory: .gibibytes(8)),
+      ])
+    }
+    if random.chance(0.2) {
+      policy.poolLimits["default"] = random.pick([
+        RunningLimit(jobs: 2), RunningLimit(jobs: 8), RunningLimit(cpuMillis: 9_000),
+      ])
+    }
     self.schedulerPolicy = policy
   }
 

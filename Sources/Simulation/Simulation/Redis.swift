@@ -19,6 +19,7 @@ final class Redis: Process {
   /// FLUSHALL.
   func flush() {
     self.note("is empty")
+    self.checker.tableEmptied()
     self.table = LeaseTableModel(policy: self.policy)
   }
 
@@ -29,14 +30,22 @@ final class Redis: Process {
     operation(&self.table, self.now)
   }
 
-  func acquire(_ demands: [Demand], _ pool: PoolName, above token: FencingToken) -> [Lease?] {
+  func record(_ heartbeat: Heartbeat) -> HeartbeatRecord {
+    let record = self.table.record(heartbeat, at: self.now)
+    if case .recorded = record { self.checker.recorded(heartbeat) }
+    return record
+  }
+
+  func acquire(
+    _ demands: [Demand], _ pool: PoolName, above token: FencingToken, nonce: String
+  ) -> [Lease?] {
     var (floor, time) = (token, self.now)
     if self.bugs.contains(.tokensGoBack), self.timeline.random.chance(0.2) {
       self.table.forgetTokens()
       (floor, time) = (FencingToken(0), time - .seconds(60))
     }
     let before = self.table.leases
-    let leases = self.table.acquire(demands, pool: pool, above: floor, at: time)
+    let leases = self.table.acquire(demands, pool: pool, above: floor, nonce: nonce, at: time)
     for case let lease? in leases where before[lease.id] == nil {
       if self.bugs.contains(.tableLeasesTwice), self.timeline.random.chance(0.2) {
         self.table.forgetShare(of: lease.id)

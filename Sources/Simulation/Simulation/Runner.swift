@@ -78,7 +78,7 @@ final class Runner: Process {
           lease: $0.lease, request: $0.attempt, token: $0.token, resources: $0.resources,
           project: $0.project)
       },
-      isDraining: core.draining, warmProjects: core.warmProjects)
+      isDraining: core.draining, warmProjects: core.warmProjects, newestToken: core.newestToken)
     let allocator = self.timeline.random.pick(self.allocators)
     self.network.call(
       "a heartbeat", from: self, to: allocator, timeout: Self.heartbeatTimeout

@@ -3,28 +3,44 @@ import ExecutorAllocatorCore
 import OrderedCollections
 import SchedulerCore
 
-/// The scheduler's shell, as `SchedulerService.Driver` with its links is: the core, its way to the
-/// store, its stream to an allocator, a stream to a runner for each attempt.
+/// A scheduler's shell, as `SchedulerService.Driver` with its links is: the core, its way to the
+/// store, its stream to an allocator, a stream to a runner for each attempt. Its place among its
+/// replicas is in SchedulerReplica.swift.
 final class SchedulerProcess: Process {
-  private static let storeTimeout = Duration.seconds(10)
+  static let storeTimeout = Duration.seconds(10)
   private static let maximumCommits = 4
   private static let maximumMutations = 400
-  private static let recoveryBackoff = Backoff(first: .milliseconds(100), limit: .seconds(2))
   private static let linkBackoff = Backoff(first: .milliseconds(100), limit: .seconds(2))
   private static let callTimeout = Duration.seconds(5)
   private static let allocatorKeepalive = Duration.seconds(20)
   private static let runnerKeepalive = Duration.seconds(6)
   private static let shortestWake = Duration.milliseconds(1)
+  /// Longer than ``Membership/Policy/leavingLimit``, and the last call of it.
+  private static let longestLeaving = Duration.seconds(8)
+  private static let auditInterval = Duration.seconds(1)
+  /// Of these one compares with the records, too.
+  private static let auditsForRecords = 5
 
   struct Parts {
     let store: Store
     let allocators: [Allocator]
     let runner: (_ address: String) -> Runner?
+    let scheduler: (_ address: String) -> SchedulerProcess?
   }
 
-  private struct Memory {
+  struct Memory {
     var core: Scheduler
-    var hasReadAll = false
+    var membership: Membership
+    /// Under which writes are made.
+    var session: ReplicaID?
+    var lastSession = 1
+    var isStepping = false
+    var hasLeft = false
+    /// Another number whenever what was at hand of a partition is void.
+    var generations = Array(repeating: 0, count: Partition.count)
+    var isClosing = false
+    var audits = 0
+    var turns = 0
     var writes: [Store.Write] = []
     var commitsUnderWay = 0
     var isFlushPlanned = false
@@ -41,70 +57,145 @@ final class SchedulerProcess: Process {
   }
 
   private let policy: SchedulerCore.Policy
-  private let parts: Parts
-  private var memory: Memory
+  let parts: Parts
+  var memory: Memory
 
   init(
     _ name: String, policy: SchedulerCore.Policy, parts: Parts, in surroundings: Surroundings
   ) {
     self.policy = policy
     self.parts = parts
-    self.memory = Memory(core: Scheduler(policy: policy, owner: name))
+    self.memory = Self.memory(name, life: 0, policy)
     super.init(name, in: surroundings)
+  }
+
+  private static func memory(_ name: String, life: Int, _ policy: SchedulerCore.Policy) -> Memory {
+    Memory(
+      core: Scheduler(policy: policy, owner: "\(name).\(life)", owning: []),
+      membership: Membership(id: Self.session(name, life, 1), address: name))
+  }
+
+  static func session(_ name: String, _ life: Int, _ number: Int) -> ReplicaID {
+    ReplicaID("\(name).\(life).\(number)")
   }
 
   /// Whether it has nothing left to do.
   var isIdle: Bool {
     let core = self.memory.core
-    return self.memory.hasReadAll && core.buildCount == 0 && core.queueDepth == 0
+    return self.memory.membership.isReady && core.buildCount == 0 && core.queueDepth == 0
       && core.heldLeases == 0 && self.memory.releases.isEmpty
   }
 
   override func began() {
-    self.memory = Memory(core: Scheduler(policy: self.policy, owner: "\(self.name).\(self.life)"))
-    self.recover(behind: nil, failures: 0)
+    self.memory = Self.memory(self.name, life: self.life, self.policy)
+    self.turn()
+    self.connect()
+    self.audit()
   }
 
-  private func recover(behind cursor: BuildID?, failures: Int) {
+  override func wasAskedToEnd() -> Duration {
+    self.run(in: self.life) { self.leave() }
+    return Self.longestLeaving
+  }
+
+  /// What is at hand is as it is recorded, all the time.
+  private func audit() {
+    self.feed { $0.auditDue(at: $1) }
+    self.memory.audits += 1
+    if self.memory.audits.isMultiple(of: Self.auditsForRecords) { self.auditRecords(behind: nil) }
+    for finding in self.memory.core.takeFindings() {
+      self.timeline.fail("\(self.name): the audit found \(finding.kind): \(finding.cause)")
+    }
+    self.after(Self.auditInterval) { self.audit() }
+  }
+
+  private func auditRecords(behind cursor: BuildID?) {
+    let generations = self.memory.generations
+    self.scan(nil, behind: cursor) { page, isLast in
+      // One that may have been given up has nothing to compare with.
+      guard let page, self.isTrusted else { return }
+      for stored in page {
+        let partition = Partition(of: stored.record.project).number
+        guard generations[partition] == self.memory.generations[partition] else { continue }
+        self.feed { $0.audited(stored, at: $1) }
+      }
+      if !isLast { self.auditRecords(behind: page.last?.record.id) }
+    }
+  }
+
+  /// A page of records; nil: the store did not answer.
+  func scan(
+    _ partition: Partition?, behind cursor: BuildID?,
+    _ then: @escaping (_ page: [StoredBuild]?, _ isLast: Bool) -> Void
+  ) {
     self.network.call(
       "a scan", from: self, to: self.parts.store, timeout: Self.storeTimeout
     ) { answer in
-      self.parts.store.scanActive(behind: cursor) { answer(($0, $1)) }
+      self.parts.store.scanActive(of: partition, behind: cursor) { answer(($0, $1)) }
     } then: { (result: Result<([StoredBuild], Bool), CallFailure>) in
       switch result {
-      case .success((let page, let isLast)):
-        for stored in page { self.feed { $0.recovered(stored, at: $1) } }
-        if isLast {
-          self.note("has read its records")
-          self.memory.hasReadAll = true
-          self.feed { $0.recoveryFinished(at: $1) }
-          self.connect()
-        } else {
-          self.recover(behind: page.last?.record.id, failures: 0)
-        }
-      case .failure:
-        self.after(Self.recoveryBackoff.delay(after: failures + 1)) {
-          self.recover(behind: nil, failures: failures + 1)
-        }
+      case .success((let page, let isLast)): then(page, isLast)
+      case .failure: then(nil, false)
       }
     }
   }
 
   // MARK: Calls
 
-  func submit(_ submission: Submission, _ answer: @escaping (Answer) -> Void) {
-    let waiter = self.newWaiter(answer)
-    self.feed { $0.submitted(submission, from: waiter, at: $1) }
+  /// What somebody asks of a build's owner.
+  enum Call {
+    case submit(Submission)
+    case cancel(BuildID, reason: String)
+    case retry(BuildID)
+    case read(BuildID)
+
+    var build: BuildID {
+      switch self {
+      case .submit(let submission): submission.id
+      case .cancel(let build, _), .retry(let build), .read(let build): build
+      }
+    }
   }
 
-  func cancel(_ build: BuildID, reason: String, _ answer: @escaping (Answer) -> Void) {
-    let waiter = self.newWaiter(answer)
-    self.feed { $0.cancelled(build, reason: reason, from: waiter, at: $1) }
+  /// Carries out a call here: builds of its project are this scheduler's.
+  func answerHere(_ call: Call, _ answer: @escaping (Answer) -> Void) {
+    guard !self.memory.hasLeft else {
+      return answer(.unavailable("this scheduler shuts down"))
+    }
+    switch call {
+    case .submit(let submission):
+      let waiter = self.newWaiter(answer)
+      self.feed { $0.submitted(submission, from: waiter, at: $1) }
+    case .cancel(let build, let reason):
+      let waiter = self.newWaiter(answer)
+      self.feed { $0.cancelled(build, reason: reason, from: waiter, at: $1) }
+    case .retry(let build):
+      let waiter = self.newWaiter(answer)
+      self.feed { $0.retried(build, jobs: [], from: waiter, at: $1) }
+    case .read(let build):
+      guard self.isTrusted else {
+        return answer(.unavailable("this scheduler has lost touch with the datastore"))
+      }
+      if let record = self.memory.core.shown(build) {
+        return answer(.build(record, existed: true))
+      }
+      self.lookUp(build) { answer($0) }
+    }
   }
 
-  func retry(_ build: BuildID, _ answer: @escaping (Answer) -> Void) {
-    let waiter = self.newWaiter(answer)
-    self.feed { $0.retried(build, jobs: [], from: waiter, at: $1) }
+  /// The stored state of a build.
+  func lookUp(_ build: BuildID, _ answer: @escaping (Answer) -> Void) {
+    self.network.call(
+      "a lookup", from: self, to: self.parts.store, timeout: Self.storeTimeout
+    ) { answer in
+      self.parts.store.load(build, answer)
+    } then: { (result: Result<StoredBuild?, CallFailure>) in
+      switch result {
+      case .success(let stored?): answer(.build(stored.record, existed: true))
+      case .success(nil): answer(.notFound)
+      case .failure(let failure): answer(.unavailable("\(failure)"))
+      }
+    }
   }
 
   private func newWaiter(_ answer: @escaping (Answer) -> Void) -> Waiter {
@@ -116,13 +207,14 @@ final class SchedulerProcess: Process {
 
   // MARK: The core
 
-  private func feed(
+  func feed(
     _ input: (inout Scheduler, Timestamp) -> [SchedulerCore.Effect]
   ) {
     for effect in input(&self.memory.core, self.now) { self.carryOut(effect) }
     for violation in self.memory.core.violations() {
       self.timeline.fail("\(self.name): \(violation)")
     }
+    if self.memory.isClosing { self.findClosed() }
     self.planWake()
   }
 
@@ -177,7 +269,7 @@ final class SchedulerProcess: Process {
       self.checker.answered(answer, by: self, store: self.parts.store)
       self.memory.waiters.removeValue(forKey: waiter)?(answer)
     case .changed(let record): self.checker.shown(record, by: self)
-    // All partitions are its own, and nobody watches.
+    // Nobody watches.
     case .moved: break
     }
   }
@@ -201,24 +293,42 @@ final class SchedulerProcess: Process {
   }
 
   private func commit(_ batch: [Store.Write]) {
+    guard let session = self.memory.session else {
+      return self.written(batch) { _ in .unknown("this scheduler has no session") }
+    }
     self.memory.commitsUnderWay += 1
+    let generations = self.memory.generations
     self.network.call(
       "a commit", from: self, to: self.parts.store, timeout: Self.storeTimeout
     ) { answer in
-      self.parts.store.commit(batch, answer)
-    } then: { (result: Result<[WriteResult], CallFailure>) in
+      self.parts.store.commit(batch, as: session, answer)
+    } then: { (result: Result<Store.End<[WriteResult]>, CallFailure>) in
       self.memory.commitsUnderWay -= 1
       switch result {
-      case .success(let results):
-        for (write, result) in zip(batch, results) {
-          self.feed { $0.written(write.record.id, result, at: $1) }
-        }
+      case .success(.done(let results)):
+        self.written(batch, in: generations) { results[$0] }
+      case .success(.fenced):
+        self.fenced(session)
+        self.written(batch, in: generations) { _ in .unknown("others have given it up") }
+      case .success(.conflict): preconditionFailure("each write of a commit ends by itself")
       case .failure(let failure):
-        for write in batch {
-          self.feed { $0.written(write.record.id, .unknown("\(failure)"), at: $1) }
-        }
+        self.written(batch, in: generations) { _ in .unknown("\(failure)") }
       }
       if !self.memory.writes.isEmpty { self.planFlush() }
+    }
+  }
+
+  /// What is still on its way for a partition that is void since is of no interest.
+  private func written(
+    _ batch: [Store.Write], in generations: [Int]? = nil, _ result: (Int) -> WriteResult
+  ) {
+    for (index, write) in batch.enumerated() {
+      let partition = Partition(of: write.record.project).number
+      guard
+        (generations ?? self.memory.generations)[partition] == self.memory.generations[partition]
+      else { continue }
+      let result = result(index)
+      self.feed { $0.written(write.record.id, result, at: $1) }
     }
   }
 

@@ -14,7 +14,7 @@ package struct Report {
   package var outcomes: [Outcome: Int]
 }
 
-/// Every core in one world: a client, a scheduler, allocators over one Redis, runners, a store, and
+/// Every core in one world: a client, schedulers, allocators over one Redis, runners, a store, and
 /// what breaks them.
 ///
 /// ```swift
@@ -29,9 +29,9 @@ package final class World {
   let redis: Redis
   private(set) var allocators: [Allocator]
   private(set) var runners: [Runner]
-  /// The one that callers reach, and the one that a takeover has it take turns with.
-  private(set) var scheduler: SchedulerProcess
-  private(set) var retired: SchedulerProcess
+  private(set) var schedulers: [SchedulerProcess] = []
+  /// The one of them that takes the place of another, which is the spare one then.
+  private(set) var spare: SchedulerProcess!
   private var client: Client!
   private var faults: Faults!
   private var answered: [BuildID] = []
@@ -39,8 +39,7 @@ package final class World {
   package init(_ plan: Plan, workload: some Workload) {
     let timeline = Timeline(seed: plan.seed)
     let network = Network(timeline)
-    let checker = Checker(
-      timeline, isOneScheduler: !plan.faults.kinds.contains(.takeOver))
+    let checker = Checker(timeline, policy: plan.schedulerPolicy)
     let surroundings = Surroundings(timeline: timeline, network: network, checker: checker)
     let redis = Redis(policy: plan.allocatorPolicy, bugs: plan.bugs, in: surroundings)
     let store = Store(bugs: plan.bugs, in: surroundings)
@@ -48,36 +47,41 @@ package final class World {
       Allocator("allocator-\($0)", policy: plan.allocatorPolicy, redis: redis, in: surroundings)
     }
     let runners = plan.runners.map { Runner($0, allocators: allocators, in: surroundings) }
-    let parts = SchedulerProcess.Parts(store: store, allocators: allocators) { address in
-      runners.first { $0.plan.address == address }
-    }
     (self.plan, self.timeline, self.network, self.checker) = (plan, timeline, network, checker)
     (self.redis, self.store) = (redis, store)
     (self.allocators, self.runners) = (allocators, runners)
-    self.scheduler = SchedulerProcess(
-      "scheduler-1", policy: plan.schedulerPolicy, parts: parts, in: surroundings)
-    self.retired = SchedulerProcess(
-      "scheduler-2", policy: plan.schedulerPolicy, parts: parts, in: surroundings)
+    let parts = SchedulerProcess.Parts(
+      store: store, allocators: allocators,
+      runner: { address in runners.first { $0.plan.address == address } },
+      scheduler: { [unowned self] address in self.schedulers.first { $0.name == address } })
+    self.schedulers = (1...plan.schedulers + 1).map {
+      SchedulerProcess(
+        "scheduler-\($0)", policy: plan.schedulerPolicy, parts: parts, in: surroundings)
+    }
+    self.spare = self.schedulers.last
     self.client = Client(
-      workload: workload, scheduler: { [unowned self] in self.scheduler },
+      workload: workload, schedulers: { [unowned self] in self.schedulersToAsk },
       answered: { [unowned self] in self.answered.append($0) }, in: surroundings)
     self.faults = Faults(plan.faults, self, timeline)
   }
 
-  var processes: [Process] {
-    [self.store, self.redis, self.scheduler, self.retired, self.client] + self.allocators
-      + self.runners
+  private var schedulersToAsk: [SchedulerProcess] {
+    let up = self.schedulers.filter(\.isUp)
+    return up.isEmpty ? self.schedulers : up
   }
 
-  /// Another scheduler takes over, and the one before goes on for a while as if nothing had
-  /// happened.
+  var processes: [Process] {
+    [self.store, self.redis, self.client] + self.schedulers + self.allocators + self.runners
+  }
+
+  /// Another scheduler comes, and some time later one is asked to go.
   func takeOver(overlap: Duration) {
-    guard !self.retired.isUp else { return }
-    self.timeline.note("world", "\(self.retired.name) takes over from \(self.scheduler.name)")
-    (self.scheduler, self.retired) = (self.retired, self.scheduler)
-    self.scheduler.start()
-    let old = self.retired
-    self.timeline.after(overlap) { if old === self.retired { old.kill() } }
+    guard !self.spare.isUp else { return }
+    let old = self.timeline.random.pick(self.schedulers.filter { $0 !== self.spare })
+    self.timeline.note("world", "\(self.spare.name) is to take the place of \(old.name)")
+    self.spare.start()
+    self.spare = old
+    self.timeline.after(overlap) { if old === self.spare { old.terminate() } }
   }
 
   /// Lets everything happen, to the end or to the first failure.
@@ -88,7 +92,7 @@ package final class World {
     }
     self.network.weather = self.plan.weather
     self.checker.isCalm = self.plan.faults.kinds.isEmpty
-    for process in self.processes where process !== self.retired { process.start() }
+    for process in self.processes where process !== self.spare { process.start() }
     self.faults.begin(for: self.plan.storm)
     var end = Timeline.beginning + self.plan.storm
     self.timeline.run(until: end)
@@ -116,9 +120,15 @@ package final class World {
 
   /// Nothing is left to be done.
   private var isAtRest: Bool {
-    self.client.isDone && self.scheduler.isIdle && self.redis.table.leases.isEmpty
+    self.client.isDone && self.areSchedulersIdle && self.redis.table.leases.isEmpty
       && self.runners.allSatisfy(\.isIdle)
       && self.store.records.values.allSatisfy { !$0.record.isActive }
+  }
+
+  /// All partitions have owners that are there, and these have nothing left.
+  private var areSchedulersIdle: Bool {
+    self.schedulers.allSatisfy { !$0.isUp || $0.isIdle }
+      && Partition.all.allSatisfy { partition in self.schedulers.contains { $0.serves(partition) } }
   }
 
   private func checkEnd() {

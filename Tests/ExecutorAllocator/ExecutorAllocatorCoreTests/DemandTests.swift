@@ -222,10 +222,10 @@ import Testing
       held: [
         .init(
           lease: "l", request: "r", token: FencingToken(70), resources: .small, project: "lua")
-      ])
+      ], newestToken: FencingToken(80))
     allocator.handle(.heartbeatRecorded(heartbeat, .recorded(.init())))
     #expect(
-      allocator.demand("a") == [.acquire(.standard, [.test("a")], above: FencingToken(70))])
+      allocator.demand("a") == [.acquire(.standard, [.test("a")], above: FencingToken(80))])
     allocator.handle(.acquired(.standard, [.test("a", token: 90)]))
     #expect(
       allocator.demand("b") == [.acquire(.standard, [.test("b")], above: FencingToken(90))])

@@ -255,6 +255,9 @@ import Testing
     #expect(
       Self.mistaken { $0.held[0].token = FencingToken(.max) }?.contains("fencing_token") == true)
     #expect(
+      Self.mistaken { $0.newestToken = FencingToken(-1) }
+        == "newest_fencing_token is -1, not from 0 to 9007199254740992")
+    #expect(
       Self.mistaken { $0.warmProjects = Array(repeating: "p", count: 65) }
         == "warm_projects has 65 entries, more than 64")
     let labels = Heartbeat(

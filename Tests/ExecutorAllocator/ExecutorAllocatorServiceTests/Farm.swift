@@ -16,6 +16,18 @@ struct Farm {
   let client: RedisClient
   let table: LeaseTable
   let clock: Clock
+  let nonces: Nonces
+
+  /// What the next table is called by.
+  final class Nonces: Sendable {
+    private let count = Mutex(0)
+
+    var next: String { "t\(self.count.withLock { $0 })" }
+    func take() -> String {
+      defer { self.count.withLock { $0 += 1 } }
+      return self.next
+    }
+  }
 
   /// The table's time: it passes when the test says so.
   final class Clock: Sendable {
@@ -29,10 +41,12 @@ struct Farm {
   static func with<Result>(_ body: (Farm) async throws -> Result) async throws -> Result {
     let server = try RedisServer()
     let client = try await Self.connect(server)
-    let clock = Clock()
+    let (clock, nonces) = (Clock(), Nonces())
     let farm = Farm(
       server: server, client: client,
-      table: LeaseTable(client: client, policy: Policy(), clock: { clock.time }), clock: clock)
+      table: LeaseTable(
+        client: client, policy: Policy(), clock: { clock.time }, nonce: { nonces.take() }),
+      clock: clock, nonces: nonces)
     let result: Swift.Result<Result, any Error>
     do {
       result = .success(try await body(farm))
@@ -163,7 +177,8 @@ extension Heartbeat {
   static func test(
     _ executor: ExecutorID, incarnation: String = "1", address: String? = nil,
     pool: PoolName = .standard, labels: [String] = [], capacity: Resources = .machine,
-    holding leases: [Lease] = [], draining: Bool = false, warm: [ProjectID] = []
+    holding leases: [Lease] = [], draining: Bool = false, warm: [ProjectID] = [],
+    newestToken: FencingToken = FencingToken(0)
   ) -> Heartbeat {
     Heartbeat(
       executor: executor, incarnation: incarnation, address: address ?? "\(executor):1", pool: pool,
@@ -172,7 +187,7 @@ extension Heartbeat {
         .init(
           lease: $0.id, request: $0.request, token: $0.token, resources: $0.resources,
           project: "lua")
-      }, isDraining: draining, warmProjects: warm)
+      }, isDraining: draining, warmProjects: warm, newestToken: newestToken)
   }
 }
 

@@ -24,6 +24,7 @@ private struct Pair {
   /// What each executor holds, in its own view.
   var held: [ExecutorID: [Lease]] = [:]
   var leases: [Lease] = []
+  var newest: [ExecutorID: FencingToken] = [:]
   var requests = 0
 
   init(_ farm: Farm, seed: UInt64) {
@@ -62,6 +63,10 @@ private struct Pair {
         #expect(Self.plain(self.model.check([held], at: now)[0]) == Self.plain(standing[0]))
       }
     default:
+      if self.random.chance(0.3) {
+        // The clock goes back before everything is lost.
+        self.farm.clock.pass(.seconds(-self.random.int(1...20)))
+      }
       try await self.farm.flush()
       self.model = LeaseTableModel(policy: Policy())
     }
@@ -84,11 +89,17 @@ private struct Pair {
             avoid: self.random.chance(0.2) ? ["e1", "e3"] : []),
           reserves: self.random.chance(0.2)))
     }
+    let nonce = self.farm.nonces.next
     let leases = try await self.farm.acquire(demands)
-    #expect(
-      self.model.acquire(demands, pool: .standard, above: FencingToken(0), at: now) == leases)
+    let expected = self.model.acquire(
+      demands, pool: .standard, above: FencingToken(0), nonce: nonce, at: now)
+    #expect(expected == leases)
     for case let lease? in leases where !self.leases.contains(lease) {
       self.leases.append(lease)
+      if self.random.chance(0.9) {
+        self.newest[lease.executor] = max(
+          self.newest[lease.executor] ?? FencingToken(0), lease.token)
+      }
       if self.random.chance(0.8) { self.held[lease.executor, default: []].append(lease) }
     }
   }
@@ -101,7 +112,8 @@ private struct Pair {
       id, incarnation: incarnation, labels: number == 2 ? ["gpu"] : [],
       holding: (self.held[id] ?? []).filter { _ in self.random.chance(0.95) },
       draining: self.random.chance(0.05),
-      warm: self.random.chance(0.5) ? ["lua"] : ["zlib", "curl"])
+      warm: self.random.chance(0.5) ? ["lua"] : ["zlib", "curl"],
+      newestToken: self.newest[id] ?? FencingToken(0))
     let answer = try await self.farm.heartbeat(heartbeat)
     let expected = self.model.record(heartbeat, at: now)
     guard case .recorded(let recorded) = answer, case .recorded(let wanted) = expected else {

@@ -49,6 +49,17 @@ import Testing
       refusal == .staleToken("lease-1", offered: FencingToken(token), seen: FencingToken(7)))
   }
 
+  @Test func theLargestTokenIsKnownWhateverBecameOfItsJob() throws {
+    var world = World()
+    #expect(world.runner.newestToken == FencingToken(0))
+    _ = try world.offer(job([], token: 7))
+    #expect(throws: Refusal.self) {
+      _ = try world.offer(job([], attempt: "b/k/1", lease: "lease-2", token: 9, cpu: .max))
+    }
+    _ = try? world.offer(job([], attempt: "b/l/1", lease: "lease-3", token: 8))
+    #expect(world.runner.newestToken == FencingToken(9))
+  }
+
   @Test func aStaleHolderDoesNotAttachToANewersJob() throws {
     var world = World()
     _ = try world.offer(job([], token: 7))

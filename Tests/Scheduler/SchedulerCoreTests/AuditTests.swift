@@ -68,7 +68,8 @@ func anAttemptThatNobodyFollowsIsAttachedToAgain() {
   let live = bench.scheduler.builds["b"]!.machine.forgetLive("b/a/1")!
   bench.scheduler.attempts = [:]
   bench.scheduler.leases = [:]
-  bench.scheduler.queue.gaveBack(live.machine.resources, project: "p")
+  bench.scheduler.queue.gaveBack(
+    BuildOutput.Charge(resources: live.machine.resources, pool: ""), project: "p")
   bench.audit()
   #expect(bench.found == [.plan] && bench.take().attaches == ["b/a/1"])
   bench.end("b/a/1")

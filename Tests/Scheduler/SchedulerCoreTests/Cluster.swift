@@ -47,6 +47,8 @@ struct Cluster {
   /// How often a call is lost, one way or the other, of a thousand.
   var losses = 0
   var isStoreAway = false
+  /// How long it takes at most until nothing is under way for a partition, in milliseconds.
+  var longestClosing = 200
   private var nextVersion: Int64 = 0
   private var nextID = 0
   private var random: SplitMix64
@@ -155,7 +157,7 @@ struct Cluster {
       case .close(let partitions):
         for partition in partitions.sorted() {
           self.members[number].loading[partition] = nil
-          let time = self.now + self.delay(200)
+          let time = self.now + self.delay(self.longestClosing)
           self.members[number].closing[partition] = time
         }
       case .drop(let partitions):
@@ -219,6 +221,10 @@ struct Cluster {
         }
       }
       for sighting in change.removed { self.sessions[sighting.replica.id] = nil }
+      if let successor = change.successor {
+        self.sessions[call.session] = nil
+        self.sessions[successor.id] = .init(replica: successor, version: self.nextVersion)
+      }
       self.table = change.table
       self.tableVersion = self.nextVersion
     case .leave(let id): self.sessions[id] = nil
@@ -241,7 +247,8 @@ struct Cluster {
       self.members[number].core.looked(view, begunAt: call.begin, endedAt: local)
     case (.look, _): self.members[number].core.lookFailed(at: local)
     case (.change(let change), .done(let version)):
-      self.members[number].core.changed(change, version: version, at: local)
+      self.members[number].core.changed(
+        change, version: version, begunAt: call.begin, at: local)
     case (_, .fenced): fenced()
     case (.renew, _): self.members[number].core.renewalFailed(at: local)
     case (.change, _): self.members[number].core.changeFailed(at: local)

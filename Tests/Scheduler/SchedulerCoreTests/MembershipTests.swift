@@ -122,6 +122,28 @@ func whoLeavesHandsEverythingOver() {
 }
 
 @Test
+func whatIsStillUnderWayWhenAPartitionIsGivenAwayComesToNothing() {
+  var cluster = Cluster()
+  _ = cluster.start()
+  cluster.run(.seconds(2))
+  let before = cluster.members[0].core.me.id
+  cluster.longestClosing = 60_000
+  _ = cluster.start()
+  cluster.run(.seconds(5))
+  #expect([cluster.owned(by: 0), cluster.owned(by: 1)] == [32, 32])
+  // Its writes are made under another session now, and the one before is not there any more.
+  let after = cluster.members[0].core.me.id
+  #expect(after != before && cluster.sessions[before] == nil && cluster.sessions[after] != nil)
+  #expect(cluster.table.partitions(of: after).count == 32)
+  #expect(cluster.fencings == 0 && cluster.violations.isEmpty)
+  // It did not stop to serve what it keeps.
+  let dropped = cluster.members[0].events.compactMap {
+    if case .drop(let partitions) = $0 { partitions } else { nil }
+  }
+  #expect(dropped.reduce([]) { $0.union($1) } == cluster.members[1].core.owned)
+}
+
+@Test
 func whoLeavesAloneGoes() {
   var cluster = Cluster()
   _ = cluster.start()

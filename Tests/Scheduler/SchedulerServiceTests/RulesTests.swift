@@ -76,11 +76,23 @@ func aPriorityOutOfBoundsIsNamed(_ priority: Int32) {
 
 @Test(arguments: [
   ["default-cpu": "many"], ["default-memory": "0"], ["default-timeout": "0s"],
-  ["max-queued-jobs": "0"], ["datastore-project": ""],
+  ["max-queued-jobs": "0"], ["datastore-project": ""], ["project-limits": "p=jobs:0"],
+  ["project-limits": "p=cpu:1+cpu:2"], ["project-limits": "=jobs:1"], ["pool-limits": "p=disk:1"],
+  ["pool-limits": "big=jobs:1,big=jobs:2"],
 ])
 func aWrongSettingIsNamed(_ values: [String: String]) throws {
   let error = #expect(throws: SettingError.self) {
     _ = try Configuration(SettingValues(Configuration.settings, values: values))
   }
   #expect(error?.description.contains(try #require(values.keys.first)) == true)
+}
+
+@Test func limitsAreRead() throws {
+  let values = [
+    "project-limits": "git.example/a=jobs:3+cpu:2.5,*=memory:4GiB", "pool-limits": "big=jobs:7",
+  ]
+  let policy = try Configuration(SettingValues(Configuration.settings, values: values)).policy
+  #expect(policy.projectLimits == ["git.example/a": RunningLimit(jobs: 3, cpuMillis: 2_500)])
+  #expect(policy.standardProjectLimit == RunningLimit(memory: .gibibytes(4)))
+  #expect(policy.poolLimits == ["big": RunningLimit(jobs: 7)])
 }

@@ -27,6 +27,36 @@ import Testing
     }
   }
 
+  @Test func aNewerBuildOfItsGroupEndsTheOneThatRuns() async throws {
+    let pipeline = """
+      concurrency: {group: deploy, cancel-in-progress: true}
+      jobs: {a: {steps: [{run: make}]}}
+      """
+    try await World.with { world in
+      try await world.withScheduler { scheduler in
+        let first = try #require(try await scheduler.submit("1", pipeline).build)
+        let job = try await world.runner.offered.next()
+        world.runner.tell(job.attemptID, .accepted(.init(executorID: "e1")))
+        _ = try await scheduler.watched(first.id) { $0.state == .running }
+        let second = try #require(try await scheduler.submit("2", pipeline).build)
+        let ended = try await scheduler.finished(first.id)
+        #expect(ended.outcome == .cancelled)
+        #expect(
+          ended.message == "build \(second.id) of the same concurrency group came later")
+        // The newer one begins when the older one's job is gone from its executor.
+        #expect(try await world.runner.stopped.next().attemptID == job.attemptID)
+        let state = try await scheduler.getBuild(SchedulerV1.GetBuildRequest(buildID: second.id))
+          .build
+        #expect(state?.state == .queued)
+        world.runner.finish(job.attemptID, .cancelled)
+        let next = try await world.runner.offered.next()
+        #expect(next.buildID == second.id)
+        world.runner.finish(next.attemptID, .succeeded)
+        #expect(try await scheduler.finished(second.id).outcome == .succeeded)
+      }
+    }
+  }
+
   @Test func theSameKeyIsTheSameBuildWhateverHappensBetween() async throws {
     try await World.with { world in
       let first = try await world.withScheduler { scheduler in

@@ -196,6 +196,30 @@ extension ReplicaStore {
     }
   }
 
+  @Test func aSessionEndsWithTheChangeThatFollowsIt() async throws {
+    try await World.with { world in
+      let replicas = ReplicaStore(
+        client: world.gateway,
+        configuration: try Configuration(SettingValues(Configuration.settings)))
+      let old = Membership.Replica(id: "old", address: "here:1")
+      let new = Membership.Replica(id: "new", address: "here:1")
+      await replicas.surelyJoin(old)
+      var table = PartitionTable()
+      for partition in Partition.all { table.give(partition, to: new.id) }
+      var change = Membership.Change(table: table, base: 0, removed: [])
+      change.successor = new
+      guard case .done = await replicas.change(change, as: old.id) else {
+        throw RPCError(.internalError, "a session is not succeeded")
+      }
+      let view = try await replicas.look()
+      #expect(view.table == table && view.replicas.map(\.replica) == [new])
+      // Once more, as a message that comes late: it takes nothing from the new one.
+      guard case .fenced = await replicas.change(change, as: old.id) else {
+        throw RPCError(.internalError, "a session ends twice")
+      }
+    }
+  }
+
   private func withStore(
     _ body: (BuildStore, @escaping @Sendable (BuildRecord, Int64?) async -> WriteResult)
       async throws -> Void

@@ -3,8 +3,8 @@ import RedisClient
 extension Scripts {
   /// Leases for a batch of demands of one pool, in their order.
   ///
-  /// Arguments: now, suspect after, grant expiry, smallest token, pool, reservation expiry, then
-  /// for each demand: request, project, number of its shape in the batch, CPU, memory, slots, labels
+  /// Arguments: now, suspect after, grant expiry, smallest token, pool, reservation expiry, the
+  /// table's nonce if it has none, then for each demand: request, project, number of its shape in the batch, CPU, memory, slots, labels
   /// (joined), executors to avoid (joined), and 1 if one is to be kept free for it. Answers for each
   /// demand a lease, or 0: no room.
   package static let acquire = script(
@@ -13,7 +13,11 @@ extension Scripts {
     local suspect_after, grant_expiry = tonumber(ARGV[2]), tonumber(ARGV[3])
     local floor, pool = tonumber(ARGV[4]), ARGV[5]
     local reservation_expiry = tonumber(ARGV[6])
-    begin()
+    local nonce = redis.call('GET', key('nonce'))
+    if not nonce then
+      nonce = ARGV[7]
+      redis.call('SET', key('nonce'), nonce)
+    end
     local token = math.max(tonumber(redis.call('GET', key('token')) or '0'), floor)
 
     -- How many executors that hold caches of the project are looked at: a preference, not worth
@@ -217,7 +221,7 @@ extension Scripts {
     end
 
     local replies, full = {}, {}
-    for i = 7, #ARGV, 9 do
+    for i = 8, #ARGV, 9 do
       local d = {request = ARGV[i], project = ARGV[i + 1], shape = ARGV[i + 2],
         cpu = tonumber(ARGV[i + 3]), memory = tonumber(ARGV[i + 4]),
         slots = tonumber(ARGV[i + 5]), labels = ARGV[i + 6]}
@@ -236,7 +240,7 @@ extension Scripts {
         if id then
           id = find_warm(d, avoid) or id
           token = math.max(token + 1, now)
-          local lease, expires = 'lease-' .. whole(token), now + grant_expiry
+          local lease, expires = lease_prefix(nonce) .. whole(token), now + grant_expiry
           begin_lease(id, lease, d.request, d.project, token, d.cpu, d.memory, d.slots)
           redis.call('ZADD', key('due'), whole(expires), lease)
           redis.call('SET', key('token'), whole(token))

@@ -6,9 +6,9 @@ extension Scripts {
   ///
   /// Arguments: now, lost after, grant expiry, token lead, executor, incarnation, address, pool,
   /// labels (joined), CPU, memory, slots, draining, warm projects (joined), CPU and memory in use,
-  /// then for each lease: lease, request, token, CPU, memory, slots, project. Answers
+  /// newest token, then for each lease: lease, request, token, CPU, memory, slots, project. Answers
   /// `{'recorded', room, leases to stop, ended leases}`, `{'duplicate', address, silent for}`,
-  /// `{'deregistered'}` or `{'ahead', lease, token, limit}`.
+  /// `{'deregistered'}` or `{'ahead', lease or '', token, limit}`.
   package static let heartbeat = script(
     "heartbeat",
     #"""
@@ -17,12 +17,13 @@ extension Scripts {
     local labels, draining, warm = ARGV[9], ARGV[13], ARGV[14]
     local cpu, memory, slots = ARGV[10], ARGV[11], ARGV[12]
     local executor = key('executor', id)
-    local epoch = begin()
+    local newest = tonumber(ARGV[17])
 
     -- A token that nobody can have given out is made up, and would leave those to come no room.
     local counter = tonumber(redis.call('GET', key('token')) or '0')
     local limit = math.max(counter, now + tonumber(ARGV[4]))
-    for i = 17, #ARGV, 7 do
+    if newest > limit then return {'ahead', '', ARGV[17], whole(limit)} end
+    for i = 18, #ARGV, 7 do
       if tonumber(ARGV[i + 2]) > limit then
         return {'ahead', ARGV[i], ARGV[i + 2], whole(limit)}
       end
@@ -91,10 +92,13 @@ extension Scripts {
       redis.call('HSET', executor, 'warm', warm)
     end
 
-    -- Its leases. One that is unknown and was given out before this table began is brought back:
-    -- the runner's word is all that is left of it. Any other unknown one is over.
-    local stop, reported, largest, known = {}, {}, counter, 0
-    for i = 17, #ARGV, 7 do
+    -- Its leases. One that is unknown and was not given out by this table is brought back: the
+    -- runner's word is all that is left of it. Any other unknown one is over.
+    local nonce = redis.call('GET', key('nonce'))
+    local prefix = nonce and lease_prefix(nonce)
+    local function is_ours(lease) return prefix and string.sub(lease, 1, #prefix) == prefix end
+    local stop, reported, largest, known = {}, {}, math.max(counter, newest), 0
+    for i = 18, #ARGV, 7 do
       local lease, request, token = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
       if not reported[lease] then
         reported[lease] = true
@@ -104,7 +108,7 @@ extension Scripts {
           known = known + 1
           redis.call('ZREM', key('due'), lease)
         elseif owner or redis.call('EXISTS', key('ended', lease)) == 1
-          or (token >= epoch and token <= counter) then
+          or (is_ours(lease) and token <= counter) then
           stop[#stop + 1] = lease
         else
           known = known + 1
@@ -115,10 +119,11 @@ extension Scripts {
       end
     end
     if largest > counter then
-      -- Given out by a table before this one, perhaps by another clock: new tokens are larger, and
-      -- what is unknown up to here is no proof of anything.
+      -- Given out by a table before this one, perhaps by another clock: new tokens are larger. Should
+      -- it have been this one, it has lost its last leases, as a Redis does that was restored: what
+      -- is unknown of those before is no proof of anything.
       redis.call('SET', key('token'), whole(largest))
-      if largest >= epoch then redis.call('SET', key('epoch'), whole(largest + 1)) end
+      redis.call('DEL', key('nonce'))
     end
 
     -- Leases that the runner was known to hold and does not report end soon, unless released.

@@ -25,7 +25,7 @@ import RedisClient
 /// | `warm:P:J` | sorted set: executors that hold caches of project J, by since when |
 /// | `reserved:P` | hash: the executor of P that is kept free, for what, and until when |
 /// | `token` | the largest fencing token given out or seen |
-/// | `epoch` | the token at which this table began: older leases may be unknown to it |
+/// | `nonce` | part of the name of each lease that this table has given out, and of no other's |
 /// | `swept`, `grace` | when silent executors were last looked for; until when they are excused |
 package enum Scripts {
   /// Begins every script: `now`, the keys, and what several of them do.
@@ -54,15 +54,9 @@ package enum Scripts {
       return parts
     end
 
-    -- Makes sure that the table has a beginning: of leases given out before, it knows nothing.
-    local function begin()
-      local epoch = tonumber(redis.call('GET', key('epoch')))
-      if not epoch then
-        epoch = math.max(now, tonumber(redis.call('GET', key('token')) or '0') + 1)
-        redis.call('SET', key('epoch'), whole(epoch))
-      end
-      return epoch
-    end
+    -- How the names of this table's leases begin. Of all others, given out before everything was
+    -- lost, it knows nothing.
+    local function lease_prefix(nonce) return 'lease-' .. nonce .. '-' end
 
     -- The index: executors with room, in sorted sets by powers of two of their free memory. Within
     -- one, the score is the free CPU, then the free memory, so that the first that fits is the

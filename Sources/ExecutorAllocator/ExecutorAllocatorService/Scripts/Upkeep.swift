@@ -9,7 +9,6 @@ extension Scripts {
     local lost_after, suspect_after = tonumber(ARGV[2]), tonumber(ARGV[3])
     -- What one run does at most: some milliseconds' work; the rest is for the next run.
     local MOST_SUSPECTS, MOST_EXECUTORS, MOST_LEASES = 1000, 100, 500
-    begin()
     local late = unattended(tonumber(ARGV[4]))
     redis.call('SET', key('swept'), whole(now))
     if late then redis.call('SET', key('grace'), whole(now + lost_after)) end
@@ -71,7 +70,6 @@ extension Scripts {
   package static let check = script(
     "check",
     #"""
-    begin()
     local excused = unattended(tonumber(ARGV[2]))
       or now < tonumber(redis.call('GET', key('grace')) or '0')
     local replies = {}

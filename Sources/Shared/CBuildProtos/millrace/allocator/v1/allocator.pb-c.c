@@ -934,7 +934,7 @@ const ProtobufCMessageDescriptor millrace__allocator__v1__lease__descriptor =
   (ProtobufCMessageInit) millrace__allocator__v1__lease__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor millrace__allocator__v1__heartbeat_request__field_descriptors[10] =
+static const ProtobufCFieldDescriptor millrace__allocator__v1__heartbeat_request__field_descriptors[11] =
 {
   {
     "executor_id",
@@ -1056,6 +1056,18 @@ static const ProtobufCFieldDescriptor millrace__allocator__v1__heartbeat_request
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "newest_fencing_token",
+    11,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_INT64,
+    0,   /* quantifier_offset */
+    offsetof(Millrace__Allocator__V1__HeartbeatRequest, newest_fencing_token),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned millrace__allocator__v1__heartbeat_request__field_indices_by_name[] = {
   2,   /* field[2] = address */
@@ -1065,6 +1077,7 @@ static const unsigned millrace__allocator__v1__heartbeat_request__field_indices_
   1,   /* field[1] = incarnation */
   4,   /* field[4] = labels */
   6,   /* field[6] = leases */
+  10,   /* field[10] = newest_fencing_token */
   3,   /* field[3] = pool */
   9,   /* field[9] = used */
   8,   /* field[8] = warm_projects */
@@ -1072,7 +1085,7 @@ static const unsigned millrace__allocator__v1__heartbeat_request__field_indices_
 static const ProtobufCIntRange millrace__allocator__v1__heartbeat_request__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 10 }
+  { 0, 11 }
 };
 const ProtobufCMessageDescriptor millrace__allocator__v1__heartbeat_request__descriptor =
 {
@@ -1082,7 +1095,7 @@ const ProtobufCMessageDescriptor millrace__allocator__v1__heartbeat_request__des
   "Millrace__Allocator__V1__HeartbeatRequest",
   "millrace.allocator.v1",
   sizeof(Millrace__Allocator__V1__HeartbeatRequest),
-  10,
+  11,
   millrace__allocator__v1__heartbeat_request__field_descriptors,
   millrace__allocator__v1__heartbeat_request__field_indices_by_name,
   1,  millrace__allocator__v1__heartbeat_request__number_ranges,

@@ -76,10 +76,11 @@ struct  Millrace__Allocator__V1__HeartbeatRequest
   size_t n_warm_projects;
   ProtobufCBinaryData *warm_projects;
   Millrace__Types__V1__Resources *used;
+  int64_t newest_fencing_token;
 };
 #define MILLRACE__ALLOCATOR__V1__HEARTBEAT_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&millrace__allocator__v1__heartbeat_request__descriptor) \
-    , {0,NULL}, {0,NULL}, {0,NULL}, {0,NULL}, 0,NULL, NULL, 0,NULL, 0, 0,NULL, NULL }
+    , {0,NULL}, {0,NULL}, {0,NULL}, {0,NULL}, 0,NULL, NULL, 0,NULL, 0, 0,NULL, NULL, 0 }
 
 
 struct  Millrace__Allocator__V1__HeldLease

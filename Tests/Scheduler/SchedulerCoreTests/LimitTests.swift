@@ -1,0 +1,115 @@
+import Domain
+import SchedulerCore
+import Testing
+
+private func policy(
+  projects: [ProjectID: RunningLimit] = [:], standard: RunningLimit? = nil,
+  pools: [String: RunningLimit] = [:]
+) -> Policy {
+  var policy = Policy()
+  policy.projectLimits = projects
+  policy.standardProjectLimit = standard
+  policy.poolLimits = pools
+  return policy
+}
+
+private let legs = ["1", "2", "3", "4"]
+
+@Test func aProjectRunsNoMoreJobsThanItMay() {
+  var bench = Bench(policy: policy(projects: ["p": RunningLimit(jobs: 2)]))
+  _ = bench.submit("b", pipeline(job("a", legs: legs)))
+  // No more is asked for than may begin.
+  #expect(bench.effects.demands.count == 2)
+  #expect(bench.grant() != nil && bench.grant() != nil && bench.grant() == nil)
+  #expect(
+    bench.scheduler.shown("b")?.jobs[2].waitingFor
+      == "project p to have less running: 2 of 2 jobs run")
+  // Others go on.
+  _ = bench.submit("c", project: "q", pipeline(job("a")))
+  #expect(bench.grant()?.project == "q")
+  bench.end("b/a (1)/1")
+  #expect(bench.grant()?.attempt == "b/a (3)/1")
+  #expect(bench.grant() == nil)
+}
+
+@Test func whatOneProjectMayNotUseGoesToTheNext() {
+  var bench = Bench(policy: policy(projects: ["p": RunningLimit(jobs: 1)]))
+  // Of a greater priority, and held back: it holds nobody else back.
+  _ = bench.submit("b", priority: 9, pipeline(job("a", legs: legs)))
+  _ = bench.submit("c", project: "q", pipeline(job("a", legs: ["1", "2"])))
+  let granted = (0..<5).map { _ in bench.grant()?.project }
+  #expect(granted == ["p", "q", "q", nil, nil])
+}
+
+@Test func resourcesAreLimitedTogether() {
+  var bench = Bench(policy: policy(standard: RunningLimit(cpuMillis: 3_000)))
+  _ = bench.submit("b", pipeline(job("a", legs: ["1", "2"], cpu: "2")))
+  _ = bench.submit("c", pipeline(job("a", legs: ["1", "2"], cpu: "0.5")))
+  let orders = (0..<4).compactMap { _ in bench.grant() }
+  #expect(orders.map(\.resources.cpuMillis).reduce(0, +) == 3_000, "\(orders.map(\.attempt))")
+  #expect(
+    bench.scheduler.shown("b")?.jobs[1].waitingFor
+      == "project p to have less running: 3 of 3 CPUs are in use")
+}
+
+@Test func aJobBeyondALimitIsRejectedAtOnce() {
+  var bench = Bench(policy: policy(projects: ["p": RunningLimit(cpuMillis: 1_500)]))
+  _ = bench.submit("b", pipeline(job("a", cpu: "2"), job("c", cpu: "1")))
+  #expect(bench.record("b").jobs[0].outcome == .rejected)
+  #expect(
+    bench.record("b").jobs[0].message
+      == "the limit of project p: a job asks for 2 CPUs, and all that run may have 1.5")
+  #expect(bench.grant()?.attempt == "b/c/1")
+}
+
+@Test func aPoolRunsNoMoreThanItMayWhoeverAsks() {
+  var bench = Bench(policy: policy(pools: ["default": RunningLimit(jobs: 3)]))
+  for project in ["p", "q"] as [ProjectID] {
+    _ = bench.submit(
+      BuildID(project.rawValue), project: project, pipeline(job("a", legs: ["1", "2"])))
+  }
+  let granted = (0..<4).map { _ in bench.grant()?.project }
+  #expect(granted.compactMap { $0 }.count == 3)
+  #expect(
+    bench.scheduler.shown("q")?.jobs.map(\.waitingFor).contains(
+      "pool default to have less running: 3 of 3 jobs run") == true)
+  bench.end("p/a (1)/1")
+  #expect(bench.grant() != nil)
+}
+
+@Test func severalSchedulersShareAPoolByTheirPartitions() {
+  var bench = Bench(policy: policy(pools: ["default": RunningLimit(jobs: 4)]))
+  bench.feed {
+    $0.partitionsClosing(Set(Partition.all.prefix(32)), at: $1)
+  }
+  _ = bench.scheduler.closedPartitions()
+  // One of a partition that is left.
+  let project = (0...).lazy.map { ProjectID("p\($0)") }.first { Partition(of: $0).number >= 32 }!
+  _ = bench.submit("b", project: project, pipeline(job("a", legs: legs)))
+  #expect(bench.grant() != nil && bench.grant() != nil && bench.grant() == nil)
+  #expect(
+    bench.scheduler.shown("b")?.jobs[3].waitingFor
+      == "pool default to have less running: 2 of 2 jobs run, which is this scheduler's part")
+}
+
+@Test func notificationsGoOutWhateverRuns() {
+  var bench = Bench(policy: policy(projects: ["p": RunningLimit(jobs: 1)]))
+  _ = bench.submit(
+    "b", pipeline(job("a"), notify: [Pipeline.Notification(uses: "webhook", onSuccess: true)]))
+  _ = bench.grant()
+  _ = bench.submit("c", pipeline(job("a")))
+  bench.end("b/a/1")
+  let orders = (0..<3).compactMap { _ in bench.grant()?.attempt }
+  #expect(Set(orders) == ["c/a/1", "b/b-0-1/1"])
+}
+
+@Test func aRestartCountsWhatRuns() {
+  let policy = policy(standard: RunningLimit(jobs: 1))
+  var bench = Bench(policy: policy)
+  _ = bench.submit("b", pipeline(job("a", legs: legs)))
+  _ = bench.grant()
+  bench.restart(policy: policy)
+  #expect(bench.grant() == nil)
+  bench.end("b/a (1)/1")
+  #expect(bench.grant()?.attempt == "b/a (2)/1")
+}
