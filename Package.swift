@@ -183,7 +183,9 @@ let allPlaces: [Place] = [
     name: "millrace-core-plugin", folder: "PluginRunner", layer: .program, kind: .program,
     uses: ["CorePlugins", "PluginKit"]),
   // In C: between fork and exec nothing may touch the Swift runtime.
-  Place(name: "millrace-step-supervisor", folder: "PluginRunner", layer: .program, kind: .program),
+  Place(
+    name: "millrace-step-supervisor", folder: "PluginRunner", layer: .program, kind: .program,
+    uses: ["CProcess"]),
 
   Place(
     name: "DatastoreGatewayCore", folder: "DatastoreGateway", layer: .core, uses: ["Domain"],

@@ -28,6 +28,8 @@
 // it has no child left.
 
 #define _GNU_SOURCE
+#include "CProcess.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -42,6 +44,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { CONTROL = 3, ENVIRONMENT = 4, FIRST_CGROUP = 5, MAXIMUM_CGROUPS = 8 };
@@ -90,6 +93,43 @@ static pid_t parent_of(const char *pid) {
   return parent;
 }
 
+static struct process *table = NULL;
+static size_t table_count = 0;
+static size_t table_room = 0;
+
+static int note(pid_t pid, pid_t parent) {
+  if (table_count == table_room) {
+    size_t larger = table_room == 0 ? 1024 : table_room * 2;
+    struct process *moved = realloc(table, larger * sizeof *table);
+    if (moved == NULL) return 0;
+    table = moved;
+    table_room = larger;
+  }
+  table[table_count++] = (struct process){.pid = pid, .parent = parent, .ours = 0};
+  return 1;
+}
+
+// Kills those in the table that descend from us, except one (or -1).
+static void kill_noted(pid_t spared) {
+  pid_t self = getpid();
+  for (int found = 1; found;) {
+    found = 0;
+    for (size_t i = 0; i < table_count; i++) {
+      if (table[i].ours) continue;
+      int ours = table[i].parent == self;
+      for (size_t j = 0; !ours && j < table_count; j++)
+        ours = table[j].ours && table[j].pid == table[i].parent;
+      if (ours) table[i].ours = found = 1;
+    }
+  }
+  for (size_t i = 0; i < table_count; i++)
+    if (table[i].ours && table[i].pid != spared) kill(table[i].pid, SIGKILL);
+}
+
+// Where /proc lists processes, those with greater numbers behind: a process' place without its number.
+// -1: not known yet.
+static long long first_place = -1;
+
 // Kills every descendant, except one (or -1).
 static void kill_descendants(pid_t spared) {
   if (getpid() == 1 && spared < 0) {
@@ -101,37 +141,73 @@ static void kill_descendants(pid_t spared) {
     if (program > 0 && program != spared && !program_ended) kill(-program, SIGKILL);
     return;
   }
-  static struct process *table = NULL;
-  static size_t room = 0;
-  size_t count = 0;
-  for (struct dirent *entry; (entry = readdir(directory)) != NULL;) {
+  table_count = 0;
+  long long next = -1;
+  for (struct dirent *entry; (entry = readdir(directory)) != NULL; next = entry->d_off) {
     if (entry->d_name[0] < '1' || entry->d_name[0] > '9') continue;
-    if (count == room) {
-      size_t larger = room == 0 ? 1024 : room * 2;
-      struct process *moved = realloc(table, larger * sizeof *table);
-      if (moved == NULL) break;
-      table = moved;
-      room = larger;
-    }
-    table[count].pid = (pid_t)atoi(entry->d_name);
-    table[count].parent = parent_of(entry->d_name);
-    table[count].ours = 0;
-    count++;
+    pid_t pid = (pid_t)atoi(entry->d_name);
+    if (next >= 0) first_place = next - pid;
+    if (!note(pid, parent_of(entry->d_name))) break;
   }
   closedir(directory);
-  pid_t self = getpid();
-  for (int found = 1; found;) {
-    found = 0;
-    for (size_t i = 0; i < count; i++) {
-      if (table[i].ours) continue;
-      int ours = table[i].parent == self;
-      for (size_t j = 0; !ours && j < count; j++)
-        ours = table[j].ours && table[j].pid == table[i].parent;
-      if (ours) table[i].ours = found = 1;
-    }
+  kill_noted(spared);
+}
+
+static long long now_milliseconds(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return time.tv_sec * 1000LL + time.tv_nsec / 1000000;
+}
+
+// The newest process of the system, looked at often enough to know that numbers have not begun anew
+// in between: while they have not, `is_sure`.
+static pid_t newest = -1;
+static long long newest_time = 0;
+static int is_sure = 0;
+// How often it is yet looked at while nothing happens: after that the next sweep looks at everything.
+enum { LOOKS = 25 };
+static int looks_left = 0;
+
+static void look_for_newest(void) {
+  long long now = now_milliseconds();
+  pid_t number = millrace_newest_process();
+  is_sure = is_sure && number > 0 && number >= newest &&
+            now - newest_time < millrace_newest_process_milliseconds();
+  newest = number;
+  newest_time = now;
+}
+
+// Kills every descendant except the program.
+//
+// A look at every process of the machine takes milliseconds, and most calls of a plugin start none.
+// Whatever descends from the program and was not there at an earlier sweep has a number that was given
+// out since, so only those are looked at; in their order, so that a parent that ended has left its
+// children to us when they are. The earlier sweep is the last but one: a process has its number a
+// moment before anybody can see it, so each number is looked at twice.
+static void sweep(void) {
+  static pid_t last = -1, last_but_one = -1;
+  static DIR *directory = NULL;
+  look_for_newest();
+  pid_t since = is_sure ? last_but_one : -1;
+  last_but_one = is_sure ? last : -1;
+  last = newest;
+  is_sure = newest > 0;
+  looks_left = LOOKS;
+  if (directory == NULL) directory = opendir("/proc");
+  if (since <= 0 || first_place < 0 || directory == NULL) {
+    kill_descendants(program);
+    return;
   }
-  for (size_t i = 0; i < count; i++)
-    if (table[i].ours && table[i].pid != spared) kill(table[i].pid, SIGKILL);
+  table_count = 0;
+  note(program, getpid());
+  seekdir(directory, first_place + since + 1);
+  for (struct dirent *entry; (entry = readdir(directory)) != NULL;) {
+    pid_t pid = (pid_t)atoi(entry->d_name);
+    // Greater ones are old, from before numbers began anew, or so new that the next sweep has them.
+    if (pid > newest) break;
+    if (pid > since) note(pid, parent_of(entry->d_name));
+  }
+  kill_noted(program);
 }
 
 // Reaps what has ended. Returns 0 when there is no child left.
@@ -275,7 +351,12 @@ int main(int count, char **arguments) {
 
   struct pollfd waits[2] = {{.fd = CONTROL, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
   for (;;) {
-    poll(waits, 2, killing ? RESCAN_MILLISECONDS : -1);
+    int looks = looks_left > 0 && !killing;
+    int patience = looks ? (int)(millrace_newest_process_milliseconds() / 2) + 1 : -1;
+    if (poll(waits, 2, killing ? RESCAN_MILLISECONDS : patience) == 0 && looks) {
+      look_for_newest();
+      looks_left--;
+    }
     struct signalfd_siginfo information;
     while (read(signals, &information, sizeof information) > 0) continue;
     char command;
@@ -290,7 +371,7 @@ int main(int count, char **arguments) {
       }
       if (command == 'k') killing = 1;
       if (command == 's') {
-        kill_descendants(program);
+        sweep();
         say("swept\n", 0, 0, 0, 0);
       }
     }

@@ -47,6 +47,109 @@ struct BuildEntry: Sendable {
   var shown: BuildRecord? {
     self.isClean && self.version != nil ? self.machine.record : self.committed
   }
+
+  // MARK: In place
+  //
+  // An entry is large, and whoever reads a part of one in a dictionary gets a copy of it first. What
+  // happens to each build is therefore done here, where nothing is copied.
+
+  /// Feeds the build; see ``Scheduler/change(_:at:mayDirty:_:_:)``.
+  mutating func change(
+    mayDirty: Bool, _ policy: Policy,
+    _ body: (inout BuildMachine, inout BuildOutput, Policy) -> Void
+  ) -> BuildOutput {
+    let before = mayDirty && self.isClean && self.version != nil ? self.machine.record : nil
+    var out = BuildOutput()
+    body(&self.machine, &out, policy)
+    if out.isDirty {
+      if let before { self.committed = before }
+      self.isDirty = true
+    }
+    if out.isProgress { self.isProgress = true }
+    self.afterNext += out.afterCommit.lazy.map { .step($0) }
+    return out
+  }
+
+  /// What is to be done without a commit, because none is due.
+  mutating func takeDeferred() -> [Deferred] {
+    guard self.isClean, !self.afterNext.isEmpty else { return [] }
+    defer { self.afterNext = [] }
+    return self.afterNext
+  }
+
+  /// How many more jobs wait than were counted.
+  mutating func recountWaiting() -> Int {
+    let count = self.machine.record.jobs.count { $0.state == .blocked || $0.state == .queued }
+    defer { self.waitingJobs = count }
+    return count - self.waitingJobs
+  }
+
+  /// What is due of a build that nothing more happens to for now.
+  enum Due {
+    case nothing
+    case write(BuildRecord, base: Int64?)
+    case show
+    case forget
+    case letGo
+  }
+
+  mutating func settle(owner: String) -> Due {
+    guard self.inFlight == nil, !self.isLoading else { return .nothing }
+    if !self.isDirty, self.isProgress {
+      self.isProgress = false
+      if let next = Revision.shown(after: self.machine.record.revision) {
+        self.machine.update { $0.revision = next }
+        return .show
+      }
+      self.committed = self.machine.record
+      self.isDirty = true
+    }
+    if self.isDirty {
+      let revision = Revision.committed(after: self.machine.record.revision)
+      self.machine.update { record in
+        record.revision = revision
+        record.owner = owner
+      }
+      self.isDirty = false
+      self.isProgress = false
+      self.afterThis = self.afterNext
+      self.afterNext = []
+      self.inFlight = self.machine.record
+      return .write(self.machine.record, base: self.version)
+    }
+    let isDone = !self.machine.record.isActive && self.machine.live.isEmpty && self.version != nil
+    return isDone ? .forget : .letGo
+  }
+
+  /// The write that was under way is durable. Nil if there was none.
+  mutating func committed(
+    _ version: Int64
+  ) -> (record: BuildRecord, isFirst: Bool, deferred: [Deferred], endsRound: Bool)? {
+    guard let record = self.inFlight else { return nil }
+    let isFirst = self.version == nil
+    self.version = version
+    self.failures = 0
+    self.inFlight = nil
+    self.committed = self.isDirty ? record : nil
+    var deferred = self.afterThis
+    self.afterThis = []
+    if !self.isDirty {
+      // Nothing newer is to be written: what waits for the newest state has it.
+      deferred += self.afterNext
+      self.afterNext = []
+    }
+    let endsRound =
+      record.state == .finished && record.outcome != nil && record.finishedAt != nil
+      && self.countedRound != record.round
+    if endsRound { self.countedRound = record.round }
+    return (record, isFirst, deferred, endsRound)
+  }
+
+  mutating func wake(of attempt: AttemptID, _ policy: Policy) -> Timestamp? {
+    self.machine.live[attempt]?.machine.wake(policy)
+  }
+
+  var project: ProjectID { mutating get { self.machine.record.project } }
 }
 
 extension Scheduler {
@@ -61,54 +164,34 @@ extension Scheduler {
     _ body: (inout BuildMachine, inout BuildOutput, Policy) -> Void
   ) {
     guard let index = self.builds.index(forKey: id) else { return }
-    let before =
-      mayDirty && self.builds.values[index].isClean && self.builds.values[index].version != nil
-      ? self.builds.values[index].machine.record : nil
-    var out = BuildOutput()
-    body(&self.builds.values[index].machine, &out, self.policy)
-    if out.isDirty {
-      if let before { self.builds.values[index].committed = before }
-      self.builds.values[index].isDirty = true
-      self.recountWaiting(index)
-    }
-    if out.isProgress { self.builds.values[index].isProgress = true }
+    let out = self.builds.values[index].change(mayDirty: mayDirty, self.policy, body)
+    if out.isDirty { self.recountWaiting(index) }
     self.tally.deadNotifications += out.deadNotifications
-    self.builds.values[index].afterNext += out.afterCommit.map { .step($0) }
     // A change that needs no commit may still have something to do after one.
-    if !out.isDirty, self.builds.values[index].isClean { self.runDeferred(id, at: now, &effects) }
+    if !out.isDirty {
+      let deferred = self.builds.values[index].takeDeferred()
+      if !deferred.isEmpty { self.carryOut(deferred, of: id, at: now, &effects) }
+    }
     for step in out.now { self.carryOut(step, of: id, at: now, &effects) }
     for attempt in out.touched { self.setTimer(attempt) }
     self.settle(id, at: now, &effects)
   }
 
-  private mutating func runDeferred(_ id: BuildID, at now: Timestamp, _ effects: inout [Effect]) {
-    guard let deferred = self.builds[id]?.afterNext, !deferred.isEmpty else { return }
-    self.builds[id]?.afterNext = []
-    self.carryOut(deferred, of: id, at: now, &effects)
-  }
-
   private mutating func recountWaiting(_ index: Dictionary<BuildID, BuildEntry>.Index) {
-    let count = self.builds.values[index].machine.record.jobs.count {
-      $0.state == .blocked || $0.state == .queued
-    }
-    self.waitingJobs += count - self.builds.values[index].waitingJobs
-    self.builds.values[index].waitingJobs = count
-  }
-
-  private func wake(of attempt: AttemptID) -> Timestamp? {
-    self.attempts[attempt].flatMap { self.builds[$0]?.machine.live[attempt] }
-      .flatMap { $0.machine.wake(self.policy) }
+    self.waitingJobs += self.builds.values[index].recountWaiting()
   }
 
   private mutating func setTimer(_ attempt: AttemptID) {
-    self.timers.set(.attempt(attempt), to: self.wake(of: attempt))
+    let index = self.attempts[attempt].flatMap { self.builds.index(forKey: $0) }
+    let wake = index.flatMap { self.builds.values[$0].wake(of: attempt, self.policy) }
+    self.timers.set(.attempt(attempt), to: wake)
   }
 
   private mutating func carryOut(
     _ step: BuildOutput.Step, of id: BuildID, at now: Timestamp, _ effects: inout [Effect]
   ) {
     guard let index = self.builds.index(forKey: id) else { return }
-    let project = self.builds.values[index].machine.record.project
+    let project = self.builds.values[index].project
     switch step {
     case .enqueue(let item):
       // Cancelled between the decision and its commit: a harmless race.
@@ -181,41 +264,12 @@ extension Scheduler {
   /// Writes what is to be written, shows what is to be shown, and drops what is done with.
   mutating func settle(_ id: BuildID, at now: Timestamp, _ effects: inout [Effect]) {
     guard let index = self.builds.index(forKey: id) else { return }
-    guard self.builds.values[index].inFlight == nil, !self.builds.values[index].isLoading else {
-      return
-    }
-    if self.builds.values[index].isDirty {
-      let revision = Revision.committed(after: self.builds.values[index].machine.record.revision)
-      let owner = self.owner
-      self.builds.values[index].machine.update { record in
-        record.revision = revision
-        record.owner = owner
-      }
-      self.builds.values[index].isDirty = false
-      self.builds.values[index].isProgress = false
-      self.builds.values[index].afterThis = self.builds.values[index].afterNext
-      self.builds.values[index].afterNext = []
-      let record = self.builds.values[index].machine.record
-      self.builds.values[index].inFlight = record
-      effects.append(.write(record, base: self.builds.values[index].version))
-    } else if self.builds.values[index].isProgress {
-      self.builds.values[index].isProgress = false
-      let revision = self.builds.values[index].machine.record.revision
-      if let next = Revision.shown(after: revision) {
-        self.builds.values[index].machine.update { $0.revision = next }
-        self.show(id, &effects)
-      } else {
-        self.builds.values[index].committed = self.builds.values[index].machine.record
-        self.builds.values[index].isDirty = true
-        self.settle(id, at: now, &effects)
-      }
-    } else if !self.builds.values[index].machine.record.isActive,
-      self.builds.values[index].machine.live.isEmpty,
-      self.builds.values[index].version != nil
-    {
-      self.forget(id)
-    } else {
-      self.letGoIfClosing(id, at: now, &effects)
+    switch self.builds.values[index].settle(owner: self.owner) {
+    case .nothing: break
+    case .write(let record, let base): effects.append(.write(record, base: base))
+    case .show: self.show(id, &effects)
+    case .forget: self.forget(id)
+    case .letGo: self.letGoIfClosing(id, at: now, &effects)
     }
   }
 
@@ -257,45 +311,31 @@ extension Scheduler {
     _ id: BuildID, _ version: Int64, at now: Timestamp, _ effects: inout [Effect]
   ) {
     guard let index = self.builds.index(forKey: id),
-      let record = self.builds.values[index].inFlight
+      let (record, isFirst, deferred, endsRound) = self.builds.values[index].committed(version)
     else { return }
-    let isFirst = self.builds.values[index].version == nil
-    self.builds.values[index].version = version
-    self.builds.values[index].failures = 0
-    self.builds.values[index].inFlight = nil
-    self.builds.values[index].committed = self.builds.values[index].isDirty ? record : nil
-    var deferred = self.builds.values[index].afterThis
-    self.builds.values[index].afterThis = []
-    if !self.builds.values[index].isDirty {
-      // Nothing newer is to be written: what waits for the newest state has it.
-      deferred += self.builds.values[index].afterNext
-      self.builds.values[index].afterNext = []
-    }
     if isFirst { self.tally.submitted += 1 }
-    self.count(record)
+    if endsRound { self.count(record) }
     self.show(id, &effects)
     self.carryOut(deferred, of: id, at: now, &effects)
     if isFirst { self.supersede(for: record, at: now, &effects) }
-    // The next of its group must not meet what is still being stopped. By now the build may be
-    // forgotten, or somebody has retried it.
-    let newest = self.builds[id]?.machine.record ?? record
-    if [record, newest].allSatisfy({ $0.state == .finished && !$0.holdsExecutors }) {
-      self.leaveGroup(self.groupKey(of: record), id, at: now, &effects)
+    if !record.group.isEmpty {
+      // The next of its group must not meet what is still being stopped. By now the build may be
+      // forgotten, or somebody has retried it.
+      let newest = self.builds[id]?.machine.record ?? record
+      if [record, newest].allSatisfy({ $0.state == .finished && !$0.holdsExecutors }) {
+        self.leaveGroup(self.groupKey(of: record), id, at: now, &effects)
+      }
     }
     self.settle(id, at: now, &effects)
   }
 
-  /// Counts an end once: when the record that first says so is committed.
+  /// Counts an end: once for each, when the record that first says so is committed.
   private mutating func count(_ record: BuildRecord) {
-    if record.state == .finished, let outcome = record.outcome, record.finishedAt != nil,
-      self.builds[record.id]?.countedRound != record.round
-    {
-      self.builds[record.id]?.countedRound = record.round
-      self.tally.finished[outcome, default: 0] += 1
-      for job in record.jobs {
-        for attempt in job.attempts.dropFirst(job.earlierAttempts) {
-          if let outcome = attempt.outcome { self.tally.attempts[outcome, default: 0] += 1 }
-        }
+    guard let outcome = record.outcome else { return }
+    self.tally.finished[outcome, default: 0] += 1
+    for job in record.jobs {
+      for attempt in job.attempts.dropFirst(job.earlierAttempts) {
+        if let outcome = attempt.outcome { self.tally.attempts[outcome, default: 0] += 1 }
       }
     }
   }

@@ -48,8 +48,9 @@ final class BuildStore: @unchecked Sendable {
   /// In one commit; Google's own limit is 500 mutations and 10 MiB, a message here has 4 MiB.
   private static let maximumMutations = 400
   private static let maximumCommitBytes = 2 << 20
-  /// One commit is being written to the disk while the next is on its way.
-  private static let maximumCommits = 4
+  /// One commit is being written to the disk while the next is on its way. With more of them each
+  /// carried less, and cost as much.
+  private static let maximumCommits = 2
   /// Records in one page of a scan: a page must stay below a message's size.
   private static let scanPage: Int32 = 500
 

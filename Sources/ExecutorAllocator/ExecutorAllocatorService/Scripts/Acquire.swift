@@ -261,22 +261,33 @@ extension Scripts {
   package static let release = script(
     "release",
     #"""
-    local pools, seen = {}, {}
+    -- Each executor finds its new place in the index once, however many of its leases end.
+    local executors, seen = {}, {}
     for i = 2, #ARGV do
       local lease = ARGV[i]
-      local id = redis.call('HGET', key('lease', lease), 'executor')
-      if id then
-        end_lease(lease, 'released', 'its scheduler gave it back')
-        local pool = redis.call('HGET', key('executor', id), 'pool')
-        if pool and not seen[pool] then
-          seen[pool] = true
-          pools[#pools + 1] = pool
+      local ended = end_lease(lease, 'released', 'its scheduler gave it back', true)
+      if ended then
+        local id = ended[3]
+        if not seen[id] then
+          seen[id] = true
+          executors[#executors + 1] = id
         end
       else
         -- Unknown after the table was lost, perhaps: a runner that reports it must not bring it
         -- back.
         redis.call('SET', key('ended', lease), 'released' .. SEPARATOR
           .. 'its scheduler gave it back', 'EX', ENDED_MEMORY, 'NX')
+      end
+    end
+    local pools, known = {}, {}
+    for _, id in ipairs(executors) do
+      local pool = redis.call('HGET', key('executor', id), 'pool')
+      if pool then
+        reindex(id)
+        if not known[pool] then
+          known[pool] = true
+          pools[#pools + 1] = pool
+        end
       end
     end
     return pools

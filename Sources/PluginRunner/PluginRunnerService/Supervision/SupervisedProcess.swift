@@ -55,6 +55,9 @@ package final class SupervisedProcess: Sendable {
     var waiting: [Promise<Void>] = []
     /// No supervisor is left to do it, and nothing left to sweep.
     var isOver = false
+    /// The newest process at the last one, and when that was; and whether it was the newest at the one
+    /// before, too: a process has its number a moment before anybody can see it.
+    var last: (newest: pid_t, time: ContinuousClock.Instant, isOld: Bool)?
   }
 
   /// Starts the program. Its standard streams are the three descriptors.
@@ -103,17 +106,26 @@ package final class SupervisedProcess: Sendable {
   /// program starts from then on is left alone.
   package func sweep() async {
     let swept = Promise<Void>()
-    let isOver = self.sweeps.withLock { sweeps in
+    let newest = millrace_newest_process()
+    let now = ContinuousClock.now
+    let isNeeded = self.sweeps.withLock { sweeps in
+      let last = sweeps.last.flatMap { now - $0.time < Self.newestIsSure ? $0 : nil }
+      let isOld = last?.newest == newest
+      sweeps.last = newest > 0 ? (newest, now, isOld) : nil
+      // No process was started since it was last looked what there is.
+      if isOld, last?.isOld == true { return false }
       if !sweeps.isOver { sweeps.waiting.append(swept) }
-      return sweeps.isOver
+      return !sweeps.isOver
     }
-    if isOver { return }
+    guard isNeeded else { return }
     self.order("s")
     await swept.value()
   }
 
   /// Waits until no process is left.
   package func ended() async -> Exit { await self.exit.value() }
+
+  private static let newestIsSure = Duration.milliseconds(millrace_newest_process_milliseconds())
 
   private func order(_ letter: Unicode.Scalar) {
     var byte = UInt8(letter.value)
