@@ -80,7 +80,7 @@ func oneIsNotReadyBeforeItHasWhatItsPredecessorLeft() {
   guard case .change(let change) = core.next(at: .milliseconds(2)) else {
     return #expect(Bool(false), "it does not take over at once")
   }
-  core.changed(change, version: 2, at: .milliseconds(3))
+  core.changed(change, version: 2, begunAt: .milliseconds(2), at: .milliseconds(3))
   #expect(!core.isReady)
   for partition in Partition.all { core.loaded(partition, at: .milliseconds(4)) }
   #expect(core.isReady)
