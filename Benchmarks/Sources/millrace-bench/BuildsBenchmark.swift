@@ -61,7 +61,9 @@ struct BuildsBenchmark: Sendable {
       guard let id = submission.buildID else { continue }
       let build = try await scheduler.build(id, within: self.timeout)
       let step = build?.jobs.first?.attempts.first?.steps.first
-      if let began = step?.startedAt { durations.append(clock.moment(began) - submission.submitted) }
+      if let began = step?.startedAt {
+        durations.append(clock.moment(began) - submission.submitted)
+      }
     }
     return durations
   }

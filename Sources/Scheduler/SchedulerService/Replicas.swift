@@ -204,8 +204,7 @@ final class Replicas: @unchecked Sendable {
   private func log(_ change: Membership.Change) {
     if change.successor != nil {
       self.logger.warning(
-        "partitions were given away before all of their writes were answered: what is under way "
-          + "comes to nothing")
+        "partitions were given away with writes under way, which come to nothing")
     }
     for sighting in change.removed {
       self.logger.notice(
