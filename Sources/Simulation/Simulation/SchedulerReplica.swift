@@ -52,7 +52,9 @@ extension SchedulerProcess {
     switch step {
     case .wait: done()
     case .join(let replica):
-      self.ask("a session", { store.join(replica, $0) }) { end in
+      self.ask("a session") {
+        store.join(replica, $0)
+      } then: { end in
         if case .done? = end {
           self.note("takes part as \(session)")
           self.memory.membership.joined(begunAt: begin)
@@ -63,7 +65,9 @@ extension SchedulerProcess {
         done()
       }
     case .renew(let replica):
-      self.ask("a renewal", { store.renew(replica, $0) }) { end in
+      self.ask("a renewal") {
+        store.renew(replica, $0)
+      } then: { end in
         guard isCurrent() else { return done() }
         switch end {
         case .done?: self.memory.membership.renewed(begunAt: begin)
@@ -83,7 +87,9 @@ extension SchedulerProcess {
         done()
       }
     case .change(let change):
-      self.ask("a change of owners", { store.change(change, as: session, $0) }) { end in
+      self.ask("a change of owners") {
+        store.change(change, as: session, $0)
+      } then: { end in
         guard isCurrent() else { return done() }
         switch end {
         case .done(let version)?:
@@ -96,7 +102,9 @@ extension SchedulerProcess {
         done()
       }
     case .leave(let session):
-      self.ask("its leave", { store.leave(session, $0) }) { _ in
+      self.ask("its leave") {
+        store.leave(session, $0)
+      } then: { _ in
         self.memory.membership.left()
         done()
       }
@@ -105,7 +113,7 @@ extension SchedulerProcess {
 
   private func ask(
     _ what: String, _ serve: @escaping (@escaping (Store.End<Int64>) -> Void) -> Void,
-    _ then: @escaping (Store.End<Int64>?) -> Void
+    then: @escaping (Store.End<Int64>?) -> Void
   ) {
     self.network.call(
       what, from: self, to: self.parts.store, timeout: Self.sessionTimeout, serve
