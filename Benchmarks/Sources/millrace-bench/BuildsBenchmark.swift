@@ -1,3 +1,5 @@
+import BuildProtos
+
 /// One measurement: a warm stack, a load, the builds' end, and what the records say.
 struct BuildsBenchmark: Sendable {
   var count: Int

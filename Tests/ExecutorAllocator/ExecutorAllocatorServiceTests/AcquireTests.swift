@@ -22,7 +22,7 @@ import Testing
       #expect(
         lease
           == Lease(
-            id: LeaseID("lease-\(now.microseconds)"), executor: "e1", address: "e1:1",
+            id: LeaseID("lease-t0-\(now.microseconds)"), executor: "e1", address: "e1:1",
             resources: .small, token: FencingToken(now.microseconds), request: "a",
             expires: now + .seconds(10)))
     }
