@@ -354,7 +354,7 @@ package final class GoogleDatastore: ServedStore {
 }
 
 extension DatastoreV1.RunQueryRequest {
-  /// As the log of slow queries names it: what is asked for, without the values.
+  /// As the log of slow queries names it: what is asked for, without the values; GQL as it was sent.
   fileprivate var text: String {
     switch self.queryType {
     case .query(let query): query.text
