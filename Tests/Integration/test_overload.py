@@ -42,12 +42,12 @@ def test_what_cannot_be_placed_waits_with_a_reason_blocks_nobody_and_is_given_up
     # More urgent than all others, and of the same project.
     huge = scheduler.submit(HUGE, "same", priority=1000)
 
-    def why():
+    def is_told_why():
         answer = scheduler.ExplainBuild(
             scheduler["ExplainBuildRequest"](build_id=huge), timeout=20)
-        return answer.build.jobs[0].waiting_for
+        return "pool nowhere has no executors" in answer.build.jobs[0].waiting_for
 
-    assert "pool nowhere has no executors" in eventually(why, 5, "it is told why it waits")
+    eventually(is_told_why, 5, "it is told why it waits")
     small = [scheduler.submit(SMALL, "same") for _ in range(4)]
     assert [outcomes(scheduler.wait(build)) for build in small] == [[["succeeded"]]] * 4
     assert word(scheduler.build(huge), "state") == "BUILD_STATE_QUEUED"
