@@ -140,6 +140,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     // What the calls wrote goes out with what the session has to say.
     self.executor.drain(flushing: self)
     self.isReading = false
+    self.flush()
     context.fireChannelReadComplete()
   }
 

@@ -67,7 +67,8 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
     self.schedule()
   }
 
-  /// Runs what is due, and flushes what it wrote to and the connection that was read from.
+  /// Runs what is due, then flushes what it wrote to; in a long burst also the connection that is
+  /// being read from, whose own flush follows.
   func drain(flushing connection: Connection? = nil) {
     self.eventLoop.assertInEventLoop()
     self.isScheduled = false
@@ -86,7 +87,7 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
       if (index + 1) % Self.jobsBetweenFlushes == 0 { self.flush(connection) }
     }
     self.running.removeAll(keepingCapacity: true)
-    self.flush(connection)
+    self.flush(nil)
     if !self.jobs.isEmpty { self.schedule() }
   }
 
