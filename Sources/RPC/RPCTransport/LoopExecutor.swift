@@ -17,6 +17,7 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   @exclusivity(unchecked) private var running: [UnownedJob] = []
   @exclusivity(unchecked) private var dirtyConnections: [Connection] = []
   @exclusivity(unchecked) private var isScheduled = false
+  @exclusivity(unchecked) private var isDraining = false
   /// Tasks that wait for a call to serve.
   @exclusivity(unchecked) var idleHandlers: [HandlerTask] = []
   private let foreignJobs = Mutex<[UnownedJob]>([])
@@ -71,6 +72,10 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   /// being read from, whose own flush follows.
   func drain(flushing connection: Connection? = nil) {
     self.eventLoop.assertInEventLoop()
+    // From within a flush between two jobs: the drain that flushes goes on with what is due.
+    guard !self.isDraining else { return }
+    self.isDraining = true
+    defer { self.isDraining = false }
     self.isScheduled = false
     let foreign = self.foreignJobs.withLock { jobs in
       if jobs.isEmpty { return [UnownedJob]() }
