@@ -72,7 +72,8 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   /// being read from, whose own flush follows.
   func drain(flushing connection: Connection? = nil) {
     self.eventLoop.assertInEventLoop()
-    // From within a flush between two jobs: the drain that flushes goes on with what is due.
+    // From within a flush between two jobs, for NIO reads what is left when a write fails: the drain
+    // that flushes goes on with what is due.
     guard !self.isDraining else { return }
     self.isDraining = true
     defer { self.isDraining = false }
