@@ -229,12 +229,13 @@ package final class GroupWriter: Sendable {
       // Cancelled: the pool ends, which it does only when nobody holds the store.
       guard state == .active else { return }
       while let batch = self.change({ $0.machine.batchTaken() }) {
+        // Before its callers are answered: who was answered finds its batch counted.
+        self.metrics.batchSize.observe(seconds: Double(batch.count))
         let clock = ContinuousClock()
         let begin = clock.now
         self.write(batch)
         let duration = clock.now - begin
         self.change { $0.machine.batchEnded(after: duration) }
-        self.metrics.batchSize.observe(seconds: Double(batch.count))
         self.metrics.batchDuration.observe(duration)
       }
     }
