@@ -20,7 +20,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   private(set) var openCalls = 0
   /// Calls that are open, and handlers that a call has left behind.
   private var runningCalls = 0
-  /// What all streams hold of messages, and what of it the server knows.
+  /// What all streams hold of metadata and messages, and what of it the server knows.
   private var heldBytes = 0
   private var reportedBytes = 0
   private(set) var isGreeted = false
@@ -115,7 +115,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
     self.load.ended()
   }
 
-  /// A stream holds so many bytes of messages more, or less.
+  /// A stream holds so many bytes of metadata and messages more, or less.
   ///
   /// - Returns: What the call ends with that holds more than there is room for. It has been counted.
   func holds(_ more: Int) -> RPCError? {
@@ -129,14 +129,14 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
     guard self.heldBytes <= limit else {
       return RPCError(
         .resourceExhausted,
-        "the messages that wait on this connection take \(self.heldBytes) bytes, the limit is \(limit)"
+        "what the calls of this connection hold takes \(self.heldBytes) bytes, the limit is \(limit)"
       )
     }
     // Beyond the limit each connection keeps its part, whoever has used up the rest.
     guard total <= all || self.heldBytes <= all / self.configuration.maximumConnections else {
       return RPCError(
         .resourceExhausted,
-        "the messages that wait on all connections take \(total) bytes, the limit is \(all)")
+        "what the calls of all connections hold takes \(total) bytes, the limit is \(all)")
     }
     return nil
   }
@@ -245,7 +245,7 @@ final class ServerLoad: Sendable {
   func began() { self.handlers.add(1, ordering: .relaxed) }
   func ended() { self.handlers.subtract(1, ordering: .relaxed) }
 
-  /// What all connections hold of messages, but for what each of them has not reported.
+  /// What all connections hold of metadata and messages, but for what each of them has not reported.
   var heldBytes: Int { self.held.load(ordering: .relaxed) }
   func hold(_ more: Int) { self.held.add(more, ordering: .relaxed) }
 

@@ -56,7 +56,9 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     var unconsumedBytes = 0
     /// The client has sent everything, and some of it waits for the sink.
     var endIsDue = false
-    /// What the stream holds of messages, as the connection has counted it.
+    /// What the request's metadata takes, which the stream has before the handler, then its context.
+    var metadataBytes = 0
+    /// What the stream holds of metadata and messages, as the connection has counted it.
     var heldBytes = 0
     var received = (messages: 0, bytes: 0, compressed: 0)
     /// The one response, which does not go through the writer.
@@ -121,6 +123,12 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
 
   override func headersEnded(endOfStream: Bool) {
     guard self.call.phase == .head else { return }
+    // HPACK makes much of it out of a few bytes.
+    self.call.metadataBytes = self.head.metadata.byteCount
+    if self.call.metadataBytes >= Self.smallestHeld {
+      self.countHeld()
+      guard self.call.phase == .head else { return }
+    }
     guard self.head.isPost, self.head.isGRPC else {
       // `doc/PROTOCOL-HTTP2.md`, "Responses": another content type gets HTTP's 415.
       var fields = HeaderFields()
@@ -402,7 +410,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   /// Less is not worth counting: what small calls pay for a limit is a comparison.
   private static let smallestHeld = 4 << 10
 
-  /// Tells the connection what the stream holds of messages: requests that are not whole or not read,
+  /// Tells the connection what the stream holds: metadata, requests that are not whole or not read,
   /// responses that the client has not taken. Ends the call where that is too much.
   func countHeld() {
     if let error = self.heldTooMuch() { self.giveUp(error) }
@@ -410,7 +418,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
 
   /// - Returns: What the call is to end with, for it holds more than there is room for.
   private func heldTooMuch() -> RPCError? {
-    var held = self.deframer.heldBytes + self.outboundCount
+    var held = self.call.metadataBytes + self.deframer.heldBytes + self.outboundCount
     if let sink = self.call.sink { held += sink.heldBytes() }
     if held < Self.smallestHeld { held = 0 }
     let more = held - self.call.heldBytes
@@ -443,6 +451,8 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     self.clearOutbound()
     self.deframer.reset()
     self.breakOff(error)
+    self.head.reset()
+    self.call.metadataBytes = 0
     _ = self.heldTooMuch()
   }
 

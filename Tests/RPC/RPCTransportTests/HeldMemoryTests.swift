@@ -190,6 +190,36 @@ import Testing
     }
   }
 
+  // HPACK makes ten kilobytes of each out of a few bytes.
+  @Test func metadataOfOpenCallsCounts() async throws {
+    let release = Signal()
+    var service = TestService()
+    service.both = { _, _, _ in await release.wait() }
+    var configuration = RPCServer.Configuration()
+    configuration.maximumBufferedBytesPerConnection = 105 << 10
+    try await Self.withPeer(service, configuration) { peer in
+      let much = [("x-much", String(repeating: "1", count: 10 << 10))]
+      // Half of them wait for their request; the others' handlers run.
+      for index in 0..<20 as Range<UInt32> {
+        if index % 2 == 0 {
+          try await peer.begin(Methods.unary, stream: index * 2 + 1, more: much)
+        } else {
+          try await peer.begin(Methods.both, stream: index * 2 + 1, more: much)
+        }
+      }
+      let refused = try await Self.answers(peer, [.headers])
+      #expect(refused.map(\.stream) == (10..<20).map { $0 * 2 + 1 })
+      #expect(refused.allSatisfy { $0["grpc-status"] == "8" })
+      // What ends makes room.
+      await release.set()
+      for _ in 0..<5 { _ = try await peer.frame(.headers) { $0.endsStream } }
+      try await peer.begin(Methods.unary, stream: 101, more: much)
+      try await peer.send(message: [], stream: 101, ends: true)
+      let end = try await peer.frame(.headers) { $0.endsStream && $0.stream == 101 }
+      #expect(end?["grpc-status"] == "0")
+    }
+  }
+
   @Test func windowsThatHaveGrownAreNarrowAgainWhenThereIsNoRoom() async throws {
     let release = Signal()
     var service = TestService()
