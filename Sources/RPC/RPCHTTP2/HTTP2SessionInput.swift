@@ -29,7 +29,8 @@ extension HTTP2Session {
       if flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0 { return }
     case NGHTTP2_WINDOW_UPDATE.rawValue:
       return self.windowOpens()
-    case NGHTTP2_PING.rawValue, NGHTTP2_SETTINGS.rawValue, NGHTTP2_PRIORITY.rawValue:
+    case NGHTTP2_PING.rawValue, NGHTTP2_SETTINGS.rawValue, NGHTTP2_PRIORITY.rawValue,
+      NGHTTP2_GOAWAY.rawValue:
       // Answers among them: ``frameSent(type:id:length:flags:resetCode:)`` puts back for each question.
       break
     case UInt32(Self.firstUnknownType)...:
@@ -73,7 +74,10 @@ extension HTTP2Session {
     case NGHTTP2_HEADERS.rawValue:
       self.callFramesSent &+= 1
       if self.role == .client { self.withStream(id) { $0.hasLeft = true } }
-    case NGHTTP2_RST_STREAM.rawValue where self.role == .server:
+    case NGHTTP2_RST_STREAM.rawValue where self.role == .client:
+      // The server's own reset may be on its way.
+      self.emptyFrames.putBack()
+    case NGHTTP2_RST_STREAM.rawValue:
       guard resetCode != NGHTTP2_NO_ERROR.rawValue, resetCode != NGHTTP2_REFUSED_STREAM.rawValue
       else { return }
       if !self.provokedResets.take(at: Self.second) {
@@ -101,10 +105,7 @@ extension HTTP2Session {
     case NGHTTP2_DATA.rawValue:
       if isEnd { self.dataEnded(id: header.stream_id) }
     case NGHTTP2_RST_STREAM.rawValue:
-      if !self.receivedResets.take(at: Self.second) {
-        self.wentTooFar("it resets too many streams")
-      }
-      if self.role == .client { self.withStream(header.stream_id) { $0.wasResetByPeer = true } }
+      self.resetReceived(id: header.stream_id)
     case NGHTTP2_SETTINGS.rawValue:
       if isAcknowledgement { self.isAcknowledged = true } else { self.delegate.settingsReceived() }
     case NGHTTP2_PING.rawValue:
@@ -121,6 +122,24 @@ extension HTTP2Session {
         text: String(decoding: text, as: UTF8.self))
     default:
       break
+    }
+  }
+
+  private func resetReceived(id: Int32) {
+    guard self.role == .client else {
+      if !self.receivedResets.take(at: Self.second) {
+        self.wentTooFar("it resets too many streams")
+      }
+      return
+    }
+    // A server ends calls that we began, each once, however many it refuses or answers early.
+    var isOpen = false
+    self.withStream(id) { stream in
+      stream.wasResetByPeer = true
+      isOpen = true
+    }
+    if !isOpen, !self.emptyFrames.take(at: Self.second) {
+      self.wentTooFar("it sends too many frames that carry nothing")
     }
   }
 

@@ -226,7 +226,7 @@ import Testing
     }
   }
 
-  @Test(arguments: [ScriptedPeer.Kind.ping, .settings, .priority, .windowUpdate, .data])
+  @Test(arguments: [ScriptedPeer.Kind.ping, .settings, .priority, .windowUpdate, .goAway, .data])
   func framesThatCarryNothingEndTheConnection(kind: ScriptedPeer.Kind) async throws {
     var configuration = RPCServer.Configuration()
     configuration.windowUpdates = .init(burst: 100, perSecond: 1)
@@ -237,6 +237,7 @@ import Testing
         switch kind {
         case .ping: ScriptedPeer.frame(.ping, body: [UInt8](repeating: 1, count: 8))
         case .settings: ScriptedPeer.frame(.settings)
+        case .goAway: ScriptedPeer.frame(.goAway, body: [UInt8](repeating: 0, count: 8))
         case .priority: ScriptedPeer.frame(.priority, stream: 1, body: [0, 0, 0, 0, 1])
         case .windowUpdate:
           ScriptedPeer.frame(.windowUpdate, stream: 1, body: ScriptedPeer.bytes(1))
@@ -543,7 +544,7 @@ import Testing
         let answer = try await Self.beginLargeRequest(peers[peers.count - 1], stream: stream)
         #expect(answer?["grpc-status"] == (stream == 7 ? "8" : nil))
         if stream == 7 {
-          #expect(answer?["grpc-message"]?.contains("messages that wait") == true)
+          #expect(answer?["grpc-message"]?.contains("what the calls of") == true)
         }
       }
       // There is room again once one of them has gone.
@@ -590,6 +591,42 @@ import Testing
     }
     let error = await #expect(throws: RPCError.self) { try await call.value }
     #expect(error?.code == .unavailable)
+    await channel.close()
+  }
+
+  // A server that is full, or answers before it has read, is no attacker: NO_ERROR, CANCEL.
+  @Test(arguments: [0, 8] as [UInt32])
+  func aServerMayResetAllThatItsClientBegins(code: UInt32) async throws {
+    let (channel, peers) = ScriptedPeer.server()
+    let first = Task { try await channel.unary(Methods.unary, Blob()) }
+    let peer = try await peers.next()
+    _ = try await peer.frame(.headers)
+    for round in 0..<30 {
+      try await withThrowingTaskGroup(of: StatusCode?.self) { group in
+        for _ in 0..<100 {
+          group.addTask {
+            let error = await #expect(throws: RPCError.self) {
+              try await channel.unary(Methods.unary, Blob())
+            }
+            return error?.code
+          }
+        }
+        for _ in 0..<100 {
+          let begun = try #require(try await peer.frame(.headers), "in round \(round)")
+          if code == 0 {
+            try await peer.end(
+              stream: begun.stream, status: .unimplemented, isTrailersOnly: true)
+          }
+          try await peer.send(.reset, stream: begun.stream, body: ScriptedPeer.bytes(code))
+        }
+        let expected = code == 0 ? StatusCode.unimplemented : .cancelled
+        for try await code in group { #expect(code == expected) }
+      }
+    }
+    try await peer.respond(stream: 1)
+    try await peer.send(message: [], stream: 1)
+    try await peer.end(stream: 1)
+    _ = try await first.value
     await channel.close()
   }
 }
