@@ -30,7 +30,8 @@ public final class HealthService: HealthV1.HealthService {
   /// The server as a whole is serving.
   ///
   /// - Parameters:
-  ///   - maximumWatches: Watches that are served; one more is refused with `resourceExhausted`.
+  ///   - maximumWatches: Watches that are served; one more is refused with `resourceExhausted`. None
+  ///     with 0 or less.
   ///   - maximumWatchesPerConnection: The same for each client's connection, so that none takes all.
   public init(maximumWatches: Int = 1_000, maximumWatchesPerConnection: Int = 100) {
     self.maximumWatches = maximumWatches

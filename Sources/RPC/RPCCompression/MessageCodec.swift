@@ -144,6 +144,8 @@ private final class Inflater: @unchecked Sendable {
   func decompress(
     _ bytes: UnsafeRawBufferPointer, limit: Int
   ) throws(MessageCodec.Failure) -> [UInt8] {
+    // What is beyond is no message, whatever limit is set, and zlib counts in 32 bits.
+    let limit = min(limit, Int(Int32.max))
     inflateReset(self.stream)
     self.stream.pointee.next_in = UnsafeMutablePointer(
       mutating: bytes.bindMemory(to: UInt8.self).baseAddress)

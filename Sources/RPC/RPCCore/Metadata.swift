@@ -16,6 +16,8 @@ public struct Metadata: Sendable {
 
   private var bytes: [UInt8] = []
   private var entries: [Entry] = []
+  /// A name under which bytes were to be added, and cannot.
+  private var misnamed: String?
 
   /// No metadata.
   public init() {}
@@ -41,11 +43,13 @@ public struct Metadata: Sendable {
       value: text.lazy.map { (0x20...0x7e).contains($0) ? $0 : UInt8(ascii: "?") })
   }
 
-  /// Adds bytes under a name that ends in `-bin`; any other name is a mistake in the program, and
-  /// stops it.
+  /// Adds bytes under a name that ends in `-bin`. Under any other name nothing is added, and a call
+  /// with this metadata fails with `INVALID_ARGUMENT`, which names it.
   public mutating func add(binary value: [UInt8], for name: String) {
-    precondition(
-      name.lowercased().hasSuffix("-bin"), "the name of binary metadata ends in -bin, not \(name)")
+    guard name.lowercased().hasSuffix("-bin") else {
+      self.misnamed = name
+      return
+    }
     let encoded = Base64.encode(value)
     self.appendEntry(name: name, valueCount: encoded.count, value: encoded)
   }
@@ -154,9 +158,13 @@ public struct Metadata: Sendable {
     return isRight && !name.isEmpty
   }
 
-  /// The first name that HTTP/2 cannot carry, or value of a binary one that is no base64; nil: there
-  /// is none.
+  /// A name for bytes that is none, the first name that HTTP/2 cannot carry, or value of a binary one
+  /// that is no base64; nil: there is none.
   package var mistake: ConfigurationError? {
+    if let misnamed = self.misnamed {
+      return ConfigurationError(
+        "a name of binary metadata", "\"\(misnamed)\"", expected: "one that ends in -bin")
+    }
     if self.entries.isEmpty { return nil }
     var mistake: ConfigurationError?
     self.forEachField { name, value in

@@ -18,7 +18,7 @@ public struct UnknownFields: Sendable, Hashable {
   /// - Parameters:
   ///   - encoded: The message's encoding, which nobody looks into.
   ///   - number: Of the field, 1 to 536,870,911.
-  public init(message encoded: [UInt8], as number: Int) {
+  package init(message encoded: [UInt8], as number: Int) {
     precondition((1...0x1fff_ffff).contains(number), "there is no field \(number)")
     var bytes: [UInt8] = []
     bytes.reserveCapacity(encoded.count + 10)

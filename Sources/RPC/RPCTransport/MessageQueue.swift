@@ -107,11 +107,10 @@ final class MessageQueue<Message: Sendable>: @unchecked Sendable {
     reader?.resume()
   }
 
-  /// The next message; nil after the last.
+  /// The next message; nil after the last. Throws `INTERNAL` for whoever asks while another waits.
   @inlinable
   func next() async throws -> Received? {
-    let isAlone = !self.isBeingRead.exchange(true, ordering: .acquiring)
-    precondition(isAlone, "a stream of messages is read by one task at a time")
+    guard !self.isBeingRead.exchange(true, ordering: .acquiring) else { throw twoReaders }
     defer { self.isBeingRead.store(false, ordering: .releasing) }
     if let message = self.batch.popLast() { return message }
     while try !self.takeBatch() { try await self.wait() }
@@ -180,3 +179,6 @@ final class MessageQueue<Message: Sendable>: @unchecked Sendable {
     RPCError(.cancelled, "the reading task was cancelled")
   }
 }
+
+@usableFromInline
+let twoReaders = RPCError(.internalError, "a stream of messages is read by one task at a time")

@@ -132,7 +132,7 @@ public final class RPCServer: Sendable {
 
   private let router: Router
   private let configuration: Configuration
-  /// What is wrong with the configuration; nil: nothing.
+  /// What is wrong with services or configuration; nil: nothing.
   package let mistake: ConfigurationError?
   private let group: any EventLoopGroup
   private let load: ServerLoad
@@ -141,10 +141,12 @@ public final class RPCServer: Sendable {
 
   /// Makes a server; it takes calls once it listens.
   ///
-  /// - Precondition: No two of the services define the same method.
+  /// What is wrong with services or configuration is told when the server is to listen.
+  ///
   /// - Parameters:
-  ///   - services: Whose methods it has. Health and reflection are services like others.
-  ///   - configuration: What is wrong with it is told when the server is to listen.
+  ///   - services: Whose methods it has, each method once. Health and reflection are services like
+  ///     others.
+  ///   - configuration: Limits, security and who is told of what.
   ///   - group: Over whose event loops its connections are spread; a call's handler starts on that of
   ///     its connection.
   public init(
@@ -158,7 +160,7 @@ public final class RPCServer: Sendable {
     self.configuration = configuration
     do throws(ConfigurationError) {
       try configuration.check()
-      self.mistake = nil
+      self.mistake = router.mistake
     } catch {
       self.mistake = error
     }

@@ -13,6 +13,8 @@ public protocol RPCService: Sendable {
 public struct Router: Sendable {
   private var routes: [Route?] = Array(repeating: nil, count: 16)
   private var count = 0
+  /// What is wrong with the first method that cannot be; nil: nothing.
+  private(set) var mistake: ConfigurationError?
 
   /// No methods.
   public init() {}
@@ -132,10 +134,14 @@ public struct Router: Sendable {
   }
 
   private mutating func add(_ route: Route) {
-    let exists = route.withBytes { self.find($0) != nil }
-    precondition(!exists, "two services of one server define \(route.path)")
-    precondition(
-      isMethodPath(route.path), "a method's path is /package.Service/Method, not \"\(route.path)\"")
+    guard isMethodPath(route.path) else {
+      self.refuse(route, expected: "/package.Service/Method")
+      return
+    }
+    guard route.withBytes({ self.find($0) == nil }) else {
+      self.refuse(route, expected: "one service that defines it, not two")
+      return
+    }
     if (self.count + 1) * 2 > self.routes.count {
       let old = self.routes
       self.routes = Array(repeating: nil, count: old.count * 2)
@@ -143,6 +149,12 @@ public struct Router: Sendable {
     }
     self.insert(route)
     self.count += 1
+  }
+
+  private mutating func refuse(_ route: Route, expected: String) {
+    guard self.mistake == nil else { return }
+    self.mistake = ConfigurationError(
+      "a method of RPCServer's services", "\"\(route.path)\"", expected: expected)
   }
 
   private mutating func insert(_ route: Route) {

@@ -1,3 +1,4 @@
+import RPCCore
 import Synchronization
 import Testing
 
@@ -20,5 +21,15 @@ import Testing
     #expect(try await queue.next()?.message == "c")
     #expect(calls.withLock { $0 } == 1)
     #expect(queue.append("d", bytes: 10))
+  }
+
+  @Test func aSecondReaderIsToldAndTheFirstReadsOn() async throws {
+    let queue = MessageQueue<String> {}
+    let first = Task { try await queue.next()?.message }
+    while !queue.isBeingRead.load(ordering: .acquiring) { await Task.yield() }
+    let error = await #expect(throws: RPCError.self) { _ = try await queue.next() }
+    #expect(error?.message == "a stream of messages is read by one task at a time")
+    #expect(queue.append("a", bytes: 1))
+    #expect(try await first.value == "a")
   }
 }

@@ -92,6 +92,30 @@ import Testing
     }
   }
 
+  private struct Misnamed: RPCService {
+    var descriptor: ServiceDescriptor { TestService().descriptor }
+    func registerMethods(with router: inout Router) {
+      router.unary(MethodDescriptor<Blob, Blob>("Unary")) { request, _ in request }
+    }
+  }
+
+  private static let wrongServices: [([any RPCService], String, String)] = [
+    ([TestService(), TestService()], "/test.Test/Unary", "one service that defines it, not two"),
+    ([Misnamed()], "Unary", "/package.Service/Method"),
+  ]
+
+  @Test(arguments: wrongServices)
+  func aServicesMethodIsNamed(
+    services: [any RPCService], path: String, expected: String
+  ) async throws {
+    let error = await #expect(throws: ConfigurationError.self) {
+      try await RPCServer(services: services).listen(on: Self.anywhere)
+    }
+    #expect(
+      error?.description
+        == "a method of RPCServer's services is \"\(path)\"; expected \(expected)")
+  }
+
   @Test(arguments: [
     (ListenAddress.tcp(host: "127.0.0.1", port: 65_536), "the port 65536"),
     (.tcp(host: "127.0.0.1", port: -1), "the port -1"),
@@ -153,12 +177,17 @@ import Testing
     client.idleTimeout = ever
     client.maximumHeaderListBytes = .max
     client.maximumStreamWindow = .max
-    let options = CallOptions(
-      timeout: ever, maximumRequestBytes: .max, maximumResponseBytes: .max)
+    server.responseCompression = .gzip
     try await withServer(configuration: server, channelConfiguration: client) { channel, _ in
       let blob = Blob([UInt8](repeating: 1, count: 1 << 20))
-      let answer = try await channel.unary(Methods.unary, blob, options: options)
-      #expect(answer == blob)
+      for compression in [Compression.identity, .gzip] {
+        let answer = try await channel.unary(
+          Methods.unary, blob,
+          options: CallOptions(
+            timeout: ever, maximumRequestBytes: .max, maximumResponseBytes: .max,
+            compression: compression))
+        #expect(answer == blob)
+      }
     }
   }
 
@@ -297,6 +326,12 @@ import Testing
 
   // MARK: A call
 
+  private static let misnamed: CallOptions = {
+    var metadata = Metadata()
+    metadata.add(binary: [1], for: "key")
+    return CallOptions(metadata: metadata)
+  }()
+
   @Test(arguments: [
     (CallOptions(maximumRequestBytes: -1), "CallOptions.maximumRequestBytes is -1"),
     (CallOptions(maximumResponseBytes: -2), "CallOptions.maximumResponseBytes is -2"),
@@ -305,6 +340,7 @@ import Testing
     (CallOptions(metadata: [":path": "/a/b"]), "a name of the metadata is \":path\""),
     (CallOptions(metadata: ["naïve": "x"]), "a name of the metadata is \"naïve\""),
     (CallOptions(metadata: ["key-bin": "so?"]), "the metadata's key-bin is \"so?\""),
+    (misnamed, "a name of binary metadata is \"key\"; expected one that ends in -bin"),
   ])
   func aCallsOptionsAreNamed(options: CallOptions, words: String) async throws {
     try await withServer { channel, _ in
@@ -368,17 +404,6 @@ import Testing
           error?.message == "the method's path is \"\(path)\"; expected /package.Service/Method")
       }
     }
-  }
-
-  @Test func aRouterTakesNoPathThatIsNone() async {
-    let result = await #expect(
-      processExitsWith: .failure, observing: [\.standardErrorContent]
-    ) {
-      var router = Router()
-      router.unary(MethodDescriptor<Blob, Blob>("Unary")) { request, _ in request }
-    }
-    let words = String(decoding: result?.standardErrorContent ?? [], as: UTF8.self)
-    #expect(words.contains("/package.Service/Method, not \"Unary\""))
   }
 
   @Test func anInterceptorHearsOfACallWhoseOptionsCannotBe() async throws {
