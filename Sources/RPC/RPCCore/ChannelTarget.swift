@@ -48,7 +48,7 @@ public struct ChannelTarget: Sendable, Hashable {
     } else if text.hasPrefix("ipv4:") || text.hasPrefix("ipv6:") {
       var addresses: [ListenAddress] = []
       for part in text.dropFirst(5).split(separator: ",", omittingEmptySubsequences: false) {
-        let address = try ListenAddress(String(part))
+        let address = try Self.address(String(part), of: text)
         guard case .tcp(let host, _) = address,
           text.hasPrefix("ipv4:") ? Self.isIPv4(host) : Self.isIPv6(host)
         else {
@@ -92,10 +92,20 @@ public struct ChannelTarget: Sendable, Hashable {
   private static func name(
     _ rest: String, of text: String
   ) throws(ListenAddress.ParseError) -> Kind {
-    guard case .tcp(let host, let port) = try ListenAddress(rest) else {
+    guard case .tcp(let host, let port) = try Self.address(rest, of: text) else {
       throw ListenAddress.ParseError(text: text, reason: "dns: is followed by HOST:PORT")
     }
     return .name(host: host, port: port)
+  }
+
+  private static func address(
+    _ part: String, of text: String
+  ) throws(ListenAddress.ParseError) -> ListenAddress {
+    do {
+      return try ListenAddress(part)
+    } catch {
+      throw ListenAddress.ParseError(text: text, reason: error.reason)
+    }
   }
 
   /// What `:authority` says, unless the channel's configuration does.

@@ -383,8 +383,10 @@ package final class HTTP2Session {
     self.streams[slot].slot = slot
     // Nobody else may keep it.
     let ended = self.streams.removeLast()
-    // A call that was served makes up for one that was given up.
-    if code == NGHTTP2_NO_ERROR.rawValue, ended.hasEnded { self.receivedResets.putBack() }
+    // A call that was served makes up for those that were given up for it: a hedged call's others.
+    if code == NGHTTP2_NO_ERROR.rawValue, ended.hasEnded {
+      self.receivedResets.putBack(RetryPolicy.maximumAttemptsOfAny - 1)
+    }
     ended.closed(code: code)
   }
 

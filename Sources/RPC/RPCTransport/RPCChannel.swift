@@ -272,10 +272,11 @@ public final class RPCChannel: Sendable {
   private func interceptedTerms(
     _ path: String, _ options: CallOptions
   ) async throws -> ClientStream.Terms {
+    let begin = ContinuousClock.now
     var call = OutgoingCall(method: path, target: self.target, options: options)
     do {
       for interceptor in self.configuration.interceptors { try await interceptor.intercept(&call) }
-      return try self.terms(path, call.options, call.observers)
+      return try self.terms(path, call.options, call.observers, since: begin)
     } catch {
       // Those who were asked before wait for the end.
       let error = error as? RPCError ?? RPCError(.unknown, "\(error)")
@@ -284,8 +285,10 @@ public final class RPCChannel: Sendable {
     }
   }
 
+  /// - Parameter begin: When the call began; nil: now.
   private func terms(
-    _ path: String, _ options: CallOptions, _ observers: [@Sendable (CallSummary) -> Void]
+    _ path: String, _ options: CallOptions, _ observers: [@Sendable (CallSummary) -> Void],
+    since begin: ContinuousClock.Instant? = nil
   ) throws(RPCError) -> ClientStream.Terms {
     do throws(ConfigurationError) {
       if let mistake = self.mistake { throw mistake }
@@ -303,6 +306,11 @@ public final class RPCChannel: Sendable {
     var timeout = options.timeout
     if let limit = method?.timeout { timeout = min(timeout ?? limit, limit) }
     var deadline = timeout.map(Deadline.after)
+    if let begin, let whole = timeout {
+      let left = Deadline(begin.advanced(by: whole))
+      deadline = left
+      timeout = max(.zero, left.remaining)
+    }
     if options.inheritsDeadline, let outer = ServerContext.current?.deadline,
       outer < deadline ?? outer || deadline == nil
     {

@@ -120,7 +120,10 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   /// - Returns: What the call ends with that holds more than there is room for. It has been counted.
   func holds(_ more: Int) -> RPCError? {
     self.heldBytes += more
-    if abs(self.heldBytes - self.reportedBytes) >= Self.reportStep { self.reportHeld() }
+    // What handlers give back that outlive their connection comes in no further step.
+    if abs(self.heldBytes - self.reportedBytes) >= Self.reportStep || self.state == .closed {
+      self.reportHeld()
+    }
     let limit = self.configuration.maximumBufferedBytesPerConnection
     let (total, all) = (self.load.heldBytes, self.configuration.maximumBufferedBytes)
     // Wide windows let more come than there is room for, from those who may be slow to be read.

@@ -56,8 +56,8 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     var unconsumedBytes = 0
     /// The client has sent everything, and some of it waits for the sink.
     var endIsDue = false
-    /// What the request's metadata takes, which the stream has before the handler, then its context.
-    var metadataBytes = 0
+    /// What the handler has of the call as long as it runs: metadata and, if there is one, the request.
+    var givenBytes = 0
     /// What the stream holds of metadata and messages, as the connection has counted it.
     var heldBytes = 0
     var received = (messages: 0, bytes: 0, compressed: 0)
@@ -124,8 +124,8 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   override func headersEnded(endOfStream: Bool) {
     guard self.call.phase == .head else { return }
     // HPACK makes much of it out of a few bytes.
-    self.call.metadataBytes = self.head.metadata.byteCount
-    if self.call.metadataBytes >= Self.smallestHeld {
+    self.call.givenBytes = self.head.metadata.byteCount
+    if self.call.givenBytes >= Self.smallestHeld {
       self.countHeld()
       guard self.call.phase == .head else { return }
     }
@@ -261,8 +261,12 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
       self.call.sink?.end(.success(()), false)
       return
     }
+    var size = 0
     let hasRequest: Void? = self.deframer.withHeld { message, isCompressed in
-      self.withPlain(message, isCompressed) { serve(self, $0) }
+      self.withPlain(message, isCompressed) {
+        size = $0.count
+        serve(self, $0)
+      }
     }
     guard hasRequest != nil else {
       self.breakOff(RPCError(.unimplemented, "this call takes one request, and got none"))
@@ -270,7 +274,8 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     }
     // The handler has the message; its bytes are of no more use.
     self.deframer.reset()
-    if self.call.heldBytes > 0 { self.countHeld() }
+    if self.handlerRuns { self.call.givenBytes += size }
+    if self.call.givenBytes >= Self.smallestHeld || self.call.heldBytes > 0 { self.countHeld() }
   }
 
   override func outboundDrained(remaining: Int) {
@@ -289,8 +294,11 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
       self.call.writer?.close(error)
       self.tellHandler(error)
     }
-    if self.call.heldBytes > 0 { _ = self.server.holds(-self.call.heldBytes) }
+    let (held, given) = (self.call.heldBytes, self.call.givenBytes)
     self.call = Call(phase: .finished, began: self.call.began)
+    // A handler that is deaf to the end of its call keeps what it was given.
+    if self.handlerRuns, given >= Self.smallestHeld { self.call.heldBytes = given }
+    if held != self.call.heldBytes { _ = self.server.holds(self.call.heldBytes - held) }
     // What it keeps for the next call, a connection keeps while it is idle.
     self.clearOutbound()
     self.deframer.reset()
@@ -330,8 +338,15 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   func handlerEnded() {
     self.call.handler = nil
     self.handlerRuns = false
+    guard self.isClosed else {
+      self.call.givenBytes = self.context?.metadata.byteCount ?? 0
+      if self.call.heldBytes > 0 { self.countHeld() }
+      return
+    }
     // It was deaf to the end of its call.
-    if self.isClosed { self.server.callEnded() }
+    if self.call.heldBytes > 0 { _ = self.server.holds(-self.call.heldBytes) }
+    self.call.heldBytes = 0
+    self.server.callEnded()
   }
 
   /// Where the call's requests go from now on. For calls with any number of them.
@@ -410,15 +425,15 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   /// Less is not worth counting: what small calls pay for a limit is a comparison.
   private static let smallestHeld = 4 << 10
 
-  /// Tells the connection what the stream holds: metadata, requests that are not whole or not read,
-  /// responses that the client has not taken. Ends the call where that is too much.
+  /// Tells the connection what the stream holds: what its handler was given, requests that are not
+  /// whole or not read, responses that the client has not taken. Ends the call where that is too much.
   func countHeld() {
     if let error = self.heldTooMuch() { self.giveUp(error) }
   }
 
   /// - Returns: What the call is to end with, for it holds more than there is room for.
   private func heldTooMuch() -> RPCError? {
-    var held = self.call.metadataBytes + self.deframer.heldBytes + self.outboundCount
+    var held = self.call.givenBytes + self.deframer.heldBytes + self.outboundCount
     if let sink = self.call.sink { held += sink.heldBytes() }
     if held < Self.smallestHeld { held = 0 }
     let more = held - self.call.heldBytes
@@ -451,8 +466,11 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     self.clearOutbound()
     self.deframer.reset()
     self.breakOff(error)
-    self.head.reset()
-    self.call.metadataBytes = 0
+    // A handler that runs has what it was given until it ends.
+    if !self.handlerRuns {
+      self.head.reset()
+      self.call.givenBytes = 0
+    }
     _ = self.heldTooMuch()
   }
 

@@ -382,6 +382,7 @@ import Testing
     "", "localhost", "dns://8.8.8.8/x:1", "dns:x", "ipv4:1.2.3.4", "localhost:99999",
   ])
   func othersAreRefused(text: String) {
-    #expect(throws: ListenAddress.ParseError.self) { try ChannelTarget(text) }
+    let error = #expect(throws: ListenAddress.ParseError.self) { try ChannelTarget(text) }
+    #expect(error?.text == text)
   }
 }

@@ -220,6 +220,46 @@ import Testing
     }
   }
 
+  // gzip makes a quarter of a megabyte of each out of some hundred bytes.
+  @Test func requestsThatHandlersHaveCountUntilTheyEnd() async throws {
+    let release = Signal()
+    var service = TestService()
+    // Deaf to the end of its call.
+    service.unary = { _, _ in
+      await release.wait()
+      return Blob()
+    }
+    let request = [UInt8](repeating: 0, count: 256 << 10).withUnsafeBytes {
+      MessageCodec.compress($0, .gzip)
+    }
+    let message = [1] + ScriptedPeer.bytes(UInt32(request.count)) + request
+    var configuration = RPCServer.Configuration()
+    configuration.maximumBufferedBytesPerConnection = 1_100 << 10
+    try await Self.withPeer(service, configuration) { peer in
+      var stream: UInt32 = 1
+      func call() async throws {
+        try await peer.begin(Methods.unary, stream: stream, more: [("grpc-encoding", "gzip")])
+        try await peer.send(data: message, stream: stream, ends: true)
+        stream += 2
+      }
+      for _ in 0..<10 { try await call() }
+      let refused = try await Self.answers(peer, [.headers])
+      #expect(refused.map { $0["grpc-status"] } == Array(repeating: "8", count: 6))
+      for stream in [1, 3, 5, 7] as [UInt32] {
+        try await peer.send(.reset, stream: stream, body: ScriptedPeer.bytes(8))
+      }
+      try await call()
+      #expect(try await Self.answers(peer, [.headers]).map { $0["grpc-status"] } == ["8"])
+      await release.set()
+      // Sooner or later the handlers have seen it.
+      var status: String?
+      while status != "0" {
+        try await call()
+        status = try await peer.frame(.headers) { $0.endsStream }?["grpc-status"]
+      }
+    }
+  }
+
   @Test func windowsThatHaveGrownAreNarrowAgainWhenThereIsNoRoom() async throws {
     let release = Signal()
     var service = TestService()

@@ -95,6 +95,24 @@ import Testing
     #expect(log.all.filter { $0.hasSuffix("NOT_FOUND") }.count == 2)
   }
 
+  private struct Slow: ClientInterceptor {
+    func intercept(_ call: inout OutgoingCall) async throws {
+      try await Task.sleep(for: .milliseconds(20))
+    }
+  }
+
+  @Test func anInterceptorsTimeCounts() async throws {
+    var configuration = RPCChannel.Configuration()
+    configuration.interceptors = [Slow()]
+    let (channel, _) = ScriptedPeer.server(configuration: configuration)
+    let error = await #expect(throws: RPCError.self) {
+      try await channel.unary(
+        Methods.unary, Blob(), options: CallOptions(timeout: .milliseconds(10)))
+    }
+    #expect(error?.message == "the deadline of /test.Test/Unary had passed before it began")
+    await channel.close()
+  }
+
   private struct Twice: ServerInterceptor {
     func intercept(
       _ context: ServerContext, proceed: () async throws -> Void

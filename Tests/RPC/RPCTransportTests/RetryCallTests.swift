@@ -247,6 +247,25 @@ import Testing
     #expect((2...3).contains(attempts.withLock { $0 }))
   }
 
+  // Each resets its others: no attack.
+  @Test func manyHedgedCallsDoNotLoseTheirConnection() async throws {
+    var service = TestService()
+    service.unary = { request, context in
+      if context.metadata["grpc-previous-rpc-attempts"] != nil {
+        try await Task.sleep(for: .seconds(60))
+      }
+      return request
+    }
+    var server = RPCServer.Configuration()
+    server.receivedResets = .init(burst: 100, perSecond: 1)
+    let hedging = MethodConfig.Resilience.hedge(HedgingPolicy(maximumAttempts: 3, delay: .zero))
+    try await withServer(
+      service, configuration: server, channelConfiguration: Self.configuration(hedging)
+    ) { channel, _ in
+      for _ in 0..<400 { _ = try await channel.unary(Methods.unary, Blob()) }
+    }
+  }
+
   @Test func aFatalStatusEndsAHedgedCallAtOnce() async throws {
     let attempts = Mutex(0)
     var service = TestService()
