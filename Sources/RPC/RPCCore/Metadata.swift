@@ -209,6 +209,11 @@ public struct Metadata: Sendable {
   /// The bytes of all names and values.
   package var byteCount: Int { self.bytes.count }
 
+  /// What it takes in memory, but for what its arrays have grown too large.
+  package var heldBytes: Int {
+    self.bytes.count + self.entries.count * MemoryLayout<Entry>.stride
+  }
+
   private mutating func appendEntry(
     name: String, valueCount: Int, value: some Sequence<UInt8>
   ) {

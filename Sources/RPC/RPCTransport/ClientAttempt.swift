@@ -199,8 +199,8 @@ final class ClientAttempt: HTTP2Stream {
   ) throws(RPCError) {
     let result = try withPlainMessage(
       bytes, isCompressed: isCompressed, self.encoding, limit: self.limit
-    ) { message -> Result<Bool, MessageDecodingError> in
-      do throws(MessageDecodingError) {
+    ) { message -> Result<Bool, RPCError> in
+      do throws(RPCError) {
         return .success(
           try self.call.messageReceived(
             message, wireBytes: bytes.count, isCompressed: isCompressed))
@@ -208,11 +208,7 @@ final class ClientAttempt: HTTP2Stream {
         return .failure(error)
       }
     }
-    switch result {
-    case .success(let hasRoom): if !hasRoom { self.isHeldBack = true }
-    case .failure(let error):
-      throw RPCError(.internalError, "the response cannot be read: \(error)")
-    }
+    if !(try result.get()) { self.isHeldBack = true }
   }
 
   override func endReceived() {

@@ -8,16 +8,28 @@ final class ResponseSlot<Response: RPCMessage>: @unchecked Sendable {
   @usableFromInline init() {}
 }
 
+/// A response, or why its call fails.
+@inlinable
+func decodeResponse<Response: RPCMessage>(
+  _ bytes: UnsafeRawBufferPointer
+) throws(RPCError) -> Response {
+  do {
+    return try Response(decoding: bytes)
+  } catch {
+    throw RPCError(.internalError, "the response cannot be read: \(error)")
+  }
+}
+
 /// A call with one request and one response: a continuation that is resumed once.
 ///
 /// `@unchecked Sendable`: set up before it is handed to the loop, then only the loop touches it.
 @usableFromInline
 final class UnaryClientCall: ClientCall, @unchecked Sendable {
   @usableFromInline
-  typealias Receive = (UnsafeRawBufferPointer) throws(MessageDecodingError) -> Void
+  typealias Receive = (UnsafeRawBufferPointer) throws(RPCError) -> Void
 
   private let receive: Receive
-  @exclusivity(unchecked) private var count = 0
+  @exclusivity(unchecked) private var isAnswered = false
   @exclusivity(unchecked) private var continuation: UnsafeContinuation<Void, any Error>?
   /// How it ended, if that came before anybody waited.
   private var ending: Result<Metadata, RPCError>?
@@ -39,9 +51,10 @@ final class UnaryClientCall: ClientCall, @unchecked Sendable {
   @usableFromInline
   func messageReceived(
     _ bytes: UnsafeRawBufferPointer, isCompressed: Bool
-  ) throws(MessageDecodingError) -> Bool {
-    self.count += 1
+  ) throws(RPCError) -> Bool {
+    guard !self.isAnswered else { throw Self.tooManyResponses }
     try self.receive(bytes)
+    self.isAnswered = true
     return true
   }
 
@@ -55,13 +68,15 @@ final class UnaryClientCall: ClientCall, @unchecked Sendable {
     self.continuation = nil
     switch result {
     case .failure(let error): continuation.resume(throwing: error)
-    case .success where self.count == 1: continuation.resume()
+    case .success where self.isAnswered: continuation.resume()
     case .success:
-      let what = self.count == 0 ? "no response" : "more than one response"
       continuation.resume(
-        throwing: RPCError(.unimplemented, "a unary call was answered OK with \(what)"))
+        throwing: RPCError(.unimplemented, "a unary call was answered OK with no response"))
     }
   }
+
+  private static let tooManyResponses = RPCError(
+    .unimplemented, "a unary call was answered with more than one response")
 }
 
 /// A call whose responses are read one by one.
@@ -78,7 +93,7 @@ final class StreamingClientCall: ClientCall, @unchecked Sendable {
 
   /// Takes a response, and whether it came compressed; false when the reader is behind.
   @usableFromInline
-  typealias Receive = (UnsafeRawBufferPointer, Bool) throws(MessageDecodingError) -> Bool
+  typealias Receive = (UnsafeRawBufferPointer, Bool) throws(RPCError) -> Bool
 
   private let receive: Receive
   private let end: (Result<Void, RPCError>) -> Void
@@ -103,7 +118,7 @@ final class StreamingClientCall: ClientCall, @unchecked Sendable {
   @usableFromInline
   func messageReceived(
     _ bytes: UnsafeRawBufferPointer, isCompressed: Bool
-  ) throws(MessageDecodingError) -> Bool {
+  ) throws(RPCError) -> Bool {
     try self.receive(bytes, isCompressed)
   }
 

@@ -7,10 +7,10 @@ import RPCHTTP2
 protocol ClientCall: AnyObject, Sendable {
   func initialMetadataReceived(_ metadata: Metadata)
   /// A whole message. The bytes are valid during the call only. False holds the server back until
-  /// the call says ``ClientStream/roomAgain()``.
+  /// the call says ``ClientStream/roomAgain()``; an error ends the call.
   func messageReceived(
     _ bytes: UnsafeRawBufferPointer, isCompressed: Bool
-  ) throws(MessageDecodingError) -> Bool
+  ) throws(RPCError) -> Bool
   /// The last event: trailing metadata after an OK, or the error.
   func ended(_ result: Result<Metadata, RPCError>)
 }
@@ -238,7 +238,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
 
   func messageReceived(
     _ bytes: UnsafeRawBufferPointer, wireBytes: Int, isCompressed: Bool
-  ) throws(MessageDecodingError) -> Bool {
+  ) throws(RPCError) -> Bool {
     guard let call = self.call else { return true }
     self.received.messages += 1
     self.received.bytes += wireBytes

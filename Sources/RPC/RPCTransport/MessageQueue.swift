@@ -107,7 +107,7 @@ final class MessageQueue<Message: Sendable>: @unchecked Sendable {
     reader?.resume()
   }
 
-  /// The next message; nil after the last. Throws `INTERNAL` for whoever asks while another waits.
+  /// The next message; nil after the last. Throws `FAILED_PRECONDITION` for whoever asks while another waits.
   @inlinable
   func next() async throws -> Received? {
     guard !self.isBeingRead.exchange(true, ordering: .acquiring) else { throw twoReaders }
@@ -181,4 +181,4 @@ final class MessageQueue<Message: Sendable>: @unchecked Sendable {
 }
 
 @usableFromInline
-let twoReaders = RPCError(.internalError, "a stream of messages is read by one task at a time")
+let twoReaders = RPCError(.failedPrecondition, "a stream of messages is read by one task at a time")

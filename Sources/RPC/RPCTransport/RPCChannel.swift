@@ -146,8 +146,8 @@ public final class RPCChannel: Sendable {
     options: CallOptions = CallOptions()
   ) async throws -> Response {
     let slot = ResponseSlot<Response>()
-    let call = UnaryClientCall { bytes throws(MessageDecodingError) in
-      slot.message = try Response(decoding: bytes)
+    let call = UnaryClientCall { bytes throws(RPCError) in
+      slot.message = try decodeResponse(bytes)
     }
     let stream =
       self.isIntercepted
@@ -255,9 +255,9 @@ public final class RPCChannel: Sendable {
     let room = StreamRoom()
     let queue = MessageQueue<Response> { room.again() }
     let call = StreamingClientCall(
-      receive: { bytes, isCompressed throws(MessageDecodingError) in
+      receive: { bytes, isCompressed throws(RPCError) in
         queue.append(
-          try Response(decoding: bytes), bytes: bytes.count, isCompressed: isCompressed)
+          try decodeResponse(bytes), bytes: bytes.count, isCompressed: isCompressed)
       }, end: { queue.end($0) })
     let stream =
       self.isIntercepted

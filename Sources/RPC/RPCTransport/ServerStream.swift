@@ -124,7 +124,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   override func headersEnded(endOfStream: Bool) {
     guard self.call.phase == .head else { return }
     // HPACK makes much of it out of a few bytes.
-    self.call.givenBytes = self.head.metadata.byteCount
+    self.call.givenBytes = self.head.metadata.heldBytes
     if self.call.givenBytes >= Self.smallestHeld {
       self.countHeld()
       guard self.call.phase == .head else { return }
@@ -339,7 +339,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     self.call.handler = nil
     self.handlerRuns = false
     guard self.isClosed else {
-      self.call.givenBytes = self.context?.metadata.byteCount ?? 0
+      self.call.givenBytes = self.context?.metadata.heldBytes ?? 0
       if self.call.heldBytes > 0 { self.countHeld() }
       return
     }

@@ -44,15 +44,17 @@ package struct Options: Equatable {
         case "all": self.outputs = [.c, .swift]
         default: throw GeneratorError("emit is c, swift or all, not '\(value)'")
         }
-      case "c_module": self.cModule = value
-      case "module": self.module = value
+      case "c_module": self.cModule = try Self.moduleName(value, of: "c_module")
+      case "module": self.module = try Self.moduleName(value, of: "module")
       case "import":
         let fields = value.split(separator: ":").map(String.init)
         guard fields.count == 3 else {
           throw GeneratorError("import is PATH-PREFIX:SWIFT-MODULE:C-MODULE, not '\(value)'")
         }
         self.origins.append(
-          Origin(prefix: fields[0], swiftModule: fields[1], cModule: fields[2]))
+          Origin(
+            prefix: fields[0], swiftModule: try Self.moduleName(fields[1], of: "import"),
+            cModule: try Self.moduleName(fields[2], of: "import")))
       case "protoc_gen_c": self.cGenerator = value
       default:
         throw GeneratorError(
@@ -60,6 +62,25 @@ package struct Options: Equatable {
             + "protoc_gen_c")
       }
     }
+  }
+
+  private static func moduleName(
+    _ name: String, of option: String
+  ) throws(GeneratorError) -> String {
+    let isName =
+      name.utf8.allSatisfy { byte in
+        switch byte {
+        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+          UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "_"):
+          true
+        default: false
+        }
+      } && name.first?.isNumber == false
+    guard isName else {
+      throw GeneratorError(
+        "\(option): a module's name is letters, digits and _, not '\(name)'")
+    }
+    return name
   }
 
   /// Where the types of a file that is not generated in this run come from: nothing if from the

@@ -12,6 +12,7 @@ import Testing
     let channel = RPCChannel(to: address)
     let greeter = GreeterV1.GreeterClient(channel)
     let reply = try await greeter.sayHello(.init(name: "you"))
+    print(reply.text)
     // [end]
     #expect(reply.text == "Hello, you")
 

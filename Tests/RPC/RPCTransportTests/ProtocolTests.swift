@@ -895,7 +895,8 @@ private let empty: [UInt8] = [0, 0, 0, 0, 0]
       let error = try await self.error { peer, head in
         try await peer.respond(stream: head.stream)
         for _ in 0..<count { try await peer.send(message: [], stream: head.stream) }
-        try await peer.end(stream: head.stream)
+        // The second one is enough: a server may never end.
+        if count == 0 { try await peer.end(stream: head.stream) }
       }
       #expect(error.code == .unimplemented)
     }

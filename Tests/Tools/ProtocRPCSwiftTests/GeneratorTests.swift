@@ -143,6 +143,9 @@ import Testing
     ("visibility=open", "visibility is public, package or internal, not 'open'"),
     ("colour=red", "unknown option 'colour'"), ("emit", "'emit' is not of the form name=value"),
     ("import=a:b", "import is PATH-PREFIX:SWIFT-MODULE:C-MODULE, not 'a:b'"),
+    ("c_module=9bad", "c_module: a module's name is letters, digits and _, not '9bad'"),
+    ("module=has space", "module: a module's name is letters, digits and _, not 'has space'"),
+    ("import=a/:B:C-D", "import: a module's name is letters, digits and _, not 'C-D'"),
   ])
   func aWrongOptionIsNamed(option: String, reason: String) throws {
     #expect(try #require(try self.refusal(P.request([], options: option))).contains(reason))
