@@ -5,11 +5,12 @@ import CProtobufC
 /// * A singular submessage that is sent several times becomes one: two encodings of a message, one
 ///   behind the other, are the encoding of the two merged.
 /// * A field that has another wire type than its type calls for, and a group (which no field of
-///   ours is), are unknown fields. They are wrapped as fields of number `wrappedField`, which
-///   libprotobuf-c hands back as unknown, and unwrapped when the message is copied.
+///   ours is), are unknown fields. A message's unknown fields, in their order, are wrapped as one
+///   field of number `wrappedField` at its end, which libprotobuf-c hands back as unknown, and which
+///   is unwrapped when the message is copied. One, for a few kilobytes of gzip make millions of them.
 struct Rewriting {
   /// From the range that protobuf keeps for implementations; a field of that number that really
-  /// was sent is wrapped as well.
+  /// was sent is unknown like others.
   static let wrappedField: UInt32 = 19999
 
   enum Failure: Error {
@@ -23,7 +24,6 @@ struct Rewriting {
   private enum Piece {
     /// As it came.
     case copy(Bytes)
-    case wrap(Bytes)
     /// A submessage, in one or several parts.
     case message(UnsafePointer<ProtobufCMessageDescriptor>, number: UInt32, parts: [Bytes])
     /// A oneof's member that another one replaced.
@@ -46,13 +46,10 @@ struct Rewriting {
     _ parts: [Bytes], _ type: UnsafePointer<ProtobufCMessageDescriptor>, _ depth: Int
   ) throws(Failure) {
     guard depth <= Scan.maximumDepth else { throw .nestedTooDeep }
-    for piece in try Self.pieces(parts, type) {
+    let (pieces, unknown) = try Self.pieces(parts, type)
+    for piece in pieces {
       switch piece {
       case .copy(let bytes):
-        self.output.append(contentsOf: bytes)
-      case .wrap(let bytes):
-        self.output.append(varint: UInt64(Self.wrappedField) << 3 | 2)
-        self.output.append(varint: UInt64(bytes.count))
         self.output.append(contentsOf: bytes)
       case .message(let inner, let number, let parts):
         self.output.append(varint: UInt64(number) << 3 | 2)
@@ -69,12 +66,20 @@ struct Rewriting {
         continue
       }
     }
+    if !unknown.isEmpty {
+      self.output.append(varint: UInt64(Self.wrappedField) << 3 | 2)
+      self.output.append(varint: UInt64(unknown.reduce(0) { $0 + $1.count }))
+      for run in unknown { self.output.append(contentsOf: run) }
+    }
   }
 
+  /// - Returns: What the message is made of, and its unknown fields, those that stand side by side as
+  ///   one.
   private static func pieces(
     _ parts: [Bytes], _ type: UnsafePointer<ProtobufCMessageDescriptor>
-  ) throws(Failure) -> [Piece] {
+  ) throws(Failure) -> ([Piece], unknown: [Bytes]) {
     var pieces: [Piece] = []
+    var unknown: [Bytes] = []
     // Where the piece of a singular submessage is, by field number.
     var singular: [UInt32: Int] = [:]
     // Which field a oneof holds, by the offset of its case.
@@ -90,9 +95,12 @@ struct Rewriting {
 
         let known = protobuf_c_message_descriptor_get_field(type, number)
         guard let field = known?.pointee, Self.fits(field, wireType) else {
-          pieces.append(
-            wireType == 3 || known != nil || number == Self.wrappedField
-              ? .wrap(whole) : .copy(whole))
+          if let last = unknown.last, last.baseAddress! + last.count == start {
+            unknown[unknown.count - 1] = Bytes(
+              start: last.baseAddress, count: last.count + whole.count)
+          } else {
+            unknown.append(whole)
+          }
           continue
         }
         let isOneof = field.flags & PROTOBUF_C_FIELD_FLAG_ONEOF.rawValue != 0
@@ -122,7 +130,7 @@ struct Rewriting {
             number: number, parts: [inside]))
       }
     }
-    return pieces
+    return (pieces, unknown)
   }
 
   /// Whether libprotobuf-c takes a field of this wire type.

@@ -63,6 +63,9 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   private var ownReason: String?
   /// When bytes of the peer's came last.
   private(set) var lastReadTime = NIODeadline.now()
+  private var turnBegan = NIODeadline.now()
+  /// What came and has to wait for the next turn; nil: nothing does.
+  private var backlog: ByteBuffer?
 
   init(
     _ role: HTTP2Session.Role, executor: LoopExecutor, configuration: HTTP2Session.Configuration,
@@ -106,6 +109,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   func channelInactive(context: ChannelHandlerContext) {
     self.lifeTimer?.cancel()
     self.lifeTimer = nil
+    self.takeLastBacklog()
     if let session = self.session {
       let reason = self.closeReason
       self.owner.connectionWillClose(reason)
@@ -117,31 +121,27 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   }
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-    guard let session = self.session else { return }
-    let buffer = self.unwrapInboundIn(data)
-    self.isReading = true
+    var bytes = self.unwrapInboundIn(data)
     self.lastReadTime = .now()
-    do {
-      self.isReceiving = true
-      defer { self.isReceiving = false }
-      try buffer.withUnsafeReadableBytes { bytes in try session.receive(bytes) }
-    } catch {
-      self.isReading = false
-      let reason = "\(error)"
-      self.ownReason = reason
-      // PROTOCOL_ERROR: RFC 9113, section 7.
-      session.terminate(code: 0x1, reason)
-      self.flush()
-      self.close(reason)
+    if !self.isReading { self.turnBegan = self.lastReadTime }
+    self.isReading = true
+    if self.backlog == nil {
+      self.take(bytes, at: self.lastReadTime)
+    } else {
+      self.backlog?.writeBuffer(&bytes)
     }
   }
 
   func channelReadComplete(context: ChannelHandlerContext) {
+    self.readEnds()
+    context.fireChannelReadComplete()
+  }
+
+  private func readEnds() {
     // What the calls wrote goes out with what the session has to say.
     self.executor.drain(flushing: self)
     self.isReading = false
     self.flush()
-    context.fireChannelReadComplete()
   }
 
   func channelWritabilityChanged(context: ChannelHandlerContext) {
@@ -159,6 +159,71 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
     self.close(describe(error))
+  }
+
+  // MARK: - Turns
+
+  /// How long a connection may keep its loop from the others while more of what it sent waits: a few
+  /// kilobytes may be work for seconds, whether by decompression or in handlers.
+  private static let turn = TimeAmount.milliseconds(5)
+  /// What is taken between two looks at the clock.
+  private static let sliceBytes = 16 << 10
+
+  /// Takes what was read, until the connection has had its turn.
+  private func take(_ bytes: consuming ByteBuffer, at now: NIODeadline) {
+    var now = now
+    while let session = self.session, bytes.readableBytes > 0 {
+      guard now - self.turnBegan <= Self.turn else { return self.rest(with: bytes) }
+      do {
+        self.isReceiving = true
+        defer { self.isReceiving = false }
+        try bytes.readWithUnsafeReadableBytes { all in
+          let slice = UnsafeRawBufferPointer(rebasing: all.prefix(Self.sliceBytes))
+          try session.receive(slice)
+          return slice.count
+        }
+      } catch {
+        self.isReading = false
+        let reason = "\(error)"
+        self.ownReason = reason
+        // PROTOCOL_ERROR: RFC 9113, section 7.
+        session.terminate(code: 0x1, reason)
+        self.flush()
+        return self.close(reason)
+      }
+      if bytes.readableBytes > 0 { now = .now() }
+    }
+  }
+
+  private func rest(with bytes: ByteBuffer) {
+    self.backlog = bytes
+    self.readsFromSocket(false)
+    self.executor.goesOnLater(self)
+  }
+
+  /// The next turn.
+  func goOn() {
+    guard self.session != nil, let bytes = self.backlog.take() else { return }
+    self.turnBegan = .now()
+    self.isReading = true
+    self.take(bytes, at: self.turnBegan)
+    self.readEnds()
+    if self.backlog == nil { self.readsFromSocket(true) }
+  }
+
+  /// A server's last answers count though it has closed the connection behind them.
+  private func takeLastBacklog() {
+    guard self.role == .client, let bytes = self.backlog.take() else { return }
+    self.turnBegan = .distantFuture
+    self.isReading = true
+    self.take(bytes, at: .now())
+    self.isReading = false
+  }
+
+  private func readsFromSocket(_ reads: Bool) {
+    self.context?.channel.setOption(.autoRead, value: reads).whenFailure { _ in
+      // Closed. Nothing more is read from it.
+    }
   }
 
   // MARK: - To the socket

@@ -11,6 +11,8 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   /// The peer has something to do while the rest of a burst is worked on, and a system call is still
   /// one for many calls. With all of a burst in one write, client and server wait for each other.
   private static let jobsBetweenFlushes = 32
+  /// NIO looks at its sockets when no task is due: tasks that follow at once would keep it from that.
+  private static let rest = TimeAmount.milliseconds(1)
 
   let eventLoop: any EventLoop
   @exclusivity(unchecked) private var jobs: [UnownedJob] = []
@@ -18,6 +20,9 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   @exclusivity(unchecked) private var dirtyConnections: [Connection] = []
   @exclusivity(unchecked) private var isScheduled = false
   @exclusivity(unchecked) private var isDraining = false
+  /// Connections that have had their turn and have more to read, in the order of their next one.
+  private var resting: [Connection] = []
+  private var restIsTimed = false
   /// Tasks that wait for a call to serve.
   @exclusivity(unchecked) var idleHandlers: [HandlerTask] = []
   private let foreignJobs = Mutex<[UnownedJob]>([])
@@ -86,7 +91,7 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
     for job in foreign {
       job.runSynchronously(on: self.asUnownedTaskExecutor())
     }
-    // Jobs that these jobs make run in a later turn, so that a busy task cannot starve the socket.
+    // Jobs that these jobs make run behind other tasks of the loop.
     swap(&self.jobs, &self.running)
     for (index, job) in self.running.enumerated() {
       job.runSynchronously(on: self.asUnownedTaskExecutor())
@@ -100,6 +105,24 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   private func flush(_ connection: Connection?) {
     connection?.flush()
     while let dirty = self.dirtyConnections.popLast() { dirty.flush() }
+  }
+
+  /// Gives the connection its next turn when others have had theirs: one at a time, and the loop's
+  /// sockets in between.
+  func goesOnLater(_ connection: Connection) {
+    self.resting.append(connection)
+    self.timeRest()
+  }
+
+  private func timeRest() {
+    guard !self.restIsTimed, !self.resting.isEmpty else { return }
+    self.restIsTimed = true
+    self.eventLoop.scheduleTask(in: Self.rest) {
+      self.resting.removeFirst().goOn()
+      // From the end of this turn on.
+      self.restIsTimed = false
+      self.timeRest()
+    }
   }
 
   private func schedule() {

@@ -276,6 +276,15 @@ import Testing
     #expect(try EverythingV1.Tree(decoding: withGroup).encoded() == withGroup)
   }
 
+  // Each would be a field of its own that libprotobuf-c keeps, and they would have no room.
+  @Test func groupsWithoutNumberAreOneUnknownField() throws {
+    let groups = (0..<200_000).flatMap { _ in [0xa3, 0x06, 0xa4, 0x06] as [UInt8] }
+    #expect(try EverythingV1.Tree(decoding: groups).encoded() == groups)
+    // With a field between each two of them.
+    let mixed = (0..<20_000).flatMap { _ in [0xa3, 0x06, 0xa4, 0x06, 0xf8, 0x06, 0] as [UInt8] }
+    #expect(try EverythingV1.Tree(decoding: mixed).encoded() == mixed)
+  }
+
   // MARK: - Malformed bytes
 
   @Test func fieldNumberZeroIsRefused() {

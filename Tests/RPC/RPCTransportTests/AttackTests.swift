@@ -1,4 +1,5 @@
 import NIOCore
+import NIOPosix
 import RPCCore
 import RPCTesting
 import RPCTransport
@@ -627,6 +628,85 @@ import Testing
     try await peer.send(message: [], stream: 1)
     try await peer.end(stream: 1)
     _ = try await first.value
+    await channel.close()
+  }
+
+  /// Keeps the thread busy, as decompression or a handler may.
+  private static func work(_ duration: Duration) {
+    let end = ContinuousClock.now + duration
+    while ContinuousClock.now < end {}
+  }
+
+  @Test func aConnectionThatKeepsItsLoopBusyLetsOthersIn() async throws {
+    let slow = Mutex(0)
+    let begun = Signal()
+    var service = TestService()
+    service.unary = { request, _ in
+      guard !request.bytes.isEmpty else { return request }
+      Self.work(.milliseconds(10))
+      slow.withLock { $0 += 1 }
+      await begun.set()
+      return Blob()
+    }
+    let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+    let server = RPCServer(services: [service], group: group)
+    let address = try await server.listen(on: .tcp(host: "127.0.0.1", port: 0))
+    let channel = RPCChannel(to: address)
+    _ = try await channel.unary(Methods.unary, Blob())
+    let peer = try await ScriptedPeer.client(of: address)
+    let count = 60
+    let message = [0] + ScriptedPeer.bytes(1_000) + [UInt8](repeating: 1, count: 1_000)
+    let head = ScriptedPeer.block(ScriptedPeer.requestFields(Methods.unary.path))
+    var calls: [UInt8] = []
+    for index in 0..<UInt32(count) {
+      calls += ScriptedPeer.frame(.headers, flags: 4, stream: index * 2 + 1, body: head)
+      calls += ScriptedPeer.frame(.data, flags: 1, stream: index * 2 + 1, body: message)
+    }
+    try await peer.send(bytes: calls)
+    await begun.wait()
+    _ = try await channel.unary(Methods.unary, Blob())
+    #expect(slow.withLock { $0 } < count)
+    // None of them is lost.
+    for _ in 0..<count {
+      let end = try await peer.frame(.headers) { $0.endsStream }
+      #expect(end?["grpc-status"] == "0")
+    }
+    await peer.close()
+    await channel.close()
+    await server.shutdown(grace: .zero)
+    try await group.shutdownGracefully()
+  }
+
+  @Test func answersCountThatCameBeforeTheirServerClosed() async throws {
+    struct Slow: ClientInterceptor {
+      func intercept(_ call: inout OutgoingCall) async throws {
+        call.onEnd { _ in AttackTests.work(.milliseconds(2)) }
+      }
+    }
+    var configuration = RPCChannel.Configuration()
+    configuration.interceptors = [Slow()]
+    let (channel, peers) = ScriptedPeer.server(configuration: configuration)
+    let count = 60
+    try await withThrowingTaskGroup(of: Blob.self) { group in
+      for _ in 0..<count {
+        group.addTask { try await channel.unary(Methods.unary, Blob()) }
+      }
+      let peer = try await peers.next()
+      var answers: [UInt8] = []
+      let message = [0] + ScriptedPeer.bytes(1_000) + [UInt8](repeating: 1, count: 1_000)
+      for _ in 0..<count {
+        let stream = try #require(try await peer.frame(.data) { $0.endsStream }).stream
+        answers += ScriptedPeer.frame(
+          .headers, flags: 4, stream: stream,
+          body: ScriptedPeer.block([(":status", "200"), ("content-type", "application/grpc")]))
+        answers += ScriptedPeer.frame(.data, stream: stream, body: message)
+        answers += ScriptedPeer.frame(
+          .headers, flags: 5, stream: stream, body: ScriptedPeer.block([("grpc-status", "0")]))
+      }
+      try await peer.send(bytes: answers)
+      await peer.close()
+      for try await answer in group { #expect(answer.bytes.count == 1_000) }
+    }
     await channel.close()
   }
 }
