@@ -47,7 +47,7 @@ public final class RPCServer: Sendable {
     public var backlog = 1_024
     /// The largest header list of a request, counted as in RFC 9113, section 6.5.2; a larger one
     /// fails its call with `resourceExhausted`.
-    public var maximumHeaderListBytes = 64 << 10
+    public var maximumHeaderListBytes = 16 << 10
     /// CONTINUATION frames of one header list (CVE-2024-28182).
     public var maximumContinuationFrames = 8
     /// Calls that a client may reset (CVE-2023-44487), at once and with each second.

@@ -198,6 +198,7 @@ import Testing
     service.both = { _, _, _ in await release.wait() }
     var configuration = RPCServer.Configuration()
     configuration.maximumBufferedBytesPerConnection = 105 << 10
+    configuration.maximumHeaderListBytes = 64 << 10
     try await Self.withPeer(service, configuration) { peer in
       // One large field, or many that are next to nothing on the wire.
       let much =
