@@ -393,10 +393,23 @@ func describe(_ error: any Error) -> String {
   case let error as IOError:
     return systemMessage(error.errnoCode)
   case ChannelError.connectTimeout(let amount):
-    return "no answer within \(amount.nanoseconds / 1_000_000_000) s"
+    return "no answer within \(Duration.nanoseconds(amount.nanoseconds))"
+  case let error as SocketAddressError.UnknownHost:
+    return "the host \"\(error.host)\" cannot be resolved: \(error.errorDescription)"
+  case is UnixDomainSocketPathWrongType:
+    return "the file of that name is no socket"
+  case NIOSSLError.handshakeFailed(let cause):
+    return "the TLS handshake failed: \(reasons(cause))"
   default:
     return "\(error)"
   }
+}
+
+/// What BoringSSL calls what it met, without the lines of its source: `WRONG_VERSION_NUMBER`.
+private func reasons(_ error: BoringSSLError) -> String {
+  let text = "\(error)"
+  let names = text.matches(of: /OPENSSL_internal:([A-Z0-9_]+)/).map { String($0.output.1) }
+  return names.isEmpty ? text : names.joined(separator: ", ")
 }
 
 extension Duration {

@@ -102,4 +102,32 @@ import Testing
       error.message.hasPrefix(
         "the connection was lost: this side ended it with GOAWAY, PROTOCOL_ERROR ("))
   }
+
+  // Not with NIO's names of types, nor with lines of BoringSSL's source.
+  @Test func whatCannotBeListenedOnOrTalkedToIsToldInWords() async throws {
+    let server = RPCServer(services: [TestService()])
+    let file = "\(#filePath)"
+    let noSocket = await #expect(throws: RPCServer.ListenError.self) {
+      try await server.listen(on: .unix(path: file))
+    }
+    #expect(noSocket?.reason == "the file of that name is no socket")
+    let nowhere = await #expect(throws: RPCServer.ListenError.self) {
+      try await server.listen(on: .tcp(host: "no-such-host.invalid", port: 0))
+    }
+    #expect(
+      nowhere?.reason.hasPrefix("the host \"no-such-host.invalid\" cannot be resolved: ") == true,
+      "\(String(describing: nowhere))")
+    // TLS to a server without.
+    let address = try await server.listen(on: .tcp(host: "127.0.0.1", port: 0))
+    var configuration = RPCChannel.Configuration()
+    configuration.tls = ClientTLS()
+    let channel = RPCChannel(to: address, configuration: configuration)
+    let error = await #expect(throws: RPCError.self) {
+      try await channel.unary(Methods.unary, Blob())
+    }
+    #expect(error?.message.contains("the TLS handshake failed: WRONG_VERSION_NUMBER") == true)
+    #expect(error?.message.contains("boringssl") == false, "\(String(describing: error))")
+    await channel.close()
+    await server.shutdown(grace: .zero)
+  }
 }
