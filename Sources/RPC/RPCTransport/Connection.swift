@@ -123,6 +123,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
     var bytes = self.unwrapInboundIn(data)
     self.lastReadTime = .now()
+    self.executor.heard()
     if !self.isReading { self.turnBegan = self.lastReadTime }
     self.isReading = true
     if self.backlog == nil {

@@ -11,7 +11,7 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   /// The peer has something to do while the rest of a burst is worked on, and a system call is still
   /// one for many calls. With all of a burst in one write, client and server wait for each other.
   private static let jobsBetweenFlushes = 32
-  /// NIO looks at its sockets when no task is due: tasks that follow at once would keep it from that.
+  /// NIO looks at its sockets when no task is due: one that follows at once would keep it from that.
   private static let rest = TimeAmount.milliseconds(1)
 
   let eventLoop: any EventLoop
@@ -23,6 +23,10 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   /// Connections that have had their turn and have more to read, in the order of their next one.
   private var resting: [Connection] = []
   private var restIsTimed = false
+  /// Since the rest began, jobs have run, which may have been all that there was time for.
+  @exclusivity(unchecked) private var hasWorked = false
+  /// Since the rest began, a socket was heard.
+  @exclusivity(unchecked) private var hasHeard = false
   /// Tasks that wait for a call to serve.
   @exclusivity(unchecked) var idleHandlers: [HandlerTask] = []
   private let foreignJobs = Mutex<[UnownedJob]>([])
@@ -93,6 +97,7 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
     }
     // Jobs that these jobs make run behind other tasks of the loop.
     swap(&self.jobs, &self.running)
+    if !self.running.isEmpty || !foreign.isEmpty { self.hasWorked = true }
     for (index, job) in self.running.enumerated() {
       job.runSynchronously(on: self.asUnownedTaskExecutor())
       if (index + 1) % Self.jobsBetweenFlushes == 0 { self.flush(connection) }
@@ -117,13 +122,19 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   private func timeRest() {
     guard !self.restIsTimed, !self.resting.isEmpty else { return }
     self.restIsTimed = true
+    self.hasWorked = false
+    self.hasHeard = false
     self.eventLoop.scheduleTask(in: Self.rest) {
-      self.resting.removeFirst().goOn()
+      // Else the loop was idle for a moment, and looked at its sockets, or has done so for a reason.
+      if self.hasHeard || !self.hasWorked { self.resting.removeFirst().goOn() }
       // From the end of this turn on.
       self.restIsTimed = false
       self.timeRest()
     }
   }
+
+  /// A socket of the loop had something to read.
+  func heard() { self.hasHeard = true }
 
   private func schedule() {
     guard !self.isScheduled else { return }

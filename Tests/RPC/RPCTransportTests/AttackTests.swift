@@ -632,20 +632,27 @@ import Testing
   }
 
   /// Keeps the thread busy, as decompression or a handler may.
-  private static func work(_ duration: Duration) {
+  private static func work(_ duration: Duration, until isOver: () -> Bool = { false }) {
     let end = ContinuousClock.now + duration
-    while ContinuousClock.now < end {}
+    while ContinuousClock.now < end, !isOver() {}
   }
 
   @Test func aConnectionThatKeepsItsLoopBusyLetsOthersIn() async throws {
     let slow = Mutex(0)
-    let begun = Signal()
+    // How many of the slow ones were over when each of the others' came to its turn.
+    let others = Mutex<[Int]>([])
+    // Not an actor: a handler comes to one only when its loop does.
+    let (begun, begins) = AsyncStream.makeStream(of: Void.self)
     var service = TestService()
     service.unary = { request, _ in
-      guard !request.bytes.isEmpty else { return request }
-      Self.work(.milliseconds(10))
+      guard !request.bytes.isEmpty else {
+        let count = slow.withLock { $0 }
+        others.withLock { $0.append(count) }
+        return request
+      }
+      begins.yield()
+      Self.work(.milliseconds(100)) { others.withLock { $0.count } == 2 }
       slow.withLock { $0 += 1 }
-      await begun.set()
       return Blob()
     }
     let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
@@ -663,9 +670,9 @@ import Testing
       calls += ScriptedPeer.frame(.data, flags: 1, stream: index * 2 + 1, body: message)
     }
     try await peer.send(bytes: calls)
-    await begun.wait()
+    for await _ in begun { break }
     _ = try await channel.unary(Methods.unary, Blob())
-    #expect(slow.withLock { $0 } < count)
+    #expect(others.withLock { $0.last ?? count } < count)
     // None of them is lost.
     for _ in 0..<count {
       let end = try await peer.frame(.headers) { $0.endsStream }
