@@ -125,7 +125,7 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
     self.hasWorked = false
     self.hasHeard = false
     self.eventLoop.scheduleTask(in: Self.rest) {
-      // Else the loop was idle for a moment, and looked at its sockets, or has done so for a reason.
+      // Otherwise jobs may have taken all of the rest, and no socket has been looked at.
       if self.hasHeard || !self.hasWorked { self.resting.removeFirst().goOn() }
       // From the end of this turn on.
       self.restIsTimed = false

@@ -107,7 +107,9 @@ final class MessageQueue<Message: Sendable>: @unchecked Sendable {
     reader?.resume()
   }
 
-  /// The next message; nil after the last. Throws `FAILED_PRECONDITION` for whoever asks while another waits.
+  /// The next message; nil after the last.
+  ///
+  /// - Throws: `failedPrecondition` for whoever asks while another waits; how the stream failed.
   @inlinable
   func next() async throws -> Received? {
     guard !self.isBeingRead.exchange(true, ordering: .acquiring) else { throw twoReaders }
