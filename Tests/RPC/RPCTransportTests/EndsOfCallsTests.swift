@@ -199,7 +199,7 @@ import Testing
       return Blob("late")
     }
     let server = RPCServer(services: [service])
-    let address = try await server.listen(on: .tcp(host: "127.0.0.1", port: 0))
+    let address = try await server.listen(on: ownAddress())
     var configuration = RPCChannel.Configuration()
     configuration.serviceConfig = ServiceConfig(
       methods: [

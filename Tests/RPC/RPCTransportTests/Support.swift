@@ -94,6 +94,11 @@ func withServer(
   return try result.get()
 }
 
+/// An address that no other test comes to use, not even while nobody listens on it.
+func ownAddress() -> ListenAddress {
+  .unix(path: "/tmp/millrace-rpc-\(UInt64.random(in: 0...UInt64.max)).sock")
+}
+
 /// Returns once it is so; other tasks run meanwhile.
 func waitUntil(_ isSo: () async throws -> Bool) async throws {
   while try await !isSo() { await Task.yield() }
