@@ -13,7 +13,7 @@ extension State {
       switch open.phase {
       case .waiting:
         let places = pool?.queues[open.demand.shape]?.places.unordered ?? []
-        let count = places.count { $0.request == request && $0.arrival == open.arrival }
+        let count = places.count { $0 == open.place }
         if count != 1 { return "waiting demand \(request) stands in its queue \(count) times" }
       case .trying:
         if pool?.trying?.contains(where: { $0.arrival == open.arrival }) != true {

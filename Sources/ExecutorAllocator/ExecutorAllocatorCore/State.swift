@@ -57,8 +57,17 @@ package struct State: Sendable {
     package var stream: StreamID
     package var arrival: UInt64
     package var phase: Phase
+    /// How often its rank has become another.
+    package var moves = 0
     /// The last reason its scheduler was told.
     package var told: String?
+
+    /// Where it stands when it waits.
+    package var place: Place {
+      Place(
+        rank: self.demand.rank, arrival: self.arrival, moves: self.moves,
+        request: self.demand.request)
+    }
   }
 
   /// A lease whose end a stream must hear of.
@@ -94,7 +103,7 @@ package struct State: Sendable {
 
   /// The waiting demands of one shape, in order.
   package struct Queue: Sendable {
-    /// Also holds places of demands that are gone; they are dropped as they come up.
+    /// Also holds places of demands that are gone or elsewhere; they are dropped as they come up.
     package var places = Heap<Place>()
     /// How many of the places count.
     package var count = 0
@@ -112,11 +121,15 @@ package struct State: Sendable {
   package struct Place: Comparable, Sendable {
     package var rank: Int64
     package var arrival: UInt64
+    /// Of all places that a demand has had, which.
+    package var moves = 0
     package var request: AttemptID
 
-    package static func == (left: Self, right: Self) -> Bool { left.arrival == right.arrival }
+    package static func == (left: Self, right: Self) -> Bool {
+      (left.rank, left.arrival, left.moves) == (right.rank, right.arrival, right.moves)
+    }
     package static func < (left: Self, right: Self) -> Bool {
-      (left.rank, left.arrival) < (right.rank, right.arrival)
+      (left.rank, left.arrival, left.moves) < (right.rank, right.arrival, right.moves)
     }
   }
 }

@@ -96,8 +96,10 @@ package struct StateMachine: Sendable {
       self.refuse(stream, .invalid(mistake))
       return
     }
+    let mistake = self.policy.mistake(in: demand)
+    if mistake == nil, self.moved(demand, on: stream) { return }
     self.remove(demand.request)
-    if let mistake = self.policy.mistake(in: demand) {
+    if let mistake {
       // One build's mistake; the stream carries other people's.
       self.effects.append(.send(stream, .unsatisfiable(demand.request, reason: mistake)))
       return
@@ -107,11 +109,30 @@ package struct StateMachine: Sendable {
       return
     }
     self.state.arrivals += 1
-    self.state.demands[demand.request] = State.OpenDemand(
+    let open = State.OpenDemand(
       demand: demand, stream: stream, arrival: self.state.arrivals, phase: .waiting)
+    self.state.demands[demand.request] = open
     self.state.streams[stream]?.demands.insert(demand.request)
-    self.enqueue(demand, arrival: self.state.arrivals)
+    self.enqueue(open)
     self.tryNext(demand.shape.pool)
+  }
+
+  /// A demand that is open comes again with another rank: it keeps its age, what was told of it, and
+  /// what is known of its queue. Answers whether it is that.
+  private mutating func moved(_ demand: Demand, on stream: StreamID) -> Bool {
+    guard var open = self.state.demands[demand.request], open.stream == stream,
+      open.demand.shape == demand.shape
+    else { return false }
+    let isElsewhere = open.demand.rank != demand.rank
+    open.demand = demand
+    // One that is with the table has no place until it comes back.
+    if isElsewhere, open.phase == .waiting {
+      open.moves += 1
+      self.state.pools[demand.shape.pool]?.queues[demand.shape]?.count -= 1
+      self.enqueue(open)
+    }
+    self.state.demands[demand.request] = open
+    return true
   }
 
   private mutating func withdrew(_ stream: StreamID, _ request: AttemptID) {
@@ -123,14 +144,14 @@ package struct StateMachine: Sendable {
     self.remove(request)
   }
 
-  private mutating func enqueue(_ demand: Demand, arrival: UInt64) {
-    let place = State.Place(rank: demand.rank, arrival: arrival, request: demand.request)
+  private mutating func enqueue(_ open: State.OpenDemand) {
+    let demand = open.demand
     var queue =
       self.state.pools[demand.shape.pool, default: State.Pool()]
       .queues.removeValue(forKey: demand.shape) ?? State.Queue()
-    queue.places.insert(place)
+    queue.places.insert(open.place)
     queue.count += 1
-    // Places of demands that were withdrawn are dropped when they come up; should they be most of
+    // Places of demands that were withdrawn or moved are dropped when they come up; should they be most of
     // the queue, all at once.
     if queue.places.count > 2 * queue.count + 64 {
       queue.places = Heap(queue.places.unordered.filter { self.counts($0) })
@@ -140,7 +161,7 @@ package struct StateMachine: Sendable {
 
   private func counts(_ place: State.Place) -> Bool {
     guard let open = self.state.demands[place.request] else { return false }
-    return open.arrival == place.arrival && open.phase == .waiting
+    return open.place == place && open.phase == .waiting
   }
 
   /// Forgets a demand, wherever it is.
@@ -297,9 +318,10 @@ package struct StateMachine: Sendable {
   /// Back into the queue, if it is still the demand that was tried.
   private mutating func putBack(_ tried: State.Tried) {
     let request = tried.demand.request
-    if let open = self.state.demands[request], open.arrival == tried.arrival {
-      self.state.demands[request]?.phase = .waiting
-      self.enqueue(tried.demand, arrival: tried.arrival)
+    if var open = self.state.demands[request], open.arrival == tried.arrival {
+      open.phase = .waiting
+      self.state.demands[request] = open
+      self.enqueue(open)
     }
     let shape = tried.demand.shape
     guard let queue = self.state.pools[shape.pool]?.queues[shape] else { return }

@@ -26,6 +26,8 @@ struct AuditCursor: Sendable {
   var builds: [BuildID] = []
   /// When the next round may begin.
   var nextRound: Timestamp?
+  /// When the ranks of demands are looked at next.
+  var nextRanks: Timestamp?
   /// Not yet told; more than these are counted only.
   var findings: [AuditFinding] = []
   static let maximumFindings = 100
@@ -34,11 +36,15 @@ struct AuditCursor: Sendable {
 extension Scheduler {
   /// Compares a slice of what is at hand: each build's plans with its newest state, the queue and
   /// the leases with the builds. What does not agree is built anew from the record. The allocator is
-  /// told which leases are held; it answers for those that are not.
+  /// told which leases are held, and answers for those that are not, and what rank demands have now.
   package mutating func auditDue(at now: Timestamp) -> [Effect] {
     var effects: [Effect] = []
+    if self.audit.nextRanks.map({ now >= $0 }) ?? true {
+      self.audit.nextRanks = now + self.policy.rankInterval
+      effects += self.queue.ranksDue()
+    }
     if self.audit.builds.isEmpty {
-      guard self.audit.nextRound.map({ now >= $0 }) ?? true else { return [] }
+      guard self.audit.nextRound.map({ now >= $0 }) ?? true else { return effects }
       self.audit.nextRound = now + self.policy.auditInterval
       self.audit.builds = Array(self.builds.keys)
       self.auditQueue()

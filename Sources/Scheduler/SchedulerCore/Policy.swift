@@ -51,6 +51,8 @@ package struct Policy: Sendable {
   /// builds in a few seconds of one, at a cost that nobody notices.
   package var auditSlice = 256
   package var auditInterval = Duration.seconds(30)
+  /// How often demands that are open are told anew, where projects hold more or less by now.
+  package var rankInterval = Duration.seconds(1)
 
   /// What the artifacts of a build may take in its record, over all attempts: what is left of its
   /// 1,000,000 bytes when a pipeline has its half and attempts a fifth. About 2,000 files.

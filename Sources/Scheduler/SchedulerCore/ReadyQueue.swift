@@ -9,11 +9,19 @@ import OrderedCollections
 /// however long the demand was open, and the window of open demands bounds nothing but traffic.
 /// Shapes have windows of their own: work that cannot be placed blocks no other.
 struct ReadyQueue: Sendable {
+  /// What the allocator was told with a demand.
+  private struct Asked: Sendable {
+    var priority: Int32
+    var rank: Int64
+    /// In which round of ``ranksDue()``.
+    var round: UInt64
+  }
+
   private struct Line: Sendable {
     var waiting = FairQueue()
     let shape: SharedShape
-    /// In the order they were sent, with the greatest priority they were sent for.
-    var open: OrderedDictionary<DemandID, Int32> = [:]
+    /// In the order they were sent.
+    var open: OrderedDictionary<DemandID, Asked> = [:]
     /// Why it waits, in the allocator's words.
     var reason = ""
     /// When the last lease came, and how far apart they come.
@@ -58,6 +66,7 @@ struct ReadyQueue: Sendable {
   private var arrivals: Deque<(ticket: Ticket, since: Timestamp, work: Work)> = []
   private var nextDemand: UInt64 = 0
   private var nextTicket: Ticket = 0
+  private var round: UInt64 = 0
   /// Lines whose demands may not fit what waits; in the order they were touched.
   private var touched: OrderedSet<Shape> = []
 
@@ -295,14 +304,13 @@ struct ReadyQueue: Sendable {
         self.nextDemand += 1
         let id = DemandID("d-\(self.owner)-\(self.nextDemand)")
         self.shapes[id] = shape
-        effects.append(.demand(self.demand(id, for: head, shape, open: line.open.count)))
-        line.open[id] = head.priority
+        self.ask(id, for: head, at: line.open.count, in: &line, &effects)
       }
       // Something more urgent than all that was asked for: one demand goes to the front.
-      if let last = line.open.keys.last, !line.open.values.contains(where: { $0 >= head.priority })
+      if let last = line.open.keys.last,
+        !line.open.values.contains(where: { $0.priority >= head.priority })
       {
-        line.open[last] = head.priority
-        effects.append(.demand(self.demand(last, for: head, shape, open: 0)))
+        self.ask(last, for: head, at: 0, in: &line, &effects)
       }
     }
     if !line.waiting.isEmpty || !line.open.isEmpty { self.lines[shape] = line }
@@ -323,18 +331,25 @@ struct ReadyQueue: Sendable {
     return min(room, inPool)
   }
 
-  /// The rank puts priority first, then the share that the project would have with one lease more
-  /// for every demand before this one.
-  private func demand(
-    _ id: DemandID, for head: FairQueue.Entry, _ shape: Shape, open: Int
-  ) -> Demand {
+  /// Sends a demand, as the one behind so many others.
+  private func ask(
+    _ id: DemandID, for head: FairQueue.Entry, at index: Int, in line: inout Line,
+    _ effects: inout [Effect]
+  ) {
+    let shape = line.shape.value
+    let rank = self.rank(of: head, shape, behind: index)
+    line.open[id] = Asked(priority: head.priority, rank: rank, round: self.round)
+    effects.append(.demand(Demand(id: id, shape: shape, project: head.project, rank: rank)))
+  }
+
+  /// Priority first, then the share that the project would have with one lease more for every demand
+  /// before this one.
+  private func rank(of head: FairQueue.Entry, _ shape: Shape, behind count: Int) -> Int64 {
     let weight = max(self.policy.weights[head.project] ?? 1, 0.001)
     let share =
       self.share(of: head.project)
-      + Double(open) * self.policy.dominantShare(of: shape.resources) / weight
-    return Demand(
-      id: id, shape: shape, project: head.project,
-      rank: Self.rank(priority: head.priority, share: share))
+      + Double(count) * self.policy.dominantShare(of: shape.resources) / weight
+    return Self.rank(priority: head.priority, share: share)
   }
 
   /// Whatever a record of another version says, a rank comes of it.
@@ -347,20 +362,34 @@ struct ReadyQueue: Sendable {
 
   /// Every open demand again, for an allocator that has forgotten them.
   mutating func openAgain() -> [Effect] {
+    let effects = self.askAgain { _, _ in true }
+    self.touched.append(contentsOf: self.lines.keys.sorted())
+    return effects + self.changes()
+  }
+
+  /// The demands whose rank is another by now, for what projects hold has changed since; to be called
+  /// from time to time. Among the demands of several schedulers the allocator knows the order by their
+  /// ranks only. Those that were sent since the last call are left alone: where leases come fast,
+  /// demands do not grow old.
+  mutating func ranksDue() -> [Effect] {
+    let round = self.round
+    self.round += 1
+    return self.askAgain { asked, rank in asked.round < round && asked.rank != rank }
+  }
+
+  private mutating func askAgain(where isDue: (Asked, _ rank: Int64) -> Bool) -> [Effect] {
     var effects: [Effect] = []
     for shape in self.lines.keys.sorted() {
-      guard var line = self.lines[shape] else { continue }
-      self.lines[shape] = nil
-      let turn = self.turns(for: shape)
-      if let head = line.waiting.first(share: turn) {
-        for (index, id) in line.open.keys.enumerated() {
-          effects.append(.demand(self.demand(id, for: head, shape, open: index)))
+      guard var line = self.lines.removeValue(forKey: shape) else { continue }
+      if let head = line.waiting.first(share: self.turns(for: shape)) {
+        for (index, (id, asked)) in line.open.enumerated()
+        where isDue(asked, self.rank(of: head, shape, behind: index)) {
+          self.ask(id, for: head, at: index, in: &line, &effects)
         }
       }
       self.lines[shape] = line
-      self.touched.append(shape)
     }
-    return effects + self.changes()
+    return effects
   }
 
   // MARK: For invariants and metrics

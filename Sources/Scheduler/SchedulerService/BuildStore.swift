@@ -10,8 +10,9 @@ import SchedulerCore
 ///
 /// Writes are gathered: while commits are under way, what comes next goes out together. Each
 /// mutation carries the version that it builds on, so a record that another has changed is left as
-/// it is, and only that one write is told so. Each commit also holds only while this scheduler's
-/// session is there: what a scheduler writes that others have given up comes to nothing.
+/// it is, and only that one write is told so. Each commit also holds only while the session is there
+/// that this scheduler had when it made the writes: what a scheduler writes that others have given up
+/// comes to nothing.
 ///
 /// `@unchecked Sendable`: ``writes`` and ``commitsUnderWay`` are touched on the loop only.
 final class BuildStore: @unchecked Sendable {
@@ -30,6 +31,9 @@ final class BuildStore: @unchecked Sendable {
   }
 
   private struct Write {
+    /// As whom it was made: what waits when others give that one up comes to nothing, though this
+    /// scheduler may be another one by then.
+    var session: ReplicaID?
     var mutation: DatastoreV1.Mutation
     var bytes: Int
     var completion: @Sendable (WriteResult) -> Void
@@ -116,6 +120,7 @@ final class BuildStore: @unchecked Sendable {
     }
     self.writes.append(
       Write(
+        session: self.session,
         mutation: DatastoreV1.Mutation(
           operation: .upsert(entity), conflictDetectionStrategy: .baseVersion(base ?? 0),
           conflictResolutionStrategy: .serverValue),
@@ -162,22 +167,24 @@ final class BuildStore: @unchecked Sendable {
     while self.commitsUnderWay < Self.maximumCommits, !self.writes.isEmpty {
       var batch: [Write] = []
       var bytes = 0
-      while let next = self.writes.first, batch.count < Self.maximumMutations,
+      let session = self.writes.first?.session
+      while let next = self.writes.first, next.session == session,
+        batch.count < Self.maximumMutations,
         batch.isEmpty || bytes + next.bytes <= Self.maximumCommitBytes
       {
         batch.append(next)
         bytes += next.bytes
         self.writes.removeFirst()
       }
-      self.commit(batch)
+      self.commit(batch, as: session)
     }
   }
 
-  private func commit(_ batch: [Write]) {
+  private func commit(_ batch: [Write], as session: ReplicaID?) {
     self.commitsUnderWay += 1
     // Unstructured: each commit ends by its timeout, and its results are due whoever waits.
     Task.immediate(executorPreference: self.executor) {
-      let results = await self.results(of: batch, as: self.session)
+      let results = await self.results(of: batch, as: session)
       self.loop.assertInEventLoop()
       self.commitsUnderWay -= 1
       for (write, result) in zip(batch, results) { write.completion(result) }

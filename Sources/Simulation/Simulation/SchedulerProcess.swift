@@ -28,6 +28,13 @@ final class SchedulerProcess: Process {
     let scheduler: (_ address: String) -> SchedulerProcess?
   }
 
+  /// A write, by whom it was made, and for what its partition was then.
+  struct Write {
+    var write: Store.Write
+    var session: ReplicaID?
+    var generation: Int
+  }
+
   struct Memory {
     var core: Scheduler
     var membership: Membership
@@ -41,7 +48,7 @@ final class SchedulerProcess: Process {
     var isClosing = false
     var audits = 0
     var turns = 0
-    var writes: [Store.Write] = []
+    var writes: [Write] = []
     var commitsUnderWay = 0
     var isFlushPlanned = false
     var waiters: [Waiter: (Answer) -> Void] = [:]
@@ -233,7 +240,10 @@ final class SchedulerProcess: Process {
   private func carryOut(_ effect: SchedulerCore.Effect) {
     switch effect {
     case .write(let record, let base):
-      self.memory.writes.append(Store.Write(record: record, base: base))
+      self.memory.writes.append(
+        Write(
+          write: Store.Write(record: record, base: base), session: self.memory.session,
+          generation: self.memory.generations[Partition(of: record.project).number]))
       self.planFlush()
     case .load(let id): self.load(id)
     case .demand(let demand): self.memory.acquire?.sendUp(.demand(demand))
@@ -285,50 +295,48 @@ final class SchedulerProcess: Process {
     self.after(.zero) {
       self.memory.isFlushPlanned = false
       while self.memory.commitsUnderWay < Self.maximumCommits, !self.memory.writes.isEmpty {
-        let batch = Array(self.memory.writes.prefix(Self.maximumMutations))
+        let session = self.memory.writes[0].session
+        let batch = Array(
+          self.memory.writes.prefix(Self.maximumMutations).prefix { $0.session == session })
         self.memory.writes.removeFirst(batch.count)
-        self.commit(batch)
+        self.commit(batch, as: session)
       }
     }
   }
 
-  private func commit(_ batch: [Store.Write]) {
-    guard let session = self.memory.session else {
+  private func commit(_ batch: [Write], as session: ReplicaID?) {
+    guard let session else {
       return self.written(batch) { _ in .unknown("this scheduler has no session") }
     }
     self.memory.commitsUnderWay += 1
-    let generations = self.memory.generations
     self.network.call(
       "a commit", from: self, to: self.parts.store, timeout: Self.storeTimeout
     ) { answer in
-      self.parts.store.commit(batch, as: session, answer)
+      self.parts.store.commit(batch.map(\.write), as: session, answer)
     } then: { (result: Result<Store.End<[WriteResult]>, CallFailure>) in
       self.memory.commitsUnderWay -= 1
       switch result {
       case .success(.done(let results)):
-        self.written(batch, in: generations) { results[$0] }
+        self.written(batch) { results[$0] }
       case .success(.fenced):
         self.fenced(session)
-        self.written(batch, in: generations) { _ in .unknown("others have given it up") }
+        self.written(batch) { _ in .unknown("others have given it up") }
       case .success(.conflict): preconditionFailure("each write of a commit ends by itself")
       case .failure(let failure):
-        self.written(batch, in: generations) { _ in .unknown("\(failure)") }
+        self.written(batch) { _ in .unknown("\(failure)") }
       }
       if !self.memory.writes.isEmpty { self.planFlush() }
     }
   }
 
   /// What is still on its way for a partition that is void since is of no interest.
-  private func written(
-    _ batch: [Store.Write], in generations: [Int]? = nil, _ result: (Int) -> WriteResult
-  ) {
+  private func written(_ batch: [Write], _ result: (Int) -> WriteResult) {
     for (index, write) in batch.enumerated() {
-      let partition = Partition(of: write.record.project).number
-      guard
-        (generations ?? self.memory.generations)[partition] == self.memory.generations[partition]
-      else { continue }
+      let record = write.write.record
+      let generation = self.memory.generations[Partition(of: record.project).number]
+      guard write.generation == generation else { continue }
       let result = result(index)
-      self.feed { $0.written(write.record.id, result, at: $1) }
+      self.feed { $0.written(record.id, result, at: $1) }
     }
   }
 

@@ -120,6 +120,34 @@ import Testing
     #expect(allocator.handle(.acquired(.standard, [lease])).batches == [["b", "a"]])
   }
 
+  /// Among those of its rank it stays the oldest; and with two places in a heap it counts once.
+  @Test func aDemandThatComesAgainWithAnotherRankKeepsItsAge() {
+    var allocator = Allocator()
+    allocator.demand("first")
+    for (request, rank) in [("a", 5), ("b", 3), ("c", 3), ("a", 1), ("a", 5), ("a", 3)] {
+      #expect(allocator.demand(request, rank: Int64(rank)).isEmpty)
+    }
+    let lease = allocator.lease("first")
+    #expect(allocator.handle(.acquired(.standard, [lease])).batches == [["a", "b", "c"]])
+    // The table has them: what moves now does so when it comes back.
+    allocator.demand("a", rank: 4)
+    allocator.handle(.acquired(.standard, [nil, nil, nil]))
+    #expect(allocator.handle(.released([], pools: [.standard])).batches == [["b", "c", "a"]])
+  }
+
+  /// A large job is kept an executor free after it has waited; to be told anew must not begin that
+  /// again, and it knows why it waits.
+  @Test func aDemandThatComesAgainIsStillOneThatFoundNoRoom() {
+    var allocator = Allocator()
+    allocator.demand("a", rank: 2)
+    allocator.handle(.acquired(.standard, [nil]))
+    let queue = allocator.state.pools[.standard]?.queues[.small]
+    #expect(queue?.isBlocked == true && queue?.unmetSince != nil)
+    #expect(allocator.demand("a", rank: 1).isEmpty)
+    let same = allocator.state.pools[.standard]?.queues[.small]
+    #expect(same?.isBlocked == true && same?.unmetSince == queue?.unmetSince)
+  }
+
   @Test func aRequestThatMovesToANewStreamWhileItIsTriedIsGrantedThere() {
     var allocator = Allocator()
     allocator.demand("a")

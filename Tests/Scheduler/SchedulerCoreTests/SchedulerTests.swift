@@ -394,3 +394,27 @@ func aNewerBuildOfAGroupCanEndTheOlder() {
   #expect(bench.take().demands.count == 1)
   #expect(bench.record("1").outcome == .succeeded)
 }
+
+/// Other schedulers' demands stand beside ours at the allocator, which knows their ranks only.
+@Test
+func aDemandIsToldAnewWhenItsProjectHoldsLess() {
+  var policy = Policy()
+  policy.maximumOpenDemands = 1
+  var bench = Bench(policy: policy)
+  func pass() {
+    bench.now = bench.now + bench.scheduler.policy.rankInterval
+    bench.feed { $0.auditDue(at: $1) }
+  }
+  _ = bench.submit("b", pipeline(job("a", legs: ["1", "2", "3"])))
+  let running = [bench.grant(), bench.grant()].compactMap { $0?.attempt }
+  let before = bench.take().demands.last
+  #expect(running.count == 2 && (before?.rank ?? 0) > 0)
+  // As long as nothing changes nothing is said.
+  for _ in 0..<3 { pass() }
+  #expect(bench.take().demands == [])
+  for attempt in running { bench.end(attempt) }
+  #expect(bench.take().demands == [])
+  for _ in 0..<2 { pass() }
+  let after = bench.take().demands
+  #expect(after.map(\.id) == [before?.id] && after.map(\.rank) == [0])
+}
