@@ -97,15 +97,26 @@ import Testing
     #expect(try listFolder(workspaces[1].folder) == names)
   }
 
-  @Test(arguments: [
-    "touch work/file", "mkdir home/.cache", "chmod 700 tmp", "touch more", "rmdir plugin",
-    "rm -r scratch; ln -s work scratch",
-  ])
-  func foldersThatWereChangedServeNobodyElse(change: String) async throws {
+  @Test(
+    arguments: [
+      "touch work/file", "mkdir home/.cache", "chmod 700 tmp", "touch more", "rmdir plugin",
+      "touch work/file; touch -d @1 work", "rm -r scratch; ln -s work scratch",
+    ], [false, true])
+  func foldersThatWereChangedServeNobodyElse(change: String, haveServed: Bool) async throws {
     let folder = try TestFolder()
     let store = WorkspaceStore(root: folder.path, maximumSpares: 1)
     let workspace = Workspace(root: folder.path, attempt: "b/1/1")
     try store.make(workspace)
+    if haveServed {
+      try store.remove(workspace)
+      // Folders that are old enough are told by their times.
+      try await Task.sleep(for: .milliseconds(60))
+      try store.make(workspace)
+      // As nobody has changed anything, they serve once more.
+      try store.remove(workspace)
+      #expect(try listFolder(folder.path) == [".spare-2"])
+      try store.make(workspace)
+    }
     let pid = try spawn(
       ["sh", "-c", "cd \(workspace.folder) && \(change)"],
       environment: ["PATH=/usr/local/bin:/usr/bin:/bin"], descriptors: [0, 1, 2])
