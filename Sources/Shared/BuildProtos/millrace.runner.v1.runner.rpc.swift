@@ -8,7 +8,7 @@ extension RunnerV1 {
   /// Runs jobs under leases.
   public protocol RunnerService: RPCService {
     /// Takes a job and streams its events to the end. The same attempt again attaches to it.
-    /// FAILED_PRECONDITION: the fencing token is stale. RESOURCE_EXHAUSTED: the executor has no
+    /// FAILED_PRECONDITION: the fencing token, or the use of its lease, is stale. RESOURCE_EXHAUSTED: the executor has no
     /// room. UNAVAILABLE: it drains. The job lives on when the stream is lost.
     func runJob(
       _ request: RunnerV1.RunJobRequest, responses: ResponseWriter<RunnerV1.RunJobResponse>, context: ServerContext
@@ -88,7 +88,7 @@ extension RunnerV1 {
     }
 
     /// Takes a job and streams its events to the end. The same attempt again attaches to it.
-    /// FAILED_PRECONDITION: the fencing token is stale. RESOURCE_EXHAUSTED: the executor has no
+    /// FAILED_PRECONDITION: the fencing token, or the use of its lease, is stale. RESOURCE_EXHAUSTED: the executor has no
     /// room. UNAVAILABLE: it drains. The job lives on when the stream is lost.
     public func runJob(
       _ request: RunnerV1.RunJobRequest, options: CallOptions = CallOptions()

@@ -20,7 +20,10 @@ struct Bench {
   private var nextLease = 0
   private var nextWaiter: UInt64 = 0
 
-  init(policy: Policy = Policy(), owner: String = "one") {
+  /// - Parameter leaseTerm: Each job has a lease of its own unless a test is about something else.
+  init(policy: Policy = Policy(), leaseTerm: Duration = .zero, owner: String = "one") {
+    var policy = policy
+    policy.leaseTerm = leaseTerm
     self.scheduler = Scheduler(policy: policy, owner: owner)
     self.feed { $0.recoveryFinished(at: $1) }
   }
