@@ -112,10 +112,13 @@ final class BuildStore: @unchecked Sendable {
         "project": DatastoreV1.Value(valueType: .stringValue(record.project.rawValue)),
         "created": DatastoreV1.Value(
           valueType: .timestampValue(GoogleProtobuf.Timestamp(record.createdAt))),
-        "active": DatastoreV1.Value(valueType: .booleanValue(record.isActive)),
-        "finished": DatastoreV1.Value(valueType: .booleanValue(record.state == .finished)),
       ])
+    // What nobody looks for has no row in an index: most records are of builds that are over.
+    if record.state != .finished {
+      entity.properties["finished"] = DatastoreV1.Value(valueType: .booleanValue(false))
+    }
     if record.isActive {
+      entity.properties["active"] = DatastoreV1.Value(valueType: .booleanValue(true))
       entity.properties[Self.partitionProperty] = Self.value(of: Partition(of: record.project))
     }
     self.writes.append(
