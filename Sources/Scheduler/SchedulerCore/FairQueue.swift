@@ -61,6 +61,8 @@ struct FairQueue: Sendable {
   /// Work of one priority.
   private struct Level: Sendable {
     var priority: Int32
+    /// All entries, those too that were taken out of the middle.
+    var count = 0
     var projects: [ProjectID: Heap<Entry>] = [:]
     var turns: Heap<Turn> = []
     var stamps: [ProjectID: UInt64] = [:]
@@ -79,6 +81,7 @@ struct FairQueue: Sendable {
     let index = self.levelIndex(of: entry.priority)
     let isHead = self.levels[index].projects[entry.project]?.min.map { entry < $0 } ?? true
     self.levels[index].projects[entry.project, default: []].insert(entry)
+    self.levels[index].count += 1
     self.count += 1
     if isHead { self.takeTurn(entry.project, at: index, share: share) }
   }
@@ -126,6 +129,7 @@ struct FairQueue: Sendable {
   mutating func popFirst(share: (ProjectID) -> Double) -> Entry? {
     guard let (entry, level) = self.find(share: share) else { return nil }
     _ = self.levels[level].projects[entry.project]?.popMin()
+    self.levels[level].count -= 1
     self.count -= 1
     self.settle(entry.project, at: level, share: share(entry.project))
     return entry
@@ -135,6 +139,67 @@ struct FairQueue: Sendable {
   mutating func shareFell(of project: ProjectID, to share: Double) {
     for index in self.levels.indices where self.levels[index].projects[project] != nil {
       self.settle(project, at: index, share: share)
+    }
+  }
+
+  // MARK: What comes next
+
+  /// About the priority of what is due behind so many others, the first of which is `head`.
+  func priority(behind count: Int, from head: Entry) -> Int32 {
+    var left = count
+    for level in self.levels where level.priority <= head.priority {
+      if left < level.count { return level.priority }
+      left -= level.count
+    }
+    return head.priority
+  }
+
+  /// Work that is due when a number of leases has come: whose, and what share the project has then.
+  struct Due: Sendable {
+    var project: ProjectID
+    var priority: Int32
+    var share: Double
+  }
+
+  /// The next work that is due, in its order: each that goes before adds `cost` to the share of its
+  /// project. Nothing that is held back.
+  func upcoming(
+    _ limit: Int, share: (ProjectID) -> Double, cost: (ProjectID) -> Double
+  ) -> [Due] {
+    var due: [Due] = []
+    for level in self.levels {
+      var turns: Heap<Upcoming> = []
+      for (project, entries) in level.projects {
+        let share = share(project)
+        guard share.isFinite, let head = entries.min else { continue }
+        let left = limit - due.count
+        let count = entries.unordered.lazy.filter { !self.removed.contains($0.ticket) }
+          .prefix(left).count
+        if count > 0 { turns.insert(Upcoming(share: share, head: head, left: count)) }
+      }
+      while due.count < limit, var next = turns.popMin() {
+        let project = next.head.project
+        due.append(Due(project: project, priority: level.priority, share: next.share))
+        next.share += cost(project)
+        next.left -= 1
+        if next.left > 0 { turns.insert(next) }
+      }
+      if due.count >= limit { break }
+    }
+    return due
+  }
+
+  private struct Upcoming: Comparable {
+    var share: Double
+    let head: Entry
+    var left: Int
+
+    static func == (left: Self, right: Self) -> Bool {
+      left.share == right.share && left.head == right.head
+    }
+
+    static func < (left: Self, right: Self) -> Bool {
+      (left.share, left.head) < (right.share, right.head)
     }
   }
 
@@ -170,6 +235,7 @@ struct FairQueue: Sendable {
       self.removed.remove(head.ticket) != nil
     {
       _ = self.levels[index].projects[project]?.popMin()
+      self.levels[index].count -= 1
     }
     if self.levels[index].projects[project]?.isEmpty ?? true {
       self.levels[index].projects[project] = nil

@@ -326,13 +326,14 @@ struct ReadyQueue: Sendable {
         self.nextDemand += 1
         let id = DemandID("d-\(self.owner)-\(self.nextDemand)")
         self.shapes[id] = shape
-        self.ask(id, for: head, at: line.open.count, in: &line, &effects)
+        self.ask(
+          id, for: self.due(line, behind: line.open.count, from: head), in: &line, &effects)
       }
       // Something more urgent than all that was asked for: one demand goes to the front.
       if let last = line.open.keys.last,
         !line.open.values.contains(where: { $0.priority >= head.priority })
       {
-        self.ask(last, for: head, at: 0, in: &line, &effects)
+        self.ask(last, for: self.due(line, behind: 0, from: head), in: &line, &effects)
       }
     }
     if !line.waiting.isEmpty || !line.open.isEmpty { self.lines[shape] = line }
@@ -353,32 +354,37 @@ struct ReadyQueue: Sendable {
     return min(room, inPool)
   }
 
-  /// Sends a demand, as the one behind so many others.
+  /// Sends a demand, as one for work that is due then.
   private func ask(
-    _ id: DemandID, for head: FairQueue.Entry, at index: Int, in line: inout Line,
-    _ effects: inout [Effect]
+    _ id: DemandID, for due: FairQueue.Due, in line: inout Line, _ effects: inout [Effect]
   ) {
-    let shape = line.shape.value
-    let rank = self.rank(of: head, shape, behind: index)
-    line.open[id] = Asked(priority: head.priority, rank: rank, round: self.round)
-    effects.append(.demand(Demand(id: id, shape: shape, project: head.project, rank: rank)))
+    let rank = Self.rank(of: due)
+    line.open[id] = Asked(priority: due.priority, rank: rank, round: self.round)
+    effects.append(
+      .demand(Demand(id: id, shape: line.shape.value, project: due.project, rank: rank)))
   }
 
-  /// Priority first, then the share that the project would have with one lease more for every demand
-  /// before this one.
-  private func rank(of head: FairQueue.Entry, _ shape: Shape, behind count: Int) -> Int64 {
-    let weight = max(self.policy.weights[head.project] ?? 1, 0.001)
-    let share =
-      self.share(of: head.project)
-      + Double(count) * self.policy.dominantShare(of: shape.resources) / weight
-    return Self.rank(priority: head.priority, share: share)
+  /// What is due behind so many others, the first of which is `head`: if all were the same
+  /// project's.
+  private func due(_ line: Line, behind count: Int, from head: FairQueue.Entry) -> FairQueue.Due {
+    FairQueue.Due(
+      project: head.project, priority: line.waiting.priority(behind: count, from: head),
+      share: self.share(of: head.project)
+        + Double(count) * self.cost(of: line.shape.value, to: head.project))
   }
 
+  /// By how much one lease more makes a project's share greater.
+  private func cost(of shape: Shape, to project: ProjectID) -> Double {
+    self.policy.dominantShare(of: shape.resources)
+      / max(self.policy.weights[project] ?? 1, 0.001)
+  }
+
+  /// Priority first, then the share that the project has then.
   /// Whatever a record of another version says, a rank comes of it.
-  private static func rank(priority: Int32, share: Double) -> Int64 {
+  private static func rank(of due: FairQueue.Due) -> Int64 {
     let range = Submission.priorities
-    let bounded = min(max(priority, range.lowerBound), range.upperBound)
-    let fine = Int64(min(max(share * 1_000, 0), 4_000_000_000))
+    let bounded = min(max(due.priority, range.lowerBound), range.upperBound)
+    let fine = Int64(min(max(due.share * 1_000, 0), 4_000_000_000))
     return -(Int64(bounded) << 32) + fine
   }
 
@@ -389,8 +395,8 @@ struct ReadyQueue: Sendable {
     return effects + self.changes()
   }
 
-  /// The demands whose rank is another by now, for what projects hold has changed since; to be called
-  /// from time to time. Among the demands of several schedulers the allocator knows the order by their
+  /// The demands whose rank is another by now, for what waits and what projects hold has changed since;
+  /// to be called from time to time. Among the demands of several schedulers the allocator knows the order by their
   /// ranks only. Those that were sent since the last call are left alone: where leases come fast,
   /// demands do not grow old.
   mutating func ranksDue() -> [Effect] {
@@ -403,11 +409,15 @@ struct ReadyQueue: Sendable {
     var effects: [Effect] = []
     for shape in self.lines.keys.sorted() {
       guard var line = self.lines.removeValue(forKey: shape) else { continue }
-      if let head = line.waiting.first(share: self.turns(for: shape)) {
-        for (index, (id, asked)) in line.open.enumerated()
-        where isDue(asked, self.rank(of: head, shape, behind: index)) {
-          self.ask(id, for: head, at: index, in: &line, &effects)
-        }
+      let next = line.waiting.upcoming(
+        line.open.count, share: self.turns(for: shape), cost: { self.cost(of: shape, to: $0) })
+      // The first stays the first: few are told anew.
+      let open = line.open.elements.enumerated().sorted {
+        ($0.element.value.rank, $0.offset) < ($1.element.value.rank, $1.offset)
+      }
+      for (index, (_, (id, asked))) in open.enumerated() {
+        guard let due = index < next.count ? next[index] : next.last else { break }
+        if isDue(asked, Self.rank(of: due)) { self.ask(id, for: due, in: &line, &effects) }
       }
       self.lines[shape] = line
     }

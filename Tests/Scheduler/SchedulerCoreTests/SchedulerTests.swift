@@ -418,3 +418,36 @@ func aDemandIsToldAnewWhenItsProjectHoldsLess() {
   let after = bench.take().demands
   #expect(after.map(\.id) == [before?.id] && after.map(\.rank) == [0])
 }
+
+/// One urgent job makes one demand urgent, and none when it is gone.
+@Test
+func asManyDemandsAreUrgentAsWorkIs() {
+  var policy = Policy()
+  policy.maximumOpenDemands = 4
+  var bench = Bench(policy: policy)
+  var ranks: [DemandID: Int64] = [:]
+  func look() -> [Int64] {
+    for _ in 0..<2 {
+      bench.now = bench.now + bench.scheduler.policy.rankInterval
+      bench.feed { $0.auditDue(at: $1) }
+    }
+    for effect in bench.take() {
+      switch effect {
+      case .demand(let demand): ranks[demand.id] = demand.rank
+      case .withdraw(let id): ranks[id] = nil
+      default: break
+      }
+    }
+    return ranks.values.sorted()
+  }
+  _ = bench.submit("b", pipeline(job("a", legs: ["1", "2", "3", "4"])))
+  let plain = look()
+  #expect(plain.count == 4 && plain[0] == 0)
+  #expect(plain == plain.indices.map { plain[1] * Int64($0) })
+  // Of a project that the others' leases do not count for.
+  _ = bench.submit("u", project: "q", priority: 5, pipeline(job("a", legs: ["1", "2"])))
+  let urgent = -5 << 32 as Int64
+  #expect(look() == [urgent, urgent + plain[1], 0, plain[1]])
+  _ = bench.cancel("u")
+  #expect(look() == plain)
+}
