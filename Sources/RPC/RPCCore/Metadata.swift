@@ -140,9 +140,16 @@ public struct Metadata: Sendable {
     "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade",
   ]
 
-  /// Whether the application may send a field of that name, which is in lower case.
-  package static func mayBeSent(_ name: UnsafeBufferPointer<UInt8>) -> Bool {
+  /// Whether the application may send a field of that name, which is in lower case, and value.
+  package static func mayBeSent(
+    _ name: UnsafeBufferPointer<UInt8>, _ value: UnsafeBufferPointer<UInt8>
+  ) -> Bool {
     self.isName(name) && !self.reservedNames.contains(String(decoding: name, as: UTF8.self))
+      && (!self.isBinaryName(name) || self.isBinary(value))
+  }
+
+  private static func isBinaryName(_ name: UnsafeBufferPointer<UInt8>) -> Bool {
+    name.count > 4 && UnsafeBufferPointer(rebasing: name.suffix(4)).equals("-bin")
   }
 
   /// "Header-Name" in `doc/PROTOCOL-HTTP2.md` of the gRPC project.
@@ -173,9 +180,7 @@ public struct Metadata: Sendable {
         mistake = ConfigurationError(
           "a name of the metadata", "\"\(String(decoding: name, as: UTF8.self))\"",
           expected: "letters, digits, \"-\", \"_\" and \".\"")
-      } else if name.count > 4, UnsafeBufferPointer(rebasing: name.suffix(4)).equals("-bin"),
-        !Self.isBinary(value)
-      {
+      } else if Self.isBinaryName(name), !Self.isBinary(value) {
         mistake = ConfigurationError(
           "the metadata's \(String(decoding: name, as: UTF8.self))",
           "\"\(String(decoding: value, as: UTF8.self))\"",

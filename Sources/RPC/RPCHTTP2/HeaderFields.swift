@@ -46,10 +46,10 @@ package struct HeaderFields: ~Copyable {
     self.fields.append((.constant(name), self.hold(value)))
   }
 
-  /// Adds what an application may send; see ``Metadata/mayBeSent(_:)``.
+  /// Adds what an application may send; see ``Metadata/mayBeSent(_:_:)``.
   package mutating func add(_ metadata: Metadata) {
     metadata.forEachField { name, value in
-      guard Metadata.mayBeSent(name) else { return }
+      guard Metadata.mayBeSent(name, value) else { return }
       let name = self.hold(name)
       self.fields.append((name, self.hold(value)))
     }

@@ -74,7 +74,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   init(_ terms: Terms, executor: LoopExecutor, call: any ClientCall) {
     self.terms = terms
     self.executor = executor
-    self.writer = StreamWriter(executor: executor)
+    self.writer = StreamWriter(executor: executor, compression: terms.compression)
     self.call = call
     self.retries = RetryState(terms.resilience)
     terms.received?.callBegan()

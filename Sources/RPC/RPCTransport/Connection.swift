@@ -110,6 +110,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     self.lifeTimer?.cancel()
     self.lifeTimer = nil
     self.takeLastBacklog()
+    self.backlog = nil
     if let session = self.session {
       let reason = self.closeReason
       self.owner.connectionWillClose(reason)
@@ -373,6 +374,10 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
         let count = session.resetStalledStreams(minimum: Self.minimumDrainBytes)
         if count > 0 {
           self.owner.streamsStalled(count)
+          // One that reads nothing at all does not read that either.
+          guard self.context?.channel.isWritable ?? false else {
+            return self.close("the peer reads nothing")
+          }
           self.needsFlush()
         }
       case .leave(let reason): self.owner.mayLeave(reason)

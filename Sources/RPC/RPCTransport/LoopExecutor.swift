@@ -13,6 +13,8 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   private static let jobsBetweenFlushes = 32
   /// NIO looks at its sockets when no task is due: one that follows at once would keep it from that.
   private static let rest = TimeAmount.milliseconds(1)
+  /// Rests that may be over without a turn: jobs that go on all the time keep nobody from theirs.
+  private static let maximumRests = 8
 
   let eventLoop: any EventLoop
   @exclusivity(unchecked) private var jobs: [UnownedJob] = []
@@ -23,6 +25,8 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   /// Connections that have had their turn and have more to read, in the order of their next one.
   private var resting: [Connection] = []
   private var restIsTimed = false
+  /// Rests since the last turn.
+  private var rests = 0
   /// Since the rest began, jobs have run, which may have been all that there was time for.
   @exclusivity(unchecked) private var hasWorked = false
   /// Since the rest began, a socket was heard.
@@ -125,8 +129,12 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
     self.hasWorked = false
     self.hasHeard = false
     self.eventLoop.scheduleTask(in: Self.rest) {
+      self.rests += 1
       // Otherwise jobs may have taken all of the rest, and no socket has been looked at.
-      if self.hasHeard || !self.hasWorked { self.resting.removeFirst().goOn() }
+      if self.hasHeard || !self.hasWorked || self.rests == Self.maximumRests {
+        self.rests = 0
+        self.resting.removeFirst().goOn()
+      }
       // From the end of this turn on.
       self.restIsTimed = false
       self.timeRest()

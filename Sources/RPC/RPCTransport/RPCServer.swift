@@ -65,8 +65,9 @@ public final class RPCServer: Sendable {
     public var maximumQueuedFrames = 10_000
     /// What the window of a call grows to, in bytes: how much of its requests may wait here unread.
     public var maximumStreamWindow = 8 << 20
-    /// Bytes of messages that wait, of one connection: requests that are not whole or not read,
-    /// responses that the client has not taken. The call that would go beyond fails with
+    /// Bytes of metadata and messages that are held, of one connection: what handlers were given and
+    /// have not answered, requests that are not whole or not read, responses that the client has not
+    /// taken. The call that would go beyond fails with
     /// `resourceExhausted`, and from half of it on windows are narrow.
     public var maximumBufferedBytesPerConnection = 256 << 20
     /// The same for the whole server; each connection may have its part (this, divided by

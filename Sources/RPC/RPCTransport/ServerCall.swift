@@ -7,7 +7,7 @@ extension ServerStream {
     _ handler: @escaping @Sendable (ServerContext, StreamWriter) async throws -> Void
   ) {
     let context = self.handlerBegins()
-    let writer = self.makeWriter()
+    let writer = self.makeWriter(context)
     self.run(context) {
       do {
         if self.isIntercepted {

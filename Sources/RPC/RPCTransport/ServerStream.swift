@@ -119,6 +119,8 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
       RPCError(
         .resourceExhausted,
         "the request's header list of \(bytes) bytes is larger than the limit of \(limit)"))
+    // What came of it has not been counted.
+    self.head.reset()
   }
 
   override func headersEnded(endOfStream: Bool) {
@@ -294,10 +296,14 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
       self.call.writer?.close(error)
       self.tellHandler(error)
     }
-    let (held, given) = (self.call.heldBytes, self.call.givenBytes)
+    let held = self.call.heldBytes
+    let given = self.call.givenBytes + (self.call.sink?.heldBytes() ?? 0)
     self.call = Call(phase: .finished, began: self.call.began)
-    // A handler that is deaf to the end of its call keeps what it was given.
-    if self.handlerRuns, given >= Self.smallestHeld { self.call.heldBytes = given }
+    // A handler that is deaf to the end of its call keeps what it was given, or has taken.
+    if self.handlerRuns, given >= Self.smallestHeld {
+      self.call.givenBytes = given
+      self.call.heldBytes = given
+    }
     if held != self.call.heldBytes { _ = self.server.holds(self.call.heldBytes - held) }
     // What it keeps for the next call, a connection keeps while it is idle.
     self.clearOutbound()
@@ -381,14 +387,15 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
 
   /// The way in for messages from any executor. Made by a call of a streaming shape before its
   /// handler begins, and there from then on.
-  func makeWriter() -> StreamWriter {
-    let writer = StreamWriter(executor: self.executor)
+  func makeWriter(_ context: ServerContext) -> StreamWriter {
+    let writer = StreamWriter(executor: self.executor, context: context)
     self.call.writer = writer
     return writer
   }
 
   // MARK: - From the writer
 
+  /// Of the one response. On the loop; a writer knows by itself.
   @usableFromInline
   var compression: Compression {
     guard let context = self.context, !context.isPlain else { return .identity }

@@ -16,8 +16,6 @@ protocol OutboundStream: AnyObject, Sendable {
   func outboundAppended()
   /// What waits to be sent.
   var outboundBytes: Int { get }
-  /// How messages are compressed that are to be. On any thread.
-  var compression: Compression { get }
   /// The largest message that is sent. On any thread.
   var maximumMessageBytes: Int { get }
 }
@@ -45,6 +43,9 @@ final class StreamWriter: @unchecked Sendable {
   private static let highWaterBytes = 256 << 10
 
   private let executor: LoopExecutor
+  private let fixedCompression: Compression
+  /// A server's call, which may change its compression.
+  private let context: ServerContext?
   private let state = Mutex(State())
   /// Nothing is queued, nobody waits, and the stream is open.
   private let isSimple = Atomic(true)
@@ -53,8 +54,19 @@ final class StreamWriter: @unchecked Sendable {
   /// What was sent on the loop.
   @exclusivity(unchecked) private var sentOnLoop = (messages: 0, bytes: 0)
 
-  init(executor: LoopExecutor) {
+  init(
+    executor: LoopExecutor, compression: Compression = .identity, context: ServerContext? = nil
+  ) {
     self.executor = executor
+    self.fixedCompression = compression
+    self.context = context
+  }
+
+  /// How messages are compressed that are to be. On any thread, also when the stream is over.
+  @usableFromInline
+  var compression: Compression {
+    guard let context = self.context else { return self.fixedCompression }
+    return context.isPlain ? .identity : context.responseCompression
   }
 
   /// Messages that were sent, and their bytes with the prefixes. On the loop.
@@ -72,21 +84,21 @@ final class StreamWriter: @unchecked Sendable {
     _ message: Message, on stream: some OutboundStream, compressed: Bool = true
   ) async throws {
     let isFull: Bool
-    if self.sendsOnLoop(stream, compressed: compressed) {
+    if self.sendsOnLoop(compressed: compressed) {
       try self.prepare(stream)
       try message.encode { size throws(RPCError) in try self.reserve(size, on: stream) }
       isFull = self.appended(to: stream)
     } else {
       let bytes = try frame(
-        message, compressed ? stream.compression : .identity, limit: stream.maximumMessageBytes)
+        message, compressed ? self.compression : .identity, limit: stream.maximumMessageBytes)
       isFull = try self.queue(bytes, for: stream)
     }
     if isFull { try await self.waitForRoom() }
   }
 
   @usableFromInline
-  func sendsOnLoop(_ stream: some OutboundStream, compressed: Bool) -> Bool {
-    self.executor.inEventLoop && (!compressed || stream.compression == .identity)
+  func sendsOnLoop(compressed: Bool) -> Bool {
+    self.executor.inEventLoop && (!compressed || self.compression == .identity)
   }
 
   /// Sees to it that what was sent before from elsewhere comes first.

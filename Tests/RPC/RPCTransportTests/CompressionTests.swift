@@ -29,6 +29,30 @@ import Testing
     }
   }
 
+  @Test func aTaskOfItsOwnSendsCompressedUntilTheCallIsOver() async throws {
+    let refused = Signal()
+    var service = TestService()
+    service.both = { _, responses, context in
+      context.responseCompression = .gzip
+      Task.detached {
+        do {
+          while true { try await responses.send(Blob(Self.text)) }
+        } catch {
+          await refused.set()
+        }
+      }
+      try await Task.sleep(for: .seconds(60))
+    }
+    try await withServer(service) { channel, _ in
+      let call: BidirectionalCall<Blob, Blob> = try await channel.bidirectional(Methods.both)
+      var iterator = call.responses.makeAsyncIterator()
+      for _ in 0..<10 { #expect(try await iterator.next()?.text == Self.text) }
+      #expect(iterator.wasCompressed)
+      call.cancel()
+      await refused.wait()
+    }
+  }
+
   @Test func aBombIsRefusedAtTheLimit() throws {
     let bomb = [UInt8](repeating: 0, count: 64 << 20)
       .withUnsafeBytes { MessageCodec.compress($0, .gzip) }

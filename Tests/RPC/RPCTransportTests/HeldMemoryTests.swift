@@ -266,6 +266,51 @@ import Testing
     }
   }
 
+  @Test func whatADeafReaderHasTakenCountsUntilItEnds() async throws {
+    let release = Signal()
+    let (taken, takes) = AsyncStream.makeStream(of: Void.self)
+    var service = TestService()
+    service.client = { requests, _ in
+      for try await _ in requests {
+        takes.yield()
+        await release.wait()
+      }
+      return Blob()
+    }
+    let request = [UInt8](repeating: 0, count: 256 << 10).withUnsafeBytes {
+      MessageCodec.compress($0, .gzip)
+    }
+    let message = [1] + ScriptedPeer.bytes(UInt32(request.count)) + request
+    var configuration = RPCServer.Configuration()
+    configuration.maximumBufferedBytesPerConnection = 1_100 << 10
+    try await Self.withPeer(service, configuration) { peer in
+      var stream: UInt32 = 1
+      func call(ends: Bool) async throws {
+        try await peer.begin(Methods.client, stream: stream, more: [("grpc-encoding", "gzip")])
+        try await peer.send(data: message, stream: stream, ends: ends)
+        stream += 2
+      }
+      for _ in 0..<4 { try await call(ends: false) }
+      var left = 4
+      for await _ in taken {
+        left -= 1
+        if left == 0 { break }
+      }
+      for stream in [1, 3, 5, 7] as [UInt32] {
+        try await peer.send(.reset, stream: stream, body: ScriptedPeer.bytes(8))
+      }
+      try await call(ends: true)
+      #expect(try await Self.answers(peer, [.headers]).map { $0["grpc-status"] } == ["8"])
+      await release.set()
+      // Sooner or later the handlers have seen it.
+      var status: String?
+      while status != "0" {
+        try await call(ends: true)
+        status = try await peer.frame(.headers) { $0.endsStream }?["grpc-status"]
+      }
+    }
+  }
+
   @Test func windowsThatHaveGrownAreNarrowAgainWhenThereIsNoRoom() async throws {
     let release = Signal()
     var service = TestService()
