@@ -10,8 +10,6 @@ package struct JobSpec: Hashable, Sendable {
   package var project: ProjectID
   package var lease: LeaseID
   package var token: FencingToken
-  /// How many attempts had the lease before.
-  package var use: Int32
   package var resources: Resources
   /// Environment of every step; the step's own comes on top.
   package var environment: [String: String]
@@ -25,9 +23,8 @@ package struct JobSpec: Hashable, Sendable {
 
   package init(
     attempt: AttemptID, build: BuildID = "", job: JobID = "", number: Int32 = 1,
-    project: ProjectID = "", lease: LeaseID, token: FencingToken, use: Int32 = 0,
-    resources: Resources, environment: [String: String] = [:], timeout: Duration? = nil,
-    steps: [StepSpec],
+    project: ProjectID = "", lease: LeaseID, token: FencingToken, resources: Resources,
+    environment: [String: String] = [:], timeout: Duration? = nil, steps: [StepSpec],
     source: Source? = nil, logName: String = "", matrix: [String: String] = [:]
   ) {
     self.attempt = attempt
@@ -37,7 +34,6 @@ package struct JobSpec: Hashable, Sendable {
     self.project = project
     self.lease = lease
     self.token = token
-    self.use = use
     self.resources = resources
     self.environment = environment
     self.timeout = timeout

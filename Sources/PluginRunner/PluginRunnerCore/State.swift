@@ -36,8 +36,6 @@ package struct HeldJob: Hashable, Sendable {
 package enum Refusal: Error, Hashable, Sendable, CustomStringConvertible {
   case draining(ExecutorID)
   case staleToken(LeaseID, offered: FencingToken, seen: FencingToken)
-  /// The lease has gone on to a later attempt.
-  case staleUse(LeaseID, offered: Int32, seen: Int32)
   case noRoom(asked: Resources, free: Resources)
   case tooManySteps(Int, limit: Int)
 
@@ -47,8 +45,6 @@ package enum Refusal: Error, Hashable, Sendable, CustomStringConvertible {
       "executor \(executor) drains and takes no further jobs"
     case .staleToken(let lease, let offered, let seen):
       "fencing token \(offered) of lease \(lease) is not newer than \(seen), which was seen before"
-    case .staleUse(let lease, let offered, let seen):
-      "use \(offered) of lease \(lease) is not newer than \(seen), which was seen before"
     case .noRoom(let asked, let free):
       "the job asks for \(asked.cpuMillis) mCPU, \(spoken(asked.memory)) and \(asked.slots) slots; "
         + "free are \(free.cpuMillis) mCPU, \(spoken(free.memory)) and \(free.slots) slots"

@@ -16,8 +16,8 @@ package struct PluginRunner: Sendable {
   private(set) var jobs: [AttemptID: JobMachine] = [:]
   /// Attempts that are over, oldest first.
   private(set) var finished: Deque<AttemptID> = []
-  /// The newest token seen for each lease, and the newest use under that token.
-  private var tokens: [LeaseID: (token: FencingToken, use: Int32)] = [:]
+  /// The newest token seen for each lease.
+  private var tokens: [LeaseID: FencingToken] = [:]
   /// The newest token seen at all, taken or refused; 0: none.
   package private(set) var newestToken = FencingToken(0)
   /// Those leases, oldest first.
@@ -54,10 +54,8 @@ package struct PluginRunner: Sendable {
       return []
     }
     guard !self.draining else { throw .draining(self.profile.id) }
-    if let seen = self.tokens[spec.lease], (spec.token, spec.use) <= seen {
-      throw spec.token == seen.token && seen.use > 0
-        ? .staleUse(spec.lease, offered: spec.use, seen: seen.use)
-        : .staleToken(spec.lease, offered: spec.token, seen: seen.token)
+    if let seen = self.tokens[spec.lease], spec.token <= seen {
+      throw .staleToken(spec.lease, offered: spec.token, seen: seen)
     }
     guard spec.steps.count <= self.policy.maximumSteps else {
       throw .tooManySteps(spec.steps.count, limit: self.policy.maximumSteps)
@@ -104,7 +102,7 @@ package struct PluginRunner: Sendable {
   }
 
   private mutating func remember(_ spec: JobSpec) {
-    if self.tokens.updateValue((spec.token, spec.use), forKey: spec.lease) == nil {
+    if self.tokens.updateValue(spec.token, forKey: spec.lease) == nil {
       self.leases.append(spec.lease)
     }
     if self.leases.count > self.policy.maximumRememberedLeases {

@@ -34,7 +34,7 @@ extension JobSpec {
       attempt: AttemptID(message.attemptID), build: BuildID(message.buildID),
       job: JobID(message.jobID), number: message.attempt, project: ProjectID(message.project),
       lease: LeaseID(message.leaseID), token: FencingToken(message.fencingToken),
-      use: message.leaseUse, resources: Resources(resources),
+      resources: Resources(resources),
       environment: message.env, timeout: try Duration(limit: message.timeout, field: "job.timeout"),
       steps: steps, source: message.source.flatMap { Source($0) }, logName: message.logName,
       matrix: message.matrix)
@@ -179,7 +179,7 @@ extension RPCError {
   init(_ refusal: Refusal) {
     switch refusal {
     case .draining: self.init(.unavailable, refusal.description)
-    case .staleToken, .staleUse: self.init(.failedPrecondition, refusal.description)
+    case .staleToken: self.init(.failedPrecondition, refusal.description)
     case .noRoom:
       self.init(.resourceExhausted, refusal.description, retryDelay: .milliseconds(500))
     case .tooManySteps: self.init(.invalidArgument, refusal.description)

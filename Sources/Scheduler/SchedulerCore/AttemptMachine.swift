@@ -36,9 +36,6 @@ struct AttemptMachine: Sendable {
     /// The runner never took it: it did not begin. With `mayRun` it might have, unheard.
     case notStarted(String, mayRun: Bool)
     case invalid(String)
-
-    /// Whether its executor is free, and fit for another attempt as far as anybody can tell.
-    var leavesExecutorFit: Bool { if case .finished(.succeeded, _) = self { true } else { false } }
   }
 
   private enum State: Hashable, Sendable {
@@ -55,7 +52,6 @@ struct AttemptMachine: Sendable {
   let executor: ExecutorID
   let address: String
   let token: FencingToken
-  let use: Int32
   let resources: Resources
   private var state: State
   /// The runner has said that it took it.
@@ -73,10 +69,13 @@ struct AttemptMachine: Sendable {
   private var flaw: String?
 
   /// A new attempt, whose record is being written.
-  static func recording(_ grant: Grant, resources: Resources, deadline: Timestamp) -> Self {
+  static func recording(
+    lease: LeaseID, executor: ExecutorID, address: String, token: FencingToken,
+    resources: Resources, deadline: Timestamp
+  ) -> Self {
     Self(
-      lease: grant.lease, executor: grant.executor, address: grant.address, token: grant.token,
-      use: grant.use, resources: resources, state: .recording, isTaken: false, deadline: deadline)
+      lease: lease, executor: executor, address: address, token: token, resources: resources,
+      state: .recording, isTaken: false, deadline: deadline)
   }
 
   /// An attempt that stands in a record that was read: the runner may or may not have it.
@@ -84,23 +83,21 @@ struct AttemptMachine: Sendable {
     lease: LeaseID, executor: ExecutorID, address: String, token: FencingToken,
     resources: Resources, deadline: Timestamp, stoppingSince: Timestamp?
   ) -> Self {
-    // Its use does not matter: it is attached to, and never started again.
     var machine = Self(
-      lease: lease, executor: executor, address: address, token: token, use: 0,
-      resources: resources, state: .calling(failures: 0), isTaken: true, deadline: deadline)
+      lease: lease, executor: executor, address: address, token: token, resources: resources,
+      state: .calling(failures: 0), isTaken: true, deadline: deadline)
     machine.stoppingSince = stoppingSince
     return machine
   }
 
   private init(
-    lease: LeaseID, executor: ExecutorID, address: String, token: FencingToken, use: Int32,
+    lease: LeaseID, executor: ExecutorID, address: String, token: FencingToken,
     resources: Resources, state: State, isTaken: Bool, deadline: Timestamp
   ) {
     self.lease = lease
     self.executor = executor
     self.address = address
     self.token = token
-    self.use = use
     self.resources = resources
     self.state = state
     self.isTaken = isTaken

@@ -140,7 +140,7 @@ extension Scheduler {
       self.found(.lease, "lease \(lease) is held for attempt \(attempt), which nobody follows")
       self.leases[lease] = nil
       self.attempts[attempt] = nil
-      self.release(lease, &effects)
+      effects.append(.release(lease))
     }
   }
 }

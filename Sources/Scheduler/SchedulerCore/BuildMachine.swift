@@ -451,7 +451,8 @@ struct BuildMachine: Sendable {
     self.live[id] = Live(
       item: item,
       machine: .recording(
-        grant, resources: resources, deadline: now + limit + policy.timeoutGrace))
+        lease: grant.lease, executor: grant.executor, address: grant.address, token: grant.token,
+        resources: resources, deadline: now + limit + policy.timeoutGrace))
     out.now.append(.took(id, grant.lease, self.charge(item, resources)))
     out.touched.append(id)
   }
@@ -466,7 +467,7 @@ struct BuildMachine: Sendable {
       RunOrder(
         attempt: id, build: self.record.id, job: job, number: number,
         project: self.record.project, name: name, lease: live.machine.lease,
-        token: live.machine.token, use: live.machine.use, address: live.machine.address,
+        token: live.machine.token, address: live.machine.address,
         resources: live.machine.resources, environment: environment, timeout: timeout,
         steps: steps, source: self.record.source, logName: logName, matrix: matrix,
         subject: subject)

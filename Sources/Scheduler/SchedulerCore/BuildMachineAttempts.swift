@@ -139,19 +139,17 @@ extension BuildMachine {
       switch live.item {
       case .job(let index):
         self.attemptEnded(id, of: index, ending, at: now, policy, &out)
-        self.letGo(of: id, live, leaseMayGoOn: verdict.leavesExecutorFit, &out)
+        self.letGo(of: id, live, &out)
         self.executorLeft(index, at: now, &out)
       case .notification(let index):
-        self.letGo(of: id, live, leaseMayGoOn: verdict.leavesExecutorFit, &out)
+        self.letGo(of: id, live, &out)
         self.notificationEnded(index, ending, policy, &out)
       }
     }
   }
 
   /// The executor is free of an attempt.
-  private mutating func letGo(
-    of id: AttemptID, _ live: Live, leaseMayGoOn: Bool = false, _ out: inout BuildOutput
-  ) {
+  private mutating func letGo(of id: AttemptID, _ live: Live, _ out: inout BuildOutput) {
     if self.attempt(id)?.isHeld ?? false {
       self.updateAttempt(id) { $0.isHeld = false }
       out.isDirty = true
@@ -159,9 +157,7 @@ extension BuildMachine {
     _ = self.forgetLive(id)
     out.now.append(.detach(id))
     out.now.append(
-      .gaveBack(
-        id, live.machine.lease, self.charge(live.item, live.machine.resources),
-        mayGoOn: leaseMayGoOn))
+      .gaveBack(id, live.machine.lease, self.charge(live.item, live.machine.resources)))
   }
 
   /// A verdict in the words of a record.

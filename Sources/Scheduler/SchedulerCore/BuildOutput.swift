@@ -8,10 +8,8 @@ struct BuildOutput: Sendable {
     case dequeue(Work.Item)
     /// An attempt holds a lease from now on.
     case took(AttemptID, LeaseID, Charge)
-    /// An attempt's executor is free of it. `mayGoOn`: another attempt may have the lease.
-    case gaveBack(AttemptID, LeaseID, Charge, mayGoOn: Bool)
-    /// That is committed: the lease goes to other work, or back.
-    case passOn(LeaseID)
+    /// An attempt's executor is free of it.
+    case gaveBack(AttemptID, LeaseID, Charge)
     /// The attempt's record is committed, or need not be: the runner may hear of it.
     case start(AttemptID)
     /// The attempt is to be stopped, its end being committed.

@@ -70,17 +70,6 @@ struct BuildEntry: Sendable {
     return out
   }
 
-  /// Has something done when what happened until now is durable. False: it is already.
-  mutating func doAfterCommit(_ step: BuildOutput.Step) -> Bool {
-    guard self.isDirty else { return false }
-    self.afterNext.append(.step(step))
-    return true
-  }
-
-  func isToBeDone(_ item: Work.Item, _ policy: Policy) -> Bool {
-    self.machine.shape(of: item, policy) != nil
-  }
-
   /// What is to be done without a commit, because none is due.
   mutating func takeDeferred() -> [Deferred] {
     guard self.isClean, !self.afterNext.isEmpty else { return [] }
@@ -228,19 +217,12 @@ extension Scheduler {
       self.attempts[attempt] = id
       self.leases[lease] = attempt
       self.queue.took(charge, project: project)
-    case .gaveBack(let attempt, let lease, let charge, let mayGoOn):
+    case .gaveBack(let attempt, let lease, let charge):
       self.attempts[attempt] = nil
       self.leases[lease] = nil
       self.timers.set(.attempt(attempt), to: nil)
       self.queue.gaveBack(charge, project: project)
-      // Behind the commit, for two records that hold one lease would be too many for whoever reads
-      // them.
-      if !mayGoOn || !self.mayGoOn(lease, at: now)
-        || !self.builds.values[index].doAfterCommit(.passOn(lease))
-      {
-        self.release(lease, &effects)
-      }
-    case .passOn(let lease): self.passOn(lease, at: now, &effects)
+      effects.append(.release(lease))
     case .start(let attempt):
       self.change(id, at: now, &effects) { $0.start(attempt, at: now, $2, &$1) }
     case .end(let attempt, let outcome, let reason):
@@ -548,15 +530,11 @@ extension Scheduler {
       effects.append(.detach(attempt))
       self.attempts[attempt] = nil
       self.leases[live.machine.lease] = nil
-      self.terms[live.machine.lease] = nil
       self.timers.set(.attempt(attempt), to: nil)
       let charge = entry.machine.charge(live.item, live.machine.resources)
       self.queue.gaveBack(charge, project: entry.machine.record.project)
       // The runner never heard of it, and never will.
       if !live.machine.isRecorded { effects.append(.release(live.machine.lease)) }
-    }
-    for case .step(.passOn(let lease)) in entry.afterThis + entry.afterNext {
-      self.release(lease, &effects)
     }
     if !keepingPlace { self.leaveGroup(id, at: now, &effects) }
     self.forget(id)

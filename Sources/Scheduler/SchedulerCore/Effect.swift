@@ -105,8 +105,6 @@ package struct RunOrder: Hashable, Sendable {
   package var name: String
   package var lease: LeaseID
   package var token: FencingToken
-  /// How many attempts had the lease before.
-  package var use: Int32
   package var address: String
   package var resources: Resources
   package var environment: [String: String]

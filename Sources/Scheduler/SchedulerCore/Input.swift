@@ -80,8 +80,6 @@ package struct Grant: Hashable, Sendable {
   package var executor: ExecutorID
   package var address: String
   package var token: FencingToken
-  /// How many attempts had the lease before.
-  package var use: Int32 = 0
 
   package init(
     lease: LeaseID, demand: DemandID, executor: ExecutorID, address: String, token: FencingToken

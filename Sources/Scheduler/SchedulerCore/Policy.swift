@@ -12,11 +12,6 @@ package struct Policy: Sendable {
   /// becomes free between two messages, few enough that the order can still change.
   package var maximumOpenDemands = 256
 
-  /// How long after its grant a lease may go from one job to the next without the allocator: as long
-  /// may others wait for that share whose turn it is. Short jobs share a lease; a longer one has its
-  /// own.
-  package var leaseTerm = Duration.seconds(1)
-
   /// What a job asks for that says nothing of it.
   package var standardResources = Resources(cpuMillis: 1_000, memory: .gibibytes(1))
   package var standardTimeout = Duration.seconds(3_600)

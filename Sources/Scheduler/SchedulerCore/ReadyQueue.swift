@@ -180,35 +180,13 @@ struct ReadyQueue: Sendable {
 
   /// A demand was granted: the work that gets the lease. Nil if nothing waits any more, or the
   /// demand is not known.
-  mutating func granted(
-    _ demand: DemandID, at now: Timestamp
-  ) -> (entry: FairQueue.Entry, shape: Shape)? {
+  mutating func granted(_ demand: DemandID, at now: Timestamp) -> FairQueue.Entry? {
     guard let shape = self.shapes.removeValue(forKey: demand) else { return nil }
     self.lines[shape]?.open.removeValue(forKey: demand)
+    self.lines[shape]?.granted(at: now)
     self.touched.append(shape)
     // A limit may have been reached since it was asked for.
     guard self.limits.room(in: shape, atMost: 1) > 0 else { return nil }
-    return self.takeNext(shape, at: now).map { ($0, shape) }
-  }
-
-  /// Whether a lease of a shape that a project's job had would come to the same project's next one
-  /// if it was given back: a shape's own order says so, and nothing of another shape waits in its
-  /// pool, whose turn the allocator would have to judge.
-  mutating func isNext(_ shape: Shape, of project: ProjectID) -> Bool {
-    let turn = self.turns(for: shape)
-    guard self.limits.room(in: shape, atMost: 1) > 0,
-      self.lines[shape]?.waiting.first(share: turn)?.project == project
-    else { return false }
-    let pool = Limits.name(of: shape.pool)
-    return self.lines.allSatisfy { other, line in
-      other == shape || line.waiting.isEmpty || Limits.name(of: other.pool) != pool
-    }
-  }
-
-  /// Takes out the work of a shape that is due now, for a lease.
-  mutating func takeNext(_ shape: Shape, at now: Timestamp) -> FairQueue.Entry? {
-    self.lines[shape]?.granted(at: now)
-    self.touched.append(shape)
     return self.popFirst(shape)
   }
 

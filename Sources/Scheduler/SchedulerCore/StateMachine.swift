@@ -22,8 +22,6 @@ package struct Scheduler: Sendable {
   var queue: ReadyQueue
   /// Who holds which lease.
   var leases: [LeaseID: AttemptID] = [:]
-  /// What is known of leases that may go from one job to the next.
-  var terms: [LeaseID: LeaseTerm] = [:]
   var attempts: [AttemptID: BuildID] = [:]
   var timers = Timers<TimerKey>()
   /// Builds that are read because somebody wants something of them.
@@ -59,14 +57,6 @@ package struct Scheduler: Sendable {
     /// Its delay is over.
     case work(BuildID, Work.Item)
     case store(BuildID)
-  }
-
-  /// A lease from its grant on.
-  struct LeaseTerm: Sendable {
-    var grant: Grant
-    let shape: Shape
-    let project: ProjectID
-    let since: Timestamp
   }
 
   struct GroupKey: Hashable, Sendable {
@@ -166,53 +156,20 @@ package struct Scheduler: Sendable {
     // The same grant again, on another stream.
     if self.leases[grant.lease] != nil { return [] }
     var effects: [Effect] = []
-    if let (entry, shape) = self.queue.granted(grant.demand, at: now) {
-      self.terms[grant.lease] = LeaseTerm(
-        grant: grant, shape: shape, project: entry.project, since: now)
-      self.begin(entry, grant, at: now, &effects)
+    if let entry = self.queue.granted(grant.demand, at: now),
+      self.builds[entry.work.build]?.machine.shape(of: entry.work.item, self.policy) != nil
+    {
+      self.tally.placements += 1
+      self.tally.pickups.append(now - entry.since)
+      self.change(entry.work.build, at: now, &effects) {
+        $0.granted(entry.work.item, grant, at: now, $2, &$1)
+      }
     } else {
       // Nobody wants it any more.
       effects.append(.release(grant.lease))
     }
     effects += self.queue.changes()
     return effects
-  }
-
-  /// Work that was taken out of the queue gets a lease.
-  private mutating func begin(
-    _ entry: FairQueue.Entry, _ grant: Grant, at now: Timestamp, _ effects: inout [Effect]
-  ) {
-    let work = entry.work
-    guard let index = self.builds.index(forKey: work.build),
-      self.builds.values[index].isToBeDone(work.item, self.policy)
-    else { return self.release(grant.lease, &effects) }
-    self.tally.placements += 1
-    self.tally.pickups.append(now - entry.since)
-    self.change(work.build, at: now, &effects) {
-      $0.granted(work.item, grant, at: now, $2, &$1)
-    }
-  }
-
-  /// Whether a lease that its job no longer needs may have another one now.
-  mutating func mayGoOn(_ lease: LeaseID, at now: Timestamp) -> Bool {
-    guard let term = self.terms[lease] else { return false }
-    return (.zero..<self.policy.leaseTerm).contains(now - term.since)
-      && self.queue.isNext(term.shape, of: term.project)
-  }
-
-  /// A lease goes to the work that is due now, or back to the allocator.
-  mutating func passOn(_ lease: LeaseID, at now: Timestamp, _ effects: inout [Effect]) {
-    guard self.mayGoOn(lease, at: now), var term = self.terms[lease],
-      let entry = self.queue.takeNext(term.shape, at: now)
-    else { return self.release(lease, &effects) }
-    term.grant.use += 1
-    self.terms[lease] = term
-    self.begin(entry, term.grant, at: now, &effects)
-  }
-
-  mutating func release(_ lease: LeaseID, _ effects: inout [Effect]) {
-    self.terms[lease] = nil
-    effects.append(.release(lease))
   }
 
   package mutating func unsatisfiable(
@@ -248,7 +205,6 @@ package struct Scheduler: Sendable {
   package mutating func leaseLost(
     _ lease: LeaseID, _ loss: LeaseLoss, message: String, at now: Timestamp
   ) -> [Effect] {
-    self.terms[lease] = nil
     guard let attempt = self.leases[lease] else { return [] }
     return self.attemptChange(attempt, at: now) {
       $0.leaseLost(loss, message, of: attempt, at: now, $2, &$1)

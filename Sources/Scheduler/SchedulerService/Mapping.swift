@@ -160,7 +160,7 @@ extension RunnerV1.JobSpec {
       steps: order.steps.map { RunnerV1.StepSpec($0) },
       source: order.source.map { TypesV1.Source($0) }, logName: order.logName,
       matrix: [String: String](order.matrix), name: order.name,
-      build: order.subject.map { SchedulerV1.Build($0).encoded() } ?? [], leaseUse: order.use)
+      build: order.subject.map { SchedulerV1.Build($0).encoded() } ?? [])
   }
 }
 

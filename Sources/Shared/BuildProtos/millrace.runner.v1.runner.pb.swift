@@ -33,8 +33,6 @@ extension RunnerV1 {
     /// What a notification plugin speaks of: a `millrace.scheduler.v1.Build`, encoded. Empty for
     /// ordinary jobs.
     public var build: [UInt8]
-    /// How many attempts had the lease before. Of two attempts with one token, the later use is newer.
-    public var leaseUse: Int32
 
     public var unknownFields: UnknownFields
 
@@ -55,7 +53,6 @@ extension RunnerV1 {
       self.matrix = [:]
       self.name = ""
       self.build = []
-      self.leaseUse = 0
       self.unknownFields = UnknownFields()
     }
 
@@ -75,8 +72,7 @@ extension RunnerV1 {
       logName: String = "",
       matrix: [String: String] = [:],
       name: String = "",
-      build: [UInt8] = [],
-      leaseUse: Int32 = 0
+      build: [UInt8] = []
     ) {
       self.attemptID = attemptID
       self.buildID = buildID
@@ -94,7 +90,6 @@ extension RunnerV1 {
       self.matrix = matrix
       self.name = name
       self.build = build
-      self.leaseUse = leaseUse
       self.unknownFields = UnknownFields()
     }
   }
@@ -138,7 +133,6 @@ extension RunnerV1.JobSpec {
     }
     let name: String = try source.string(message.pointee.name, in: "millrace.runner.v1.JobSpec.name")
     let build: [UInt8] = source.bytes(message.pointee.build)
-    let leaseUse: Int32 = message.pointee.lease_use
     let unknownFields = try source.unknownFields(message.pointee.base)
     self.attemptID = attemptID
     self.buildID = buildID
@@ -156,7 +150,6 @@ extension RunnerV1.JobSpec {
     self.matrix = matrix
     self.name = name
     self.build = build
-    self.leaseUse = leaseUse
     self.unknownFields = unknownFields
   }
 
@@ -183,7 +176,6 @@ extension RunnerV1.JobSpec {
     }
     message.pointee.name = arena.string(self.name)
     message.pointee.build = arena.bytes(self.build)
-    message.pointee.lease_use = self.leaseUse
     arena.unknownFields(self.unknownFields, &message.pointee.base)
   }
 }
@@ -958,7 +950,7 @@ extension RunnerV1 {
     base64: """
       Ch9taWxscmFjZS9ydW5uZXIvdjEvcnVubmVyLnByb3RvEhJtaWxscmFjZS5ydW5uZXIudjEaHmdvb2dsZS9wcm90b2J1\
       Zi9kdXJhdGlvbi5wcm90bxofZ29vZ2xlL3Byb3RvYnVmL3RpbWVzdGFtcC5wcm90bxodbWlsbHJhY2UvdHlwZXMvdjEv\
-      dHlwZXMucHJvdG8i9AUKB0pvYlNwZWMSHQoKYXR0ZW1wdF9pZBgBIAEoCVIJYXR0ZW1wdElkEhkKCGJ1aWxkX2lkGAIg\
+      dHlwZXMucHJvdG8i1wUKB0pvYlNwZWMSHQoKYXR0ZW1wdF9pZBgBIAEoCVIJYXR0ZW1wdElkEhkKCGJ1aWxkX2lkGAIg\
       ASgJUgdidWlsZElkEhUKBmpvYl9pZBgDIAEoCVIFam9iSWQSGAoHYXR0ZW1wdBgEIAEoBVIHYXR0ZW1wdBIYCgdwcm9q\
       ZWN0GAUgASgJUgdwcm9qZWN0EhkKCGxlYXNlX2lkGAYgASgJUgdsZWFzZUlkEiMKDWZlbmNpbmdfdG9rZW4YByABKANS\
       DGZlbmNpbmdUb2tlbhI6CglyZXNvdXJjZXMYCCABKAsyHC5taWxscmFjZS50eXBlcy52MS5SZXNvdXJjZXNSCXJlc291\
@@ -967,40 +959,40 @@ extension RunnerV1 {
       ZS5ydW5uZXIudjEuU3RlcFNwZWNSBXN0ZXBzEjEKBnNvdXJjZRgMIAEoCzIZLm1pbGxyYWNlLnR5cGVzLnYxLlNvdXJj\
       ZVIGc291cmNlEhkKCGxvZ19uYW1lGA0gASgJUgdsb2dOYW1lEj8KBm1hdHJpeBgOIAMoCzInLm1pbGxyYWNlLnJ1bm5l\
       ci52MS5Kb2JTcGVjLk1hdHJpeEVudHJ5UgZtYXRyaXgSEgoEbmFtZRgPIAEoCVIEbmFtZRIUCgVidWlsZBgQIAEoDFIF\
-      YnVpbGQSGwoJbGVhc2VfdXNlGBEgASgFUghsZWFzZVVzZRo2CghFbnZFbnRyeRIQCgNrZXkYASABKAlSA2tleRIUCgV2\
-      YWx1ZRgCIAEoCVIFdmFsdWU6AjgBGjkKC01hdHJpeEVudHJ5EhAKA2tleRgBIAEoCVIDa2V5EhQKBXZhbHVlGAIgASgJ\
-      UgV2YWx1ZToCOAEiigQKCFN0ZXBTcGVjEg4KAmlkGAEgASgJUgJpZBISCgRuYW1lGAIgASgJUgRuYW1lEhIKA3J1bhgD\
-      IAEoCUgAUgNydW4SFAoEdXNlcxgEIAEoCUgAUgR1c2VzEjoKBHdpdGgYBSADKAsyJi5taWxscmFjZS5ydW5uZXIudjEu\
-      U3RlcFNwZWMuV2l0aEVudHJ5UgR3aXRoEjcKA2VudhgGIAMoCzIlLm1pbGxyYWNlLnJ1bm5lci52MS5TdGVwU3BlYy5F\
-      bnZFbnRyeVIDZW52EhwKCWNvbmRpdGlvbhgHIAEoCVIJY29uZGl0aW9uEioKEWNvbnRpbnVlX29uX2Vycm9yGAggASgI\
-      Ug9jb250aW51ZU9uRXJyb3ISMwoHdGltZW91dBgJIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvblIHdGltZW91\
-      dBIrChF3b3JraW5nX2RpcmVjdG9yeRgKIAEoCVIQd29ya2luZ0RpcmVjdG9yeRIUCgVzaGVsbBgLIAEoCVIFc2hlbGwa\
-      NwoJV2l0aEVudHJ5EhAKA2tleRgBIAEoCVIDa2V5EhQKBXZhbHVlGAIgASgJUgV2YWx1ZToCOAEaNgoIRW52RW50cnkS\
-      EAoDa2V5GAEgASgJUgNrZXkSFAoFdmFsdWUYAiABKAlSBXZhbHVlOgI4AUIICgZhY3Rpb24iPgoNUnVuSm9iUmVxdWVz\
-      dBItCgNqb2IYASABKAsyGy5taWxscmFjZS5ydW5uZXIudjEuSm9iU3BlY1IDam9iIkQKDlJ1bkpvYlJlc3BvbnNlEjIK\
-      BWV2ZW50GAEgASgLMhwubWlsbHJhY2UucnVubmVyLnYxLkpvYkV2ZW50UgVldmVudCJYChBBdHRhY2hKb2JSZXF1ZXN0\
-      Eh0KCmF0dGVtcHRfaWQYASABKAlSCWF0dGVtcHRJZBIlCg5hZnRlcl9zZXF1ZW5jZRgCIAEoA1INYWZ0ZXJTZXF1ZW5j\
-      ZSJHChFBdHRhY2hKb2JSZXNwb25zZRIyCgVldmVudBgBIAEoCzIcLm1pbGxyYWNlLnJ1bm5lci52MS5Kb2JFdmVudFIF\
-      ZXZlbnQizAIKCEpvYkV2ZW50EhoKCHNlcXVlbmNlGAEgASgDUghzZXF1ZW5jZRIuCgR0aW1lGAIgASgLMhouZ29vZ2xl\
-      LnByb3RvYnVmLlRpbWVzdGFtcFIEdGltZRI9CghhY2NlcHRlZBgDIAEoCzIfLm1pbGxyYWNlLnJ1bm5lci52MS5Kb2JB\
-      Y2NlcHRlZEgAUghhY2NlcHRlZBIzCgRzdGVwGAQgASgLMh0ubWlsbHJhY2UudHlwZXMudjEuU3RlcFN0YXR1c0gAUgRz\
-      dGVwEjkKCGFydGlmYWN0GAUgASgLMhsubWlsbHJhY2UudHlwZXMudjEuQXJ0aWZhY3RIAFIIYXJ0aWZhY3QSPQoIZmlu\
-      aXNoZWQYBiABKAsyHy5taWxscmFjZS5ydW5uZXIudjEuSm9iRmluaXNoZWRIAFIIZmluaXNoZWRCBgoEd2hhdCIuCgtK\
-      b2JBY2NlcHRlZBIfCgtleGVjdXRvcl9pZBgBIAEoCVIKZXhlY3V0b3JJZCKqAQoLSm9iRmluaXNoZWQSNAoHb3V0Y29t\
-      ZRgBIAEoDjIaLm1pbGxyYWNlLnR5cGVzLnYxLk91dGNvbWVSB291dGNvbWUSGAoHbWVzc2FnZRgCIAEoCVIHbWVzc2Fn\
-      ZRIuCgV1c2FnZRgDIAEoCzIYLm1pbGxyYWNlLnR5cGVzLnYxLlVzYWdlUgV1c2FnZRIbCglsb2dfYnl0ZXMYBCABKANS\
-      CGxvZ0J5dGVzIn0KDlN0b3BKb2JSZXF1ZXN0Eh0KCmF0dGVtcHRfaWQYASABKAlSCWF0dGVtcHRJZBIWCgZyZWFzb24Y\
-      AiABKAlSBnJlYXNvbhI0CgdvdXRjb21lGAMgASgOMhoubWlsbHJhY2UudHlwZXMudjEuT3V0Y29tZVIHb3V0Y29tZSIR\
-      Cg9TdG9wSm9iUmVzcG9uc2UiEQoPTGlzdEpvYnNSZXF1ZXN0IkMKEExpc3RKb2JzUmVzcG9uc2USLwoEam9icxgBIAMo\
-      CzIbLm1pbGxyYWNlLnJ1bm5lci52MS5IZWxkSm9iUgRqb2JzIqkBCgdIZWxkSm9iEh0KCmF0dGVtcHRfaWQYASABKAlS\
-      CWF0dGVtcHRJZBIZCghsZWFzZV9pZBgCIAEoCVIHbGVhc2VJZBIjCg1mZW5jaW5nX3Rva2VuGAMgASgDUgxmZW5jaW5n\
-      VG9rZW4SIwoNbGFzdF9zZXF1ZW5jZRgEIAEoA1IMbGFzdFNlcXVlbmNlEhoKCGZpbmlzaGVkGAUgASgIUghmaW5pc2hl\
-      ZDLpAgoNUnVubmVyU2VydmljZRJRCgZSdW5Kb2ISIS5taWxscmFjZS5ydW5uZXIudjEuUnVuSm9iUmVxdWVzdBoiLm1p\
-      bGxyYWNlLnJ1bm5lci52MS5SdW5Kb2JSZXNwb25zZTABEloKCUF0dGFjaEpvYhIkLm1pbGxyYWNlLnJ1bm5lci52MS5B\
-      dHRhY2hKb2JSZXF1ZXN0GiUubWlsbHJhY2UucnVubmVyLnYxLkF0dGFjaEpvYlJlc3BvbnNlMAESUgoHU3RvcEpvYhIi\
-      Lm1pbGxyYWNlLnJ1bm5lci52MS5TdG9wSm9iUmVxdWVzdBojLm1pbGxyYWNlLnJ1bm5lci52MS5TdG9wSm9iUmVzcG9u\
-      c2USVQoITGlzdEpvYnMSIy5taWxscmFjZS5ydW5uZXIudjEuTGlzdEpvYnNSZXF1ZXN0GiQubWlsbHJhY2UucnVubmVy\
-      LnYxLkxpc3RKb2JzUmVzcG9uc2VCC7oCCFJ1bm5lclYxYgZwcm90bzM=
+      YnVpbGQaNgoIRW52RW50cnkSEAoDa2V5GAEgASgJUgNrZXkSFAoFdmFsdWUYAiABKAlSBXZhbHVlOgI4ARo5CgtNYXRy\
+      aXhFbnRyeRIQCgNrZXkYASABKAlSA2tleRIUCgV2YWx1ZRgCIAEoCVIFdmFsdWU6AjgBIooECghTdGVwU3BlYxIOCgJp\
+      ZBgBIAEoCVICaWQSEgoEbmFtZRgCIAEoCVIEbmFtZRISCgNydW4YAyABKAlIAFIDcnVuEhQKBHVzZXMYBCABKAlIAFIE\
+      dXNlcxI6CgR3aXRoGAUgAygLMiYubWlsbHJhY2UucnVubmVyLnYxLlN0ZXBTcGVjLldpdGhFbnRyeVIEd2l0aBI3CgNl\
+      bnYYBiADKAsyJS5taWxscmFjZS5ydW5uZXIudjEuU3RlcFNwZWMuRW52RW50cnlSA2VudhIcCgljb25kaXRpb24YByAB\
+      KAlSCWNvbmRpdGlvbhIqChFjb250aW51ZV9vbl9lcnJvchgIIAEoCFIPY29udGludWVPbkVycm9yEjMKB3RpbWVvdXQY\
+      CSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25SB3RpbWVvdXQSKwoRd29ya2luZ19kaXJlY3RvcnkYCiABKAlS\
+      EHdvcmtpbmdEaXJlY3RvcnkSFAoFc2hlbGwYCyABKAlSBXNoZWxsGjcKCVdpdGhFbnRyeRIQCgNrZXkYASABKAlSA2tl\
+      eRIUCgV2YWx1ZRgCIAEoCVIFdmFsdWU6AjgBGjYKCEVudkVudHJ5EhAKA2tleRgBIAEoCVIDa2V5EhQKBXZhbHVlGAIg\
+      ASgJUgV2YWx1ZToCOAFCCAoGYWN0aW9uIj4KDVJ1bkpvYlJlcXVlc3QSLQoDam9iGAEgASgLMhsubWlsbHJhY2UucnVu\
+      bmVyLnYxLkpvYlNwZWNSA2pvYiJECg5SdW5Kb2JSZXNwb25zZRIyCgVldmVudBgBIAEoCzIcLm1pbGxyYWNlLnJ1bm5l\
+      ci52MS5Kb2JFdmVudFIFZXZlbnQiWAoQQXR0YWNoSm9iUmVxdWVzdBIdCgphdHRlbXB0X2lkGAEgASgJUglhdHRlbXB0\
+      SWQSJQoOYWZ0ZXJfc2VxdWVuY2UYAiABKANSDWFmdGVyU2VxdWVuY2UiRwoRQXR0YWNoSm9iUmVzcG9uc2USMgoFZXZl\
+      bnQYASABKAsyHC5taWxscmFjZS5ydW5uZXIudjEuSm9iRXZlbnRSBWV2ZW50IswCCghKb2JFdmVudBIaCghzZXF1ZW5j\
+      ZRgBIAEoA1IIc2VxdWVuY2USLgoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSBHRpbWUSPQoI\
+      YWNjZXB0ZWQYAyABKAsyHy5taWxscmFjZS5ydW5uZXIudjEuSm9iQWNjZXB0ZWRIAFIIYWNjZXB0ZWQSMwoEc3RlcBgE\
+      IAEoCzIdLm1pbGxyYWNlLnR5cGVzLnYxLlN0ZXBTdGF0dXNIAFIEc3RlcBI5CghhcnRpZmFjdBgFIAEoCzIbLm1pbGxy\
+      YWNlLnR5cGVzLnYxLkFydGlmYWN0SABSCGFydGlmYWN0Ej0KCGZpbmlzaGVkGAYgASgLMh8ubWlsbHJhY2UucnVubmVy\
+      LnYxLkpvYkZpbmlzaGVkSABSCGZpbmlzaGVkQgYKBHdoYXQiLgoLSm9iQWNjZXB0ZWQSHwoLZXhlY3V0b3JfaWQYASAB\
+      KAlSCmV4ZWN1dG9ySWQiqgEKC0pvYkZpbmlzaGVkEjQKB291dGNvbWUYASABKA4yGi5taWxscmFjZS50eXBlcy52MS5P\
+      dXRjb21lUgdvdXRjb21lEhgKB21lc3NhZ2UYAiABKAlSB21lc3NhZ2USLgoFdXNhZ2UYAyABKAsyGC5taWxscmFjZS50\
+      eXBlcy52MS5Vc2FnZVIFdXNhZ2USGwoJbG9nX2J5dGVzGAQgASgDUghsb2dCeXRlcyJ9Cg5TdG9wSm9iUmVxdWVzdBId\
+      CgphdHRlbXB0X2lkGAEgASgJUglhdHRlbXB0SWQSFgoGcmVhc29uGAIgASgJUgZyZWFzb24SNAoHb3V0Y29tZRgDIAEo\
+      DjIaLm1pbGxyYWNlLnR5cGVzLnYxLk91dGNvbWVSB291dGNvbWUiEQoPU3RvcEpvYlJlc3BvbnNlIhEKD0xpc3RKb2Jz\
+      UmVxdWVzdCJDChBMaXN0Sm9ic1Jlc3BvbnNlEi8KBGpvYnMYASADKAsyGy5taWxscmFjZS5ydW5uZXIudjEuSGVsZEpv\
+      YlIEam9icyKpAQoHSGVsZEpvYhIdCgphdHRlbXB0X2lkGAEgASgJUglhdHRlbXB0SWQSGQoIbGVhc2VfaWQYAiABKAlS\
+      B2xlYXNlSWQSIwoNZmVuY2luZ190b2tlbhgDIAEoA1IMZmVuY2luZ1Rva2VuEiMKDWxhc3Rfc2VxdWVuY2UYBCABKANS\
+      DGxhc3RTZXF1ZW5jZRIaCghmaW5pc2hlZBgFIAEoCFIIZmluaXNoZWQy6QIKDVJ1bm5lclNlcnZpY2USUQoGUnVuSm9i\
+      EiEubWlsbHJhY2UucnVubmVyLnYxLlJ1bkpvYlJlcXVlc3QaIi5taWxscmFjZS5ydW5uZXIudjEuUnVuSm9iUmVzcG9u\
+      c2UwARJaCglBdHRhY2hKb2ISJC5taWxscmFjZS5ydW5uZXIudjEuQXR0YWNoSm9iUmVxdWVzdBolLm1pbGxyYWNlLnJ1\
+      bm5lci52MS5BdHRhY2hKb2JSZXNwb25zZTABElIKB1N0b3BKb2ISIi5taWxscmFjZS5ydW5uZXIudjEuU3RvcEpvYlJl\
+      cXVlc3QaIy5taWxscmFjZS5ydW5uZXIudjEuU3RvcEpvYlJlc3BvbnNlElUKCExpc3RKb2JzEiMubWlsbHJhY2UucnVu\
+      bmVyLnYxLkxpc3RKb2JzUmVxdWVzdBokLm1pbGxyYWNlLnJ1bm5lci52MS5MaXN0Sm9ic1Jlc3BvbnNlQgu6AghSdW5u\
+      ZXJWMWIGcHJvdG8z
       """,
     symbols: [
       "millrace.runner.v1.JobSpec",
@@ -1020,7 +1012,6 @@ extension RunnerV1 {
       "millrace.runner.v1.JobSpec.matrix",
       "millrace.runner.v1.JobSpec.name",
       "millrace.runner.v1.JobSpec.build",
-      "millrace.runner.v1.JobSpec.lease_use",
       "millrace.runner.v1.JobSpec.EnvEntry",
       "millrace.runner.v1.JobSpec.EnvEntry.key",
       "millrace.runner.v1.JobSpec.EnvEntry.value",

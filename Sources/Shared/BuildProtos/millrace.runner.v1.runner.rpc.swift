@@ -8,8 +8,8 @@ extension RunnerV1 {
   /// Runs jobs under leases.
   public protocol RunnerService: RPCService {
     /// Takes a job and streams its events to the end. The same attempt again attaches to it.
-    /// FAILED_PRECONDITION: the fencing token, or the use of its lease, is stale. RESOURCE_EXHAUSTED: the
-    /// executor has no room. UNAVAILABLE: it drains. The job lives on when the stream is lost.
+    /// FAILED_PRECONDITION: the fencing token is stale. RESOURCE_EXHAUSTED: the executor has no
+    /// room. UNAVAILABLE: it drains. The job lives on when the stream is lost.
     func runJob(
       _ request: RunnerV1.RunJobRequest, responses: ResponseWriter<RunnerV1.RunJobResponse>, context: ServerContext
     ) async throws
@@ -88,8 +88,8 @@ extension RunnerV1 {
     }
 
     /// Takes a job and streams its events to the end. The same attempt again attaches to it.
-    /// FAILED_PRECONDITION: the fencing token, or the use of its lease, is stale. RESOURCE_EXHAUSTED: the
-    /// executor has no room. UNAVAILABLE: it drains. The job lives on when the stream is lost.
+    /// FAILED_PRECONDITION: the fencing token is stale. RESOURCE_EXHAUSTED: the executor has no
+    /// room. UNAVAILABLE: it drains. The job lives on when the stream is lost.
     public func runJob(
       _ request: RunnerV1.RunJobRequest, options: CallOptions = CallOptions()
     ) async throws -> ResponseStream<RunnerV1.RunJobResponse> {

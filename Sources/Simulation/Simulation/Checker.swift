@@ -227,10 +227,10 @@ final class Checker {
 
   // MARK: Runners
 
-  /// A runner took a job: its record says so, and nobody else has its lease now.
+  /// A runner took a job: its record says so, and its lease is nobody else's.
   func accepted(_ spec: JobSpec, by runner: Runner) {
-    if let user = self.users[spec.lease], user != spec.attempt, self.running[user] != nil {
-      self.fail("\(spec.lease) is used for \(user), and for \(spec.attempt)")
+    if let user = self.users[spec.lease], user != spec.attempt {
+      self.fail("\(spec.lease) was used for \(user), and is used for \(spec.attempt)")
     }
     self.users[spec.lease] = spec.attempt
     guard let record = self.stored[spec.build]?.record else {

@@ -140,7 +140,7 @@ final class Runner: Process {
       self.note("refuses \(spec.attempt): \(error)")
       switch error {
       case .draining: stream.end(.broken(error.description))
-      case .staleToken, .staleUse, .noRoom: stream.end(.refused(error.description))
+      case .staleToken, .noRoom: stream.end(.refused(error.description))
       case .tooManySteps: stream.end(.invalid(error.description))
       }
       return
@@ -270,8 +270,8 @@ extension JobSpec {
   init(_ order: RunOrder) {
     self.init(
       attempt: order.attempt, build: order.build, job: order.job, number: order.number,
-      project: order.project, lease: order.lease, token: order.token, use: order.use,
-      resources: order.resources, environment: order.environment, timeout: order.timeout,
+      project: order.project, lease: order.lease, token: order.token, resources: order.resources,
+      environment: order.environment, timeout: order.timeout,
       steps: order.steps.map { step in
         let action: StepSpec.Action =
           switch step.action {

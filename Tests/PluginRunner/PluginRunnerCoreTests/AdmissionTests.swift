@@ -49,24 +49,6 @@ import Testing
       refusal == .staleToken("lease-1", offered: FencingToken(token), seen: FencingToken(7)))
   }
 
-  @Test func aLeaseGoesOnToTheNextAttempt() throws {
-    var world = World()
-    _ = try world.offer(job([]))
-    _ = world.send(.workspacePrepared(logBytes: 0))
-    _ = world.send(.wrappedUp(logBytes: 0, problem: nil))
-    _ = try world.offer(job([], attempt: "c/j/1", use: 1))
-    #expect(world.runner.heldLeases.map(\.attempt) == ["c/j/1"])
-    // What was sent for the lease before comes late.
-    let refusal = #expect(throws: Refusal.self) {
-      _ = try world.offer(job([], attempt: "d/j/1", use: 1))
-    }
-    #expect(refusal == .staleUse("lease-1", offered: 1, seen: 1))
-    _ = try world.offer(job([]))
-    #expect(world.runner.heldLeases.count == 1)
-    // A newer token counts more than any use.
-    _ = try world.offer(job([], attempt: "e/j/1", token: 8))
-  }
-
   @Test func theLargestTokenIsKnownWhateverBecameOfItsJob() throws {
     var world = World()
     #expect(world.runner.newestToken == FencingToken(0))

@@ -56,11 +56,11 @@ func script(
 
 func job(
   _ steps: [StepSpec], attempt: AttemptID = "b/j/1", lease: LeaseID = "lease-1", token: Int64 = 7,
-  use: Int32 = 0, cpu: Int64 = 1_000, timeout: Duration? = nil
+  cpu: Int64 = 1_000, timeout: Duration? = nil
 ) -> JobSpec {
   JobSpec(
     attempt: attempt, build: "b", job: "j", project: "p", lease: lease,
-    token: FencingToken(token), use: use,
+    token: FencingToken(token),
     resources: Resources(cpuMillis: cpu, memory: .gibibytes(1)), timeout: timeout, steps: steps)
 }
 

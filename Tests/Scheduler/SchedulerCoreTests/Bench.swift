@@ -20,10 +20,7 @@ struct Bench {
   private var nextLease = 0
   private var nextWaiter: UInt64 = 0
 
-  /// - Parameter leaseTerm: Each job has a lease of its own unless a test is about something else.
-  init(policy: Policy = Policy(), leaseTerm: Duration = .zero, owner: String = "one") {
-    var policy = policy
-    policy.leaseTerm = leaseTerm
+  init(policy: Policy = Policy(), owner: String = "one") {
     self.scheduler = Scheduler(policy: policy, owner: owner)
     self.feed { $0.recoveryFinished(at: $1) }
   }

@@ -88,11 +88,10 @@ struct  Millrace__Runner__V1__JobSpec
   Millrace__Runner__V1__JobSpec__MatrixEntry **matrix;
   ProtobufCBinaryData name;
   ProtobufCBinaryData build;
-  int32_t lease_use;
 };
 #define MILLRACE__RUNNER__V1__JOB_SPEC__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&millrace__runner__v1__job_spec__descriptor) \
-    , {0,NULL}, {0,NULL}, {0,NULL}, 0, {0,NULL}, {0,NULL}, 0, NULL, 0,NULL, NULL, 0,NULL, NULL, {0,NULL}, 0,NULL, {0,NULL}, {0,NULL}, 0 }
+    , {0,NULL}, {0,NULL}, {0,NULL}, 0, {0,NULL}, {0,NULL}, 0, NULL, 0,NULL, NULL, 0,NULL, NULL, {0,NULL}, 0,NULL, {0,NULL}, {0,NULL} }
 
 
 struct  Millrace__Runner__V1__StepSpec__WithEntry
