@@ -123,15 +123,16 @@ package struct StateMachine: Sendable {
     guard var open = self.state.demands[demand.request], open.stream == stream,
       open.demand.shape == demand.shape
     else { return false }
-    let isElsewhere = open.demand.rank != demand.rank
-    open.demand = demand
     // One that is with the table has no place until it comes back.
-    if isElsewhere, open.phase == .waiting {
-      open.moves += 1
+    let isElsewhere = open.demand.rank != demand.rank && open.phase == .waiting
+    open.demand = demand
+    if isElsewhere { open.moves += 1 }
+    // Before it has its place: the queue drops the places of demands that are elsewhere.
+    self.state.demands[demand.request] = open
+    if isElsewhere {
       self.state.pools[demand.shape.pool]?.queues[demand.shape]?.count -= 1
       self.enqueue(open)
     }
-    self.state.demands[demand.request] = open
     return true
   }
 
@@ -151,8 +152,8 @@ package struct StateMachine: Sendable {
       .queues.removeValue(forKey: demand.shape) ?? State.Queue()
     queue.places.insert(open.place)
     queue.count += 1
-    // Places of demands that were withdrawn or moved are dropped when they come up; should they be most of
-    // the queue, all at once.
+    // Places of demands that were withdrawn or moved are dropped when they come up; should they be
+    // most of the queue, all at once.
     if queue.places.count > 2 * queue.count + 64 {
       queue.places = Heap(queue.places.unordered.filter { self.counts($0) })
     }

@@ -135,6 +135,17 @@ import Testing
     #expect(allocator.handle(.released([], pools: [.standard])).batches == [["b", "c", "a"]])
   }
 
+  /// A queue that is mostly places of before drops them, and no other.
+  @Test func aDemandThatComesAgainAndAgainKeepsItsPlace() {
+    var allocator = Allocator()
+    allocator.demand("first")
+    for number in 0..<500 {
+      allocator.demand(number % 2 == 0 ? "a" : "b", rank: Int64(number))
+    }
+    let lease = allocator.lease("first")
+    #expect(allocator.handle(.acquired(.standard, [lease])).batches == [["a", "b"]])
+  }
+
   /// A large job is kept an executor free after it has waited; to be told anew must not begin that
   /// again, and it knows why it waits.
   @Test func aDemandThatComesAgainIsStillOneThatFoundNoRoom() {
