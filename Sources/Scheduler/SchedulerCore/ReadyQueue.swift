@@ -392,8 +392,8 @@ struct ReadyQueue: Sendable {
       // The first stays the first: few are told anew.
       let open = line.open.elements.enumerated().sorted {
         ($0.element.value.rank, $0.offset) < ($1.element.value.rank, $1.offset)
-      }
-      for (index, (_, (id, asked))) in open.enumerated() {
+      }.map(\.element)
+      for (index, (id, asked)) in open.enumerated() {
         guard let due = index < next.count ? next[index] : next.last else { break }
         if isDue(asked, Self.rank(of: due)) { self.ask(id, for: due, in: &line, &effects) }
       }

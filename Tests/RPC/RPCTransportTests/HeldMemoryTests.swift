@@ -226,7 +226,14 @@ import Testing
     }
   }
 
-  // gzip makes a quarter of a megabyte of each out of some hundred bytes.
+  /// Some hundred bytes, of which gzip makes a quarter of a megabyte.
+  private static let message: [UInt8] = {
+    let request = [UInt8](repeating: 0, count: 256 << 10).withUnsafeBytes {
+      MessageCodec.compress($0, .gzip)
+    }
+    return [1] + ScriptedPeer.bytes(UInt32(request.count)) + request
+  }()
+
   @Test func requestsThatHandlersHaveCountUntilTheyEnd() async throws {
     let release = Signal()
     var service = TestService()
@@ -235,17 +242,13 @@ import Testing
       await release.wait()
       return Blob()
     }
-    let request = [UInt8](repeating: 0, count: 256 << 10).withUnsafeBytes {
-      MessageCodec.compress($0, .gzip)
-    }
-    let message = [1] + ScriptedPeer.bytes(UInt32(request.count)) + request
     var configuration = RPCServer.Configuration()
     configuration.maximumBufferedBytesPerConnection = 1_100 << 10
     try await Self.withPeer(service, configuration) { peer in
       var stream: UInt32 = 1
       func call() async throws {
         try await peer.begin(Methods.unary, stream: stream, more: [("grpc-encoding", "gzip")])
-        try await peer.send(data: message, stream: stream, ends: true)
+        try await peer.send(data: Self.message, stream: stream, ends: true)
         stream += 2
       }
       for _ in 0..<10 { try await call() }
@@ -277,17 +280,13 @@ import Testing
       }
       return Blob()
     }
-    let request = [UInt8](repeating: 0, count: 256 << 10).withUnsafeBytes {
-      MessageCodec.compress($0, .gzip)
-    }
-    let message = [1] + ScriptedPeer.bytes(UInt32(request.count)) + request
     var configuration = RPCServer.Configuration()
     configuration.maximumBufferedBytesPerConnection = 1_100 << 10
     try await Self.withPeer(service, configuration) { peer in
       var stream: UInt32 = 1
       func call(ends: Bool) async throws {
         try await peer.begin(Methods.client, stream: stream, more: [("grpc-encoding", "gzip")])
-        try await peer.send(data: message, stream: stream, ends: ends)
+        try await peer.send(data: Self.message, stream: stream, ends: ends)
         stream += 2
       }
       for _ in 0..<4 { try await call(ends: false) }
