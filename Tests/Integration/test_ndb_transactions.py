@@ -77,7 +77,7 @@ def test_transactions_in_contention_lose_nothing(datastore, namespace):
         except Exception as error:  # noqa: BLE001
             errors.append(error)
 
-    threads = [threading.Thread(target=work) for _ in range(WORKERS)]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(WORKERS)]
     for thread in threads:
         thread.start()
     for thread in threads:
