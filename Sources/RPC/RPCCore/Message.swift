@@ -13,6 +13,12 @@ public protocol RPCMessage: Sendable, Hashable {
   /// Reads a message. The bytes are only used during the call.
   init(decoding bytes: UnsafeRawBufferPointer) throws(MessageDecodingError)
 
+  /// Reads a message, and sets `memory` to about how many bytes it takes decoded: what a transport
+  /// counts against its limits. Left out, a message takes as many as are decoded.
+  init(
+    decoding bytes: UnsafeRawBufferPointer, taking memory: inout Int
+  ) throws(MessageDecodingError)
+
   /// Writes the message.
   ///
   /// `reserving` is called exactly once, with the exact size in bytes, and returns where that many
@@ -24,6 +30,15 @@ public protocol RPCMessage: Sendable, Hashable {
 }
 
 extension RPCMessage {
+  /// Reads a message that takes as much memory as its encoding.
+  @inlinable
+  public init(
+    decoding bytes: UnsafeRawBufferPointer, taking memory: inout Int
+  ) throws(MessageDecodingError) {
+    memory = bytes.count
+    try self.init(decoding: bytes)
+  }
+
   /// Reads a message from an array.
   @inlinable
   public init(decoding bytes: [UInt8]) throws(MessageDecodingError) {

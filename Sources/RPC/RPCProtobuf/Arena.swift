@@ -29,6 +29,8 @@ public struct Arena {
     @usableFromInline var cursor: UnsafeMutableRawPointer
     @usableFromInline var available: Int
     var kept: UnsafeMutableRawPointer
+    /// Bytes in `kept` and all further blocks.
+    @usableFromInline var size: Int
     /// Further blocks; each begins with the address of the one before.
     var further: UnsafeMutableRawPointer?
     var nextBlock: Int
@@ -70,6 +72,7 @@ public struct Arena {
     }
     self.state.pointee.cursor = self.state.pointee.kept
     self.state.pointee.available = Self.keptBlock
+    self.state.pointee.size = Self.keptBlock
     self.state.pointee.budget = budget
   }
 
@@ -85,6 +88,10 @@ public struct Arena {
 
   /// Set when something was refused because of the budget.
   var isExhausted: Bool { self.state.pointee.budget < 0 }
+
+  /// Bytes that were allocated, with what was left over at the ends of blocks.
+  @inlinable
+  var used: Int { self.state.pointee.size &- self.state.pointee.available }
 
   /// The allocator for libprotobuf-c.
   var allocator: UnsafeMutablePointer<ProtobufCAllocator> {
@@ -134,6 +141,7 @@ public struct Arena {
     guard let memory = malloc(block) else { return nil }
     memory.storeBytes(of: state.pointee.further, as: UnsafeMutableRawPointer?.self)
     state.pointee.further = memory
+    state.pointee.size += block
     state.pointee.budget -= min(block, state.pointee.budget)
     state.pointee.nextBlock = min(state.pointee.nextBlock * 2, 4 << 20)
     state.pointee.cursor = memory + 16 + rounded
@@ -161,7 +169,7 @@ public struct Arena {
           },
           free: { _, _ in },
           allocator_data: UnsafeMutableRawPointer(state)),
-        cursor: kept, available: Self.keptBlock, kept: kept, further: nil,
+        cursor: kept, available: Self.keptBlock, kept: kept, size: Self.keptBlock, further: nil,
         nextBlock: Self.keptBlock * 2, budget: budget, inUse: true, isThreads: isThreads))
     return Arena(state: state)
   }

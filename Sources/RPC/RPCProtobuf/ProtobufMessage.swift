@@ -38,9 +38,19 @@ extension ProtobufMessage {
   /// Reads a message by libprotobuf-c. The bytes are only used during the call.
   @inlinable
   public init(decoding bytes: UnsafeRawBufferPointer) throws(MessageDecodingError) {
+    var memory = 0
+    try self.init(decoding: bytes, taking: &memory)
+  }
+
+  /// Reads a message by libprotobuf-c, and tells what it takes by what its C structs took.
+  @inlinable
+  public init(
+    decoding bytes: UnsafeRawBufferPointer, taking memory: inout Int
+  ) throws(MessageDecodingError) {
     let arena = Arena.take(budget: Arena.budget(forDecoding: bytes.count))
     defer { arena.giveBack() }
     let (message, source) = try Self.bridge.unpack(bytes, arena)
+    memory = max(bytes.count, arena.used)
     self = try Self(copying: message.assumingMemoryBound(to: CMessage.self), source)
   }
 

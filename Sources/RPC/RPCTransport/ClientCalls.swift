@@ -8,13 +8,15 @@ final class ResponseSlot<Response: RPCMessage>: @unchecked Sendable {
   @usableFromInline init() {}
 }
 
-/// A response, or why its call fails.
+/// A response and about the memory it takes, or why its call fails.
 @inlinable
 func decodeResponse<Response: RPCMessage>(
   _ bytes: UnsafeRawBufferPointer
-) throws(RPCError) -> Response {
+) throws(RPCError) -> (response: Response, memory: Int) {
   do {
-    return try Response(decoding: bytes)
+    var memory = 0
+    let response = try Response(decoding: bytes, taking: &memory)
+    return (response, memory)
   } catch {
     throw RPCError(.internalError, "the response cannot be read: \(error)")
   }

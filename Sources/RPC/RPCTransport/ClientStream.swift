@@ -32,6 +32,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   /// What the call is made with, service config and all.
   struct Terms {
     var path: String
+    var began: ContinuousClock.Instant
     var metadata: Metadata
     var timeout: Duration?
     var deadline: Deadline?
@@ -66,7 +67,6 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   @exclusivity(unchecked) private var hedgeTimer: Scheduled<Void>?
   @exclusivity(unchecked) private var retryTimers: [Scheduled<Void>] = []
   @exclusivity(unchecked) private var deadlineTimer: Scheduled<Void>?
-  private let began = ContinuousClock.now
   @exclusivity(unchecked) private var received = (messages: 0, bytes: 0, compressed: 0)
   /// Tells the channel that a call that waits needs to wait no more.
   @exclusivity(unchecked) var onFinish: (() -> Void)?
@@ -420,7 +420,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     var code = StatusCode.ok
     if case .failure(let error) = result { code = error.code }
     let summary = CallSummary(
-      method: self.terms.path, code: code, duration: self.began.duration(to: .now),
+      method: self.terms.path, code: code, duration: self.terms.began.duration(to: .now),
       sentMessages: sent.messages, sentBytes: sent.bytes, receivedMessages: self.received.messages,
       receivedBytes: self.received.bytes,
       receivedCompressedMessages: self.received.compressed, attempts: max(1, self.retries.attempts))

@@ -147,7 +147,7 @@ public final class RPCChannel: Sendable {
   ) async throws -> Response {
     let slot = ResponseSlot<Response>()
     let call = UnaryClientCall { bytes throws(RPCError) in
-      slot.message = try decodeResponse(bytes)
+      slot.message = try decodeResponse(bytes).response
     }
     let stream =
       self.isIntercepted
@@ -256,8 +256,8 @@ public final class RPCChannel: Sendable {
     let queue = MessageQueue<Response> { room.again() }
     let call = StreamingClientCall(
       receive: { bytes, isCompressed throws(RPCError) in
-        queue.append(
-          try decodeResponse(bytes), bytes: bytes.count, isCompressed: isCompressed)
+        let (response, memory): (Response, Int) = try decodeResponse(bytes)
+        return queue.append(response, bytes: memory, isCompressed: isCompressed)
       }, end: { queue.end($0) })
     let stream =
       self.isIntercepted
@@ -285,10 +285,10 @@ public final class RPCChannel: Sendable {
     }
   }
 
-  /// - Parameter begin: When the call began; nil: now.
+  /// - Parameter begin: When the call began: before its interceptors, if it has any.
   private func terms(
     _ path: String, _ options: CallOptions, _ observers: [@Sendable (CallSummary) -> Void],
-    since begin: ContinuousClock.Instant? = nil
+    since begin: ContinuousClock.Instant = .now
   ) throws(RPCError) -> ClientStream.Terms {
     do throws(ConfigurationError) {
       if let mistake = self.mistake { throw mistake }
@@ -305,12 +305,7 @@ public final class RPCChannel: Sendable {
     }
     var timeout = options.timeout
     if let limit = method?.timeout { timeout = min(timeout ?? limit, limit) }
-    var deadline = timeout.map(Deadline.after)
-    if let begin, let whole = timeout {
-      let left = Deadline(begin.advanced(by: whole))
-      deadline = left
-      timeout = max(.zero, left.remaining)
-    }
+    var deadline = timeout.map { Deadline(begin.advanced(by: $0)) }
     if options.inheritsDeadline, let outer = ServerContext.current?.deadline,
       outer < deadline ?? outer || deadline == nil
     {
@@ -318,7 +313,7 @@ public final class RPCChannel: Sendable {
       timeout = max(.zero, outer.remaining)
     }
     return ClientStream.Terms(
-      path: path, metadata: options.metadata, timeout: timeout, deadline: deadline,
+      path: path, began: begin, metadata: options.metadata, timeout: timeout, deadline: deadline,
       waitsForReady: options.waitForReady ?? method?.waitForReady ?? false,
       maximumRequestBytes: min(
         least(options.maximumRequestBytes, method?.maximumRequestBytes) ?? .max,

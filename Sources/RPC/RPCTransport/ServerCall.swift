@@ -23,14 +23,14 @@ extension ServerStream {
   }
 }
 
-/// The message, or nil and a call that has failed: bytes that are no message are the client's
-/// fault.
+/// The message, whose memory the stream knows then; or nil and a call that has failed: bytes that are
+/// no message are the client's fault.
 @inlinable
 func decode<Message: RPCMessage>(
   _ bytes: UnsafeRawBufferPointer, for stream: ServerStream
 ) -> Message? {
   do {
-    return try Message(decoding: bytes)
+    return try Message(decoding: bytes, taking: &stream.decodedBytes)
   } catch {
     stream.breakOff(
       RPCError(.internalError, "the request is no \(Message.messageName): \(error)"))
@@ -54,7 +54,7 @@ public struct RequestStream<Message: RPCMessage>: AsyncSequence, Sendable {
       into: RequestSink(
         message: { bytes, isCompressed in
           guard let message: Message = decode(bytes, for: stream) else { return }
-          if !queue.append(message, bytes: bytes.count, isCompressed: isCompressed) {
+          if !queue.append(message, bytes: stream.decodedBytes, isCompressed: isCompressed) {
             stream.holdBack()
           }
         },

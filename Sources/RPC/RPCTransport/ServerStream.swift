@@ -75,6 +75,8 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   @exclusivity(unchecked) private var head = RequestHead()
   @exclusivity(unchecked) private var deframer: MessageDeframer
   @exclusivity(unchecked) var call: Call
+  /// About what the message that was decoded last takes.
+  @exclusivity(unchecked) @usableFromInline var decodedBytes = 0
   /// The call's place among those that run; given back when neither it nor its handler is left.
   @exclusivity(unchecked) private var handlerRuns = false
 
@@ -263,12 +265,8 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
       self.call.sink?.end(.success(()), false)
       return
     }
-    var size = 0
     let hasRequest: Void? = self.deframer.withHeld { message, isCompressed in
-      self.withPlain(message, isCompressed) {
-        size = $0.count
-        serve(self, $0)
-      }
+      self.withPlain(message, isCompressed) { serve(self, $0) }
     }
     guard hasRequest != nil else {
       self.breakOff(RPCError(.unimplemented, "this call takes one request, and got none"))
@@ -276,7 +274,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     }
     // The handler has the message; its bytes are of no more use.
     self.deframer.reset()
-    if self.handlerRuns { self.call.givenBytes += size }
+    if self.handlerRuns { self.call.givenBytes += self.decodedBytes }
     if self.call.givenBytes >= Self.smallestHeld || self.call.heldBytes > 0 { self.countHeld() }
   }
 

@@ -334,6 +334,27 @@ import Testing
     #expect(self.failure(EverythingV1.Tree.self, trees)?.reason == .tooMuchMemory)
   }
 
+  @Test(arguments: [1, 1_000, 100_000]) func whatAMessageTakesIsTold(count: Int) throws {
+    let bytes = (0..<count).flatMap { _ in [0x22, 0x00] as [UInt8] }
+    var memory = 0
+    let tree = try bytes.withUnsafeBytes { bytes throws(MessageDecodingError) in
+      try EverythingV1.Tree(decoding: bytes, taking: &memory)
+    }
+    let least = tree.children.count * MemoryLayout<EverythingV1.Tree>.stride
+    #expect(memory >= least)
+    // Pointers and headers of C structs, and room for a list to grow.
+    #expect(memory < 8 * least + 4_096)
+  }
+
+  @Test func aMessageTakesAtLeastItsBytes() throws {
+    let bytes = self.field(9, [UInt8](repeating: 0x61, count: 100_000))
+    var memory = 0
+    _ = try bytes.withUnsafeBytes { bytes throws(MessageDecodingError) in
+      try EverythingV1.Everything(decoding: bytes, taking: &memory)
+    }
+    #expect(memory == bytes.count)
+  }
+
   @Test func packedAndUnpackedAreTakenEitherWay() throws {
     let unpackedForPacked: [UInt8] = [0xc8, 0x01, 0x05, 0xca, 0x01, 0x02, 0x06, 0x07]
     #expect(try EverythingV1.Everything(decoding: unpackedForPacked).int32s == [5, 6, 7])

@@ -269,6 +269,34 @@ import Testing
     }
   }
 
+  @Test func requestsCountByWhatTheyTakeDecoded() async throws {
+    let release = Signal()
+    var service = TestService()
+    service.unary = { _, _ in
+      await release.wait()
+      return Blob()
+    }
+    service.client = { _, _ in
+      await release.wait()
+      return Blob()
+    }
+    var configuration = RPCServer.Configuration()
+    configuration.maximumBufferedBytesPerConnection = 350_000
+    try await Self.withPeer(service, configuration) { peer in
+      let request = [0xfe] + [UInt8](repeating: 0, count: 99)
+      for index in 0..<3 as Range<UInt32> {
+        try await peer.begin(Methods.unary, stream: 2 * index + 1)
+        try await peer.send(message: request, stream: 2 * index + 1, ends: true)
+      }
+      #expect(try await Self.answers(peer, [.headers]).isEmpty)
+      // The same among requests of a stream that nobody reads.
+      try await peer.begin(Methods.client, stream: 7)
+      try await peer.send(message: request, stream: 7, ends: false)
+      #expect(try await Self.answers(peer, [.headers]).map { $0["grpc-status"] } == ["8"])
+      await release.set()
+    }
+  }
+
   @Test func whatADeafReaderHasTakenCountsUntilItEnds() async throws {
     let release = Signal()
     let (taken, takes) = AsyncStream.makeStream(of: Void.self)

@@ -96,7 +96,10 @@ import Testing
   }
 
   private struct Slow: ClientInterceptor {
+    var ended: @Sendable (CallSummary) -> Void = { _ in }
+
     func intercept(_ call: inout OutgoingCall) async throws {
+      call.onEnd(self.ended)
       try await Task.sleep(for: .milliseconds(20))
     }
   }
@@ -111,6 +114,20 @@ import Testing
     }
     #expect(error?.message == "the deadline of /test.Test/Unary had passed before it began")
     await channel.close()
+  }
+
+  @Test func aCallThatTookTooLongIsToldWithItsInterceptors() async throws {
+    let summary = Mutex<CallSummary?>(nil)
+    var configuration = RPCChannel.Configuration()
+    configuration.interceptors = [Slow { end in summary.withLock { $0 = end } }]
+    let (channel, _) = ScriptedPeer.server(configuration: configuration)
+    let error = await #expect(throws: RPCError.self) {
+      try await channel.unary(
+        Methods.unary, Blob(), options: CallOptions(timeout: .seconds(5)))
+    }
+    await channel.close()
+    #expect(error?.message == "/test.Test/Unary took longer than 5.0 seconds")
+    #expect(try #require(summary.withLock { $0 }).duration >= .seconds(5))
   }
 
   private struct Twice: ServerInterceptor {

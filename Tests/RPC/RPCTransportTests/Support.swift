@@ -18,6 +18,14 @@ struct Blob: RPCMessage {
     self.bytes = Array(bytes)
   }
 
+  /// One that begins with 0xfe is a thousand times larger decoded.
+  init(
+    decoding bytes: UnsafeRawBufferPointer, taking memory: inout Int
+  ) throws(MessageDecodingError) {
+    try self.init(decoding: bytes)
+    memory = bytes.first == 0xfe ? 1_000 * bytes.count : bytes.count
+  }
+
   func encode<Refusal: Error>(
     reserving: (Int) throws(Refusal) -> UnsafeMutableRawPointer
   ) throws(Refusal) {
