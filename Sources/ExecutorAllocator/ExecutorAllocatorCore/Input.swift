@@ -28,6 +28,8 @@ package enum Input: Hashable, Sendable {
   case usageFailed
   case swept(ended: [EndedLease], pools: [PoolName])
   case sweepFailed
+  /// Another allocator found that what waits here may have room in this pool.
+  case woken(PoolName)
   case tableConnected
   case tableLost(reason: String)
 

@@ -58,6 +58,7 @@ package struct StateMachine: Sendable {
     case .sweepFailed: self.state.isSweeping = false
     case .usageFound(let page): self.usageFound(page)
     case .usageFailed: self.state.usageRound = nil
+    case .woken(let pool): self.wake([pool])
     case .tableConnected: self.tableConnected(at: now)
     case .tableLost(let reason): self.state.table = .lost(reason: reason)
     case .ticked: self.ticked(at: now)

@@ -26,6 +26,8 @@ final class Driver: @unchecked Sendable {
   let policy: Policy
   private let loop: any EventLoop
   private let client: RedisClient
+  /// Waits for other allocators' word; see ``LeaseTable/woken(over:)``.
+  private let listener: RedisClient
   private let table: LeaseTable
   private let statuses: AsyncStream<RedisClient.Status>
   private let metrics: Metrics
@@ -52,6 +54,9 @@ final class Driver: @unchecked Sendable {
     self.client = RedisClient(
       configuration: configuration.redis, eventLoop: eventLoop, logger: logger,
       statusChanged: { continuation.yield($0) })
+    var patient = configuration.redis
+    patient.commandTimeout += LeaseTable.longestWait
+    self.listener = RedisClient(configuration: patient, eventLoop: eventLoop, logger: logger)
     self.table = LeaseTable(
       client: self.client, policy: configuration.policy,
       measure: { script, time in metrics.scriptTime[script]?.observe(time) })
@@ -65,6 +70,7 @@ final class Driver: @unchecked Sendable {
   /// Works until it is cancelled.
   func run() async {
     self.client.start()
+    self.listener.start()
     await withTaskGroup(of: Void.self) { group in
       group.addTask {
         for await status in self.statuses {
@@ -79,6 +85,18 @@ final class Driver: @unchecked Sendable {
           self.feed(.ticked)
           // Cancellation ends the sleep and the loop.
           try? await Task.sleep(for: Self.tickInterval)
+        }
+        // What the other one waits for ends with it.
+        await self.listener.shutdown()
+      }
+      group.addTask {
+        while !Task.isCancelled {
+          do {
+            if let pool = try await self.table.woken(over: self.listener) { self.feed(.woken(pool)) }
+          } catch {
+            // The other connection tells what is wrong with Redis; demands are tried again by time.
+            try? await Task.sleep(for: Self.tickInterval)
+          }
         }
       }
     }

@@ -48,6 +48,8 @@ package struct LeaseTable: Sendable {
   /// What tells the leases of a table that begins now from those of every other.
   private let nonce: @Sendable () -> String
   private let measure: @Sendable (_ script: String, Duration) -> Void
+  /// What the table knows this allocator by, among those that work on it.
+  package var replica = String(UInt64.random(in: .min ... .max), radix: 36)
 
   /// - Parameter measure: Called with each script's name and how long it took, with the way there
   ///   and back.
@@ -67,7 +69,8 @@ package struct LeaseTable: Sendable {
 
   // MARK: Operations
 
-  /// A lease, or nil where there is no room, for each demand.
+  /// A lease, or nil where there is no room, for each demand. Room for which a demand of the same kind
+  /// and a smaller rank waits at another allocator is that one's for a while.
   package func acquire(
     _ demands: [Demand], pool: PoolName, above token: FencingToken,
     then completion: @escaping Completion<[Lease?]>
@@ -79,6 +82,7 @@ package struct LeaseTable: Sendable {
     arguments.append(pool.rawValue)
     arguments.append(self.policy.reservationExpiry.microseconds)
     arguments.append(self.nonce())
+    arguments.append(self.replica)
     var numbers: [Shape: Int] = [:]
     for demand in demands {
       let number = numbers[demand.shape] ?? numbers.count
@@ -90,6 +94,7 @@ package struct LeaseTable: Sendable {
       arguments.append(joined: demand.shape.labels)
       arguments.append(joined: demand.shape.avoid.map(\.rawValue))
       arguments.append(demand.reserves ? 1 : 0)
+      arguments.append(demand.rank)
     }
     let requests = demands.map(\.request)
     self.run(Scripts.acquire, arguments, completion) { reply in
@@ -112,8 +117,21 @@ package struct LeaseTable: Sendable {
   /// Answers the pools that have room now.
   package func release(_ leases: [LeaseID], then completion: @escaping Completion<[PoolName]>) {
     var arguments = self.arguments()
+    arguments.append(self.replica)
     for lease in leases { arguments.append(lease.rawValue) }
     self.run(Scripts.release, arguments, completion) { Self.pools($0) }
+  }
+
+  /// How long ``woken(over:)`` waits at most.
+  static let longestWait = Duration.seconds(1)
+
+  /// The pool in which there may be room for what waits at this allocator, as another one found; nil if
+  /// none did for a while. The connection does nothing else meanwhile, so it is one of its own.
+  package func woken(over client: RedisClient) async throws(RedisError) -> PoolName? {
+    let seconds = String(Self.longestWait.components.seconds)
+    let reply = try await client.send(
+      RedisCommand("BLPOP", "millrace:woken:\(self.replica)", seconds))
+    return reply.elements?.last?.text.map { PoolName($0) }
   }
 
   package func record(

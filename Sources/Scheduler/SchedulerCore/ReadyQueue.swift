@@ -373,9 +373,9 @@ struct ReadyQueue: Sendable {
     return effects + self.changes()
   }
 
-  /// The demands whose rank is another by now, for what waits and what projects hold has changed since;
-  /// to be called from time to time. Among the demands of several schedulers the allocator knows the order by their
-  /// ranks only. Those that were sent since the last call are left alone: where leases come fast,
+  /// The demands whose rank is another by now, for what waits and what projects hold has changed
+  /// since; to be called from time to time. Among the demands of several schedulers the allocator
+  /// knows the order by their ranks only. Those that were sent since the last call are left alone: where leases come fast,
   /// demands do not grow old.
   mutating func ranksDue() -> [Effect] {
     let round = self.round

@@ -153,7 +153,7 @@ final class Allocator: Process {
     case .acquire(let pool, let demands, let token):
       let nonce = String(self.timeline.random.next(), radix: 36)
       self.memory.link?.run {
-        $0.acquire(demands, pool, above: token, nonce: nonce)
+        $0.acquire(demands, pool, above: token, by: self.name, nonce: nonce)
       } then: { leases in
         self.handle(
           leases.map { .acquired(pool, $0) } ?? .acquireFailed(pool, reason: "no connection"))

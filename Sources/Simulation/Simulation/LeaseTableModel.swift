@@ -70,6 +70,30 @@ package struct LeaseTableModel {
     }
   }
 
+  /// Demands of one kind at one allocator, as far as they find no room.
+  private struct Waiter: Hashable, Comparable {
+    var replica: String
+    var kind: String
+
+    init(_ replica: String, _ shape: Shape) {
+      self.replica = replica
+      self.kind = "\(shape.resources) \(shape.labels)"
+    }
+
+    static func < (left: Self, right: Self) -> Bool {
+      (left.replica, left.kind) < (right.replica, right.kind)
+    }
+  }
+
+  private struct Wait {
+    var rank: Int64
+    var tried: Timestamp
+    /// Since when others have waited for it.
+    var asked: Timestamp?
+  }
+
+  private static let waitMemory = Duration.seconds(5)
+  private static let turn = Duration.milliseconds(1_500)
   /// How long the end of a lease, and a process that was taken out, are remembered.
   private static let endedMemory = Duration.seconds(3_600)
   private static let goneMemory = Duration.seconds(60)
@@ -85,6 +109,7 @@ package struct LeaseTableModel {
   private var departed: [PoolName: [Kind: Timestamp]] = [:]
   private var warmSince: [PoolName: [ProjectID: [ExecutorID: Timestamp]]] = [:]
   private var reserved: [PoolName: Reservation] = [:]
+  private var waits: [PoolName: [Waiter: Wait]] = [:]
   private var token: Int64 = 0
   /// In the names of the leases that this table has given out, and of no other's.
   private var nonce: String?
@@ -101,27 +126,44 @@ package struct LeaseTableModel {
 
   // MARK: Leases
 
-  /// - Parameter fresh: The nonce of a table that has none.
+  /// Whom it wakes it does not tell: what waits is tried again by time.
+  ///
+  /// - Parameters:
+  ///   - replica: The allocator.
+  ///   - fresh: The nonce of a table that has none.
   package mutating func acquire(
-    _ demands: [Demand], pool: PoolName, above floor: FencingToken, nonce fresh: String,
-    at now: Timestamp
+    _ demands: [Demand], pool: PoolName, above floor: FencingToken, by replica: String,
+    nonce fresh: String, at now: Timestamp
   ) -> [Lease?] {
     let nonce = self.nonce ?? fresh
     self.nonce = nonce
     if let reservation = self.reserved[pool], now > reservation.until { self.reserved[pool] = nil }
     var token = max(self.token, floor.rawValue)
     var full: Set<Shape> = []
+    self.dropWaits(in: pool, of: replica, at: now)
+    let rivals = self.waits[pool, default: [:]].filter { $0.key.replica != replica }
     return demands.map { demand in
       if let lease = self.existing(demand, at: now) { return lease }
       guard !full.contains(demand.shape) else { return nil }
+      let waiter = Waiter(replica, demand.shape)
       var avoid = Set(demand.shape.avoid)
       var found = self.find(demand, pool, avoid, at: now)
       if found == nil, !avoid.isEmpty, self.onlyAvoidedMatch(demand, pool, avoid) {
         avoid = []
         found = self.find(demand, pool, avoid, at: now)
       }
-      guard let tightest = found else {
-        if demand.reserves { self.reserve(demand, pool, avoid, at: now) }
+      let first = rivals.filter { $0.key.kind == waiter.kind && $0.value.rank < demand.rank }.min {
+        ($0.value.rank, $0.key.replica) < ($1.value.rank, $1.key.replica)
+      }
+      guard let tightest = found, first == nil else {
+        if found == nil {
+          if demand.reserves { self.reserve(demand, pool, avoid, at: now) }
+        } else if let first, first.value.asked == nil {
+          self.waits[pool]?[first.key]?.asked = now
+        }
+        if demand.shape.avoid.isEmpty {
+          self.waits[pool, default: [:]][waiter] = Wait(rank: demand.rank, tried: now)
+        }
         full.insert(demand.shape)
         return nil
       }
@@ -133,8 +175,18 @@ package struct LeaseTableModel {
       let expires = now + self.policy.grantExpiry
       self.leases[id]?.due = expires
       self.token = token
+      self.waits[pool]?[waiter] = nil
       if self.reserved[pool]?.isFor(demand.shape) ?? false { self.reserved[pool] = nil }
       return self.lease(id, expires: expires)
+    }
+  }
+
+  /// What waited at other allocators too long ago, or had its turn and did not take it.
+  private mutating func dropWaits(in pool: PoolName, of replica: String, at now: Timestamp) {
+    self.waits[pool] = self.waits[pool]?.filter { waiter, wait in
+      waiter.replica == replica
+        || now - wait.tried <= Self.waitMemory && wait.tried <= now
+          && wait.asked.map { now - $0 <= Self.turn } ?? true
     }
   }
 

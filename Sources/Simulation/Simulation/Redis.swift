@@ -37,7 +37,8 @@ final class Redis: Process {
   }
 
   func acquire(
-    _ demands: [Demand], _ pool: PoolName, above token: FencingToken, nonce: String
+    _ demands: [Demand], _ pool: PoolName, above token: FencingToken, by replica: String,
+    nonce: String
   ) -> [Lease?] {
     var (floor, time) = (token, self.now)
     if self.bugs.contains(.tokensGoBack), self.timeline.random.chance(0.2) {
@@ -45,7 +46,8 @@ final class Redis: Process {
       (floor, time) = (FencingToken(0), time - .seconds(60))
     }
     let before = self.table.leases
-    let leases = self.table.acquire(demands, pool: pool, above: floor, nonce: nonce, at: time)
+    let leases = self.table.acquire(
+      demands, pool: pool, above: floor, by: replica, nonce: nonce, at: time)
     for case let lease? in leases where before[lease.id] == nil {
       if self.bugs.contains(.tableLeasesTwice), self.timeline.random.chance(0.2) {
         self.table.forgetShare(of: lease.id)

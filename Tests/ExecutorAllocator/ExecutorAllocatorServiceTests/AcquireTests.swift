@@ -345,6 +345,48 @@ import Testing
     }
   }
 
+  private static func whole(_ request: String, rank: Int64) -> [Demand] {
+    [
+      Demand(
+        request: AttemptID(request), project: "lua", shape: Shape(resources: .machine), rank: rank)
+    ]
+  }
+
+  @Test func roomIsTheSmallestRanksAtWhicheverAllocatorItWaits() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("e1"))
+      let lease = try #require(try await farm.acquire(Self.whole("first", rank: 0))[0])
+      #expect(try await farm.acquire(Self.whole("a", rank: 9), by: "a") == [nil])
+      #expect(try await farm.acquire(Self.whole("b", rank: 5), by: "b") == [nil])
+      try await farm.release(lease)
+      #expect(try await farm.acquire(Self.whole("a", rank: 9), by: "a") == [nil])
+      // What asks for something else is not held up.
+      #expect(try await farm.acquire("small") != nil)
+      let second = try #require(try await farm.executors().first?.leases.first)
+      _ = try await result { farm.table.release([second.lease], then: $0) }
+      var table = farm.table
+      table.replica = "b"
+      #expect(try await table.woken(over: farm.client) == .standard)
+      let next = try #require(try await farm.acquire(Self.whole("b", rank: 5), by: "b")[0])
+      try await farm.release(next)
+      #expect(try await farm.acquire(Self.whole("a", rank: 9), by: "a")[0] != nil)
+    }
+  }
+
+  @Test func anAllocatorThatDoesNotTakeItsTurnLosesIt() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("e1"))
+      let lease = try #require(try await farm.acquire(Self.whole("first", rank: 0))[0])
+      #expect(try await farm.acquire(Self.whole("b", rank: 5), by: "b") == [nil])
+      try await farm.release(lease)
+      #expect(try await farm.acquire(Self.whole("a", rank: 9), by: "a") == [nil])
+      farm.clock.pass(.milliseconds(1_400))
+      #expect(try await farm.acquire(Self.whole("a", rank: 9), by: "a") == [nil])
+      farm.clock.pass(.milliseconds(200))
+      #expect(try await farm.acquire(Self.whole("a", rank: 9), by: "a")[0] != nil)
+    }
+  }
+
   @Test func largeFarmsAreNotScanned() async throws {
     try await Farm.with { farm in
       // 2,000 executors that are full, and one with room: the choice must not look at all of them.

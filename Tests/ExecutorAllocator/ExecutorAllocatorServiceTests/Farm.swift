@@ -89,9 +89,13 @@ struct Farm {
     return recorded
   }
 
-  func acquire(_ demands: [Demand], above token: Int64 = 0) async throws -> [Lease?] {
-    try await result {
-      self.table.acquire(
+  func acquire(
+    _ demands: [Demand], above token: Int64 = 0, by replica: String? = nil
+  ) async throws -> [Lease?] {
+    var table = self.table
+    if let replica { table.replica = replica }
+    return try await result {
+      table.acquire(
         demands, pool: demands[0].shape.pool, above: FencingToken(token), then: $0)
     }
   }

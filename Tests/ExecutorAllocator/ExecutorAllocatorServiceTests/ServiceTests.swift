@@ -59,6 +59,39 @@ import Testing
     }
   }
 
+  // Without a word from the one that made the room it would take the other a second to find out.
+  @Test func roomMadeAtOneAllocatorIsFoundByAnotherAtOnce() async throws {
+    let redis = try RedisServer()
+    try await RunningAllocator.with(redis) { one in
+      try await RunningAllocator.with(redis) { other in
+        let runner = RunnerStub("e1")
+        try await one.withRunner(runner) {
+          let (first, second) = (try await one.connect(), try await other.connect())
+          try await first.demand("0", slots: 4)
+          var lease = try await first.granted()
+          let clock = ContinuousClock()
+          var waited = Duration.zero
+          let handovers = 8
+          for number in 1...handovers {
+            runner.take(lease)
+            let (holder, waiter) = number % 2 == 1 ? (one, second) : (other, first)
+            try await waiter.demand("\(number)", slots: 4)
+            #expect(
+              try await waiter.next()
+                == .waiting(
+                  AllocatorV1.Waiting(
+                    requestID: "\(number)", reason: "1 executor matches, and is full")))
+            let begin = clock.now
+            _ = try await holder.client.release(.init(leaseIds: [lease.id]))
+            lease = try await waiter.granted()
+            waited += clock.now - begin
+          }
+          #expect(waited < .milliseconds(250) * handovers)
+        }
+      }
+    }
+  }
+
   @Test func whateverARunnerSaysItHoldsTheListIsAnswered() async throws {
     let redis = try RedisServer()
     try await RunningAllocator.with(redis, settings: ["redis-timeout": "30s"]) { allocator in

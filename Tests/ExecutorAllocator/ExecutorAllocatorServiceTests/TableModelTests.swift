@@ -87,12 +87,13 @@ private struct Pair {
               Resources(cpuMillis: 500, memory: .mebibytes(700)),
             ]),
             avoid: self.random.chance(0.2) ? ["e1", "e3"] : []),
-          reserves: self.random.chance(0.2)))
+          rank: Int64(self.random.int(-3...3)), reserves: self.random.chance(0.2)))
     }
     let nonce = self.farm.nonces.next
-    let leases = try await self.farm.acquire(demands)
+    let replica = self.random.pick(["a", "b", "c"])
+    let leases = try await self.farm.acquire(demands, by: replica)
     let expected = self.model.acquire(
-      demands, pool: .standard, above: FencingToken(0), nonce: nonce, at: now)
+      demands, pool: .standard, above: FencingToken(0), by: replica, nonce: nonce, at: now)
     #expect(expected == leases)
     for case let lease? in leases where !self.leases.contains(lease) {
       self.leases.append(lease)

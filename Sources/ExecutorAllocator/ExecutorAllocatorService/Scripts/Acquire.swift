@@ -4,9 +4,10 @@ extension Scripts {
   /// Leases for a batch of demands of one pool, in their order.
   ///
   /// Arguments: now, suspect after, grant expiry, smallest token, pool, reservation expiry, the
-  /// table's nonce if it has none, then for each demand: request, project, number of its shape in the batch, CPU, memory, slots, labels
-  /// (joined), executors to avoid (joined), and 1 if one is to be kept free for it. Answers for each
-  /// demand a lease, or 0: no room.
+  /// table's nonce if it has none, the allocator, then for each demand: request, project, number of its
+  /// shape in the batch, CPU, memory, slots, labels (joined), executors to avoid (joined), 1 if one is to
+  /// be kept free for it, rank. Answers for each demand a lease, or 0: no room, or none before another
+  /// allocator's demand of the same kind and a smaller rank.
   package static let acquire = script(
     "acquire",
     #"""
@@ -220,11 +221,40 @@ extension Scripts {
         {cpu = tonumber(l[3]), memory = tonumber(l[4]), slots = tonumber(l[5])}, expires)
     end
 
-    local replies, full = {}, {}
-    for i = 8, #ARGV, 9 do
+    -- By kind, the best that waits at another allocator.
+    local replica, best, rivals = ARGV[8], {}, {}
+    local waited = each_rival(pool, replica, function(who, kind, rank, tried, asked)
+      rivals[who] = true
+      local b = best[kind]
+      if not b or rank < b.rank or (rank == b.rank and who < b.replica) then
+        best[kind] = {replica = who, rank = rank, tried = tried, asked = asked}
+      end
+    end)
+
+    -- Whether the room is another's; then that one is told, and has a while to take it.
+    local function comes_behind(d)
+      local b = best[d.kind]
+      if not b or b.rank >= d.rank then return false end
+      if b.asked == 0 then
+        redis.call('HSET', key('waits', pool), b.replica .. SEPARATOR .. d.kind,
+          table.concat({whole(b.rank), whole(b.tried), whole(now)}, ' '))
+      end
+      wake(b.replica, pool)
+      return true
+    end
+
+    local function waits(d)
+      redis.call('HSET', key('waits', pool), replica .. SEPARATOR .. d.kind,
+        table.concat({whole(d.rank), whole(now), '0'}, ' '))
+      redis.call('EXPIRE', key('waits', pool), 60)
+      waited = true
+    end
+
+    local replies, full, all_have_room = {}, {}, true
+    for i = 9, #ARGV, 10 do
       local d = {request = ARGV[i], project = ARGV[i + 1], shape = ARGV[i + 2],
         cpu = tonumber(ARGV[i + 3]), memory = tonumber(ARGV[i + 4]),
-        slots = tonumber(ARGV[i + 5]), labels = ARGV[i + 6]}
+        slots = tonumber(ARGV[i + 5]), labels = ARGV[i + 6], rank = tonumber(ARGV[i + 9])}
       d.mib = mebibytes(d.memory)
       d.bucket = bucket_of(d.mib)
       d.kind = table.concat({d.cpu, d.memory, d.slots, d.labels}, '|')
@@ -237,7 +267,8 @@ extension Scripts {
           avoid = {}
           id = find(d, avoid)
         end
-        if id then
+        local is_behind = id and comes_behind(d)
+        if id and not is_behind then
           id = find_warm(d, avoid) or id
           token = math.max(token + 1, now)
           local lease, expires = lease_prefix(nonce) .. whole(token), now + grant_expiry
@@ -246,24 +277,32 @@ extension Scripts {
           redis.call('SET', key('token'), whole(token))
           reindex(id)
           end_reservation(d)
+          if waited then redis.call('HDEL', key('waits', pool), replica .. SEPARATOR .. d.kind) end
           reply = lease_reply(lease, id, token, d, expires)
         else
-          if ARGV[i + 8] == '1' then reserve(d, avoid) end
-          full[d.shape] = true
+          if ARGV[i + 8] == '1' and not is_behind then reserve(d, avoid) end
+          -- What avoids executors may wait where others would find room.
+          if not avoids then waits(d) end
+          full[d.shape], all_have_room = true, false
         end
       end
       replies[#replies + 1] = reply or 0
     end
+    -- There may be room for those who waited for these.
+    if all_have_room then
+      for who in pairs(rivals) do wake(who, pool) end
+    end
     return replies
     """#)
 
-  /// Gives leases back. Arguments: now, then the leases. Answers the pools that have room now.
+  /// Gives leases back. Arguments: now, the allocator, then the leases. Answers the pools that have room
+  /// now; other allocators with demands that wait there are told.
   package static let release = script(
     "release",
     #"""
     -- Each executor finds its new place in the index once, however many of its leases end.
     local executors, seen = {}, {}
-    for i = 2, #ARGV do
+    for i = 3, #ARGV do
       local lease = ARGV[i]
       local ended = end_lease(lease, 'released', 'its scheduler gave it back', true)
       if ended then
@@ -289,6 +328,13 @@ extension Scripts {
           pools[#pools + 1] = pool
         end
       end
+    end
+    for _, pool in ipairs(pools) do
+      local told = {}
+      each_rival(pool, ARGV[2], function(who)
+        if not told[who] then wake(who, pool) end
+        told[who] = true
+      end)
     end
     return pools
     """#)

@@ -24,6 +24,8 @@ import RedisClient
 /// | `free:P:B:C` | sorted set: executors of C with room, by free CPU, then free memory |
 /// | `warm:P:J` | sorted set: executors that hold caches of project J, by since when |
 /// | `reserved:P` | hash: the executor of P that is kept free, for what, and until when |
+/// | `waits:P` | hash: what finds no room in P, by allocator and kind: its best rank, when it was last tried, and since when others have waited for it |
+/// | `woken:A` | list: pools in which there may be room for what waits at allocator A |
 /// | `token` | the largest fencing token given out or seen |
 /// | `nonce` | part of the name of each lease that this table has given out, and of no other's |
 /// | `swept`, `grace` | when silent executors were last looked for; until when they are excused |
@@ -41,6 +43,11 @@ package enum Scripts {
     local ENDED_MEMORY = 3600
     -- How long a process that was taken out stays out, in seconds: its last calls are on the way.
     local GONE_MEMORY = 60
+    -- For how long what finds no room is known after it was tried, in microseconds: longer than until it
+    -- is tried again.
+    local WAIT_MEMORY = 5000000
+    -- For how long others wait for it: somewhat longer than an allocator that was not woken needs.
+    local TURN = 1500000
     -- How many kinds of executors that left are remembered for a pool.
     local DEPARTED_KINDS = 1000
 
@@ -204,6 +211,39 @@ package enum Scripts {
       redis.call('ZREM', key('executors'), id)
       redis.call('ZREM', key('names'), id)
       return ended, pool
+    end
+
+    -- Tells another allocator that it may find room in the pool; it waits at the list.
+    local function wake(replica, pool)
+      local list = key('woken', replica)
+      if redis.call('RPUSH', list, pool) > 100 then redis.call('LPOP', list) end
+      redis.call('EXPIRE', list, 10)
+    end
+
+    -- Of what waits in the pool, the part at other allocators: calls `body` with each one's name, kind,
+    -- rank, when it was tried, and since when it was waited for (0: it is not). Answers whether the
+    -- allocator itself has some.
+    local function each_rival(pool, own, body)
+      local has_own = false
+      local waits = redis.call('HGETALL', key('waits', pool))
+      for i = 1, #waits, 2 do
+        local replica, kind = string.match(waits[i], '^([^\31]*)\31(.*)$')
+        if replica == own then
+          has_own = true
+        else
+          local rank, tried, asked = string.match(waits[i + 1], '^(%S+) (%S+) (%S+)$')
+          rank, tried, asked = tonumber(rank), tonumber(tried), tonumber(asked)
+          local is_old = now - tried > WAIT_MEMORY or tried > now
+          -- It had its turn, and did not take it.
+          local is_gone = asked > 0 and now - asked > TURN
+          if is_old or is_gone then
+            redis.call('HDEL', key('waits', pool), waits[i])
+          else
+            body(replica, kind, rank, tried, asked)
+          end
+        end
+      end
+      return has_own
     end
 
     -- Whether nobody looked after the table lately: silence then says nothing of executors.
