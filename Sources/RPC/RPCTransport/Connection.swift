@@ -127,10 +127,13 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     self.executor.heard()
     if !self.isReading { self.turnBegan = self.lastReadTime }
     self.isReading = true
-    if self.backlog == nil {
-      self.take(bytes, at: self.lastReadTime)
-    } else {
+    if self.backlog != nil {
       self.backlog?.writeBuffer(&bytes)
+    } else if self.executor.isLate {
+      let count = bytes.readableBytes
+      self.rest(with: bytes, weight: count)
+    } else {
+      self.take(bytes, at: self.lastReadTime)
     }
   }
 
@@ -165,17 +168,19 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
 
   // MARK: - Turns
 
-  /// How long a connection may keep its loop from the others while more of what it sent waits: a few
-  /// kilobytes may be work for seconds, whether by decompression or in handlers.
-  private static let turn = TimeAmount.milliseconds(5)
-  /// What is taken between two looks at the clock.
-  private static let sliceBytes = 16 << 10
+  /// What is taken between two looks at the clock: room for one message that is made of a thousandth
+  /// of its size.
+  private static let sliceBytes = 4 << 10
+  /// Of a connection that has had a turn, so that others go on before it for some rests.
+  private static let weightOfTurn = 1 << 20
 
   /// Takes what was read, until the connection has had its turn.
   private func take(_ bytes: consuming ByteBuffer, at now: NIODeadline) {
     var now = now
     while let session = self.session, bytes.readableBytes > 0 {
-      guard now - self.turnBegan <= Self.turn else { return self.rest(with: bytes) }
+      guard now - self.turnBegan <= LoopExecutor.turn else {
+        return self.rest(with: bytes, weight: Self.weightOfTurn)
+      }
       do {
         self.isReceiving = true
         defer { self.isReceiving = false }
@@ -193,14 +198,16 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
         self.flush()
         return self.close(reason)
       }
-      if bytes.readableBytes > 0 { now = .now() }
+      let end = NIODeadline.now()
+      self.executor.sliceTook(end - now)
+      now = end
     }
   }
 
-  private func rest(with bytes: ByteBuffer) {
+  private func rest(with bytes: ByteBuffer, weight: Int) {
     self.backlog = bytes
     self.readsFromSocket(false)
-    self.executor.goesOnLater(self)
+    self.executor.goesOnLater(self, weight: weight)
   }
 
   /// The next turn.

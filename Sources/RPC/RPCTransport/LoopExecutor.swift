@@ -16,15 +16,32 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   /// Rests that may be over without a turn: jobs that go on all the time keep nobody from theirs.
   private static let maximumRests = 8
 
+  /// How long connections may keep their loop from its other sockets, while more of what they sent
+  /// waits: a few kilobytes may be work for seconds, whether by decompression or in handlers.
+  static let turn = TimeAmount.milliseconds(5)
+  /// What takes longer than this for a slice counts for all of the loop's connections together. Calls
+  /// that are no work take a fraction of it.
+  private static let slowSlice = TimeAmount.milliseconds(1)
+
+  /// A connection that has more to read, and in how far others are to go on first.
+  private struct Resting {
+    var connection: Connection
+    var weight: Int
+    var arrival: Int
+  }
+
   let eventLoop: any EventLoop
   @exclusivity(unchecked) private var jobs: [UnownedJob] = []
   @exclusivity(unchecked) private var running: [UnownedJob] = []
   @exclusivity(unchecked) private var dirtyConnections: [Connection] = []
   @exclusivity(unchecked) private var isScheduled = false
   @exclusivity(unchecked) private var isDraining = false
-  /// Connections that have had their turn and have more to read, in the order of their next one.
-  private var resting: [Connection] = []
+  /// Connections that have had their turn, or had none for those that were read from before them.
+  private var resting: [Resting] = []
+  private var arrivals = 0
   private var restIsTimed = false
+  /// What slow slices took since the loop looked at its sockets.
+  @exclusivity(unchecked) private var slowTime = TimeAmount.zero
   /// Rests since the last turn.
   private var rests = 0
   /// Since the rest began, jobs have run, which may have been all that there was time for.
@@ -116,10 +133,26 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
     while let dirty = self.dirtyConnections.popLast() { dirty.flush() }
   }
 
-  /// Gives the connection its next turn when others have had theirs: one at a time, and the loop's
-  /// sockets in between.
-  func goesOnLater(_ connection: Connection) {
-    self.resting.append(connection)
+  /// A slice of what a connection sent took that long.
+  func sliceTook(_ time: TimeAmount) {
+    guard time > Self.slowSlice else { return }
+    if self.slowTime == .zero {
+      // Behind all that was readable together.
+      self.eventLoop.execute { self.slowTime = .zero }
+    }
+    self.slowTime = self.slowTime + time
+  }
+
+  /// Connections have taken a turn since the loop looked at its sockets: what else was readable waits
+  /// until it has looked again, for it may be as slow.
+  var isLate: Bool { self.slowTime > Self.turn }
+
+  /// Gives the connection its next turn when the loop has looked at its sockets.
+  ///
+  /// - Parameter weight: Those of less go on first: bytes that wait. It halves with each rest.
+  func goesOnLater(_ connection: Connection, weight: Int) {
+    self.arrivals += 1
+    self.resting.append(Resting(connection: connection, weight: weight, arrival: self.arrivals))
     self.timeRest()
   }
 
@@ -133,11 +166,25 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
       // Otherwise jobs may have taken all of the rest, and no socket has been looked at.
       if self.hasHeard || !self.hasWorked || self.rests == Self.maximumRests {
         self.rests = 0
-        self.resting.removeFirst().goOn()
+        self.giveTurns()
       }
       // From the end of this turn on.
       self.restIsTimed = false
       self.timeRest()
+    }
+  }
+
+  /// To as many as together take no longer than one may, and to one at least.
+  private func giveTurns() {
+    let began = NIODeadline.now()
+    var waiting = self.resting.sorted { ($0.weight, $0.arrival) < ($1.weight, $1.arrival) }[...]
+    self.resting = []
+    repeat {
+      waiting.removeFirst().connection.goOn()
+    } while !waiting.isEmpty && .now() - began <= Self.turn
+    for one in waiting {
+      self.resting.append(
+        Resting(connection: one.connection, weight: one.weight / 2, arrival: one.arrival))
     }
   }
 

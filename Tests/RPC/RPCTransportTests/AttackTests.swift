@@ -684,6 +684,51 @@ import Testing
     try await group.shutdownGracefully()
   }
 
+  @Test func connectionsThatKeepTheirLoopBusyTogetherLetOthersIn() async throws {
+    let slow = Mutex(0)
+    // How many of the slow ones were over when the other one came to its turn.
+    let other = Mutex<Int?>(nil)
+    let (begun, begins) = AsyncStream.makeStream(of: Void.self)
+    var service = TestService()
+    service.unary = { request, _ in
+      guard !request.bytes.isEmpty else {
+        let count = slow.withLock { $0 }
+        other.withLock { $0 = count }
+        return request
+      }
+      begins.yield()
+      Self.work(.milliseconds(100)) { other.withLock { $0 != nil } }
+      slow.withLock { $0 += 1 }
+      return Blob()
+    }
+    let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+    let server = RPCServer(services: [service], group: group)
+    let address = try await server.listen(on: .tcp(host: "127.0.0.1", port: 0))
+    let channel = RPCChannel(to: address)
+    _ = try await channel.unary(Methods.unary, Blob())
+    other.withLock { $0 = nil }
+    var peers: [ScriptedPeer] = []
+    for _ in 0..<40 { peers.append(try await ScriptedPeer.client(of: address)) }
+    // While the loop is at work for the first one all others become readable, the good one last.
+    let message = [UInt8](repeating: 1, count: 1_000)
+    for (index, peer) in peers.enumerated() {
+      try await peer.begin(Methods.unary)
+      try await peer.send(message: message, ends: true)
+      if index == 0 { for await _ in begun { break } }
+    }
+    _ = try await channel.unary(Methods.unary, Blob())
+    #expect(try #require(other.withLock { $0 }) < peers.count / 2)
+    // None of them is lost.
+    for peer in peers {
+      let end = try await peer.frame(.headers) { $0.endsStream }
+      #expect(end?["grpc-status"] == "0")
+      await peer.close()
+    }
+    await channel.close()
+    await server.shutdown(grace: .zero)
+    try await group.shutdownGracefully()
+  }
+
   @Test func answersCountThatCameBeforeTheirServerClosed() async throws {
     struct Slow: ClientInterceptor {
       func intercept(_ call: inout OutgoingCall) async throws {
