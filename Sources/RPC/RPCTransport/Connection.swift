@@ -64,6 +64,8 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   /// When bytes of the peer's came last.
   private(set) var lastReadTime = NIODeadline.now()
   private var turnBegan = NIODeadline.now()
+  /// Since the last read ended.
+  @exclusivity(unchecked) private var takenBytes = 0
   /// What came and has to wait for the next turn; nil: nothing does.
   private var backlog: ByteBuffer?
 
@@ -129,7 +131,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     self.isReading = true
     if self.backlog != nil {
       self.backlog?.writeBuffer(&bytes)
-    } else if self.executor.isLate {
+    } else if self.role == .server, self.executor.isLate {
       let count = bytes.readableBytes
       self.rest(with: bytes, weight: count)
     } else {
@@ -143,8 +145,11 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   }
 
   private func readEnds() {
+    let begin = NIODeadline.now()
     // What the calls wrote goes out with what the session has to say.
     self.executor.drain(flushing: self)
+    self.executor.worked(.now() - begin, on: self.takenBytes)
+    self.takenBytes = 0
     self.isReading = false
     self.flush()
   }
@@ -168,9 +173,6 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
 
   // MARK: - Turns
 
-  /// What is taken between two looks at the clock: room for one message that is made of a thousandth
-  /// of its size.
-  private static let sliceBytes = 4 << 10
   /// Of a connection that has had a turn, so that others go on before it for some rests.
   private static let weightOfTurn = 1 << 20
 
@@ -185,8 +187,9 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
         self.isReceiving = true
         defer { self.isReceiving = false }
         try bytes.readWithUnsafeReadableBytes { all in
-          let slice = UnsafeRawBufferPointer(rebasing: all.prefix(Self.sliceBytes))
+          let slice = UnsafeRawBufferPointer(rebasing: all.prefix(LoopExecutor.sliceBytes))
           try session.receive(slice)
+          self.takenBytes += slice.count
           return slice.count
         }
       } catch {
@@ -199,7 +202,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
         return self.close(reason)
       }
       let end = NIODeadline.now()
-      self.executor.sliceTook(end - now)
+      self.executor.worked(end - now, on: LoopExecutor.sliceBytes)
       now = end
     }
   }

@@ -19,8 +19,11 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   /// How long connections may keep their loop from its other sockets, while more of what they sent
   /// waits: a few kilobytes may be work for seconds, whether by decompression or in handlers.
   static let turn = TimeAmount.milliseconds(5)
-  /// What takes longer than this for a slice counts for all of the loop's connections together. Calls
-  /// that are no work take a fraction of it.
+  /// What a slice of bytes is, which are looked at together: room for one message that is made of a
+  /// thousandth of its size.
+  static let sliceBytes = 4 << 10
+  /// What takes longer than this for each slice counts for all of the loop's connections together.
+  /// Calls that are no work take a fraction of it.
   private static let slowSlice = TimeAmount.milliseconds(1)
 
   /// A connection that has more to read, and in how far others are to go on first.
@@ -40,7 +43,7 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   private var resting: [Resting] = []
   private var arrivals = 0
   private var restIsTimed = false
-  /// What slow slices took since the loop looked at its sockets.
+  /// What slow work took since the loop looked at its sockets.
   @exclusivity(unchecked) private var slowTime = TimeAmount.zero
   /// Rests since the last turn.
   private var rests = 0
@@ -133,9 +136,9 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
     while let dirty = self.dirtyConnections.popLast() { dirty.flush() }
   }
 
-  /// A slice of what a connection sent took that long.
-  func sliceTook(_ time: TimeAmount) {
-    guard time > Self.slowSlice else { return }
+  /// To work on so many bytes of what a connection sent took that long.
+  func worked(_ time: TimeAmount, on bytes: Int) {
+    guard time > Self.slowSlice * max(1, bytes / Self.sliceBytes) else { return }
     if self.slowTime == .zero {
       // Behind all that was readable together.
       self.eventLoop.execute { self.slowTime = .zero }

@@ -354,22 +354,28 @@ import Testing
       try await peer.begin(Methods.client, stream: 1)
       var room = 65_536
       var window: UInt32 = 65_536
-      var pings: [[UInt8]] = []
+      var sent = 0
+      var pings: [(body: [UInt8], sent: Int)] = []
       while window == 65_536 {
         while room >= 1_005 {
           try await peer.send(message: [UInt8](repeating: 1, count: 1_000), stream: 1)
           room -= 1_005
+          sent += 1_005
         }
         let frame = try #require(try await peer.frame())
         switch frame.kind {
-        case .ping where !frame.isAcknowledgement: pings.append(frame.body)
+        case .ping where !frame.isAcknowledgement: pings.append((frame.body, sent))
         case .windowUpdate where frame.stream == 1: room += Int(frame.number(at: 0))
-        case .settings where frame.body.count == 6: window = frame.number(at: 2)
+        case .settings where frame.body.count == 6:
+          window = frame.number(at: 2)
+          // Until then it does not count.
+          try await peer.send(.settings, flags: 1)
         default: break
         }
         // Two windows after the question.
-        if !pings.isEmpty, room > 0 {
-          try await peer.send(.ping, flags: 1, body: pings.removeFirst())
+        if let ping = pings.first, sent - ping.sent >= 2 * 65_536 {
+          pings.removeFirst()
+          try await peer.send(.ping, flags: 1, body: ping.body)
         }
       }
       #expect(window > 65_536)

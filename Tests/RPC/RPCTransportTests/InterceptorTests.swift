@@ -286,7 +286,12 @@ import Testing
       if request.isReset {
         try await peer.send(.reset, stream: 1, body: ScriptedPeer.bytes(8))
       }
-      if request.isCut { await peer.close() }
+      if request.isCut {
+        // Not before it has been read.
+        try await peer.send(.ping, body: [UInt8](repeating: 1, count: 8))
+        _ = try await peer.frame(.ping) { $0.isAcknowledgement }
+        await peer.close()
+      }
       if !request.ends, request.code != .cancelled {
         // It is answered before it is whole; the rest is given up.
         _ = try await peer.frame(.headers)
