@@ -20,7 +20,7 @@ final class LoadReports: ORCAService.OpenRcaService {
     let wanted = request.reportInterval.map {
       Duration.seconds($0.seconds) + .nanoseconds(Int64($0.nanos))
     }
-    let interval = max(wanted ?? .zero, Self.shortestInterval)
+    let interval = min(max(wanted ?? .zero, Self.shortestInterval), .seconds(86_400))
     while true {
       try await responses.send(self.report.withLock { $0 })
       try await Task.sleep(for: interval)

@@ -92,7 +92,9 @@ final class Driver: @unchecked Sendable {
       group.addTask {
         while !Task.isCancelled {
           do {
-            if let pool = try await self.table.woken(over: self.listener) { self.feed(.woken(pool)) }
+            if let pool = try await self.table.woken(over: self.listener) {
+              self.feed(.woken(pool))
+            }
           } catch {
             // The other connection tells what is wrong with Redis; demands are tried again by time.
             try? await Task.sleep(for: Self.tickInterval)

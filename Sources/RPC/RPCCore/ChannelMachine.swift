@@ -51,11 +51,12 @@ package struct ChannelMachine: Sendable {
     ///
     /// - Parameter random: From -1 to 1.
     package func delay(failures: Int, random: Double) -> Duration {
-      var delay = self.initial
-      for _ in 1..<max(1, failures) where delay < self.maximum {
+      let maximum = min(self.maximum, .century)
+      var delay = min(self.initial, maximum)
+      for _ in 1..<max(1, failures) where delay < maximum {
         delay = delay * self.multiplier
       }
-      return min(delay, self.maximum) * (1 + self.jitter * random)
+      return min(delay, maximum) * (1 + self.jitter * random)
     }
   }
 

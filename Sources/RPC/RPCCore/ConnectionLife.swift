@@ -26,6 +26,20 @@ package struct ConnectionLife: Sendable {
     package init(handshake: Duration) {
       self.handshake = handshake
     }
+
+    /// None longer than a century, so that no sum overflows.
+    var bounded: Self {
+      var limits = self
+      limits.handshake = min(self.handshake, .century)
+      limits.headers = self.headers.map { min($0, .century) }
+      limits.keepaliveInterval = self.keepaliveInterval.map { min($0, .century) }
+      limits.keepaliveTimeout = min(self.keepaliveTimeout, .century)
+      limits.idle = self.idle.map { min($0, .century) }
+      limits.age = self.age.map { min($0, .century) }
+      limits.ageGrace = self.ageGrace.map { min($0, .century) }
+      limits.stallCheck = self.stallCheck.map { min($0, .century) }
+      return limits
+    }
   }
 
   /// What the shell sees when it checks.
@@ -72,6 +86,7 @@ package struct ConnectionLife: Sendable {
   private var slowHeaders: (number: Int, since: Duration)?
 
   package init(_ limits: Limits, at now: Duration) {
+    let limits = limits.bounded
     self.limits = limits
     self.began = now
     self.keepaliveInterval = limits.keepaliveInterval

@@ -9,8 +9,11 @@ public struct Deadline: Sendable, Hashable, Comparable {
   }
 
   /// The moment that is `timeout` from now; it has passed already if that is negative.
-  public static func after(_ timeout: Duration) -> Self {
-    Self(.now.advanced(by: timeout))
+  public static func after(_ timeout: Duration) -> Self { .after(timeout, from: .now) }
+
+  /// The same from another moment. What is longer than a century is a century, and no number overflows.
+  package static func after(_ timeout: Duration, from begin: ContinuousClock.Instant) -> Self {
+    Self(begin.advanced(by: min(max(timeout, .zero - .century), .century)))
   }
 
   /// The time that is left, negative once it has passed.
@@ -22,6 +25,11 @@ public struct Deadline: Sendable, Hashable, Comparable {
   public static func < (left: Self, right: Self) -> Bool {
     left.instant < right.instant
   }
+}
+
+extension Duration {
+  /// Nobody waits for longer.
+  package static let century = Duration.seconds(100 * 365 * 86_400)
 }
 
 /// The value of the `grpc-timeout` header: at most eight digits and a unit.

@@ -3,8 +3,10 @@
 /// Thrown by a handler it becomes the call's status; a client's call throws the one it received,
 /// or one that its own side made (a deadline that passed, a connection that could not be had).
 public struct RPCError: Error, Sendable, Hashable {
-  /// Never `ok`.
-  public var code: StatusCode
+  /// Never `ok`, which is taken for `unknown`.
+  public var code: StatusCode {
+    didSet { if self.code == .ok { self.code = .unknown } }
+  }
   /// For people: what went wrong, naming the thing and the value.
   public var message: String
   /// Further trailing metadata.

@@ -122,16 +122,17 @@ package struct RetryState: Sendable {
         return (.tryAgain(after: delay), false)
       }
       self.failures += 1
-      var backoff = policy.initialBackoff
-      for _ in 1..<self.failures where backoff < policy.maximumBackoff {
+      let maximum = min(policy.maximumBackoff, .century)
+      var backoff = min(policy.initialBackoff, maximum)
+      for _ in 1..<self.failures where backoff < maximum {
         // As a ratio first: the product of two large ones is no duration.
-        guard policy.backoffMultiplier < policy.maximumBackoff / backoff else {
-          backoff = policy.maximumBackoff
+        guard policy.backoffMultiplier < maximum / backoff else {
+          backoff = maximum
           break
         }
         backoff = backoff * policy.backoffMultiplier
       }
-      return (.tryAgain(after: min(backoff, policy.maximumBackoff) * (1 + 0.2 * random)), false)
+      return (.tryAgain(after: min(backoff, maximum) * (1 + 0.2 * random)), false)
     case .hedge(let policy):
       guard policy.nonFatalCodes.contains(failure.code) else { return (.giveUp, false) }
       throttle?.failed()

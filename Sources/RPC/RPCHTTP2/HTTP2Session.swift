@@ -165,6 +165,14 @@ package final class HTTP2Session {
     }
   }
 
+  /// Ends the requests that have not gone out, for a peer that takes no more: those that wait for it to
+  /// allow more streams. nghttp2 looks at them when one of its streams ends, which may be never.
+  package func refuseUnsentRequests() {
+    for stream in self.streams.filter({ !$0.hasLeft }) {
+      self.close(stream, code: NGHTTP2_REFUSED_STREAM.rawValue)
+    }
+  }
+
   // MARK: - Streams
 
   /// Sends a request's headers; the body follows from the stream's outbound queue.

@@ -31,6 +31,10 @@ public struct Arena {
     var kept: UnsafeMutableRawPointer
     /// Bytes in `kept` and all further blocks.
     @usableFromInline var size: Int
+    /// Strings and bytes that need an allocation of their own when they are copied out.
+    @usableFromInline var texts = 0
+    /// What was allocated has copies of strings and bytes in it.
+    @usableFromInline var hasTexts = false
     /// Further blocks; each begins with the address of the one before.
     var further: UnsafeMutableRawPointer?
     var nextBlock: Int
@@ -73,6 +77,8 @@ public struct Arena {
     self.state.pointee.cursor = self.state.pointee.kept
     self.state.pointee.available = Self.keptBlock
     self.state.pointee.size = Self.keptBlock
+    self.state.pointee.texts = 0
+    self.state.pointee.hasTexts = false
     self.state.pointee.budget = budget
   }
 
@@ -89,9 +95,21 @@ public struct Arena {
   /// Set when something was refused because of the budget.
   var isExhausted: Bool { self.state.pointee.budget < 0 }
 
-  /// Bytes that were allocated, with what was left over at the ends of blocks.
+  /// About what a message takes that was decoded here, once it has been copied out: its structs, its
+  /// strings, and an allocation for each that is not short.
   @inlinable
-  var used: Int { self.state.pointee.size &- self.state.pointee.available }
+  func memory(ofEncoded count: Int) -> Int {
+    // With what was left over at the ends of blocks.
+    let used = self.state.pointee.size &- self.state.pointee.available
+    if self.state.pointee.hasTexts { return count &+ 3 &* used }
+    return count &+ used &+ Self.textBytes &* self.state.pointee.texts
+  }
+
+  /// What an allocation takes beside the text in it.
+  @usableFromInline static let textBytes = 48
+
+  /// Strings of so many bytes lie within their `String`.
+  static let longestShortText = 15
 
   /// The allocator for libprotobuf-c.
   var allocator: UnsafeMutablePointer<ProtobufCAllocator> {

@@ -36,6 +36,7 @@ public struct MessageBridge: @unchecked Sendable {
       return (UnsafeRawPointer(message), DecodingSource(isRewritten: false))
     }
     arena.startOver(budget: Arena.budget(forDecoding: bytes.count))
+    arena.state.pointee.hasTexts = true
     switch self.scan?.look(at: bytes) ?? .fine {
     case .fine:
       if let message = protobuf_c_message_unpack(

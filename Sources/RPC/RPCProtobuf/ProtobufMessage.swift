@@ -50,7 +50,7 @@ extension ProtobufMessage {
     let arena = Arena.take(budget: Arena.budget(forDecoding: bytes.count))
     defer { arena.giveBack() }
     let (message, source) = try Self.bridge.unpack(bytes, arena)
-    memory = max(bytes.count, arena.used)
+    memory = arena.memory(ofEncoded: bytes.count)
     self = try Self(copying: message.assumingMemoryBound(to: CMessage.self), source)
   }
 

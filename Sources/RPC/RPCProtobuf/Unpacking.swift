@@ -161,7 +161,7 @@ struct Unpacking: @unchecked Sendable {
         place.copyMemory(from: value.baseAddress!, byteCount: 8)
       case .bytes:
         guard let length = reader.varint(), let inside = reader.take(length) else { return nil }
-        Self.store(inside, place)
+        Self.store(inside, place, arena)
       case .message:
         guard place.load(as: UnsafeMutableRawPointer?.self) == nil, depth < Scan.maximumDepth,
           let length = reader.varint(), let inside = reader.take(length),
@@ -214,7 +214,7 @@ struct Unpacking: @unchecked Sendable {
         else { return nil }
         (elements + index &* 8).storeBytes(of: element, as: UnsafeMutableRawPointer.self)
       } else {
-        Self.store(inside, elements + index &* MemoryLayout<ProtobufCBinaryData>.stride)
+        Self.store(inside, elements + index &* MemoryLayout<ProtobufCBinaryData>.stride, arena)
       }
     }
     counter.storeBytes(of: count, as: Int.self)
@@ -276,8 +276,9 @@ struct Unpacking: @unchecked Sendable {
 
   @inline(__always)
   private static func store(
-    _ bytes: UnsafeBufferPointer<UInt8>, _ place: UnsafeMutableRawPointer
+    _ bytes: UnsafeBufferPointer<UInt8>, _ place: UnsafeMutableRawPointer, _ arena: Arena
   ) {
+    if bytes.count > Arena.longestShortText { arena.state.pointee.texts &+= 1 }
     place.assumingMemoryBound(to: ProtobufCBinaryData.self).initialize(
       to: ProtobufCBinaryData(
         len: bytes.count, data: UnsafeMutablePointer(mutating: bytes.baseAddress)))

@@ -57,6 +57,8 @@ final class ClientConnection: ConnectionOwner, @unchecked Sendable {
     if code != 0, self.complaint == nil { self.complaint = "the server ended it with \(words)" }
     self.channel.connectionRetired(
       connection, tooManyPings: code == 0xb && text == "too_many_pings")
+    // To other connections.
+    connection.session?.refuseUnsentRequests()
     connection.needsFlush()
   }
 

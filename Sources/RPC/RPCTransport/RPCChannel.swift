@@ -153,7 +153,7 @@ public final class RPCChannel: Sendable {
       self.isIntercepted
       ? try await self.interceptedStream(of: method, options, call)
       : try self.stream(of: method, options, call)
-    try stream.setRequest(request)
+    try self.set(request, of: stream)
     try await self.make(call, on: stream)
     // The call ends well with one response only.
     return slot.message!
@@ -169,7 +169,7 @@ public final class RPCChannel: Sendable {
     options: CallOptions = CallOptions()
   ) async throws -> ResponseStream<Response> {
     let responses = try await self.responses(of: method, options)
-    try responses.handle.stream.setRequest(request)
+    try self.set(request, of: responses.handle.stream)
     self.begin(responses.handle.stream)
     return responses
   }
@@ -218,6 +218,22 @@ public final class RPCChannel: Sendable {
     guard method.isWellFormed else { throw method.error }
     let terms = try await self.interceptedTerms(method.path, options)
     return ClientStream(terms, executor: self.core.executor, call: call)
+  }
+
+  /// Gives a call its request, or ends it: whoever hears of its end does so then too.
+  @inlinable
+  func set(_ request: some RPCMessage, of stream: ClientStream) throws(RPCError) {
+    do {
+      try stream.setRequest(request)
+    } catch {
+      self.giveUp(stream, error)
+      throw error
+    }
+  }
+
+  @usableFromInline
+  func giveUp(_ stream: ClientStream, _ error: RPCError) {
+    self.core.executor.execute { stream.cancel(error) }
   }
 
   /// Returns when the call has ended well.
@@ -279,7 +295,11 @@ public final class RPCChannel: Sendable {
       return try self.terms(path, call.options, call.observers, since: begin)
     } catch {
       // Those who were asked before wait for the end.
-      let error = error as? RPCError ?? RPCError(.unknown, "\(error)")
+      let error =
+        error as? RPCError
+        ?? (error is CancellationError
+          ? RPCError(.cancelled, "the calling task was cancelled")
+          : RPCError(.unknown, "\(error)"))
       call.ended(with: error.code)
       throw error
     }
@@ -305,7 +325,7 @@ public final class RPCChannel: Sendable {
     }
     var timeout = options.timeout
     if let limit = method?.timeout { timeout = min(timeout ?? limit, limit) }
-    var deadline = timeout.map { Deadline(begin.advanced(by: $0)) }
+    var deadline = timeout.map { Deadline.after($0, from: begin) }
     if options.inheritsDeadline, let outer = ServerContext.current?.deadline,
       outer < deadline ?? outer || deadline == nil
     {

@@ -503,8 +503,7 @@ extension TimeAmount {
   /// As NIO's timers take it: what is below zero is due, and what is longer than a century never
   /// fires anyway. No number overflows.
   init(_ duration: Duration) {
-    let century = Duration.seconds(100 * 365 * 86_400)
-    let (seconds, attoseconds) = min(max(duration, .zero), century).components
+    let (seconds, attoseconds) = min(max(duration, .zero), .century).components
     self = .nanoseconds(seconds * 1_000_000_000 + attoseconds / 1_000_000_000)
   }
 }

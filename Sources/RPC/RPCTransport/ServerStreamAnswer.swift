@@ -9,11 +9,11 @@ extension ServerStream {
   @inlinable
   func finish(with response: some RPCMessage) {
     guard !self.isFinished else { return }
-    if self.compressesResponse {
-      self.finish(compressing: response.encoded())
-      return
-    }
     do throws(RPCError) {
+      if self.compressesResponse {
+        let plain = try encoded(response, limit: self.maximumMessageBytes)
+        return self.finish(compressing: plain)
+      }
       try response.encode { size throws(RPCError) in
         guard size <= self.maximumMessageBytes else {
           throw tooLarge(size, self.maximumMessageBytes)

@@ -248,14 +248,28 @@ final class StreamWriter: @unchecked Sendable {
   private static let cancelled = RPCError(.cancelled, "the sending task was cancelled")
 }
 
+/// A message's encoding, if it is no larger than that.
+@usableFromInline
+func encoded(_ message: some RPCMessage, limit: Int) throws(RPCError) -> [UInt8] {
+  var bytes: [UInt8] = []
+  try message.encode { size throws(RPCError) in
+    guard size <= limit else { throw tooLarge(size, limit) }
+    bytes = [UInt8](unsafeUninitializedCapacity: max(size, 1)) { _, initialized in
+      initialized = size
+    }
+    // The array is neither copied nor changed before `encode` returns: its storage stays.
+    return bytes.withUnsafeMutableBytes { $0.baseAddress! }
+  }
+  return bytes
+}
+
 /// A message with its flag and length before it.
 @usableFromInline
 func frame(
   _ message: some RPCMessage, _ compression: Compression, limit: Int
 ) throws(RPCError) -> [UInt8] {
   if compression != .identity {
-    let plain = message.encoded()
-    guard plain.count <= limit else { throw tooLarge(plain.count, limit) }
+    let plain = try encoded(message, limit: limit)
     let small = plain.withUnsafeBytes { MessageCodec.compress($0, compression) }
     return [1] + withUnsafeBytes(of: UInt32(small.count).bigEndian) { Array($0) } + small
   }

@@ -352,7 +352,19 @@ import Testing
     _ = try bytes.withUnsafeBytes { bytes throws(MessageDecodingError) in
       try EverythingV1.Everything(decoding: bytes, taking: &memory)
     }
-    #expect(memory == bytes.count)
+    #expect(memory >= bytes.count && memory < bytes.count + 4_096)
+  }
+
+  @Test func eachStringTakesAnAllocation() throws {
+    let count = 1_000
+    let bytes = (0..<count).flatMap { _ in self.field(29, [UInt8](repeating: 0x61, count: 16)) }
+    var memory = 0
+    let message = try bytes.withUnsafeBytes { bytes throws(MessageDecodingError) in
+      try EverythingV1.Everything(decoding: bytes, taking: &memory)
+    }
+    #expect(message.strings.count == count)
+    // A `String`, and 32 bytes before the text.
+    #expect(memory > count * (16 + 32 + 16))
   }
 
   @Test func packedAndUnpackedAreTakenEitherWay() throws {

@@ -79,6 +79,31 @@ import Testing
     await channel.close()
   }
 
+  @Test func aQueuedCallLeavesAConnectionThatTakesNoMore() async throws {
+    let (channel, peers) = ScriptedPeer.server()
+    let open = Task { try await channel.unary(Methods.unary, Blob("open")) }
+    let first = try await peers.next()
+    let head = try #require(try await first.frame(.headers))
+    try await first.send(.settings, body: [0, 3] + ScriptedPeer.bytes(1))
+    try await first.send(.ping, body: [UInt8](repeating: 7, count: 8))
+    _ = try #require(try await first.frame(.ping) { $0.isAcknowledgement })
+    let queued = Task { try await channel.unary(Methods.unary, Blob("queued")) }
+    try await waitUntil { try await waitingCalls(of: channel) == 1 }
+    try await first.send(.goAway, body: ScriptedPeer.bytes(head.stream) + ScriptedPeer.bytes(0))
+    // The open one has not ended yet.
+    let second = try await peers.next()
+    let other = try #require(try await second.frame(.headers))
+    try await second.respond(stream: other.stream)
+    try await second.send(message: Array("yes".utf8), stream: other.stream)
+    try await second.end(stream: other.stream)
+    #expect(try await queued.value.text == "yes")
+    try await first.respond(stream: head.stream)
+    try await first.send(message: Array("too".utf8), stream: head.stream)
+    try await first.end(stream: head.stream)
+    #expect(try await open.value.text == "too")
+    await channel.close()
+  }
+
   @Test(arguments: ["error", "trailing", "initial"])
   func headersThatAreTooLargeForTheClientAreAnErrorThatSaysSo(what: String) async throws {
     var service = TestService()

@@ -130,6 +130,43 @@ import Testing
     #expect(try #require(summary.withLock { $0 }).duration >= .seconds(5))
   }
 
+  @Test func theEndOfACallWhoseRequestIsTooLargeIsHeardOf() async throws {
+    let codes = Mutex<[StatusCode]>([])
+    struct Listening: ClientInterceptor {
+      var ended: @Sendable (CallSummary) -> Void
+      func intercept(_ call: inout OutgoingCall) async throws { call.onEnd(self.ended) }
+    }
+    var configuration = RPCChannel.Configuration()
+    configuration.interceptors = [Listening { end in codes.withLock { $0.append(end.code) } }]
+    let (channel, _) = ScriptedPeer.server(configuration: configuration)
+    var options = CallOptions()
+    options.maximumRequestBytes = 3
+    await #expect(throws: RPCError.self) {
+      try await channel.unary(Methods.unary, Blob("large"), options: options)
+    }
+    await #expect(throws: RPCError.self) {
+      _ = try await channel.serverStreaming(Methods.server, Blob("large"), options: options)
+    }
+    try await waitUntil { codes.withLock { $0.count } == 2 }
+    #expect(codes.withLock { $0 } == [.resourceExhausted, .resourceExhausted])
+    await channel.close()
+  }
+
+  private struct Cancelled: ClientInterceptor {
+    func intercept(_ call: inout OutgoingCall) async throws { throw CancellationError() }
+  }
+
+  @Test func anInterceptorThatIsCancelledCancelsTheCall() async throws {
+    var configuration = RPCChannel.Configuration()
+    configuration.interceptors = [Cancelled()]
+    let (channel, _) = ScriptedPeer.server(configuration: configuration)
+    let error = await #expect(throws: RPCError.self) {
+      try await channel.unary(Methods.unary, Blob())
+    }
+    #expect(error?.code == .cancelled)
+    await channel.close()
+  }
+
   private struct Twice: ServerInterceptor {
     func intercept(
       _ context: ServerContext, proceed: () async throws -> Void
