@@ -135,17 +135,27 @@ public struct Metadata: Sendable {
   /// Names that are not the application's: the transport writes them, or HTTP/2 forbids them (RFC
   /// 9113, section 8.2.2).
   private static let reservedNames: Set<String> = [
-    "grpc-status", "grpc-message", "grpc-timeout", "grpc-encoding", "grpc-message-type",
-    "grpc-previous-rpc-attempts", "content-type", "content-length", "te", "host", "user-agent",
-    "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade",
+    "content-type", "content-length", "te", "host", "user-agent", "connection", "keep-alive",
+    "proxy-connection", "transfer-encoding", "upgrade",
+  ]
+  /// Of all names that begin with `grpc-`, those that are the application's to send.
+  private static let grpcNames: Set<String> = [
+    "grpc-status-details-bin", "grpc-retry-pushback-ms", "grpc-accept-encoding", "grpc-trace-bin",
+    "grpc-tags-bin",
   ]
 
   /// Whether the application may send a field of that name, which is in lower case, and value.
   package static func mayBeSent(
     _ name: UnsafeBufferPointer<UInt8>, _ value: UnsafeBufferPointer<UInt8>
   ) -> Bool {
-    self.isName(name) && !self.reservedNames.contains(String(decoding: name, as: UTF8.self))
+    self.isName(name) && !self.isReserved(name)
       && (!self.isBinaryName(name) || self.isBinary(value))
+  }
+
+  private static func isReserved(_ name: UnsafeBufferPointer<UInt8>) -> Bool {
+    let text = String(decoding: name, as: UTF8.self)
+    return text.hasPrefix("grpc-")
+      ? !self.grpcNames.contains(text) : self.reservedNames.contains(text)
   }
 
   private static func isBinaryName(_ name: UnsafeBufferPointer<UInt8>) -> Bool {

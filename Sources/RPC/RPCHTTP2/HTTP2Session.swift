@@ -320,13 +320,17 @@ package final class HTTP2Session {
     nghttp2_session_terminate_session(self.session, code)
   }
 
-  /// Resets the streams whose bytes the peer has not taken since the last time.
+  /// Ends the streams whose bytes the peer has not taken since the last time, or not sent.
   ///
-  /// - Parameter minimum: Bytes that it must have taken while more were waiting.
+  /// - Parameter minimum: Bytes that it must have taken while more were waiting, or sent.
   /// - Returns: How many there were.
   package func resetStalledStreams(minimum: Int) -> Int {
     var count = 0
     for stream in self.streams where !stream.isClosed {
+      if stream.endsForSilence(minimum: minimum) {
+        count += 1
+        continue
+      }
       let isWaiting = !stream.outbound.isEmpty || stream.ending.isWaiting
       defer { stream.drainedAtCheck = isWaiting ? stream.drainedBytes : nil }
       guard let before = stream.drainedAtCheck, isWaiting,

@@ -102,6 +102,9 @@ open class HTTP2Stream {
   open func dataReceived(_ bytes: UnsafeRawBufferPointer) {}
   /// The peer has sent everything.
   open func endReceived() {}
+  /// From time to time: true if the peer has sent less than `minimum` since the last time of what it
+  /// owes; then the stream has ended itself.
+  open func endsForSilence(minimum: Int) -> Bool { false }
   /// Bytes have left the outbound queue; `remaining` are in it.
   open func outboundDrained(remaining: Int) {}
   /// The last event.

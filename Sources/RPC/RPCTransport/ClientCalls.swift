@@ -184,14 +184,17 @@ final class StreamingClientCall: ClientCall, @unchecked Sendable {
   }
 }
 
-/// Keeps a call alive: when the last one who could read it lets go, the call is cancelled.
+/// Keeps a call alive, and its channel: when the last one who could read it lets go, the call is
+/// cancelled.
 @usableFromInline
 final class CallHandle: Sendable {
   @usableFromInline let stream: ClientStream
+  private let channel: RPCChannel
 
   @usableFromInline
-  init(_ stream: ClientStream) {
+  init(_ stream: ClientStream, of channel: RPCChannel) {
     self.stream = stream
+    self.channel = channel
   }
 
   func cancel() {

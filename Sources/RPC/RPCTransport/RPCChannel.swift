@@ -280,7 +280,7 @@ public final class RPCChannel: Sendable {
       ? try await self.interceptedStream(of: method, options, call)
       : try self.stream(of: method, options, call)
     room.set(stream)
-    return ResponseStream(queue: queue, call: call, handle: CallHandle(stream))
+    return ResponseStream(queue: queue, call: call, handle: CallHandle(stream, of: self))
   }
 
   // MARK: - Terms

@@ -80,7 +80,8 @@ public final class RPCServer: Sendable {
     public var handshakeTimeout = Duration.seconds(10)
     /// A request's header list takes no longer.
     public var headerTimeout = Duration.seconds(10)
-    /// Calls are reset whose client takes less than a kilobyte of what waits for it in this time.
+    /// Calls end whose client takes less than a kilobyte of what waits for it in this time, or sends
+    /// less of a single request that is not whole.
     public var stalledCallTimeout = Duration.seconds(120)
     /// Pings clients that are silent, to notice that they are gone.
     public var keepalive: Keepalive? = Keepalive(interval: .seconds(300), withoutCalls: true)
@@ -332,7 +333,7 @@ public final class RPCServer: Sendable {
     life.keepaliveWithoutCalls = own.keepalive?.withoutCalls ?? false
     life.idle = own.maximumConnectionIdle
     // `A9` of the gRPC project's proposals: so that not all connections end at once.
-    life.age = own.maximumConnectionAge.map { $0 * Double.random(in: 0.9...1.1) }
+    life.age = own.maximumConnectionAge.map { min($0, .century) * Double.random(in: 0.9...1.1) }
     life.ageGrace = own.maximumConnectionAgeGrace
     life.stallCheck = own.stalledCallTimeout
     return life

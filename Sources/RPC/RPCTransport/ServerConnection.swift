@@ -193,7 +193,8 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
 
   func streamsStalled(_ count: Int) {
     self.load.attacked(
-      by: self.peer.address, "\(count) calls were reset: their responses were not read")
+      by: self.peer.address,
+      "\(count) calls were ended: their responses are not read, or their requests do not come")
   }
 
   func connectionWillClose(_ reason: String) {}

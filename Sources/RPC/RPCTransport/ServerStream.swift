@@ -56,6 +56,8 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     var unconsumedBytes = 0
     /// The client has sent everything, and some of it waits for the sink.
     var endIsDue = false
+    /// Of a single request, at the last look at it.
+    var bytesAtCheck: Int?
     /// What the handler has of the call as long as it runs: metadata and, if there is one, the request.
     var givenBytes = 0
     /// What the stream holds of metadata and messages, as the connection has counted it.
@@ -276,6 +278,22 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     self.deframer.reset()
     if self.handlerRuns { self.call.givenBytes += self.decodedBytes }
     if self.call.givenBytes >= Self.smallestHeld || self.call.heldBytes > 0 { self.countHeld() }
+  }
+
+  /// A request that never comes whole would hold its call's place for ever.
+  override func endsForSilence(minimum: Int) -> Bool {
+    guard self.call.phase == .open, self.call.sink == nil, self.call.context == nil else {
+      return false
+    }
+    let count = self.deframer.heldBytes
+    defer { self.call.bytesAtCheck = count }
+    guard let before = self.call.bytesAtCheck, count - before < minimum else { return false }
+    self.breakOff(
+      RPCError(
+        .deadlineExceeded,
+        "the request did not come whole: \(count) bytes of it, \(count - before) of them in the last "
+          + "\(self.server.configuration.stalledCallTimeout)"))
+    return true
   }
 
   override func outboundDrained(remaining: Int) {

@@ -320,10 +320,18 @@ private func loadCertificates(_ file: String) throws(TLSError) -> [NIOSSLCertifi
   }
 }
 
+/// Those of TLS 1.2 that HTTP/2 does not prohibit (RFC 9113, section 9.2.2); TLS 1.3 has no others.
+private let cipherSuites: [NIOTLSCipher] = [
+  .TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, .TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+  .TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, .TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+  .TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, .TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+]
+
 private func makeContext(_ wished: TLSConfiguration) throws(TLSError) -> NIOSSLContext {
   var configuration = wished
   // Many peers never answer a close_notify, and HTTP/2 has said its last word before it.
   configuration.shutdownTimeout = .milliseconds(250)
+  configuration.cipherSuiteValues = cipherSuites
   do {
     return try NIOSSLContext(configuration: configuration)
   } catch {

@@ -239,7 +239,7 @@ private let empty: [UInt8] = [0, 0, 0, 0, 0]
       let metadata: Metadata = [
         "grpc-status": "5", "content-type": "text/plain", ":status": "500", "no name": "x",
         "connection": "close", "content-length": "7", "": "x", "naïve": "x", "mine": " spaced ",
-        "mine-bin": "no base64!",
+        "mine-bin": "no base64!", "grpc-of-tomorrow": "x",
       ]
       context.setInitialMetadata(metadata)
       context.setTrailingMetadata(metadata)

@@ -1,5 +1,6 @@
 import NIOCore
 import NIOPosix
+import NIOSSL
 import RPCCore
 import RPCTesting
 import RPCTransport
@@ -183,6 +184,45 @@ import Testing
         try await channel.unary(Methods.unary, Blob())
       }
       #expect(error?.code == .unavailable)
+    }
+  }
+
+  /// Makes a handshake of TLS 1.2 with those suites; answers the version that was agreed on.
+  private static func handshake(
+    with address: ListenAddress, _ suites: [NIOTLSCipher]
+  ) async throws -> TLSVersion? {
+    var configuration = TLSConfiguration.makeClientConfiguration()
+    configuration.maximumTLSVersion = .tlsv12
+    configuration.cipherSuiteValues = suites
+    configuration.applicationProtocols = ["h2"]
+    configuration.certificateVerification = .none
+    let context = try NIOSSLContext(configuration: configuration)
+    guard case .tcp(let host, let port) = address else { return nil }
+    let channel = try await ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+      .channelInitializer { channel in
+        channel.eventLoop.makeCompletedFuture {
+          try channel.pipeline.syncOperations.addHandler(
+            NIOSSLClientHandler(context: context, serverHostname: nil))
+        }
+      }.connect(host: host, port: port).get()
+    defer { channel.close(promise: nil) }
+    // What is written waits for the handshake.
+    try await channel.writeAndFlush(ByteBuffer(string: "PRI")).get()
+    return try await channel.nioSSL_tlsVersion().get()
+  }
+
+  @Test func suitesThatHTTP2ProhibitsAreNotTaken() async throws {
+    try await withServer(configuration: Self.server()) { channel, _ in
+      let address = try ListenAddress("\(channel.target)")
+      let taken = try await Self.handshake(
+        with: address,
+        [.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, .TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256])
+      #expect(taken == .tlsv12)
+      await #expect(throws: (any Error).self) {
+        try await Self.handshake(
+          with: address,
+          [.TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA, .TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA])
+      }
     }
   }
 
