@@ -13,9 +13,9 @@ import HeapModule
 /// Each pool has one batch with the table at a time, so a later, smaller rank is never overtaken by
 /// more than one batch.
 package struct StateMachine: Sendable {
-  package private(set) var state = State()
+  package internal(set) var state = State()
   package let policy: Policy
-  private var effects: [Effect] = []
+  var effects: [Effect] = []
   /// When the input came that is being handled.
   private var now = Timestamp(microseconds: 0)
   /// Surveys for shapes that have just found no room are at least this far apart.
@@ -161,13 +161,13 @@ package struct StateMachine: Sendable {
     self.state.pools[demand.shape.pool, default: State.Pool()].queues[demand.shape] = queue
   }
 
-  private func counts(_ place: State.Place) -> Bool {
+  func counts(_ place: State.Place) -> Bool {
     guard let open = self.state.demands[place.request] else { return false }
     return open.place == place && open.phase == .waiting
   }
 
   /// Forgets a demand, wherever it is.
-  private mutating func remove(_ request: AttemptID) {
+  mutating func remove(_ request: AttemptID) {
     guard let open = self.state.demands.removeValue(forKey: request) else { return }
     self.state.streams[open.stream]?.demands.remove(request)
     if open.phase == .waiting { self.left(open.demand.shape) }
@@ -184,7 +184,7 @@ package struct StateMachine: Sendable {
     }
   }
 
-  private mutating func dropIfIdle(_ name: PoolName) {
+  mutating func dropIfIdle(_ name: PoolName) {
     guard let pool = self.state.pools[name], pool.queues.isEmpty, pool.trying == nil,
       !pool.isSurveying
     else { return }
@@ -354,86 +354,6 @@ package struct StateMachine: Sendable {
   private static func unblock(_ pool: inout State.Pool) {
     for index in pool.queues.indices { pool.queues.values[index].isBlocked = false }
     pool.isWoken = false
-  }
-
-  // MARK: Reasons
-
-  private mutating func survey(_ name: PoolName, every interval: Duration, at now: Timestamp) {
-    guard self.state.table == .connected, let pool = self.state.pools[name], !pool.isSurveying,
-      Self.isDue(pool.lastSurvey, interval, now)
-    else { return }
-    self.state.pools[name]?.isSurveying = true
-    self.state.pools[name]?.lastSurvey = now
-    self.state.pools[name]?.wantsSurvey = false
-    self.effects.append(.survey(name))
-  }
-
-  private mutating func surveyed(_ name: PoolName, _ survey: PoolSurvey) {
-    self.state.pools[name]?.isSurveying = false
-    for shape in self.shapes(of: name, where: \.isUnmet) {
-      switch survey.verdict(on: shape, policy: self.policy) {
-      case .waits(let reason):
-        self.state.pools[name]?.queues[shape]?.wasImpossible = false
-        self.explain(shape, reason)
-      case .impossible(let reason):
-        let isTried = self.state.pools[name]?.trying?.contains { $0.demand.shape == shape } ?? false
-        if isTried, self.state.pools[name]?.queues[shape]?.wasImpossible == false {
-          // Its executor may have come since the look. But in a pool that is busy, or looked at
-          // whenever it is tried, something is always being tried: the next look decides.
-          self.state.pools[name]?.queues[shape]?.wasImpossible = true
-          continue
-        }
-        for request in self.requests(of: shape, atMost: .max) {
-          guard let open = self.state.demands[request] else { continue }
-          self.effects.append(.send(open.stream, .unsatisfiable(request, reason: reason)))
-          if open.phase == .trying { self.state.pools[name]?.withdrawn.insert(request) }
-          self.remove(request)
-        }
-      }
-    }
-    self.dropIfIdle(name)
-  }
-
-  /// Tells the first demands of a shape why they wait, unless they know.
-  private mutating func explain(_ shape: Shape, _ reason: String) {
-    self.state.pools[shape.pool]?.queues[shape]?.reason = reason
-    for request in self.requests(of: shape, atMost: self.policy.maximumExplained) {
-      guard let open = self.state.demands[request], open.told != reason else { continue }
-      self.state.demands[request]?.told = reason
-      self.effects.append(.send(open.stream, .waiting(request, reason: reason)))
-    }
-  }
-
-  /// The first demands of a shape, in order. Those that are being tried come first, and count: a
-  /// demand that is tried each time somebody asks why it waits must get its answer all the same.
-  private func requests(of shape: Shape, atMost limit: Int) -> [AttemptID] {
-    guard let pool = self.state.pools[shape.pool] else { return [] }
-    var requests = (pool.trying ?? []).filter { one in
-      one.demand.shape == shape
-        && self.state.demands[one.demand.request]?.arrival == one.arrival
-    }.map(\.demand.request)
-    var places = pool.queues[shape]?.places ?? []
-    while requests.count < limit, let place = places.popMin() {
-      if self.counts(place) { requests.append(place.request) }
-    }
-    return requests
-  }
-
-  /// Shapes with open demand, by its first place: dictionaries have another order in every process.
-  private func shapes(
-    of name: PoolName, where counts: (State.Queue) -> Bool = { _ in true }
-  ) -> [Shape] {
-    guard let pool = self.state.pools[name] else { return [] }
-    var heads: [Shape: State.Place] = [:]
-    for (shape, queue) in pool.queues where counts(queue) { heads[shape] = queue.places.min }
-    for one in pool.trying ?? [] {
-      let shape = one.demand.shape
-      guard let queue = pool.queues[shape], counts(queue) else { continue }
-      let place = State.Place(
-        rank: one.demand.rank, arrival: one.arrival, request: one.demand.request)
-      heads[shape] = min(heads[shape] ?? place, place)
-    }
-    return heads.sorted { $0.value < $1.value }.map(\.key)
   }
 
   // MARK: Leases that schedulers count on
@@ -612,7 +532,7 @@ package struct StateMachine: Sendable {
   }
 
   /// Also when the clock went back: no interval lasts longer than its length because of that.
-  private static func isDue(_ last: Timestamp?, _ interval: Duration, _ now: Timestamp) -> Bool {
+  static func isDue(_ last: Timestamp?, _ interval: Duration, _ now: Timestamp) -> Bool {
     guard let last else { return true }
     return now - last >= interval || now < last
   }
