@@ -76,7 +76,7 @@ import Testing
         try await body(try ListenAddress("\(channel.target)"), witness)
         witness.isOver.store(true, ordering: .relaxed)
         let served = try await group.next()
-        #expect(served ?? 0 >= 1)
+        #expect(served ?? 0 >= 2)
       }
     }
     #expect(Self.residentBytes - before < mayGrow)
@@ -328,7 +328,7 @@ import Testing
     configuration.emptyFrames = .init(burst: 100, perSecond: 1)
     var service = TestService()
     service.server = { _, responses, _ in
-      try await responses.send(Blob([UInt8](repeating: 0, count: 32 << 10)))
+      for _ in 0..<2 { try await responses.send(Blob([UInt8](repeating: 0, count: 32 << 10))) }
     }
     try await Self.attack(configuration, service: service) { address, witness in
       let peer = try await ScriptedPeer.client(of: address, greets: false)
@@ -664,6 +664,21 @@ import Testing
     while ContinuousClock.now < end, !isOver() {}
   }
 
+  /// A server on a loop of its own, and a channel that has made a call.
+  private static func withOneLoop(
+    _ service: TestService, _ body: (RPCChannel, ListenAddress) async throws -> Void
+  ) async throws {
+    let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+    let server = RPCServer(services: [service], group: group)
+    let address = try await server.listen(on: .tcp(host: "127.0.0.1", port: 0))
+    let channel = RPCChannel(to: address)
+    _ = try await channel.unary(Methods.unary, Blob())
+    try await body(channel, address)
+    await channel.close()
+    await server.shutdown(grace: .zero)
+    try await group.shutdownGracefully()
+  }
+
   @Test func aConnectionThatKeepsItsLoopBusyLetsOthersIn() async throws {
     let slow = Mutex(0)
     // How many of the slow ones were over when each of the others' came to its turn.
@@ -682,33 +697,27 @@ import Testing
       slow.withLock { $0 += 1 }
       return Blob()
     }
-    let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
-    let server = RPCServer(services: [service], group: group)
-    let address = try await server.listen(on: .tcp(host: "127.0.0.1", port: 0))
-    let channel = RPCChannel(to: address)
-    _ = try await channel.unary(Methods.unary, Blob())
-    let peer = try await ScriptedPeer.client(of: address)
-    let count = 60
-    let message = [0] + ScriptedPeer.bytes(1_000) + [UInt8](repeating: 1, count: 1_000)
-    let head = ScriptedPeer.block(ScriptedPeer.requestFields(Methods.unary.path))
-    var calls: [UInt8] = []
-    for index in 0..<UInt32(count) {
-      calls += ScriptedPeer.frame(.headers, flags: 4, stream: index * 2 + 1, body: head)
-      calls += ScriptedPeer.frame(.data, flags: 1, stream: index * 2 + 1, body: message)
+    try await Self.withOneLoop(service) { channel, address in
+      let peer = try await ScriptedPeer.client(of: address)
+      let count = 60
+      let message = [0] + ScriptedPeer.bytes(1_000) + [UInt8](repeating: 1, count: 1_000)
+      let head = ScriptedPeer.block(ScriptedPeer.requestFields(Methods.unary.path))
+      var calls: [UInt8] = []
+      for index in 0..<UInt32(count) {
+        calls += ScriptedPeer.frame(.headers, flags: 4, stream: index * 2 + 1, body: head)
+        calls += ScriptedPeer.frame(.data, flags: 1, stream: index * 2 + 1, body: message)
+      }
+      try await peer.send(bytes: calls)
+      for await _ in begun { break }
+      _ = try await channel.unary(Methods.unary, Blob())
+      #expect(others.withLock { $0.last ?? count } < count)
+      // None of them is lost.
+      for _ in 0..<count {
+        let end = try await peer.frame(.headers) { $0.endsStream }
+        #expect(end?["grpc-status"] == "0")
+      }
+      await peer.close()
     }
-    try await peer.send(bytes: calls)
-    for await _ in begun { break }
-    _ = try await channel.unary(Methods.unary, Blob())
-    #expect(others.withLock { $0.last ?? count } < count)
-    // None of them is lost.
-    for _ in 0..<count {
-      let end = try await peer.frame(.headers) { $0.endsStream }
-      #expect(end?["grpc-status"] == "0")
-    }
-    await peer.close()
-    await channel.close()
-    await server.shutdown(grace: .zero)
-    try await group.shutdownGracefully()
   }
 
   @Test func connectionsThatKeepTheirLoopBusyTogetherLetOthersIn() async throws {
@@ -728,32 +737,26 @@ import Testing
       slow.withLock { $0 += 1 }
       return Blob()
     }
-    let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
-    let server = RPCServer(services: [service], group: group)
-    let address = try await server.listen(on: .tcp(host: "127.0.0.1", port: 0))
-    let channel = RPCChannel(to: address)
-    _ = try await channel.unary(Methods.unary, Blob())
-    other.withLock { $0 = nil }
-    var peers: [ScriptedPeer] = []
-    for _ in 0..<40 { peers.append(try await ScriptedPeer.client(of: address)) }
-    // While the loop is at work for the first one all others become readable, the good one last.
-    let message = [UInt8](repeating: 1, count: 1_000)
-    for (index, peer) in peers.enumerated() {
-      try await peer.begin(Methods.unary)
-      try await peer.send(message: message, ends: true)
-      if index == 0 { for await _ in begun { break } }
+    try await Self.withOneLoop(service) { channel, address in
+      other.withLock { $0 = nil }
+      var peers: [ScriptedPeer] = []
+      for _ in 0..<40 { peers.append(try await ScriptedPeer.client(of: address)) }
+      // While the loop is at work for the first one all others become readable, the good one last.
+      let message = [UInt8](repeating: 1, count: 1_000)
+      for (index, peer) in peers.enumerated() {
+        try await peer.begin(Methods.unary)
+        try await peer.send(message: message, ends: true)
+        if index == 0 { for await _ in begun { break } }
+      }
+      _ = try await channel.unary(Methods.unary, Blob())
+      #expect(try #require(other.withLock { $0 }) < peers.count / 2)
+      // None of them is lost.
+      for peer in peers {
+        let end = try await peer.frame(.headers) { $0.endsStream }
+        #expect(end?["grpc-status"] == "0")
+        await peer.close()
+      }
     }
-    _ = try await channel.unary(Methods.unary, Blob())
-    #expect(try #require(other.withLock { $0 }) < peers.count / 2)
-    // None of them is lost.
-    for peer in peers {
-      let end = try await peer.frame(.headers) { $0.endsStream }
-      #expect(end?["grpc-status"] == "0")
-      await peer.close()
-    }
-    await channel.close()
-    await server.shutdown(grace: .zero)
-    try await group.shutdownGracefully()
   }
 
   @Test func answersCountThatCameBeforeTheirServerClosed() async throws {
