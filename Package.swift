@@ -35,6 +35,7 @@ let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto"
 let cryptoExtras: Target.Dependency = .product(name: "CryptoExtras", package: "swift-crypto")
 let arguments: Target.Dependency = .product(
   name: "ArgumentParser", package: "swift-argument-parser")
+let heaps: Target.Dependency = .product(name: "HeapModule", package: "swift-collections")
 let collections: Target.Dependency = .product(name: "Collections", package: "swift-collections")
 let yams: Target.Dependency = .product(name: "Yams", package: "Yams")
 
@@ -67,7 +68,7 @@ let allPlaces: [Place] = [
   Place(
     name: "RPCTransport", folder: "RPC", layer: .rpcTransport,
     uses: ["RPCCore", "RPCHTTP2", "RPCCompression"],
-    products: nio("NIOCore", "NIOPosix") + [ssl]),
+    products: nio("NIOCore", "NIOPosix") + [ssl, heaps]),
   Place(
     name: "CRPCProtos", folder: "RPC", layer: .rpcWire, kind: .generatedC, beside: ["CProtobufC"]
   ),
@@ -149,7 +150,7 @@ let allPlaces: [Place] = [
   Place(
     name: "ExecutorAllocatorCore", folder: "ExecutorAllocator", layer: .core, uses: ["Domain"],
     products: [
-      .product(name: "HeapModule", package: "swift-collections"),
+      heaps,
       .product(name: "DequeModule", package: "swift-collections"),
     ]),
   Place(
@@ -254,7 +255,7 @@ let allTests: [(name: String, folder: String, uses: [String], products: [Target.
   (
     "RPCTransportTests", "RPC",
     ["RPCCore", "RPCHTTP2", "RPCCompression", "RPCTransport", "RPCTesting"],
-    nio("NIOCore", "NIOPosix") + [ssl]
+    nio("NIOCore", "NIOPosix", "NIOEmbedded") + [ssl]
   ),
   (
     "RPCTests", "RPC",

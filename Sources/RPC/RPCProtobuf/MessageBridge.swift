@@ -6,7 +6,7 @@ public struct MessageBridge: @unchecked Sendable {
   // Unchecked: both point to what lives as long as the process and never changes.
   @usableFromInline let descriptor: UnsafePointer<ProtobufCMessageDescriptor>
   private let unpacking: Unpacking
-  private let scan: Scan?
+  private let scan: Scan
 
   /// Takes the message's generated `…__init`, which knows the descriptor.
   public init<CMessage>(_ initialize: (UnsafeMutablePointer<CMessage>?) -> Void) {
@@ -36,27 +36,35 @@ public struct MessageBridge: @unchecked Sendable {
       return (UnsafeRawPointer(message), DecodingSource(isRewritten: false))
     }
     arena.startOver(budget: Arena.budget(forDecoding: bytes.count))
+    // libprotobuf-c copies them.
     arena.state.pointee.hasTexts = true
-    switch self.scan?.look(at: bytes) ?? .fine {
+    switch self.scan.look(at: bytes) {
     case .fine:
-      if let message = protobuf_c_message_unpack(
-        self.descriptor, arena.allocator, bytes.count, bytes.baseAddress)
-      {
-        return (UnsafeRawPointer(message), DecodingSource(isRewritten: false))
-      }
-      return try self.unpackRewritten(bytes, arena)
+      return (try self.unpackByLibrary(bytes, arena), DecodingSource(isRewritten: false))
     case .odd:
-      return try self.unpackRewritten(bytes, arena)
+      return (try self.unpackRewritten(bytes, arena), DecodingSource(isRewritten: true))
+    case .malformed:
+      throw self.error(.malformed)
     case .nestedTooDeep:
       throw self.error(.nestedTooDeep)
     }
   }
 
+  private func unpackByLibrary(
+    _ bytes: UnsafeBufferPointer<UInt8>, _ arena: Arena
+  ) throws(MessageDecodingError) -> UnsafeRawPointer {
+    let message = protobuf_c_message_unpack(
+      self.descriptor, arena.allocator, bytes.count, bytes.baseAddress)
+    guard let message else {
+      throw self.error(arena.isExhausted ? .tooMuchMemory : .malformed)
+    }
+    return UnsafeRawPointer(message)
+  }
+
   @inline(never)
   private func unpackRewritten(
     _ bytes: UnsafeBufferPointer<UInt8>, _ arena: Arena
-  ) throws(MessageDecodingError) -> (UnsafeRawPointer, DecodingSource) {
-    guard !arena.isExhausted else { throw self.error(.tooMuchMemory) }
+  ) throws(MessageDecodingError) -> UnsafeRawPointer {
     let rewritten: [UInt8]
     do {
       rewritten = try Rewriting.rewrite(bytes, as: self.descriptor)
@@ -66,13 +74,9 @@ public struct MessageBridge: @unchecked Sendable {
       case .nestedTooDeep: throw self.error(.nestedTooDeep)
       }
     }
-    let message = rewritten.withUnsafeBufferPointer { bytes in
-      protobuf_c_message_unpack(self.descriptor, arena.allocator, bytes.count, bytes.baseAddress)
+    return try rewritten.withUnsafeBufferPointer { (bytes) throws(MessageDecodingError) in
+      try self.unpackByLibrary(bytes, arena)
     }
-    guard let message else {
-      throw self.error(arena.isExhausted ? .tooMuchMemory : .malformed)
-    }
-    return (UnsafeRawPointer(message), DecodingSource(isRewritten: true))
   }
 
   private func error(_ reason: MessageDecodingError.Reason) -> MessageDecodingError {

@@ -20,16 +20,6 @@ struct Rewriting {
 
   private typealias Bytes = UnsafeBufferPointer<UInt8>
 
-  /// What one field of the result is made of.
-  private enum Piece {
-    /// As it came.
-    case copy(Bytes)
-    /// A submessage, in one or several parts.
-    case message(UnsafePointer<ProtobufCMessageDescriptor>, number: UInt32, parts: [Bytes])
-    /// A oneof's member that another one replaced.
-    case replaced
-  }
-
   private var output: [UInt8] = []
 
   /// The encoding, rewritten.
@@ -42,48 +32,94 @@ struct Rewriting {
     return rewriting.output
   }
 
-  private mutating func message(
-    _ parts: [Bytes], _ type: UnsafePointer<ProtobufCMessageDescriptor>, _ depth: Int
-  ) throws(Failure) {
-    guard depth <= Scan.maximumDepth else { throw .nestedTooDeep }
-    let (pieces, unknown) = try Self.pieces(parts, type)
-    for piece in pieces {
-      switch piece {
-      case .copy(let bytes):
-        self.output.append(contentsOf: bytes)
-      case .message(let inner, let number, let parts):
-        self.output.append(varint: UInt64(number) << 3 | 2)
-        // The length is known afterwards only: five bytes, of which the first four go on.
-        let length = self.output.count
-        self.output.append(contentsOf: [0x80, 0x80, 0x80, 0x80, 0])
-        try self.message(parts, inner, depth + 1)
-        let count = UInt64(self.output.count - length - 5)
-        for index in 0..<5 {
-          self.output[length + index] |= UInt8(
-            truncatingIfNeeded: count >> UInt64(7 * index) & 0x7f)
-        }
-      case .replaced:
-        continue
-      }
-    }
-    if !unknown.isEmpty {
-      self.output.append(varint: UInt64(Self.wrappedField) << 3 | 2)
-      self.output.append(varint: UInt64(unknown.reduce(0) { $0 + $1.count }))
-      for run in unknown { self.output.append(contentsOf: run) }
+  /// One field as it came.
+  private struct Field {
+    var number: UInt32
+    /// Nothing: the field is unknown.
+    var known: UnsafePointer<ProtobufCFieldDescriptor>?
+    /// Tag and value.
+    var whole: Bytes
+    /// What a length is in front of.
+    var inside: Bytes
+
+    var isMessage: Bool { self.known?.pointee.type == PROTOBUF_C_TYPE_MESSAGE }
+    var isSingularMessage: Bool {
+      self.isMessage && self.known?.pointee.label != PROTOBUF_C_LABEL_REPEATED
     }
   }
 
-  /// - Returns: What the message is made of, and its unknown fields, those that stand side by side as
-  ///   one.
-  private static func pieces(
-    _ parts: [Bytes], _ type: UnsafePointer<ProtobufCMessageDescriptor>
-  ) throws(Failure) -> ([Piece], unknown: [Bytes]) {
-    var pieces: [Piece] = []
-    var unknown: [Bytes] = []
-    // Where the piece of a singular submessage is, by field number.
-    var singular: [UInt32: Int] = [:]
-    // Which field a oneof holds, by the offset of its case.
+  /// What has to be known of a message before its first field is written.
+  private struct Survey {
+    /// The parts of each singular submessage, by field number.
+    var singular: [UInt32: [Bytes]] = [:]
+    /// Which field a oneof holds, by the offset of its case.
     var held: [UInt32: UInt32] = [:]
+    var unknownBytes = 0
+  }
+
+  private mutating func message(
+    _ parts: [Bytes], _ type: UnsafePointer<ProtobufCMessageDescriptor>, _ depth: Int
+  ) throws(Failure) {
+    let survey = try Self.survey(parts, type)
+    try Self.forEachField(of: parts, type) { (field) throws(Failure) in
+      guard let known = field.known else { return }
+      guard field.isMessage else { return self.output.append(contentsOf: field.whole) }
+      guard depth < Scan.maximumDepth else { throw .nestedTooDeep }
+      var parts = [field.inside]
+      if field.isSingularMessage {
+        // Where its first part is, all of them; nowhere, if another of its oneof came later.
+        guard let all = survey.singular[field.number],
+          all[0].baseAddress == field.inside.baseAddress
+        else { return }
+        parts = all
+      }
+      self.output.append(varint: UInt64(field.number) << 3 | 2)
+      if field.inside.isEmpty, parts.count == 1 { return self.output.append(0) }
+      // The length is known afterwards only: five bytes, of which the first four go on.
+      let length = self.output.count
+      self.output.append(contentsOf: [0x80, 0x80, 0x80, 0x80, 0])
+      try self.message(
+        parts, known.pointee.descriptor.assumingMemoryBound(to: ProtobufCMessageDescriptor.self),
+        depth + 1)
+      let count = UInt64(self.output.count - length - 5)
+      for index in 0..<5 {
+        self.output[length + index] |= UInt8(truncatingIfNeeded: count >> UInt64(7 * index) & 0x7f)
+      }
+    }
+    guard survey.unknownBytes > 0 else { return }
+    self.output.append(varint: UInt64(Self.wrappedField) << 3 | 2)
+    self.output.append(varint: UInt64(survey.unknownBytes))
+    try Self.forEachField(of: parts, type) { (field) throws(Failure) in
+      if field.known == nil { self.output.append(contentsOf: field.whole) }
+    }
+  }
+
+  /// Reads all of a message once, without what is in its submessages. What it keeps is in proportion
+  /// to what is sent twice.
+  private static func survey(
+    _ parts: [Bytes], _ type: UnsafePointer<ProtobufCMessageDescriptor>
+  ) throws(Failure) -> Survey {
+    var survey = Survey()
+    try Self.forEachField(of: parts, type) { (field) throws(Failure) in
+      guard let known = field.known?.pointee else {
+        survey.unknownBytes += field.whole.count
+        return
+      }
+      if known.flags & PROTOBUF_C_FIELD_FLAG_ONEOF.rawValue != 0,
+        let other = survey.held.updateValue(field.number, forKey: known.quantifier_offset),
+        other != field.number
+      {
+        survey.singular[other] = nil
+      }
+      if field.isSingularMessage { survey.singular[field.number, default: []].append(field.inside) }
+    }
+    return survey
+  }
+
+  private static func forEachField(
+    of parts: [Bytes], _ type: UnsafePointer<ProtobufCMessageDescriptor>,
+    _ body: (Field) throws(Failure) -> Void
+  ) throws(Failure) {
     for part in parts {
       var reader = WireReader(part)
       while !reader.isAtEnd {
@@ -91,58 +127,16 @@ struct Rewriting {
         guard let (number, wireType) = reader.tag() else { throw .malformed }
         let value = WireReader(Bytes(start: reader.cursor, count: reader.remaining))
         guard reader.skip(number: number, wireType: wireType) else { throw .malformed }
-        let whole = Bytes(start: start, count: reader.cursor! - start!)
-
-        let known = protobuf_c_message_descriptor_get_field(type, number)
-        guard let field = known?.pointee, Self.fits(field, wireType) else {
-          if let last = unknown.last, last.baseAddress! + last.count == start {
-            unknown[unknown.count - 1] = Bytes(
-              start: last.baseAddress, count: last.count + whole.count)
-          } else {
-            unknown.append(whole)
-          }
-          continue
+        var known = protobuf_c_message_descriptor_get_field(type, number)
+        if let field = known?.pointee, Scan.wireTypes(of: field) & 1 << wireType == 0 {
+          known = nil
         }
-        let isOneof = field.flags & PROTOBUF_C_FIELD_FLAG_ONEOF.rawValue != 0
-        if isOneof, let other = held.updateValue(number, forKey: field.quantifier_offset),
-          other != number, let index = singular.removeValue(forKey: other)
-        {
-          pieces[index] = .replaced
-        }
-        guard field.type == PROTOBUF_C_TYPE_MESSAGE else {
-          pieces.append(.copy(whole))
-          continue
-        }
-        let inside = value.lengthDelimited()
-        if let index = singular[number], case .message(let type, _, var parts) = pieces[index] {
-          // Taken out first, so that `parts` grows in place.
-          pieces[index] = .replaced
-          parts.append(inside)
-          pieces[index] = .message(type, number: number, parts: parts)
-          continue
-        }
-        if field.label != PROTOBUF_C_LABEL_REPEATED {
-          singular[number] = pieces.count
-        }
-        pieces.append(
-          .message(
-            field.descriptor.assumingMemoryBound(to: ProtobufCMessageDescriptor.self),
-            number: number, parts: [inside]))
+        try body(
+          Field(
+            number: number, known: known,
+            whole: Bytes(start: start, count: reader.cursor! - start!),
+            inside: wireType == 2 ? value.lengthDelimited() : Bytes(start: nil, count: 0)))
       }
     }
-    return (pieces, unknown)
-  }
-
-  /// Whether libprotobuf-c takes a field of this wire type.
-  private static func fits(_ field: ProtobufCFieldDescriptor, _ wireType: UInt8) -> Bool {
-    let own: UInt8
-    switch field.type {
-    case PROTOBUF_C_TYPE_STRING, PROTOBUF_C_TYPE_BYTES, PROTOBUF_C_TYPE_MESSAGE:
-      return wireType == 2
-    case PROTOBUF_C_TYPE_SFIXED32, PROTOBUF_C_TYPE_FIXED32, PROTOBUF_C_TYPE_FLOAT: own = 5
-    case PROTOBUF_C_TYPE_SFIXED64, PROTOBUF_C_TYPE_FIXED64, PROTOBUF_C_TYPE_DOUBLE: own = 1
-    default: own = 0
-    }
-    return wireType == own || wireType == 2 && field.label == PROTOBUF_C_LABEL_REPEATED
   }
 }

@@ -1,179 +1,158 @@
 import CProtobufC
 
-/// A look over an encoding before libprotobuf-c may have it, for what libprotobuf-c does wrong:
-/// it has no limit for messages inside messages, and merges a submessage that is sent twice
-/// wrongly.
+/// A look over an encoding that `Unpacking` has left to libprotobuf-c, for what libprotobuf-c refuses
+/// or does wrong: it knows no groups and no other wire types than a field's own, has no limit for
+/// messages inside messages, and merges a submessage that is sent twice wrongly.
 ///
-/// Only types that can hold such a thing are looked over, and of them only the submessages that
-/// can. Nothing is allocated.
-struct Scan {
+/// What is malformed is found here, where nothing is allocated: by libprotobuf-c it would be found
+/// behind all that comes before it.
+struct Scan: @unchecked Sendable {
+  // Unchecked: points to what lives as long as the process and never changes.
+
   /// Messages inside messages, as other implementations allow.
   static let maximumDepth = 100
 
   enum Verdict {
-    /// libprotobuf-c reads it rightly.
+    /// libprotobuf-c reads it rightly, if its packed lists are whole.
     case fine
-    /// It has a submessage twice, or a group, or is malformed: `Rewriting` must see to it.
+    /// It is well formed, but `Rewriting` must see to it.
     case odd
+    case malformed
     case nestedTooDeep
   }
 
-  /// What to look for in messages of one type.
-  ///
-  /// An entry is 0 for fields that do not matter. Otherwise bit 0 is set, bits 1 to 7 hold the
-  /// number (from 1) of a singular field among those of its message or 0 for a repeated one, and
-  /// the rest holds the index (from 1) of the plan for what is inside, or 0 if that cannot matter.
-  struct Plan {
-    /// Entries for field numbers below `denseLimit`.
-    var dense: UnsafeMutablePointer<UInt32>
-    /// Field number and entry for the others.
-    var sparse: UnsafeMutableBufferPointer<(number: UInt32, entry: UInt32)>
-    var denseCount: UInt32
+  /// What to look for in a field.
+  private struct Entry {
+    /// A bit for each wire type that libprotobuf-c takes; none if there is no such field.
+    var wireTypes: UInt8 = 0
+    /// Which of its message's singular submessages it is, from 1; 0 for everything else.
+    var singular: UInt8 = 0
+    /// The plan for what is in a submessage, from 1; 0 for everything else.
+    var inside: Int32 = 0
   }
 
-  private static let denseLimit: UInt32 = 64
+  /// What to look for in messages of one type.
+  private struct Plan {
+    /// By field number, for numbers below `denseCount`.
+    var dense: UnsafeMutablePointer<Entry>
+    var denseCount: UInt32
+    /// Field number and entry for the others.
+    var sparse: UnsafeMutableBufferPointer<(number: UInt32, entry: Entry)>
+  }
 
-  /// The plan of the message type itself comes first. Lives as long as the process.
-  let plans: UnsafePointer<Plan>
+  /// Fields of higher numbers are few, and looked for among each other.
+  private static let denseLimit: UInt32 = 256
 
-  /// Makes the plans for a message type, or none if nothing can go wrong in it.
-  init?(_ root: UnsafePointer<ProtobufCMessageDescriptor>) {
+  /// The plan of the message type itself comes first.
+  private let plans: UnsafePointer<Plan>
+
+  init(_ root: UnsafePointer<ProtobufCMessageDescriptor>) {
     var types = [root]
     var indices = [root: 0]
-    var next = 0
-    while next < types.count {
-      for field in Self.messageFields(types[next]) where indices[field.type] == nil {
-        indices[field.type] = types.count
-        types.append(field.type)
-      }
-      next += 1
-    }
-    let children = types.map { type in
-      Set(Self.messageFields(type).map { indices[$0.type]! })
-    }
-    // A type matters if it can hold itself, or a singular submessage, or a type that matters.
-    var matters = types.indices.map { index in
-      Self.messageFields(types[index]).contains { $0.isSingular }
-        || Self.reaches(index, from: index, children)
-    }
-    var changed = true
-    while changed {
-      changed = false
-      for index in types.indices where !matters[index] {
-        if children[index].contains(where: { matters[$0] }) {
-          matters[index] = true
-          changed = true
+    var plans: [Plan] = []
+    while plans.count < types.count {
+      let type = types[plans.count]
+      var entries: [(number: UInt32, entry: Entry)] = []
+      var singular: UInt8 = 0
+      for field in UnsafeBufferPointer(
+        start: type.pointee.fields, count: Int(type.pointee.n_fields))
+      {
+        var entry = Entry(wireTypes: Self.wireTypes(of: field))
+        if field.type == PROTOBUF_C_TYPE_MESSAGE, let inside = field.descriptor {
+          let inside = inside.assumingMemoryBound(to: ProtobufCMessageDescriptor.self)
+          if indices[inside] == nil {
+            indices[inside] = types.count
+            types.append(inside)
+          }
+          entry.inside = Int32(indices[inside]! + 1)
+          if field.label != PROTOBUF_C_LABEL_REPEATED {
+            // Beyond 64 singular submessages two share a number: then a message is taken for odd
+            // that is not, which costs time only.
+            entry.singular = singular % 64 + 1
+            singular = entry.singular
+          }
         }
+        entries.append((field.id, entry))
       }
+      plans.append(Self.plan(entries))
     }
-    guard matters[0] else { return nil }
+    let kept = UnsafeMutablePointer<Plan>.allocate(capacity: plans.count)
+    kept.initialize(from: plans, count: plans.count)
+    self.plans = UnsafePointer(kept)
+  }
 
-    let plans = UnsafeMutablePointer<Plan>.allocate(capacity: types.count)
-    for index in types.indices {
-      var dense = [UInt32](repeating: 0, count: Int(Self.denseLimit))
-      var sparse: [(number: UInt32, entry: UInt32)] = []
-      var singular: UInt32 = 0
-      for field in Self.messageFields(types[index]) {
-        let child = indices[field.type]!
-        guard field.isSingular || matters[child] else { continue }
-        var entry: UInt32 = 1 | (matters[child] ? UInt32(child + 1) << 8 : 0)
-        if field.isSingular {
-          // Beyond 64 singular submessages two share a bit: then a message is taken for odd that
-          // is not, which costs time only.
-          entry |= (singular % 64 + 1) << 1
-          singular += 1
-        }
-        if field.number < Self.denseLimit {
-          dense[Int(field.number)] = entry
-        } else {
-          sparse.append((field.number, entry))
-        }
-      }
-      let denseCopy = UnsafeMutablePointer<UInt32>.allocate(capacity: dense.count)
-      denseCopy.initialize(from: dense, count: dense.count)
-      let sparseCopy = UnsafeMutableBufferPointer<(number: UInt32, entry: UInt32)>.allocate(
-        capacity: sparse.count)
-      _ = sparseCopy.initialize(from: sparse)
-      (plans + index).initialize(
-        to: Plan(dense: denseCopy, sparse: sparseCopy, denseCount: Self.denseLimit))
+  private static func plan(_ entries: [(number: UInt32, entry: Entry)]) -> Plan {
+    let low = entries.filter { $0.number < Self.denseLimit }
+    let denseCount = (low.map(\.number).max() ?? 0) + 1
+    let dense = UnsafeMutablePointer<Entry>.allocate(capacity: Int(denseCount))
+    dense.initialize(repeating: Entry(), count: Int(denseCount))
+    for (number, entry) in low { dense[Int(number)] = entry }
+    let high = entries.filter { $0.number >= Self.denseLimit }
+    let sparse = UnsafeMutableBufferPointer<(number: UInt32, entry: Entry)>.allocate(
+      capacity: high.count)
+    _ = sparse.initialize(from: high)
+    return Plan(dense: dense, denseCount: denseCount, sparse: sparse)
+  }
+
+  /// A bit for each wire type that libprotobuf-c takes for a field.
+  static func wireTypes(of field: ProtobufCFieldDescriptor) -> UInt8 {
+    let own: UInt8
+    switch field.type {
+    case PROTOBUF_C_TYPE_STRING, PROTOBUF_C_TYPE_BYTES, PROTOBUF_C_TYPE_MESSAGE: own = 2
+    case PROTOBUF_C_TYPE_SFIXED32, PROTOBUF_C_TYPE_FIXED32, PROTOBUF_C_TYPE_FLOAT: own = 5
+    case PROTOBUF_C_TYPE_SFIXED64, PROTOBUF_C_TYPE_FIXED64, PROTOBUF_C_TYPE_DOUBLE: own = 1
+    default: own = 0
     }
-    self.plans = UnsafePointer(plans)
+    // Numbers of a list may come in one piece.
+    return 1 << own | (field.label == PROTOBUF_C_LABEL_REPEATED ? 1 << 2 : 0)
   }
 
   /// Looks a whole message over.
   func look(at bytes: UnsafeBufferPointer<UInt8>) -> Verdict {
-    self.look(at: bytes, 0, 0)
+    var isOdd = false
+    let verdict = self.look(at: bytes, self.plans, 0, &isOdd)
+    if case .fine = verdict, isOdd { return .odd }
+    return verdict
   }
 
-  private func look(at bytes: UnsafeBufferPointer<UInt8>, _ index: Int, _ depth: Int) -> Verdict {
+  /// - Returns: Never that it is odd: what comes behind may be malformed.
+  private func look(
+    at bytes: UnsafeBufferPointer<UInt8>, _ plan: UnsafePointer<Plan>, _ depth: Int,
+    _ isOdd: inout Bool
+  ) -> Verdict {
     var reader = WireReader(bytes)
-    let plan = self.plans + index
-    let dense = plan.pointee.dense
     var seen: UInt64 = 0
     while !reader.isAtEnd {
-      guard let (number, wireType) = reader.tag() else { return .odd }
-      switch wireType {
-      case 0:
-        guard reader.varint() != nil else { return .odd }
-      case 2:
-        guard let count = reader.varint(), let inside = reader.take(count) else { return .odd }
-        let entry =
-          number < Self.denseLimit
-          ? dense[Int(number)] : Self.sparseEntry(number, plan.pointee.sparse)
-        if entry == 0 { continue }
-        let singular = entry >> 1 & 0x7f
-        if singular != 0 {
-          let bit: UInt64 = 1 << UInt64(singular &- 1)
-          if seen & bit != 0 { return .odd }
-          seen |= bit
-        }
-        if depth == Self.maximumDepth { return .nestedTooDeep }
-        let child = entry >> 8
-        if child != 0 {
-          let verdict = self.look(at: inside, Int(child &- 1), depth + 1)
-          guard case .fine = verdict else { return verdict }
-        }
-      case 1:
-        guard reader.take(8) != nil else { return .odd }
-      case 5:
-        guard reader.take(4) != nil else { return .odd }
-      default:
-        return .odd
+      guard let (number, wireType) = reader.tag() else { return .malformed }
+      let entry =
+        number < plan.pointee.denseCount
+        ? plan.pointee.dense[Int(number)] : Self.sparseEntry(number, plan.pointee.sparse)
+      let isOwn = entry.wireTypes & 1 << wireType != 0
+      guard isOwn, entry.inside != 0 else {
+        guard reader.skip(number: number, wireType: wireType) else { return .malformed }
+        // A group, or a field that is unknown for its wire type.
+        if wireType == 3 || entry.wireTypes != 0 && !isOwn { isOdd = true }
+        continue
       }
+      guard let count = reader.varint(), let inside = reader.take(count) else { return .malformed }
+      if entry.singular != 0 {
+        let bit: UInt64 = 1 << UInt64(entry.singular &- 1)
+        if seen & bit != 0 { isOdd = true }
+        seen |= bit
+      }
+      if depth == Self.maximumDepth { return .nestedTooDeep }
+      if inside.isEmpty { continue }
+      let verdict = self.look(at: inside, self.plans + Int(entry.inside &- 1), depth + 1, &isOdd)
+      guard case .fine = verdict else { return verdict }
     }
     return .fine
   }
 
   @inline(never)
   private static func sparseEntry(
-    _ number: UInt32, _ sparse: UnsafeMutableBufferPointer<(number: UInt32, entry: UInt32)>
-  ) -> UInt32 {
+    _ number: UInt32, _ sparse: UnsafeMutableBufferPointer<(number: UInt32, entry: Entry)>
+  ) -> Entry {
     for known in sparse where known.number == number { return known.entry }
-    return 0
-  }
-
-  private typealias Descriptor = UnsafePointer<ProtobufCMessageDescriptor>
-
-  private static func messageFields(
-    _ type: Descriptor
-  ) -> [(number: UInt32, isSingular: Bool, type: Descriptor)] {
-    (0..<Int(type.pointee.n_fields)).compactMap { index in
-      let field = type.pointee.fields[index]
-      guard field.type == PROTOBUF_C_TYPE_MESSAGE, let inside = field.descriptor else { return nil }
-      return (
-        field.id, field.label != PROTOBUF_C_LABEL_REPEATED,
-        inside.assumingMemoryBound(to: ProtobufCMessageDescriptor.self)
-      )
-    }
-  }
-
-  private static func reaches(_ goal: Int, from start: Int, _ children: [Set<Int>]) -> Bool {
-    var seen: Set<Int> = []
-    var open = Array(children[start])
-    while let next = open.popLast() {
-      if next == goal { return true }
-      if seen.insert(next).inserted { open.append(contentsOf: children[next]) }
-    }
-    return false
+    return Entry()
   }
 }

@@ -22,7 +22,7 @@ final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
   /// Whose link a connection is; those that were retired are nobody's.
   private var linkOf: [ObjectIdentifier: ChannelMachine.LinkID] = [:]
   /// Every connection that is not closed.
-  private var connections: [ObjectIdentifier: Connection] = [:]
+  private(set) var connections: [ObjectIdentifier: Connection] = [:]
   private var keepalive: Keepalive?
   /// A server that wants fewer pings does not make us ping less often than once a day.
   private static let seldomKeepalive = Duration.seconds(86_400)

@@ -64,9 +64,9 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   /// How many of them follow a refusal, and are not counted.
   @exclusivity(unchecked) private var plannedTransparent = 0
   private var lastError: RPCError?
-  @exclusivity(unchecked) private var hedgeTimer: Scheduled<Void>?
-  @exclusivity(unchecked) private var retryTimers: [Scheduled<Void>] = []
-  @exclusivity(unchecked) private var deadlineTimer: Scheduled<Void>?
+  private var hedgeTimer: LoopTimer?
+  private var retryTimers: [LoopTimer] = []
+  @exclusivity(unchecked) private var deadlineTimer: LoopTimer?
   @exclusivity(unchecked) private var received = (messages: 0, bytes: 0, compressed: 0)
   /// Tells the channel that a call that waits needs to wait no more.
   @exclusivity(unchecked) var onFinish: (() -> Void)?
@@ -128,7 +128,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
             .deadlineExceeded, "the deadline of \(self.terms.path) had passed before it began")))
       return
     }
-    self.deadlineTimer = self.executor.eventLoop.scheduleTask(in: TimeAmount(remaining)) {
+    self.deadlineTimer = self.executor.timers.start(in: remaining) {
       self.cancel(self.deadlineError)
     }
   }
@@ -282,16 +282,14 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     case .goOn: break
     case .giveUp: self.finish(.failure(error))
     case .tryAgain(let delay):
-      self.hedgeTimer?.cancel()
-      self.hedgeTimer = nil
+      self.executor.timers.stop(self.hedgeTimer)
       if isTransparent { self.plannedTransparent += 1 }
       self.tryAgain(after: delay)
     }
   }
 
   private func planHedge(after delay: Duration) {
-    self.hedgeTimer = self.executor.eventLoop.scheduleTask(in: TimeAmount(delay)) {
-      self.hedgeTimer = nil
+    self.hedgeTimer = self.executor.timers.start(in: delay) {
       guard !self.isFinished, self.committed == nil,
         self.retries.hedgeIsDue(self.channel?.throttle)
       else { return }
@@ -302,15 +300,15 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   private func tryAgain(after delay: Duration) {
     self.planned += 1
     // Never at once: the connection is still telling its streams of its end.
-    self.retryTimers.append(
-      self.executor.eventLoop.scheduleTask(in: TimeAmount(delay)) {
-        guard !self.isFinished, self.committed == nil else { return }
-        guard let channel = self.channel else {
-          self.unavailable(self.lastError ?? RPCError(.unavailable, "the channel was closed"))
-          return
-        }
-        channel.admit(self)
-      })
+    let timer = self.executor.timers.start(in: delay) {
+      guard !self.isFinished, self.committed == nil else { return }
+      guard let channel = self.channel else {
+        self.unavailable(self.lastError ?? RPCError(.unavailable, "the channel was closed"))
+        return
+      }
+      channel.admit(self)
+    }
+    self.retryTimers.append(timer)
   }
 
   private func commit(to attempt: ClientAttempt) {
@@ -323,8 +321,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     }
     self.committed = attempt
     self.replay.reset()
-    self.hedgeTimer?.cancel()
-    self.hedgeTimer = nil
+    self.executor.timers.stop(self.hedgeTimer)
     for other in self.attempts where other !== attempt { other.abandon() }
     self.attempts = [attempt]
   }
@@ -388,11 +385,9 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   private func finish(_ result: Result<Metadata, RPCError>) {
     guard !self.isFinished else { return }
     self.isFinishedForGood = true
-    self.deadlineTimer?.cancel()
-    self.deadlineTimer = nil
-    self.hedgeTimer?.cancel()
-    self.hedgeTimer = nil
-    for timer in self.retryTimers { timer.cancel() }
+    self.executor.timers.stop(self.deadlineTimer)
+    self.executor.timers.stop(self.hedgeTimer)
+    for timer in self.retryTimers { self.executor.timers.stop(timer) }
     self.retryTimers = []
     self.replay.reset()
     switch result {

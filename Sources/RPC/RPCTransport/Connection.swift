@@ -48,7 +48,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   private let configuration: HTTP2Session.Configuration
   private let limits: ConnectionLife.Limits
   private var life: ConnectionLife?
-  private var lifeTimer: Scheduled<Void>?
+  private let lifeTimer = LoopTimer()
   private var context: ChannelHandlerContext?
   @exclusivity(unchecked) private var output = ByteBuffer()
   @exclusivity(unchecked) private var isReading = false
@@ -109,8 +109,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   }
 
   func channelInactive(context: ChannelHandlerContext) {
-    self.lifeTimer?.cancel()
-    self.lifeTimer = nil
+    self.executor.timers.stop(self.lifeTimer)
     self.takeLastBacklog()
     self.backlog = nil
     if let session = self.session {
@@ -356,10 +355,9 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
 
   /// The peer's SETTINGS have come: other times count now.
   func greeted() {
-    self.lifeTimer?.cancel()
     // Behind the read that they came with: from within it nothing can be sent, and a ping that ought
     // to follow a notice would overtake it.
-    self.lifeTimer = self.executor.eventLoop.scheduleTask(in: .zero) { self.checkLife() }
+    self.executor.timers.start(self.lifeTimer, in: .zero) { self.checkLife() }
   }
 
   func pingAnswered() { self.life?.pingAnswered() }
@@ -372,9 +370,9 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
       lastRead: Duration(self.lastReadTime), idleSince: Duration(self.owner.idleSince),
       isInHeaders: session.isInHeaders, headerLists: session.headerLists)
     guard let (actions, next) = self.life?.check(facts, at: now) else { return }
-    self.lifeTimer = self.executor.eventLoop.scheduleTask(
-      in: TimeAmount(max(.milliseconds(1), next - now))
-    ) { self.checkLife() }
+    self.executor.timers.start(self.lifeTimer, in: max(.milliseconds(1), next - now)) {
+      self.checkLife()
+    }
     for action in actions {
       switch action {
       case .ping:

@@ -34,6 +34,7 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   }
 
   let eventLoop: any EventLoop
+  let timers: LoopTimers
   @exclusivity(unchecked) private var jobs: [UnownedJob] = []
   @exclusivity(unchecked) private var running: [UnownedJob] = []
   @exclusivity(unchecked) private var dirtyConnections: [Connection] = []
@@ -71,6 +72,7 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
 
   private init(_ eventLoop: any EventLoop) {
     self.eventLoop = eventLoop
+    self.timers = LoopTimers(eventLoop)
   }
 
   var inEventLoop: Bool { self.eventLoop.inEventLoop }

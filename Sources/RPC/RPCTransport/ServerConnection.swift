@@ -26,7 +26,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   private(set) var isGreeted = false
   private(set) var idleSince = NIODeadline.now()
   private var pings: PingEnforcement
-  private var closeTimer: Scheduled<Void>?
+  private let closeTimer = LoopTimer()
   /// Streams that are over, to be used again.
   @exclusivity(unchecked) private var spares: [ServerStream] = []
   private static let maximumSpares = 128
@@ -58,8 +58,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
     self.runningCalls += 1
     self.load.began()
     // A call that was under way when the shutdown began.
-    self.closeTimer?.cancel()
-    self.closeTimer = nil
+    connection.executor.timers.stop(self.closeTimer)
     if var spare = self.spares.popLast(), isKnownUniquelyReferenced(&spare) {
       spare.reuse()
       return spare
@@ -203,8 +202,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
     self.state = .closed
     self.reportHeld()
     self.spares = []
-    self.closeTimer?.cancel()
-    self.closeTimer = nil
+    self.connection?.executor.timers.stop(self.closeTimer)
   }
 
   /// Takes no more calls and closes when the last one is over.
@@ -225,11 +223,9 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
 
   private func lastCallMayHaveEnded() {
     guard self.state == .announcing || self.state == .draining, self.openCalls == 0,
-      self.closeTimer == nil, let connection = self.connection
+      !self.closeTimer.isRunning, let connection = self.connection
     else { return }
-    self.closeTimer = connection.executor.eventLoop.scheduleTask(
-      in: TimeAmount(self.configuration.closeTimeout)
-    ) {
+    connection.executor.timers.start(self.closeTimer, in: self.configuration.closeTimeout) {
       self.connection?.close("the server is shutting down")
     }
   }

@@ -42,7 +42,6 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     var route: Route?
     var unknownPath = ""
     var deadline: Deadline?
-    var deadlineTimer: Scheduled<Void>?
     var context: ServerContext?
     /// Nil for a call with one request.
     var sink: RequestSink?
@@ -73,6 +72,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   }
 
   let connection: Connection
+  let deadlineTimer = LoopTimer()
   private let server: ServerConnection
   @exclusivity(unchecked) private var head = RequestHead()
   @exclusivity(unchecked) private var deframer: MessageDeframer
@@ -163,9 +163,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
         return
       }
       self.call.deadline = .after(timeout)
-      self.call.deadlineTimer = self.executor.eventLoop.scheduleTask(in: TimeAmount(timeout)) {
-        self.deadlinePassed()
-      }
+      self.executor.timers.start(self.deadlineTimer, in: timeout) { self.deadlinePassed() }
     }
     self.call.phase = .open
     if case .many(let begin) = route.shape { begin(self) }
@@ -302,7 +300,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   }
 
   override func closed(code: UInt32) {
-    self.call.deadlineTimer?.cancel()
+    self.executor.timers.stop(self.deadlineTimer)
     let wasFinished = self.isFinished
     self.call.phase = .finished
     if !wasFinished, self.call.code == nil { self.call.code = .cancelled }

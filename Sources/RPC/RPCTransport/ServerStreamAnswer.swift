@@ -156,8 +156,7 @@ extension ServerStream {
 
   private func end() {
     self.call.phase = .finished
-    self.call.deadlineTimer?.cancel()
-    self.call.deadlineTimer = nil
+    self.executor.timers.stop(self.deadlineTimer)
     self.call.writer?.close(RPCError(.cancelled, "the call is over"))
     self.openWindow()
   }

@@ -1,6 +1,7 @@
 import NIOCore
 import NIOPosix
 import RPCCore
+import RPCHTTP2
 import RPCTesting
 import Synchronization
 import Testing
@@ -302,6 +303,39 @@ import Testing
       }
     }
     #expect(peers.withLock { $0.count } > 2)
+  }
+
+  // RFC 9113, section 5.1.1: a connection has 2^30 of them.
+  @Test func streamNumbersThatRunOutCostNoCall() async throws {
+    let peers = Mutex<[String]>([])
+    var service = TestService()
+    service.unary = { request, context in
+      peers.withLock { $0.append(context.peer) }
+      return request
+    }
+    try await withServer(service) { channel, _ in
+      _ = try await channel.unary(Methods.unary, Blob())
+      let core = channel.core
+      // Three are left.
+      try await core.executor.eventLoop.submit {
+        for connection in core.connections.values {
+          connection.session?.skipStreamNumbers(to: .max - 4)
+        }
+      }.get()
+      let open: BidirectionalCall<Blob, Blob> = try await channel.bidirectional(Methods.both)
+      for index in 0..<5 {
+        #expect(try await channel.unary(Methods.unary, Blob("\(index)")).text == "\(index)")
+      }
+      // The one that is open goes on where it is.
+      try await open.send(Blob("late"))
+      await open.finishSending()
+      var answers: [String] = []
+      for try await answer in open.responses { answers.append(answer.text) }
+      #expect(answers == ["late"])
+    }
+    let seen = peers.withLock { $0 }
+    #expect(seen.count == 6 && Set(seen[0...2]).count == 1 && Set(seen[3...]).count == 1)
+    #expect(seen[2] != seen[3])
   }
 
   @Test func anIdleConnectionIsClosedAndMadeAgain() async throws {

@@ -1,4 +1,5 @@
 import NIOCore
+import NIOPosix
 import RPCCore
 import Testing
 
@@ -85,9 +86,10 @@ func withServer(
   _ service: TestService = TestService(),
   configuration: RPCServer.Configuration = RPCServer.Configuration(),
   channelConfiguration: RPCChannel.Configuration = RPCChannel.Configuration(),
+  group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton,
   _ body: (RPCChannel, RPCServer) async throws -> Void
 ) async throws {
-  let server = RPCServer(services: [service], configuration: configuration)
+  let server = RPCServer(services: [service], configuration: configuration, group: group)
   let address = try await server.listen(on: .tcp(host: "127.0.0.1", port: 0))
   let channel = RPCChannel(to: address, configuration: channelConfiguration)
   let result: Result<Void, any Error>

@@ -1,0 +1,150 @@
+import NIOCore
+import NIOPosix
+import RPCCore
+import RPCTesting
+import RPCTransport
+import Synchronization
+import Testing
+
+/// Connections that keep their loop at work share it with the others.
+@Suite(.serialized, .timeLimit(.minutes(2))) struct TurnTests {
+  /// Keeps the thread busy, as decompression or a handler may.
+  private static func work(_ duration: Duration, until isOver: () -> Bool = { false }) {
+    let end = ContinuousClock.now + duration
+    while ContinuousClock.now < end, !isOver() {}
+  }
+
+  /// A server on a loop of its own, and a channel that has made a call.
+  private static func withOneLoop(
+    _ service: TestService, _ body: (RPCChannel, ListenAddress) async throws -> Void
+  ) async throws {
+    let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+    try await withServer(service, group: group) { channel, _ in
+      _ = try await channel.unary(Methods.unary, Blob())
+      try await body(channel, try ListenAddress("\(channel.target)"))
+    }
+    try await group.shutdownGracefully()
+  }
+
+  @Test func aConnectionThatKeepsItsLoopBusyLetsOthersIn() async throws {
+    let slow = Mutex(0)
+    // How many of the slow ones were over when each of the others' came to its turn.
+    let others = Mutex<[Int]>([])
+    // Not an actor: a handler comes to one only when its loop does.
+    let (begun, begins) = AsyncStream.makeStream(of: Void.self)
+    var service = TestService()
+    service.unary = { request, _ in
+      guard !request.bytes.isEmpty else {
+        let count = slow.withLock { $0 }
+        others.withLock { $0.append(count) }
+        return request
+      }
+      begins.yield()
+      Self.work(.milliseconds(100)) { others.withLock { $0.count } == 2 }
+      slow.withLock { $0 += 1 }
+      return Blob()
+    }
+    try await Self.withOneLoop(service) { channel, address in
+      let peer = try await ScriptedPeer.client(of: address)
+      let count = 60
+      let message = [0] + ScriptedPeer.bytes(1_000) + [UInt8](repeating: 1, count: 1_000)
+      let head = ScriptedPeer.block(ScriptedPeer.requestFields(Methods.unary.path))
+      var calls: [UInt8] = []
+      for index in 0..<UInt32(count) {
+        calls += ScriptedPeer.frame(.headers, flags: 4, stream: index * 2 + 1, body: head)
+        calls += ScriptedPeer.frame(.data, flags: 1, stream: index * 2 + 1, body: message)
+      }
+      try await peer.send(bytes: calls)
+      for await _ in begun { break }
+      _ = try await channel.unary(Methods.unary, Blob())
+      #expect(others.withLock { $0.last ?? count } < count)
+      // None of them is lost.
+      for _ in 0..<count {
+        let end = try await peer.frame(.headers) { $0.endsStream }
+        #expect(end?["grpc-status"] == "0")
+      }
+      await peer.close()
+    }
+  }
+
+  @Test func connectionsThatKeepTheirLoopBusyTogetherLetOthersIn() async throws {
+    let slow = Mutex(0)
+    // How many of the slow ones were over when the other one came to its turn.
+    let other = Mutex<Int?>(nil)
+    let allAreSent = Mutex(false)
+    let (begun, begins) = AsyncStream.makeStream(of: Void.self)
+    var service = TestService()
+    service.unary = { request, _ in
+      guard !request.bytes.isEmpty else {
+        let count = slow.withLock { $0 }
+        other.withLock { $0 = count }
+        return request
+      }
+      begins.yield()
+      if slow.withLock({ $0 }) == 0 {
+        Self.work(.seconds(30)) { allAreSent.withLock { $0 } }
+      } else {
+        Self.work(.milliseconds(100)) { other.withLock { $0 != nil } }
+      }
+      slow.withLock { $0 += 1 }
+      return Blob()
+    }
+    try await Self.withOneLoop(service) { channel, address in
+      other.withLock { $0 = nil }
+      var peers: [ScriptedPeer] = []
+      for _ in 0..<40 { peers.append(try await ScriptedPeer.client(of: address)) }
+      // While the loop is at work for the first one all others become readable, the good one last.
+      let message = [UInt8](repeating: 1, count: 1_000)
+      for (index, peer) in peers.enumerated() {
+        try await peer.begin(Methods.unary)
+        try await peer.send(message: message, ends: true)
+        if index == 0 { for await _ in begun { break } }
+      }
+      let good = Task { try await channel.unary(Methods.unary, Blob()) }
+      // Until it has left, too.
+      try await Task.sleep(for: .milliseconds(100))
+      allAreSent.withLock { $0 = true }
+      _ = try await good.value
+      #expect(try #require(other.withLock { $0 }) < peers.count / 2)
+      // None of them is lost.
+      for peer in peers {
+        let end = try await peer.frame(.headers) { $0.endsStream }
+        #expect(end?["grpc-status"] == "0")
+        await peer.close()
+      }
+    }
+  }
+
+  @Test func answersCountThatCameBeforeTheirServerClosed() async throws {
+    struct Slow: ClientInterceptor {
+      func intercept(_ call: inout OutgoingCall) async throws {
+        call.onEnd { _ in TurnTests.work(.milliseconds(2)) }
+      }
+    }
+    var configuration = RPCChannel.Configuration()
+    configuration.interceptors = [Slow()]
+    let (channel, peers) = ScriptedPeer.server(configuration: configuration)
+    let count = 60
+    try await withThrowingTaskGroup(of: Blob.self) { group in
+      for _ in 0..<count {
+        group.addTask { try await channel.unary(Methods.unary, Blob()) }
+      }
+      let peer = try await peers.next()
+      var answers: [UInt8] = []
+      let message = [0] + ScriptedPeer.bytes(1_000) + [UInt8](repeating: 1, count: 1_000)
+      for _ in 0..<count {
+        let stream = try #require(try await peer.frame(.data) { $0.endsStream }).stream
+        answers += ScriptedPeer.frame(
+          .headers, flags: 4, stream: stream,
+          body: ScriptedPeer.block([(":status", "200"), ("content-type", "application/grpc")]))
+        answers += ScriptedPeer.frame(.data, stream: stream, body: message)
+        answers += ScriptedPeer.frame(
+          .headers, flags: 5, stream: stream, body: ScriptedPeer.block([("grpc-status", "0")]))
+      }
+      try await peer.send(bytes: answers)
+      await peer.close()
+      for try await answer in group { #expect(answer.bytes.count == 1_000) }
+    }
+    await channel.close()
+  }
+}
