@@ -124,15 +124,16 @@ package struct ByteQueue: ~Copyable {
 /// Memory for queues. Large blocks are kept for the next queue on the same thread: fresh ones cost a
 /// fault for every page, which is more than to copy what they hold.
 private enum LargeBlocks {
-  /// Blocks of so many bytes times a power of two are kept.
+  /// The smallest size that is kept. There are four sizes to each power of two, so that no block is
+  /// larger than it need be by more than a quarter.
   private static let smallest = 64 << 10
-  /// And the largest such.
-  private static let sizes = 7
+  /// And the largest.
+  private static let largest = 4 << 20
   /// What a thread keeps, at most.
-  private static let maximumKeptBytes = 8 << 20
+  private static let maximumKeptBytes = 16 << 20
 
   private final class Kept {
-    var blocks = [[UnsafeMutableRawPointer]](repeating: [], count: sizes)
+    var blocks = [[UnsafeMutableRawPointer]](repeating: [], count: index(of: largest) + 1)
     var bytes = 0
 
     deinit {
@@ -142,11 +143,11 @@ private enum LargeBlocks {
 
   /// - Returns: At least `size` bytes, and how many.
   static func allocate(_ size: Int) -> (UnsafeMutableRawPointer, Int) {
-    guard size >= Self.smallest, size <= Self.smallest << (Self.sizes - 1) else {
+    guard size >= Self.smallest, size <= Self.largest else {
       return (.allocate(byteCount: size, alignment: 16), size)
     }
     let index = Self.index(of: size)
-    let rounded = Self.smallest << index
+    let rounded = Self.size(at: index)
     let kept = Self.kept
     if let block = kept.blocks[index].popLast() {
       kept.bytes -= rounded
@@ -156,8 +157,7 @@ private enum LargeBlocks {
   }
 
   static func free(_ block: UnsafeMutableRawPointer, _ size: Int) {
-    guard size >= Self.smallest, size <= Self.smallest << (Self.sizes - 1),
-      size & (size - 1) == 0
+    guard size >= Self.smallest, size <= Self.largest, size == Self.size(at: Self.index(of: size))
     else { return block.deallocate() }
     let kept = Self.kept
     guard kept.bytes + size <= Self.maximumKeptBytes else { return block.deallocate() }
@@ -184,8 +184,17 @@ private enum LargeBlocks {
     return key
   }()
 
-  /// Which power of two holds so many bytes.
+  /// Which of the sizes holds so many bytes, which are no fewer than the smallest.
   private static func index(of size: Int) -> Int {
-    max(0, (size - 1).bitWidth - (size - 1).leadingZeroBitCount - 16)
+    let power = Int.bitWidth - 1 - (size - 1).leadingZeroBitCount
+    let base = Self.smallest.trailingZeroBitCount
+    // Those of the smallest size itself are below its power.
+    guard power >= base else { return 0 }
+    // The quarter above the power of two.
+    return (power - base) * 4 + (size - 1) >> (power - 2) - 3
+  }
+
+  private static func size(at index: Int) -> Int {
+    (4 + index % 4) << (index / 4 + Self.smallest.trailingZeroBitCount - 2)
   }
 }

@@ -1,8 +1,9 @@
 /// How large a flow-control window must be for a sender to be held back by nothing but the reader:
 /// the bandwidth-delay product, found by what arrives between a ping and its answer.
 ///
-/// Only what one stream brings counts, once it has been read: many streams that are not read fill no
-/// window. A connection that carries little is asked ever more rarely.
+/// What all streams bring counts, once it has been read: streams that share a connection wait for each
+/// other, and what one of them brings meanwhile says little. A connection that carries little is asked
+/// ever more rarely.
 package struct WindowEstimator: Sendable, Hashable {
   /// What the sender may have on its way.
   package private(set) var window: Int
@@ -12,9 +13,8 @@ package struct WindowEstimator: Sendable, Hashable {
   private var idleBytes = 0
   /// How many of those there must be before the next ping.
   private var threshold: Int
-  /// Bytes since the ping that is out, and of which stream; nil: none is.
+  /// Bytes since the ping that is out; nil: none is.
   private var sample: Int?
-  private var stream: Int32 = 0
 
   /// - Parameters:
   ///   - window: In the beginning, in bytes.
@@ -26,18 +26,17 @@ package struct WindowEstimator: Sendable, Hashable {
     self.threshold = window / 4
   }
 
-  /// Bytes of a stream were read; true: send a ping now.
-  package mutating func read(_ count: Int, of stream: Int32) -> Bool {
+  /// Bytes of any stream were read; true: send a ping now.
+  package mutating func read(_ count: Int) -> Bool {
     guard self.window < self.maximum else { return false }
     if let sample = self.sample {
-      if stream == self.stream { self.sample = sample + count }
+      self.sample = sample + count
       return false
     }
     self.idleBytes += count
     guard self.idleBytes >= self.threshold else { return false }
     self.idleBytes = 0
     self.sample = 0
-    self.stream = stream
     return true
   }
 
@@ -59,7 +58,8 @@ package struct WindowEstimator: Sendable, Hashable {
       self.threshold = min(self.threshold * 2, self.maximum)
       return nil
     }
-    self.window = min(max(self.window, sample) * 2, self.maximum)
+    // However much it was: a peer may take its time with the answer.
+    self.window = min(self.window * 2, self.maximum)
     self.threshold = self.window / 4
     return self.window
   }

@@ -295,7 +295,7 @@ package final class HTTP2Session {
   /// Opens the stream's window again by bytes that the application has read.
   package func consume(_ count: Int, on stream: HTTP2Stream) {
     guard !stream.isClosed else { return }
-    if !self.hasNarrowWindows, self.windows.read(count, of: stream.id) { self.ping(.window) }
+    if !self.hasNarrowWindows, self.windows.read(count) { self.ping(.window) }
     stream.consumedBytes += count
     guard stream.consumedBytes >= self.consumptionStep else { return }
     nghttp2_session_consume_stream(self.session, stream.id, stream.consumedBytes)

@@ -125,12 +125,12 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
     var bytes = self.unwrapInboundIn(data)
     self.lastReadTime = .now()
-    self.executor.heard()
+    self.executor.turns.heard()
     if !self.isReading { self.turnBegan = self.lastReadTime }
     self.isReading = true
     if self.backlog != nil {
       self.backlog?.writeBuffer(&bytes)
-    } else if self.role == .server, self.executor.isLate {
+    } else if self.role == .server, self.executor.turns.isLate {
       let count = bytes.readableBytes
       self.rest(with: bytes, weight: count)
     } else {
@@ -147,7 +147,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     let begin = NIODeadline.now()
     // What the calls wrote goes out with what the session has to say.
     self.executor.drain(flushing: self)
-    self.executor.worked(.now() - begin, on: self.takenBytes)
+    self.executor.turns.worked(.now() - begin, on: self.takenBytes)
     self.takenBytes = 0
     self.isReading = false
     self.flush()
@@ -179,14 +179,14 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   private func take(_ bytes: consuming ByteBuffer, at now: NIODeadline) {
     var now = now
     while let session = self.session, bytes.readableBytes > 0 {
-      guard now - self.turnBegan <= LoopExecutor.turn else {
+      guard now - self.turnBegan <= LoopTurns.turn else {
         return self.rest(with: bytes, weight: Self.weightOfTurn)
       }
       do {
         self.isReceiving = true
         defer { self.isReceiving = false }
         try bytes.readWithUnsafeReadableBytes { all in
-          let slice = UnsafeRawBufferPointer(rebasing: all.prefix(LoopExecutor.sliceBytes))
+          let slice = UnsafeRawBufferPointer(rebasing: all.prefix(LoopTurns.sliceBytes))
           try session.receive(slice)
           self.takenBytes += slice.count
           return slice.count
@@ -201,7 +201,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
         return self.close(reason)
       }
       let end = NIODeadline.now()
-      self.executor.worked(end - now, on: LoopExecutor.sliceBytes)
+      self.executor.turns.worked(end - now, on: LoopTurns.sliceBytes)
       now = end
     }
   }
@@ -209,7 +209,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   private func rest(with bytes: ByteBuffer, weight: Int) {
     self.backlog = bytes
     self.readsFromSocket(false)
-    self.executor.goesOnLater(self, weight: weight)
+    self.executor.turns.goesOnLater(self, weight: weight)
   }
 
   /// The next turn.
