@@ -35,6 +35,7 @@ let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto"
 let cryptoExtras: Target.Dependency = .product(name: "CryptoExtras", package: "swift-crypto")
 let arguments: Target.Dependency = .product(
   name: "ArgumentParser", package: "swift-argument-parser")
+let deques: Target.Dependency = .product(name: "DequeModule", package: "swift-collections")
 let heaps: Target.Dependency = .product(name: "HeapModule", package: "swift-collections")
 let collections: Target.Dependency = .product(name: "Collections", package: "swift-collections")
 let yams: Target.Dependency = .product(name: "Yams", package: "Yams")
@@ -62,7 +63,9 @@ let allPlaces: [Place] = [
 
   // The RPC library, which knows nothing of builds.
   Place(name: "RPCCore", folder: "RPC", layer: .rpcCore),
-  Place(name: "RPCHTTP2", folder: "RPC", layer: .rpcWire, uses: ["CNghttp2", "RPCCore"]),
+  Place(
+    name: "RPCHTTP2", folder: "RPC", layer: .rpcWire, uses: ["CNghttp2", "RPCCore"],
+    products: [deques]),
   Place(name: "RPCProtobuf", folder: "RPC", layer: .rpcWire, uses: ["CProtobufC", "RPCCore"]),
   Place(name: "RPCCompression", folder: "RPC", layer: .rpcWire, uses: ["CZlib", "RPCCore"]),
   Place(
@@ -151,7 +154,7 @@ let allPlaces: [Place] = [
     name: "ExecutorAllocatorCore", folder: "ExecutorAllocator", layer: .core, uses: ["Domain"],
     products: [
       heaps,
-      .product(name: "DequeModule", package: "swift-collections"),
+      deques,
     ]),
   Place(
     name: "ExecutorAllocatorService", folder: "ExecutorAllocator", layer: .service,

@@ -35,6 +35,9 @@ package final class HTTP2Session {
   /// WINDOW_UPDATE frames that the peer owes us for what we have sent.
   @exclusivity(unchecked) var earnedWindowUpdates = 0
   @exclusivity(unchecked) var windows: WindowEstimator
+  @exclusivity(unchecked) private var waitingRequests = RequestQueue()
+  /// The peer takes no more requests, or is gone.
+  private var isLeaving = false
   private let maximumQueuedFrames: Int
   let maximumConcurrentStreams: Int
   /// nghttp2 is told of what was consumed in steps, for the telling is not for free; small enough
@@ -160,14 +163,15 @@ package final class HTTP2Session {
 
   /// Ends every stream that is open, for a connection that is gone.
   package func abandonStreams(code: UInt32) {
+    self.isLeaving = true
     while let stream = self.streams.last {
       self.close(stream, code: code)
     }
   }
 
-  /// Ends the requests that have not gone out, for a peer that takes no more: those that wait for it to
-  /// allow more streams. nghttp2 looks at them when one of its streams ends, which may be never.
+  /// Ends the requests that have not gone out, for a peer that takes no more.
   package func refuseUnsentRequests() {
+    self.isLeaving = true
     for stream in self.streams.filter({ !$0.hasLeft }) {
       self.close(stream, code: NGHTTP2_REFUSED_STREAM.rawValue)
     }
@@ -175,8 +179,41 @@ package final class HTTP2Session {
 
   // MARK: - Streams
 
-  /// Sends a request's headers; the body follows from the stream's outbound queue.
-  package func submitRequest(_ fields: borrowing HeaderFields, on stream: HTTP2Stream) {
+  /// Sends a request's headers, now or when the peer allows one more stream; the body follows from the
+  /// stream's outbound queue.
+  package func submitRequest(_ fields: consuming HeaderFields, on stream: HTTP2Stream) {
+    self.list(stream)
+    // It has been listed.
+    if self.openStreams > self.remoteStreamLimit, !self.isLeaving {
+      self.waitingRequests.append(fields, of: stream)
+    } else {
+      self.begin(stream, fields)
+    }
+  }
+
+  /// Another request would wait for the peer to allow more streams.
+  package var isFull: Bool { self.openStreams >= self.remoteStreamLimit }
+
+  /// Requests that wait for that.
+  package var queuedStreams: Int { self.waitingRequests.count }
+
+  private var remoteStreamLimit: Int {
+    Int(
+      nghttp2_session_get_remote_settings(
+        self.session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS))
+  }
+
+  /// A stream has ended, or the peer allows more: sends what has waited.
+  func beginWaitingRequests() {
+    while self.queuedStreams > 0, !self.isLeaving,
+      self.openStreams - self.queuedStreams < self.remoteStreamLimit,
+      let (stream, request) = self.waitingRequests.popFirst()
+    {
+      self.begin(stream, request.fields)
+    }
+  }
+
+  private func begin(_ stream: HTTP2Stream, _ fields: borrowing HeaderFields) {
     let id = fields.withNameValues { list, count in
       var provider = Self.provider
       return nghttp2_submit_request(
@@ -184,13 +221,17 @@ package final class HTTP2Session {
     }
     guard id > 0 else {
       // No stream numbers are left, or the session is ending: as if the peer had refused it.
-      stream.isClosed = true
-      stream.closed(code: NGHTTP2_REFUSED_STREAM.rawValue)
-      if id == NGHTTP2_ERR_STREAM_ID_NOT_AVAILABLE.rawValue { self.delegate.streamNumbersRanOut() }
+      let hasRunOut = id == NGHTTP2_ERR_STREAM_ID_NOT_AVAILABLE.rawValue
+      if hasRunOut { self.isLeaving = true }
+      self.close(stream, code: NGHTTP2_REFUSED_STREAM.rawValue)
+      guard hasRunOut else { return }
+      while let (stream, _) = self.waitingRequests.popFirst() {
+        self.close(stream, code: NGHTTP2_REFUSED_STREAM.rawValue)
+      }
+      self.delegate.streamNumbersRanOut()
       return
     }
     stream.id = id
-    self.list(stream)
   }
 
   /// Gives the next request this number, which is odd and higher than all before: so that a test need
@@ -266,11 +307,14 @@ package final class HTTP2Session {
     self.resetOnError(self.submitTrailers(of: stream), stream)
   }
 
-  /// RST_STREAM; `closed` follows.
+  /// RST_STREAM; `closed` follows, at once if the peer knows nothing of a request.
   package func reset(_ stream: HTTP2Stream, code: UInt32) {
-    guard !stream.isClosed, stream.id > 0 else { return }
-    nghttp2_submit_rst_stream(
-      self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), stream.id, code)
+    guard !stream.isClosed, stream.slot >= 0 else { return }
+    if stream.id > 0 {
+      nghttp2_submit_rst_stream(
+        self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), stream.id, code)
+    }
+    if self.role == .client, !stream.hasLeft { self.close(stream, code: code) }
   }
 
   /// Keeps windows as they were in the beginning, for want of room; makes wide ones narrow again, which
@@ -401,11 +445,13 @@ package final class HTTP2Session {
     self.streams[slot].slot = slot
     // Nobody else may keep it.
     let ended = self.streams.removeLast()
+    self.waitingRequests.remove(ended)
     // A call that was served makes up for those that were given up for it: a hedged call's others.
     if code == NGHTTP2_NO_ERROR.rawValue, ended.hasEnded {
       self.receivedResets.putBack(RetryPolicy.maximumAttemptsOfAny - 1)
     }
     ended.closed(code: code)
+    self.beginWaitingRequests()
   }
 
   private func resetOnError(_ result: Int32, _ stream: HTTP2Stream) {

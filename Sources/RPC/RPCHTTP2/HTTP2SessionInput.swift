@@ -107,7 +107,12 @@ extension HTTP2Session {
     case NGHTTP2_RST_STREAM.rawValue:
       self.resetReceived(id: header.stream_id)
     case NGHTTP2_SETTINGS.rawValue:
-      if isAcknowledgement { self.isAcknowledged = true } else { self.delegate.settingsReceived() }
+      if isAcknowledgement {
+        self.isAcknowledged = true
+      } else {
+        self.delegate.settingsReceived()
+        self.beginWaitingRequests()
+      }
     case NGHTTP2_PING.rawValue:
       if isAcknowledgement {
         self.pingAcknowledged(frame.pointee.ping.opaque_data.7)

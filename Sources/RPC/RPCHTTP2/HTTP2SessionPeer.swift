@@ -33,17 +33,6 @@ extension HTTP2Session {
       code: frame.error_code, text: printable(String(decoding: text, as: UTF8.self)))
   }
 
-  /// Another request would wait for the peer to allow more streams.
-  package var isFull: Bool { self.openStreams >= self.remoteStreamLimit }
-
-  /// Requests that wait for that.
-  package var queuedStreams: Int { max(0, self.openStreams - self.remoteStreamLimit) }
-
-  private var remoteStreamLimit: Int {
-    Int(
-      nghttp2_session_get_remote_settings(
-        self.session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS))
-  }
 }
 
 /// The name of an error code: RFC 9113, section 7.

@@ -42,6 +42,8 @@ open class HTTP2Stream {
   @exclusivity(unchecked) final var isDeferred = false
   /// It is over; nothing on it has an effect any more.
   @exclusivity(unchecked) package internal(set) final var isClosed = false
+  /// Headers of a request that waits for its turn.
+  final var waitingRequest: HeaderFieldsBox?
   /// A request's headers have gone out.
   @exclusivity(unchecked) package internal(set) final var hasLeft = false
   /// The peer has reset it.

@@ -47,7 +47,7 @@ final class ClientAttempt: HTTP2Stream {
 
   // MARK: - From the call
 
-  func submit(_ fields: borrowing HeaderFields) {
+  func submit(_ fields: consuming HeaderFields) {
     guard !self.isClosed, let session = self.connection.session else { return }
     session.submitRequest(fields, on: self)
     self.connection.needsFlush()
@@ -223,7 +223,7 @@ final class ClientAttempt: HTTP2Stream {
   override func closed(code: UInt32) {
     if !self.isEnded, self.dueEnd == nil {
       if let reason = self.client?.lossReason {
-        // A request that nghttp2 held back, for the server's limit of streams, was seen by nobody.
+        // A request that was held back, for the server's limit of streams, was seen by nobody.
         self.end(
           .failure(RPCError(.unavailable, "the connection was lost: \(reason)")),
           isUnprocessed: !self.hasLeft)

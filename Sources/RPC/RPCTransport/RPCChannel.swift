@@ -68,6 +68,7 @@ public final class RPCChannel: Sendable {
   ///   - target: See ``RPCCore/ChannelTarget``.
   ///   - configuration: What is wrong with it is thrown.
   ///   - group: Whose event loop the channel lives on: one of them, for all its connections.
+  ///     Outlives the channel: what waits on a loop that was shut down waits for ever.
   /// - Throws: ``RPCCore/ListenAddress/ParseError``: the target is no address;
   ///   ``RPCCore/ConfigurationError``: a setting cannot be.
   public convenience init(
@@ -92,6 +93,7 @@ public final class RPCChannel: Sendable {
   ///   - target: What the channel is a way to.
   ///   - configuration: What is wrong with it is told by the calls, which fail with `invalidArgument`.
   ///   - group: Whose event loop the channel lives on: one of them, for all its connections.
+  ///     Outlives the channel: what waits on a loop that was shut down waits for ever.
   public convenience init(
     to target: ChannelTarget, configuration: Configuration = Configuration(),
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton

@@ -150,7 +150,7 @@ public final class RPCServer: Sendable {
   ///     others.
   ///   - configuration: Limits, security and who is told of what.
   ///   - group: Over whose event loops its connections are spread; a call's handler starts on that of
-  ///     its connection.
+  ///     its connection. Outlives the server: what waits on a loop that was shut down waits for ever.
   public init(
     services: [any RPCService], configuration: Configuration = Configuration(),
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton

@@ -211,6 +211,47 @@ import Testing
     await channel.close()
   }
 
+  // However busy the server is, and for how long.
+  @Test func callsThatWereGivenUpBehindAStreamLimitWaitNoMore() async throws {
+    var configuration = RPCChannel.Configuration()
+    configuration.maximumWaitingCalls = 3
+    let (channel, peers) = ScriptedPeer.server(configuration: configuration, greets: false)
+    let first = Task { try await channel.unary(Methods.unary, Blob("first")) }
+    let peer = try await peers.next()
+    try await peer.send(.settings, body: [0, 3] + ScriptedPeer.bytes(1))
+    let head = try #require(try await peer.frame(.headers))
+    for _ in 0..<5 {
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        for _ in 0..<3 {
+          group.addTask {
+            let error = await #expect(throws: RPCError.self) {
+              try await channel.unary(
+                Methods.unary, Blob("in vain"), options: CallOptions(timeout: .milliseconds(20)))
+            }
+            #expect(error?.code == .deadlineExceeded)
+          }
+        }
+        try await group.waitForAll()
+      }
+      #expect(try await waitingCalls(of: channel) == 0)
+    }
+    let last = Task { try await channel.unary(Methods.unary, Blob("last")) }
+    try await waitUntil { try await waitingCalls(of: channel) == 1 }
+    try await peer.respond(stream: head.stream)
+    try await peer.send(message: [], stream: head.stream)
+    try await peer.end(stream: head.stream)
+    _ = try await first.value
+    // Nothing of the others was sent.
+    let next = try #require(try await peer.frame(.headers))
+    let data = try await peer.frame(.data) { $0.stream == next.stream }
+    #expect(data?.body.suffix(4) == Array("last".utf8)[...])
+    try await peer.respond(stream: next.stream)
+    try await peer.send(message: [], stream: next.stream)
+    try await peer.end(stream: next.stream)
+    _ = try await last.value
+    await channel.close()
+  }
+
   @Test func aServerThatGreetsAndLeavesIsNotConnectedToAllTheTime() async throws {
     var configuration = RPCChannel.Configuration()
     configuration.loadBalancing = .roundRobin
