@@ -51,20 +51,18 @@ package struct ConnectionLife: Sendable {
     package var lastRead: Duration
     /// When the last call ended, or the connection began.
     package var idleSince: Duration
-    /// A header list is coming, and how many came before.
-    package var isInHeaders: Bool
-    package var headerLists: Int
+    /// When the header list began that has not ended; nil: there is none.
+    package var headersSince: Duration?
 
     package init(
-      isGreeted: Bool, openCalls: Int, lastRead: Duration, idleSince: Duration, isInHeaders: Bool,
-      headerLists: Int
+      isGreeted: Bool, openCalls: Int, lastRead: Duration, idleSince: Duration,
+      headersSince: Duration? = nil
     ) {
       self.isGreeted = isGreeted
       self.openCalls = openCalls
       self.lastRead = lastRead
       self.idleSince = idleSince
-      self.isInHeaders = isInHeaders
-      self.headerLists = headerLists
+      self.headersSince = headersSince
     }
   }
 
@@ -82,8 +80,6 @@ package struct ConnectionLife: Sendable {
   private var pingSent: Duration?
   private var left: Duration?
   private var nextStallCheck: Duration?
-  /// A header list that was coming at the last check, and since when.
-  private var slowHeaders: (number: Int, since: Duration)?
 
   package init(_ limits: Limits, at now: Duration) {
     let limits = limits.bounded
@@ -113,15 +109,8 @@ package struct ConnectionLife: Sendable {
         : ([], next)
     }
     if let limit = self.limits.headers {
-      if facts.isInHeaders {
-        if self.slowHeaders?.number != facts.headerLists {
-          self.slowHeaders = (facts.headerLists, now)
-        }
-        if let slow = self.slowHeaders, isDue(slow.since + limit) {
-          return ([.close("a header list took longer than \(limit)")], next)
-        }
-      } else {
-        self.slowHeaders = nil
+      if let since = facts.headersSince, isDue(since + limit) {
+        return ([.close("a header list took longer than \(limit)")], next)
       }
       // One that begins now is seen here first.
       _ = isDue(now + limit)

@@ -12,9 +12,13 @@ package final class HTTP2Session {
   /// Why a connection cannot go on.
   package struct Failure: Error, Sendable, Hashable, CustomStringConvertible {
     package let description: String
+    /// nghttp2 has had enough of the peer's frames.
+    package let isFlood: Bool
 
     init(_ code: some BinaryInteger, during what: StaticString) {
       self.description = "\(what): \(String(cString: nghttp2_strerror(Int32(code))))"
+      self.isFlood = [NGHTTP2_ERR_FLOODED, NGHTTP2_ERR_TOO_MANY_CONTINUATIONS]
+        .contains { $0.rawValue == code }
     }
   }
 
@@ -81,7 +85,8 @@ package final class HTTP2Session {
     // Ours comes first: nghttp2's goes on to take streams behind the GOAWAY that it queues.
     nghttp2_option_set_stream_reset_rate_limit(options, 1 << 32, 1 << 32)
     nghttp2_option_set_max_continuations(options, configuration.maximumContinuationFrames)
-    nghttp2_option_set_max_outbound_ack(options, configuration.maximumOutboundAcknowledgements)
+    // `emptyFrames` and `maximumQueuedFrames` come first, and say so by the right code.
+    nghttp2_option_set_max_outbound_ack(options, .max)
     nghttp2_option_set_no_closed_streams(options, 1)
     // nghttp2 says nothing of frames whose type it does not know unless it is told to.
     for type in Self.firstUnknownType...UInt8.max {

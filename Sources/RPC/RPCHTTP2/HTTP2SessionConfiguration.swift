@@ -51,8 +51,6 @@ extension HTTP2Session {
     package var emptyFrames = TokenBucket.Limit(burst: 1_000, perSecond: 100)
     /// WINDOW_UPDATE frames, beside two for each DATA frame that we send.
     package var windowUpdates = TokenBucket.Limit(burst: 10_000, perSecond: 10_000)
-    /// PING and SETTINGS answers that may wait to be sent to a peer that does not read.
-    package var maximumOutboundAcknowledgements = 1_000
     /// Frames other than DATA that may wait for such a peer, beside two for each stream.
     package var maximumQueuedFrames = 10_000
 

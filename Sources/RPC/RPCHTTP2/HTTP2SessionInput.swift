@@ -186,11 +186,21 @@ extension HTTP2Session {
     id: Int32, name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>
   ) {
     // RFC 9113, section 6.5.2: a field counts 32 bytes on top of its own.
+    let before = self.headerListBytes
     self.headerListBytes += name.count + value.count + 32
-    // What is beyond is read, for the sake of HPACK's table, and dropped.
-    guard self.headerListBytes <= self.maximumHeaderListBytes else { return }
+    // What is beyond is read, for the sake of HPACK's table, and dropped. A byte stands for kilobytes.
+    guard self.headerListBytes <= self.maximumHeaderListBytes else {
+      let steps = self.headerListBytes / Self.bytesForNothing - before / Self.bytesForNothing
+      if steps > 0, !self.emptyFrames.take(at: Self.second) {
+        self.wentTooFar("its header lists are far beyond the limit")
+      }
+      return
+    }
     self.withStream(id) { $0.headerReceived(name: name, value: value) }
   }
+
+  /// So much of a header list that is dropped counts as a frame that carries nothing.
+  private static let bytesForNothing = 16 << 10
 
   private func headersEnded(id: Int32, endOfStream: Bool) {
     self.openHeaders = nil

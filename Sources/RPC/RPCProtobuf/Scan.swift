@@ -4,8 +4,8 @@ import CProtobufC
 /// or does wrong: it knows no groups and no other wire types than a field's own, has no limit for
 /// messages inside messages, and merges a submessage that is sent twice wrongly.
 ///
-/// What is malformed is found here, where nothing is allocated: by libprotobuf-c it would be found
-/// behind all that comes before it.
+/// What is malformed is found here, where nothing is allocated, and not by libprotobuf-c, behind all that
+/// comes before it: such a message costs no more than a good one of its size.
 struct Scan: @unchecked Sendable {
   // Unchecked: points to what lives as long as the process and never changes.
 

@@ -88,6 +88,10 @@ struct InMemoryDialer: Dialer {
     let accept = self.accept
     // The other end first: once ours is connected, its peer is there.
     adopt(theirs, on: self.group.next()) { channel in try accept(channel) }
+      .flatMapErrorThrowing { error in
+        close(ours)
+        throw error
+      }
       .hop(to: eventLoop)
       .flatMap { _ in
         adopt(ours, on: eventLoop) { channel in

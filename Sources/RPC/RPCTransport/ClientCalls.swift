@@ -295,11 +295,13 @@ public final class ClientStreamingCall<Request: RPCMessage, Response: RPCMessage
     try await stream.writer.send(request, on: stream, compressed: compressed)
   }
 
-  /// Ends the requests and waits for the response.
+  /// Ends the requests and waits for the response, once.
   ///
   /// - Throws: ``RPCCore/RPCError``: the call's status.
   public func finish() async throws -> Response {
-    self.responses.handle.stream.finishSending()
+    guard self.responses.handle.stream.finishSending() else {
+      throw RPCError(.failedPrecondition, "finish() was called before, and has the call's response")
+    }
     var iterator = self.responses.makeAsyncIterator()
     guard let response = try await iterator.next() else {
       throw RPCError(.unimplemented, "the call was answered OK with no response")
@@ -348,7 +350,7 @@ public final class BidirectionalCall<Request: RPCMessage, Response: RPCMessage>:
 
   /// Ends the requests; responses go on.
   public func finishSending() async {
-    self.responses.handle.stream.finishSending()
+    _ = self.responses.handle.stream.finishSending()
   }
 
   /// Ends the call.
@@ -358,8 +360,10 @@ public final class BidirectionalCall<Request: RPCMessage, Response: RPCMessage>:
 }
 
 extension ClientStream {
-  /// ``endOutbound()`` from anywhere.
-  fileprivate func finishSending() {
+  /// ``endOutbound()`` from anywhere; false if it was called before.
+  fileprivate func finishSending() -> Bool {
+    guard self.writer.end() else { return false }
     self.executor.execute { self.endOutbound() }
+    return true
   }
 }

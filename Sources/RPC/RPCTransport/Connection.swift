@@ -64,6 +64,8 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   /// When bytes of the peer's came last.
   private(set) var lastReadTime = NIODeadline.now()
   private var turnBegan = NIODeadline.now()
+  /// The header list that has begun and not ended, by its number, and when it began.
+  private var openHeaders: (number: Int, since: NIODeadline)?
   /// Since the last read ended.
   @exclusivity(unchecked) private var takenBytes = 0
   /// What came and has to wait for the next turn; nil: nothing does.
@@ -150,6 +152,13 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     self.executor.turns.worked(.now() - begin, on: self.takenBytes)
     self.takenBytes = 0
     self.isReading = false
+    if let session = self.session, session.isInHeaders {
+      if self.openHeaders?.number != session.headerLists {
+        self.openHeaders = (session.headerLists, begin)
+      }
+    } else {
+      self.openHeaders = nil
+    }
     self.flush()
   }
 
@@ -194,9 +203,13 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
       } catch {
         self.isReading = false
         let reason = "\(error)"
-        self.ownReason = reason
-        // PROTOCOL_ERROR: RFC 9113, section 7.
-        session.terminate(code: 0x1, reason)
+        if (error as? HTTP2Session.Failure)?.isFlood ?? false {
+          self.owner.peerWentTooFar(reason)
+        } else {
+          self.ownReason = reason
+          // PROTOCOL_ERROR: RFC 9113, section 7.
+          session.terminate(code: 0x1, reason)
+        }
         self.flush()
         return self.close(reason)
       }
@@ -368,7 +381,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     let facts = ConnectionLife.Facts(
       isGreeted: self.owner.isGreeted, openCalls: self.owner.openCalls,
       lastRead: Duration(self.lastReadTime), idleSince: Duration(self.owner.idleSince),
-      isInHeaders: session.isInHeaders, headerLists: session.headerLists)
+      headersSince: self.openHeaders.map { Duration($0.since) })
     guard let (actions, next) = self.life?.check(facts, at: now) else { return }
     self.executor.timers.start(self.lifeTimer, in: max(.milliseconds(1), next - now)) {
       self.checkLife()

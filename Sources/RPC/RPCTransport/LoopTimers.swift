@@ -3,7 +3,7 @@ import NIOCore
 import RPCCore
 
 /// What happens on a loop after a while, unless it is stopped before, as nearly all are: deadlines of
-/// calls. May be used again and again.
+/// calls. May be used again and again. What nearly always happens is the loop's own to time.
 ///
 /// Confined to its loop.
 final class LoopTimer {

@@ -166,6 +166,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
       hasCalls: self.openCalls > 0, sent: self.connection?.session?.callFramesSent ?? 0,
       at: Duration(.now()))
     guard !isFine else { return }
+    self.load.attacked(by: self.peer.address, "it pings too often")
     // The words that gRPC's clients know.
     self.connection?.terminate("too_many_pings")
   }

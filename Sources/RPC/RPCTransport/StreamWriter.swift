@@ -35,6 +35,8 @@ final class StreamWriter: @unchecked Sendable {
     var waiters: [(id: Int, continuation: UnsafeContinuation<Void, any Error>)] = []
     var nextWaiter = 0
     var closed: RPCError?
+    /// The application has said that nothing more comes.
+    var hasEnded = false
     var sentMessages = 0
     var sentBytes = 0
   }
@@ -106,7 +108,7 @@ final class StreamWriter: @unchecked Sendable {
   func prepare(_ stream: some OutboundStream) throws {
     guard !self.isSimple.load(ordering: .acquiring) else { return }
     self.transfer(to: stream)
-    if let closed = self.state.withLock({ $0.closed }) { throw closed }
+    if let refusal = self.state.withLock({ Self.refusal($0) }) { throw refusal }
   }
 
   /// Where a message of that size goes, behind its prefix.
@@ -184,7 +186,7 @@ final class StreamWriter: @unchecked Sendable {
   @usableFromInline
   func queue(_ bytes: [UInt8], for stream: some OutboundStream) throws -> Bool {
     let (transfer, isFull) = try self.state.withLock { state in
-      if let closed = state.closed { throw closed }
+      if let refusal = Self.refusal(state) { throw refusal }
       state.queued.append(contentsOf: bytes)
       state.sentMessages += 1
       state.sentBytes += bytes.count
@@ -197,10 +199,28 @@ final class StreamWriter: @unchecked Sendable {
     return isFull
   }
 
+  /// Refuses what is sent from now on; what was sent before is on its way.
+  ///
+  /// - Returns: False if that was said before.
+  func end() -> Bool {
+    self.state.withLock { state in
+      guard !state.hasEnded else { return false }
+      state.hasEnded = true
+      self.update(state)
+      return true
+    }
+  }
+
+  private static func refusal(_ state: State) -> RPCError? {
+    if let closed = state.closed { return closed }
+    guard state.hasEnded else { return nil }
+    return RPCError(.failedPrecondition, "a message was sent behind the end of the requests")
+  }
+
   /// Under the lock, after every change.
   private func update(_ state: State) {
     self.isSimple.store(
-      state.queued.isEmpty && state.waiters.isEmpty && state.closed == nil,
+      state.queued.isEmpty && state.waiters.isEmpty && state.closed == nil && !state.hasEnded,
       ordering: .sequentiallyConsistent)
   }
 

@@ -4,11 +4,11 @@ import Testing
 @Suite struct ConnectionLifeTests {
   private static func facts(
     isGreeted: Bool = true, openCalls: Int = 0, lastRead: Int = 0, idleSince: Int = 0,
-    isInHeaders: Bool = false, headerLists: Int = 0
+    headersSince: Int? = nil
   ) -> ConnectionLife.Facts {
     ConnectionLife.Facts(
       isGreeted: isGreeted, openCalls: openCalls, lastRead: .seconds(lastRead),
-      idleSince: .seconds(idleSince), isInHeaders: isInHeaders, headerLists: headerLists)
+      idleSince: .seconds(idleSince), headersSince: headersSince.map { .seconds($0) })
   }
 
   @Test func aPeerThatDoesNotGreetIsClosed() {
@@ -89,15 +89,17 @@ import Testing
     var limits = ConnectionLife.Limits(handshake: .seconds(10))
     limits.headers = .seconds(5)
     var life = ConnectionLife(limits, at: .zero)
-    let answer13 = life.check(Self.facts(isInHeaders: true, headerLists: 1), at: .seconds(5))
+    let answer13 = life.check(Self.facts(headersSince: 3), at: .seconds(5))
     #expect(answer13.actions == [])
+    // Not one look later.
+    #expect(answer13.next == .seconds(8))
     // Another one since: the first has ended.
-    let answer14 = life.check(Self.facts(isInHeaders: true, headerLists: 2), at: .seconds(10))
-    #expect(answer14.actions == [])
-    let answer15 = life.check(Self.facts(isInHeaders: true, headerLists: 2), at: .seconds(15))
-    #expect(
-      answer15.actions
-        == [.close("a header list took longer than 5.0 seconds")])
+    let answer14 = life.check(Self.facts(headersSince: 7), at: .seconds(8))
+    #expect(answer14.actions == [] && answer14.next == .seconds(12))
+    let answer15 = life.check(Self.facts(headersSince: 7), at: .seconds(12))
+    #expect(answer15.actions == [.close("a header list took longer than 5.0 seconds")])
+    let answer16 = life.check(Self.facts(), at: .seconds(12))
+    #expect(answer16.actions == [] && answer16.next == .seconds(17))
   }
 
   @Test func pingsThatComeTooOftenAreForgivenTwice() {

@@ -101,6 +101,34 @@ import Testing
     }
   }
 
+  @Test(.timeLimit(.minutes(1))) func aConnectionThatIsLostCancelsItsHandlers() async throws {
+    let begun = Signal()
+    let cancelled = Signal()
+    var service = TestService()
+    service.both = { requests, _, _ in
+      do {
+        for try await _ in requests { await begun.set() }
+      } catch {
+        #expect((error as? RPCError)?.code == .cancelled)
+        await cancelled.set()
+      }
+    }
+    service.client = { _, _ in
+      try? await Task.sleep(for: .seconds(600))
+      #expect(Task.isCancelled)
+      return Blob()
+    }
+    try await withServer(service) { channel, _ in
+      let peer = try await ScriptedPeer.client(of: try ListenAddress("\(channel.target)"))
+      try await peer.begin(Methods.both, stream: 1)
+      try await peer.begin(Methods.client, stream: 3)
+      try await peer.send(message: [1], stream: 1)
+      await begun.wait()
+      await peer.close()
+      await cancelled.wait()
+    }
+  }
+
   @Test(
     .timeLimit(.minutes(1)),
     arguments: [

@@ -21,6 +21,29 @@ import Testing
     }
   }
 
+  // Whether or not the loop has heard of the end.
+  @Test func nothingIsSentBehindTheEndThatWasJustTold() async throws {
+    try await withServer { channel, _ in
+      for _ in 0..<100 {
+        let both = try await channel.bidirectional(Methods.both)
+        try await both.send(Blob("one"))
+        await both.finishSending()
+        let error = await #expect(throws: RPCError.self) { try await both.send(Blob("two")) }
+        #expect(error?.code == .failedPrecondition)
+        await both.finishSending()
+        var answers: [String] = []
+        for try await answer in both.responses { answers.append(answer.text) }
+        #expect(answers == ["one"])
+      }
+      let call = try await channel.clientStreaming(Methods.client)
+      try await call.send(Blob("three"))
+      #expect(try await call.finish().text == "5")
+      let error = await #expect(throws: RPCError.self) { try await call.finish() }
+      #expect(error?.code == .failedPrecondition)
+      #expect(error?.message.contains("finish()") == true)
+    }
+  }
+
   @Test func trailersNeedNoWindow() async throws {
     try await withServer { channel, _ in
       let peer = try await ScriptedPeer.client(

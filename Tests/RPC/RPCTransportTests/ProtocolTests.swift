@@ -478,6 +478,13 @@ private let empty: [UInt8] = [0, 0, 0, 0, 0]
     ),
     ("WINDOW_UPDATE of zero", ScriptedPeer.frame(.windowUpdate, body: ScriptedPeer.bytes(0)), 1),
     (
+      "WINDOW_UPDATE of zero on a stream",
+      ScriptedPeer.frame(
+        .headers, flags: 4, stream: 1,
+        body: ScriptedPeer.block(ScriptedPeer.requestFields(Methods.client.path)))
+        + ScriptedPeer.frame(.windowUpdate, stream: 1, body: ScriptedPeer.bytes(0)), 1
+    ),
+    (
       "WINDOW_UPDATE beyond 2^31 - 1",
       ScriptedPeer.frame(.windowUpdate, body: ScriptedPeer.bytes(0x7fff_ffff)), 3
     ),
@@ -501,10 +508,10 @@ private let empty: [UInt8] = [0, 0, 0, 0, 0]
     ),
   ]
 
-  @Test(arguments: 0..<26) func connectionErrorsEndTheConnectionWithTheirCode(
+  @Test(arguments: 0..<27) func connectionErrorsEndTheConnectionWithTheirCode(
     index: Int
   ) async throws {
-    #expect(Self.errors.count == 26)
+    #expect(Self.errors.count == 27)
     let (what, bytes, code) = Self.errors[index]
     try await self.withPeer { peer, _ in
       try await peer.send(bytes: bytes)
@@ -659,7 +666,9 @@ private let empty: [UInt8] = [0, 0, 0, 0, 0]
       await release.wait()
       return request
     }
-    let server = RPCServer(services: [service])
+    var configuration = RPCServer.Configuration()
+    configuration.closeTimeout = .seconds(30)
+    let server = RPCServer(services: [service], configuration: configuration)
     let peer = try await ScriptedPeer.client(
       of: try await server.listen(on: ListenAddress("127.0.0.1:0")))
     try await peer.begin(Methods.unary)

@@ -177,8 +177,77 @@ import Testing
     await server.shutdown(grace: .seconds(1))
   }
 
-  @Test func aPeerThatDoesNotOfferHTTP2IsLeft() async throws {
-    // The other side speaks plain text: no handshake comes about.
+  /// A side of TLS that speaks other protocols, or says nothing of them.
+  private static func without(http2 protocols: [String], isServer: Bool) throws -> NIOSSLContext {
+    var configuration = TLSConfiguration.makeClientConfiguration()
+    if isServer {
+      configuration = .makeServerConfiguration(
+        certificateChain: try NIOSSLCertificate.fromPEMFile(Self.file("server.pem")).map {
+          .certificate($0)
+        },
+        privateKey: .privateKey(try NIOSSLPrivateKey(file: Self.file("server.key"), format: .pem)))
+    }
+    configuration.certificateVerification = .none
+    configuration.applicationProtocols = protocols
+    return try NIOSSLContext(configuration: configuration)
+  }
+
+  // RFC 9113, section 3.2.
+  @Test(.timeLimit(.minutes(1)), arguments: [[], ["http/1.1"]])
+  func aClientThatDoesNotOfferHTTP2IsLeft(protocols: [String]) async throws {
+    let context = try Self.without(http2: protocols, isServer: false)
+    try await withServer(configuration: Self.server(), channelConfiguration: Self.client()) {
+      channel, _ in
+      guard case .tcp(let host, let port) = try ListenAddress("\(channel.target)") else { return }
+      let peer = try await ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+        .channelInitializer { channel in
+          channel.eventLoop.makeCompletedFuture {
+            try channel.pipeline.syncOperations.addHandler(
+              NIOSSLClientHandler(context: context, serverHostname: nil))
+          }
+        }
+        .connect(host: host, port: port).get()
+      try await peer.closeFuture.get()
+      _ = try await channel.unary(Methods.unary, Blob())
+    }
+  }
+
+  @Test(arguments: [[], ["http/1.1"]])
+  func aServerThatDoesNotOfferHTTP2IsLeft(protocols: [String]) async throws {
+    let context = try Self.without(http2: protocols, isServer: true)
+    let server = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+      .childChannelInitializer { channel in
+        channel.eventLoop.makeCompletedFuture {
+          try channel.pipeline.syncOperations.addHandler(NIOSSLServerHandler(context: context))
+        }
+      }
+      .bind(host: "127.0.0.1", port: 0).get()
+    let channel = RPCChannel(
+      to: .tcp(host: "127.0.0.1", port: server.localAddress!.port!), configuration: Self.client())
+    let error = await #expect(throws: RPCError.self) {
+      try await channel.unary(Methods.unary, Blob())
+    }
+    #expect(error?.code == .unavailable)
+    #expect(error?.message.contains("does not offer \"h2\" by ALPN") == true)
+    await channel.close()
+    try await server.close()
+  }
+
+  @Test(.timeLimit(.minutes(1))) func whoDoesNotShakeHandsIsClosed() async throws {
+    var configuration = Self.server()
+    configuration.handshakeTimeout = .milliseconds(100)
+    try await withServer(configuration: configuration, channelConfiguration: Self.client()) {
+      channel, _ in
+      guard case .tcp(let host, let port) = try ListenAddress("\(channel.target)") else { return }
+      let peer = try await ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+        .connect(host: host, port: port).get()
+      // The beginning of a record of 512 bytes.
+      try? await peer.writeAndFlush(ByteBuffer(bytes: [0x16, 3, 1, 2, 0, 1]))
+      try await peer.closeFuture.get()
+    }
+  }
+
+  @Test func aPeerThatDoesNotSpeakTLSIsLeft() async throws {
     try await withServer(channelConfiguration: Self.client()) { channel, _ in
       let error = await #expect(throws: RPCError.self) {
         try await channel.unary(Methods.unary, Blob())
