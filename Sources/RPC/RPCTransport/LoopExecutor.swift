@@ -26,8 +26,8 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
 
   private static let executors = Mutex<[ObjectIdentifier: LoopExecutor]>([:])
 
-  /// The executor of that loop; loops live as long as their group, which for servers is the
-  /// process.
+  /// The executor of that loop. It is kept for as long as the process lives, some kilobytes, also when the
+  /// loop's group is shut down: NIO tells nobody.
   static func of(_ eventLoop: any EventLoop) -> LoopExecutor {
     self.executors.withLock { executors in
       let id = ObjectIdentifier(eventLoop)
