@@ -109,7 +109,7 @@ package struct ByteQueue: ~Copyable {
       // The room in front is enough, and the parts do not overlap.
       self.base.copyMemory(from: self.base + self.start, byteCount: held)
     } else {
-      let wanted = max(self.capacity * 2, held + count, min(self.capacity * 4, total), 256)
+      let wanted = max(self.capacity * 2, held + count, min(self.capacity * 16, total), 256)
       let (larger, capacity) = LargeBlocks.allocate(wanted)
       larger.copyMemory(from: self.base + self.start, byteCount: held)
       self.free()
