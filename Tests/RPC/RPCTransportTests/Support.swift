@@ -1,6 +1,7 @@
 import NIOCore
 import NIOPosix
 import RPCCore
+import RPCTesting
 import Testing
 
 @testable import RPCTransport
@@ -134,5 +135,15 @@ actor Signal {
   func wait() async {
     if self.isSet { return }
     await withCheckedContinuation { self.waiters.append($0) }
+  }
+}
+
+extension ScriptedPeer {
+  /// The first frame that is wanted.
+  func frame(where isWanted: (Frame) -> Bool) async throws -> Frame? {
+    while let frame = try await self.frame() {
+      if isWanted(frame) { return frame }
+    }
+    return nil
   }
 }
