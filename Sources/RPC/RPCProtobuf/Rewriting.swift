@@ -37,11 +37,17 @@ struct Rewriting {
     var number: UInt32
     /// Nothing: the field is unknown.
     var known: UnsafePointer<ProtobufCFieldDescriptor>?
-    /// Tag and value.
-    var whole: Bytes
+    /// The tag in as few bytes as it takes, which libprotobuf-c makes of every unknown field's.
+    var tag: UInt64
+    /// What is behind the tag.
+    var value: Bytes
     /// What a length is in front of.
     var inside: Bytes
 
+    /// Of the tag and what is behind it.
+    var size: Int {
+      (UInt64.bitWidth - self.tag.leadingZeroBitCount + 6) / 7 + self.value.count
+    }
     var isMessage: Bool { self.known?.pointee.type == PROTOBUF_C_TYPE_MESSAGE }
     var isSingularMessage: Bool {
       self.isMessage && self.known?.pointee.label != PROTOBUF_C_LABEL_REPEATED
@@ -63,7 +69,7 @@ struct Rewriting {
     let survey = try Self.survey(parts, type)
     try Self.forEachField(of: parts, type) { (field) throws(Failure) in
       guard let known = field.known else { return }
-      guard field.isMessage else { return self.output.append(contentsOf: field.whole) }
+      guard field.isMessage else { return self.append(field) }
       guard depth < Scan.maximumDepth else { throw .nestedTooDeep }
       var parts = [field.inside]
       if field.isSingularMessage {
@@ -90,8 +96,13 @@ struct Rewriting {
     self.output.append(varint: UInt64(Self.wrappedField) << 3 | 2)
     self.output.append(varint: UInt64(survey.unknownBytes))
     try Self.forEachField(of: parts, type) { (field) throws(Failure) in
-      if field.known == nil { self.output.append(contentsOf: field.whole) }
+      if field.known == nil { self.append(field) }
     }
+  }
+
+  private mutating func append(_ field: Field) {
+    self.output.append(varint: field.tag)
+    self.output.append(contentsOf: field.value)
   }
 
   /// Reads all of a message once, without what is in its submessages. What it keeps is in proportion
@@ -102,7 +113,7 @@ struct Rewriting {
     var survey = Survey()
     try Self.forEachField(of: parts, type) { (field) throws(Failure) in
       guard let known = field.known?.pointee else {
-        survey.unknownBytes += field.whole.count
+        survey.unknownBytes += field.size
         return
       }
       if known.flags & PROTOBUF_C_FIELD_FLAG_ONEOF.rawValue != 0,
@@ -123,9 +134,9 @@ struct Rewriting {
     for part in parts {
       var reader = WireReader(part)
       while !reader.isAtEnd {
-        let start = reader.cursor
         guard let (number, wireType) = reader.tag() else { throw .malformed }
-        let value = WireReader(Bytes(start: reader.cursor, count: reader.remaining))
+        let start = reader.cursor
+        let value = WireReader(Bytes(start: start, count: reader.remaining))
         guard reader.skip(number: number, wireType: wireType) else { throw .malformed }
         var known = protobuf_c_message_descriptor_get_field(type, number)
         if let field = known?.pointee, Scan.wireTypes(of: field) & 1 << wireType == 0 {
@@ -133,8 +144,8 @@ struct Rewriting {
         }
         try body(
           Field(
-            number: number, known: known,
-            whole: Bytes(start: start, count: reader.cursor! - start!),
+            number: number, known: known, tag: UInt64(number) << 3 | UInt64(wireType),
+            value: Bytes(start: start, count: reader.cursor! - start!),
             inside: wireType == 2 ? value.lengthDelimited() : Bytes(start: nil, count: 0)))
       }
     }

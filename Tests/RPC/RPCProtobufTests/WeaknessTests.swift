@@ -103,6 +103,18 @@ import Testing
     #expect(self.failure(EverythingV1.Everything.self, self.field(10, utf8)) == nil)
   }
 
+  // MARK: - Unknown fields
+
+  @Test func anUnknownFieldsTagIsAsShortAsItCanBe() throws {
+    // Field 900, whose tag would do with two bytes of its three.
+    let unknown = [0xa2, 0xb8, 0x00, 0x01, 0x61] as [UInt8]
+    let short = self.field(900, [0x61])
+    // Alone, and behind what has the message rewritten.
+    #expect(try EverythingV1.Tree(decoding: unknown).encoded() == short)
+    let odd = self.field(2, []) + self.field(2, []) + unknown
+    #expect(try EverythingV1.Tree(decoding: odd).unknownFields.bytes == short)
+  }
+
   // MARK: - A submessage sent twice
 
   @Test func aSubmessageThatIsSentTwiceIsMerged() throws {
