@@ -187,9 +187,9 @@ package final class HTTP2Session {
   /// Sends a request's headers, now or when the peer allows one more stream; the body follows from the
   /// stream's outbound queue.
   package func submitRequest(_ fields: consuming HeaderFields, on stream: HTTP2Stream) {
+    let waits = self.isFull && !self.isLeaving
     self.list(stream)
-    // It has been listed.
-    if self.openStreams > self.remoteStreamLimit, !self.isLeaving {
+    if waits {
       self.waitingRequests.append(fields, of: stream)
     } else {
       self.begin(stream, fields)
