@@ -23,15 +23,14 @@ struct GQLToken: Hashable, Sendable {
 
 /// Takes a GQL text apart.
 struct GQLLexer {
-  private let scalars: [Unicode.Scalar]
-  private var offset = 0
+  private let scalars: String.UnicodeScalarView
+  private var index: String.Index
   private var line = 1
   private var column = 1
 
-  private static let symbols = ["<=", ">=", "!=", "=", "<", ">", "(", ")", ",", "*", "+", "-"]
-
   private init(_ text: String) {
-    self.scalars = Array(text.unicodeScalars)
+    self.scalars = text.unicodeScalars
+    self.index = text.startIndex
   }
 
   /// All words of a text, the end last.
@@ -43,11 +42,13 @@ struct GQLLexer {
   }
 
   private var current: Unicode.Scalar? {
-    self.offset < self.scalars.count ? self.scalars[self.offset] : nil
+    self.index < self.scalars.endIndex ? self.scalars[self.index] : nil
   }
 
-  private func scalar(ahead count: Int) -> Unicode.Scalar? {
-    self.offset + count < self.scalars.count ? self.scalars[self.offset + count] : nil
+  /// The one behind ``current``, which is no end.
+  private var following: Unicode.Scalar? {
+    let index = self.scalars.index(after: self.index)
+    return index < self.scalars.endIndex ? self.scalars[index] : nil
   }
 
   private mutating func advance() {
@@ -57,16 +58,15 @@ struct GQLLexer {
     } else {
       self.column += 1
     }
-    self.offset += 1
+    self.scalars.formIndex(after: &self.index)
   }
 
   private mutating func next() throws(GatewayError) -> GQLToken {
-    while let scalar = self.current, scalar.properties.isWhitespace { self.advance() }
-    let (begin, line, column) = (self.offset, self.line, self.column)
+    while let scalar = self.current, Self.isWhitespace(scalar) { self.advance() }
+    let (begin, line, column) = (self.index, self.line, self.column)
     let content = try self.content()
-    var text = ""
-    text.unicodeScalars.append(contentsOf: self.scalars[begin..<self.offset])
-    return GQLToken(content: content, text: text, line: line, column: column)
+    return GQLToken(
+      content: content, text: String(self.scalars[begin..<self.index]), line: line, column: column)
   }
 
   private mutating func content() throws(GatewayError) -> GQLToken.Content {
@@ -81,34 +81,57 @@ struct GQLLexer {
       return .binding(name)
     }
     if Self.isDigit(scalar)
-      || scalar == "." && (self.scalar(ahead: 1).map(Self.isDigit) ?? false)
+      || scalar == "." && (self.following.map(Self.isDigit) ?? false)
     {
       return try self.number()
     }
-    for symbol in Self.symbols
-    where self.scalars[self.offset...].starts(with: symbol.unicodeScalars) {
-      for _ in symbol.unicodeScalars { self.advance() }
-      return .symbol(symbol)
+    return .symbol(try self.symbol(scalar))
+  }
+
+  private mutating func symbol(_ scalar: Unicode.Scalar) throws(GatewayError) -> String {
+    switch scalar {
+    case "<", ">", "!":
+      guard self.following == "=" else { break }
+      self.advance()
+      self.advance()
+      return "\(scalar)="
+    default: break
     }
-    throw self.error("encountered \"\(scalar)\"")
+    switch scalar {
+    case "=", "<", ">", "(", ")", ",", "*", "+", "-":
+      self.advance()
+      return String(scalar)
+    default: throw self.error("encountered \"\(scalar)\"")
+    }
+  }
+
+  // Unicode's properties are dear to ask for, and most of a query is ASCII.
+
+  private static func isWhitespace(_ scalar: Unicode.Scalar) -> Bool {
+    switch scalar {
+    case " ", "\t"..."\r": true
+    default: !scalar.isASCII && scalar.properties.isWhitespace
+    }
   }
 
   private static func isDigit(_ scalar: Unicode.Scalar) -> Bool { ("0"..."9").contains(scalar) }
 
   private static func beginsName(_ scalar: Unicode.Scalar) -> Bool {
-    scalar == "_" || scalar == "$" || scalar.properties.isAlphabetic
+    switch scalar {
+    case "a"..."z", "A"..."Z", "_", "$": true
+    default: !scalar.isASCII && scalar.properties.isAlphabetic
+    }
   }
 
   private mutating func name() -> String {
-    var name = ""
+    let begin = self.index
     while let scalar = self.current,
       Self.beginsName(scalar) || Self.isDigit(scalar)
-        || scalar == "." && !name.isEmpty && (self.scalar(ahead: 1).map(Self.beginsName) ?? false)
+        || scalar == "." && self.index > begin && (self.following.map(Self.beginsName) ?? false)
     {
-      name.unicodeScalars.append(scalar)
       self.advance()
     }
-    return name
+    return String(self.scalars[begin..<self.index])
   }
 
   /// A text between quotes; a quote in it is doubled, or behind a backslash.

@@ -34,6 +34,9 @@ package struct Configuration: Sendable {
       "past-age", default: "1h", kind: .duration,
       help: "How far back a read_time may reach, if the memory lasts"),
     Setting(
+      "cache-size", default: "32MiB", kind: .byteCount,
+      help: "Memory for what lookups found, over SQLite: the same is looked up there; 0 for none"),
+    Setting(
       "slow-query", default: "500ms", kind: .duration,
       help: "Queries that take longer are logged with their plan"),
   ]
@@ -51,6 +54,7 @@ package struct Configuration: Sendable {
   package var slowQuery: Duration
   package var pastBytes: Int
   package var pastAge: Duration
+  package var cacheBytes: Int
 
   package init(_ settings: SettingValues) throws(SettingError) {
     self.store = try Self.store(settings)
@@ -62,6 +66,7 @@ package struct Configuration: Sendable {
     self.limits.queuedReads = try settings.int("queue-reads", in: 1...1_000_000)
     self.pastBytes = Int(try settings.byteCount("past-size"))
     self.pastAge = try settings.duration("past-age")
+    self.cacheBytes = Int(try settings.byteCount("cache-size"))
     self.slowQuery = try settings.duration("slow-query")
   }
 
@@ -106,6 +111,7 @@ extension Configuration {
       configuration.limits = self.limits
       configuration.pastBytes = self.pastBytes
       configuration.pastAge = self.pastAge
+      configuration.cacheBytes = self.cacheBytes
       return try SQLiteStore(configuration, metrics: metrics, logger: logger)
     case .postgres(let address):
       var configuration = PostgresStore.Configuration(address)

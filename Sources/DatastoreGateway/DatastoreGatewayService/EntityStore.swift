@@ -18,6 +18,8 @@ package protocol EntityStore: Sendable {
   var keepsPast: Bool { get }
   /// Memory that holds what entities were.
   var pastBytes: Int { get }
+  /// Memory that holds what lookups found; `nil` of a store that others write to as well.
+  var cachedBytes: Int? { get }
   /// What was stored when `moment` was the store's version.
   ///
   /// - Throws: `GatewayError.past` where that is not kept.
@@ -60,6 +62,7 @@ package protocol EntityStore: Sendable {
 extension EntityStore {
   package var keepsPast: Bool { false }
   package var pastBytes: Int { 0 }
+  package var cachedBytes: Int? { nil }
   package func hold() async throws -> Int64? { nil }
   package func release(_ moment: Int64) {}
 

@@ -39,6 +39,11 @@ struct Handlers: ServedStore {
         "millrace_gateway_past_bytes", help: "Memory that holds what entities were."
       ) { Double(store.pastBytes) }
     }
+    if store.cachedBytes != nil {
+      registry.gauge(
+        "millrace_gateway_cached_bytes", help: "Memory that holds what lookups found."
+      ) { Double(store.cachedBytes ?? 0) }
+    }
   }
 
   // MARK: - Requests

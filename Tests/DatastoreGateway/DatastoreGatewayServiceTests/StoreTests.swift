@@ -263,13 +263,14 @@ private func withFolder(_ body: (TestFolder) async throws -> Void) async throws 
       var configuration = SQLiteStore.Configuration(path: folder.file)
       configuration.readers = 1
       let past = SQLitePast(maximumBytes: 1 << 20, maximumAge: .seconds(60))
-      let inner = try SQLiteWriter(configuration, past: past, clock: { .now })
+      let cache = SQLiteCache(maximumBytes: 1 << 20, file: folder.file)
+      let inner = try SQLiteWriter(configuration, past: past, cache: cache, clock: { .now })
       let connection = Held(connection: inner.connection)
       let writer = GroupWriter(
         inner, limits: StoreLimits(), trouble: nil, metrics: Metrics(MetricsRegistry()),
         logger: quietLogger)
       _ = try await writer.commit(put(entity(key("K", 1))))
-      let reader = try SQLiteReader(configuration, past: past)
+      let reader = try SQLiteReader(configuration, past: past, cache: cache)
       // What SQLite answers to each write on a file system that has become read-only.
       try connection.connection.execute("PRAGMA query_only = ON")
       for id in 2...3 as ClosedRange<Int64> {
@@ -357,6 +358,46 @@ private func withFolder(_ body: (TestFolder) async throws -> Void) async throws 
         metrics: Metrics(MetricsRegistry()), logger: quietLogger)
     }
     #expect(failure?.description.contains("/nonexistent/x.sqlite") ?? false)
+  }
+
+  @Test func whatWasLookedUpIsInMemoryUntilItChanges() async throws {
+    try await withFolder { folder in
+      let store = try open(folder)
+      for id in 1...2 as ClosedRange<Int64> {
+        _ = try await store.commit(put(entity(key("K", id), ["n": integer(1)])))
+      }
+      let addresses = try (1...3).map { try address($0) }
+      let first = try await store.lookup(addresses)
+      #expect(first.entities.map { $0 != nil } == [true, true, false])
+      // Behind the store's back.
+      try raw(folder).execute(
+        "UPDATE entities SET content = (SELECT content FROM entities WHERE id = 1) WHERE id = 2")
+      let second = try await store.lookup(addresses)
+      #expect(second.entities.map { $0?.content } == first.entities.map { $0?.content })
+      #expect(second.version == first.version)
+      // What changes and what comes to be is read anew, and the rest stays.
+      var deletion = try put(entity(key("K", 1)))
+      deletion.changes[0].mutation.operation = .delete
+      _ = try await store.commit(deletion)
+      _ = try await store.commit(put(entity(key("K", 3))))
+      let third = try await store.lookup(addresses)
+      #expect(third.entities.map { $0 != nil } == [false, true, true])
+      #expect(third.version > second.version)
+      // A lookup of nothing asks for the version.
+      #expect(try await store.lookup([]).version == third.version)
+    }
+  }
+
+  @Test func aStatementOfOneTextIsUsedAgain() async throws {
+    try await withFolder { folder in
+      let connection = try raw(folder)
+      let first = try connection.take("SELECT 1")
+      // While it is in use there is a second one.
+      let second = try connection.take("SELECT 1")
+      #expect(first !== second)
+      connection.giveBack(first)
+      #expect(try connection.take("SELECT 1") === first)
+    }
   }
 
   @Test func aDamagedEntityIsToldWithItsFile() async throws {

@@ -73,8 +73,9 @@ final class SQLiteConnection {
 
   func giveBack(_ statement: SQLiteStatement) {
     statement.reset()
-    if self.idle[statement.text, default: []].count < Self.idleStatementsPerText {
-      self.idle[statement.text]?.append(statement)
+    let idle = self.idle[statement.text, default: []].count
+    if idle < Self.idleStatementsPerText {
+      self.idle[statement.text, default: []].append(statement)
     }
   }
 

@@ -25,6 +25,8 @@ package final class SQLiteStore: GroupWrittenStore {
     /// What entities were before they were changed is kept in memory, so much of it and so long.
     package var pastBytes = 32 << 20
     package var pastAge = Duration.seconds(3_600)
+    /// Memory for what lookups found.
+    package var cacheBytes = 32 << 20
     /// Pages that the file may have; `nil` for as many as the disk takes.
     package var maximumPages: Int?
 
@@ -40,6 +42,7 @@ package final class SQLiteStore: GroupWrittenStore {
   package let writer: GroupWriter
   private let readers: ReaderPool<SQLiteReader>
   private let past: SQLitePast
+  private let cache: SQLiteCache
   private let lookups: SharedLookups<SQLiteReader>
 
   /// Opens the file, or makes it.
@@ -53,7 +56,9 @@ package final class SQLiteStore: GroupWrittenStore {
     let past = SQLitePast(
       maximumBytes: configuration.pastBytes, maximumAge: configuration.pastAge)
     self.past = past
-    let writer = try SQLiteWriter(configuration, past: past, clock: clock)
+    let cache = SQLiteCache(maximumBytes: configuration.cacheBytes, file: configuration.path)
+    self.cache = cache
+    let writer = try SQLiteWriter(configuration, past: past, cache: cache, clock: clock)
     var trouble: StoreFailure?
     do throws(StoreFailure) {
       _ = try writer.write([.probe])
@@ -64,7 +69,7 @@ package final class SQLiteStore: GroupWrittenStore {
       writer, limits: configuration.limits, trouble: trouble, metrics: metrics, logger: logger)
     var readers: [SQLiteReader] = []
     for _ in 0..<configuration.readers {
-      readers.append(try SQLiteReader(configuration, past: past))
+      readers.append(try SQLiteReader(configuration, past: past, cache: cache))
     }
     self.readers = ReaderPool(readers, limit: configuration.limits.queuedReads)
     self.lookups = SharedLookups(
@@ -72,6 +77,7 @@ package final class SQLiteStore: GroupWrittenStore {
   }
 
   package var pastBytes: Int { self.past.bytes }
+  package var cachedBytes: Int? { self.cache.bytes }
   package var queuedReads: Int { self.readers.openReads }
 
   // MARK: - Reading
@@ -81,6 +87,7 @@ package final class SQLiteStore: GroupWrittenStore {
     if addresses.count > Self.sharedLookupKeys {
       return try await self.readers.read { reader in try reader.lookup(addresses) }
     }
+    if let answer = self.cache.answer(addresses) { return answer }
     return try await self.lookups.lookup(addresses)
   }
 

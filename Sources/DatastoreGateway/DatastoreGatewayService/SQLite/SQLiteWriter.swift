@@ -16,6 +16,7 @@ final class SQLiteWriter: BatchWriter {
   private var names = SQLiteNames()
   private let policy: Policy
   private let past: SQLitePast
+  private let cache: SQLiteCache
   private let clock: @Sendable () -> Timestamp
   /// The greatest version that was given.
   private(set) var lastVersion: Int64
@@ -23,12 +24,14 @@ final class SQLiteWriter: BatchWriter {
   private let firstVersion: Int64
   /// When each collection was last changed; for transactions that have queried it.
   private var changed: [CollectionName: Int64] = [:]
+  /// What the batch under way has changed.
+  private var changedEntities: [EntityAddress] = []
 
   /// Pages that the writer keeps: most of what it changes again stays in memory.
   private static let cacheKibibytes = 49_152
 
   init(
-    _ configuration: SQLiteStore.Configuration, past: SQLitePast,
+    _ configuration: SQLiteStore.Configuration, past: SQLitePast, cache: SQLiteCache,
     clock: @escaping @Sendable () -> Timestamp
   ) throws(StoreFailure) {
     self.connection = try SQLiteConnection(
@@ -36,6 +39,7 @@ final class SQLiteWriter: BatchWriter {
     let checkpointPages = configuration.checkpointPages
     self.policy = configuration.policy
     self.past = past
+    self.cache = cache
     self.clock = clock
     try self.connection.execute("PRAGMA journal_mode = WAL")
     try self.connection.execute("PRAGMA synchronous = FULL")
@@ -60,6 +64,7 @@ final class SQLiteWriter: BatchWriter {
     let versionBefore = self.lastVersion
     try self.connection.execute("BEGIN IMMEDIATE")
     var isCommitting = false
+    defer { self.changedEntities.removeAll(keepingCapacity: true) }
     do throws(StoreFailure) {
       var outcomes: [WriterOutcome] = []
       outcomes.reserveCapacity(batch.count)
@@ -70,6 +75,7 @@ final class SQLiteWriter: BatchWriter {
       if hasWrites {
         try self.setFact(
           "UPDATE facts SET value = ? WHERE name = 'last_version'", self.lastVersion)
+        self.cache.changing(self.changedEntities, as: self.lastVersion)
         isCommitting = true
         try self.connection.execute("COMMIT")
       } else {
@@ -166,6 +172,7 @@ final class SQLiteWriter: BatchWriter {
     var answer = decision.answer
     for write in decision.writes {
       hasWrites = true
+      self.changedEntities.append(write.address)
       let before = stored[write.entity]
       answer.indexUpdates += try self.carryOut(write, over: before)
       if let before {
