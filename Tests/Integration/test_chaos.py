@@ -14,6 +14,10 @@ SECONDS = float(os.environ.get("MILLRACE_CHAOS_SECONDS", 60))
 SEED = int(os.environ.get("MILLRACE_CHAOS_SEED", 0)) or random.randrange(1, 1 << 31)
 
 
+# Beyond what breaks: the stack's start, and until everything has ended.
+pytestmark = pytest.mark.timeout(SECONDS + 340)
+
+
 def report(text, capfd):
     with capfd.disabled():
         print(f"\n{text}", flush=True)
