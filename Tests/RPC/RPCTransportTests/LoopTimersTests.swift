@@ -85,6 +85,8 @@ import Testing
       for index in expected { due[index] = nil }
       wentOff = []
     }
+    // What is still to go off holds the timers and the loop.
+    #expect(throws: Never.self) { try loop.syncShutdownGracefully() }
   }
 
   // Each due before all others, and the latest stopped first: where a timer is looked for among all,
