@@ -46,7 +46,8 @@ private final class SessionHarness: HTTP2SessionDelegate {
 
   private let role: HTTP2Session.Role
   private var session: HTTP2Session?
-  private var streams: [StreamHarness] = []
+  /// How many there were. None is kept: the session alone keeps them, as long as it should.
+  private var streams = 0
 
   init(_ role: HTTP2Session.Role) {
     self.role = role
@@ -79,7 +80,7 @@ private final class SessionHarness: HTTP2SessionDelegate {
 
   private func openRequest(_ session: HTTP2Session) {
     let stream = StreamHarness(self)
-    self.streams.append(stream)
+    self.streams += 1
     var fields = HeaderFields()
     fields.add(":method", "POST")
     fields.add(":scheme", "http")
@@ -112,10 +113,9 @@ private final class SessionHarness: HTTP2SessionDelegate {
   func consume(_ count: Int, _ stream: HTTP2Stream) { self.session?.consume(count, on: stream) }
 
   func streamBegan() -> HTTP2Stream? {
-    guard self.streams.count < 100 else { return nil }
-    let stream = StreamHarness(self)
-    self.streams.append(stream)
-    return stream
+    guard self.streams < 100 else { return nil }
+    self.streams += 1
+    return StreamHarness(self)
   }
 
   func settingsReceived() {}
@@ -199,24 +199,44 @@ private func runHeaderBlock(_ bytes: UnsafeRawBufferPointer) {
 
 private func runFraming(_ bytes: UnsafeRawBufferPointer) {
   let limit = 1 << 16
-  func messages(cutAt size: Int) -> [[UInt8]] {
+  func parts(_ size: Int) -> [UnsafeRawBufferPointer] {
+    stride(from: 0, to: bytes.count, by: size).map {
+      UnsafeRawBufferPointer(rebasing: bytes[$0..<min($0 + size, bytes.count)])
+    }
+  }
+  /// - Parameter isSlow: Whether the reader takes one message at a time.
+  func messages(cutAt size: Int, isSlow: Bool = false) -> [[UInt8]] {
     var deframer = MessageDeframer(limit: limit)
     var messages: [[UInt8]] = []
-    var start = 0
-    while start < bytes.count {
-      let end = min(start + size, bytes.count)
-      do {
-        try deframer.append(UnsafeRawBufferPointer(rebasing: bytes[start..<end])) { message, _ in
-          messages.append(Array(message))
-          return true
-        }
-      } catch { break }
-      start = end
+    func receive(_ message: UnsafeRawBufferPointer, _ isCompressed: Bool) -> Bool {
+      messages.append(Array(message))
+      return !isSlow
+    }
+    do {
+      for part in parts(size) { try deframer.append(part, receive: receive) }
+      while deframer.hasBacklog {
+        let before = deframer.heldBytes
+        try deframer.resume(receive: receive)
+        if deframer.heldBytes == before { break }
+      }
+    } catch {
+      // What came before it counts.
     }
     return messages
   }
   let whole = messages(cutAt: max(1, bytes.count))
   precondition(messages(cutAt: 7).starts(with: whole), "messages depend on how they are cut")
+  precondition(
+    messages(cutAt: 7, isSlow: true).starts(with: whole), "messages depend on who reads them")
+  var single = MessageDeframer(limit: limit)
+  do {
+    for part in parts(7) { try single.hold(part) }
+    single.withHeld { message, _ in
+      precondition(whole == [Array(message)], "a single message came otherwise than in a stream")
+    }
+  } catch {
+    // Or a second one begins behind it.
+  }
   for message in whole {
     for compression in Compression.allCases {
       message.withUnsafeBytes { bytes in

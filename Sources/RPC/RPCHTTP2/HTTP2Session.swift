@@ -442,7 +442,11 @@ package final class HTTP2Session {
   func close(_ stream: HTTP2Stream, code: UInt32) {
     guard !stream.isClosed else { return }
     stream.isClosed = true
-    if stream.id == self.lastID { self.lastID = 0 }
+    if stream.id == self.lastID {
+      // Number 0 is the connection's: it must find no stream.
+      self.lastID = 0
+      self.last = nil
+    }
     if stream.id == self.openHeaders { self.openHeaders = nil }
     nghttp2_session_set_stream_user_data(self.session, stream.id, nil)
     let slot = stream.slot

@@ -20,9 +20,6 @@ extension HTTP2Session {
   /// A frame begins. On the way of every frame: no more than counting.
   func frameBegan(type: UInt8, flags: UInt8, length: Int) {
     switch UInt32(type) {
-    case NGHTTP2_HEADERS.rawValue:
-      self.emptyFrames.putBack()
-      return
     case NGHTTP2_DATA.rawValue:
       // What is padded may be nothing but padding: ``dataReceived(id:_:)`` puts back.
       if length > 0, flags & UInt8(NGHTTP2_FLAG_PADDED.rawValue) == 0 { return }
@@ -179,7 +176,11 @@ extension HTTP2Session {
       self.list(stream)
     }
     self.openHeaders = id
-    self.withStream(id) { $0.headersBegan() }
+    self.withStream(id) { stream in
+      // A call's. Others, of streams that are over, pay for nothing.
+      self.emptyFrames.putBack()
+      stream.headersBegan()
+    }
   }
 
   func headerReceived(

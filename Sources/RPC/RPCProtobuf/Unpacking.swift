@@ -189,12 +189,11 @@ struct Unpacking: @unchecked Sendable {
   ) -> WireReader? {
     let counter = message + Int(field.pointee.quantifier)
     guard counter.load(as: Int.self) == 0 else { return nil }
-    let tag = UInt64(number) << 3 | 2
     var ahead = start
     var count = 0
     while !ahead.isAtEnd {
-      guard let next = ahead.varint() else { return nil }
-      if next != tag { break }
+      guard let next = ahead.tag() else { return nil }
+      if next.number != number || next.wireType != 2 { break }
       guard let length = ahead.varint(), ahead.take(length) != nil else { return nil }
       count &+= 1
     }

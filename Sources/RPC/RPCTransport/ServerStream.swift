@@ -76,6 +76,10 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   private let server: ServerConnection
   @exclusivity(unchecked) private var head = RequestHead()
   @exclusivity(unchecked) private var deframer: MessageDeframer
+  /// The deframer is at work, and hands on messages: whatever they bring about, it is forgotten what it
+  /// holds only behind that.
+  @exclusivity(unchecked) private var isDeframing = false
+  @exclusivity(unchecked) private var resetIsDue = false
   @exclusivity(unchecked) var call: Call
   /// About what the message that was decoded last takes.
   @exclusivity(unchecked) @usableFromInline var decodedBytes = 0
@@ -175,18 +179,15 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
       return
     }
     self.call.unconsumedBytes += bytes.count
-    do {
-      if let sink = self.call.sink {
-        if self.call.isHeldBack {
-          self.deframer.keep(bytes)
-        } else {
-          try self.deframer.append(bytes) { self.messageReceived($0, isCompressed: $1, by: sink) }
-        }
+    self.deframe { stream throws(MessageDeframer.Failure) in
+      guard let sink = stream.call.sink else { return try stream.deframer.hold(bytes) }
+      if stream.call.isHeldBack {
+        stream.deframer.keep(bytes)
       } else {
-        try self.deframer.hold(bytes)
+        try stream.deframer.append(bytes) {
+          stream.messageReceived($0, isCompressed: $1, by: sink)
+        }
       }
-    } catch {
-      self.breakOff(error.error)
     }
     if self.call.sink != nil || self.deframer.heldBytes >= Self.smallestHeld
       || self.call.heldBytes > 0
@@ -194,6 +195,27 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
       self.countHeld()
     }
     if !self.call.isHeldBack { self.openWindow() }
+  }
+
+  /// Has the deframer work, and ends the call if what came is malformed.
+  @inline(__always)
+  private func deframe(_ body: (ServerStream) throws(MessageDeframer.Failure) -> Void) {
+    self.isDeframing = true
+    var failure: MessageDeframer.Failure?
+    do {
+      try body(self)
+    } catch {
+      failure = error
+    }
+    self.isDeframing = false
+    if self.resetIsDue { self.forgetReceived() }
+    if let failure { self.breakOff(failure.error) }
+  }
+
+  /// Drops what came of the request and was not handed on.
+  private func forgetReceived() {
+    self.resetIsDue = self.isDeframing
+    if !self.isDeframing { self.deframer.reset() }
   }
 
   /// - Returns: Whether the sink takes another.
@@ -237,10 +259,8 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   private func readOn() {
     self.call.isHeldBack = false
     if self.call.phase == .open, let sink = self.call.sink, self.deframer.hasBacklog {
-      do {
-        try self.deframer.resume { self.messageReceived($0, isCompressed: $1, by: sink) }
-      } catch {
-        self.breakOff(error.error)
+      self.deframe { stream throws(MessageDeframer.Failure) in
+        try stream.deframer.resume { stream.messageReceived($0, isCompressed: $1, by: sink) }
       }
     }
     self.countHeld()
@@ -265,15 +285,19 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
       self.call.sink?.end(.success(()), false)
       return
     }
-    let hasRequest: Void? = self.deframer.withHeld { message, isCompressed in
-      self.withPlain(message, isCompressed) { serve(self, $0) }
+    var hasRequest = false
+    self.deframe { stream in
+      let served: Void? = stream.deframer.withHeld { message, isCompressed in
+        stream.withPlain(message, isCompressed) { serve(stream, $0) }
+      }
+      hasRequest = served != nil
     }
-    guard hasRequest != nil else {
+    guard hasRequest else {
       self.breakOff(RPCError(.unimplemented, "this call takes one request, and got none"))
       return
     }
     // The handler has the message; its bytes are of no more use.
-    self.deframer.reset()
+    self.forgetReceived()
     if self.handlerRuns { self.call.givenBytes += self.decodedBytes }
     if self.call.givenBytes >= Self.smallestHeld || self.call.heldBytes > 0 { self.countHeld() }
   }
@@ -321,7 +345,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     if held != self.call.heldBytes { _ = self.server.holds(self.call.heldBytes - held) }
     // What it keeps for the next call, a connection keeps while it is idle.
     self.clearOutbound()
-    self.deframer.reset()
+    self.forgetReceived()
     self.head.reset()
     if !self.handlerRuns { self.server.callEnded() }
     self.server.streamClosed(self)
@@ -485,7 +509,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
       return
     }
     self.clearOutbound()
-    self.deframer.reset()
+    self.forgetReceived()
     self.breakOff(error)
     // A handler that runs has what it was given until it ends.
     if !self.handlerRuns {

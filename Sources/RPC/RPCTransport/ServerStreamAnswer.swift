@@ -53,6 +53,8 @@ extension ServerStream {
     guard !self.isFinished, self.makesRoomForResponse() else { return }
     self.call.code = .ok
     self.call.writer?.transfer(to: self)
+    // What was transferred may have been too much.
+    guard !self.isFinished else { return }
     if self.context?.isPlain ?? true {
       self.end()
       guard let session = self.connection.session, !self.isClosed else { return }
@@ -83,6 +85,8 @@ extension ServerStream {
     guard !self.isFinished else { return }
     self.call.code = error.code
     self.call.writer?.transfer(to: self)
+    // What was transferred may have been too much.
+    guard !self.isFinished else { return }
     // What the handler wanted to say first is said first; without it one header list is enough.
     if !self.call.headersSent, self.context?.initialMetadata.isEmpty == false { self.sendHeaders() }
     let isOnly = !self.call.headersSent

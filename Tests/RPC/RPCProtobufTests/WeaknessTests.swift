@@ -414,6 +414,11 @@ import Testing
       #expect(
         self.failure(EverythingV1.Everything.self, tag + [5] + rest)?.reason == .malformed)
     }
+    // A list's, before or behind one as it ought to be.
+    let long: [UInt8] = [0xea, 0x81, 0x80, 0x80, 0x80, 0x00, 1, 0x61]
+    for list in [long, self.field(29, [0x62]) + long, long + self.field(29, [0x62])] {
+      #expect(self.failure(EverythingV1.Everything.self, list)?.reason == .malformed)
+    }
   }
 
   @Test func packedNumbersThatAreCutOffAreRefused() {

@@ -280,6 +280,22 @@ import Testing
     }
   }
 
+  // Calls pay for some of them, and what comes for a call that is over is no call.
+  @Test func headersOfACallThatIsOverPayForNothing() async throws {
+    try await Self.attack { address, witness in
+      let peer = try await ScriptedPeer.client(of: address)
+      try await peer.begin(Methods.unary)
+      try await peer.send(message: [], ends: true)
+      _ = try await peer.frame(.headers) { $0.endsStream }
+      let pair =
+        ScriptedPeer.frame(.settings)
+        + ScriptedPeer.frame(.headers, flags: 5, stream: 1, body: [0x88])
+      let ended = try await Self.flood(peer, rounds: 200) { _ in (0..<50).flatMap { _ in pair } }
+      #expect(ended)
+      #expect(witness.noticed.withLock { $0.count } == 1)
+    }
+  }
+
   // Answers pile up that it does not read (CVE-2019-9512), however many of them it may ask for.
   @Test(arguments: [ScriptedPeer.Kind.ping, .settings])
   func whoDoesNotReadItsAnswersLosesTheConnection(kind: ScriptedPeer.Kind) async throws {

@@ -65,6 +65,26 @@ import Testing
       ])
   }
 
+  // Were there something of a call left that is over, it would be written to.
+  @Test func aFaultOfTheConnectionIsNoCallsThatIsOver() async throws {
+    let (channel, peers) = ScriptedPeer.server()
+    for round in 0..<2 {
+      let call = Task { try await channel.unary(Methods.unary, Blob("hello")) }
+      let peer = try await peers.next()
+      let head = try #require(try await peer.frame(.headers))
+      try await peer.respond(stream: head.stream)
+      try await peer.send(message: [UInt8(round)], stream: head.stream)
+      try await peer.end(stream: head.stream)
+      #expect(try await call.value.bytes == [UInt8(round)])
+      // More than a window can be: RFC 9113, section 6.9.1.
+      try await peer.send(.windowUpdate, body: ScriptedPeer.bytes(0x7fff_ffff))
+      let goAway = try await peer.frame(.goAway)
+      #expect(goAway?.number(at: 4) == 3)
+      #expect(try await peer.frame() == nil)
+    }
+    await channel.close()
+  }
+
   @Test func pushIsSwitchedOff() async throws {
     let (channel, peers) = ScriptedPeer.server()
     let call = Task { try await channel.unary(Methods.unary, Blob()) }

@@ -171,6 +171,29 @@ import Testing
     }
   }
 
+  // What is compressed waits beside the stream until its call ends: both ends of it would be the call's.
+  @Test(arguments: [true, false])
+  func aResponseThatIsTooMuchEndsItsCallOnce(isWell: Bool) async throws {
+    var service = TestService()
+    service.both = { _, responses, context in
+      context.responseCompression = .gzip
+      var random = SystemRandomNumberGenerator()
+      try await responses.send(
+        Blob((0..<200 << 10).map { _ in UInt8.random(in: 0...255, using: &random) }))
+      if !isWell { throw RPCError(.dataLoss, "no") }
+    }
+    var configuration = RPCServer.Configuration()
+    configuration.maximumBufferedBytesPerConnection = 100 << 10
+    try await Self.withPeer(service, configuration) { peer in
+      try await peer.begin(Methods.both)
+      let end = try #require(try await peer.frame(.headers))
+      #expect(end.endsStream && end["grpc-status"] == "8")
+      // The client has not ended its side: it is told to stop, once.
+      let resets = try await Self.answers(peer, [.reset, .headers])
+      #expect(resets.map { $0.number(at: 0) } == [0])
+    }
+  }
+
   // Thousands of requests of some kilobytes are as much as one of megabytes.
   @Test func smallRequestsThatDoNotEndCountAsLargeOnesDo() async throws {
     var configuration = RPCServer.Configuration()
