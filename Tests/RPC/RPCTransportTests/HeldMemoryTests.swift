@@ -185,7 +185,7 @@ import Testing
     var configuration = RPCServer.Configuration()
     configuration.maximumBufferedBytesPerConnection = 100 << 10
     try await Self.withPeer(service, configuration) { peer in
-      try await peer.begin(Methods.both)
+      try await peer.begin(Methods.both, more: [("grpc-accept-encoding", "gzip")])
       let end = try #require(try await peer.frame(.headers))
       #expect(end.endsStream && end["grpc-status"] == "8")
       // The client has not ended its side: it is told to stop, once.
