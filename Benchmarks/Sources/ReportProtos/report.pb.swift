@@ -207,7 +207,7 @@ extension Report.Build {
     for case let entry? in source.entries(message.pointee.n_counters, message.pointee.counters) {
       let key = try source.string(entry.pointee.key, in: "report.Build.counters")
       let value = entry.pointee.value
-      counters.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &counters, in: "report.Build.counters")
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
     self.title = title

@@ -800,42 +800,42 @@ extension ConformanceMessages.TestAllTypesProto3 {
     for case let entry? in source.entries(message.pointee.n_map_string_string, message.pointee.map_string_string) {
       let key = try source.string(entry.pointee.key, in: "protobuf_test_messages.proto3.TestAllTypesProto3.map_string_string")
       let value = try source.string(entry.pointee.value, in: "protobuf_test_messages.proto3.TestAllTypesProto3.map_string_string")
-      mapStringString.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &mapStringString, in: "protobuf_test_messages.proto3.TestAllTypesProto3.map_string_string")
     }
     var mapStringBytes: [String: [UInt8]] = [:]
     mapStringBytes.reserveCapacity(message.pointee.n_map_string_bytes)
     for case let entry? in source.entries(message.pointee.n_map_string_bytes, message.pointee.map_string_bytes) {
       let key = try source.string(entry.pointee.key, in: "protobuf_test_messages.proto3.TestAllTypesProto3.map_string_bytes")
       let value = source.bytes(entry.pointee.value)
-      mapStringBytes.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &mapStringBytes, in: "protobuf_test_messages.proto3.TestAllTypesProto3.map_string_bytes")
     }
     var mapStringNestedMessage: [String: ConformanceMessages.TestAllTypesProto3.NestedMessage] = [:]
     mapStringNestedMessage.reserveCapacity(message.pointee.n_map_string_nested_message)
     for case let entry? in source.entries(message.pointee.n_map_string_nested_message, message.pointee.map_string_nested_message) {
       let key = try source.string(entry.pointee.key, in: "protobuf_test_messages.proto3.TestAllTypesProto3.map_string_nested_message")
       let value = try source.message(entry.pointee.value) ?? ConformanceMessages.TestAllTypesProto3.NestedMessage()
-      mapStringNestedMessage.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &mapStringNestedMessage, in: "protobuf_test_messages.proto3.TestAllTypesProto3.map_string_nested_message")
     }
     var mapStringForeignMessage: [String: ConformanceMessages.ForeignMessage] = [:]
     mapStringForeignMessage.reserveCapacity(message.pointee.n_map_string_foreign_message)
     for case let entry? in source.entries(message.pointee.n_map_string_foreign_message, message.pointee.map_string_foreign_message) {
       let key = try source.string(entry.pointee.key, in: "protobuf_test_messages.proto3.TestAllTypesProto3.map_string_foreign_message")
       let value = try source.message(entry.pointee.value) ?? ConformanceMessages.ForeignMessage()
-      mapStringForeignMessage.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &mapStringForeignMessage, in: "protobuf_test_messages.proto3.TestAllTypesProto3.map_string_foreign_message")
     }
     var mapStringNestedEnum: [String: ConformanceMessages.TestAllTypesProto3.NestedEnum] = [:]
     mapStringNestedEnum.reserveCapacity(message.pointee.n_map_string_nested_enum)
     for case let entry? in source.entries(message.pointee.n_map_string_nested_enum, message.pointee.map_string_nested_enum) {
       let key = try source.string(entry.pointee.key, in: "protobuf_test_messages.proto3.TestAllTypesProto3.map_string_nested_enum")
       let value = ConformanceMessages.TestAllTypesProto3.NestedEnum(rawValue: entry.pointee.value)
-      mapStringNestedEnum.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &mapStringNestedEnum, in: "protobuf_test_messages.proto3.TestAllTypesProto3.map_string_nested_enum")
     }
     var mapStringForeignEnum: [String: ConformanceMessages.ForeignEnum] = [:]
     mapStringForeignEnum.reserveCapacity(message.pointee.n_map_string_foreign_enum)
     for case let entry? in source.entries(message.pointee.n_map_string_foreign_enum, message.pointee.map_string_foreign_enum) {
       let key = try source.string(entry.pointee.key, in: "protobuf_test_messages.proto3.TestAllTypesProto3.map_string_foreign_enum")
       let value = ConformanceMessages.ForeignEnum(rawValue: entry.pointee.value)
-      mapStringForeignEnum.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &mapStringForeignEnum, in: "protobuf_test_messages.proto3.TestAllTypesProto3.map_string_foreign_enum")
     }
     let packedInt32: [Int32] = source.numbers(message.pointee.n_packed_int32, message.pointee.packed_int32)
     let packedInt64: [Int64] = source.numbers(message.pointee.n_packed_int64, message.pointee.packed_int64)

@@ -255,14 +255,14 @@ extension Interop.TestOrcaReport {
     for case let entry? in source.entries(message.pointee.n_request_cost, message.pointee.request_cost) {
       let key = try source.string(entry.pointee.key, in: "grpc.testing.TestOrcaReport.request_cost")
       let value = entry.pointee.value
-      requestCost.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &requestCost, in: "grpc.testing.TestOrcaReport.request_cost")
     }
     var utilization: [String: Double] = [:]
     utilization.reserveCapacity(message.pointee.n_utilization)
     for case let entry? in source.entries(message.pointee.n_utilization, message.pointee.utilization) {
       let key = try source.string(entry.pointee.key, in: "grpc.testing.TestOrcaReport.utilization")
       let value = entry.pointee.value
-      utilization.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &utilization, in: "grpc.testing.TestOrcaReport.utilization")
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
     self.cpuUtilization = cpuUtilization

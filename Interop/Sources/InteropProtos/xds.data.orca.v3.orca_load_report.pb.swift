@@ -80,14 +80,14 @@ extension ORCA.OrcaLoadReport {
     for case let entry? in source.entries(message.pointee.n_request_cost, message.pointee.request_cost) {
       let key = try source.string(entry.pointee.key, in: "xds.data.orca.v3.OrcaLoadReport.request_cost")
       let value = entry.pointee.value
-      requestCost.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &requestCost, in: "xds.data.orca.v3.OrcaLoadReport.request_cost")
     }
     var utilization: [String: Double] = [:]
     utilization.reserveCapacity(message.pointee.n_utilization)
     for case let entry? in source.entries(message.pointee.n_utilization, message.pointee.utilization) {
       let key = try source.string(entry.pointee.key, in: "xds.data.orca.v3.OrcaLoadReport.utilization")
       let value = entry.pointee.value
-      utilization.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &utilization, in: "xds.data.orca.v3.OrcaLoadReport.utilization")
     }
     let rpsFractional: Double = message.pointee.rps_fractional
     let eps: Double = message.pointee.eps
@@ -96,7 +96,7 @@ extension ORCA.OrcaLoadReport {
     for case let entry? in source.entries(message.pointee.n_named_metrics, message.pointee.named_metrics) {
       let key = try source.string(entry.pointee.key, in: "xds.data.orca.v3.OrcaLoadReport.named_metrics")
       let value = entry.pointee.value
-      namedMetrics.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &namedMetrics, in: "xds.data.orca.v3.OrcaLoadReport.named_metrics")
     }
     let applicationUtilization: Double = message.pointee.application_utilization
     let unknownFields = try source.unknownFields(message.pointee.base)

@@ -66,7 +66,9 @@ package struct EntityCache: Sendable {
   ///
   /// - Parameter version: The store's, of the reader's view.
   package mutating func read(_ stored: Stored?, at address: EntityAddress, version: Int64) {
-    let bytes = (stored?.content.count ?? 0) + address.path.bytes.count + Self.entryBytes
+    let bytes =
+      (stored?.content.count ?? 0) + address.collection.bytes.count + address.path.bytes.count
+      + Self.entryBytes
     guard bytes <= self.maximumEntryBytes, self.places[address] == nil,
       self.changes[Self.changePlace(of: address)] <= version
     else { return }

@@ -19,6 +19,9 @@ package struct Policy: Sendable, Hashable {
   package var maximumInValues = 30
   package var maximumNotInValues = 10
   package var maximumAggregations = 5
+  /// Orders, projected properties and properties of distinct on, each: an index of Datastore's has no
+  /// more properties.
+  package var maximumIndexProperties = 100
   /// Parentheses in a GQL text and composite filters in one another.
   package var maximumConditionDepth = 100
   /// A `project` is part of every key; Datastore's own ids are below 100.
@@ -45,6 +48,8 @@ package struct Policy: Sendable, Hashable {
   package var maximumTransactions = 10_000
   /// What one transaction may read.
   package var maximumTransactionReads = 100_000
+  /// What the keys that all of them have read may take in memory.
+  package var maximumTransactionBytes = 64 << 20
 
   package init() {}
 }

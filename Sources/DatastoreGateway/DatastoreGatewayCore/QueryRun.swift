@@ -74,6 +74,7 @@ package struct QueryRun<Indexes: EntityIndexes> {
     var results = try MergedResults(
       self.query, self.plan.parts, on: self.indexes, wanted: wanted,
       isCancelled: self.isCancelled)
+    let partitionBytes = self.partitionBytes
     var bytes = 0
     while let (candidate, stream) = try results.next() {
       guard self.takes(candidate.position, &batch, bytes: bytes) else { break }
@@ -87,10 +88,13 @@ package struct QueryRun<Indexes: EntityIndexes> {
         result.stored = stored
       case .projection(let names):
         result.properties = self.projected(names, at: candidate.position)
-        bytes += candidate.position.values.reduce(0) { $0 + $1.count + 16 }
+        bytes += zip(names, candidate.position.values).reduce(0) {
+          $0 + $1.0.byteCount + $1.1.count + 16
+        }
       }
-      // A key's own bytes, and what surrounds a result.
-      bytes += candidate.position.path.bytes.count + 64
+      // The key and what surrounds a result; and its cursor, which has values and key once more.
+      bytes += 2 * candidate.position.path.bytes.count + partitionBytes + 64
+      bytes += candidate.position.values.reduce(0) { $0 + $1.count + 8 }
       batch.results.append(result)
     }
     batch.scanned = results.progress.scanned
@@ -124,6 +128,16 @@ package struct QueryRun<Indexes: EntityIndexes> {
     }
     batch.endPosition = position
     return true
+  }
+
+  /// What tells where each result's key is.
+  private var partitionBytes: Int {
+    switch self.query.source {
+    case .kind(let collection): collection.bytes.count
+    case .everyKind(let partition), .metadata(_, let partition):
+      CollectionName.prefix(of: partition).count
+    case .nothing: 0
+    }
   }
 
   private func end(_ batch: inout Batch) {

@@ -42,7 +42,14 @@ package struct TransactionTable: Sendable {
     var begun: Timestamp
     var lastUsed: Timestamp
     var dependencies = Dependencies()
+    /// What its dependencies hold in memory, about.
+    var bytes = 0
   }
+
+  /// Beside a key's own bytes.
+  private static let dependencyBytes = 128
+  /// Between two searches for idle transactions.
+  private static let searchInterval = Duration.seconds(1)
 
   private let policy: Policy
   /// Tells this process' transactions from those of earlier ones.
@@ -51,6 +58,11 @@ package struct TransactionTable: Sendable {
   private var transactions: [ID: Transaction] = [:]
   /// In the order of their beginnings; ended ones go when they come to the front.
   private var order: [ID] = []
+  /// Of all transactions' dependencies.
+  private var bytes = 0
+  private var nextSearch = Timestamp(microseconds: 0)
+  /// Moments that forgotten transactions read at.
+  private var forgottenMoments: [Int64] = []
 
   package init(policy: Policy, instance: UInt64) {
     self.policy = policy
@@ -102,6 +114,15 @@ package struct TransactionTable: Sendable {
     transaction.lastUsed = now
     for (address, version) in entities where transaction.dependencies.entities[address] == nil {
       transaction.dependencies.entities[address] = version
+      let bytes =
+        address.collection.bytes.count + address.path.bytes.count + Self.dependencyBytes
+      transaction.bytes += bytes
+      self.bytes += bytes
+    }
+    if self.bytes > self.policy.maximumTransactionBytes {
+      throw .overloaded(
+        what: "reads of transactions",
+        limit: "\(self.policy.maximumTransactionBytes >> 20) MiB of keys", retryDelay: .seconds(1))
     }
     if transaction.dependencies.entities.count > self.policy.maximumTransactionReads {
       throw .invalid(
@@ -137,7 +158,7 @@ package struct TransactionTable: Sendable {
     _ id: ID, at now: Timestamp
   ) throws(GatewayError) -> (dependencies: Dependencies, isReadOnly: Bool, moment: Int64?) {
     let transaction = try self.current(id, at: now)
-    self.transactions[id] = nil
+    self.remove(id)
     return (transaction.dependencies, transaction.isReadOnly, transaction.moment)
   }
 
@@ -146,10 +167,30 @@ package struct TransactionTable: Sendable {
   ) throws(GatewayError) -> Transaction {
     guard let transaction = self.transactions[id] else { throw .unknownTransaction }
     if self.isOld(transaction, at: now) {
-      self.transactions[id] = nil
+      self.forget(id)
       throw .unknownTransaction
     }
     return transaction
+  }
+
+  @discardableResult
+  private mutating func remove(_ id: ID) -> Transaction? {
+    let transaction = self.transactions.removeValue(forKey: id)
+    self.bytes -= transaction?.bytes ?? 0
+    return transaction
+  }
+
+  private mutating func forget(_ id: ID) {
+    if let moment = self.remove(id)?.moment { self.forgottenMoments.append(moment) }
+  }
+
+  /// Forgets transactions that are too old, and tells the moments that those read at since the last
+  /// time.
+  package mutating func momentsForgotten(at now: Timestamp) -> [Int64] {
+    self.forgetOld(at: now)
+    self.searchIdle(at: now)
+    defer { self.forgottenMoments = [] }
+    return self.forgottenMoments
   }
 
   private func isOld(_ transaction: Transaction, at now: Timestamp) -> Bool {
@@ -161,13 +202,22 @@ package struct TransactionTable: Sendable {
     var passed = 0
     for id in self.order {
       if let transaction = self.transactions[id] {
-        // Those behind it began later; the idle ones among them go when they are asked for, or
-        // come to the front.
+        // Those behind it began later.
         guard self.isOld(transaction, at: now) else { break }
-        self.transactions[id] = nil
+        self.forget(id)
       }
       passed += 1
     }
     self.order.removeFirst(passed)
+    if self.transactions.count >= self.policy.maximumTransactions { self.searchIdle(at: now) }
+  }
+
+  /// Idle ones may stand behind one that is in use. Not searched for more often than it is worth.
+  private mutating func searchIdle(at now: Timestamp) {
+    if now < self.nextSearch { return }
+    self.nextSearch = now + Self.searchInterval
+    let old = self.transactions.filter { self.isOld($0.value, at: now) }.map(\.key)
+    for id in old { self.forget(id) }
+    self.order.removeAll { self.transactions[$0] == nil }
   }
 }

@@ -95,7 +95,7 @@ package struct Validation: Sendable {
         "The entity \(entity.key) is \(encodedBytes) bytes, longer than "
           + "\(self.policy.maximumEntityBytes) bytes.")
     }
-    try self.check(entity.properties, nesting: 1, isIndexed: true)
+    try self.check(entity.properties, nesting: 0, isIndexed: true)
   }
 
   private func check(

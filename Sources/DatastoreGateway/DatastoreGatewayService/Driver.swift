@@ -49,6 +49,9 @@ final class Driver: Sendable {
     } else if self.store.keepsPast {
       moment = try await self.store.lookup([]).version
     } else {
+      // Those of transactions of which nobody heard again make room for this one's.
+      let forgotten = self.transactions.withLock { $0.momentsForgotten(at: self.clock()) }
+      for moment in forgotten { self.store.release(moment) }
       moment = try await self.store.hold()
     }
     let now = self.clock()

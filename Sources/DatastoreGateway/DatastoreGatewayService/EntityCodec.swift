@@ -30,7 +30,9 @@ enum EntityCodec {
         "mismatched databases within request: project \"\(partition.projectID)\" and project "
           + "\"\(scope.project)\"")
     }
-    if !partition.databaseID.isEmpty && Name(partition.databaseID) != scope.database {
+    // One that names a project says by nothing that it means the default database.
+    let namesDatabase = !partition.databaseID.isEmpty || !partition.projectID.isEmpty
+    if namesDatabase && Name(partition.databaseID) != scope.database {
       throw .invalid(
         "mismatched databases within request: \"\(partition.databaseID)\" and "
           + "\"\(scope.database)\"")

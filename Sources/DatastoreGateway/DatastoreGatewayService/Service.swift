@@ -69,6 +69,8 @@ package final class DatastoreGateway: ServiceProgram {
         clock: clock), metrics: metrics)
   }
 
+  package static var maximumRequestBytes: Int? { Policy().maximumRequestBytes }
+
   package var services: [any RPCService] { [self.store] }
 
   /// Commits that wait are written; new ones go elsewhere.

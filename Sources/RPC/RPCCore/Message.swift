@@ -84,13 +84,15 @@ public struct MessageDecodingError: Error, Hashable, Sendable, CustomStringConve
     case nestedTooDeep
     /// A `string` field holds bytes that are not UTF-8.
     case invalidUTF8
+    /// Two keys of a map differ, and are the same string to Swift: canonically equivalent.
+    case equivalentKeys
     /// Decoded, it would take far more memory than its size allows for.
     case tooMuchMemory
   }
 
   /// What is wrong.
   public var reason: Reason
-  /// The full name of the message, or of the field for `invalidUTF8`.
+  /// The full name of the message, or of the field for `invalidUTF8` and `equivalentKeys`.
   public var name: String
 
   /// An error of the message or field with that name.
@@ -106,6 +108,8 @@ public struct MessageDecodingError: Error, Hashable, Sendable, CustomStringConve
     case .malformed: "not a well-formed \(self.name)"
     case .nestedTooDeep: "\(self.name) nests more than 100 messages inside each other"
     case .invalidUTF8: "\(self.name) is not UTF-8"
+    case .equivalentKeys:
+      "\(self.name) has two keys that are the same character by character, in different encodings"
     case .tooMuchMemory: "\(self.name) would take too much memory for its size"
     }
   }

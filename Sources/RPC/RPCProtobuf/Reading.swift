@@ -183,6 +183,28 @@ public struct DecodingSource {
     UnsafeBufferPointer(start: fields, count: count)
   }
 
+  /// Adds a map's entry; the last one of a key counts.
+  ///
+  /// - Throws: `.equivalentKeys` where the map has another key that Swift's `String` takes for this one,
+  ///   as "\u{e9}" and "e\u{301}": a dictionary holds one of them, and the other's value would be lost.
+  @inlinable
+  public func add<Value>(
+    _ value: Value, of key: String, to map: inout [String: Value], in name: StaticString
+  ) throws(MessageDecodingError) {
+    guard map.updateValue(value, forKey: key) != nil else { return }
+    try Self.checkSame(map, key, name)
+  }
+
+  @usableFromInline
+  @inline(never)
+  static func checkSame<Value>(
+    _ map: [String: Value], _ key: String, _ name: StaticString
+  ) throws(MessageDecodingError) {
+    guard let index = map.index(forKey: key), map[index].key.utf8.elementsEqual(key.utf8) else {
+      throw MessageDecodingError(.equivalentKeys, in: name.description)
+    }
+  }
+
   /// What the C side found no field for.
   @inlinable
   public func unknownFields(

@@ -45,7 +45,7 @@ extension DatastoreV1.AggregationResult {
     for case let entry? in source.entries(message.pointee.n_aggregate_properties, message.pointee.aggregate_properties) {
       let key = try source.string(entry.pointee.key, in: "google.datastore.v1.AggregationResult.aggregate_properties")
       let value = try source.message(entry.pointee.value) ?? DatastoreV1.Value()
-      aggregateProperties.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &aggregateProperties, in: "google.datastore.v1.AggregationResult.aggregate_properties")
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
     self.aggregateProperties = aggregateProperties

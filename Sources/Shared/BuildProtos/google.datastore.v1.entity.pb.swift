@@ -403,7 +403,7 @@ extension DatastoreV1.Entity {
     for case let entry? in source.entries(message.pointee.n_properties, message.pointee.properties) {
       let key = try source.string(entry.pointee.key, in: "google.datastore.v1.Entity.properties")
       let value = try source.message(entry.pointee.value) ?? DatastoreV1.Value()
-      properties.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &properties, in: "google.datastore.v1.Entity.properties")
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
     self.key = keyField

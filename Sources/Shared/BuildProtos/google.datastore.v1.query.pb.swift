@@ -1133,7 +1133,7 @@ extension DatastoreV1.GqlQuery {
     for case let entry? in source.entries(message.pointee.n_named_bindings, message.pointee.named_bindings) {
       let key = try source.string(entry.pointee.key, in: "google.datastore.v1.GqlQuery.named_bindings")
       let value = try source.message(entry.pointee.value) ?? DatastoreV1.GqlQueryParameter()
-      namedBindings.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &namedBindings, in: "google.datastore.v1.GqlQuery.named_bindings")
     }
     let positionalBindings: [DatastoreV1.GqlQueryParameter] = try source.messages(message.pointee.n_positional_bindings, message.pointee.positional_bindings)
     let unknownFields = try source.unknownFields(message.pointee.base)

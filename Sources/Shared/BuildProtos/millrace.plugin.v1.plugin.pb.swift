@@ -405,14 +405,14 @@ extension PluginV1.BuildContext {
     for case let entry? in source.entries(message.pointee.n_inputs, message.pointee.inputs) {
       let key = try source.string(entry.pointee.key, in: "millrace.plugin.v1.BuildContext.inputs")
       let value = try source.string(entry.pointee.value, in: "millrace.plugin.v1.BuildContext.inputs")
-      inputs.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &inputs, in: "millrace.plugin.v1.BuildContext.inputs")
     }
     var env: [String: String] = [:]
     env.reserveCapacity(message.pointee.n_env)
     for case let entry? in source.entries(message.pointee.n_env, message.pointee.env) {
       let key = try source.string(entry.pointee.key, in: "millrace.plugin.v1.BuildContext.env")
       let value = try source.string(entry.pointee.value, in: "millrace.plugin.v1.BuildContext.env")
-      env.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &env, in: "millrace.plugin.v1.BuildContext.env")
     }
     let workspace: String = try source.string(message.pointee.workspace, in: "millrace.plugin.v1.BuildContext.workspace")
     let scratch: String = try source.string(message.pointee.scratch, in: "millrace.plugin.v1.BuildContext.scratch")

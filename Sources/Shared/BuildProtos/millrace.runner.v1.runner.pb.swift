@@ -118,7 +118,7 @@ extension RunnerV1.JobSpec {
     for case let entry? in source.entries(message.pointee.n_env, message.pointee.env) {
       let key = try source.string(entry.pointee.key, in: "millrace.runner.v1.JobSpec.env")
       let value = try source.string(entry.pointee.value, in: "millrace.runner.v1.JobSpec.env")
-      env.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &env, in: "millrace.runner.v1.JobSpec.env")
     }
     let timeout: GoogleProtobuf.Duration? = try source.message(message.pointee.timeout)
     let steps: [RunnerV1.StepSpec] = try source.messages(message.pointee.n_steps, message.pointee.steps)
@@ -129,7 +129,7 @@ extension RunnerV1.JobSpec {
     for case let entry? in source.entries(message.pointee.n_matrix, message.pointee.matrix) {
       let key = try source.string(entry.pointee.key, in: "millrace.runner.v1.JobSpec.matrix")
       let value = try source.string(entry.pointee.value, in: "millrace.runner.v1.JobSpec.matrix")
-      matrix.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &matrix, in: "millrace.runner.v1.JobSpec.matrix")
     }
     let name: String = try source.string(message.pointee.name, in: "millrace.runner.v1.JobSpec.name")
     let build: [UInt8] = source.bytes(message.pointee.build)
@@ -274,14 +274,14 @@ extension RunnerV1.StepSpec {
     for case let entry? in source.entries(message.pointee.n_with, message.pointee.with) {
       let key = try source.string(entry.pointee.key, in: "millrace.runner.v1.StepSpec.with")
       let value = try source.string(entry.pointee.value, in: "millrace.runner.v1.StepSpec.with")
-      with.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &with, in: "millrace.runner.v1.StepSpec.with")
     }
     var env: [String: String] = [:]
     env.reserveCapacity(message.pointee.n_env)
     for case let entry? in source.entries(message.pointee.n_env, message.pointee.env) {
       let key = try source.string(entry.pointee.key, in: "millrace.runner.v1.StepSpec.env")
       let value = try source.string(entry.pointee.value, in: "millrace.runner.v1.StepSpec.env")
-      env.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &env, in: "millrace.runner.v1.StepSpec.env")
     }
     let condition: String = try source.string(message.pointee.condition, in: "millrace.runner.v1.StepSpec.condition")
     let continueOnError: Bool = message.pointee.continue_on_error != 0

@@ -108,7 +108,7 @@ extension SchedulerV1.BuildRecord {
     for case let entry? in source.entries(message.pointee.n_env, message.pointee.env) {
       let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.BuildRecord.env")
       let value = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.BuildRecord.env")
-      env.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &env, in: "millrace.scheduler.v1.BuildRecord.env")
     }
     let notificationPlans: [Int32] = source.numbers(message.pointee.n_notification_plans, message.pointee.notification_plans)
     let earlierAttempts: [Int32] = source.numbers(message.pointee.n_earlier_attempts, message.pointee.earlier_attempts)
@@ -203,7 +203,7 @@ extension SchedulerV1.PipelineRecord {
     for case let entry? in source.entries(message.pointee.n_env, message.pointee.env) {
       let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.PipelineRecord.env")
       let value = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.PipelineRecord.env")
-      env.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &env, in: "millrace.scheduler.v1.PipelineRecord.env")
     }
     let concurrency: SchedulerV1.ConcurrencyRecord? = try source.message(message.pointee.concurrency)
     let jobs: [SchedulerV1.JobPlan] = try source.messages(message.pointee.n_jobs, message.pointee.jobs)
@@ -356,7 +356,7 @@ extension SchedulerV1.JobPlan {
     for case let entry? in source.entries(message.pointee.n_env, message.pointee.env) {
       let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.JobPlan.env")
       let value = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.JobPlan.env")
-      env.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &env, in: "millrace.scheduler.v1.JobPlan.env")
     }
     let timeout: GoogleProtobuf.Duration? = try source.message(message.pointee.timeout)
     let retry: SchedulerV1.RetryPlan? = try source.message(message.pointee.retry)
@@ -498,7 +498,7 @@ extension SchedulerV1.NotificationPlan {
     for case let entry? in source.entries(message.pointee.n_with, message.pointee.with) {
       let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.NotificationPlan.with")
       let value = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.NotificationPlan.with")
-      with.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &with, in: "millrace.scheduler.v1.NotificationPlan.with")
     }
     let onSuccess: Bool = message.pointee.on_success != 0
     let onFailure: Bool = message.pointee.on_failure != 0

@@ -230,7 +230,7 @@ extension SchedulerV1.Build {
     for case let entry? in source.entries(message.pointee.n_annotations, message.pointee.annotations) {
       let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.Build.annotations")
       let value = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.Build.annotations")
-      annotations.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &annotations, in: "millrace.scheduler.v1.Build.annotations")
     }
     let notifications: [SchedulerV1.Notification] = try source.messages(message.pointee.n_notifications, message.pointee.notifications)
     let messageField: String = try source.string(message.pointee.message, in: "millrace.scheduler.v1.Build.message")
@@ -365,7 +365,7 @@ extension SchedulerV1.Job {
     for case let entry? in source.entries(message.pointee.n_matrix, message.pointee.matrix) {
       let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.Job.matrix")
       let value = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.Job.matrix")
-      matrix.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &matrix, in: "millrace.scheduler.v1.Job.matrix")
     }
     let messageField: String = try source.string(message.pointee.message, in: "millrace.scheduler.v1.Job.message")
     let runsOn: [String] = try source.strings(message.pointee.n_runs_on, message.pointee.runs_on, in: "millrace.scheduler.v1.Job.runs_on")
@@ -690,7 +690,7 @@ extension SchedulerV1.SubmitBuildRequest {
     for case let entry? in source.entries(message.pointee.n_env, message.pointee.env) {
       let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.SubmitBuildRequest.env")
       let value = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.SubmitBuildRequest.env")
-      env.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &env, in: "millrace.scheduler.v1.SubmitBuildRequest.env")
     }
     let priority: Int32 = message.pointee.priority
     var annotations: [String: String] = [:]
@@ -698,7 +698,7 @@ extension SchedulerV1.SubmitBuildRequest {
     for case let entry? in source.entries(message.pointee.n_annotations, message.pointee.annotations) {
       let key = try source.string(entry.pointee.key, in: "millrace.scheduler.v1.SubmitBuildRequest.annotations")
       let value = try source.string(entry.pointee.value, in: "millrace.scheduler.v1.SubmitBuildRequest.annotations")
-      annotations.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &annotations, in: "millrace.scheduler.v1.SubmitBuildRequest.annotations")
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
     self.project = project

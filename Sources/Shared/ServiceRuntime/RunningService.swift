@@ -85,7 +85,8 @@ struct RunningService<Program: ServiceProgram>: Sendable {
     let reflection = ReflectionService(services: program.services + [self.health])
     let server = RPCServer(
       services: program.services + [self.health, reflection, reflection.alpha],
-      configuration: .ofService(self.logger), group: group)
+      configuration: .ofService(self.logger, maximumRequestBytes: Program.maximumRequestBytes),
+      group: group)
     for service in program.services {
       self.health.set(.notServing, for: service.descriptor.fullName)
     }

@@ -14,8 +14,9 @@ extension RPCChannel.Configuration {
 
 extension RPCServer.Configuration {
   /// As a service serves: its callers may ping it, and who goes too far is logged.
-  static func ofService(_ logger: Logger) -> Self {
+  static func ofService(_ logger: Logger, maximumRequestBytes: Int?) -> Self {
     var configuration = Self()
+    if let maximumRequestBytes { configuration.maximumRequestBytes = maximumRequestBytes }
     // The scheduler pings a runner that is silent for three seconds.
     configuration.minimumPingInterval = .seconds(1)
     let reports = AttackReports(logger)

@@ -25,6 +25,8 @@ package protocol ServiceProgram: Sendable {
   /// Whether it alone may use its data directory. The runtime then makes the directory and locks it,
   /// so that a second process on the same data ends with one clear line.
   static var ownsDataDirectory: Bool { get }
+  /// The largest request that it takes; `nil`: the library's default, 4 MiB.
+  static var maximumRequestBytes: Int? { get }
 
   /// Opens stores and connects. An error ends the program with one clear line and exit code 1.
   init(_ environment: ServiceEnvironment) async throws
@@ -42,6 +44,7 @@ package protocol ServiceProgram: Sendable {
 }
 
 extension ServiceProgram {
+  package static var maximumRequestBytes: Int? { nil }
   package static var defaultDrainGrace: String { "10s" }
   package static var ownsDataDirectory: Bool { true }
   package func drain() async {}

@@ -331,7 +331,10 @@ struct MessageGenerator {
         ) { (text) throws(GeneratorError) in
           text.line("let key = \(try self.readValue(key, "entry.pointee.key", fullName))")
           text.line("let value = \(try self.readValue(value, "entry.pointee.value", fullName))")
-          text.line("\(local).updateValue(value, forKey: key)")
+          text.line(
+            key.kind == .string
+              ? "try source.add(value, of: key, to: &\(local), in: \"\(fullName)\")"
+              : "\(local).updateValue(value, forKey: key)")
         }
         return
       }

@@ -206,6 +206,43 @@ private func limits(
     #expect(table.count == 1)
   }
 
+  @Test func idleOnesMakeRoomBehindOneThatIsUsed() throws {
+    var table = self.table { $0.maximumTransactions = 3 }
+    let used = try table.begun(isReadOnly: false, at: self.begin)
+    _ = try table.begun(isReadOnly: true, reading: 7, at: self.begin)
+    _ = try table.begun(isReadOnly: true, reading: 8, at: self.begin)
+    for second in [30, 59] { _ = try table.used(used, at: self.begin + .seconds(second)) }
+    #expect(throws: GatewayError.self) {
+      try table.begun(isReadOnly: false, at: self.begin + .seconds(59))
+    }
+    _ = try table.begun(isReadOnly: false, at: self.begin + .seconds(61))
+    #expect(table.count == 2)
+    // What they read at is not needed any more; that is told once.
+    let later = self.begin + .seconds(62)
+    #expect(table.momentsForgotten(at: later).sorted() == [7, 8])
+    #expect(table.momentsForgotten(at: later) == [])
+    #expect(try table.used(used, at: later) == nil)
+  }
+
+  @Test func whatAllHaveReadIsBoundedByItsBytes() throws {
+    var table = self.table { $0.maximumTransactionBytes = 100_000 }
+    let first = try table.begun(isReadOnly: false, at: self.begin)
+    let second = try table.begun(isReadOnly: false, at: self.begin)
+    func keys(_ ids: ClosedRange<Int64>) -> [(EntityAddress, Int64)] {
+      ids.map { (key($0).address, 1) }
+    }
+    try table.read(keys(1...400), in: first, at: self.begin)
+    // Read again, they take no more.
+    for _ in 0..<10 { try table.read(keys(1...400), in: first, at: self.begin) }
+    #expect(throws: GatewayError.self) {
+      try table.read(keys(1...400), in: second, at: self.begin)
+    }
+    _ = try table.ended(second, at: self.begin)
+    _ = try table.ended(first, at: self.begin)
+    let third = try table.begun(isReadOnly: false, at: self.begin)
+    try table.read(keys(1...400), in: third, at: self.begin)
+  }
+
   @Test func readsAreBounded() throws {
     var table = self.table { $0.maximumTransactionReads = 2 }
     let id = try table.begun(isReadOnly: false, at: self.begin)

@@ -36,6 +36,11 @@ import Testing
     Case(
       what: "101 filters",
       query: query(Array(repeating: Filter("a", .equal, .integer(1)), count: 101))),
+    Case(
+      what: "101 orders", query: query([], (0...100).map { Order(Name("p\($0)")) })),
+    Case(
+      what: "101 projected properties",
+      query: Query(partition: partition, kind: "K", projection: (0...100).map { Name("p\($0)") })),
     Case(what: "empty AND", query: query(.all([]))),
     Case(what: "empty OR", query: query(.any([]))),
     Case(what: "empty IN", query: query(.isIn("a", []))),

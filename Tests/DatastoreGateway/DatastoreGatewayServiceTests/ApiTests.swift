@@ -88,6 +88,62 @@ import Testing
     }
   }
 
+  // 16 keys are answered from memory, where the store has such.
+  @Test(arguments: StoreKind.all)
+  func whatIsInMemoryDefersKeysToo(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
+      let keys = (1...16).map { key("K", $0) }
+      for key in keys {
+        try await gateway.put(
+          entity(
+            key,
+            [
+              "blob": DatastoreV1.Value(
+                valueType: .blobValue(Array(repeating: 7, count: 400_000)), excludeFromIndexes: true
+              )
+            ]))
+      }
+      for key in keys { _ = try await gateway.get(key) }
+      let answer = try await gateway.client.lookup(
+        DatastoreV1.LookupRequest(projectID: project, keys: keys))
+      #expect(answer.encoded().count < 4 << 20)
+      #expect(answer.found.count + answer.deferred.count == 16 && !answer.deferred.isEmpty)
+    }
+  }
+
+  @Test(arguments: StoreKind.all)
+  func projectionsCountWithTheirCursors(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
+      let long = String(repeating: "x", count: 1_400)
+      let properties = ["a", "b", "c"]
+      for id in 1...500 as ClosedRange<Int64> {
+        let value = DatastoreV1.Value(valueType: .stringValue(long))
+        try await gateway.put(
+          entity(key("K", id), Dictionary(uniqueKeysWithValues: properties.map { ($0, value) })))
+      }
+      let batch = try await gateway.query(
+        DatastoreV1.Query(
+          projection: properties.map { .init(property: .init(name: $0)) },
+          kind: [DatastoreV1.KindExpression(name: "K")]))
+      #expect(batch.encoded().count < 4 << 20)
+      #expect(batch.moreResults == .notFinished)
+    }
+  }
+
+  // It would be kept under another key than it has.
+  @Test func aKeyThatNamesItsProjectNamesItsDatabaseToo() async throws {
+    try await withGateway(on: .sqlite) { gateway in
+      let entity = entity(key("K", 1), ["a": integer(1)])
+      let code = await status {
+        _ = try await gateway.client.commit(
+          DatastoreV1.CommitRequest(
+            projectID: project, databaseID: "second", mode: .nonTransactional,
+            mutations: [.init(operation: .upsert(entity))]))
+      }
+      #expect(code == .invalidArgument)
+    }
+  }
+
   @Test(arguments: StoreKind.all)
   func namespacesAreApart(on store: StoreKind) async throws {
     try await withGateway(on: store) { gateway in

@@ -428,6 +428,20 @@ import Testing
       self.failure(EverythingV1.Everything.self, self.field(26, [1, 2, 3]))?.reason == .malformed)
   }
 
+  // To Swift's String they are the same, and a dictionary would keep the value of one of them.
+  @Test func keysThatOnlyLookTheSameAreRefused() throws {
+    func entry(_ key: String) -> [UInt8] {
+      self.field(1, self.field(1, Array(key.utf8)) + self.field(2, [0x20, 1]))
+    }
+    let (one, two) = ("\u{e9}", "e\u{301}")
+    #expect(
+      self.failure(GoogleProtobuf.Struct.self, entry(one) + entry(two))
+        == MessageDecodingError(.equivalentKeys, in: "google.protobuf.Struct.fields"))
+    // The last one of a key counts.
+    let twice = try GoogleProtobuf.Struct(decoding: entry(two) + entry(two))
+    #expect(twice.fields.keys.map { Array($0.utf8) } == [Array(two.utf8)])
+  }
+
   @Test func minusZeroIsNotZero() throws {
     let original = EverythingV1.Everything(
       aDouble: -0.0, aFloat: -0.0, byUint32: [1: -0.0], byFixed32: [1: -0.0])

@@ -13,11 +13,14 @@ final class SQLiteCache: Sendable {
 
   var bytes: Int { self.cache.withLock { $0.bytes } }
 
-  /// The answer to a lookup, if all of it is here. To none of no keys: it asks for the store's version.
-  func answer(_ addresses: [EntityAddress]) -> LookupAnswer? {
+  /// The answer to a lookup, if all of it is here and goes into one answer. To none of no keys: it asks
+  /// for the store's version.
+  func answer(_ addresses: [EntityAddress], maximumBytes: Int) -> LookupAnswer? {
     if addresses.isEmpty { return nil }
     let (found, version) = self.cache.withLock { ($0.found(addresses), $0.version) }
-    guard let found else { return nil }
+    guard let found, found.reduce(0, { $0 + ($1?.content.count ?? 0) }) < maximumBytes else {
+      return nil
+    }
     return LookupAnswer(
       entities: found.map { stored in
         stored.map { StoredEntity(content: $0.content, version: $0.version, place: self.file) }

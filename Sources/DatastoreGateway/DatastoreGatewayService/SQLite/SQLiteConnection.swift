@@ -125,15 +125,6 @@ final class SQLiteConnection {
   var lastInsertedRow: Int64 { sqlite3_last_insert_rowid(self.handle) }
   var isInTransaction: Bool { sqlite3_get_autocommit(self.handle) == 0 }
 
-  /// Copies what the log holds into the file, as far as readers let it.
-  func checkpoint() throws(StoreFailure) {
-    let code = sqlite3_wal_checkpoint_v2(
-      self.handle, nil, SQLITE_CHECKPOINT_PASSIVE, nil, nil)
-    guard code == SQLITE_OK || code == SQLITE_BUSY else {
-      throw self.failure(during: "moving its log into the file")
-    }
-  }
-
   /// The error that the last call on this connection left.
   func failure(during action: String) -> StoreFailure {
     Self.failure(self.handle, path: self.path, during: action)

@@ -43,6 +43,7 @@ package final class SQLiteStore: GroupWrittenStore {
   private let readers: ReaderPool<SQLiteReader>
   private let past: SQLitePast
   private let cache: SQLiteCache
+  private let maximumAnswerBytes: Int
   private let lookups: SharedLookups<SQLiteReader>
 
   /// Opens the file, or makes it.
@@ -58,6 +59,7 @@ package final class SQLiteStore: GroupWrittenStore {
     self.past = past
     let cache = SQLiteCache(maximumBytes: configuration.cacheBytes, file: configuration.path)
     self.cache = cache
+    self.maximumAnswerBytes = configuration.policy.maximumBatchBytes
     let writer = try SQLiteWriter(configuration, past: past, cache: cache, clock: clock)
     var trouble: StoreFailure?
     do throws(StoreFailure) {
@@ -87,7 +89,9 @@ package final class SQLiteStore: GroupWrittenStore {
     if addresses.count > Self.sharedLookupKeys {
       return try await self.readers.read { reader in try reader.lookup(addresses) }
     }
-    if let answer = self.cache.answer(addresses) { return answer }
+    if let answer = self.cache.answer(addresses, maximumBytes: self.maximumAnswerBytes) {
+      return answer
+    }
     return try await self.lookups.lookup(addresses)
   }
 

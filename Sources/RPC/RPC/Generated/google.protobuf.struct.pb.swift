@@ -80,7 +80,7 @@ extension GoogleProtobuf.Struct {
     for case let entry? in source.entries(message.pointee.n_fields, message.pointee.fields) {
       let key = try source.string(entry.pointee.key, in: "google.protobuf.Struct.fields")
       let value = try source.message(entry.pointee.value) ?? GoogleProtobuf.Value()
-      fields.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &fields, in: "google.protobuf.Struct.fields")
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
     self.fields = fields

@@ -55,7 +55,7 @@ extension GoogleRPC.ErrorInfo {
     for case let entry? in source.entries(message.pointee.n_metadata, message.pointee.metadata) {
       let key = try source.string(entry.pointee.key, in: "google.rpc.ErrorInfo.metadata")
       let value = try source.string(entry.pointee.value, in: "google.rpc.ErrorInfo.metadata")
-      metadata.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &metadata, in: "google.rpc.ErrorInfo.metadata")
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
     self.reason = reason
@@ -282,7 +282,7 @@ extension GoogleRPC.QuotaFailure.Violation {
     for case let entry? in source.entries(message.pointee.n_quota_dimensions, message.pointee.quota_dimensions) {
       let key = try source.string(entry.pointee.key, in: "google.rpc.QuotaFailure.Violation.quota_dimensions")
       let value = try source.string(entry.pointee.value, in: "google.rpc.QuotaFailure.Violation.quota_dimensions")
-      quotaDimensions.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &quotaDimensions, in: "google.rpc.QuotaFailure.Violation.quota_dimensions")
     }
     let quotaValue: Int64 = message.pointee.quota_value
     let futureQuotaValue: Int64?

@@ -196,7 +196,7 @@ extension HealthV1.HealthListResponse {
     for case let entry? in source.entries(message.pointee.n_statuses, message.pointee.statuses) {
       let key = try source.string(entry.pointee.key, in: "grpc.health.v1.HealthListResponse.statuses")
       let value = try source.message(entry.pointee.value) ?? HealthV1.HealthCheckResponse()
-      statuses.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &statuses, in: "grpc.health.v1.HealthListResponse.statuses")
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
     self.statuses = statuses

@@ -499,7 +499,7 @@ extension EverythingV1.Everything {
     for case let entry? in source.entries(message.pointee.n_by_string, message.pointee.by_string) {
       let key = try source.string(entry.pointee.key, in: "testing.everything.v1.Everything.by_string")
       let value = try source.message(entry.pointee.value) ?? EverythingV1.Everything()
-      byString.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &byString, in: "testing.everything.v1.Everything.by_string")
     }
     let choice: Choice?
     switch message.pointee.choice_case.rawValue {
@@ -869,7 +869,7 @@ extension EverythingV1.Tree {
     for case let entry? in source.entries(message.pointee.n_named, message.pointee.named) {
       let key = try source.string(entry.pointee.key, in: "testing.everything.v1.Tree.named")
       let value = try source.message(entry.pointee.value) ?? EverythingV1.Tree()
-      named.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &named, in: "testing.everything.v1.Tree.named")
     }
     let other: Other?
     switch message.pointee.other_case.rawValue {
@@ -1228,7 +1228,7 @@ extension EverythingV1.Words {
     for case let entry? in source.entries(message.pointee.n_entries, message.pointee.entries) {
       let key = try source.string(entry.pointee.key, in: "testing.everything.v1.Words.entries")
       let value = try source.string(entry.pointee.value, in: "testing.everything.v1.Words.entries")
-      entries.updateValue(value, forKey: key)
+      try source.add(value, of: key, to: &entries, in: "testing.everything.v1.Words.entries")
     }
     let choiceCase: Swift.String = try source.string(message.pointee.choice_case_, in: "testing.everything.v1.Words.choice_case")
     let messageNameField: Swift.String = try source.string(message.pointee.message_name, in: "testing.everything.v1.Words.message_name")
