@@ -1,8 +1,8 @@
 /// Cuts a stream's bytes into gRPC messages: a flag, a length of four bytes, and the message.
 ///
 /// See "Length-Prefixed-Message" in `doc/PROTOCOL-HTTP2.md` of the gRPC project. A message that
-/// lies whole in one chunk is handed on without a copy. Memory grows with the bytes that came, not
-/// with the length that was claimed.
+/// lies whole in one chunk is handed on without a copy. Memory that is touched grows with the bytes that came,
+/// not with the length that was claimed.
 package struct MessageDeframer: ~Copyable {
   package enum Failure: Error, Hashable {
     /// The flag is neither 0 nor 1.
