@@ -9,6 +9,8 @@ package struct AggregationResult: Sendable {
   package var loaded = 0
   /// Whether nobody waits any more, and the values are of a part only.
   package var wasCancelled = false
+  /// Why this is no answer.
+  package var refusal: GatewayError?
 }
 
 /// Runs an aggregation over a store's indexes.
@@ -70,8 +72,11 @@ package struct AggregationRun<Indexes: EntityIndexes> {
       result.scanned += results.progress.scanned
       result.loaded += results.progress.loaded
       result.wasCancelled = results.progress.wasCancelled
+      result.refusal = results.progress.refusal
       // Sorting kept only the first ones: the others come behind the last of these.
-      guard results.wasCut, !result.wasCancelled, let next = results.lastPassed ?? last else {
+      guard results.wasCut, !result.wasCancelled, result.refusal == nil,
+        let next = results.lastPassed ?? last
+      else {
         break
       }
       query.start = last.map { query.precedes(next, $0) ? $0 : next } ?? next

@@ -46,11 +46,15 @@ extension ResolvedQuery {
   /// projected.
   ///
   /// - Parameter entries: All of the entity's, as ``Entity/indexEntries`` gives them.
-  package func positions(of path: PathBytes, entries: [IndexEntry]) -> [Position] {
+  /// - Throws: ``TooManyPlaces``.
+  package func positions(
+    of path: PathBytes, entries: [IndexEntry]
+  ) throws(TooManyPlaces) -> [Position] {
     var positions: [Position] = []
+    var seen: Set<Position> = []
     for term in self.terms {
-      for position in self.positions(of: path, entries: entries, in: term)
-      where !positions.contains(position) {
+      for position in try self.positions(of: path, entries: entries, in: term)
+      where seen.insert(position).inserted {
         positions.append(position)
       }
     }
@@ -62,16 +66,34 @@ extension ResolvedQuery {
     return positions
   }
 
+  /// An entity has more combinations of the values of projected properties than an index of Datastore's may
+  /// have entries of it.
+  package struct TooManyPlaces: Error {
+    package var path: PathBytes
+    package var limit: Int
+
+    package var error: GatewayError {
+      let elements = try? self.path.elements()
+      let key = elements.map { Key(partition: PartitionID(project: ""), path: $0).description }
+      return .invalid(
+        "The entity \(key ?? "?") has more than \(self.limit) combinations of values of the projected "
+          + "properties.")
+    }
+  }
+
   /// The places of an entity that one term gives it, in order.
   func positions(
     of path: PathBytes, entries: [IndexEntry], in term: Conjunction
-  ) -> [Position] {
+  ) throws(TooManyPlaces) -> [Position] {
     guard term.means(path, entries) else { return [] }
     var combinations: [[[UInt8]]] = [[]]
     for (number, property) in self.positionProperties.enumerated() {
       let values = term.orderValues(of: property, entries)
       let isDescending = number < self.orders.count && self.orders[number].isDescending
       if self.isProjection {
+        if combinations.count * values.count > self.maximumPlaces {
+          throw TooManyPlaces(path: path, limit: self.maximumPlaces)
+        }
         combinations = combinations.flatMap { combination in values.map { combination + [$0] } }
       } else {
         // Entries of a property are sorted: an entity stands at its first value in the order.

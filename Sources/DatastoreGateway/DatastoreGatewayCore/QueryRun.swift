@@ -29,6 +29,8 @@ package struct QueryBatch<Stored> {
   package var scanned = 0
   /// Entities that were read.
   package var loaded = 0
+  /// Why this is no answer.
+  package var refusal: GatewayError?
 }
 
 /// Runs a query over a store's indexes.
@@ -99,6 +101,7 @@ package struct QueryRun<Indexes: EntityIndexes> {
     }
     batch.scanned = results.progress.scanned
     batch.loaded = results.progress.loaded
+    batch.refusal = results.progress.refusal
     if batch.rest == .nothing && results.wasCut {
       batch.rest = .notFinished
       // What was passed over has the same values as a result that was given.

@@ -38,6 +38,8 @@ package struct ResolvedQuery: Sendable {
   package var end: Position?
   package var offset: Int
   package var limit: Int?
+  /// Places that one entity may have among the results of a projection.
+  private(set) var maximumPlaces: Int
 
   /// - Parameter isAggregated: Whether numbers are made of the results: then a property may be
   ///   projected though a filter fixes it for some of them.
@@ -55,6 +57,7 @@ package struct ResolvedQuery: Sendable {
       throw .invalid(
         "The query has \(count) \(what), more than \(policy.maximumIndexProperties).")
     }
+    self.maximumPlaces = policy.maximumIndexEntries
     self.source = Self.source(query)
     self.offset = query.offset
     self.limit = query.limit

@@ -12,6 +12,8 @@ final class QueryProgress {
   var scanned = 0
   var loaded = 0
   private(set) var wasCancelled = false
+  /// Why there is no answer.
+  var refusal: GatewayError?
 
   /// Rows between two looks at whether anybody still waits.
   private static let rowsBetweenLooks = 256
@@ -101,6 +103,10 @@ struct TermResults<Index: EntityIndex> {
         return nil
       }
       self.ofRow = try self.candidates(row)
+      if self.progress.refusal != nil {
+        self.wasCut = true
+        return nil
+      }
       self.ofRow.reverse()
     }
   }
@@ -143,11 +149,17 @@ struct TermResults<Index: EntityIndex> {
     if plan.needsEntity || (row.isRepeated && isAtOneValue && !query.orders.isEmpty) {
       let stored = try self.load(row)
       let entries = try stored.entity().indexEntries
-      var positions = query.positions(of: row.path, entries: entries, in: term)
-      if query.terms.count > 1 {
-        // Another term gives the entity at its first place.
-        let all = query.positions(of: row.path, entries: entries)
-        positions.removeAll { !all.contains($0) }
+      var positions: [Position]
+      do throws(ResolvedQuery.TooManyPlaces) {
+        positions = try query.positions(of: row.path, entries: entries, in: term)
+        if query.terms.count > 1 {
+          // Another term gives the entity at its first place.
+          let all = Set(try query.positions(of: row.path, entries: entries))
+          positions.removeAll { !all.contains($0) }
+        }
+      } catch {
+        self.progress.refusal = error.error
+        return []
       }
       // An entity with several values has several rows in the scan; it stands at one of them.
       switch plan.source {

@@ -130,6 +130,26 @@ import Testing
     }
   }
 
+  // A product of arrays has no end; an index of Datastore's would not take the entity.
+  @Test(arguments: StoreKind.all)
+  func aProjectionOfTooManyCombinationsIsRefused(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
+      func list(_ count: Int64) -> DatastoreV1.Value {
+        DatastoreV1.Value(valueType: .arrayValue(.init(values: (0..<count).map { integer($0) })))
+      }
+      try await gateway.put(
+        entity(key("K", 1), ["a": list(1_000), "b": list(1_000), "c": list(2)]))
+      func query(_ properties: String...) -> DatastoreV1.Query {
+        DatastoreV1.Query(
+          projection: properties.map { .init(property: .init(name: $0)) },
+          kind: [DatastoreV1.KindExpression(name: "K")])
+      }
+      let code = await status { _ = try await gateway.query(query("a", "b")) }
+      #expect(code == .invalidArgument)
+      #expect(try await gateway.queryAll(query("a", "c")).results.count == 2_000)
+    }
+  }
+
   // It would be kept under another key than it has.
   @Test func aKeyThatNamesItsProjectNamesItsDatabaseToo() async throws {
     try await withGateway(on: .sqlite) { gateway in

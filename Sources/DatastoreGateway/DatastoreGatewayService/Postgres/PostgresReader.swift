@@ -228,6 +228,7 @@ final class PostgresReader {
       let run = try QueryRun(
         query, on: PostgresIndexes(reader: self), policy: self.policy, isCancelled: isCancelled)
       let batch = try run.batch()
+      if let refusal = batch.refusal { throw refusal }
       return QueryAnswer(
         results: batch.results.map {
           QueryAnswer.Result(
@@ -248,6 +249,7 @@ final class PostgresReader {
         aggregation, on: PostgresIndexes(reader: self), policy: self.policy,
         isCancelled: isCancelled)
       let result = try run.result()
+      if let refusal = result.refusal { throw refusal }
       // Half a sum is no answer.
       if result.wasCancelled { throw CancellationError() }
       return AggregationAnswer(

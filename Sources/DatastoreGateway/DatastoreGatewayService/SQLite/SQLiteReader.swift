@@ -206,6 +206,7 @@ final class SQLiteReader: LookupReader {
   ) throws -> QueryAnswer where Indexes.Index.Stored == SQLiteIndex.Stored {
     let run = try QueryRun(query, on: indexes, policy: self.policy, isCancelled: isCancelled)
     let batch = try run.batch()
+    if let refusal = batch.refusal { throw refusal }
     return QueryAnswer(
       results: batch.results.map {
         QueryAnswer.Result(
@@ -231,6 +232,7 @@ final class SQLiteReader: LookupReader {
     let run = try AggregationRun(
       aggregation, on: indexes, policy: self.policy, isCancelled: isCancelled)
     let result = try run.result()
+    if let refusal = result.refusal { throw refusal }
     // Half a sum is no answer.
     if result.wasCancelled { throw CancellationError() }
     return AggregationAnswer(
