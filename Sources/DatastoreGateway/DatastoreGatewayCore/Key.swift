@@ -96,6 +96,11 @@ package struct CollectionName: Hashable, Sendable {
 package struct PathBytes: Hashable, Sendable, Comparable {
   package let bytes: [UInt8]
 
+  /// For messages, as a key in no namespace is told; `nil` for bytes that are no path.
+  package var text: String? {
+    (try? self.elements()).map { Key(partition: PartitionID(project: ""), path: $0).description }
+  }
+
   package init(bytes: [UInt8]) {
     self.bytes = bytes
   }

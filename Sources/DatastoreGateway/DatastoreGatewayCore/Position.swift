@@ -73,10 +73,8 @@ extension ResolvedQuery {
     package var limit: Int
 
     package var error: GatewayError {
-      let elements = try? self.path.elements()
-      let key = elements.map { Key(partition: PartitionID(project: ""), path: $0).description }
-      return .invalid(
-        "The entity \(key ?? "?") has more than \(self.limit) combinations of values of the projected "
+      .invalid(
+        "The entity \(self.path.text ?? "?") has more than \(self.limit) combinations of values of the projected "
           + "properties.")
     }
   }

@@ -59,9 +59,6 @@ struct SnapshotIndexRow: Hashable {
 
   fileprivate static func name(row: Int64, path: [UInt8]) -> String {
     if row != 0 { return "entity \(row)" }
-    let elements = try? PathBytes(bytes: path).elements()
-    return "entity "
-      + (elements.map { Key(partition: PartitionID(project: ""), path: $0).description }
-        ?? "of an unreadable path")
+    return "entity " + (PathBytes(bytes: path).text ?? "of an unreadable path")
   }
 }

@@ -181,9 +181,7 @@ struct PostgresBatch {
         self.slots[address].map { $0.after?.version.version ?? 0 }
         ?? self.facts.entities[address]?.version.version ?? self.facts.versions[address] ?? 0
       if current != version {
-        let path = try? address.path.elements()
-        let key = path.map { Key(partition: PartitionID(project: ""), path: $0).description }
-        return .contention("entity \(key ?? "?")")
+        return .contention("entity \(address.path.text ?? "?")")
       }
     }
     return nil

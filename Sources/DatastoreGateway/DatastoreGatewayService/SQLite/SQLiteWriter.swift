@@ -208,11 +208,7 @@ final class SQLiteWriter: BatchWriter {
     for (address, version) in dependencies.entities {
       let current = try self.version(at: address)
       if current != version {
-        let path = try? address.path.elements()
-        let key = path.map {
-          Key(partition: PartitionID(project: ""), path: $0).description
-        }
-        return .contention("entity \(key ?? "?")")
+        return .contention("entity \(address.path.text ?? "?")")
       }
     }
     return nil
