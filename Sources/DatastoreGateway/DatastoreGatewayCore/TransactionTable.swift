@@ -7,15 +7,19 @@ import Domain
 ///     begun --read/queried--> begun --ended--> gone, with what it depends on
 ///                                  \-- idle or alive too long --> gone
 package struct TransactionTable: Sendable {
-  /// What a caller holds.
+  /// What a caller holds, and where it was given: elsewhere it means nothing.
   package struct ID: Hashable, Sendable {
     /// How long those are that a table gives.
     package static let byteCount = 16
 
     package let bytes: [UInt8]
+    package let project: Name
+    package let database: Name
 
-    package init(bytes: [UInt8]) {
+    package init(bytes: [UInt8], project: Name, database: Name) {
       self.bytes = bytes
+      self.project = project
+      self.database = database
     }
   }
 
@@ -74,7 +78,8 @@ package struct TransactionTable: Sendable {
   /// - Parameter moment: The store's version that all reads are to see: only where nothing is
   ///   written.
   package mutating func begun(
-    isReadOnly: Bool, reading moment: Int64? = nil, at now: Timestamp
+    in project: Name, _ database: Name, isReadOnly: Bool, reading moment: Int64? = nil,
+    at now: Timestamp
   ) throws(GatewayError) -> ID {
     self.forgetOld(at: now)
     if self.transactions.count >= self.policy.maximumTransactions {
@@ -87,7 +92,7 @@ package struct TransactionTable: Sendable {
     for number in [self.instance, self.counter] {
       withUnsafeBytes(of: number.bigEndian) { bytes.append(contentsOf: $0) }
     }
-    let id = ID(bytes: bytes)
+    let id = ID(bytes: bytes, project: project, database: database)
     self.transactions[id] = Transaction(
       isReadOnly: isReadOnly, moment: moment, begun: now, lastUsed: now)
     self.order.append(id)

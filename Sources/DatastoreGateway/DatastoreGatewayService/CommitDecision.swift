@@ -91,6 +91,7 @@ extension CommitDecision.Content {
   init(_ proto: DatastoreV1.Entity, key: Key, policy: Policy) throws(GatewayError) {
     let validation = Validation(policy: policy)
     let entity = try EntityCodec.entity(proto, key: key)
+    let proto = EntityCodec.settled(proto, in: key.partition)
     let bytes = EntityCodec.canonicalBytes(proto)
     try validation.check(entity, encodedBytes: bytes.count)
     let entries = entity.indexEntries

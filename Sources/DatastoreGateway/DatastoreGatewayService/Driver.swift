@@ -34,15 +34,17 @@ final class Driver: Sendable {
 
   var openTransactions: Int { self.transactions.withLock { $0.count } }
 
-  func begin() throws(GatewayError) -> TransactionTable.ID {
+  func begin(in scope: EntityCodec.Scope) throws(GatewayError) -> TransactionTable.ID {
     let now = self.clock()
     return try self.transactions.withLock { (table) throws(GatewayError) in
-      try table.begun(isReadOnly: false, at: now)
+      try table.begun(in: scope.project, scope.database, isReadOnly: false, at: now)
     }
   }
 
   /// All reads of a read-only transaction see what was there when it began, or at `time`.
-  func beginReadOnly(at time: Timestamp?) async throws -> TransactionTable.ID {
+  func beginReadOnly(
+    at time: Timestamp?, in scope: EntityCodec.Scope
+  ) async throws -> TransactionTable.ID {
     var moment: Int64?
     if let time {
       moment = try await self.moment(time)
@@ -57,7 +59,8 @@ final class Driver: Sendable {
     let now = self.clock()
     do throws(GatewayError) {
       return try self.transactions.withLock { (table) throws(GatewayError) in
-        try table.begun(isReadOnly: true, reading: moment, at: now)
+        try table.begun(
+          in: scope.project, scope.database, isReadOnly: true, reading: moment, at: now)
       }
     } catch {
       if let moment { self.store.release(moment) }

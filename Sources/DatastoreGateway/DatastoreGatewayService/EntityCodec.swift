@@ -191,6 +191,55 @@ enum EntityCodec {
     return proto
   }
 
+  // MARK: - As it is stored
+
+  /// An entity with values as Datastore keeps them: keys say where they are, and times are cut to the
+  /// microsecond.
+  static func settled(
+    _ entity: DatastoreV1.Entity, in scope: PartitionID
+  ) -> DatastoreV1.Entity {
+    guard entity.properties.values.contains(where: self.isUnsettled) else { return entity }
+    var settled = entity
+    for (name, value) in entity.properties where self.isUnsettled(value) {
+      settled.properties[name] = self.settled(value, in: scope)
+    }
+    return settled
+  }
+
+  private static func isUnsettled(_ value: DatastoreV1.Value) -> Bool {
+    switch value.valueType {
+    case .keyValue(let key): key.partitionID?.projectID.isEmpty ?? true
+    case .timestampValue(let time): time.nanos % 1_000 != 0
+    case .entityValue(let entity): entity.properties.values.contains(where: self.isUnsettled)
+    case .arrayValue(let array): array.values.contains(where: self.isUnsettled)
+    default: false
+    }
+  }
+
+  private static func settled(
+    _ value: DatastoreV1.Value, in scope: PartitionID
+  ) -> DatastoreV1.Value {
+    var settled = value
+    switch value.valueType {
+    case .keyValue(var key) where self.isUnsettled(value):
+      var partition = key.partitionID ?? DatastoreV1.PartitionId()
+      partition.projectID = scope.project.text
+      partition.databaseID = scope.database.text
+      key.partitionID = partition
+      settled.valueType = .keyValue(key)
+    case .timestampValue(var time):
+      time.nanos -= time.nanos % 1_000
+      settled.valueType = .timestampValue(time)
+    case .entityValue(let entity):
+      settled.valueType = .entityValue(self.settled(entity, in: scope))
+    case .arrayValue(var array):
+      array.values = array.values.map { self.settled($0, in: scope) }
+      settled.valueType = .arrayValue(array)
+    default: break
+    }
+    return settled
+  }
+
   // MARK: - Stored bytes
 
   /// An entity's encoding with properties ordered by name, in entities inside it too: so equal

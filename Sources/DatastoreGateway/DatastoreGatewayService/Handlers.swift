@@ -75,7 +75,7 @@ struct Handlers: ServedStore {
         if request.keys.count == 1 || seen.insert(key).inserted { keys.append(key) }
       }
       let mask = try self.mask(request.propertyMask)
-      let point = try await self.point(request.readOptions)
+      let point = try await self.point(request.readOptions, in: scope)
       let (answer, readTime) = try await self.driver.lookup(keys, at: point.point)
       var response = DatastoreV1.LookupResponse(
         transaction: point.begun?.bytes ?? [], readTime: EntityCodec.proto(readTime))
@@ -98,7 +98,7 @@ struct Handlers: ServedStore {
 
   /// What a read sees, and the transaction that was begun if the read asks for one.
   func point(
-    _ options: DatastoreV1.ReadOptions?
+    _ options: DatastoreV1.ReadOptions?, in scope: EntityCodec.Scope
   ) async throws -> (point: Driver.Point, begun: TransactionTable.ID?) {
     switch options?.consistencyType {
     case nil: return (.present, nil)
@@ -110,9 +110,9 @@ struct Handlers: ServedStore {
         throw GatewayError.invalid("read_consistency \(number) is unknown")
       }
     case .transaction(let bytes):
-      return (.transaction(try self.transaction(bytes)), nil)
+      return (.transaction(try self.transaction(bytes, in: scope)), nil)
     case .newTransaction(let options):
-      let begun = try await self.begin(options)
+      let begun = try await self.begin(options, in: scope)
       return (.transaction(begun), begun)
     case .readTime(let time): return (.time(try self.time(time)), nil)
     }
@@ -127,28 +127,31 @@ struct Handlers: ServedStore {
     return time
   }
 
-  private func transaction(_ bytes: [UInt8]) throws(GatewayError) -> TransactionTable.ID {
+  private func transaction(
+    _ bytes: [UInt8], in scope: EntityCodec.Scope
+  ) throws(GatewayError) -> TransactionTable.ID {
     if bytes.isEmpty { throw .invalid("a transaction cannot be the empty string.") }
-    return TransactionTable.ID(bytes: bytes)
+    return TransactionTable.ID(bytes: bytes, project: scope.project, database: scope.database)
   }
 
   // MARK: - Transactions
 
   private func begin(
-    _ options: DatastoreV1.TransactionOptions?
+    _ options: DatastoreV1.TransactionOptions?, in scope: EntityCodec.Scope
   ) async throws -> TransactionTable.ID {
     switch options?.mode {
-    case nil: return try self.driver.begin()
+    case nil: return try self.driver.begin(in: scope)
     case .readWrite(let options):
       // Nothing is done for the transaction that is tried again: none waits for another here.
       let previous = options.previousTransaction
       if !previous.isEmpty && previous.count != TransactionTable.ID.byteCount {
         throw GatewayError.invalid("Invalid transaction.")
       }
-      return try self.driver.begin()
+      return try self.driver.begin(in: scope)
     case .readOnly(let options):
       return try await self.driver.beginReadOnly(
-        at: try options.readTime.map { (time) throws(GatewayError) in try self.time(time) })
+        at: try options.readTime.map { (time) throws(GatewayError) in try self.time(time) },
+        in: scope)
     }
   }
 
@@ -156,9 +159,9 @@ struct Handlers: ServedStore {
     _ request: DatastoreV1.BeginTransactionRequest, context: ServerContext
   ) async throws -> DatastoreV1.BeginTransactionResponse {
     try await self.metrics.counted("BeginTransaction") {
-      _ = try self.scope(request.projectID, request.databaseID)
+      let scope = try self.scope(request.projectID, request.databaseID)
       return DatastoreV1.BeginTransactionResponse(
-        transaction: try await self.begin(request.transactionOptions).bytes)
+        transaction: try await self.begin(request.transactionOptions, in: scope).bytes)
     }
   }
 
@@ -166,9 +169,9 @@ struct Handlers: ServedStore {
     _ request: DatastoreV1.RollbackRequest, context: ServerContext
   ) async throws -> DatastoreV1.RollbackResponse {
     try await self.metrics.counted("Rollback") {
-      _ = try self.scope(request.projectID, request.databaseID)
+      let scope = try self.scope(request.projectID, request.databaseID)
       if request.transaction.isEmpty { throw GatewayError.invalid("transaction required") }
-      _ = try self.driver.end(TransactionTable.ID(bytes: request.transaction))
+      _ = try self.driver.end(self.transaction(request.transaction, in: scope))
       return DatastoreV1.RollbackResponse()
     }
   }
@@ -191,7 +194,7 @@ struct Handlers: ServedStore {
         changes.append(
           try Mapping.change(mutation, in: scope, policy: self.driver.policy))
       }
-      let dependencies = try self.dependencies(of: request, changes)
+      let dependencies = try self.dependencies(of: request, in: scope, changes)
       if changes.isEmpty && dependencies.isEmpty { return DatastoreV1.CommitResponse() }
       let (answer, allocated) = try await self.driver.commit(changes, dependencies: dependencies)
       self.metrics.mutations.increment(by: Int64(changes.count))
@@ -203,7 +206,7 @@ struct Handlers: ServedStore {
   ///
   /// - Returns: What must not have changed.
   private func dependencies(
-    of request: DatastoreV1.CommitRequest, _ changes: [Mapping.Change]
+    of request: DatastoreV1.CommitRequest, in scope: EntityCodec.Scope, _ changes: [Mapping.Change]
   ) throws(GatewayError) -> TransactionTable.Dependencies {
     switch (request.mode, request.transactionSelector) {
     case (.unrecognized(let number), _): throw .invalid("commit mode \(number) is unknown")
@@ -222,7 +225,7 @@ struct Handlers: ServedStore {
     case (.unspecified, nil), (.transactional, nil):
       throw .invalid("transactional commit requires a transaction")
     case (.unspecified, .transaction(let bytes)), (.transactional, .transaction(let bytes)):
-      let ended = try self.driver.end(self.transaction(bytes))
+      let ended = try self.driver.end(self.transaction(bytes, in: scope))
       if ended.isReadOnly {
         try self.refuseChanges(changes)
         // What it read was true when it was read; nothing depends on it any more.

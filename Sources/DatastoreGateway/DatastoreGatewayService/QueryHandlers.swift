@@ -9,8 +9,8 @@ extension Handlers {
     _ request: DatastoreV1.RunQueryRequest, context: ServerContext
   ) async throws -> DatastoreV1.RunQueryResponse {
     try await self.metrics.counted("RunQuery") {
-      let partition = try self.partition(
-        request.partitionID, request.projectID, request.databaseID)
+      let scope = try self.scope(request.projectID, request.databaseID)
+      let partition = try EntityCodec.partition(request.partitionID, in: scope)
       var response = DatastoreV1.RunQueryResponse()
       let asked: Query
       switch request.queryType {
@@ -37,7 +37,7 @@ extension Handlers {
         response.explainMetrics = try await self.explained(query)
         return response
       }
-      let point = try await self.point(request.readOptions)
+      let point = try await self.point(request.readOptions, in: scope)
       let clock = ContinuousClock()
       let begin = clock.now
       let (answer, readTime) = try await self.driver.run(query, at: point.point)
@@ -60,8 +60,8 @@ extension Handlers {
     _ request: DatastoreV1.RunAggregationQueryRequest, context: ServerContext
   ) async throws -> DatastoreV1.RunAggregationQueryResponse {
     try await self.metrics.counted("RunAggregationQuery") {
-      let partition = try self.partition(
-        request.partitionID, request.projectID, request.databaseID)
+      let scope = try self.scope(request.projectID, request.databaseID)
+      let partition = try EntityCodec.partition(request.partitionID, in: scope)
       var response = DatastoreV1.RunAggregationQueryResponse()
       let asked: AggregationQuery
       switch request.queryType {
@@ -83,7 +83,7 @@ extension Handlers {
         response.explainMetrics = try await self.explained(aggregation.query)
         return response
       }
-      let point = try await self.point(request.readOptions)
+      let point = try await self.point(request.readOptions, in: scope)
       let clock = ContinuousClock()
       let begin = clock.now
       let (answer, readTime) = try await self.driver.run(aggregation, at: point.point)
@@ -98,12 +98,6 @@ extension Handlers {
       response.transaction = point.begun?.bytes ?? []
       return response
     }
-  }
-
-  private func partition(
-    _ partition: DatastoreV1.PartitionId?, _ project: String, _ database: String
-  ) throws(GatewayError) -> PartitionID {
-    try EntityCodec.partition(partition, in: self.scope(project, database))
   }
 
   /// The plan alone.

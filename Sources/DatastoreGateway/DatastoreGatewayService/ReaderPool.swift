@@ -1,11 +1,16 @@
 import DatastoreGatewayCore
+import DequeModule
 import NIOPosix
 import Synchronization
 
 /// Threads that read a store, each on a connection of its own, and those who wait for one.
+///
+/// Reads of a bounded number of keys have a thread before long: of scans, which may take seconds, one
+/// fewer run at a time than there are threads, where there are several.
 final class ReaderPool<Reader>: Sendable {
   private let threads: NIOThreadPool
   private let idle: Mutex<[Held<Reader>]>
+  private let scans: Mutex<ScanTurns>
   private let count = Atomic(0)
   private let limit: Int
 
@@ -15,6 +20,7 @@ final class ReaderPool<Reader>: Sendable {
   /// - Parameter limit: Reads that may run or wait.
   init(_ readers: [Reader], limit: Int) {
     self.idle = Mutex(readers.map { Held(connection: $0) })
+    self.scans = Mutex(ScanTurns(limit: max(1, readers.count - 1)))
     self.threads = NIOThreadPool(numberOfThreads: readers.count)
     self.limit = limit
     self.threads.start()
@@ -43,6 +49,19 @@ final class ReaderPool<Reader>: Sendable {
     try await self.admitted { try await self.threads.runIfActive(body) }
   }
 
+  /// As ``onThread(_:)``, for what reads as long as it takes: a query, an aggregation.
+  func scanOnThread<Answer: Sendable>(
+    _ body: @escaping @Sendable () throws -> Answer
+  ) async throws -> Answer {
+    try await self.admitted {
+      await withCheckedContinuation { turn in
+        if let turn = self.scans.withLock({ $0.began(turn) }) { turn.resume() }
+      }
+      defer { self.scans.withLock { $0.ended() }?.resume() }
+      return try await self.threads.runIfActive(body)
+    }
+  }
+
   /// As ``onThread(_:)``, for what nobody waits for.
   func submit(_ body: @escaping @Sendable () -> Void) {
     self.threads.submit { state in
@@ -67,12 +86,14 @@ final class ReaderPool<Reader>: Sendable {
   }
 
   /// - Parameter body: With what tells whether anybody still waits.
-  func readCancellably<Answer: Sendable>(
+  func scan<Answer: Sendable>(
     _ body: @escaping @Sendable (Reader, @escaping () -> Bool) throws -> Answer
   ) async throws -> Answer {
     let isCancelled = Flag()
     return try await withTaskCancellationHandler {
-      try await self.read { reader in try body(reader) { isCancelled.isSet } }
+      try await self.scanOnThread {
+        try self.withReader { reader in try body(reader) { isCancelled.isSet } }
+      }
     } onCancel: {
       isCancelled.set()
     }
@@ -83,5 +104,33 @@ final class ReaderPool<Reader>: Sendable {
 
     var isSet: Bool { self.flag.load(ordering: .relaxed) }
     func set() { self.flag.store(true, ordering: .relaxed) }
+  }
+}
+
+/// Scans that run, and those that wait until one of them ends, in their order.
+private struct ScanTurns {
+  typealias Turn = CheckedContinuation<Void, Never>
+
+  let limit: Int
+  private var running = 0
+  private var waiting: Deque<Turn> = []
+
+  init(limit: Int) { self.limit = limit }
+
+  /// - Returns: The same turn, if it is to begin now.
+  mutating func began(_ turn: Turn) -> Turn? {
+    guard self.running < self.limit else {
+      self.waiting.append(turn)
+      return nil
+    }
+    self.running += 1
+    return turn
+  }
+
+  /// - Returns: Whose turn it is next.
+  mutating func ended() -> Turn? {
+    if let next = self.waiting.popFirst() { return next }
+    self.running -= 1
+    return nil
   }
 }

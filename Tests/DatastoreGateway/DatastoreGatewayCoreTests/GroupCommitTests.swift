@@ -258,4 +258,24 @@ private func limits(
     _ = try other.begun(isReadOnly: false, at: self.begin)
     #expect(throws: GatewayError.unknownTransaction) { try other.ended(id, at: self.begin) }
   }
+
+  @Test func anotherDatabasesTransactionIsUnknown() throws {
+    var table = self.table()
+    let id = try table.begun(isReadOnly: false, at: self.begin)
+    for (project, database) in [("q", ""), ("p", "d")] {
+      let other = TransactionTable.ID(
+        bytes: id.bytes, project: Name(project), database: Name(database))
+      #expect(throws: GatewayError.unknownTransaction) { try table.used(other, at: self.begin) }
+      #expect(throws: GatewayError.unknownTransaction) { try table.ended(other, at: self.begin) }
+    }
+    _ = try table.ended(id, at: self.begin)
+  }
+}
+
+extension TransactionTable {
+  fileprivate mutating func begun(
+    isReadOnly: Bool, reading moment: Int64? = nil, at now: Timestamp
+  ) throws(GatewayError) -> ID {
+    try self.begun(in: Name("p"), Name(""), isReadOnly: isReadOnly, reading: moment, at: now)
+  }
 }

@@ -37,6 +37,37 @@ import Testing
   }
 
   @Test(arguments: StoreKind.all)
+  func keysInValuesSayWhereTheyAreAndTimesAreCutToMicroseconds(
+    on store: StoreKind
+  ) async throws {
+    func value(_ type: DatastoreV1.Value.ValueType) -> DatastoreV1.Value {
+      DatastoreV1.Value(valueType: type)
+    }
+    func values(_ key: DatastoreV1.Key, nanos: Int32) -> [String: DatastoreV1.Value] {
+      let time = value(.timestampValue(GoogleProtobuf.Timestamp(seconds: -1, nanos: nanos)))
+      let inner = DatastoreV1.Entity(properties: ["key": value(.keyValue(key)), "time": time])
+      return [
+        "key": value(.keyValue(key)), "time": time, "inner": value(.entityValue(inner)),
+        "list": value(.arrayValue(DatastoreV1.ArrayValue(values: [time, value(.keyValue(key))]))),
+      ]
+    }
+    try await withGateway(on: store) { gateway in
+      let whole = key("Other", 7)
+      let without = DatastoreV1.Key(path: whole.path)
+      try await gateway.put(entity(key("K", 1), values(without, nanos: 123_456_789)))
+      let kept = try await gateway.get(key("K", 1)).found[0].entity
+      #expect(kept == entity(key("K", 1), values(whole, nanos: 123_456_000)))
+      // What they are in the namespace that they say stays so.
+      var elsewhere = without
+      elsewhere.partitionID = DatastoreV1.PartitionId(namespaceID: "n")
+      try await gateway.put(entity(key("K", 2), values(elsewhere, nanos: 0)))
+      elsewhere.partitionID?.projectID = project
+      let other = try await gateway.get(key("K", 2)).found[0].entity
+      #expect(other == entity(key("K", 2), values(elsewhere, nanos: 0)))
+    }
+  }
+
+  @Test(arguments: StoreKind.all)
   func fieldsThatTheGatewayDoesNotKnowSurvive(on store: StoreKind) async throws {
     try await withGateway(on: store) { gateway in
       // Field 900 with a text, in the entity, in a value and in an inner entity.
@@ -502,6 +533,29 @@ import Testing
       let idle = try await gateway.begin()
       clock.move(by: .seconds(61))
       #expect(await status { _ = try await gateway.commit([], in: idle) } == .invalidArgument)
+    }
+  }
+
+  @Test(arguments: StoreKind.all)
+  func aTransactionIsUnknownInAnotherProjectOrDatabase(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
+      let transaction = try await gateway.begin()
+      for (project, database) in [("another", ""), (project, "another")] {
+        let options = DatastoreV1.ReadOptions(consistencyType: .transaction(transaction))
+        let read = await status {
+          _ = try await gateway.client.lookup(
+            DatastoreV1.LookupRequest(
+              projectID: project, databaseID: database, readOptions: options))
+        }
+        let committed = await status {
+          _ = try await gateway.client.commit(
+            DatastoreV1.CommitRequest(
+              projectID: project, databaseID: database, mode: .transactional,
+              transactionSelector: .transaction(transaction)))
+        }
+        #expect([read, committed] == [.invalidArgument, .invalidArgument])
+      }
+      try await gateway.commit([], in: transaction)
     }
   }
 

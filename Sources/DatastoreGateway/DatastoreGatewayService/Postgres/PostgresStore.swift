@@ -114,7 +114,7 @@ package final class PostgresStore: GroupWrittenStore {
 
   package func run(_ query: ResolvedQuery, at moment: Int64) async throws -> QueryAnswer {
     if let hold = self.holds.find(moment) {
-      return try await self.readers.onThread {
+      return try await self.readers.scanOnThread {
         try hold.withReader { try $0.run(query, isCancelled: { false }) }
       }
     }
@@ -128,7 +128,7 @@ package final class PostgresStore: GroupWrittenStore {
     _ aggregation: ResolvedAggregation, at moment: Int64
   ) async throws -> AggregationAnswer {
     if let hold = self.holds.find(moment) {
-      return try await self.readers.onThread {
+      return try await self.readers.scanOnThread {
         try hold.withReader { try $0.run(aggregation, isCancelled: { false }) }
       }
     }
@@ -143,11 +143,11 @@ package final class PostgresStore: GroupWrittenStore {
   }
 
   package func run(_ query: ResolvedQuery) async throws -> QueryAnswer {
-    try await self.readers.readCancellably { try $0.run(query, isCancelled: $1) }
+    try await self.readers.scan { try $0.run(query, isCancelled: $1) }
   }
 
   package func run(_ aggregation: ResolvedAggregation) async throws -> AggregationAnswer {
-    try await self.readers.readCancellably { try $0.run(aggregation, isCancelled: $1) }
+    try await self.readers.scan { try $0.run(aggregation, isCancelled: $1) }
   }
 
   package func plan(_ query: ResolvedQuery) async throws -> QueryPlan {

@@ -100,11 +100,11 @@ package final class SQLiteStore: GroupWrittenStore {
   }
 
   package func run(_ query: ResolvedQuery) async throws -> QueryAnswer {
-    try await self.readers.readCancellably { try $0.run(query, isCancelled: $1) }
+    try await self.readers.scan { try $0.run(query, isCancelled: $1) }
   }
 
   package func run(_ aggregation: ResolvedAggregation) async throws -> AggregationAnswer {
-    try await self.readers.readCancellably { try $0.run(aggregation, isCancelled: $1) }
+    try await self.readers.scan { try $0.run(aggregation, isCancelled: $1) }
   }
 
   package func plan(_ query: ResolvedQuery) async throws -> QueryPlan {
@@ -123,7 +123,7 @@ package final class SQLiteStore: GroupWrittenStore {
 
   package func run(_ query: ResolvedQuery, at moment: Int64) async throws -> QueryAnswer {
     try await self.settled(moment) { isSettled in
-      try await self.readers.readCancellably {
+      try await self.readers.scan {
         try $0.run(query, at: moment, isSettled: isSettled, isCancelled: $1)
       }
     }
@@ -133,7 +133,7 @@ package final class SQLiteStore: GroupWrittenStore {
     _ aggregation: ResolvedAggregation, at moment: Int64
   ) async throws -> AggregationAnswer {
     try await self.settled(moment) { isSettled in
-      try await self.readers.readCancellably {
+      try await self.readers.scan {
         try $0.run(aggregation, at: moment, isSettled: isSettled, isCancelled: $1)
       }
     }
