@@ -2,8 +2,9 @@ import CNghttp2
 
 /// nghttp2's callbacks, shared by all sessions: each finds its session and hands on what happened.
 final class HTTP2Callbacks: @unchecked Sendable {
-  // Safe: made once, never changed afterwards, and nghttp2 only reads it.
-  static let shared = HTTP2Callbacks()
+  // Safe: made once, never changed afterwards, and nghttp2 only reads them.
+  static let server = HTTP2Callbacks(.server)
+  static let client = HTTP2Callbacks(.client)
 
   let pointer: OpaquePointer
 
@@ -15,7 +16,7 @@ final class HTTP2Callbacks: @unchecked Sendable {
     Unmanaged<HTTP2Session>.fromOpaque(userData!)._withUnsafeGuaranteedRef(body)
   }
 
-  private init() {
+  private init(_ role: HTTP2Session.Role) {
     var callbacks: OpaquePointer?
     precondition(nghttp2_session_callbacks_new(&callbacks) == 0, "libnghttp2: out of memory")
     self.pointer = callbacks!
@@ -70,6 +71,16 @@ final class HTTP2Callbacks: @unchecked Sendable {
     nghttp2_session_callbacks_set_on_stream_close_callback(callbacks) { _, id, code, userData in
       HTTP2Callbacks.withSession(userData) { $0.streamClosed(id: id, code: code) }
       return 0
+    }
+
+    if role == .client {
+      nghttp2_session_callbacks_set_before_frame_send_callback(callbacks) { _, frame, userData in
+        let header = frame!.pointee.hd
+        if header.type == UInt8(NGHTTP2_HEADERS.rawValue) {
+          HTTP2Callbacks.withSession(userData) { $0.requestLeaves(id: header.stream_id) }
+        }
+        return 0
+      }
     }
 
     nghttp2_session_callbacks_set_on_frame_send_callback(callbacks) { _, frame, userData in

@@ -104,7 +104,7 @@ package final class HTTP2Session {
     switch role {
     case .server:
       let made = self.memory.withFunctions {
-        nghttp2_session_server_new3(&session, HTTP2Callbacks.shared.pointer, nil, options, $0)
+        nghttp2_session_server_new3(&session, HTTP2Callbacks.server.pointer, nil, options, $0)
       }
       Self.check(made)
       // The last one: ``tellStreamLimit(in:count:)``.
@@ -115,7 +115,7 @@ package final class HTTP2Session {
             clamping: Int(configuration.maximumConcurrentStreams) + Self.streamsBeyondTheLimit)))
     case .client:
       let made = self.memory.withFunctions {
-        nghttp2_session_client_new3(&session, HTTP2Callbacks.shared.pointer, nil, options, $0)
+        nghttp2_session_client_new3(&session, HTTP2Callbacks.client.pointer, nil, options, $0)
       }
       Self.check(made)
       settings.append(

@@ -51,6 +51,10 @@ extension HTTP2Session {
     }
   }
 
+  /// A request's headers are made into bytes: some of them may be on the wire from now on, while the rest
+  /// has no room yet.
+  func requestLeaves(id: Int32) { self.withStream(id) { $0.hasLeft = true } }
+
   /// A frame has gone out.
   func frameSent(type: UInt8, id: Int32, length: Int, flags: UInt8, resetCode: UInt32) {
     switch UInt32(type) {
@@ -70,7 +74,6 @@ extension HTTP2Session {
       if flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) == 0 { self.emptyFrames.putBack() }
     case NGHTTP2_HEADERS.rawValue:
       self.callFramesSent &+= 1
-      if self.role == .client { self.withStream(id) { $0.hasLeft = true } }
     case NGHTTP2_RST_STREAM.rawValue where self.role == .client:
       // The server's own reset may be on its way.
       self.emptyFrames.putBack()

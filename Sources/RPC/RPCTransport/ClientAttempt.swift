@@ -260,6 +260,8 @@ final class ClientAttempt: HTTP2Stream {
       self.connection.needsFlush()
     }
     self.deframer.reset()
+    // The server's own end stands behind what is wrong.
+    self.dueEnd = nil
     self.end(.failure(error))
   }
 

@@ -36,6 +36,7 @@ final class ClientConnection: ConnectionOwner, @unchecked Sendable {
 
   /// A client without calls owes nobody an answer.
   var closeTimeout: Duration { .zero }
+  var stalledTimeout: Duration { .zero }
 
   var openCalls: Int { self.connection?.session?.openStreams ?? 0 }
 

@@ -135,10 +135,10 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
 
   /// Makes an attempt on a connection.
   func start(on connection: Connection, authority: String, scheme: StaticString) {
-    guard !self.isFinished, self.committed == nil, connection.session != nil else { return }
-    self.writer.transfer(to: self)
-    // That was too much to keep: the call is bound to the attempt it has.
-    guard self.committed == nil else { return }
+    guard !self.isFinished, connection.session != nil else { return }
+    if self.committed == nil { self.writer.transfer(to: self) }
+    // Bound to the attempt it has; perhaps only now, for that was too much to keep.
+    guard self.committed == nil else { return self.plannedAttemptFell() }
     self.planned -= 1
     var fields = HeaderFields()
     fields.add(":method", "POST")
@@ -282,8 +282,12 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     case .goOn: break
     case .giveUp: self.finish(.failure(error))
     case .tryAgain(let delay):
-      self.executor.timers.stop(self.hedgeTimer)
-      if isTransparent { self.plannedTransparent += 1 }
+      if isTransparent {
+        self.plannedTransparent += 1
+      } else {
+        // The next hedge comes so much behind this attempt.
+        self.executor.timers.stop(self.hedgeTimer)
+      }
       self.tryAgain(after: delay)
     }
   }
@@ -301,7 +305,8 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     self.planned += 1
     // Never at once: the connection is still telling its streams of its end.
     let timer = self.executor.timers.start(in: delay) {
-      guard !self.isFinished, self.committed == nil else { return }
+      guard !self.isFinished else { return }
+      guard self.committed == nil else { return self.plannedAttemptFell() }
       guard let channel = self.channel else {
         self.unavailable(self.lastError ?? RPCError(.unavailable, "the channel was closed"))
         return

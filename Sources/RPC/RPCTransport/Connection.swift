@@ -7,8 +7,10 @@ import RPCHTTP2
 
 /// Whose connection it is: the server's or the client's side of what happens on it.
 protocol ConnectionOwner: HTTP2SessionDelegate {
-  /// How long a connection that is over waits for a peer to read the last that was said.
+  /// How long a connection that is to end waits for a peer that went too far to read that.
   var closeTimeout: Duration { get }
+  /// How long one that is over waits for a peer that takes nothing of what was said.
+  var stalledTimeout: Duration { get }
   /// The peer's SETTINGS have come.
   var isGreeted: Bool { get }
   var openCalls: Int { get }
@@ -287,7 +289,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
       context.close(promise: nil)
       return
     }
-    if session.isOver { self.closeWhenWritten() }
+    if session.isOver { self.closeWhenTaken(self.closeReason) }
   }
 
   /// Gives back memory that only traffic needs.
@@ -300,18 +302,51 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
 
   private static let idleOutputBytes = 16 << 10
 
-  /// Ends the connection once the socket has taken what was said: to close at once would drop what
-  /// it has no room for, and that may be the end of an answer.
-  private func closeWhenWritten() {
+  /// Ends the connection once the peer has taken what was said. To close at once would drop what the
+  /// socket has no room for, which may be the end of an answer; and what is in the socket is dropped when
+  /// the peer says anything to one that is closed (RFC 9293, section 3.10.7.4).
+  func closeWhenTaken(_ reason: String) {
     guard let context = self.context, !self.isClosing else { return }
     self.isClosing = true
+    self.ownReason = reason
+    let departure = Departure(stalledTimeout: self.owner.stalledTimeout)
     let written = context.writeAndFlush(self.wrapOutboundOut(ByteBuffer()))
-    let timer = self.executor.eventLoop.scheduleTask(in: TimeAmount(self.owner.closeTimeout)) {
-      self.close(self.closeReason)
+    written.assumeIsolated().whenComplete { _ in
+      departure.isWritten = true
+      self.checkDeparture(departure)
     }
-    written.whenComplete { _ in
-      timer.cancel()
-      self.close(self.closeReason)
+    self.checkDeparture(departure)
+  }
+
+  /// What is known of what a connection that is over has yet to bring away.
+  private final class Departure {
+    let stalledTimeout: Duration
+    var isWritten = false
+    var acknowledged: UInt64?
+    var lastProgress = NIODeadline.now()
+    var pause = TimeAmount.milliseconds(1)
+    let timer = LoopTimer()
+
+    init(stalledTimeout: Duration) { self.stalledTimeout = stalledTimeout }
+  }
+
+  private static let longestPause = TimeAmount.milliseconds(250)
+
+  private func checkDeparture(_ departure: Departure) {
+    guard let context = self.context, self.session != nil else { return }
+    let now = NIODeadline.now()
+    let socket = SocketProgress(of: context.channel)
+    if departure.isWritten, (socket?.waiting ?? 0) == 0 { return self.close(self.closeReason) }
+    if socket?.acknowledged != departure.acknowledged {
+      departure.acknowledged = socket?.acknowledged
+      departure.lastProgress = now
+    }
+    guard now - departure.lastProgress < TimeAmount(departure.stalledTimeout) else {
+      return self.close(self.closeReason)
+    }
+    departure.pause = min(departure.pause * 2, Self.longestPause)
+    self.executor.timers.start(departure.timer, in: Duration(departure.pause)) {
+      self.checkDeparture(departure)
     }
   }
 

@@ -81,7 +81,8 @@ public final class RPCServer: Sendable {
     /// A request's header list takes no longer.
     public var headerTimeout = Duration.seconds(10)
     /// Calls end whose client takes less than a kilobyte of what waits for it in this time, or sends
-    /// less of a single request that is not whole.
+    /// less of a single request that is not whole. A connection whose calls are over waits so long for a
+    /// client that takes nothing of their responses.
     public var stalledCallTimeout = Duration.seconds(120)
     /// Pings clients that are silent, to notice that they are gone.
     public var keepalive: Keepalive? = Keepalive(interval: .seconds(300), withoutCalls: true)
@@ -97,7 +98,7 @@ public final class RPCServer: Sendable {
     /// Calls that are open then have this long to end; nil: as long as they take.
     public var maximumConnectionAgeGrace: Duration?
     /// How long the end of a connection waits for a peer that does not answer the ping before it, and,
-    /// after its last call, for one that does not read.
+    /// after its last call, for one that does not go.
     public var closeTimeout = Duration.seconds(2)
 
     /// Told of clients that went too far, and whose connection or calls were ended for it.

@@ -49,6 +49,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   }
 
   var closeTimeout: Duration { self.configuration.closeTimeout }
+  var stalledTimeout: Duration { self.configuration.stalledCallTimeout }
 
   func streamBegan() -> HTTP2Stream? {
     guard let connection = self.connection, self.state != .closed else { return nil }
@@ -227,7 +228,11 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
       !self.closeTimer.isRunning, let connection = self.connection
     else { return }
     connection.executor.timers.start(self.closeTimer, in: self.configuration.closeTimeout) {
-      self.connection?.close("the server is shutting down")
+      // A call that comes now is refused, and goes elsewhere.
+      self.state = .draining
+      self.connection?.session?.refuseNewStreams()
+      self.connection?.flush()
+      self.connection?.closeWhenTaken("the server is shutting down")
     }
   }
 }

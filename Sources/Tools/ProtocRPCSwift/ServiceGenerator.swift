@@ -48,19 +48,22 @@ struct ServiceGenerator {
     try text.block("extension \(self.namespace)") { (text) throws(GeneratorError) in
       text.document(self.model.comment, fallback: "Serves `\(self.model.fullName)`.")
       try text.block(
-        "\(self.visibility) protocol \(self.protocolName): RPCService"
+        "\(self.visibility) protocol \(self.protocolName): \(self.known("RPCService"))"
       ) { (text) throws(GeneratorError) in
         for (index, method) in self.model.methods.enumerated() {
           if index > 0 { text.line() }
           let input = try self.types[method.input].swiftName
           let output = try self.types[method.output].swiftName
           let request =
-            method.streamsRequests ? "_ requests: RequestStream<\(input)>" : "_ request: \(input)"
-          let responses = method.streamsResponses ? "responses: ResponseWriter<\(output)>, " : ""
+            method.streamsRequests
+            ? "_ requests: \(self.known("RequestStream"))<\(input)>" : "_ request: \(input)"
+          let responses =
+            method.streamsResponses
+            ? "responses: \(self.known("ResponseWriter"))<\(output)>, " : ""
           let result = method.streamsResponses ? "" : " -> \(output)"
           text.document(method.comment)
           text.line("func \(self.name(method))(")
-          text.line("  \(request), \(responses)context: ServerContext")
+          text.line("  \(request), \(responses)context: \(self.known("ServerContext"))")
           text.line(") async throws\(result)")
         }
       }
@@ -74,7 +77,7 @@ struct ServiceGenerator {
         text.line("\(self.namespace).\(self.descriptorName)")
       }
       text.line()
-      text.block("\(v) func registerMethods(with router: inout Router)") { text in
+      text.block("\(v) func registerMethods(with router: inout \(self.known("Router")))") { text in
         for method in self.model.methods {
           let descriptor = "\(self.namespace).\(self.methodsName).\(self.name(method))"
           let (kind, call) =
@@ -121,9 +124,10 @@ struct ServiceGenerator {
       text.line("/// Calls `\(self.model.fullName)`. Every call throws `RPCError`.")
       try text.block("\(v) struct \(self.base)Client: \(self.known("Sendable"))") {
         (text) throws(GeneratorError) in
-        text.line("\(v) let channel: RPCChannel")
+        let channel = self.known("RPCChannel")
+        text.line("\(v) let channel: \(channel)")
         text.line()
-        text.block("\(v) init(_ channel: RPCChannel)") { $0.line("self.channel = channel") }
+        text.block("\(v) init(_ channel: \(channel))") { $0.line("self.channel = channel") }
         for method in self.model.methods {
           let input = try self.types[method.input].swiftName
           let output = try self.types[method.output].swiftName
@@ -131,9 +135,11 @@ struct ServiceGenerator {
           let (kind, result) =
             switch (method.streamsRequests, method.streamsResponses) {
             case (false, false): ("unary", output)
-            case (false, true): ("serverStreaming", "ResponseStream<\(output)>")
-            case (true, false): ("clientStreaming", "ClientStreamingCall<\(input), \(output)>")
-            case (true, true): ("bidirectional", "BidirectionalCall<\(input), \(output)>")
+            case (false, true): ("serverStreaming", "\(self.known("ResponseStream"))<\(output)>")
+            case (true, false):
+              ("clientStreaming", "\(self.known("ClientStreamingCall"))<\(input), \(output)>")
+            case (true, true):
+              ("bidirectional", "\(self.known("BidirectionalCall"))<\(input), \(output)>")
             }
           let request = method.streamsRequests ? "" : "_ request: \(input), "
           let argument = method.streamsRequests ? "" : "request, "

@@ -28,6 +28,10 @@ struct TypeTable {
     "MessageBridge": "RPCProtobuf", "ProtobufEnum": "RPCProtobuf", "ProtobufMessage": "RPCProtobuf",
     "UnknownFields": "RPCProtobuf", "FileDescriptor": "RPCCore", "MessageDecodingError": "RPCCore",
     "MethodDescriptor": "RPCCore", "ServiceDescriptor": "RPCCore", "CallOptions": "RPCCore",
+    "BidirectionalCall": "RPCTransport", "ClientStreamingCall": "RPCTransport",
+    "RequestStream": "RPCTransport", "ResponseStream": "RPCTransport",
+    "ResponseWriter": "RPCTransport", "Router": "RPCTransport", "RPCChannel": "RPCTransport",
+    "RPCService": "RPCTransport", "ServerContext": "RPCTransport",
   ]
 
   /// A type of the standard library or of ours, qualified where a proto defines one so named.

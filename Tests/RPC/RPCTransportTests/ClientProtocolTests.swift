@@ -1,3 +1,4 @@
+import RPCCompression
 import RPCCore
 import RPCTesting
 import RPCTransport
@@ -63,6 +64,57 @@ import Testing
         "te=trailers", "content-type=application/grpc", "user-agent=grpc-swift-millrace/0.1",
         "grpc-accept-encoding=identity,gzip,deflate", "mine=spaced", "upper=lower", "b-bin=+/8A",
       ])
+  }
+
+  /// What a server sends that no client can take.
+  enum BadMessage: CaseIterable {
+    case flag, undecodable, tooLarge, notGzip
+
+    var frame: [UInt8] {
+      func prefixed(_ flag: UInt8, _ bytes: [UInt8]) -> [UInt8] {
+        [flag] + ScriptedPeer.bytes(UInt32(bytes.count)) + bytes
+      }
+      return switch self {
+      case .flag: prefixed(7, [1])
+      case .undecodable: prefixed(0, [0xff])
+      case .tooLarge: [0] + ScriptedPeer.bytes(300_001)
+      case .notGzip: prefixed(1, [1, 2, 3])
+      }
+    }
+
+    var code: StatusCode { self == .tooLarge ? .resourceExhausted : .internalError }
+  }
+
+  /// However far behind the reader is: the server's OK says nothing of what could not be delivered.
+  @Test(arguments: BadMessage.allCases, [false, true])
+  func aBadMessageIsNoGoodEndWheneverItIsRead(bad: BadMessage, isBehind: Bool) async throws {
+    var options = CallOptions()
+    options.maximumResponseBytes = 300_000
+    let (channel, peers) = ScriptedPeer.server()
+    let responses: Task<ResponseStream<Blob>, any Error> = Task { [options] in
+      try await channel.serverStreaming(Methods.server, Blob("1"), options: options)
+    }
+    let peer = try await peers.next()
+    let stream = try #require(try await peer.frame(.headers)).stream
+    try await peer.respond(stream: stream, more: [("grpc-encoding", "gzip")])
+    var iterator = try await responses.value.makeAsyncIterator()
+    // More than waits for a reader, in less than a window.
+    let large = [UInt8](repeating: 1, count: 300_000)
+    let small = large.withUnsafeBytes { MessageCodec.compress($0, .gzip) }
+    func send(_ bytes: [UInt8]) async throws {
+      try await peer.send(data: bytes, stream: stream, ends: false)
+    }
+    try await send([1] + ScriptedPeer.bytes(UInt32(small.count)) + small)
+    if !isBehind { #expect(try await iterator.next()?.bytes.count == 300_000) }
+    try await send(bad.frame)
+    try await peer.end(stream: stream)
+    // Once this is answered, the client has it all.
+    try await peer.send(.ping, body: [UInt8](repeating: 7, count: 8))
+    _ = try await peer.frame(.ping) { $0.isAcknowledgement }
+    if isBehind { #expect(try await iterator.next()?.bytes.count == 300_000) }
+    let error = await #expect(throws: RPCError.self) { try await iterator.next() }
+    #expect(error?.code == bad.code)
+    await channel.close()
   }
 
   // Were there something of a call left that is over, it would be written to.

@@ -376,6 +376,23 @@ import Testing
     await channel.close()
   }
 
+  @Test func aRefusalEndsNoHedging() async throws {
+    let hedging = MethodConfig.Resilience.hedge(
+      HedgingPolicy(maximumAttempts: 3, delay: .milliseconds(50)))
+    let (channel, peers) = ScriptedPeer.server(configuration: Self.configuration(hedging))
+    let call = Task { try await channel.unary(Methods.unary, Blob("x")) }
+    let peer = try await peers.next()
+    let first = try #require(try await peer.frame(.headers))
+    // REFUSED_STREAM: nobody has seen it.
+    try await peer.send(.reset, stream: first.stream, body: ScriptedPeer.bytes(7))
+    // The same again, and the two hedges.
+    for _ in 0..<3 { #expect(try await peer.frame(.headers) != nil) }
+    #expect(try await Self.hearsNothing(peer))
+    call.cancel()
+    _ = try? await call.value
+    await channel.close()
+  }
+
   /// Both attempts fail in one read: neither may plan what the other has planned.
   @Test func hedgesThatFailTogetherAreFollowedByNoMoreThanAreLeft() async throws {
     let hedging = MethodConfig.Resilience.hedge(

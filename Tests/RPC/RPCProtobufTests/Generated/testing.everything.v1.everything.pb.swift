@@ -1574,6 +1574,276 @@ extension EverythingV1.Empty {
 }
 
 extension EverythingV1 {
+  /// What services are made of is theirs to name, too.
+  package struct BidirectionalCall: ProtobufMessage {
+    package var unknownFields: UnknownFields
+
+    package init() {
+      self.unknownFields = UnknownFields()
+    }
+  }
+}
+
+extension EverythingV1.BidirectionalCall {
+  package typealias CMessage = Testing__Everything__V1__BidirectionalCall
+
+  package static let bridge = MessageBridge(testing__everything__v1__bidirectional_call__init)
+
+  package static var messageName: Swift.String { "testing.everything.v1.BidirectionalCall" }
+
+  package init(
+    copying message: UnsafePointer<CMessage>, _ source: DecodingSource
+  ) throws(MessageDecodingError) {
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.unknownFields = unknownFields
+  }
+
+  package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
+    arena.unknownFields(self.unknownFields, &message.pointee.base)
+  }
+}
+
+extension EverythingV1 {
+  /// `testing.everything.v1.ClientStreamingCall`.
+  package struct ClientStreamingCall: ProtobufMessage {
+    package var unknownFields: UnknownFields
+
+    package init() {
+      self.unknownFields = UnknownFields()
+    }
+  }
+}
+
+extension EverythingV1.ClientStreamingCall {
+  package typealias CMessage = Testing__Everything__V1__ClientStreamingCall
+
+  package static let bridge = MessageBridge(testing__everything__v1__client_streaming_call__init)
+
+  package static var messageName: Swift.String { "testing.everything.v1.ClientStreamingCall" }
+
+  package init(
+    copying message: UnsafePointer<CMessage>, _ source: DecodingSource
+  ) throws(MessageDecodingError) {
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.unknownFields = unknownFields
+  }
+
+  package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
+    arena.unknownFields(self.unknownFields, &message.pointee.base)
+  }
+}
+
+extension EverythingV1 {
+  /// `testing.everything.v1.RPCChannel`.
+  package struct RPCChannel: ProtobufMessage {
+    package var unknownFields: UnknownFields
+
+    package init() {
+      self.unknownFields = UnknownFields()
+    }
+  }
+}
+
+extension EverythingV1.RPCChannel {
+  package typealias CMessage = Testing__Everything__V1__RPCChannel
+
+  package static let bridge = MessageBridge(testing__everything__v1__rpcchannel__init)
+
+  package static var messageName: Swift.String { "testing.everything.v1.RPCChannel" }
+
+  package init(
+    copying message: UnsafePointer<CMessage>, _ source: DecodingSource
+  ) throws(MessageDecodingError) {
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.unknownFields = unknownFields
+  }
+
+  package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
+    arena.unknownFields(self.unknownFields, &message.pointee.base)
+  }
+}
+
+extension EverythingV1 {
+  /// `testing.everything.v1.RPCService`.
+  package struct RPCService: ProtobufMessage {
+    package var unknownFields: UnknownFields
+
+    package init() {
+      self.unknownFields = UnknownFields()
+    }
+  }
+}
+
+extension EverythingV1.RPCService {
+  package typealias CMessage = Testing__Everything__V1__RPCService
+
+  package static let bridge = MessageBridge(testing__everything__v1__rpcservice__init)
+
+  package static var messageName: Swift.String { "testing.everything.v1.RPCService" }
+
+  package init(
+    copying message: UnsafePointer<CMessage>, _ source: DecodingSource
+  ) throws(MessageDecodingError) {
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.unknownFields = unknownFields
+  }
+
+  package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
+    arena.unknownFields(self.unknownFields, &message.pointee.base)
+  }
+}
+
+extension EverythingV1 {
+  /// `testing.everything.v1.RequestStream`.
+  package struct RequestStream: ProtobufMessage {
+    package var unknownFields: UnknownFields
+
+    package init() {
+      self.unknownFields = UnknownFields()
+    }
+  }
+}
+
+extension EverythingV1.RequestStream {
+  package typealias CMessage = Testing__Everything__V1__RequestStream
+
+  package static let bridge = MessageBridge(testing__everything__v1__request_stream__init)
+
+  package static var messageName: Swift.String { "testing.everything.v1.RequestStream" }
+
+  package init(
+    copying message: UnsafePointer<CMessage>, _ source: DecodingSource
+  ) throws(MessageDecodingError) {
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.unknownFields = unknownFields
+  }
+
+  package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
+    arena.unknownFields(self.unknownFields, &message.pointee.base)
+  }
+}
+
+extension EverythingV1 {
+  /// `testing.everything.v1.ResponseStream`.
+  package struct ResponseStream: ProtobufMessage {
+    package var unknownFields: UnknownFields
+
+    package init() {
+      self.unknownFields = UnknownFields()
+    }
+  }
+}
+
+extension EverythingV1.ResponseStream {
+  package typealias CMessage = Testing__Everything__V1__ResponseStream
+
+  package static let bridge = MessageBridge(testing__everything__v1__response_stream__init)
+
+  package static var messageName: Swift.String { "testing.everything.v1.ResponseStream" }
+
+  package init(
+    copying message: UnsafePointer<CMessage>, _ source: DecodingSource
+  ) throws(MessageDecodingError) {
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.unknownFields = unknownFields
+  }
+
+  package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
+    arena.unknownFields(self.unknownFields, &message.pointee.base)
+  }
+}
+
+extension EverythingV1 {
+  /// `testing.everything.v1.ResponseWriter`.
+  package struct ResponseWriter: ProtobufMessage {
+    package var unknownFields: UnknownFields
+
+    package init() {
+      self.unknownFields = UnknownFields()
+    }
+  }
+}
+
+extension EverythingV1.ResponseWriter {
+  package typealias CMessage = Testing__Everything__V1__ResponseWriter
+
+  package static let bridge = MessageBridge(testing__everything__v1__response_writer__init)
+
+  package static var messageName: Swift.String { "testing.everything.v1.ResponseWriter" }
+
+  package init(
+    copying message: UnsafePointer<CMessage>, _ source: DecodingSource
+  ) throws(MessageDecodingError) {
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.unknownFields = unknownFields
+  }
+
+  package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
+    arena.unknownFields(self.unknownFields, &message.pointee.base)
+  }
+}
+
+extension EverythingV1 {
+  /// `testing.everything.v1.Router`.
+  package struct Router: ProtobufMessage {
+    package var unknownFields: UnknownFields
+
+    package init() {
+      self.unknownFields = UnknownFields()
+    }
+  }
+}
+
+extension EverythingV1.Router {
+  package typealias CMessage = Testing__Everything__V1__Router
+
+  package static let bridge = MessageBridge(testing__everything__v1__router__init)
+
+  package static var messageName: Swift.String { "testing.everything.v1.Router" }
+
+  package init(
+    copying message: UnsafePointer<CMessage>, _ source: DecodingSource
+  ) throws(MessageDecodingError) {
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.unknownFields = unknownFields
+  }
+
+  package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
+    arena.unknownFields(self.unknownFields, &message.pointee.base)
+  }
+}
+
+extension EverythingV1 {
+  /// `testing.everything.v1.ServerContext`.
+  package struct ServerContext: ProtobufMessage {
+    package var unknownFields: UnknownFields
+
+    package init() {
+      self.unknownFields = UnknownFields()
+    }
+  }
+}
+
+extension EverythingV1.ServerContext {
+  package typealias CMessage = Testing__Everything__V1__ServerContext
+
+  package static let bridge = MessageBridge(testing__everything__v1__server_context__init)
+
+  package static var messageName: Swift.String { "testing.everything.v1.ServerContext" }
+
+  package init(
+    copying message: UnsafePointer<CMessage>, _ source: DecodingSource
+  ) throws(MessageDecodingError) {
+    let unknownFields = try source.unknownFields(message.pointee.base)
+    self.unknownFields = unknownFields
+  }
+
+  package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
+    arena.unknownFields(self.unknownFields, &message.pointee.base)
+  }
+}
+
+extension EverythingV1 {
   /// `testing/everything/v1/everything.proto`, for reflection.
   package static let everythingFile = FileDescriptor(
     name: "testing/everything/v1/everything.proto", package: "testing.everything.v1",
@@ -1662,16 +1932,18 @@ extension EverythingV1 {
       IAEoCVIFdmFsdWU6AjgBQggKBnN3aXRjaCJSCgZTdHJpbmcSEgoEdGV4dBgBIAEoCVIEdGV4dBI0CgZudW1iZXIYAiAB\
       KAsyHC50ZXN0aW5nLmV2ZXJ5dGhpbmcudjEuSW50MzJSBm51bWJlciIdCgVJbnQzMhIUCgV2YWx1ZRgBIAEoBVIFdmFs\
       dWUiGgoEVHlwZRISCgRuYW1lGAEgASgJUgRuYW1lIhsKA0FueRIUCgV2YWx1ZRgBIAEoDFIFdmFsdWUiOgoFQXJlbmES\
-      MQoEdGV4dBgBIAEoCzIdLnRlc3RpbmcuZXZlcnl0aGluZy52MS5TdHJpbmdSBHRleHQiBwoFRW1wdHkqtAEKBkNvbG91\
-      chIWChJDT0xPVVJfVU5TUEVDSUZJRUQQABIOCgpDT0xPVVJfUkVEEAESEgoOQ09MT1VSX0NSSU1TT04QARIUChBDT0xP\
-      VVJfREFSS19CTFVFEAISDQoJQ09MT1VSXzNEEAMSEgoOQ09MT1VSX0RFRkFVTFQQBBIcCg9DT0xPVVJfTkVHQVRJVkUQ\
-      ////////////ARITCgtDT0xPVVJfTEFTVBD/////BxoCEAEyhAMKEUV2ZXJ5dGhpbmdTZXJ2aWNlEkYKA0dldBIcLnRl\
-      c3RpbmcuZXZlcnl0aGluZy52MS5Qb2ludBohLnRlc3RpbmcuZXZlcnl0aGluZy52MS5FdmVyeXRoaW5nEkoKBVdhdGNo\
-      EhwudGVzdGluZy5ldmVyeXRoaW5nLnYxLlBvaW50GiEudGVzdGluZy5ldmVyeXRoaW5nLnYxLkV2ZXJ5dGhpbmcwARJJ\
-      CgRTZW5kEiEudGVzdGluZy5ldmVyeXRoaW5nLnYxLkV2ZXJ5dGhpbmcaHC50ZXN0aW5nLmV2ZXJ5dGhpbmcudjEuUG9p\
-      bnQoARJQCgRUYWxrEiEudGVzdGluZy5ldmVyeXRoaW5nLnYxLkV2ZXJ5dGhpbmcaIS50ZXN0aW5nLmV2ZXJ5dGhpbmcu\
-      djEuRXZlcnl0aGluZygBMAESPgoGSW1wb3J0EhwudGVzdGluZy5ldmVyeXRoaW5nLnYxLkVtcHR5GhYuZ29vZ2xlLnBy\
-      b3RvYnVmLlZhbHVlQg+6AgxFdmVyeXRoaW5nVjFiBnByb3RvMw==
+      MQoEdGV4dBgBIAEoCzIdLnRlc3RpbmcuZXZlcnl0aGluZy52MS5TdHJpbmdSBHRleHQiBwoFRW1wdHkiEwoRQmlkaXJl\
+      Y3Rpb25hbENhbGwiFQoTQ2xpZW50U3RyZWFtaW5nQ2FsbCIMCgpSUENDaGFubmVsIgwKClJQQ1NlcnZpY2UiDwoNUmVx\
+      dWVzdFN0cmVhbSIQCg5SZXNwb25zZVN0cmVhbSIQCg5SZXNwb25zZVdyaXRlciIICgZSb3V0ZXIiDwoNU2VydmVyQ29u\
+      dGV4dCq0AQoGQ29sb3VyEhYKEkNPTE9VUl9VTlNQRUNJRklFRBAAEg4KCkNPTE9VUl9SRUQQARISCg5DT0xPVVJfQ1JJ\
+      TVNPThABEhQKEENPTE9VUl9EQVJLX0JMVUUQAhINCglDT0xPVVJfM0QQAxISCg5DT0xPVVJfREVGQVVMVBAEEhwKD0NP\
+      TE9VUl9ORUdBVElWRRD///////////8BEhMKC0NPTE9VUl9MQVNUEP////8HGgIQATKEAwoRRXZlcnl0aGluZ1NlcnZp\
+      Y2USRgoDR2V0EhwudGVzdGluZy5ldmVyeXRoaW5nLnYxLlBvaW50GiEudGVzdGluZy5ldmVyeXRoaW5nLnYxLkV2ZXJ5\
+      dGhpbmcSSgoFV2F0Y2gSHC50ZXN0aW5nLmV2ZXJ5dGhpbmcudjEuUG9pbnQaIS50ZXN0aW5nLmV2ZXJ5dGhpbmcudjEu\
+      RXZlcnl0aGluZzABEkkKBFNlbmQSIS50ZXN0aW5nLmV2ZXJ5dGhpbmcudjEuRXZlcnl0aGluZxocLnRlc3RpbmcuZXZl\
+      cnl0aGluZy52MS5Qb2ludCgBElAKBFRhbGsSIS50ZXN0aW5nLmV2ZXJ5dGhpbmcudjEuRXZlcnl0aGluZxohLnRlc3Rp\
+      bmcuZXZlcnl0aGluZy52MS5FdmVyeXRoaW5nKAEwARI+CgZJbXBvcnQSHC50ZXN0aW5nLmV2ZXJ5dGhpbmcudjEuRW1w\
+      dHkaFi5nb29nbGUucHJvdG9idWYuVmFsdWVCD7oCDEV2ZXJ5dGhpbmdWMWIGcHJvdG8z
       """,
     symbols: [
       "testing.everything.v1.Everything",
@@ -1859,6 +2131,15 @@ extension EverythingV1 {
       "testing.everything.v1.Arena",
       "testing.everything.v1.Arena.text",
       "testing.everything.v1.Empty",
+      "testing.everything.v1.BidirectionalCall",
+      "testing.everything.v1.ClientStreamingCall",
+      "testing.everything.v1.RPCChannel",
+      "testing.everything.v1.RPCService",
+      "testing.everything.v1.RequestStream",
+      "testing.everything.v1.ResponseStream",
+      "testing.everything.v1.ResponseWriter",
+      "testing.everything.v1.Router",
+      "testing.everything.v1.ServerContext",
       "testing.everything.v1.Colour",
       "testing.everything.v1.COLOUR_UNSPECIFIED",
       "testing.everything.v1.COLOUR_RED",

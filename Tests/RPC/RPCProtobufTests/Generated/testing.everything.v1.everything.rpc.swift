@@ -6,26 +6,26 @@ import RPCCore
 
 extension EverythingV1 {
   /// Every shape of call.
-  package protocol EverythingService: RPCService {
+  package protocol EverythingService: RPCTransport.RPCService {
     /// One for one.
     func get(
-      _ request: EverythingV1.Point, context: ServerContext
+      _ request: EverythingV1.Point, context: RPCTransport.ServerContext
     ) async throws -> EverythingV1.Everything
 
     func watch(
-      _ request: EverythingV1.Point, responses: ResponseWriter<EverythingV1.Everything>, context: ServerContext
+      _ request: EverythingV1.Point, responses: RPCTransport.ResponseWriter<EverythingV1.Everything>, context: RPCTransport.ServerContext
     ) async throws
 
     func send(
-      _ requests: RequestStream<EverythingV1.Everything>, context: ServerContext
+      _ requests: RPCTransport.RequestStream<EverythingV1.Everything>, context: RPCTransport.ServerContext
     ) async throws -> EverythingV1.Point
 
     func talk(
-      _ requests: RequestStream<EverythingV1.Everything>, responses: ResponseWriter<EverythingV1.Everything>, context: ServerContext
+      _ requests: RPCTransport.RequestStream<EverythingV1.Everything>, responses: RPCTransport.ResponseWriter<EverythingV1.Everything>, context: RPCTransport.ServerContext
     ) async throws
 
     func `import`(
-      _ request: EverythingV1.Empty, context: ServerContext
+      _ request: EverythingV1.Empty, context: RPCTransport.ServerContext
     ) async throws -> GoogleProtobuf.Value
   }
 }
@@ -35,7 +35,7 @@ extension EverythingV1.EverythingService {
     EverythingV1.everythingServiceDescriptor
   }
 
-  package func registerMethods(with router: inout Router) {
+  package func registerMethods(with router: inout RPCTransport.Router) {
     router.unary(EverythingV1.EverythingMethods.get) {
       try await self.get($0, context: $1)
     }
@@ -84,9 +84,9 @@ extension EverythingV1 {
 extension EverythingV1 {
   /// Calls `testing.everything.v1.EverythingService`. Every call throws `RPCError`.
   package struct EverythingClient: Sendable {
-    package let channel: RPCChannel
+    package let channel: RPCTransport.RPCChannel
 
-    package init(_ channel: RPCChannel) {
+    package init(_ channel: RPCTransport.RPCChannel) {
       self.channel = channel
     }
 
@@ -100,21 +100,21 @@ extension EverythingV1 {
 
     package func watch(
       _ request: EverythingV1.Point, options: CallOptions = CallOptions()
-    ) async throws -> ResponseStream<EverythingV1.Everything> {
+    ) async throws -> RPCTransport.ResponseStream<EverythingV1.Everything> {
       try await self.channel.serverStreaming(
         EverythingMethods.watch, request, options: options)
     }
 
     package func send(
       options: CallOptions = CallOptions()
-    ) async throws -> ClientStreamingCall<EverythingV1.Everything, EverythingV1.Point> {
+    ) async throws -> RPCTransport.ClientStreamingCall<EverythingV1.Everything, EverythingV1.Point> {
       try await self.channel.clientStreaming(
         EverythingMethods.send, options: options)
     }
 
     package func talk(
       options: CallOptions = CallOptions()
-    ) async throws -> BidirectionalCall<EverythingV1.Everything, EverythingV1.Everything> {
+    ) async throws -> RPCTransport.BidirectionalCall<EverythingV1.Everything, EverythingV1.Everything> {
       try await self.channel.bidirectional(
         EverythingMethods.talk, options: options)
     }

@@ -593,6 +593,411 @@ void   testing__everything__v1__empty__free_unpacked
   assert(message->base.descriptor == &testing__everything__v1__empty__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   testing__everything__v1__bidirectional_call__init
+                     (Testing__Everything__V1__BidirectionalCall         *message)
+{
+  static const Testing__Everything__V1__BidirectionalCall init_value = TESTING__EVERYTHING__V1__BIDIRECTIONAL_CALL__INIT;
+  *message = init_value;
+}
+size_t testing__everything__v1__bidirectional_call__get_packed_size
+                     (const Testing__Everything__V1__BidirectionalCall *message)
+{
+  assert(message->base.descriptor == &testing__everything__v1__bidirectional_call__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t testing__everything__v1__bidirectional_call__pack
+                     (const Testing__Everything__V1__BidirectionalCall *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &testing__everything__v1__bidirectional_call__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t testing__everything__v1__bidirectional_call__pack_to_buffer
+                     (const Testing__Everything__V1__BidirectionalCall *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &testing__everything__v1__bidirectional_call__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Testing__Everything__V1__BidirectionalCall *
+       testing__everything__v1__bidirectional_call__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Testing__Everything__V1__BidirectionalCall *)
+     protobuf_c_message_unpack (&testing__everything__v1__bidirectional_call__descriptor,
+                                allocator, len, data);
+}
+void   testing__everything__v1__bidirectional_call__free_unpacked
+                     (Testing__Everything__V1__BidirectionalCall *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &testing__everything__v1__bidirectional_call__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   testing__everything__v1__client_streaming_call__init
+                     (Testing__Everything__V1__ClientStreamingCall         *message)
+{
+  static const Testing__Everything__V1__ClientStreamingCall init_value = TESTING__EVERYTHING__V1__CLIENT_STREAMING_CALL__INIT;
+  *message = init_value;
+}
+size_t testing__everything__v1__client_streaming_call__get_packed_size
+                     (const Testing__Everything__V1__ClientStreamingCall *message)
+{
+  assert(message->base.descriptor == &testing__everything__v1__client_streaming_call__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t testing__everything__v1__client_streaming_call__pack
+                     (const Testing__Everything__V1__ClientStreamingCall *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &testing__everything__v1__client_streaming_call__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t testing__everything__v1__client_streaming_call__pack_to_buffer
+                     (const Testing__Everything__V1__ClientStreamingCall *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &testing__everything__v1__client_streaming_call__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Testing__Everything__V1__ClientStreamingCall *
+       testing__everything__v1__client_streaming_call__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Testing__Everything__V1__ClientStreamingCall *)
+     protobuf_c_message_unpack (&testing__everything__v1__client_streaming_call__descriptor,
+                                allocator, len, data);
+}
+void   testing__everything__v1__client_streaming_call__free_unpacked
+                     (Testing__Everything__V1__ClientStreamingCall *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &testing__everything__v1__client_streaming_call__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   testing__everything__v1__rpcchannel__init
+                     (Testing__Everything__V1__RPCChannel         *message)
+{
+  static const Testing__Everything__V1__RPCChannel init_value = TESTING__EVERYTHING__V1__RPCCHANNEL__INIT;
+  *message = init_value;
+}
+size_t testing__everything__v1__rpcchannel__get_packed_size
+                     (const Testing__Everything__V1__RPCChannel *message)
+{
+  assert(message->base.descriptor == &testing__everything__v1__rpcchannel__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t testing__everything__v1__rpcchannel__pack
+                     (const Testing__Everything__V1__RPCChannel *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &testing__everything__v1__rpcchannel__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t testing__everything__v1__rpcchannel__pack_to_buffer
+                     (const Testing__Everything__V1__RPCChannel *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &testing__everything__v1__rpcchannel__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Testing__Everything__V1__RPCChannel *
+       testing__everything__v1__rpcchannel__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Testing__Everything__V1__RPCChannel *)
+     protobuf_c_message_unpack (&testing__everything__v1__rpcchannel__descriptor,
+                                allocator, len, data);
+}
+void   testing__everything__v1__rpcchannel__free_unpacked
+                     (Testing__Everything__V1__RPCChannel *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &testing__everything__v1__rpcchannel__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   testing__everything__v1__rpcservice__init
+                     (Testing__Everything__V1__RPCService         *message)
+{
+  static const Testing__Everything__V1__RPCService init_value = TESTING__EVERYTHING__V1__RPCSERVICE__INIT;
+  *message = init_value;
+}
+size_t testing__everything__v1__rpcservice__get_packed_size
+                     (const Testing__Everything__V1__RPCService *message)
+{
+  assert(message->base.descriptor == &testing__everything__v1__rpcservice__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t testing__everything__v1__rpcservice__pack
+                     (const Testing__Everything__V1__RPCService *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &testing__everything__v1__rpcservice__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t testing__everything__v1__rpcservice__pack_to_buffer
+                     (const Testing__Everything__V1__RPCService *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &testing__everything__v1__rpcservice__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Testing__Everything__V1__RPCService *
+       testing__everything__v1__rpcservice__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Testing__Everything__V1__RPCService *)
+     protobuf_c_message_unpack (&testing__everything__v1__rpcservice__descriptor,
+                                allocator, len, data);
+}
+void   testing__everything__v1__rpcservice__free_unpacked
+                     (Testing__Everything__V1__RPCService *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &testing__everything__v1__rpcservice__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   testing__everything__v1__request_stream__init
+                     (Testing__Everything__V1__RequestStream         *message)
+{
+  static const Testing__Everything__V1__RequestStream init_value = TESTING__EVERYTHING__V1__REQUEST_STREAM__INIT;
+  *message = init_value;
+}
+size_t testing__everything__v1__request_stream__get_packed_size
+                     (const Testing__Everything__V1__RequestStream *message)
+{
+  assert(message->base.descriptor == &testing__everything__v1__request_stream__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t testing__everything__v1__request_stream__pack
+                     (const Testing__Everything__V1__RequestStream *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &testing__everything__v1__request_stream__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t testing__everything__v1__request_stream__pack_to_buffer
+                     (const Testing__Everything__V1__RequestStream *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &testing__everything__v1__request_stream__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Testing__Everything__V1__RequestStream *
+       testing__everything__v1__request_stream__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Testing__Everything__V1__RequestStream *)
+     protobuf_c_message_unpack (&testing__everything__v1__request_stream__descriptor,
+                                allocator, len, data);
+}
+void   testing__everything__v1__request_stream__free_unpacked
+                     (Testing__Everything__V1__RequestStream *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &testing__everything__v1__request_stream__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   testing__everything__v1__response_stream__init
+                     (Testing__Everything__V1__ResponseStream         *message)
+{
+  static const Testing__Everything__V1__ResponseStream init_value = TESTING__EVERYTHING__V1__RESPONSE_STREAM__INIT;
+  *message = init_value;
+}
+size_t testing__everything__v1__response_stream__get_packed_size
+                     (const Testing__Everything__V1__ResponseStream *message)
+{
+  assert(message->base.descriptor == &testing__everything__v1__response_stream__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t testing__everything__v1__response_stream__pack
+                     (const Testing__Everything__V1__ResponseStream *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &testing__everything__v1__response_stream__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t testing__everything__v1__response_stream__pack_to_buffer
+                     (const Testing__Everything__V1__ResponseStream *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &testing__everything__v1__response_stream__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Testing__Everything__V1__ResponseStream *
+       testing__everything__v1__response_stream__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Testing__Everything__V1__ResponseStream *)
+     protobuf_c_message_unpack (&testing__everything__v1__response_stream__descriptor,
+                                allocator, len, data);
+}
+void   testing__everything__v1__response_stream__free_unpacked
+                     (Testing__Everything__V1__ResponseStream *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &testing__everything__v1__response_stream__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   testing__everything__v1__response_writer__init
+                     (Testing__Everything__V1__ResponseWriter         *message)
+{
+  static const Testing__Everything__V1__ResponseWriter init_value = TESTING__EVERYTHING__V1__RESPONSE_WRITER__INIT;
+  *message = init_value;
+}
+size_t testing__everything__v1__response_writer__get_packed_size
+                     (const Testing__Everything__V1__ResponseWriter *message)
+{
+  assert(message->base.descriptor == &testing__everything__v1__response_writer__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t testing__everything__v1__response_writer__pack
+                     (const Testing__Everything__V1__ResponseWriter *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &testing__everything__v1__response_writer__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t testing__everything__v1__response_writer__pack_to_buffer
+                     (const Testing__Everything__V1__ResponseWriter *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &testing__everything__v1__response_writer__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Testing__Everything__V1__ResponseWriter *
+       testing__everything__v1__response_writer__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Testing__Everything__V1__ResponseWriter *)
+     protobuf_c_message_unpack (&testing__everything__v1__response_writer__descriptor,
+                                allocator, len, data);
+}
+void   testing__everything__v1__response_writer__free_unpacked
+                     (Testing__Everything__V1__ResponseWriter *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &testing__everything__v1__response_writer__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   testing__everything__v1__router__init
+                     (Testing__Everything__V1__Router         *message)
+{
+  static const Testing__Everything__V1__Router init_value = TESTING__EVERYTHING__V1__ROUTER__INIT;
+  *message = init_value;
+}
+size_t testing__everything__v1__router__get_packed_size
+                     (const Testing__Everything__V1__Router *message)
+{
+  assert(message->base.descriptor == &testing__everything__v1__router__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t testing__everything__v1__router__pack
+                     (const Testing__Everything__V1__Router *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &testing__everything__v1__router__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t testing__everything__v1__router__pack_to_buffer
+                     (const Testing__Everything__V1__Router *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &testing__everything__v1__router__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Testing__Everything__V1__Router *
+       testing__everything__v1__router__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Testing__Everything__V1__Router *)
+     protobuf_c_message_unpack (&testing__everything__v1__router__descriptor,
+                                allocator, len, data);
+}
+void   testing__everything__v1__router__free_unpacked
+                     (Testing__Everything__V1__Router *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &testing__everything__v1__router__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   testing__everything__v1__server_context__init
+                     (Testing__Everything__V1__ServerContext         *message)
+{
+  static const Testing__Everything__V1__ServerContext init_value = TESTING__EVERYTHING__V1__SERVER_CONTEXT__INIT;
+  *message = init_value;
+}
+size_t testing__everything__v1__server_context__get_packed_size
+                     (const Testing__Everything__V1__ServerContext *message)
+{
+  assert(message->base.descriptor == &testing__everything__v1__server_context__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t testing__everything__v1__server_context__pack
+                     (const Testing__Everything__V1__ServerContext *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &testing__everything__v1__server_context__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t testing__everything__v1__server_context__pack_to_buffer
+                     (const Testing__Everything__V1__ServerContext *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &testing__everything__v1__server_context__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Testing__Everything__V1__ServerContext *
+       testing__everything__v1__server_context__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Testing__Everything__V1__ServerContext *)
+     protobuf_c_message_unpack (&testing__everything__v1__server_context__descriptor,
+                                allocator, len, data);
+}
+void   testing__everything__v1__server_context__free_unpacked
+                     (Testing__Everything__V1__ServerContext *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &testing__everything__v1__server_context__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 static const ProtobufCFieldDescriptor testing__everything__v1__everything__by_int32_entry__field_descriptors[2] =
 {
   {
@@ -3115,5 +3520,167 @@ const ProtobufCMessageDescriptor testing__everything__v1__empty__descriptor =
   testing__everything__v1__empty__field_indices_by_name,
   0,  testing__everything__v1__empty__number_ranges,
   (ProtobufCMessageInit) testing__everything__v1__empty__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+#define testing__everything__v1__bidirectional_call__field_descriptors NULL
+#define testing__everything__v1__bidirectional_call__field_indices_by_name NULL
+#define testing__everything__v1__bidirectional_call__number_ranges NULL
+const ProtobufCMessageDescriptor testing__everything__v1__bidirectional_call__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "testing.everything.v1.BidirectionalCall",
+  "BidirectionalCall",
+  "Testing__Everything__V1__BidirectionalCall",
+  "testing.everything.v1",
+  sizeof(Testing__Everything__V1__BidirectionalCall),
+  0,
+  testing__everything__v1__bidirectional_call__field_descriptors,
+  testing__everything__v1__bidirectional_call__field_indices_by_name,
+  0,  testing__everything__v1__bidirectional_call__number_ranges,
+  (ProtobufCMessageInit) testing__everything__v1__bidirectional_call__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+#define testing__everything__v1__client_streaming_call__field_descriptors NULL
+#define testing__everything__v1__client_streaming_call__field_indices_by_name NULL
+#define testing__everything__v1__client_streaming_call__number_ranges NULL
+const ProtobufCMessageDescriptor testing__everything__v1__client_streaming_call__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "testing.everything.v1.ClientStreamingCall",
+  "ClientStreamingCall",
+  "Testing__Everything__V1__ClientStreamingCall",
+  "testing.everything.v1",
+  sizeof(Testing__Everything__V1__ClientStreamingCall),
+  0,
+  testing__everything__v1__client_streaming_call__field_descriptors,
+  testing__everything__v1__client_streaming_call__field_indices_by_name,
+  0,  testing__everything__v1__client_streaming_call__number_ranges,
+  (ProtobufCMessageInit) testing__everything__v1__client_streaming_call__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+#define testing__everything__v1__rpcchannel__field_descriptors NULL
+#define testing__everything__v1__rpcchannel__field_indices_by_name NULL
+#define testing__everything__v1__rpcchannel__number_ranges NULL
+const ProtobufCMessageDescriptor testing__everything__v1__rpcchannel__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "testing.everything.v1.RPCChannel",
+  "RPCChannel",
+  "Testing__Everything__V1__RPCChannel",
+  "testing.everything.v1",
+  sizeof(Testing__Everything__V1__RPCChannel),
+  0,
+  testing__everything__v1__rpcchannel__field_descriptors,
+  testing__everything__v1__rpcchannel__field_indices_by_name,
+  0,  testing__everything__v1__rpcchannel__number_ranges,
+  (ProtobufCMessageInit) testing__everything__v1__rpcchannel__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+#define testing__everything__v1__rpcservice__field_descriptors NULL
+#define testing__everything__v1__rpcservice__field_indices_by_name NULL
+#define testing__everything__v1__rpcservice__number_ranges NULL
+const ProtobufCMessageDescriptor testing__everything__v1__rpcservice__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "testing.everything.v1.RPCService",
+  "RPCService",
+  "Testing__Everything__V1__RPCService",
+  "testing.everything.v1",
+  sizeof(Testing__Everything__V1__RPCService),
+  0,
+  testing__everything__v1__rpcservice__field_descriptors,
+  testing__everything__v1__rpcservice__field_indices_by_name,
+  0,  testing__everything__v1__rpcservice__number_ranges,
+  (ProtobufCMessageInit) testing__everything__v1__rpcservice__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+#define testing__everything__v1__request_stream__field_descriptors NULL
+#define testing__everything__v1__request_stream__field_indices_by_name NULL
+#define testing__everything__v1__request_stream__number_ranges NULL
+const ProtobufCMessageDescriptor testing__everything__v1__request_stream__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "testing.everything.v1.RequestStream",
+  "RequestStream",
+  "Testing__Everything__V1__RequestStream",
+  "testing.everything.v1",
+  sizeof(Testing__Everything__V1__RequestStream),
+  0,
+  testing__everything__v1__request_stream__field_descriptors,
+  testing__everything__v1__request_stream__field_indices_by_name,
+  0,  testing__everything__v1__request_stream__number_ranges,
+  (ProtobufCMessageInit) testing__everything__v1__request_stream__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+#define testing__everything__v1__response_stream__field_descriptors NULL
+#define testing__everything__v1__response_stream__field_indices_by_name NULL
+#define testing__everything__v1__response_stream__number_ranges NULL
+const ProtobufCMessageDescriptor testing__everything__v1__response_stream__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "testing.everything.v1.ResponseStream",
+  "ResponseStream",
+  "Testing__Everything__V1__ResponseStream",
+  "testing.everything.v1",
+  sizeof(Testing__Everything__V1__ResponseStream),
+  0,
+  testing__everything__v1__response_stream__field_descriptors,
+  testing__everything__v1__response_stream__field_indices_by_name,
+  0,  testing__everything__v1__response_stream__number_ranges,
+  (ProtobufCMessageInit) testing__everything__v1__response_stream__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+#define testing__everything__v1__response_writer__field_descriptors NULL
+#define testing__everything__v1__response_writer__field_indices_by_name NULL
+#define testing__everything__v1__response_writer__number_ranges NULL
+const ProtobufCMessageDescriptor testing__everything__v1__response_writer__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "testing.everything.v1.ResponseWriter",
+  "ResponseWriter",
+  "Testing__Everything__V1__ResponseWriter",
+  "testing.everything.v1",
+  sizeof(Testing__Everything__V1__ResponseWriter),
+  0,
+  testing__everything__v1__response_writer__field_descriptors,
+  testing__everything__v1__response_writer__field_indices_by_name,
+  0,  testing__everything__v1__response_writer__number_ranges,
+  (ProtobufCMessageInit) testing__everything__v1__response_writer__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+#define testing__everything__v1__router__field_descriptors NULL
+#define testing__everything__v1__router__field_indices_by_name NULL
+#define testing__everything__v1__router__number_ranges NULL
+const ProtobufCMessageDescriptor testing__everything__v1__router__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "testing.everything.v1.Router",
+  "Router",
+  "Testing__Everything__V1__Router",
+  "testing.everything.v1",
+  sizeof(Testing__Everything__V1__Router),
+  0,
+  testing__everything__v1__router__field_descriptors,
+  testing__everything__v1__router__field_indices_by_name,
+  0,  testing__everything__v1__router__number_ranges,
+  (ProtobufCMessageInit) testing__everything__v1__router__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+#define testing__everything__v1__server_context__field_descriptors NULL
+#define testing__everything__v1__server_context__field_indices_by_name NULL
+#define testing__everything__v1__server_context__number_ranges NULL
+const ProtobufCMessageDescriptor testing__everything__v1__server_context__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "testing.everything.v1.ServerContext",
+  "ServerContext",
+  "Testing__Everything__V1__ServerContext",
+  "testing.everything.v1",
+  sizeof(Testing__Everything__V1__ServerContext),
+  0,
+  testing__everything__v1__server_context__field_descriptors,
+  testing__everything__v1__server_context__field_indices_by_name,
+  0,  testing__everything__v1__server_context__number_ranges,
+  (ProtobufCMessageInit) testing__everything__v1__server_context__init,
   NULL,NULL,NULL    /* reserved[123] */
 };

@@ -44,6 +44,15 @@ typedef struct Testing__Everything__V1__Type Testing__Everything__V1__Type;
 typedef struct Testing__Everything__V1__Any Testing__Everything__V1__Any;
 typedef struct Testing__Everything__V1__Arena Testing__Everything__V1__Arena;
 typedef struct Testing__Everything__V1__Empty Testing__Everything__V1__Empty;
+typedef struct Testing__Everything__V1__BidirectionalCall Testing__Everything__V1__BidirectionalCall;
+typedef struct Testing__Everything__V1__ClientStreamingCall Testing__Everything__V1__ClientStreamingCall;
+typedef struct Testing__Everything__V1__RPCChannel Testing__Everything__V1__RPCChannel;
+typedef struct Testing__Everything__V1__RPCService Testing__Everything__V1__RPCService;
+typedef struct Testing__Everything__V1__RequestStream Testing__Everything__V1__RequestStream;
+typedef struct Testing__Everything__V1__ResponseStream Testing__Everything__V1__ResponseStream;
+typedef struct Testing__Everything__V1__ResponseWriter Testing__Everything__V1__ResponseWriter;
+typedef struct Testing__Everything__V1__Router Testing__Everything__V1__Router;
+typedef struct Testing__Everything__V1__ServerContext Testing__Everything__V1__ServerContext;
 
 
 /* --- enums --- */
@@ -582,6 +591,87 @@ struct  Testing__Everything__V1__Empty
      }
 
 
+struct  Testing__Everything__V1__BidirectionalCall
+{
+  ProtobufCMessage base;
+};
+#define TESTING__EVERYTHING__V1__BIDIRECTIONAL_CALL__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&testing__everything__v1__bidirectional_call__descriptor) \
+     }
+
+
+struct  Testing__Everything__V1__ClientStreamingCall
+{
+  ProtobufCMessage base;
+};
+#define TESTING__EVERYTHING__V1__CLIENT_STREAMING_CALL__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&testing__everything__v1__client_streaming_call__descriptor) \
+     }
+
+
+struct  Testing__Everything__V1__RPCChannel
+{
+  ProtobufCMessage base;
+};
+#define TESTING__EVERYTHING__V1__RPCCHANNEL__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&testing__everything__v1__rpcchannel__descriptor) \
+     }
+
+
+struct  Testing__Everything__V1__RPCService
+{
+  ProtobufCMessage base;
+};
+#define TESTING__EVERYTHING__V1__RPCSERVICE__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&testing__everything__v1__rpcservice__descriptor) \
+     }
+
+
+struct  Testing__Everything__V1__RequestStream
+{
+  ProtobufCMessage base;
+};
+#define TESTING__EVERYTHING__V1__REQUEST_STREAM__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&testing__everything__v1__request_stream__descriptor) \
+     }
+
+
+struct  Testing__Everything__V1__ResponseStream
+{
+  ProtobufCMessage base;
+};
+#define TESTING__EVERYTHING__V1__RESPONSE_STREAM__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&testing__everything__v1__response_stream__descriptor) \
+     }
+
+
+struct  Testing__Everything__V1__ResponseWriter
+{
+  ProtobufCMessage base;
+};
+#define TESTING__EVERYTHING__V1__RESPONSE_WRITER__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&testing__everything__v1__response_writer__descriptor) \
+     }
+
+
+struct  Testing__Everything__V1__Router
+{
+  ProtobufCMessage base;
+};
+#define TESTING__EVERYTHING__V1__ROUTER__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&testing__everything__v1__router__descriptor) \
+     }
+
+
+struct  Testing__Everything__V1__ServerContext
+{
+  ProtobufCMessage base;
+};
+#define TESTING__EVERYTHING__V1__SERVER_CONTEXT__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&testing__everything__v1__server_context__descriptor) \
+     }
+
+
 /* Testing__Everything__V1__Everything__ByInt32Entry methods */
 void   testing__everything__v1__everything__by_int32_entry__init
                      (Testing__Everything__V1__Everything__ByInt32Entry         *message);
@@ -836,6 +926,177 @@ Testing__Everything__V1__Empty *
 void   testing__everything__v1__empty__free_unpacked
                      (Testing__Everything__V1__Empty *message,
                       ProtobufCAllocator *allocator);
+/* Testing__Everything__V1__BidirectionalCall methods */
+void   testing__everything__v1__bidirectional_call__init
+                     (Testing__Everything__V1__BidirectionalCall         *message);
+size_t testing__everything__v1__bidirectional_call__get_packed_size
+                     (const Testing__Everything__V1__BidirectionalCall   *message);
+size_t testing__everything__v1__bidirectional_call__pack
+                     (const Testing__Everything__V1__BidirectionalCall   *message,
+                      uint8_t             *out);
+size_t testing__everything__v1__bidirectional_call__pack_to_buffer
+                     (const Testing__Everything__V1__BidirectionalCall   *message,
+                      ProtobufCBuffer     *buffer);
+Testing__Everything__V1__BidirectionalCall *
+       testing__everything__v1__bidirectional_call__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   testing__everything__v1__bidirectional_call__free_unpacked
+                     (Testing__Everything__V1__BidirectionalCall *message,
+                      ProtobufCAllocator *allocator);
+/* Testing__Everything__V1__ClientStreamingCall methods */
+void   testing__everything__v1__client_streaming_call__init
+                     (Testing__Everything__V1__ClientStreamingCall         *message);
+size_t testing__everything__v1__client_streaming_call__get_packed_size
+                     (const Testing__Everything__V1__ClientStreamingCall   *message);
+size_t testing__everything__v1__client_streaming_call__pack
+                     (const Testing__Everything__V1__ClientStreamingCall   *message,
+                      uint8_t             *out);
+size_t testing__everything__v1__client_streaming_call__pack_to_buffer
+                     (const Testing__Everything__V1__ClientStreamingCall   *message,
+                      ProtobufCBuffer     *buffer);
+Testing__Everything__V1__ClientStreamingCall *
+       testing__everything__v1__client_streaming_call__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   testing__everything__v1__client_streaming_call__free_unpacked
+                     (Testing__Everything__V1__ClientStreamingCall *message,
+                      ProtobufCAllocator *allocator);
+/* Testing__Everything__V1__RPCChannel methods */
+void   testing__everything__v1__rpcchannel__init
+                     (Testing__Everything__V1__RPCChannel         *message);
+size_t testing__everything__v1__rpcchannel__get_packed_size
+                     (const Testing__Everything__V1__RPCChannel   *message);
+size_t testing__everything__v1__rpcchannel__pack
+                     (const Testing__Everything__V1__RPCChannel   *message,
+                      uint8_t             *out);
+size_t testing__everything__v1__rpcchannel__pack_to_buffer
+                     (const Testing__Everything__V1__RPCChannel   *message,
+                      ProtobufCBuffer     *buffer);
+Testing__Everything__V1__RPCChannel *
+       testing__everything__v1__rpcchannel__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   testing__everything__v1__rpcchannel__free_unpacked
+                     (Testing__Everything__V1__RPCChannel *message,
+                      ProtobufCAllocator *allocator);
+/* Testing__Everything__V1__RPCService methods */
+void   testing__everything__v1__rpcservice__init
+                     (Testing__Everything__V1__RPCService         *message);
+size_t testing__everything__v1__rpcservice__get_packed_size
+                     (const Testing__Everything__V1__RPCService   *message);
+size_t testing__everything__v1__rpcservice__pack
+                     (const Testing__Everything__V1__RPCService   *message,
+                      uint8_t             *out);
+size_t testing__everything__v1__rpcservice__pack_to_buffer
+                     (const Testing__Everything__V1__RPCService   *message,
+                      ProtobufCBuffer     *buffer);
+Testing__Everything__V1__RPCService *
+       testing__everything__v1__rpcservice__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   testing__everything__v1__rpcservice__free_unpacked
+                     (Testing__Everything__V1__RPCService *message,
+                      ProtobufCAllocator *allocator);
+/* Testing__Everything__V1__RequestStream methods */
+void   testing__everything__v1__request_stream__init
+                     (Testing__Everything__V1__RequestStream         *message);
+size_t testing__everything__v1__request_stream__get_packed_size
+                     (const Testing__Everything__V1__RequestStream   *message);
+size_t testing__everything__v1__request_stream__pack
+                     (const Testing__Everything__V1__RequestStream   *message,
+                      uint8_t             *out);
+size_t testing__everything__v1__request_stream__pack_to_buffer
+                     (const Testing__Everything__V1__RequestStream   *message,
+                      ProtobufCBuffer     *buffer);
+Testing__Everything__V1__RequestStream *
+       testing__everything__v1__request_stream__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   testing__everything__v1__request_stream__free_unpacked
+                     (Testing__Everything__V1__RequestStream *message,
+                      ProtobufCAllocator *allocator);
+/* Testing__Everything__V1__ResponseStream methods */
+void   testing__everything__v1__response_stream__init
+                     (Testing__Everything__V1__ResponseStream         *message);
+size_t testing__everything__v1__response_stream__get_packed_size
+                     (const Testing__Everything__V1__ResponseStream   *message);
+size_t testing__everything__v1__response_stream__pack
+                     (const Testing__Everything__V1__ResponseStream   *message,
+                      uint8_t             *out);
+size_t testing__everything__v1__response_stream__pack_to_buffer
+                     (const Testing__Everything__V1__ResponseStream   *message,
+                      ProtobufCBuffer     *buffer);
+Testing__Everything__V1__ResponseStream *
+       testing__everything__v1__response_stream__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   testing__everything__v1__response_stream__free_unpacked
+                     (Testing__Everything__V1__ResponseStream *message,
+                      ProtobufCAllocator *allocator);
+/* Testing__Everything__V1__ResponseWriter methods */
+void   testing__everything__v1__response_writer__init
+                     (Testing__Everything__V1__ResponseWriter         *message);
+size_t testing__everything__v1__response_writer__get_packed_size
+                     (const Testing__Everything__V1__ResponseWriter   *message);
+size_t testing__everything__v1__response_writer__pack
+                     (const Testing__Everything__V1__ResponseWriter   *message,
+                      uint8_t             *out);
+size_t testing__everything__v1__response_writer__pack_to_buffer
+                     (const Testing__Everything__V1__ResponseWriter   *message,
+                      ProtobufCBuffer     *buffer);
+Testing__Everything__V1__ResponseWriter *
+       testing__everything__v1__response_writer__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   testing__everything__v1__response_writer__free_unpacked
+                     (Testing__Everything__V1__ResponseWriter *message,
+                      ProtobufCAllocator *allocator);
+/* Testing__Everything__V1__Router methods */
+void   testing__everything__v1__router__init
+                     (Testing__Everything__V1__Router         *message);
+size_t testing__everything__v1__router__get_packed_size
+                     (const Testing__Everything__V1__Router   *message);
+size_t testing__everything__v1__router__pack
+                     (const Testing__Everything__V1__Router   *message,
+                      uint8_t             *out);
+size_t testing__everything__v1__router__pack_to_buffer
+                     (const Testing__Everything__V1__Router   *message,
+                      ProtobufCBuffer     *buffer);
+Testing__Everything__V1__Router *
+       testing__everything__v1__router__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   testing__everything__v1__router__free_unpacked
+                     (Testing__Everything__V1__Router *message,
+                      ProtobufCAllocator *allocator);
+/* Testing__Everything__V1__ServerContext methods */
+void   testing__everything__v1__server_context__init
+                     (Testing__Everything__V1__ServerContext         *message);
+size_t testing__everything__v1__server_context__get_packed_size
+                     (const Testing__Everything__V1__ServerContext   *message);
+size_t testing__everything__v1__server_context__pack
+                     (const Testing__Everything__V1__ServerContext   *message,
+                      uint8_t             *out);
+size_t testing__everything__v1__server_context__pack_to_buffer
+                     (const Testing__Everything__V1__ServerContext   *message,
+                      ProtobufCBuffer     *buffer);
+Testing__Everything__V1__ServerContext *
+       testing__everything__v1__server_context__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   testing__everything__v1__server_context__free_unpacked
+                     (Testing__Everything__V1__ServerContext *message,
+                      ProtobufCAllocator *allocator);
 /* --- per-message closures --- */
 
 typedef void (*Testing__Everything__V1__Everything__ByInt32Entry_Closure)
@@ -916,6 +1177,33 @@ typedef void (*Testing__Everything__V1__Arena_Closure)
 typedef void (*Testing__Everything__V1__Empty_Closure)
                  (const Testing__Everything__V1__Empty *message,
                   void *closure_data);
+typedef void (*Testing__Everything__V1__BidirectionalCall_Closure)
+                 (const Testing__Everything__V1__BidirectionalCall *message,
+                  void *closure_data);
+typedef void (*Testing__Everything__V1__ClientStreamingCall_Closure)
+                 (const Testing__Everything__V1__ClientStreamingCall *message,
+                  void *closure_data);
+typedef void (*Testing__Everything__V1__RPCChannel_Closure)
+                 (const Testing__Everything__V1__RPCChannel *message,
+                  void *closure_data);
+typedef void (*Testing__Everything__V1__RPCService_Closure)
+                 (const Testing__Everything__V1__RPCService *message,
+                  void *closure_data);
+typedef void (*Testing__Everything__V1__RequestStream_Closure)
+                 (const Testing__Everything__V1__RequestStream *message,
+                  void *closure_data);
+typedef void (*Testing__Everything__V1__ResponseStream_Closure)
+                 (const Testing__Everything__V1__ResponseStream *message,
+                  void *closure_data);
+typedef void (*Testing__Everything__V1__ResponseWriter_Closure)
+                 (const Testing__Everything__V1__ResponseWriter *message,
+                  void *closure_data);
+typedef void (*Testing__Everything__V1__Router_Closure)
+                 (const Testing__Everything__V1__Router *message,
+                  void *closure_data);
+typedef void (*Testing__Everything__V1__ServerContext_Closure)
+                 (const Testing__Everything__V1__ServerContext *message,
+                  void *closure_data);
 
 /* --- services --- */
 
@@ -948,6 +1236,15 @@ extern const ProtobufCMessageDescriptor testing__everything__v1__type__descripto
 extern const ProtobufCMessageDescriptor testing__everything__v1__any__descriptor;
 extern const ProtobufCMessageDescriptor testing__everything__v1__arena__descriptor;
 extern const ProtobufCMessageDescriptor testing__everything__v1__empty__descriptor;
+extern const ProtobufCMessageDescriptor testing__everything__v1__bidirectional_call__descriptor;
+extern const ProtobufCMessageDescriptor testing__everything__v1__client_streaming_call__descriptor;
+extern const ProtobufCMessageDescriptor testing__everything__v1__rpcchannel__descriptor;
+extern const ProtobufCMessageDescriptor testing__everything__v1__rpcservice__descriptor;
+extern const ProtobufCMessageDescriptor testing__everything__v1__request_stream__descriptor;
+extern const ProtobufCMessageDescriptor testing__everything__v1__response_stream__descriptor;
+extern const ProtobufCMessageDescriptor testing__everything__v1__response_writer__descriptor;
+extern const ProtobufCMessageDescriptor testing__everything__v1__router__descriptor;
+extern const ProtobufCMessageDescriptor testing__everything__v1__server_context__descriptor;
 
 PROTOBUF_C__END_DECLS
 
