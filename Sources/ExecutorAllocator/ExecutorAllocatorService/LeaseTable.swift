@@ -177,6 +177,7 @@ package struct LeaseTable: Sendable {
     arguments.append(self.policy.lostAfter.microseconds)
     arguments.append(self.policy.suspectAfter.microseconds)
     arguments.append(self.policy.sweepGap.microseconds)
+    arguments.append(self.policy.grantExpiry.microseconds)
     self.run(Scripts.sweep, arguments, completion) { reply in
       guard let parts = reply.elements, parts.count == 4, let ended = Self.ended(parts[0]),
         let pools = Self.pools(parts[1]), let executors = parts[2].number,
@@ -210,6 +211,7 @@ package struct LeaseTable: Sendable {
   ) {
     var arguments = self.arguments()
     arguments.append(self.policy.sweepGap.microseconds)
+    arguments.append(self.policy.lostAfter.microseconds)
     for lease in leases {
       arguments.append(lease.lease.rawValue)
       arguments.append(lease.executor.rawValue)

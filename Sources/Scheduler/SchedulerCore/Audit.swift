@@ -114,6 +114,12 @@ extension Scheduler {
           + "followed"
       }
     }
+    if entry.machine.isHeldBack {
+      let group = self.groups[self.groupKey(of: record)] ?? []
+      if group.first == record.id || !group.contains(record.id) {
+        return "it is held back, and no build of concurrency group \(record.group) goes before it"
+      }
+    }
     for (attempt, live) in entry.machine.live
     where self.leases[live.machine.lease] != attempt || self.attempts[attempt] != record.id {
       return "lease \(live.machine.lease) is not known as attempt \(attempt)'s"

@@ -25,6 +25,8 @@ struct BuildMachine: Sendable {
   private(set) var isHeldBack = false
   /// Where its work stands in the ready queue.
   var tickets: [Work.Item: Ticket] = [:]
+  /// Since when what a record says is queued has waited already, as far as that tells.
+  private var waitsSince: [Work.Item: Timestamp] = [:]
   /// Work that waits for a delay before it is put there.
   var resting: Set<Work.Item> = []
   /// What its artifacts take in its record.
@@ -64,6 +66,7 @@ struct BuildMachine: Sendable {
   ) -> BuildMachine {
     var machine = BuildMachine(record)
     machine.record.revision = Revision.recovered(from: record.revision)
+    machine.noteWaits()
     for (index, job) in record.jobs.enumerated() {
       for attempt in job.attempts where attempt.isHeld {
         let isStopping = attempt.outcome != nil
@@ -101,6 +104,31 @@ struct BuildMachine: Sendable {
       out.afterCommit.append(.enqueue(.notification(index)))
     }
     if !self.isHeldBack { self.settleAll(at: now, &out) }
+  }
+
+  /// Notes of what was read since when it has waited: it must not wait longer because schedulers
+  /// change.
+  private mutating func noteWaits() {
+    for (index, job) in self.record.jobs.enumerated() where job.state == .queued {
+      self.waitsSince[.job(index)] = self.queuedSince(index)
+    }
+  }
+
+  /// When a job was queued; nil where the record does not tell: after a retry, where a group or a number
+  /// of legs had held it back.
+  private func queuedSince(_ index: Int) -> Timestamp? {
+    let job = self.record.jobs[index]
+    if job.attempts.count > job.earlierAttempts { return job.attempts.last?.finishedAt }
+    guard self.record.round == 0, self.record.group.isEmpty,
+      self.record.pipeline.jobs[job.leg.plan].maximumParallel == nil
+    else { return nil }
+    let needed = self.graph.needs[job.leg.plan].flatMap { self.graph.legs[$0] }
+      .compactMap { self.record.jobs[$0].attempts.last?.finishedAt }
+    return max(self.record.createdAt, needed.max() ?? self.record.createdAt)
+  }
+
+  mutating func takeWaitsSince(_ item: Work.Item) -> Timestamp? {
+    self.waitsSince.removeValue(forKey: item)
   }
 
   // MARK: The concurrency group
@@ -307,11 +335,9 @@ struct BuildMachine: Sendable {
     case unknownJob(JobID)
   }
 
-  /// Opens a finished build again, for the jobs that did not succeed or the named ones, and for
-  /// what depends on them.
-  mutating func retry(
-    _ jobs: [JobID], at now: Timestamp, _ out: inout BuildOutput
-  ) throws(RetryError) {
+  /// The jobs that a retry begins again: those that did not succeed or the named ones, and what
+  /// depends on them.
+  func jobsToRetry(_ jobs: [JobID]) throws(RetryError) -> [Int] {
     guard self.record.state == .finished else { throw .notFinished }
     guard !self.record.isShortened else { throw .shortened }
     var again: Set<Int> = []
@@ -344,7 +370,12 @@ struct BuildMachine: Sendable {
         self.graph.legs[plan].filter { !jobs.isEmpty || self.record.jobs[$0].outcome != .succeeded }
       )
     }
-    for index in again.sorted() {
+    return again.sorted()
+  }
+
+  /// Opens a finished build again, for these jobs (``jobsToRetry(_:)``).
+  mutating func retry(_ jobs: [Int], at now: Timestamp, _ out: inout BuildOutput) {
+    for index in jobs {
       self.record.jobs[index].state = .blocked
       self.record.jobs[index].outcome = nil
       self.record.jobs[index].message = ""

@@ -13,6 +13,7 @@ extension BuildMachine {
     switch event.what {
     case .accepted: break
     case .step(let step):
+      guard self.hasStep(step.index, in: id) else { return }
       self.updateAttempt(id) { attempt in
         if let place = attempt.steps.firstIndex(where: { $0.index == step.index }) {
           // A replay begins with what is long past.
@@ -30,6 +31,12 @@ extension BuildMachine {
       let step = self.updateLive(id) { $0.finished(outcome, message: message) }
       self.follow(step ?? .nothing, of: id, at: now, policy, &out)
     }
+  }
+
+  /// Whether an attempt's job has a step of that place: a runner may say what it likes.
+  private func hasStep(_ place: Int, in id: AttemptID) -> Bool {
+    guard case .job(let index) = self.live[id]?.item else { return false }
+    return self.record.pipeline.jobs[self.record.jobs[index].leg.plan].steps.indices.contains(place)
   }
 
   /// An attempt kept a file. One that the record has no room for is not noted, and whoever counts

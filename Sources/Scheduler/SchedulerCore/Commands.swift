@@ -57,13 +57,8 @@ extension Scheduler {
       effects.append(.answer(waiter, .unavailable("the store does not answer")))
       return
     }
-    guard self.waitingJobs + submission.legs.count <= self.policy.maximumQueuedJobs else {
-      effects.append(
-        .answer(
-          waiter,
-          .exhausted(
-            "\(self.waitingJobs) jobs wait, and at most \(self.policy.maximumQueuedJobs) may",
-            retryAfter: self.policy.fullQueueRetryDelay)))
+    if let refusal = self.refusal(ofMore: submission.legs.count) {
+      effects.append(.answer(waiter, refusal))
       return
     }
     let machine = BuildMachine.submitted(submission, owner: self.owner, at: now)
@@ -90,37 +85,45 @@ extension Scheduler {
     _ id: BuildID, _ jobs: [JobID], _ waiter: Waiter, at now: Timestamp,
     _ effects: inout [Effect]
   ) {
-    var failure: BuildMachine.RetryError?
-    let group = self.groupKey(of: id)
-    let wasMember = self.groups[group]?.contains(id) ?? false
+    guard let machine = self.builds[id]?.machine else { return }
+    let again: [Int]
+    do throws(BuildMachine.RetryError) {
+      again = try machine.jobsToRetry(jobs)
+    } catch {
+      effects.append(.answer(waiter, Self.refusal(toRetry: id, error)))
+      return self.settle(id, at: now, &effects)
+    }
+    if let refusal = self.refusal(ofMore: again.count) {
+      effects.append(.answer(waiter, refusal))
+      return self.settle(id, at: now, &effects)
+    }
     self.joinGroup(id, toRetry: true)
-    self.change(id, at: now, &effects) { machine, out, _ in
-      do throws(BuildMachine.RetryError) {
-        try machine.retry(jobs, at: now, &out)
-      } catch { failure = error }
+    self.change(id, at: now, &effects) { machine, out, _ in machine.retry(again, at: now, &out) }
+    self.answer(waiter, with: id, existed: true, &effects)
+  }
+
+  private static func refusal(toRetry id: BuildID, _ error: BuildMachine.RetryError) -> Answer {
+    switch error {
+    case .tooManyAttempts(let count):
+      .failedPrecondition(
+        "build \(id) has had \(count) attempts and notifications, and is retried no more: "
+          + "submit it anew")
+    case .shortened:
+      .failedPrecondition(
+        "build \(id) has lost its attempts for want of room, and is retried no more: "
+          + "submit it anew")
+    case .notFinished: .failedPrecondition("build \(id) is not finished")
+    case .nothingToRetry: .failedPrecondition("every job of build \(id) succeeded")
+    case .unknownJob(let job): .invalid("build \(id) has no job \"\(job)\"")
     }
-    guard let failure else {
-      self.answer(waiter, with: id, existed: true, &effects)
-      return
-    }
-    // The build may be gone from memory again.
-    if !wasMember { self.leaveGroup(group, id, at: now, &effects) }
-    let answer: Answer =
-      switch failure {
-      case .tooManyAttempts(let count):
-        .failedPrecondition(
-          "build \(id) has had \(count) attempts and notifications, and is retried no more: "
-            + "submit it anew")
-      case .shortened:
-        .failedPrecondition(
-          "build \(id) has lost its attempts for want of room, and is retried no more: "
-            + "submit it anew")
-      case .notFinished: .failedPrecondition("build \(id) is not finished")
-      case .nothingToRetry: .failedPrecondition("every job of build \(id) succeeded")
-      case .unknownJob(let job): .invalid("build \(id) has no job \"\(job)\"")
-      }
-    effects.append(.answer(waiter, answer))
-    self.settle(id, at: now, &effects)
+  }
+
+  /// What is said to whoever wants more jobs to wait than may; nil: there is room.
+  private func refusal(ofMore jobs: Int) -> Answer? {
+    guard self.waitingJobs + jobs > self.policy.maximumQueuedJobs else { return nil }
+    return .exhausted(
+      "\(self.waitingJobs) jobs wait, and at most \(self.policy.maximumQueuedJobs) may",
+      retryAfter: self.policy.fullQueueRetryDelay)
   }
 
   /// Answers with the newest state, once that is committed.
@@ -189,15 +192,49 @@ extension Scheduler {
     guard record.pipeline.concurrency?.cancelInProgress ?? false else { return }
     let group = self.groups[self.groupKey(of: record)] ?? []
     for earlier in group.prefix(while: { $0 != record.id }) {
-      let why = "build \(record.id) of the same concurrency group came later"
-      self.change(earlier, at: now, &effects) { machine, out, _ in
-        machine.cancel(why, at: now, &out)
+      self.supersede(earlier, by: record.id, at: now, &effects)
+    }
+  }
+
+  private mutating func supersede(
+    _ earlier: BuildID, by later: BuildID, at now: Timestamp, _ effects: inout [Effect]
+  ) {
+    self.change(earlier, at: now, &effects) { machine, out, _ in
+      machine.cancel("build \(later) of the same concurrency group came later", at: now, &out)
+    }
+  }
+
+  /// The same for records that were read: whoever had them may have come no further than to answer the
+  /// submission.
+  ///
+  /// - Parameter records: By the time of their submission.
+  mutating func supersedeEarlier(
+    of records: [BuildRecord], at now: Timestamp, _ effects: inout [Effect]
+  ) {
+    var later: [GroupKey: BuildRecord] = [:]
+    for record in records.reversed() where !record.group.isEmpty {
+      let key = self.groupKey(of: record)
+      if let newest = later[key], record.ran(before: newest) {
+        self.supersede(record.id, by: newest.id, at: now, &effects)
+      }
+      if later[key] == nil, record.pipeline.concurrency?.cancelInProgress ?? false {
+        later[key] = record
       }
     }
   }
 }
 
 extension BuildRecord {
+  /// Whether it was under way when another build was submitted. One that was retried may have been
+  /// finished then; only an attempt tells that it was not.
+  fileprivate func ran(before other: Self) -> Bool {
+    guard self.createdAt < other.createdAt else { return false }
+    return self.round == 0
+      || self.jobs.contains { job in
+        job.attempts.dropFirst(job.earlierAttempts).contains { $0.startedAt < other.createdAt }
+      }
+  }
+
   /// What the submitter of that fingerprint is told if this is another build; nil if it is its own.
   func conflict(withSubmission fingerprint: String) -> Answer? {
     guard !self.fingerprint.isEmpty, !fingerprint.isEmpty, self.fingerprint != fingerprint else {

@@ -205,7 +205,8 @@ extension Scheduler {
       let ticket = self.queue.enqueue(
         Work(build: id, item: item), project: project,
         priority: self.builds.values[index].machine.record.priority,
-        age: self.builds.values[index].machine.record.createdAt, shape: shape, at: now)
+        age: self.builds.values[index].machine.record.createdAt, shape: shape,
+        since: self.builds.values[index].machine.takeWaitsSince(item).map { min($0, now) } ?? now)
       self.builds.values[index].machine.tickets[item] = ticket
     case .dequeue(let item):
       if let ticket = self.builds.values[index].machine.tickets.removeValue(forKey: item) {
@@ -248,15 +249,13 @@ extension Scheduler {
     _ deferred: [BuildEntry.Deferred], of id: BuildID, at now: Timestamp,
     _ effects: inout [Effect]
   ) {
-    for item in deferred {
-      switch item {
-      case .step(let step): self.carryOut(step, of: id, at: now, &effects)
-      case .answer(let waiter, let existed):
-        if let record = self.shown(id) {
-          effects.append(.answer(waiter, .build(record, existed: existed)))
-        }
+    // The last step may leave nothing of the build to be shown.
+    for case .answer(let waiter, let existed) in deferred {
+      if let record = self.shown(id) {
+        effects.append(.answer(waiter, .build(record, existed: existed)))
       }
     }
+    for case .step(let step) in deferred { self.carryOut(step, of: id, at: now, &effects) }
   }
 
   // MARK: Writing

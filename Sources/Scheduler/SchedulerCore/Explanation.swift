@@ -2,7 +2,7 @@ import Domain
 
 /// Where work stands among all that waits for executors of the same kind.
 package struct QueuePosition: Hashable, Sendable {
-  /// As far as is counted: beyond it nobody cares for the number.
+  /// As far as is counted, in all of a build's lines: beyond it nobody cares for the number.
   static let furthest = 10_000
 
   /// From 1; the furthest that was counted for what stands behind it.
@@ -42,8 +42,9 @@ extension Scheduler {
     _ build: BuildID, history: [BuildRecord], at now: Timestamp
   ) -> Explanation? {
     guard let entry = self.builds[build], let record = self.shown(build) else { return nil }
+    let positions = self.queue.positions(of: entry.machine.tickets.values)
     return Explanation(record, history: history, at: now) { index in
-      entry.machine.tickets[.job(index)].flatMap { self.queue.position(of: $0) }
+      entry.machine.tickets[.job(index)].flatMap { positions[$0] }
     }
   }
 }

@@ -49,10 +49,11 @@ extension RunningLimit {
   /// rounds off nobody uses.
   func part(_ partitions: Int) -> Self {
     let (ours, all) = (Int64(partitions), Int64(Partition.count))
+    // Not by one product: it may be more than a number holds.
+    func part(_ number: Int64) -> Int64 { number / all * ours + number % all * ours / all }
     return Self(
-      jobs: self.jobs.map { $0 * partitions / Partition.count },
-      cpuMillis: self.cpuMillis.map { $0 * ours / all },
-      memory: self.memory.map { ByteCount($0.bytes / all * ours + $0.bytes % all * ours / all) })
+      jobs: self.jobs.map { Int(part(Int64($0))) }, cpuMillis: self.cpuMillis.map(part),
+      memory: self.memory.map { ByteCount(part($0.bytes)) })
   }
 
   /// Why a job of that size can never run; nil: it can.

@@ -29,17 +29,18 @@ extension Scheduler {
     for partition in loaded { self.partitions[partition] = .serving }
     self.countPartitions()
     var effects: [Effect] = []
-    // In a group what runs goes first, then what came first.
-    let order = self.builds.values.lazy.filter { loaded.contains($0.partition) }
+    let records = self.builds.values.lazy.filter { loaded.contains($0.partition) }
       .map(\.machine.record)
-      .sorted { left, right in
-        (left.holdsExecutors ? 0 : 1, left.createdAt, left.id)
-          < (right.holdsExecutors ? 0 : 1, right.createdAt, right.id)
-      }
-    for record in order { self.joinGroup(record.id) }
-    for record in order.sorted(by: { ($0.createdAt, $0.id) < ($1.createdAt, $1.id) }) {
+      .sorted { ($0.createdAt, $0.id) < ($1.createdAt, $1.id) }
+    // In a group what has begun goes first, then what came first.
+    let hasBegun = { (record: BuildRecord) in record.state == .running || record.holdsExecutors }
+    for record in records.filter(hasBegun) + records.filter({ !hasBegun($0) }) {
+      self.joinGroup(record.id)
+    }
+    for record in records {
       self.change(record.id, at: now, &effects) { $0.resume(at: now, $2, &$1) }
     }
+    self.supersedeEarlier(of: records, at: now, &effects)
     effects += self.queue.changes()
     return effects
   }

@@ -11,6 +11,9 @@ package struct Policy: Sendable {
   /// Demands of one shape that the allocator holds at a time: enough to fill every executor that
   /// becomes free between two messages, few enough that the order can still change.
   package var maximumOpenDemands = 256
+  /// And of all shapes: where there are many, each gets fewer, and beyond that they take turns. An
+  /// allocator takes ten times as many, for several schedulers.
+  package var maximumOpenDemandsOfAll = 10_000
 
   /// What a job asks for that says nothing of it.
   package var standardResources = Resources(cpuMillis: 1_000, memory: .gibibytes(1))

@@ -1,5 +1,5 @@
-import DequeModule
 import Domain
+import HeapModule
 import OrderedCollections
 
 /// Everything that waits for an executor, and the demands that stand for it at the allocator.
@@ -51,6 +51,16 @@ struct ReadyQueue: Sendable {
     var shape: Shape { self.shared.value }
   }
 
+  private struct Arrival: Comparable, Sendable {
+    let ticket: Ticket
+    let since: Timestamp
+    let work: Work
+
+    static func < (left: Self, right: Self) -> Bool {
+      (left.since, left.ticket) < (right.since, right.ticket)
+    }
+  }
+
   private let policy: Policy
   /// Makes this process' demands differ from those of every other.
   private let owner: String
@@ -62,18 +72,23 @@ struct ReadyQueue: Sendable {
   /// What each project holds.
   private var usage: [ProjectID: Resources] = [:]
   private var limits: Limits
-  /// Everything that waits, oldest first, and some that no longer does.
-  private var arrivals: Deque<(ticket: Ticket, since: Timestamp, work: Work)> = []
+  /// Everything that waits, and some that no longer does.
+  private var arrivals: Heap<Arrival> = []
   private var nextDemand: UInt64 = 0
   private var nextTicket: Ticket = 0
   private var round: UInt64 = 0
   /// Lines whose demands may not fit what waits; in the order they were touched.
   private var touched: OrderedSet<Shape> = []
+  /// Demands that one line may have open: fewer where there are many lines.
+  private var window: Int
+  /// Lines that have fewer demands than they want, for there are as many as may be.
+  private var short: OrderedSet<Shape> = []
 
   init(policy: Policy, owner: String) {
     self.policy = policy
     self.owner = owner
     self.limits = Limits(policy)
+    self.window = policy.maximumOpenDemands
   }
 
   /// Work that waits.
@@ -90,13 +105,13 @@ struct ReadyQueue: Sendable {
 
   mutating func enqueue(
     _ work: Work, project: ProjectID, priority: Int32, age: Timestamp, shape: Shape,
-    at now: Timestamp
+    since: Timestamp
   ) -> Ticket {
     self.nextTicket += 1
     let entry = FairQueue.Entry(
-      work: work, project: project, priority: priority, age: age, since: now,
+      work: work, project: project, priority: priority, age: age, since: since,
       ticket: self.nextTicket)
-    self.arrivals.append((self.nextTicket, now, work))
+    self.arrivals.insert(Arrival(ticket: self.nextTicket, since: since, work: work))
     let turn = self.turn(of: project, for: shape)
     var line = self.lines.removeValue(forKey: shape) ?? Line(shape: SharedShape(shape))
     line.waiting.insert(entry, share: turn)
@@ -123,29 +138,43 @@ struct ReadyQueue: Sendable {
     // Work that was taken out of the middle.
     if self.arrivals.count > 2 * self.places.count + 1_024 {
       let places = self.places
-      self.arrivals.removeAll { places[$0.ticket] == nil }
+      self.arrivals = Heap(self.arrivals.unordered.filter { places[$0.ticket] != nil })
     }
     return place
   }
 
-  /// Where work stands among all of its shape, as the order is now: each that goes before it adds to
-  /// its project's share. Nil if it does not wait.
-  func position(of ticket: Ticket) -> QueuePosition? {
-    guard let shape = self.places[ticket]?.shape, let line = self.lines[shape] else { return nil }
-    var waiting = line.waiting
-    var usage = self.usage
-    let policy = self.policy
-    var place = 0
-    while place < QueuePosition.furthest {
-      guard let next = waiting.popFirst(share: { Self.share(of: $0, usage, policy) }) else { break }
-      place += 1
-      if next.ticket == ticket {
-        return QueuePosition(
-          place: place, count: line.waiting.count, since: next.since, pace: line.pace)
-      }
-      usage[next.project, default: .none] += shape.resources
+  /// Where pieces of work stand among all of their shape, as the order is now: each that goes before
+  /// adds to its project's share. Nothing of those that do not wait.
+  ///
+  /// Short lines first, until so many places were looked at as are told of one line: it takes time that
+  /// nothing else gets.
+  func positions(of tickets: some Sequence<Ticket>) -> [Ticket: QueuePosition] {
+    var wanted: [Shape: Set<Ticket>] = [:]
+    for ticket in tickets {
+      if let shape = self.places[ticket]?.shape { wanted[shape, default: []].insert(ticket) }
     }
-    return QueuePosition(place: place, count: line.waiting.count, since: nil, pace: line.pace)
+    var positions: [Ticket: QueuePosition] = [:]
+    var left = QueuePosition.furthest
+    let lines = wanted.keys.compactMap { shape in self.lines[shape].map { (shape, $0) } }
+    for (shape, line) in lines.sorted(by: { $0.1.waiting.count < $1.1.waiting.count }) {
+      let count = line.waiting.count
+      var (waiting, usage, place) = (line.waiting, self.usage, 0)
+      var sought = wanted[shape] ?? []
+      while left > 0, !sought.isEmpty,
+        let next = waiting.popFirst(share: { Self.share(of: $0, usage, self.policy) })
+      {
+        (place, left) = (place + 1, left - 1)
+        if sought.remove(next.ticket) != nil {
+          positions[next.ticket] = QueuePosition(
+            place: place, count: count, since: next.since, pace: line.pace)
+        }
+        usage[next.project, default: .none] += shape.resources
+      }
+      for ticket in sought {
+        positions[ticket] = QueuePosition(place: place, count: count, since: nil, pace: line.pace)
+      }
+    }
+    return positions
   }
 
   /// What work of a shape and a project waits for.
@@ -282,13 +311,60 @@ struct ReadyQueue: Sendable {
   mutating func changes() -> [Effect] {
     guard !self.touched.isEmpty else { return [] }
     var effects: [Effect] = []
-    for shape in self.touched { self.settle(shape, &effects) }
-    self.touched.removeAll(keepingCapacity: true)
+    while !self.touched.isEmpty {
+      for shape in self.touched { self.settle(shape, &effects) }
+      self.touched.removeAll(keepingCapacity: true)
+      guard !self.short.isEmpty else { break }
+      if self.window > 1 {
+        // By halves: seldom, for each time all lines are looked at.
+        self.window /= 2
+        self.touched.append(contentsOf: self.lines.keys.sorted())
+      } else {
+        let room = self.policy.maximumOpenDemandsOfAll - self.shapes.count
+        guard room > 0 else { break }
+        self.touched.append(contentsOf: self.short.prefix(room))
+      }
+    }
     return effects
   }
 
+  /// Of the demands of all lines that have no more than one, those that are open while others wait for
+  /// their turn: so many make way in each round.
+  private static let turnsInRound = 10
+
+  /// Gives lines more demands again where there are fewer lines, and otherwise those a turn that have
+  /// none.
+  private mutating func shareDemands(_ effects: inout [Effect]) {
+    let most = self.policy.maximumOpenDemandsOfAll
+    if self.short.isEmpty {
+      guard self.window < self.policy.maximumOpenDemands,
+        self.lines.count * self.window * 2 <= most / 2
+      else { return }
+      self.window = min(self.window * 2, self.policy.maximumOpenDemands)
+      self.touched.append(contentsOf: self.lines.keys.sorted())
+      return
+    }
+    let count = min(self.short.count, max(1, most / Self.turnsInRound))
+    let oldest = self.lines.filter { !$0.value.open.isEmpty }
+      .map { (round: $0.value.open.elements[0].value.round, shape: $0.key) }
+      .sorted { ($0.round, $0.shape) < ($1.round, $1.shape) }
+      .prefix(count)
+    for (_, shape) in oldest {
+      for demand in (self.lines[shape]?.open ?? [:]).keys {
+        self.lines[shape]?.open.removeValue(forKey: demand)
+        self.shapes[demand] = nil
+        effects.append(.withdraw(demand))
+      }
+      self.short.append(shape)
+    }
+    self.touched.append(contentsOf: self.short.prefix(count))
+  }
+
   private mutating func settle(_ shape: Shape, _ effects: inout [Effect]) {
-    guard var line = self.lines[shape] else { return }
+    guard var line = self.lines[shape] else {
+      self.short.remove(shape)
+      return
+    }
     // Out of the dictionary while it changes: no copy of its queues.
     self.lines[shape] = nil
     let wanted = self.wanted(line, shape)
@@ -300,7 +376,7 @@ struct ReadyQueue: Sendable {
     }
     let turn = self.turns(for: shape)
     if wanted > 0, let head = line.waiting.first(share: turn) {
-      while line.open.count < wanted {
+      while line.open.count < wanted, self.shapes.count < self.policy.maximumOpenDemandsOfAll {
         self.nextDemand += 1
         let id = DemandID("d-\(self.owner)-\(self.nextDemand)")
         self.shapes[id] = shape
@@ -314,12 +390,17 @@ struct ReadyQueue: Sendable {
         self.ask(last, for: self.due(line, behind: 0, from: head), in: &line, &effects)
       }
     }
+    if line.open.count < wanted {
+      self.short.append(shape)
+    } else {
+      self.short.remove(shape)
+    }
     if !line.waiting.isEmpty || !line.open.isEmpty { self.lines[shape] = line }
   }
 
   /// How many demands are to be open for a line.
   private func wanted(_ line: Line, _ shape: Shape) -> Int {
-    let most = min(line.waiting.count, self.policy.maximumOpenDemands)
+    let most = min(line.waiting.count, self.window)
     guard most > 0, shape.isForJobs, !self.limits.areNone else { return most }
     let inPool = self.limits.room(in: shape, atMost: most)
     guard inPool > 0, self.limits.haveProjects else { return inPool }
@@ -380,7 +461,9 @@ struct ReadyQueue: Sendable {
   mutating func ranksDue() -> [Effect] {
     let round = self.round
     self.round += 1
-    return self.askAgain { asked, rank in asked.round < round && asked.rank != rank }
+    var effects = self.askAgain { asked, rank in asked.round < round && asked.rank != rank }
+    self.shareDemands(&effects)
+    return effects + self.changes()
   }
 
   private mutating func askAgain(where isDue: (Asked, _ rank: Int64) -> Bool) -> [Effect] {
@@ -407,7 +490,7 @@ struct ReadyQueue: Sendable {
   /// Since when the work waits that waits longest.
   mutating func oldestWait() -> Timestamp? {
     self.dropArrivals()
-    return self.arrivals.first?.since
+    return self.arrivals.min?.since
   }
 
   /// The work that waits longest, with why it waits, if it came before then.
@@ -415,22 +498,21 @@ struct ReadyQueue: Sendable {
     before time: Timestamp
   ) -> (ticket: Ticket, work: Work, reason: String)? {
     self.dropArrivals()
-    guard let first = self.arrivals.first, first.since <= time,
+    guard let first = self.arrivals.min, first.since <= time,
       let place = self.places[first.ticket]
     else { return nil }
     return (first.ticket, first.work, self.reason(for: place.shape, of: place.project))
   }
 
   private mutating func dropArrivals() {
-    while let first = self.arrivals.first, self.places[first.ticket] == nil {
-      self.arrivals.removeFirst()
+    while let first = self.arrivals.min, self.places[first.ticket] == nil {
+      self.arrivals.removeMin()
     }
   }
 
   var lineCounts: [(shape: Shape, wanted: Int, open: Int)] {
-    self.lines.sorted { $0.key < $1.key }.map { shape, line in
-      (shape, self.wanted(line, shape), line.open.count)
-    }
+    self.lines.sorted { $0.key < $1.key }.filter { !self.short.contains($0.key) }
+      .map { shape, line in (shape, self.wanted(line, shape), line.open.count) }
   }
 
   func running(of project: ProjectID) -> Running { self.limits.running(of: project) }

@@ -104,11 +104,14 @@ extension StepRecord {
       case .running: .running
       case .finished: .finished
       }
-    self.init(index: Int(message.index), id: message.id, name: message.name, state: state)
+    // A runner's words become part of the build's record.
+    func words(_ text: String) -> String { text.limited(toBytes: 2_000) }
+    self.init(
+      index: Int(message.index), id: words(message.id), name: words(message.name), state: state)
     self.outcome = Outcome(message.outcome)
     self.exitCode = message.exitCode
     self.signal = message.signal
-    self.message = message.message
+    self.message = words(message.message)
     self.startedAt = message.startedAt.map { Timestamp($0) }
     self.finishedAt = message.finishedAt.map { Timestamp($0) }
     self.usage = message.usage.map { Usage($0) }

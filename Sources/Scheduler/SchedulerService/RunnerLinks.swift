@@ -175,8 +175,9 @@ final class RunnerLinks: @unchecked Sendable {
     guard self.isCurrent(attempt, number) else { return true }
     guard let message, let event = RunnerEvent(message) else { return false }
     self.listener?.received(attempt, event)
-    if case .finished = event.what { return true }
-    return false
+    // One that came out of its turn ends nothing: the stream is followed to its end, and another one
+    // brings what is missing.
+    return !self.isCurrent(attempt, number)
   }
 
   // MARK: Channels

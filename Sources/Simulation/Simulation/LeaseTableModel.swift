@@ -105,6 +105,7 @@ package struct LeaseTableModel {
   private var requests: [AttemptID: LeaseID] = [:]
   private var ended: [LeaseID: (lease: EndedLease, until: Timestamp)] = [:]
   private var gone: [ExecutorID: (incarnation: String, until: Timestamp)] = [:]
+  private var replaced: [ExecutorID: (incarnation: String, until: Timestamp)] = [:]
   private var liveSince: [PoolName: Timestamp] = [:]
   private var departed: [PoolName: [Kind: Timestamp]] = [:]
   private var warmSince: [PoolName: [ProjectID: [ExecutorID: Timestamp]]] = [:]
@@ -172,6 +173,7 @@ package struct LeaseTableModel {
       let id = LeaseID("lease-\(nonce)-\(token)")
       self.beginLease(
         id, on: executor, for: demand.request, token: token, demand.shape.resources)
+      self.requests[demand.request] = id
       let expires = now + self.policy.grantExpiry
       self.leases[id]?.due = expires
       self.token = token
@@ -295,7 +297,6 @@ package struct LeaseTableModel {
   ) {
     self.leases[id] = Entry(
       executor: executor, request: request, token: token, resources: resources)
-    self.requests[request] = id
     self.executors[executor]?.held.insert(id)
     self.executors[executor]?.free -= resources
   }
@@ -353,9 +354,14 @@ package struct LeaseTableModel {
     if let known = self.executors[id] {
       if known.incarnation != heartbeat.incarnation {
         let silent = now - known.heard
-        if known.address != heartbeat.address, silent < self.policy.lostAfter {
+        let isReplaced =
+          self.replaced[id].map { $0.incarnation == heartbeat.incarnation && $0.until > now }
+          ?? false
+        if known.address != heartbeat.address || isReplaced, silent < self.policy.lostAfter {
+          if isReplaced { self.replaced[id]?.until = now + Self.goneMemory }
           return .duplicate(address: known.address, silentFor: silent)
         }
+        self.replaced[id] = (known.incarnation, now + Self.goneMemory)
         recorded.ended = self.remove(
           id, .executorRestarted, "executor \(id) came back as another process", at: now)
       } else if known.pool != heartbeat.pool || known.labels != heartbeat.labels {
@@ -471,7 +477,14 @@ package struct LeaseTableModel {
     }
     var swept = Swept(
       ended: [], pools: [], executors: self.executors.count, wasUnattended: isLate)
-    if let grace = self.grace, now < grace { return swept }
+    for (id, executor) in self.executors where executor.heard > now + self.policy.lostAfter {
+      self.executors[id]?.heard = now
+    }
+    for (id, entry) in self.leases
+    where entry.due.map({ $0 > now + self.policy.grantExpiry * 2 }) ?? false {
+      self.leases[id]?.due = now + self.policy.grantExpiry
+    }
+    if self.hasGrace(now) { return swept }
     func room(_ pool: PoolName?) {
       if let pool, !swept.pools.contains(pool) { swept.pools.append(pool) }
     }
@@ -492,6 +505,10 @@ package struct LeaseTableModel {
     }
     swept.executors = self.executors.count
     return swept
+  }
+
+  private func hasGrace(_ now: Timestamp) -> Bool {
+    self.grace.map { now < $0 && $0 <= now + self.policy.lostAfter } ?? false
   }
 
   private func isUnattended(_ now: Timestamp) -> Bool {
@@ -516,7 +533,7 @@ package struct LeaseTableModel {
   }
 
   package mutating func check(_ held: [HeldByScheduler], at now: Timestamp) -> [LeaseStanding] {
-    let isExcused = self.isUnattended(now) || self.grace.map { now < $0 } ?? false
+    let isExcused = self.isUnattended(now) || self.hasGrace(now)
     return held.map { one in
       if self.leases[one.lease] != nil { return .held }
       if let lease = self.end(of: one.lease, at: now) {

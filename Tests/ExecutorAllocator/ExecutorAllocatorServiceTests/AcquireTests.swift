@@ -411,6 +411,64 @@ import Testing
       #expect(calls.reduce(0, +) < 60, "one choice took \(stats)")
     }
   }
+
+  @Test func executorsOfTooLittleMemoryAreNoScan() async throws {
+    try await Farm.with { farm in
+      // As much free CPU as is asked for, and a little less memory: one bucket of the index.
+      let capacity = Resources(cpuMillis: 4_000, memory: .gibibytes(5), slots: 4)
+      for number in 1...300 {
+        try await farm.heartbeat(.test(ExecutorID("e\(number)"), capacity: capacity))
+      }
+      let shape = Shape(resources: Resources(cpuMillis: 1_000, memory: .gibibytes(6)))
+      func searches() async throws -> Int {
+        let stats = try await farm.client.send(RedisCommand("INFO", "commandstats")).text ?? ""
+        let line = stats.split(separator: "\r\n").first { $0.hasPrefix("cmdstat_zrangebyscore:") }
+        let calls = line?.split { ":,".contains($0) }.first { $0.hasPrefix("calls=") }
+        return Int(calls?.dropFirst("calls=".count) ?? "") ?? 0
+      }
+      let before = try await searches()
+      #expect(try await farm.acquire("a", shape: shape) == nil)
+      #expect(try await searches() - before <= 2)
+      // One that has it is found, among all of those.
+      try await farm.heartbeat(
+        .test("roomy", capacity: Resources(cpuMillis: 4_000, memory: .gibibytes(7), slots: 4)))
+      #expect(try await farm.acquire("b", shape: shape)?.executor == "roomy")
+    }
+  }
+
+  @Test func aShareOfNothingTakesASlotAndGivesItBack() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("e1"))
+      let nothing = Shape(resources: Resources(cpuMillis: 0, memory: ByteCount(0), slots: 1))
+      var leases: [Lease] = []
+      for request in ["a", "b", "c", "d"] {
+        leases.append(try #require(try await farm.acquire(request, shape: nothing)))
+      }
+      #expect(try await farm.acquire("e", shape: nothing) == nil)
+      #expect(try await farm.recorded(.test("e1", holding: leases)).stop.isEmpty)
+      for lease in leases { try await farm.release(lease) }
+      // Of an earlier table, it is brought back as it is.
+      try await farm.flush()
+      _ = try await farm.recorded(.test("e1", holding: [leases[0]]))
+      for request in ["f", "g", "h"] {
+        #expect(try await farm.acquire(request, shape: nothing) != nil)
+      }
+      #expect(try await farm.acquire("i", shape: nothing) == nil)
+    }
+  }
+
+  @Test func whatARunnerSaysItHoldsIsNoAnswerToADemand() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("good", labels: ["secret"]))
+      var forged = try #require(try await farm.acquire("x", shape: Shape(resources: .small)))
+      try await farm.release(forged)
+      (forged.id, forged.request) = ("forged", "a")
+      _ = try await farm.recorded(
+        .test("liar", pool: "elsewhere", capacity: .small, holding: [forged]))
+      let shape = Shape(labels: ["secret"], resources: .small)
+      #expect(try await farm.acquire("a", shape: shape)?.executor == "good")
+    }
+  }
 }
 
 /// SplitMix64: the same numbers from the same seed, everywhere.

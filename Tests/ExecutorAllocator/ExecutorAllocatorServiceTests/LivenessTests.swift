@@ -98,6 +98,47 @@ import Testing
     }
   }
 
+  @Test func ofTwoProcessesOfOneNameAndAddressTheNewerOneStays() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("e1"))
+      let second = Heartbeat.test("e1", incarnation: "2")
+      _ = try await farm.recorded(second)
+      let lease = try #require(try await farm.acquire("a"))
+      // The older one is heard again and again, and ends nothing of the other's.
+      for _ in 0..<100 {
+        farm.clock.pass(.seconds(1))
+        #expect(
+          try await farm.heartbeat(.test("e1"))
+            == .duplicate(address: "e1:1", silentFor: .seconds(1)))
+        let holding = Heartbeat.test("e1", incarnation: "2", holding: [lease])
+        #expect(try await farm.recorded(holding).ended.isEmpty)
+      }
+      // Once that one is gone it may have the name.
+      farm.clock.pass(.seconds(5))
+      #expect(try await farm.recorded(.test("e1")).ended.map(\.id) == [lease.id])
+    }
+  }
+
+  @Test func noClockThatGoesBackKeepsWhatIsSilent() async throws {
+    try await Farm.with { farm in
+      _ = try await farm.sweep()
+      try await farm.heartbeat(.test("e1"))
+      try await farm.heartbeat(.test("e2"))
+      let lease = try #require(try await farm.acquire("a"))
+      let other: ExecutorID = lease.executor == "e1" ? "e2" : "e1"
+      farm.clock.pass(.seconds(-3_600))
+      // Heard in times to come: for all that is known, now. Nobody excuses it for an hour.
+      let ended = try await farm.attend(.seconds(6), heartbeats: [.test(other)])
+      #expect(ended.map(\.id) == [lease.id])
+      #expect(try await farm.executors().map(\.executor) == [other])
+      // And a grant that no runner confirms ends in its time.
+      let next = try #require(try await farm.acquire("b"))
+      farm.clock.pass(.seconds(-3_600))
+      let late = try await farm.attend(.seconds(12), heartbeats: [.test(other)])
+      #expect(late.map(\.id) == [next.id])
+    }
+  }
+
   @Test func aTokenThatNobodyGaveOutPoisonsNoOther() async throws {
     try await Farm.with { farm in
       try await farm.heartbeat(.test("e1"))

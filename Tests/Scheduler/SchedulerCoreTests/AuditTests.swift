@@ -46,7 +46,7 @@ func aPlaceInTheQueueOfNobodyIsTakenOut() {
   _ = bench.submit("b", pipeline(job("a")))
   _ = bench.scheduler.queue.enqueue(
     Work(build: "ghost", item: .job(0)), project: "p", priority: 0, age: bench.now,
-    shape: Shape(pool: "", labels: [], resources: .none), at: bench.now)
+    shape: Shape(pool: "", labels: [], resources: .none), since: bench.now)
   bench.audit()
   #expect(bench.found == [.ticket] && bench.scheduler.queueDepth == 1)
 }
@@ -107,4 +107,17 @@ func aRecordThatWasChangedByAnotherHandIsReadAnew() {
   bench.feed { $0.audited(stored, at: $1) }
   #expect(bench.found == [.staleRecord])
   #expect(bench.scheduler.shown("b")?.priority == 7)
+}
+
+@Test
+func aBuildThatIsHeldBackForNobodyIsFoundAndPutRight() {
+  var bench = Bench()
+  var grouped = pipeline(job("a"))
+  grouped.concurrency = Pipeline.Concurrency(group: "g")
+  _ = bench.submit("b", grouped)
+  bench.scheduler.builds["b"]!.machine.holdBack()
+  bench.audit()
+  #expect(bench.found == [.plan])
+  #expect(bench.scheduler.builds["b"]?.machine.isHeldBack == false)
+  #expect(bench.grant() != nil)
 }

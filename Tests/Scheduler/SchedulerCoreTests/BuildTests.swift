@@ -710,6 +710,25 @@ func whatWaitsTooLongEndsWithTheReason() {
 }
 
 @Test
+func noSchedulerChangesHowLongAJobMayWait() {
+  var policy = Policy()
+  policy.queueTimeout = .seconds(60)
+  var bench = Bench(policy: policy)
+  _ = bench.submit("b", pipeline(job("a"), job("c", needs: ["a"])))
+  bench.advance(.seconds(50))
+  bench.restart(policy: policy)
+  #expect(bench.scheduler.nextWake() == bench.now + .seconds(10))
+  // What was needed ended later: since then.
+  if let order = bench.grant() { bench.end(order.attempt) }
+  bench.advance(.seconds(40))
+  bench.restart(policy: policy)
+  bench.advance(.seconds(19))
+  #expect(bench.record("b").state == .running)
+  bench.advance(.seconds(1))
+  #expect(bench.record("b").outcome == .timedOut)
+}
+
+@Test
 func tenThousandBeyondTheBoundHarmNoneThatIsAccepted() {
   var policy = Policy()
   policy.maximumQueuedJobs = 1_000

@@ -1,6 +1,7 @@
 import Domain
-import SchedulerCore
 import Testing
+
+@testable import SchedulerCore
 
 private func policy(
   projects: [ProjectID: RunningLimit] = [:], standard: RunningLimit? = nil,
@@ -112,4 +113,12 @@ private let legs = ["1", "2", "3", "4"]
   #expect(bench.grant() == nil)
   bench.end("b/a (1)/1")
   #expect(bench.grant()?.attempt == "b/a (2)/1")
+}
+
+@Test
+func aPartOfTheGreatestLimitIsANumber() {
+  let limit = RunningLimit(jobs: .max, cpuMillis: .max, memory: ByteCount(.max))
+  let half = limit.part(Partition.count / 2)
+  #expect(half.jobs == Int.max / 2 && half.cpuMillis == .max / 2)
+  #expect(limit.part(Partition.count) == limit)
 }

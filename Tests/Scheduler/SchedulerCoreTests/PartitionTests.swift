@@ -162,6 +162,27 @@ func aPlaceInTheQueueIsThatOfTheOrder() throws {
     try [place("busy", 0), place("small"), place("busy", 1), place("busy", 2)] == [3, 2, 4, 5])
 }
 
+/// One look at the line for all of them, and no more of it than is told.
+@Test(.timeLimit(.minutes(1)))
+func thePlacesOfAThousandJobsTakeOneLook() throws {
+  var bench = Bench()
+  bench.checksInvariants = false
+  let legs = (1...250).map(String.init)
+  for number in 0..<38 {
+    _ = bench.submit(BuildID("before\(number)"), pipeline(job("a", legs: legs)))
+  }
+  let jobs = (1...4).map { job("a\($0)", legs: legs) }
+  _ = bench.submit("asked", Pipeline(jobs: jobs))
+  let explanation = try #require(
+    bench.scheduler.explained("asked", history: [], at: bench.now))
+  let places = explanation.jobs.compactMap(\.position)
+  #expect(places.count == 1_000 && places.allSatisfy { $0.count == 10_500 })
+  // Ten thousand are counted; those behind are told of as behind them.
+  #expect(
+    places.map(\.place).sorted() == Array(9_501...10_000) + Array(repeating: 10_000, count: 500))
+  #expect(places.count { $0.since == nil } == 500)
+}
+
 @Test
 func anEstimateIsMadeOfEarlierBuilds() throws {
   var bench = Bench()

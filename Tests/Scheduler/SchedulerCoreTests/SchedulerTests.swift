@@ -225,7 +225,7 @@ func progressIsShownWithoutBeingWritten() {
       $0.received(
         RunnerEvent(
           sequence: sequence, time: $1,
-          what: .step(StepRecord(index: Int(sequence), state: .running))), of: "b/a/1", at: $1)
+          what: .step(StepRecord(index: 0, state: .running))), of: "b/a/1", at: $1)
     }
     for case .changed(let record) in bench.take() { revisions.append(record.revision) }
   }
@@ -233,6 +233,14 @@ func progressIsShownWithoutBeingWritten() {
   #expect(zip(revisions, revisions.dropFirst()).allSatisfy { $0 < $1 })
   // Only the revisions that were used up between two commits needed one.
   #expect(bench.store["b"]!.version - version! == 1)
+  // What the job has no step for is none.
+  bench.feed {
+    $0.received(
+      RunnerEvent(
+        sequence: 2_001, time: $1, what: .step(StepRecord(index: 1, state: .running))),
+      of: "b/a/1", at: $1)
+  }
+  #expect(bench.scheduler.shown("b")?.jobs[0].attempts[0].steps.count == 1)
 }
 
 // MARK: Order
@@ -312,6 +320,12 @@ func whatCannotBePlacedBlocksNothingElse() {
 
 // MARK: Concurrency groups
 
+extension Bench {
+  fileprivate mutating func runNext() {
+    if let order = self.grant() { self.end(order.attempt) }
+  }
+}
+
 private func grouped(_ cancel: Bool) -> Pipeline {
   Pipeline(
     concurrency: Pipeline.Concurrency(group: "deploy", cancelInProgress: cancel),
@@ -352,6 +366,102 @@ func aNewerBuildOfAGroupCanEndTheOlder() {
   #expect(bench.record("2").jobs[0].state == .blocked)
   bench.feed { $0.streamEnded(.notFound, of: "1/a/1", at: $1) }
   #expect(bench.record("2").jobs[0].state == .queued)
+}
+
+@Test func aRefusedRetryHoldsNothingBack() {
+  var bench = Bench()
+  // Finished, and still at hand for its notification.
+  var first = grouped(false)
+  first.notifications = [Pipeline.Notification(uses: "webhook")]
+  _ = bench.submit("1", first)
+  bench.runNext()
+  _ = bench.submit("2", grouped(false))
+  let wrong = bench.retry("1", ["nosuch"])
+  guard case .invalid = bench.take().answers[wrong] else { return #expect(Bool(false)) }
+  _ = bench.retry("1", ["a"])
+  #expect(bench.record("1").jobs[0].state == .blocked)
+  _ = bench.cancel("2")
+  #expect(bench.record("1").jobs[0].state == .queued)
+}
+
+@Test func whatHasBegunInAGroupGoesFirstAfterARestartWhateverWasRetried() {
+  var bench = Bench()
+  _ = bench.submit("1", grouped(false))
+  bench.runNext()
+  bench.advance(.seconds(1))
+  var two = grouped(false)
+  two.jobs.append(job("b", needs: ["a"]))
+  _ = bench.submit("2", two)
+  let order = bench.grant()!
+  #expect(order.build == "2")
+  _ = bench.retry("1", ["a"])
+  // Between its jobs it holds no executor.
+  bench.end(order.attempt)
+  #expect(bench.record("2").state == .running && !bench.record("2").holdsExecutors)
+  bench.restart()
+  #expect(bench.record("1").jobs[0].state == .blocked)
+  let next = bench.grant()
+  let other = bench.grant()
+  #expect(next?.build == "2" && other == nil)
+}
+
+@Test func aNewerBuildEndsTheOlderThoughItsSchedulerDiedBehindTheAnswer() {
+  var bench = Bench()
+  for id in ["1", "2"] { _ = bench.submit(BuildID(id), grouped(false)) }
+  bench.advance(.seconds(1))
+  bench.holdsWrites = true
+  let waiter = bench.submit("3", grouped(true))
+  bench.release()
+  #expect(bench.take().answers[waiter]?.record != nil)
+  #expect(bench.record("1").outcome == nil && bench.record("2").outcome == nil)
+  bench.holdsWrites = false
+  bench.restart()
+  #expect(bench.record("1").outcome == .cancelled && bench.record("2").outcome == .cancelled)
+  #expect(bench.record("1").message.contains("build 3"))
+  let next = bench.grant()
+  #expect(next?.build == "3")
+}
+
+@Test func aRestartEndsNoBuildThatWasRetriedBehindTheNewerOne() {
+  var bench = Bench()
+  _ = bench.submit("1", grouped(false))
+  bench.runNext()
+  bench.advance(.seconds(1))
+  _ = bench.submit("2", grouped(true))
+  _ = bench.grant()
+  _ = bench.retry("1", ["a"])
+  bench.restart()
+  #expect(bench.record("1").outcome == nil)
+}
+
+@Test func aCancelIsAnsweredThoughNothingOfTheBuildIsLeftBehindIt() {
+  var bench = Bench()
+  _ = bench.submit("1", pipeline(job("a"), job("b")))
+  let (first, second) = (bench.grant()!, bench.grant()!)
+  // It comes while another write is under way, and the last attempt ends before it is written itself.
+  bench.holdsWrites = true
+  bench.end(first.attempt)
+  let waiter = bench.cancel("1")
+  bench.end(second.attempt)
+  bench.release()
+  bench.holdsWrites = false
+  bench.release()
+  #expect(bench.take().answers[waiter]?.record?.outcome != nil)
+  #expect(bench.scheduler.buildCount == 0)
+}
+
+@Test func retriedJobsCountAsWaitingOnes() {
+  var policy = Policy()
+  policy.maximumQueuedJobs = 2
+  var bench = Bench(policy: policy)
+  _ = bench.submit("1", pipeline(job("a", legs: ["1", "2"])))
+  _ = bench.cancel("1")
+  _ = bench.submit("2", pipeline(job("a")))
+  let waiter = bench.retry("1")
+  guard case .exhausted(_, retryAfter: .seconds(5)) = bench.take().answers[waiter] else {
+    return #expect(Bool(false))
+  }
+  #expect(bench.record("1").state == .finished)
 }
 
 @Test func aGroupGoesOnBehindABuildThatHeldNothingWhenItsEndWasWritten() throws {
@@ -450,4 +560,49 @@ func asManyDemandsAreUrgentAsWorkIs() {
   #expect(look() == [urgent, urgent + plain[1], 0, plain[1]])
   _ = bench.cancel("u")
   #expect(look() == plain)
+}
+
+// MARK: Many shapes
+
+/// The allocator takes no more than so many demands, and each line gets a turn.
+@Test
+func moreShapesThanDemandsMayBeOpenTakeTurns() {
+  var policy = Policy()
+  policy.maximumOpenDemands = 8
+  policy.maximumOpenDemandsOfAll = 20
+  var bench = Bench(policy: policy)
+  var most = 0
+  for number in 1...60 {
+    _ = bench.submit(
+      BuildID("b\(number)"), pipeline(job("a", legs: ["1", "2"], cpu: "\(number)")))
+    most = max(most, bench.scheduler.openDemands)
+  }
+  #expect(most == 20)
+  var asked: Set<Int64> = []
+  for _ in 0..<60 {
+    asked.formUnion(bench.take().demands.map(\.shape.resources.cpuMillis))
+    bench.now = bench.now + policy.rankInterval
+    bench.feed { $0.auditDue(at: $1) }
+    #expect(bench.scheduler.openDemands == 20)
+  }
+  // Nothing was granted all the while: what cannot be placed keeps nobody out.
+  #expect(asked.count == 60)
+}
+
+@Test
+func fewerShapesHaveMoreDemandsAgain() {
+  var policy = Policy()
+  policy.maximumOpenDemands = 8
+  policy.maximumOpenDemandsOfAll = 20
+  var bench = Bench(policy: policy)
+  let legs = (1...10).map(String.init)
+  for number in 1...30 {
+    _ = bench.submit(BuildID("b\(number)"), pipeline(job("a", legs: legs, cpu: "\(number)")))
+  }
+  for number in 2...30 { _ = bench.cancel(BuildID("b\(number)")) }
+  for _ in 0..<4 {
+    bench.now = bench.now + policy.rankInterval
+    bench.feed { $0.auditDue(at: $1) }
+  }
+  #expect(bench.scheduler.openDemands == 8)
 }

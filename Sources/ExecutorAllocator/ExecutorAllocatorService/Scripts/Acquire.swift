@@ -78,18 +78,26 @@ extension Scripts {
         for _, bucket in ipairs(redis.call('SMEMBERS', key('buckets', pool, class))) do
           if tonumber(bucket) >= d.bucket then
             local members = key('free', pool, bucket, class)
-            local offset, over = 0, false
+            -- Where the search goes on: at this score, behind so many that have it.
+            local from, behind, over = d.cpu * 16777216 + d.mib, 0, false
             while not over do
-              local page = redis.call('ZRANGEBYSCORE', members, whole(d.cpu * 16777216), '+inf',
-                'WITHSCORES', 'LIMIT', offset, PAGE)
+              local page = redis.call('ZRANGEBYSCORE', members, whole(from), '+inf',
+                'WITHSCORES', 'LIMIT', behind, PAGE)
+              over = #page < 2 * PAGE
               for i = 1, #page, 2 do
                 local id, score = page[i], tonumber(page[i + 1])
                 if best and (score > best_score or (score == best_score and id >= best)) then
                   over = true
                   break
                 end
+                local mib = score % 16777216
+                if mib < d.mib then
+                  -- None of the same free CPU and as little memory: past them all in one step.
+                  from, behind, over = score - mib + d.mib, 0, false
+                  break
+                end
                 local removed = false
-                if score % 16777216 >= d.mib and allowed(id, d, avoid) then
+                if allowed(id, d, avoid) then
                   local fits, fell_silent = has_room(id, d)
                   removed = fell_silent
                   if fits then
@@ -97,9 +105,9 @@ extension Scripts {
                     break
                   end
                 end
-                if not removed then offset = offset + 1 end
+                if score > from then from, behind = score, 0 end
+                if not removed then behind = behind + 1 end
               end
-              if #page < 2 * PAGE then over = true end
             end
           end
         end
@@ -273,6 +281,7 @@ extension Scripts {
           token = math.max(token + 1, now)
           local lease, expires = lease_prefix(nonce) .. whole(token), now + grant_expiry
           begin_lease(id, lease, d.request, d.project, token, d.cpu, d.memory, d.slots)
+          redis.call('SET', key('request', d.request), lease)
           redis.call('ZADD', key('due'), whole(expires), lease)
           redis.call('SET', key('token'), whole(token))
           reindex(id)

@@ -36,10 +36,20 @@ extension Scripts {
       'memory', 'slots', 'draining', 'suspect', 'warm')
     if e[1] and e[1] ~= incarnation then
       local silent = now - tonumber(redis.call('ZSCORE', key('executors'), id) or '0')
-      -- At the same address the old process cannot be alive: the new one listens there.
-      if e[2] ~= address and silent < lost_after then
+      -- At the same address the old process cannot be alive: the new one listens there. Unless it is
+      -- heard again: then two of one name and address run somewhere, and the newer one stays.
+      local function replaced(process)
+        redis.call('SET', key('replaced', id), process .. SEPARATOR
+          .. whole(now + GONE_MEMORY * 1000000), 'EX', GONE_MEMORY)
+      end
+      local process, till = string.match(redis.call('GET', key('replaced', id)) or '',
+        '^(.-)' .. SEPARATOR .. '(.*)$')
+      local is_replaced = process == incarnation and now < tonumber(till)
+      if (e[2] ~= address or is_replaced) and silent < lost_after then
+        if is_replaced then replaced(incarnation) end
         return {'duplicate', e[2], whole(silent)}
       end
+      replaced(e[1])
       ended = remove_executor(id, 'executorRestarted',
         'executor ' .. id .. ' came back as another process')
       e = {}

@@ -13,9 +13,10 @@ import RedisClient
 /// | `held:E` | set: the leases on E |
 /// | `lease:L` | hash: a lease |
 /// | `due` | sorted set: leases that nobody confirms, by expiry |
-/// | `request:R` | the lease that request R has |
+/// | `request:R` | the lease that this table has given out for request R |
 /// | `ended:L` | why lease L is over, for an hour |
 /// | `gone:E` | the process of E that was taken out, for a minute |
+/// | `replaced:E` | the process of E that another one replaced, for a minute since it was last heard |
 /// | `pool:P` | hash: since when P has executors, and how many |
 /// | `groups:P` | hash: kinds of executors in P, and how many of each |
 /// | `departed:P` | sorted set: kinds that left, by when |
@@ -58,8 +59,8 @@ package enum Scripts {
       if not d then return 'millrace:' .. a .. ':' .. b .. ':' .. c end
       return 'millrace:' .. a .. ':' .. b .. ':' .. c .. ':' .. d
     end
-    -- Lua's own conversion would write large numbers as 1.7e+15.
-    local function whole(number) return string.format('%.0f', number) end
+    -- Lua's own conversion would write large numbers as 1.7e+15. And -0 plus 0 is 0: Redis takes no "-0".
+    local function whole(number) return string.format('%.0f', number + 0) end
 
     local function split(text)
       local parts = {}
@@ -175,7 +176,6 @@ package enum Scripts {
         project, 'token', whole(token), 'cpu', whole(cpu), 'memory', whole(memory), 'slots',
         whole(slots))
       redis.call('SADD', key('held', id), lease)
-      redis.call('SET', key('request', request), lease)
       local executor = key('executor', id)
       redis.call('HINCRBY', executor, 'free_cpu', whole(-cpu))
       redis.call('HINCRBY', executor, 'free_memory', whole(-memory))
@@ -244,6 +244,13 @@ package enum Scripts {
         end
       end
       return has_own
+    end
+
+    -- Whether executors are excused for their silence. A time further ahead than it can have been set
+    -- was set by a clock that has gone back since.
+    local function has_grace(lost_after)
+      local grace = tonumber(redis.call('GET', key('grace')) or '0')
+      return now < grace and grace <= now + lost_after
     end
 
     -- Whether nobody looked after the table lately: silence then says nothing of executors.

@@ -1,12 +1,14 @@
 import RedisClient
 
 extension Scripts {
-  /// Looks for silent executors and overdue leases. Arguments: now, lost after, suspect after, gap.
+  /// Looks for silent executors and overdue leases. Arguments: now, lost after, suspect after, gap,
+  /// grant expiry.
   /// Answers `{ended leases, pools with room, number of executors, 1 if nobody had swept}`.
   package static let sweep = script(
     "sweep",
     #"""
     local lost_after, suspect_after = tonumber(ARGV[2]), tonumber(ARGV[3])
+    local grant_expiry = tonumber(ARGV[5])
     -- What one run does at most: some milliseconds' work; the rest is for the next run.
     local MOST_SUSPECTS, MOST_EXECUTORS, MOST_LEASES = 1000, 100, 500
     local late = unattended(tonumber(ARGV[4]))
@@ -20,7 +22,16 @@ extension Scripts {
 
     local ended, pools, seen = {}, {}, {}
     local function reply() return {ended, pools, redis.call('ZCARD', executors), late and 1 or 0} end
-    if now < tonumber(redis.call('GET', key('grace')) or '0') then return reply() end
+    -- By a clock that has gone back since, they were heard and are due in times to come: from now on.
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', executors, '(' .. whole(now + lost_after), '+inf',
+      'LIMIT', 0, MOST_SUSPECTS)) do
+      redis.call('ZADD', executors, whole(now), id)
+    end
+    for _, lease in ipairs(redis.call('ZRANGEBYSCORE', key('due'),
+      '(' .. whole(now + 2 * grant_expiry), '+inf', 'LIMIT', 0, MOST_LEASES)) do
+      redis.call('ZADD', key('due'), whole(now + grant_expiry), lease)
+    end
+    if has_grace(lost_after) then return reply() end
 
     local function room(pool)
       if pool and not seen[pool] then
@@ -65,15 +76,14 @@ extension Scripts {
       redis.call('ZRANGE', key('departed', pool), 0, -1)}
     """#)
 
-  /// Whether leases still hold. Arguments: now, gap, then for each: lease, executor.
+  /// Whether leases still hold. Arguments: now, gap, lost after, then for each: lease, executor.
   /// Answers for each `{'held'}`, `{'unknown yet'}` or `{'ended', cause, message}`.
   package static let check = script(
     "check",
     #"""
-    local excused = unattended(tonumber(ARGV[2]))
-      or now < tonumber(redis.call('GET', key('grace')) or '0')
+    local excused = unattended(tonumber(ARGV[2])) or has_grace(tonumber(ARGV[3]))
     local replies = {}
-    for i = 3, #ARGV, 2 do
+    for i = 4, #ARGV, 2 do
       local lease, id = ARGV[i], ARGV[i + 1]
       local reply
       if redis.call('EXISTS', key('lease', lease)) == 1 then
