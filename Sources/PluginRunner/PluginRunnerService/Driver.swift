@@ -72,7 +72,7 @@ final class Driver: Sendable {
   }
 
   func offered(_ spec: JobSpec, build: [UInt8]) throws(Refusal) {
-    let now = Timestamp.now
+    let now = Timestamp.steady
     try self.change { state throws(Refusal) in
       let effects = try state.core.offered(spec, at: now)
       if state.runs[spec.attempt] == nil {
@@ -85,7 +85,7 @@ final class Driver: Sendable {
   }
 
   func received(_ input: JobInput, for attempt: AttemptID) {
-    let now = Timestamp.now
+    let now = Timestamp.steady
     self.change { state in
       let effects = state.core.received(input, for: attempt, at: now)
       if effects.contains(.released(attempt)) {
@@ -102,7 +102,7 @@ final class Driver: Sendable {
   }
 
   func heartbeatAnswered(stopping leases: [LeaseID]) {
-    let now = Timestamp.now
+    let now = Timestamp.steady
     self.change { state in
       state.core.forget(endedBefore: now - state.core.policy.retention)
       for known in Array(state.runs.keys) where state.core.job(known) == nil {
@@ -115,7 +115,7 @@ final class Driver: Sendable {
   func drainBegan() { self.state.withLock { $0.core.drainBegan() } }
 
   func drainGraceEnded() {
-    let now = Timestamp.now
+    let now = Timestamp.steady
     self.change { $0.core.drainGraceEnded(at: now) }
   }
 

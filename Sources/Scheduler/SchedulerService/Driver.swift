@@ -294,13 +294,13 @@ final class Driver: @unchecked Sendable {
   /// Why a build waits, and how long it may yet take.
   func explain(_ id: BuildID) async throws(RPCError) -> Explanation {
     let record = try await self.build(id)
-    guard record.state != .finished else { return Explanation(record, history: [], at: .now) }
+    guard record.state != .finished else { return Explanation(record, history: [], at: .steady) }
     // A guess that cannot be made for want of history is left out; the rest is worth having.
     let history = try? await self.store.list(
       project: record.project, unfinished: false, limit: Self.historyBuilds, cursor: [])
     let builds = (history?.builds ?? []).filter { $0.id != id }
-    let explanation = await self.onLoop { self.core.explained(id, history: builds, at: .now) }
-    return explanation ?? Explanation(record, history: builds, at: .now)
+    let explanation = await self.onLoop { self.core.explained(id, history: builds, at: .steady) }
+    return explanation ?? Explanation(record, history: builds, at: .steady)
   }
 
   func list(
@@ -418,7 +418,7 @@ final class Driver: @unchecked Sendable {
     while next < self.inputs.count {
       let input = self.inputs[next]
       next += 1
-      for effect in input(&self.core, .now) { self.carryOut(effect) }
+      for effect in input(&self.core, .steady) { self.carryOut(effect) }
     }
     self.inputs.removeAll(keepingCapacity: true)
     self.isHandling = false
@@ -493,7 +493,7 @@ final class Driver: @unchecked Sendable {
     guard let next = self.core.nextWake() else { return }
     if let wake = self.wake, wake.time <= next { return }
     self.wake?.timer.cancel()
-    let delay = max(Self.shortestWake, next - .now)
+    let delay = max(Self.shortestWake, next - .steady)
     let timer = self.loop.scheduleTask(in: .microseconds(delay.microseconds)) {
       self.wake = nil
       self.feed { $0.timePassed(at: $1) }
@@ -537,7 +537,7 @@ final class Driver: @unchecked Sendable {
     self.metrics.queuedWork.set(self.core.queueDepth)
     self.metrics.openDemands.set(self.core.openDemands)
     self.metrics.heldLeases.set(self.core.heldLeases)
-    self.metrics.oldestWait.set(self.core.oldestWait(at: .now) ?? .zero)
+    self.metrics.oldestWait.set(self.core.oldestWait(at: .steady) ?? .zero)
     self.metrics.runnerStreams.set(self.runners.openStreams)
     self.metrics.watches.set(self.watches.count)
     self.metrics.allocatorConnected.set(self.allocator.isUp ? 1 : 0)

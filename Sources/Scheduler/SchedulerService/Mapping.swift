@@ -139,7 +139,7 @@ extension SchedulerV1.ExplainBuildResponse {
     self.init(
       build: SchedulerV1.Build(explanation.record),
       jobs: explanation.jobs.map { job in
-        let waited = job.position?.since.map { max(.zero, Timestamp.now - $0) }
+        let waited = job.position?.since.map { max(.zero, Timestamp.steady - $0) }
         return SchedulerV1.JobExplanation(
           jobID: job.id.rawValue, position: Int32(clamping: job.position?.place ?? 0),
           queueLength: Int32(clamping: job.position?.count ?? 0),
