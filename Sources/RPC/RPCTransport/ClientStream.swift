@@ -213,12 +213,10 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     }
   }
 
-  /// Nothing more will be sent.
+  /// Nothing more will be sent: the writer takes nothing any more.
   func endOutbound() {
     self.writer.transfer(to: self)
     self.wantsEnd = true
-    self.writer.close(
-      RPCError(.failedPrecondition, "a message was sent behind the end of the requests"))
     for attempt in self.attempts { attempt.endOutbound() }
   }
 

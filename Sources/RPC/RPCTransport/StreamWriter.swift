@@ -28,11 +28,13 @@ protocol OutboundStream: AnyObject, Sendable {
 /// in the mutex nor atomic is the loop's.
 @usableFromInline
 final class StreamWriter: @unchecked Sendable {
+  private typealias Waiter = (id: Int, continuation: UnsafeContinuation<Void, any Error>)
+
   private struct State {
     /// Framed messages on their way to the loop.
     var queued: [UInt8] = []
     var transferIsDue = false
-    var waiters: [(id: Int, continuation: UnsafeContinuation<Void, any Error>)] = []
+    var waiters: [Waiter] = []
     var nextWaiter = 0
     var closed: RPCError?
     /// The application has said that nothing more comes.
@@ -160,7 +162,7 @@ final class StreamWriter: @unchecked Sendable {
     guard !self.isSimple.load(ordering: .sequentiallyConsistent) else { return }
     let waiters = self.state.withLock { state in
       guard remaining + state.queued.count <= Self.highWaterBytes / 2 else {
-        return [(id: Int, continuation: UnsafeContinuation<Void, any Error>)]()
+        return [Waiter]()
       }
       let waiters = state.waiters
       state.waiters = []
@@ -199,21 +201,25 @@ final class StreamWriter: @unchecked Sendable {
     return isFull
   }
 
-  /// Refuses what is sent from now on; what was sent before is on its way.
+  /// Refuses what is sent from now on. What was sent before is on its way, and who waits behind that goes
+  /// on.
   ///
   /// - Returns: False if that was said before.
   func end() -> Bool {
-    self.state.withLock { state in
-      guard !state.hasEnded else { return false }
+    let waiters = self.state.withLock { state -> [Waiter]? in
+      guard !state.hasEnded else { return nil }
       state.hasEnded = true
+      let waiters = state.waiters
+      state.waiters = []
       self.update(state)
-      return true
+      return waiters
     }
+    for waiter in waiters ?? [] { waiter.continuation.resume() }
+    return waiters != nil
   }
 
   private static func refusal(_ state: State) -> RPCError? {
-    if let closed = state.closed { return closed }
-    guard state.hasEnded else { return nil }
+    guard state.hasEnded else { return state.closed }
     return RPCError(.failedPrecondition, "a message was sent behind the end of the requests")
   }
 
@@ -235,6 +241,7 @@ final class StreamWriter: @unchecked Sendable {
         let outcome: Result<Void, any Error>? = self.state.withLock { state in
           if let closed = state.closed { return .failure(closed) }
           if Task.isCancelled { return .failure(Self.cancelled) }
+          if state.hasEnded { return .success(()) }
           state.waiters.append((id, continuation))
           self.update(state)
           // Drained before the loop could know of the waiter.

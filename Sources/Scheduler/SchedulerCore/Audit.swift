@@ -41,6 +41,7 @@ extension Scheduler {
     var effects: [Effect] = []
     if self.audit.nextRanks.map({ now >= $0 }) ?? true {
       self.audit.nextRanks = now + self.policy.rankInterval
+      self.queue.claimsDue(at: now)
       effects += self.queue.ranksDue()
     }
     if self.audit.builds.isEmpty {

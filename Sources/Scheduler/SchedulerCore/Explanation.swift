@@ -43,16 +43,20 @@ extension Scheduler {
   ) -> Explanation? {
     guard let entry = self.builds[build], let record = self.shown(build) else { return nil }
     let positions = self.queue.positions(of: entry.machine.tickets.values)
-    return Explanation(record, history: history, at: now) { index in
+    return Explanation(
+      record, history: history, isHeldBack: entry.machine.isHeldBack, at: now
+    ) { index in
       entry.machine.tickets[.job(index)].flatMap { positions[$0] }
     }
   }
 }
 
 extension Explanation {
-  /// - Parameter position: Where the job of an index stands.
+  /// - Parameters:
+  ///   - isHeldBack: Another build of its group goes first.
+  ///   - position: Where the job of an index stands.
   package init(
-    _ record: BuildRecord, history: [BuildRecord], at now: Timestamp,
+    _ record: BuildRecord, history: [BuildRecord], isHeldBack: Bool = false, at now: Timestamp,
     position: (Int) -> QueuePosition? = { _ in nil }
   ) {
     let typical = Self.typicalDurations(in: history)
@@ -70,7 +74,7 @@ extension Explanation {
         switch job.state {
         case .running: job.attempts.last.map { $0.startedAt - now }
         case .queued: place?.estimatedWait
-        case .blocked: Self.begin(of: job, in: record, ends)
+        case .blocked: isHeldBack ? nil : Self.begin(of: job, in: record, ends)
         case .finished: .zero
         }
       if let begin, let whole = typical[job.id] {
@@ -91,6 +95,8 @@ extension Explanation {
   private static func begin(
     of job: JobRecord, in record: BuildRecord, _ ends: [Duration?]
   ) -> Duration? {
+    // Its turn among the legs of its job comes when others end.
+    if record.pipeline.jobs[job.leg.plan].maximumParallel != nil { return nil }
     let needs = record.pipeline.jobs[job.leg.plan].needs
     var begin = Duration.zero
     for (index, other) in record.jobs.enumerated()

@@ -40,6 +40,11 @@ struct FairQueue: Sendable {
     static func < (left: Self, right: Self) -> Bool {
       (left.age, left.ticket) < (right.age, right.ticket)
     }
+
+    /// Whether it is due first of two of one project.
+    func goesBefore(_ other: Self) -> Bool {
+      self.priority == other.priority ? self < other : self.priority > other.priority
+    }
   }
 
   /// A project's place among the others.
@@ -95,6 +100,15 @@ struct FairQueue: Sendable {
         if !body(project) { return }
       }
     }
+  }
+
+  /// What is due of one project.
+  mutating func first(of project: ProjectID) -> Entry? {
+    for index in self.levels.indices {
+      self.dropRemoved(of: project, at: index)
+      if let head = self.levels[index].projects[project]?.min { return head }
+    }
+    return nil
   }
 
   /// Takes out work that waits here.
@@ -231,17 +245,21 @@ struct FairQueue: Sendable {
 
   /// Drops what was taken out from the top of a project's work, and gives it its turn anew.
   private mutating func settle(_ project: ProjectID, at index: Int, share: Double) {
-    while let head = self.levels[index].projects[project]?.min,
-      self.removed.remove(head.ticket) != nil
-    {
-      _ = self.levels[index].projects[project]?.popMin()
-      self.levels[index].count -= 1
-    }
+    self.dropRemoved(of: project, at: index)
     if self.levels[index].projects[project]?.isEmpty ?? true {
       self.levels[index].projects[project] = nil
       self.levels[index].stamps[project] = nil
     } else {
       self.takeTurn(project, at: index, share: share)
+    }
+  }
+
+  private mutating func dropRemoved(of project: ProjectID, at index: Int) {
+    while let head = self.levels[index].projects[project]?.min,
+      self.removed.remove(head.ticket) != nil
+    {
+      _ = self.levels[index].projects[project]?.popMin()
+      self.levels[index].count -= 1
     }
   }
 

@@ -107,11 +107,45 @@ struct Limits: Sendable {
   private let policy: Policy
   private var projects: [ProjectID: Running] = [:]
   private var pools: [String: Running] = [:]
+  /// Work for which a limit's room is kept: nothing of another shape takes it.
+  private var claims: [Scope: Claim] = [:]
   /// How many partitions are ours.
   var partitions = Partition.count
 
   init(_ policy: Policy) {
     self.policy = policy
+  }
+
+  /// What a limit is of.
+  enum Scope: Hashable, Sendable {
+    case project(ProjectID)
+    case pool(String)
+  }
+
+  struct Claim: Sendable {
+    var ticket: Ticket
+    var shape: Shape
+    /// Since when there is room for it; nil: there is not.
+    var hasRoomSince: Timestamp?
+  }
+
+  func claim(in scope: Scope) -> Claim? { self.claims[scope] }
+
+  mutating func set(_ claim: Claim?, in scope: Scope) { self.claims[scope] = claim }
+
+  /// Work has begun, or waits no more.
+  mutating func endClaims(of ticket: Ticket) {
+    for (scope, claim) in self.claims where claim.ticket == ticket { self.claims[scope] = nil }
+  }
+
+  /// What runs, and what is to run before work of this shape.
+  private func running(
+    _ running: Running, in scope: Scope, before shape: Shape, _ mayClaim: Bool = true
+  ) -> Running {
+    guard mayClaim, let claim = self.claims[scope], claim.shape != shape else { return running }
+    var sum = running
+    sum.add(claim.shape.resources)
+    return sum
   }
 
   /// Whether there is nothing to look at.
@@ -130,6 +164,8 @@ struct Limits: Sendable {
 
   static func name(of pool: String) -> String { pool.isEmpty ? "default" : pool }
 
+  func isLimited(_ project: ProjectID) -> Bool { self.limit(of: project) != nil }
+
   func isLimited(_ pool: String) -> Bool { self.policy.poolLimits[Self.name(of: pool)] != nil }
 
   mutating func began(_ resources: Resources, project: ProjectID, pool: String) {
@@ -147,18 +183,23 @@ struct Limits: Sendable {
   func running(in pool: String) -> Running { self.pools[Self.name(of: pool)] ?? Running() }
 
   /// How many jobs of a shape a project may begin now.
-  func room(of project: ProjectID, _ shape: Shape, atMost most: Int) -> Int {
+  func room(
+    of project: ProjectID, _ shape: Shape, atMost most: Int, besideClaims: Bool = true
+  ) -> Int {
     guard shape.isForJobs, let limit = self.limit(of: project) else { return most }
-    return limit.room(
-      for: shape.resources, beside: self.running(of: project), atMost: most)
+    let running = self.running(
+      self.running(of: project), in: .project(project), before: shape, besideClaims)
+    return limit.room(for: shape.resources, beside: running, atMost: most)
   }
 
   /// How many jobs of a shape may begin in its pool now.
-  func room(in shape: Shape, atMost most: Int) -> Int {
+  func room(in shape: Shape, atMost most: Int, besideClaims: Bool = true) -> Int {
     guard shape.isForJobs, let limit = self.policy.poolLimits[Self.name(of: shape.pool)] else {
       return most
     }
-    let running = self.running(in: shape.pool)
+    let running = self.running(
+      self.running(in: shape.pool), in: .pool(Self.name(of: shape.pool)), before: shape,
+      besideClaims)
     let room = limit.part(self.partitions).room(
       for: shape.resources, beside: running, atMost: most)
     let isFirst = running.jobs == 0 && limit.refusal(of: shape.resources) == nil
@@ -169,16 +210,21 @@ struct Limits: Sendable {
   func reason(_ project: ProjectID, _ shape: Shape) -> String? {
     guard shape.isForJobs else { return nil }
     if let limit = self.limit(of: project), self.room(of: project, shape, atMost: 1) == 0 {
+      let isKept = self.room(of: project, shape, atMost: 1, besideClaims: false) > 0
       return "project \(project) to have less running: \(limit.spoken(self.running(of: project)))"
+        + (isKept ? Self.kept : "")
     }
     let pool = Self.name(of: shape.pool)
     if let limit = self.policy.poolLimits[pool], self.room(in: shape, atMost: 1) == 0 {
       let part = limit.part(self.partitions)
       return "pool \(pool) to have less running: \(part.spoken(self.running(in: pool)))"
         + (part == limit ? "" : ", which is this scheduler's part")
+        + (self.room(in: shape, atMost: 1, besideClaims: false) > 0 ? Self.kept : "")
     }
     return nil
   }
+
+  private static let kept = "; what is free is kept for a job that has waited longer"
 
   /// Why work of a project can never run; nil: it can.
   func refusal(_ project: ProjectID, _ shape: Shape) -> String? {

@@ -15,6 +15,12 @@ package struct Policy: Sendable {
   /// allocator takes ten times as many, for several schedulers.
   package var maximumOpenDemandsOfAll = 10_000
 
+  /// Work that is due and for which a limit has had no room for longer has that room kept free of what
+  /// comes behind it: many small jobs must not starve a large one.
+  package var claimAfter = Duration.seconds(10)
+  /// How long it is kept once it is there: should no executor take the work, others go on.
+  package var claimPatience = Duration.seconds(30)
+
   /// What a job asks for that says nothing of it.
   package var standardResources = Resources(cpuMillis: 1_000, memory: .gibibytes(1))
   package var standardTimeout = Duration.seconds(3_600)

@@ -131,6 +131,7 @@ struct ReadyQueue: Sendable {
 
   private mutating func forget(_ ticket: Ticket) -> Place? {
     guard let place = self.places.removeValue(forKey: ticket) else { return nil }
+    if !self.limits.areNone { self.limits.endClaims(of: ticket) }
     let left = (self.presence[place.project]?[place.shape] ?? 1) - 1
     self.presence[place.project]?[place.shape] = left > 0 ? left : nil
     if self.presence[place.project]?.isEmpty ?? false { self.presence[place.project] = nil }
@@ -273,6 +274,64 @@ struct ReadyQueue: Sendable {
         self.touched.append(shape)
       }
     }
+  }
+
+  // MARK: Room that is kept
+
+  /// Keeps room in each limit for the work that is due first and has waited too long for it; to be called
+  /// from time to time.
+  mutating func claimsDue(at now: Timestamp) {
+    guard !self.limits.areNone else { return }
+    if self.limits.haveProjects {
+      for (project, shapes) in self.presence where self.limits.isLimited(project) {
+        var due: (entry: FairQueue.Entry, shape: Shape)?
+        for shape in shapes.keys where shape.isForJobs {
+          guard let head = self.lines[shape]?.waiting.first(of: project) else { continue }
+          if due.map({ head.goesBefore($0.entry) }) ?? true { due = (head, shape) }
+        }
+        self.settleClaim(in: .project(project), for: due, at: now) { limits, shape in
+          limits.room(of: project, shape, atMost: 1)
+        }
+      }
+    }
+    for pool in self.policy.poolLimits.keys {
+      var due: (entry: FairQueue.Entry, shape: Shape)?
+      for shape in self.lines.keys where shape.isForJobs && Limits.name(of: shape.pool) == pool {
+        let turns = self.turns(for: shape)
+        guard let head = self.lines[shape]?.waiting.first(share: turns) else { continue }
+        if due.map({ head.goesBefore($0.entry) }) ?? true { due = (head, shape) }
+      }
+      self.settleClaim(in: .pool(pool), for: due, at: now) { limits, shape in
+        limits.room(in: shape, atMost: 1)
+      }
+    }
+  }
+
+  private mutating func settleClaim(
+    in scope: Limits.Scope, for due: (entry: FairQueue.Entry, shape: Shape)?, at now: Timestamp,
+    room: (Limits, Shape) -> Int
+  ) {
+    let before = self.limits.claim(in: scope)
+    var claim = before
+    if let due, due.entry.ticket != claim?.ticket {
+      let hasWaited = now - due.entry.since >= self.policy.claimAfter
+      let isHeldBack = room(self.limits, due.shape) == 0
+      claim =
+        hasWaited && isHeldBack ? Limits.Claim(ticket: due.entry.ticket, shape: due.shape) : nil
+    } else if due == nil {
+      claim = nil
+    }
+    if let known = claim, room(self.limits, known.shape) > 0 {
+      let since = known.hasRoomSince ?? now
+      claim?.hasRoomSince = since
+      if now - since > self.policy.claimPatience { claim = nil }
+    } else {
+      claim?.hasRoomSince = nil
+    }
+    guard before != nil || claim != nil else { return }
+    self.limits.set(claim, in: scope)
+    guard before?.ticket != claim?.ticket else { return }
+    for shape in self.lines.keys.sorted() where shape.isForJobs { self.touched.append(shape) }
   }
 
   /// A project's share; beyond all others while its limit is reached.

@@ -21,6 +21,22 @@ import Testing
     }
   }
 
+  @Test func whoWaitsToSendHasSentWhenAnotherSaysTheEnd() async throws {
+    let (channel, peers) = ScriptedPeer.server()
+    let call = try await channel.bidirectional(Methods.both)
+    let peer = try await peers.next()
+    let stream = try #require(try await peer.frame(.headers)).stream
+    // More than waits, and no window for it.
+    let sending = Task { try await call.send(Blob([UInt8](repeating: 1, count: 1 << 20))) }
+    _ = try #require(try await peer.frame(.data))
+    // It waits by now, or does not wait at all: both are well.
+    try await Task.sleep(for: .milliseconds(20))
+    await call.finishSending()
+    try await sending.value
+    try await peer.end(stream: stream, isTrailersOnly: true)
+    await channel.close()
+  }
+
   // Whether or not the loop has heard of the end.
   @Test func nothingIsSentBehindTheEndThatWasJustTold() async throws {
     try await withServer { channel, _ in

@@ -122,3 +122,62 @@ func aPartOfTheGreatestLimitIsANumber() {
   #expect(half.jobs == Int.max / 2 && half.cpuMillis == .max / 2)
   #expect(limit.part(Partition.count) == limit)
 }
+
+extension Bench {
+  fileprivate mutating func look(after duration: Duration = .seconds(1)) {
+    self.now = self.now + duration
+    self.feed { $0.auditDue(at: $1) }
+  }
+}
+
+@Test
+func smallJobsDoNotStarveALargeOneWithinALimit() {
+  var bench = Bench(policy: policy(projects: ["p": RunningLimit(cpuMillis: 2_000)]))
+  var small = 0
+  func submitSmall(_ bench: inout Bench) {
+    small += 1
+    _ = bench.submit(BuildID("s\(small)"), priority: -1_000, pipeline(job("a")))
+  }
+  for _ in 0..<4 { submitSmall(&bench) }
+  var running = [bench.grant()!, bench.grant()!]
+  _ = bench.submit("large", priority: 1_000, pipeline(job("a", cpu: "2")))
+  var seconds = 0
+  // Each second one of them ends and another comes, as it was for ever.
+  while bench.record("large").state == .queued, seconds < 60 {
+    seconds += 1
+    bench.look()
+    if !running.isEmpty { bench.end(running.removeFirst().attempt) }
+    submitSmall(&bench)
+    while let order = bench.grant(), order.build != "large" { running.append(order) }
+  }
+  #expect((10...20).contains(seconds))
+  #expect(
+    bench.scheduler.shown(BuildID("s\(small)"))?.jobs[0].waitingFor
+      == "project p to have less running: 2 of 2 CPUs are in use")
+  bench.end("large/a/1")
+  bench.look()
+  #expect(bench.grant() != nil)
+}
+
+@Test
+func roomThatNobodyTakesIsNotKeptForEver() {
+  var bench = Bench(policy: policy(pools: ["default": RunningLimit(jobs: 2, cpuMillis: 2_000)]))
+  _ = bench.submit("first", pipeline(job("a")))
+  let first = bench.grant()!
+  _ = bench.submit("large", priority: 5, pipeline(job("a", labels: ["rare"], cpu: "2")))
+  _ = bench.submit("small", pipeline(job("a", cpu: "500m")))
+  bench.look(after: .seconds(10))
+  // Half of it is free, and kept.
+  #expect(
+    bench.scheduler.shown("small")?.jobs[0].waitingFor.hasSuffix(
+      "; what is free is kept for a job that has waited longer") == true)
+  bench.end(first.attempt)
+  // No executor has the label: the large one's demand stays open, and after a while others go on.
+  for _ in 0..<30 {
+    bench.look()
+    #expect(bench.scheduler.openDemands == 1)
+  }
+  bench.look()
+  bench.look()
+  #expect(bench.scheduler.openDemands == 2)
+}

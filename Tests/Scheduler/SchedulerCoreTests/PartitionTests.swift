@@ -208,3 +208,24 @@ func anEstimateIsMadeOfEarlierBuilds() throws {
   #expect(explanation.remaining == .seconds(26))
   #expect(explanation.jobs.map(\.typicalDuration) == [.seconds(10), .seconds(20)])
 }
+
+@Test
+func nobodyCanTellWhenABuildEndsThatIsHeldBack() throws {
+  var bench = Bench()
+  var grouped = pipeline(job("a"))
+  grouped.concurrency = Pipeline.Concurrency(group: "g")
+  _ = bench.submit("old", grouped)
+  _ = bench.grant()
+  bench.advance(.seconds(10))
+  bench.end("old/a/1")
+  _ = bench.submit("first", grouped)
+  _ = bench.grant()
+  _ = bench.submit("second", grouped)
+  func remaining(_ build: BuildID) throws -> Duration? {
+    try #require(
+      bench.scheduler.explained(build, history: [bench.record("old")], at: bench.now)
+    ).remaining
+  }
+  #expect(try remaining("first") == .seconds(10))
+  #expect(try remaining("second") == nil)
+}
