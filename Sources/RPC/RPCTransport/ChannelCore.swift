@@ -64,6 +64,8 @@ final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
     case .start(let link):
       self.start(stream, on: link)
     case .wait(let effects):
+      // Whether or not this call may wait: the machine counts on them.
+      defer { self.perform(effects) }
       let id = ObjectIdentifier(stream)
       // One place is enough for all of a hedged call's attempts.
       if self.waiting[id] != nil { return stream.attemptIsPlannedAlready() }
@@ -71,9 +73,8 @@ final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
       self.nextOrder += 1
       self.waiting[id] = (self.nextOrder, stream)
       stream.onFinish = { [weak self] in self?.waiting[id] = nil }
-      self.perform(effects)
     case .fail(let reason):
-      stream.unavailable(self.unavailable(reason))
+      stream.notConnected(self.unavailable(reason))
     case .refuse:
       stream.unavailable(self.closedError)
     }
@@ -136,7 +137,7 @@ final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
         let error = self.unavailable(reason)
         for stream in self.waitingInOrder where !stream.waitsForReady {
           self.forget(stream)
-          stream.unavailable(error)
+          stream.notConnected(error)
         }
       }
     }

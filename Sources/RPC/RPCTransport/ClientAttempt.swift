@@ -8,6 +8,8 @@ struct AttemptEnd {
   var result: Result<Metadata, RPCError>
   /// The server's application has not seen the call, for certain.
   var isUnprocessed = false
+  /// The server said how: it has sent all that it wanted to.
+  var isByTrailers = false
 }
 
 /// One attempt at a call: a stream on a connection, its headers and its messages.
@@ -88,7 +90,7 @@ final class ClientAttempt: HTTP2Stream {
     guard !self.isHeldBack else { return }
     self.openWindow()
     guard !self.deframer.hasBacklog, let end = self.dueEnd.take() else { return }
-    self.end(self.deframer.isAtBoundary ? end : Self.endedWithinAMessage)
+    self.end(end.isByTrailers && !self.deframer.isAtBoundary ? Self.endedWithinAMessage : end)
   }
 
   private static let endedWithinAMessage = AttemptEnd(
@@ -123,9 +125,11 @@ final class ClientAttempt: HTTP2Stream {
         let what =
           head.httpStatus == 200
           ? "a response that is not gRPC" : "HTTP status \(head.httpStatus)"
+        // An OK is not believed that does not come as one.
+        let code = head.code == .ok ? nil : head.code
         self.breakOff(
           RPCError(
-            head.code ?? StatusCode(httpStatus: head.httpStatus),
+            code ?? StatusCode(httpStatus: head.httpStatus),
             head.message.isEmpty ? "the server answered with \(what)" : head.message,
             metadata: head.metadata))
         return
@@ -145,11 +149,13 @@ final class ClientAttempt: HTTP2Stream {
       self.end(Self.endedWithinAMessage)
       return
     }
-    switch head.code {
-    case .ok: self.end(.success(head.metadata))
-    case let code?: self.end(.failure(RPCError(code, head.message, metadata: head.metadata)))
-    case nil: self.end(.failure(RPCError(.unknown, "the server sent no grpc-status")))
-    }
+    let result: Result<Metadata, RPCError> =
+      switch head.code {
+      case .ok: .success(head.metadata)
+      case let code?: .failure(RPCError(code, head.message, metadata: head.metadata))
+      case nil: .failure(RPCError(.unknown, "the server sent no grpc-status"))
+      }
+    self.end(AttemptEnd(result: result, isByTrailers: true))
   }
 
   override func dataReceived(_ bytes: UnsafeRawBufferPointer) {
@@ -273,6 +279,8 @@ final class ClientAttempt: HTTP2Stream {
     guard !self.isEnded, self.dueEnd == nil else { return }
     guard !self.deframer.hasBacklog else {
       self.dueEnd = end
+      // Whoever reads has yet to come to it; nobody sends any more.
+      self.call.attemptIsOver(self, end)
       return
     }
     self.isEnded = true

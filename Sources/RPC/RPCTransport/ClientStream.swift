@@ -201,6 +201,16 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     if self.attempts.isEmpty, self.planned == 0 { self.finish(.failure(error)) }
   }
 
+  /// There is no server that an attempt could be made with: as if it had failed.
+  func notConnected(_ error: RPCError) {
+    self.planned = max(0, self.planned - 1)
+    let isTransparent = self.plannedTransparent > self.planned
+    if isTransparent { self.plannedTransparent -= 1 }
+    _ = self.retries.attemptStarted(isTransparent: isTransparent)
+    self.lastError = error
+    self.failed(error, isUnprocessed: false)
+  }
+
   /// Another attempt waits for a connection: this one will not.
   func attemptIsPlannedAlready() { self.plannedAttemptFell() }
 
@@ -247,6 +257,18 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   func outboundDrained(_ attempt: ClientAttempt, remaining: Int) {
     if self.committed == nil || self.committed === attempt {
       self.writer.drained(remaining: remaining)
+    }
+  }
+
+  /// An attempt is over, of which responses wait to be read: ``attemptEnded(_:_:)`` follows behind them.
+  func attemptIsOver(_ attempt: ClientAttempt, _ end: AttemptEnd) {
+    if self.committed === attempt { self.writer.close(Self.error(ofSendingAfter: end.result)) }
+  }
+
+  private static func error(ofSendingAfter result: Result<Metadata, RPCError>) -> RPCError {
+    switch result {
+    case .success: RPCError(.cancelled, "the server has ended the call")
+    case .failure(let error): error
     }
   }
 
@@ -393,13 +415,10 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     for timer in self.retryTimers { self.executor.timers.stop(timer) }
     self.retryTimers = []
     self.replay.reset()
+    self.writer.close(Self.error(ofSendingAfter: result))
     switch result {
-    case .success(let trailing):
-      self.terms.received?.callEnded(trailing)
-      self.writer.close(RPCError(.cancelled, "the server has ended the call"))
-    case .failure(let error):
-      self.terms.received?.callEnded(error.metadata)
-      self.writer.close(error)
+    case .success(let trailing): self.terms.received?.callEnded(trailing)
+    case .failure(let error): self.terms.received?.callEnded(error.metadata)
     }
     for attempt in self.attempts { attempt.abandon() }
     self.attempts = []

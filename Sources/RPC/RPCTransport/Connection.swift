@@ -59,6 +59,10 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   @exclusivity(unchecked) private var isFlushing = false
   @exclusivity(unchecked) private var flushIsDue = false
   private var isClosing = false
+  /// What had arrived at the last look; nil: nothing was on its way.
+  private var acknowledgedAtCheck: UInt64?
+  /// The peer knows that nothing follows.
+  private var hasEndedOutput = false
   /// Closed before it was made.
   private var isGivenUp = false
   /// Why we end it, if it is we who do.
@@ -267,7 +271,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     self.flushIsDue = false
     guard let session = self.session, let context = self.context, !self.isFlushing else { return }
     // Not from within a callback of nghttp2's. The end of this read flushes.
-    guard !self.isReceiving else { return }
+    guard !self.isReceiving, !self.hasEndedOutput else { return }
     self.isFlushing = true
     defer { self.isFlushing = false }
     // Unique again once the write before is done: the storage is used again.
@@ -303,13 +307,14 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   private static let idleOutputBytes = 16 << 10
 
   /// Ends the connection once the peer has taken what was said. To close at once would drop what the
-  /// socket has no room for, which may be the end of an answer; and what is in the socket is dropped when
-  /// the peer says anything to one that is closed (RFC 9293, section 3.10.7.4).
+  /// socket has no room for, which may be the end of an answer; and to one that is closed a peer says
+  /// nothing without harm, for what comes back is a reset (RFC 9293, section 3.10.7.4), behind which it may
+  /// not read what it has. So this side says that it has ended, and goes when the peer does, or is silent.
   func closeWhenTaken(_ reason: String) {
     guard let context = self.context, !self.isClosing else { return }
     self.isClosing = true
     self.ownReason = reason
-    let departure = Departure(stalledTimeout: self.owner.stalledTimeout)
+    let departure = Departure()
     let written = context.writeAndFlush(self.wrapOutboundOut(ByteBuffer()))
     written.assumeIsolated().whenComplete { _ in
       departure.isWritten = true
@@ -318,16 +323,15 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     self.checkDeparture(departure)
   }
 
-  /// What is known of what a connection that is over has yet to bring away.
+  /// What is known of a connection that is over, and of what it has yet to bring away.
   private final class Departure {
-    let stalledTimeout: Duration
     var isWritten = false
+    /// All has arrived, and the peer knows that nothing follows.
+    var isSaid = false
     var acknowledged: UInt64?
     var lastProgress = NIODeadline.now()
     var pause = TimeAmount.milliseconds(1)
     let timer = LoopTimer()
-
-    init(stalledTimeout: Duration) { self.stalledTimeout = stalledTimeout }
   }
 
   private static let longestPause = TimeAmount.milliseconds(250)
@@ -336,18 +340,42 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     guard let context = self.context, self.session != nil else { return }
     let now = NIODeadline.now()
     let socket = SocketProgress(of: context.channel)
-    if departure.isWritten, (socket?.waiting ?? 0) == 0 { return self.close(self.closeReason) }
     if socket?.acknowledged != departure.acknowledged {
       departure.acknowledged = socket?.acknowledged
       departure.lastProgress = now
     }
-    guard now - departure.lastProgress < TimeAmount(departure.stalledTimeout) else {
+    if departure.isWritten, (socket?.waiting ?? 0) == 0, !departure.isSaid {
+      departure.isSaid = true
+      departure.lastProgress = now
+      self.hasEndedOutput = true
+      context.close(mode: .output, promise: nil)
+    }
+    // Whoever reads what has arrived says so, for it opens its windows.
+    if departure.isSaid { departure.lastProgress = max(departure.lastProgress, self.lastReadTime) }
+    let patience = departure.isSaid ? self.owner.closeTimeout : self.owner.stalledTimeout
+    guard now - departure.lastProgress < TimeAmount(patience) else {
       return self.close(self.closeReason)
     }
     departure.pause = min(departure.pause * 2, Self.longestPause)
     self.executor.timers.start(departure.timer, in: Duration(departure.pause)) {
       self.checkDeparture(departure)
     }
+  }
+
+  /// Whether the peer's system has acknowledged next to nothing since the last look, though more was on its
+  /// way then: what is beyond the streams' queues, here and in the kernel, no stream tells of.
+  private func takesNothing() -> Bool {
+    guard let channel = self.context?.channel, let socket = SocketProgress(of: channel),
+      socket.waiting > 0
+    else {
+      self.acknowledgedAtCheck = nil
+      return false
+    }
+    defer { self.acknowledgedAtCheck = socket.acknowledged }
+    guard let before = self.acknowledgedAtCheck else { return false }
+    let taken = socket.acknowledged &- before
+    // Of little that is said now and then, something is always on its way.
+    return taken == 0 || (taken < Self.minimumDrainBytes && !channel.isWritable)
   }
 
   private var closeReason: String { self.ownReason ?? "the peer closed the connection" }
@@ -372,6 +400,8 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
       // It is still being made.
       return self.close("nobody wants the connection any more")
     }
+    // What has not gone out goes elsewhere: the peer may close behind the last call that it knows of.
+    session.refuseUnsentRequests()
     session.refuseNewStreams()
     self.needsFlush()
     if session.openStreams == 0 { self.flush() }
@@ -427,6 +457,10 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
         session.ping(.keepalive)
         self.needsFlush()
       case .checkStalls:
+        if self.takesNothing() {
+          self.owner.streamsStalled(1)
+          return self.close("the peer takes nothing of what it is sent")
+        }
         let count = session.resetStalledStreams(minimum: Self.minimumDrainBytes)
         if count > 0 {
           self.owner.streamsStalled(count)

@@ -52,7 +52,9 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   var stalledTimeout: Duration { self.configuration.stalledCallTimeout }
 
   func streamBegan() -> HTTP2Stream? {
-    guard let connection = self.connection, self.state != .closed else { return nil }
+    // The last GOAWAY names the last stream when it is made, and may wait for room in the socket.
+    guard let connection = self.connection, self.state == .serving || self.state == .announcing
+    else { return nil }
     // Refused, and so tried again by the client elsewhere or later.
     guard self.mayRunAnother else { return nil }
     self.openCalls += 1

@@ -134,8 +134,12 @@ struct Limits: Sendable {
   mutating func set(_ claim: Claim?, in scope: Scope) { self.claims[scope] = claim }
 
   /// Work has begun, or waits no more.
-  mutating func endClaims(of ticket: Ticket) {
-    for (scope, claim) in self.claims where claim.ticket == ticket { self.claims[scope] = nil }
+  ///
+  /// - Returns: Whether room was kept for it.
+  mutating func endClaims(of ticket: Ticket) -> Bool {
+    let count = self.claims.count
+    self.claims = self.claims.filter { $0.value.ticket != ticket }
+    return self.claims.count < count
   }
 
   /// What runs, and what is to run before work of this shape.

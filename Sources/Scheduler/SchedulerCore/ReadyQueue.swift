@@ -131,7 +131,7 @@ struct ReadyQueue: Sendable {
 
   private mutating func forget(_ ticket: Ticket) -> Place? {
     guard let place = self.places.removeValue(forKey: ticket) else { return nil }
-    if !self.limits.areNone { self.limits.endClaims(of: ticket) }
+    if !self.limits.areNone, self.limits.endClaims(of: ticket) { self.claimsMoved() }
     let left = (self.presence[place.project]?[place.shape] ?? 1) - 1
     self.presence[place.project]?[place.shape] = left > 0 ? left : nil
     if self.presence[place.project]?.isEmpty ?? false { self.presence[place.project] = nil }
@@ -257,10 +257,7 @@ struct ReadyQueue: Sendable {
       self.limits.ended(charge.resources, project: project, pool: pool)
       self.limitsMoved(project, pool)
     }
-    for shape in (self.presence[project] ?? [:]).keys {
-      let turn = self.turn(of: project, for: shape)
-      self.lines[shape]?.waiting.shareFell(of: project, to: turn)
-    }
+    for shape in (self.presence[project] ?? [:]).keys { self.shareFell(of: project, for: shape) }
   }
 
   /// Lines that may begin more, or less, than before.
@@ -330,8 +327,20 @@ struct ReadyQueue: Sendable {
     }
     guard before != nil || claim != nil else { return }
     self.limits.set(claim, in: scope)
-    guard before?.ticket != claim?.ticket else { return }
+    if before?.ticket != claim?.ticket { self.claimsMoved() }
+  }
+
+  private mutating func claimsMoved() {
+    for (project, shapes) in self.presence where self.limits.isLimited(project) {
+      for shape in shapes.keys { self.shareFell(of: project, for: shape) }
+    }
     for shape in self.lines.keys.sorted() where shape.isForJobs { self.touched.append(shape) }
+  }
+
+  /// A project's share may be less than it was: perhaps it is held back no more.
+  private mutating func shareFell(of project: ProjectID, for shape: Shape) {
+    let turn = self.turn(of: project, for: shape)
+    self.lines[shape]?.waiting.shareFell(of: project, to: turn)
   }
 
   /// A project's share; beyond all others while its limit is reached.
@@ -449,7 +458,7 @@ struct ReadyQueue: Sendable {
         self.ask(last, for: self.due(line, behind: 0, from: head), in: &line, &effects)
       }
     }
-    if line.open.count < wanted {
+    if line.open.count < wanted, self.shapes.count >= self.policy.maximumOpenDemandsOfAll {
       self.short.append(shape)
     } else {
       self.short.remove(shape)

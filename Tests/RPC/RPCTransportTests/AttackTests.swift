@@ -420,6 +420,32 @@ import Testing
   }
 
   // Data dribble (CVE-2019-9511): each SETTINGS frame opens every window by a byte.
+  /// What it was sent is in no stream any more, but in the sockets; and it is not silent.
+  @Test func whoTakesNothingOfWhatIsOnItsWayLosesTheConnection() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.stalledCallTimeout = .milliseconds(300)
+    var service = TestService()
+    service.unary = { _, _ in Blob([UInt8](repeating: 1, count: 1_500_000)) }
+    try await Self.attack(configuration, service: service) { address, witness in
+      let peer = try await ScriptedPeer.client(of: address, receiveBuffer: 16 << 10)
+      try await peer.begin(Methods.unary)
+      try await peer.send(message: [], ends: true)
+      let patience = ContinuousClock.now + .seconds(60)
+      var isOpen = true
+      while isOpen, .now < patience {
+        try await Task.sleep(for: .milliseconds(50))
+        do {
+          try await peer.send(.windowUpdate, body: ScriptedPeer.bytes(1))
+        } catch {
+          isOpen = false
+        }
+      }
+      #expect(!isOpen)
+      #expect(!witness.noticed.withLock { $0.isEmpty })
+      await peer.close()
+    }
+  }
+
   @Test func whoHasBytesSentOneByOneLosesTheConnection() async throws {
     var configuration = RPCServer.Configuration()
     configuration.emptyFrames = .init(burst: 100, perSecond: 1)

@@ -457,3 +457,93 @@ private final class GreetsAndLeaves: ChannelInboundHandler, Sendable {
     context.close(promise: nil)
   }
 }
+
+/// Names whose servers move.
+@Suite(.timeLimit(.minutes(1))) struct MovingTargetTests {
+  /// Nobody and then one server, the first time; another one ever after.
+  private final class MovingDialer: Dialer {
+    let inner: SocketDialer
+    let (first, later): ([ListenAddress], [ListenAddress])
+    let resolutions = Atomic(0)
+
+    init(_ inner: SocketDialer, first: [ListenAddress], later: [ListenAddress]) {
+      self.inner = inner
+      (self.first, self.later) = (first, later)
+    }
+
+    func resolve(
+      _ target: ChannelTarget, on eventLoop: any EventLoop,
+      _ done: @escaping (Result<[ListenAddress], DialError>) -> Void
+    ) {
+      let number = self.resolutions.add(1, ordering: .relaxed).newValue
+      done(.success(number == 1 ? self.first : self.later))
+    }
+
+    func connect(
+      to address: ListenAddress, _ handler: any ChannelHandler & Sendable,
+      on eventLoop: any EventLoop, _ done: @escaping (DialError?) -> Void
+    ) {
+      self.inner.connect(to: address, handler, on: eventLoop, done)
+    }
+  }
+
+  /// A channel whose first server takes one call at a time, each for so long, and moves away meanwhile.
+  private static func withMovingServer(
+    _ pause: Duration, _ configuration: RPCChannel.Configuration = RPCChannel.Configuration(),
+    _ body: (RPCChannel) async throws -> Void
+  ) async throws {
+    var service = TestService()
+    service.unary = { request, _ in
+      try await Task.sleep(for: pause)
+      return request
+    }
+    var limits = RPCServer.Configuration()
+    limits.maximumConcurrentCallsPerConnection = 1
+    let first = RPCServer(services: [service], configuration: limits)
+    let second = RPCServer(services: [TestService()])
+    let there = try await first.listen(on: .tcp(host: "127.0.0.1", port: 0))
+    let elsewhere = try await second.listen(on: .tcp(host: "127.0.0.1", port: 0))
+    let target = try ChannelTarget("dns:///moving.test:1")
+    let channel = RPCChannel(
+      to: target, configuration: configuration,
+      dialer: MovingDialer(
+        SocketDialer(target: target, configuration: configuration),
+        first: [ownAddress(), there], later: [elsewhere]),
+      group: MultiThreadedEventLoopGroup.singleton)
+    try await body(channel)
+    await channel.close()
+    await first.shutdown(grace: .zero)
+    await second.shutdown(grace: .zero)
+  }
+
+  @Test func noCallIsLostThatWaitsOnAnAddressThatIsDropped() async throws {
+    try await Self.withMovingServer(.milliseconds(150)) { channel in
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        for number in 0..<20 {
+          group.addTask {
+            let answer = try await channel.unary(Methods.unary, Blob("\(number)"))
+            #expect(answer.text == "\(number)")
+          }
+        }
+        try await group.waitForAll()
+      }
+    }
+  }
+
+  /// The call that has a link made finds too many that wait: the link is made all the same.
+  @Test func aCallThatMayNotWaitKeepsNoOtherFromItsConnection() async throws {
+    var configuration = RPCChannel.Configuration()
+    configuration.maximumWaitingCalls = 4
+    try await Self.withMovingServer(.milliseconds(500), configuration) { channel in
+      let options = CallOptions(timeout: .seconds(30))
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        for _ in 0..<200 {
+          group.addTask { _ = try? await channel.unary(Methods.unary, Blob(), options: options) }
+          try await Task.sleep(for: .milliseconds(10))
+        }
+        try await group.waitForAll()
+      }
+      #expect(try await channel.unary(Methods.unary, Blob("x"), options: options).text == "x")
+    }
+  }
+}

@@ -117,6 +117,58 @@ import Testing
     await channel.close()
   }
 
+  enum LateEnd: CaseIterable { case reset, lost, trailers }
+
+  /// Behind what a slow reader has not read: a part of a message, and the end.
+  @Test(arguments: LateEnd.allCases)
+  func theEndOfAStreamIsWhatItWasThoughItsReaderComesLate(end: LateEnd) async throws {
+    let (channel, peers) = ScriptedPeer.server()
+    let call = try await channel.bidirectional(Methods.both)
+    let peer = try await peers.next()
+    let stream = try #require(try await peer.frame(.headers)).stream
+    try await peer.respond(stream: stream, more: [("grpc-encoding", "gzip")])
+    let large = [UInt8](repeating: 1, count: 300_000)
+    let small = large.withUnsafeBytes { MessageCodec.compress($0, .gzip) }
+    try await peer.send(
+      data: [1] + ScriptedPeer.bytes(UInt32(small.count)) + small, stream: stream, ends: false)
+    try await peer.send(message: [2], stream: stream)
+    if end != .trailers {
+      try await peer.send(data: [0, 0, 0, 0, 100, 1], stream: stream, ends: false)
+    }
+    let sending = Task {
+      while true { try await call.send(Blob([UInt8](repeating: 1, count: 100_000))) }
+    }
+    switch end {
+    case .reset: try await peer.send(.reset, stream: stream, body: ScriptedPeer.bytes(8))
+    case .lost: await peer.close()
+    case .trailers: try await peer.end(stream: stream, status: .resourceExhausted)
+    }
+    let code: StatusCode =
+      switch end {
+      case .reset: .cancelled
+      case .lost: .unavailable
+      case .trailers: .resourceExhausted
+      }
+    // Nobody reads yet, and who sends learns of it all the same.
+    let sent = await #expect(throws: RPCError.self) { try await sending.value }
+    #expect(sent?.code == code)
+    var responses = call.responses.makeAsyncIterator()
+    #expect(try await responses.next()?.bytes.count == 300_000)
+    #expect(try await responses.next()?.bytes == [2])
+    let error = await #expect(throws: RPCError.self) { try await responses.next() }
+    #expect(error?.code == code)
+    await channel.close()
+  }
+
+  @Test func anOKThatDoesNotComeAsOneIsNone() async throws {
+    let error = try await self.error { peer, head in
+      try await peer.sendHeaders(
+        [(":status", "502"), ("content-type", "text/html"), ("grpc-status", "0")],
+        stream: head.stream, endsStream: true)
+    }
+    #expect(error.code == .unavailable)
+  }
+
   // Were there something of a call left that is over, it would be written to.
   @Test func aFaultOfTheConnectionIsNoCallsThatIsOver() async throws {
     let (channel, peers) = ScriptedPeer.server()

@@ -161,6 +161,71 @@ import Testing
     await down
   }
 
+  /// Where the system does not tell what has arrived, what the socket takes tells that it is read.
+  @Test(.timeLimit(.minutes(1))) func aSlowReaderOfALocalSocketIsNoStalledOne() async throws {
+    let began = Signal()
+    var service = TestService()
+    service.unary = { request, _ in
+      await began.set()
+      return Blob([UInt8](repeating: 1, count: Int(request.text) ?? 0))
+    }
+    var configuration = RPCServer.Configuration()
+    configuration.closeTimeout = .milliseconds(50)
+    configuration.stalledCallTimeout = .seconds(8)
+    let server = RPCServer(services: [service], configuration: configuration)
+    let address = try await server.listen(on: ownAddress())
+    let client = try await ScriptedPeer.client(of: address, receiveBuffer: 16 << 10)
+    try await client.begin(Methods.unary)
+    try await client.send(message: Array("450000".utf8), ends: true)
+    await began.wait()
+    async let down: Void = server.shutdown(grace: .seconds(60))
+    var received = 0
+    while let frame = try await client.frame() {
+      let before = received
+      if frame.kind == .data { received += frame.body.count }
+      // In all longer than a stalled one may take: twice, before the socket has room again.
+      if (received + 100_000) / 200_000 > (before + 100_000) / 200_000 {
+        try await Task.sleep(for: .seconds(5))
+      }
+    }
+    #expect(received == 450_005)
+    await down
+  }
+
+  /// Its GOAWAY may have been made before a call comes, and wait for room: such a call must not have run.
+  @Test(.timeLimit(.minutes(1))) func whatAGoawayDoesNotNameHasNotRun() async throws {
+    let ran = Mutex<[UInt32]>([])
+    let began = Signal()
+    var service = TestService()
+    service.unary = { request, _ in
+      ran.withLock { $0.append(UInt32(request.text) ?? 0) }
+      await began.set()
+      return Blob([UInt8](repeating: 1, count: request.text == "1" ? 8_000_000 : 1))
+    }
+    var configuration = RPCServer.Configuration()
+    configuration.closeTimeout = .milliseconds(100)
+    let server = RPCServer(services: [service], configuration: configuration)
+    let address = try await server.listen(on: .tcp(host: "127.0.0.1", port: 0))
+    let client = try await ScriptedPeer.client(of: address, receiveBuffer: 32 << 10)
+    try await client.begin(Methods.unary, stream: 1)
+    try await client.send(message: Array("1".utf8), stream: 1, ends: true)
+    await began.wait()
+    async let down: Void = server.shutdown(grace: .seconds(60))
+    // Before and behind that its last GOAWAY is made.
+    for number: UInt32 in stride(from: 3, through: 61, by: 2) {
+      try await client.begin(Methods.unary, stream: number)
+      try await client.send(message: Array("\(number)".utf8), stream: number, ends: true)
+      try await Task.sleep(for: .milliseconds(20))
+    }
+    var last: UInt32 = 0
+    while let frame = try await client.frame() {
+      if frame.kind == .goAway { last = frame.number(at: 0) }
+    }
+    #expect(ran.withLock { $0.allSatisfy { $0 <= last } })
+    #expect(last < 61)
+    await down
+  }
+
   @Test(.timeLimit(.minutes(1))) func aServerLeavesAConnectionThatIsIdle() async throws {
     var configuration = RPCServer.Configuration()
     configuration.maximumConnectionIdle = .milliseconds(50)

@@ -69,7 +69,7 @@ import Testing
     }
     // A delay after a failure.
     let dead = RPCChannel(to: try ListenAddress("127.0.0.1:1"), configuration: channel)
-    await #expect(throws: RPCError.self) { try await dead.unary(Methods.unary, Blob()) }
+    await #expect(throws: RPCError.self) { try await dead.unary(Methods.missing, Blob()) }
     await dead.close()
   }
 }

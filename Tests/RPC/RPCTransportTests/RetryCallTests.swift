@@ -418,6 +418,32 @@ import Testing
     await channel.close()
   }
 
+  @Test func aServerThatIsNotThereIsAnAttemptThatFailed() async throws {
+    let address = ownAddress()
+    let policy = MethodConfig.Resilience.retry(
+      RetryPolicy(
+        maximumAttempts: 5, initialBackoff: .milliseconds(50), maximumBackoff: .seconds(5),
+        backoffMultiplier: 3, retryableCodes: [.unavailable]))
+    var configuration = Self.configuration(policy)
+    configuration.initialBackoff = .milliseconds(1)
+    configuration.maximumBackoff = .milliseconds(20)
+    let channel = RPCChannel(to: address, configuration: configuration)
+    let call = Task { try await channel.unary(Methods.unary, Blob("x")) }
+    try await Task.sleep(for: .milliseconds(200))
+    let server = RPCServer(services: [TestService()])
+    _ = try await server.listen(on: address)
+    #expect(try await call.value.text == "x")
+    await server.shutdown(grace: .zero)
+    let began = ContinuousClock.now
+    let error = await #expect(throws: RPCError.self) {
+      try await channel.unary(
+        Methods.unary, Blob("x"), options: CallOptions(timeout: .milliseconds(300)))
+    }
+    #expect(error?.code == .deadlineExceeded)
+    #expect(began.duration(to: .now) >= .milliseconds(300))
+    await channel.close()
+  }
+
   @Test func theDeadlineIsThatOfAllAttempts() async throws {
     var service = TestService()
     service.unary = { _, _ in throw RPCError(.unavailable, "down", retryDelay: .seconds(60)) }
