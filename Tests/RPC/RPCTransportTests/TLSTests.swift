@@ -38,7 +38,7 @@ import Testing
     var configuration = RPCChannel.Configuration()
     configuration.tls = ClientTLS(
       trustRoots: roots, identity: identity.map(Self.identity), serverName: serverName)
-    configuration.connectTimeout = .seconds(5)
+    configuration.connectTimeout = .seconds(20)
     return configuration
   }
 
