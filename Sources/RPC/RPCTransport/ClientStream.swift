@@ -203,10 +203,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
 
   /// There is no server that an attempt could be made with: as if it had failed.
   func notConnected(_ error: RPCError) {
-    self.planned = max(0, self.planned - 1)
-    let isTransparent = self.plannedTransparent > self.planned
-    if isTransparent { self.plannedTransparent -= 1 }
-    _ = self.retries.attemptStarted(isTransparent: isTransparent)
+    _ = self.retries.attemptStarted(isTransparent: self.takePlanned())
     self.lastError = error
     self.failed(error, isUnprocessed: false)
   }
@@ -215,12 +212,15 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   func attemptIsPlannedAlready() { self.plannedAttemptFell() }
 
   private func plannedAttemptFell() {
+    if !self.takePlanned() { self.retries.plannedAttemptFell() }
+  }
+
+  /// - Returns: Whether the planned attempt that is over followed a refusal.
+  private func takePlanned() -> Bool {
     self.planned = max(0, self.planned - 1)
-    if self.plannedTransparent > self.planned {
-      self.plannedTransparent -= 1
-    } else {
-      self.retries.plannedAttemptFell()
-    }
+    guard self.plannedTransparent > self.planned else { return false }
+    self.plannedTransparent -= 1
+    return true
   }
 
   /// Nothing more will be sent: the writer takes nothing any more.

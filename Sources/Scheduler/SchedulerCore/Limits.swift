@@ -144,9 +144,9 @@ struct Limits: Sendable {
 
   /// What runs, and what is to run before work of this shape.
   private func running(
-    _ running: Running, in scope: Scope, before shape: Shape, _ mayClaim: Bool = true
+    _ running: Running, in scope: Scope, before shape: Shape, besideClaims: Bool
   ) -> Running {
-    guard mayClaim, let claim = self.claims[scope], claim.shape != shape else { return running }
+    guard besideClaims, let claim = self.claims[scope], claim.shape != shape else { return running }
     var sum = running
     sum.add(claim.shape.resources)
     return sum
@@ -192,7 +192,8 @@ struct Limits: Sendable {
   ) -> Int {
     guard shape.isForJobs, let limit = self.limit(of: project) else { return most }
     let running = self.running(
-      self.running(of: project), in: .project(project), before: shape, besideClaims)
+      self.running(of: project), in: .project(project), before: shape,
+      besideClaims: besideClaims)
     return limit.room(for: shape.resources, beside: running, atMost: most)
   }
 
@@ -203,7 +204,7 @@ struct Limits: Sendable {
     }
     let running = self.running(
       self.running(in: shape.pool), in: .pool(Self.name(of: shape.pool)), before: shape,
-      besideClaims)
+      besideClaims: besideClaims)
     let room = limit.part(self.partitions).room(
       for: shape.resources, beside: running, atMost: most)
     let isFirst = running.jobs == 0 && limit.refusal(of: shape.resources) == nil

@@ -2,8 +2,8 @@
 /// wall clock's by at most a tenth of what passes. So a clock that is set two hours ahead ends nothing two
 /// hours early, and one that is set back makes nothing wait.
 package struct SteadyTime: Sendable {
-  /// The most that it runs fast or slow, as a part of the time that passes.
-  private static let slowest: Int64 = 10
+  /// The most that it is slewed by: one part in so many of the time that passes.
+  private static let slewPart: Int64 = 10
 
   private var shown: Timestamp
   private var last: Duration
@@ -22,7 +22,7 @@ package struct SteadyTime: Sendable {
     let passed = max(0, (steady - self.last).microseconds)
     self.last += .microseconds(passed)
     self.shown.microseconds += passed
-    let most = passed / Self.slowest
+    let most = passed / Self.slewPart
     let behind = (wall - self.shown).microseconds
     self.shown.microseconds += min(max(behind, -most), most)
     return self.shown

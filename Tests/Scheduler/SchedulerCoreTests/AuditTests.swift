@@ -112,8 +112,6 @@ func aRecordThatWasChangedByAnotherHandIsReadAnew() {
 @Test
 func aBuildThatIsHeldBackForNobodyIsFoundAndPutRight() {
   var bench = Bench()
-  var grouped = pipeline(job("a"))
-  grouped.concurrency = Pipeline.Concurrency(group: "g")
   _ = bench.submit("b", grouped)
   bench.scheduler.builds["b"]!.machine.holdBack()
   bench.audit()

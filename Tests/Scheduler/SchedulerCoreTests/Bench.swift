@@ -170,6 +170,9 @@ func pipeline(_ jobs: Pipeline.Job..., notify: [Pipeline.Notification] = []) -> 
   Pipeline(jobs: jobs, notifications: notify)
 }
 
+/// A pipeline of one job whose builds run one at a time.
+let grouped = Pipeline(concurrency: Pipeline.Concurrency(group: "g"), jobs: [job("a")])
+
 func job(
   _ key: String, needs: [String] = [], legs: [String] = [], failFast: Bool = true,
   parallel: Int? = nil, retry: Pipeline.Retry = Pipeline.Retry(), condition: String = "",

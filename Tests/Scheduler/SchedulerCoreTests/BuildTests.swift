@@ -183,8 +183,6 @@ func anExpiredLeaseIsAskedOfTheRunner() {
 @Test(arguments: [false, true])
 func theNextOfAGroupWaitsForWhatIsBeingStopped(restarts: Bool) {
   var bench = Bench()
-  var grouped = pipeline(job("a"))
-  grouped.concurrency = Pipeline.Concurrency(group: "g")
   _ = bench.submit("b", grouped)
   _ = bench.grant()
   _ = bench.submit("c", grouped)
@@ -199,8 +197,6 @@ func theNextOfAGroupWaitsForWhatIsBeingStopped(restarts: Bool) {
 @Test
 func aRetryThatIsRefusedLeavesNoPlaceInItsGroup() {
   var bench = Bench()
-  var grouped = pipeline(job("a"))
-  grouped.concurrency = Pipeline.Concurrency(group: "g")
   _ = bench.submit("b", grouped)
   _ = bench.grant()
   bench.end("b/a/1")

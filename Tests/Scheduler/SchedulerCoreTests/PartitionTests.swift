@@ -92,8 +92,6 @@ func anAttemptIsLetGoOfOnceItsRunnerHasIt() {
 @Test
 func theNextOfAGroupIsNotLetGoByAHandOver() {
   var bench = Bench()
-  var grouped = pipeline(job("a"))
-  grouped.concurrency = Pipeline.Concurrency(group: "g", cancelInProgress: false)
   _ = bench.submit("first", project: there, grouped)
   bench.advance(.seconds(1))
   _ = bench.submit("second", project: there, grouped)
@@ -212,8 +210,6 @@ func anEstimateIsMadeOfEarlierBuilds() throws {
 @Test
 func nobodyCanTellWhenABuildEndsThatIsHeldBack() throws {
   var bench = Bench()
-  var grouped = pipeline(job("a"))
-  grouped.concurrency = Pipeline.Concurrency(group: "g")
   _ = bench.submit("old", grouped)
   _ = bench.grant()
   bench.advance(.seconds(10))

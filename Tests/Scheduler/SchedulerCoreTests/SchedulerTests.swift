@@ -564,13 +564,17 @@ func asManyDemandsAreUrgentAsWorkIs() {
 
 // MARK: Many shapes
 
-/// The allocator takes no more than so many demands, and each line gets a turn.
-@Test
-func moreShapesThanDemandsMayBeOpenTakeTurns() {
+private var fewDemands: Policy {
   var policy = Policy()
   policy.maximumOpenDemands = 8
   policy.maximumOpenDemandsOfAll = 20
-  var bench = Bench(policy: policy)
+  return policy
+}
+
+/// The allocator takes no more than so many demands, and each line gets a turn.
+@Test
+func moreShapesThanDemandsMayBeOpenTakeTurns() {
+  var bench = Bench(policy: fewDemands)
   var most = 0
   for number in 1...60 {
     _ = bench.submit(
@@ -581,7 +585,7 @@ func moreShapesThanDemandsMayBeOpenTakeTurns() {
   var asked: Set<Int64> = []
   for _ in 0..<60 {
     asked.formUnion(bench.take().demands.map(\.shape.resources.cpuMillis))
-    bench.now = bench.now + policy.rankInterval
+    bench.now = bench.now + fewDemands.rankInterval
     bench.feed { $0.auditDue(at: $1) }
     #expect(bench.scheduler.openDemands == 20)
   }
@@ -591,17 +595,14 @@ func moreShapesThanDemandsMayBeOpenTakeTurns() {
 
 @Test
 func fewerShapesHaveMoreDemandsAgain() {
-  var policy = Policy()
-  policy.maximumOpenDemands = 8
-  policy.maximumOpenDemandsOfAll = 20
-  var bench = Bench(policy: policy)
+  var bench = Bench(policy: fewDemands)
   let legs = (1...10).map(String.init)
   for number in 1...30 {
     _ = bench.submit(BuildID("b\(number)"), pipeline(job("a", legs: legs, cpu: "\(number)")))
   }
   for number in 2...30 { _ = bench.cancel(BuildID("b\(number)")) }
   for _ in 0..<4 {
-    bench.now = bench.now + policy.rankInterval
+    bench.now = bench.now + fewDemands.rankInterval
     bench.feed { $0.auditDue(at: $1) }
   }
   #expect(bench.scheduler.openDemands == 8)
