@@ -78,7 +78,9 @@ package struct ConnectionLife: Sendable {
   private let began: Duration
   private var keepaliveInterval: Duration?
   private var pingSent: Duration?
-  private var left: Duration?
+  private var isLeft = false
+  /// When its age was reached.
+  private var aged: Duration?
   private var nextStallCheck: Duration?
 
   package init(_ limits: Limits, at now: Duration) {
@@ -146,21 +148,21 @@ package struct ConnectionLife: Sendable {
         next = min(next, now + every)
       }
     }
-    if let left = self.left {
-      if let grace = self.limits.ageGrace, isDue(left + grace) {
-        return ([.close("the grace for calls of a connection that is left is over")], next)
-      }
-      return (actions, next)
-    }
     if let age = self.limits.age, isDue(self.began + age) {
-      self.left = now
-      if let grace = self.limits.ageGrace { next = min(next, now + grace) }
-      actions.append(.leave("the connection has reached its age of \(age)"))
-    } else if let idle = self.limits.idle {
+      if let aged = self.aged, let grace = self.limits.ageGrace, isDue(aged + grace) {
+        return ([.close("the grace for calls of a connection that is too old is over")], next)
+      }
+      if self.aged == nil {
+        self.aged = now
+        if let grace = self.limits.ageGrace { next = min(next, now + grace) }
+      }
+      if !self.isLeft { actions.append(.leave("the connection has reached its age of \(age)")) }
+      self.isLeft = true
+    } else if let idle = self.limits.idle, !self.isLeft {
       if facts.openCalls > 0 {
         _ = isDue(now + idle)
       } else if isDue(facts.idleSince + idle) {
-        self.left = now
+        self.isLeft = true
         actions.append(.leave("the connection was idle for \(idle)"))
       }
     }

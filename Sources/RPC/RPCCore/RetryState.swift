@@ -27,22 +27,24 @@ package struct RetryState: Sendable {
   package enum Decision: Sendable, Hashable {
     /// Another attempt after the delay.
     case tryAgain(after: Duration)
+    /// The same one, elsewhere: it was refused, and does not count.
+    case moveOn(after: Duration)
     /// Other attempts are under way or planned: the call is not over.
     case goOn
     case giveUp
   }
 
   /// Refusals after which a call goes to the next connection, whatever its policy.
-  private static let maximumTransparent = 10
+  private static let maximumRefusals = 10
   /// How many of those at once: servers that are being replaced. Then they are too busy.
-  private static let immediateTransparent = 3
+  private static let immediateRefusals = 3
 
   private let policy: MethodConfig.Resilience
-  /// Attempts that were started, transparent ones apart.
+  /// Attempts that were started, but for those that were refused.
   package private(set) var attempts = 0
-  /// Attempts that were promised and have not started, transparent ones apart.
+  /// Attempts that were promised and have not started.
   private var planned = 0
-  private var transparent = 0
+  private var refused = 0
   /// For the exponent: a push-back begins it anew.
   private var failures = 0
   /// A server has said that it wants no more.
@@ -63,8 +65,7 @@ package struct RetryState: Sendable {
   /// An attempt begins.
   ///
   /// - Returns: When the next hedge is due, unless the call is decided before.
-  package mutating func attemptStarted(isTransparent: Bool) -> Duration? {
-    if isTransparent { return nil }
+  package mutating func attemptStarted() -> Duration? {
     self.planned = max(0, self.planned - 1)
     self.attempts += 1
     guard case .hedge(let policy) = self.policy, self.hasAttemptsLeft, !self.isForbidden
@@ -98,28 +99,30 @@ package struct RetryState: Sendable {
   package mutating func failed(
     _ failure: Failure, othersAreOpen: Bool, canReplay: Bool, throttle: inout RetryThrottle?,
     random: Double
-  ) -> (decision: Decision, isTransparent: Bool) {
-    guard canReplay else { return (othersAreOpen ? .goOn : .giveUp, false) }
-    if failure.isUnprocessed, self.transparent < Self.maximumTransparent {
-      self.transparent += 1
-      let further = self.transparent - Self.immediateTransparent
-      return (.tryAgain(after: further <= 0 ? .zero : .milliseconds(10 << further)), true)
+  ) -> Decision {
+    guard canReplay else { return othersAreOpen ? .goOn : .giveUp }
+    if failure.isUnprocessed, self.refused < Self.maximumRefusals {
+      self.refused += 1
+      self.attempts -= 1
+      self.planned += 1
+      let further = self.refused - Self.immediateRefusals
+      return .moveOn(after: further <= 0 ? .zero : .milliseconds(10 << further))
     }
     switch self.policy {
     case .none:
-      return (.giveUp, false)
+      return .giveUp
     case .retry(let policy):
       guard policy.retryableCodes.contains(failure.code) || failure.pushback != .none else {
-        return (.giveUp, false)
+        return .giveUp
       }
       throttle?.failed()
       guard policy.retryableCodes.contains(failure.code), failure.pushback != .never,
         self.hasAttemptsLeft, throttle?.allowsRetries ?? true
-      else { return (.giveUp, false) }
+      else { return .giveUp }
       self.planned += 1
       if case .after(let delay) = failure.pushback {
         self.failures = 0
-        return (.tryAgain(after: delay), false)
+        return .tryAgain(after: delay)
       }
       self.failures += 1
       let maximum = min(policy.maximumBackoff, .century)
@@ -132,14 +135,14 @@ package struct RetryState: Sendable {
         }
         backoff = backoff * policy.backoffMultiplier
       }
-      return (.tryAgain(after: min(backoff, maximum) * (1 + 0.2 * random)), false)
+      return .tryAgain(after: min(backoff, maximum) * (1 + 0.2 * random))
     case .hedge(let policy):
-      guard policy.nonFatalCodes.contains(failure.code) else { return (.giveUp, false) }
+      guard policy.nonFatalCodes.contains(failure.code) else { return .giveUp }
       throttle?.failed()
       if failure.pushback == .never { self.isForbidden = true }
-      guard self.hedgeIsDue(throttle) else { return (othersAreOpen ? .goOn : .giveUp, false) }
-      if case .after(let delay) = failure.pushback { return (.tryAgain(after: delay), false) }
-      return (.tryAgain(after: .zero), false)
+      guard self.hedgeIsDue(throttle) else { return othersAreOpen ? .goOn : .giveUp }
+      if case .after(let delay) = failure.pushback { return .tryAgain(after: delay) }
+      return .tryAgain(after: .zero)
     }
   }
 }

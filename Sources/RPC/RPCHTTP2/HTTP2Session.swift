@@ -375,26 +375,35 @@ package final class HTTP2Session {
     nghttp2_session_terminate_session(self.session, code)
   }
 
-  /// Ends the streams whose bytes the peer has not taken since the last time, or not sent.
+  /// Ends the streams of which the peer has not sent since the last time what they wait for.
   ///
-  /// - Parameter minimum: Bytes that it must have taken while more were waiting, or sent.
+  /// - Parameters:
+  ///   - minimum: Bytes that must have moved meanwhile.
+  ///   - withShutWindows: Those, too, that wait for the peer to open a window. What waits for the socket
+  ///     is not looked at: that is no stream's fault.
   /// - Returns: How many there were.
-  package func resetStalledStreams(minimum: Int) -> Int {
+  package func endStalledStreams(minimum: Int, withShutWindows: Bool) -> Int {
     var count = 0
     for stream in self.streams where !stream.isClosed {
       if stream.endsForSilence(minimum: minimum) {
         count += 1
         continue
       }
-      let isWaiting = !stream.outbound.isEmpty || stream.ending.isWaiting
-      defer { stream.drainedAtCheck = isWaiting ? stream.drainedBytes : nil }
-      guard let before = stream.drainedAtCheck, isWaiting,
+      let isShut =
+        (!stream.outbound.isEmpty || stream.ending.isWaiting) && self.isWindowShut(of: stream)
+      defer { stream.drainedAtCheck = isShut ? stream.drainedBytes : nil }
+      guard let before = stream.drainedAtCheck, isShut, withShutWindows,
         stream.drainedBytes - before < minimum
       else { continue }
       self.reset(stream, code: NGHTTP2_CANCEL.rawValue)
       count += 1
     }
     return count
+  }
+
+  private func isWindowShut(of stream: HTTP2Stream) -> Bool {
+    nghttp2_session_get_remote_window_size(self.session) <= 0
+      || nghttp2_session_get_stream_remote_window_size(self.session, stream.id) <= 0
   }
 
   /// Tells the peer that no further streams are wanted, without refusing those on their way.

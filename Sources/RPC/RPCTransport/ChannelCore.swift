@@ -17,6 +17,8 @@ final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
   private var machine: ChannelMachine
   private var waiting: [ObjectIdentifier: (order: Int, stream: ClientStream)] = [:]
   private var nextOrder = 0
+  /// Calls that were tried, and are or were to be tried again.
+  private var retried: [ObjectIdentifier: ClientStream] = [:]
   /// A link's connection: being made, or greeted, or in use.
   private var links: [ChannelMachine.LinkID: Connection] = [:]
   /// Whose link a connection is; those that were retired are nobody's.
@@ -79,6 +81,16 @@ final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
       stream.unavailable(self.closedError)
     }
   }
+
+  /// Whether a call that was tried may be tried again: not where the channel was closed. ``triesNoMore(_:)``
+  /// follows.
+  func mayTryAgain(_ stream: ClientStream) -> Bool {
+    guard !self.isShutDown else { return false }
+    self.retried[ObjectIdentifier(stream)] = stream
+    return true
+  }
+
+  func triesNoMore(_ stream: ClientStream) { self.retried[ObjectIdentifier(stream)] = nil }
 
   private func start(_ stream: ClientStream, on link: ChannelMachine.LinkID) {
     guard let connection = self.links[link] else {
@@ -274,7 +286,9 @@ final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
     self.isShutDown = true
     self.machine.shutDown()
     self.onClosed.append(done)
-    for stream in self.waitingInOrder { stream.cancel(self.closedError) }
+    for stream in self.waitingInOrder + Array(self.retried.values) {
+      stream.cancel(self.closedError)
+    }
     for connection in Array(self.connections.values) { connection.close("the channel was closed") }
     self.reportClosed()
   }

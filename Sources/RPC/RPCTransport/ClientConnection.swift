@@ -63,14 +63,6 @@ final class ClientConnection: ConnectionOwner, @unchecked Sendable {
     connection.needsFlush()
   }
 
-  func goAwaySent(code: UInt32, text: String) {
-    self.connection?.endsItself("this side ended it with \(self.goAwayInWords(code, text))")
-  }
-
-  private func goAwayInWords(_ code: UInt32, _ text: String) -> String {
-    "GOAWAY, \(http2ErrorName(code))" + (text.isEmpty ? "" : " (\(printable(text).prefix(200)))")
-  }
-
   func pingReceived() {}
 
   func streamNumbersRanOut() { self.mayLeave("its stream numbers have run out") }
@@ -89,7 +81,11 @@ final class ClientConnection: ConnectionOwner, @unchecked Sendable {
     connection.leave()
   }
 
-  func streamsStalled(_ count: Int) {}
+  var isShortOfRoom: Bool { false }
+
+  func callsStalled(_ count: Int) {}
+
+  func peerTakesNothing() {}
 
   func connectionWillClose(_ reason: String) {
     self.lossReason = self.complaint ?? reason

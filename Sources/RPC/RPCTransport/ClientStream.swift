@@ -61,8 +61,6 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   @exclusivity(unchecked) private var retries: RetryState
   /// Attempts that are planned: a delay that runs, or a place among the waiting calls.
   @exclusivity(unchecked) private var planned = 0
-  /// How many of them follow a refusal, and are not counted.
-  @exclusivity(unchecked) private var plannedTransparent = 0
   private var lastError: RPCError?
   private var hedgeTimer: LoopTimer?
   private var retryTimers: [LoopTimer] = []
@@ -135,7 +133,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
 
   /// Makes an attempt on a connection.
   func start(on connection: Connection, authority: String, scheme: StaticString) {
-    guard !self.isFinished, connection.session != nil else { return }
+    guard !self.isFinished else { return }
     if self.committed == nil { self.writer.transfer(to: self) }
     // Bound to the attempt it has; perhaps only now, for that was too much to keep.
     guard self.committed == nil else { return self.plannedAttemptFell() }
@@ -159,9 +157,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     if let deadline = self.terms.deadline {
       fields.add("grpc-timeout", TimeoutHeader.encode(max(.zero, deadline.remaining)))
     }
-    let isTransparent = self.plannedTransparent > 0
-    // One that follows a refusal says what the refused one said.
-    let previous = self.retries.attempts - (isTransparent ? 1 : 0)
+    let previous = self.retries.attempts
     if previous > 0 { fields.add("grpc-previous-rpc-attempts", String(previous)) }
     fields.add(self.terms.metadata)
     let size = fields.size
@@ -177,8 +173,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     let attempt = ClientAttempt(
       of: self, on: connection, maximumResponseBytes: self.terms.maximumResponseBytes)
     self.attempts.append(attempt)
-    if isTransparent { self.plannedTransparent -= 1 }
-    let nextHedge = self.retries.attemptStarted(isTransparent: isTransparent)
+    let nextHedge = self.retries.attemptStarted()
     if self.replay.count > Self.maximumReplayBytes {
       self.commit(to: attempt)
     } else {
@@ -186,7 +181,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     }
     attempt.submit(fields)
     if self.wantsEnd { attempt.endOutbound() }
-    if self.committed == nil, let nextHedge { self.planHedge(after: nextHedge) }
+    self.planHedge(after: nextHedge)
   }
 
   /// Ends the call from our side; the server is told if it knows of it.
@@ -203,24 +198,19 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
 
   /// There is no server that an attempt could be made with: as if it had failed.
   func notConnected(_ error: RPCError) {
-    _ = self.retries.attemptStarted(isTransparent: self.takePlanned())
+    self.planned -= 1
+    let nextHedge = self.retries.attemptStarted()
     self.lastError = error
-    self.failed(error, isUnprocessed: false)
+    self.failed(error, isUnprocessed: false, isFromServer: false)
+    if self.planned == 0 { self.planHedge(after: nextHedge) }
   }
 
   /// Another attempt waits for a connection: this one will not.
   func attemptIsPlannedAlready() { self.plannedAttemptFell() }
 
   private func plannedAttemptFell() {
-    if !self.takePlanned() { self.retries.plannedAttemptFell() }
-  }
-
-  /// - Returns: Whether the planned attempt that is over followed a refusal.
-  private func takePlanned() -> Bool {
-    self.planned = max(0, self.planned - 1)
-    guard self.plannedTransparent > self.planned else { return false }
-    self.plannedTransparent -= 1
-    return true
+    self.planned -= 1
+    self.retries.plannedAttemptFell()
   }
 
   /// Nothing more will be sent: the writer takes nothing any more.
@@ -286,33 +276,38 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
         return self.finish(end.result)
       }
       self.lastError = error
-      self.failed(error, isUnprocessed: end.isUnprocessed)
+      self.failed(error, isUnprocessed: end.isUnprocessed, isFromServer: true)
     }
   }
 
-  private func failed(_ error: RPCError, isUnprocessed: Bool) {
+  private func failed(_ error: RPCError, isUnprocessed: Bool, isFromServer: Bool) {
+    let othersAreOpen = !self.attempts.isEmpty || self.planned > 0
     var throttle = self.channel?.throttle
-    let (decision, isTransparent) = self.retries.failed(
+    let decision = self.retries.failed(
       RetryState.Failure(
         code: error.code, pushback: error.pushback, isUnprocessed: isUnprocessed),
-      othersAreOpen: !self.attempts.isEmpty || self.planned > 0, canReplay: self.committed == nil,
-      throttle: &throttle, random: .random(in: -1...1))
+      othersAreOpen: othersAreOpen, canReplay: self.committed == nil, throttle: &throttle,
+      random: .random(in: -1...1))
     self.channel?.throttle = throttle
     switch decision {
     case .goOn: break
-    case .giveUp: self.finish(.failure(error))
+    case .giveUp:
+      // That there is no server for one attempt says nothing about those that have one.
+      if isFromServer || !othersAreOpen { self.finish(.failure(error)) }
+    case .moveOn(let delay):
+      self.tryAgain(after: delay)
     case .tryAgain(let delay):
-      if isTransparent {
-        self.plannedTransparent += 1
-      } else {
-        // The next hedge comes so much behind this attempt.
-        self.executor.timers.stop(self.hedgeTimer)
-      }
+      // The next hedge comes so much behind this attempt.
+      self.executor.timers.stop(self.hedgeTimer)
       self.tryAgain(after: delay)
     }
   }
 
-  private func planHedge(after delay: Duration) {
+  /// - Parameter delay: Nil: there is to be none.
+  private func planHedge(after delay: Duration?) {
+    guard let delay, !self.isFinished, self.committed == nil,
+      !(self.hedgeTimer?.isRunning ?? false)
+    else { return }
     self.hedgeTimer = self.executor.timers.start(in: delay) {
       guard !self.isFinished, self.committed == nil,
         self.retries.hedgeIsDue(self.channel?.throttle)
@@ -323,14 +318,14 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
 
   private func tryAgain(after delay: Duration) {
     self.planned += 1
+    guard let channel = self.channel, channel.mayTryAgain(self) else {
+      self.unavailable(self.lastError ?? RPCError(.unavailable, "the channel was closed"))
+      return
+    }
     // Never at once: the connection is still telling its streams of its end.
     let timer = self.executor.timers.start(in: delay) {
       guard !self.isFinished else { return }
       guard self.committed == nil else { return self.plannedAttemptFell() }
-      guard let channel = self.channel else {
-        self.unavailable(self.lastError ?? RPCError(.unavailable, "the channel was closed"))
-        return
-      }
       channel.admit(self)
     }
     self.retryTimers.append(timer)
@@ -412,8 +407,11 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     self.isFinishedForGood = true
     self.executor.timers.stop(self.deadlineTimer)
     self.executor.timers.stop(self.hedgeTimer)
-    for timer in self.retryTimers { self.executor.timers.stop(timer) }
-    self.retryTimers = []
+    if !self.retryTimers.isEmpty {
+      for timer in self.retryTimers { self.executor.timers.stop(timer) }
+      self.retryTimers = []
+      self.channel?.triesNoMore(self)
+    }
     self.replay.reset()
     self.writer.close(Self.error(ofSendingAfter: result))
     switch result {

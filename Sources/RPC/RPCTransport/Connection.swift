@@ -7,6 +7,7 @@ import RPCHTTP2
 
 /// Whose connection it is: the server's or the client's side of what happens on it.
 protocol ConnectionOwner: HTTP2SessionDelegate {
+  var connection: Connection? { get }
   /// How long a connection that is to end waits for a peer that went too far to read that.
   var closeTimeout: Duration { get }
   /// How long one that is over waits for a peer that takes nothing of what was said.
@@ -18,12 +19,26 @@ protocol ConnectionOwner: HTTP2SessionDelegate {
   var idleSince: NIODeadline { get }
   /// The connection is to be left: old, or idle.
   func mayLeave(_ reason: String)
-  /// Streams were reset because the peer does not read them.
-  func streamsStalled(_ count: Int)
+  /// What its calls hold is more than its part, and others may need the room.
+  var isShortOfRoom: Bool { get }
+  /// Calls were ended because their requests do not come, or their responses are not read.
+  func callsStalled(_ count: Int)
+  /// The peer takes nothing at all: the connection ends.
+  func peerTakesNothing()
   /// The connection is gone; its streams are told next.
   func connectionWillClose(_ reason: String)
   /// The connection is gone; every stream has been told.
   func connectionClosed(_ reason: String)
+}
+
+extension ConnectionOwner {
+  func goAwaySent(code: UInt32, text: String) {
+    self.connection?.blamedPeer("this side ended it with \(self.goAwayInWords(code, text))")
+  }
+
+  func goAwayInWords(_ code: UInt32, _ text: String) -> String {
+    "GOAWAY, \(http2ErrorName(code))" + (text.isEmpty ? "" : " (\(printable(text).prefix(200)))")
+  }
 }
 
 /// One HTTP/2 connection on its event loop: bytes between the socket and the session.
@@ -38,8 +53,8 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   /// Bytes that are gathered before they are handed to the socket in one go.
   private static let writeBatchBytes = 128 << 10
 
-  /// What a peer must at least take of a stream between two looks at it, while more waits.
-  private static let minimumDrainBytes = 1 << 10
+  /// What a peer must at least take, or send, between two looks at it.
+  private static let minimumProgressBytes = 1 << 10
 
   let executor: LoopExecutor
   let owner: any ConnectionOwner
@@ -59,6 +74,10 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   @exclusivity(unchecked) private var isFlushing = false
   @exclusivity(unchecked) private var flushIsDue = false
   private var isClosing = false
+  /// It closes soon, whatever the peer does.
+  private var isCondemned = false
+  /// Since the connection began.
+  @exclusivity(unchecked) private var writtenBytes: UInt64 = 0
   /// What had arrived at the last look; nil: nothing was on its way.
   private var acknowledgedAtCheck: UInt64?
   /// The peer knows that nothing follows.
@@ -284,6 +303,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
           ) { region in try session.produce(into: region) }
         } while !session.isDrained && self.output.readableBytes < Self.writeBatchBytes
         guard self.output.readableBytes > 0 else { break }
+        self.writtenBytes += UInt64(self.output.readableBytes)
         context.writeAndFlush(self.wrapOutboundOut(self.output), promise: nil)
         self.output.clear()
         if session.isDrained { break }
@@ -339,7 +359,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   private func checkDeparture(_ departure: Departure) {
     guard let context = self.context, self.session != nil else { return }
     let now = NIODeadline.now()
-    let socket = SocketProgress(of: context.channel)
+    let socket = SocketProgress(of: context.channel, given: self.writtenBytes)
     if socket?.acknowledged != departure.acknowledged {
       departure.acknowledged = socket?.acknowledged
       departure.lastProgress = now
@@ -365,8 +385,8 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   /// Whether the peer's system has acknowledged next to nothing since the last look, though more was on its
   /// way then: what is beyond the streams' queues, here and in the kernel, no stream tells of.
   private func takesNothing() -> Bool {
-    guard let channel = self.context?.channel, let socket = SocketProgress(of: channel),
-      socket.waiting > 0
+    guard let channel = self.context?.channel,
+      let socket = SocketProgress(of: channel, given: self.writtenBytes), socket.waiting > 0
     else {
       self.acknowledgedAtCheck = nil
       return false
@@ -375,14 +395,15 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     guard let before = self.acknowledgedAtCheck else { return false }
     let taken = socket.acknowledged &- before
     // Of little that is said now and then, something is always on its way.
-    return taken == 0 || (taken < Self.minimumDrainBytes && !channel.isWritable)
+    return taken == 0 || (taken < Self.minimumProgressBytes && !channel.isWritable)
   }
 
   private var closeReason: String { self.ownReason ?? "the peer closed the connection" }
 
-  /// nghttp2 ends the connection, for what the peer did; that it closes follows from there.
-  func endsItself(_ reason: String) {
+  /// The peer was told of an error of its own that ends the connection, by nghttp2 or by us.
+  func blamedPeer(_ reason: String) {
     if self.ownReason == nil { self.ownReason = reason }
+    self.condemn(reason)
   }
 
   func close(_ reason: String) {
@@ -412,9 +433,15 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     self.ownReason = reason
     self.session?.terminate(code: 0xb, reason)
     self.needsFlush()
-    // Whether or not it reads what we say.
+    self.condemn(reason)
+  }
+
+  /// Closes soon, whether or not the peer reads what was said last, and whatever it says.
+  private func condemn(_ reason: String) {
+    guard !self.isCondemned else { return }
+    self.isCondemned = true
     self.executor.eventLoop.scheduleTask(in: TimeAmount(self.owner.closeTimeout)) {
-      self.close(reason)
+      self.close(self.ownReason ?? reason)
     }
   }
 
@@ -458,16 +485,14 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
         self.needsFlush()
       case .checkStalls:
         if self.takesNothing() {
-          self.owner.streamsStalled(1)
+          self.owner.peerTakesNothing()
           return self.close("the peer takes nothing of what it is sent")
         }
-        let count = session.resetStalledStreams(minimum: Self.minimumDrainBytes)
+        // Whoever reads slowly may: its window opens in lumps, and may be shut for hours.
+        let count = session.endStalledStreams(
+          minimum: Self.minimumProgressBytes, withShutWindows: self.owner.isShortOfRoom)
         if count > 0 {
-          self.owner.streamsStalled(count)
-          // One that reads nothing at all does not read that either.
-          guard self.context?.channel.isWritable ?? false else {
-            return self.close("the peer reads nothing")
-          }
+          self.owner.callsStalled(count)
           self.needsFlush()
         }
       case .leave(let reason): self.owner.mayLeave(reason)

@@ -194,10 +194,22 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
 
   func mayLeave(_ reason: String) { self.beginShutdown() }
 
-  func streamsStalled(_ count: Int) {
+  var isShortOfRoom: Bool {
+    let all = self.configuration.maximumBufferedBytes
+    return self.heldBytes > self.configuration.maximumBufferedBytesPerConnection / 2
+      || (self.load.heldBytes > all / 2
+        && self.heldBytes > all / 2 / self.configuration.maximumConnections)
+  }
+
+  func callsStalled(_ count: Int) {
     self.load.attacked(
       by: self.peer.address,
       "\(count) calls were ended: their responses are not read, or their requests do not come")
+  }
+
+  func peerTakesNothing() {
+    self.load.attacked(
+      by: self.peer.address, "its connection was ended: it takes nothing of what it is sent")
   }
 
   func connectionWillClose(_ reason: String) {}

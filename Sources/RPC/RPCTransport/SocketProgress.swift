@@ -15,7 +15,9 @@ struct SocketProgress {
 
   /// On the channel's loop: of a TCP socket of Linux, as the peer's system acknowledges it; of others, what
   /// the socket itself has taken. Nil of a channel without a socket.
-  init?(of channel: any Channel) {
+  ///
+  /// - Parameter given: Bytes that were written to the channel, in all.
+  init?(of channel: any Channel, given: UInt64) {
     #if os(Linux)
       if let info = Info(of: channel) {
         // `tcpi_bytes_acked`, `tcpi_unacked` and `tcpi_notsent_bytes`.
@@ -27,7 +29,7 @@ struct SocketProgress {
     guard let buffered = try? channel.syncOptions?.getOption(.bufferedWritableBytes) else {
       return nil
     }
-    self.acknowledged = .max - UInt64(buffered)
+    self.acknowledged = given - min(given, UInt64(buffered))
     self.waiting = buffered
   }
 

@@ -97,7 +97,13 @@ struct BuildMachine: Sendable {
   /// changed the record since it was read: what follows from those waits for their commit.
   mutating func resume(at now: Timestamp, _ policy: Policy, _ out: inout BuildOutput) {
     for (index, job) in self.record.jobs.enumerated() where job.state == .queued {
-      out.afterCommit.append(.enqueue(.job(index)))
+      if self.isHeldBack {
+        // Whoever had it before let it go first in its group.
+        self.record.jobs[index].state = .blocked
+        out.isDirty = true
+      } else {
+        out.afterCommit.append(.enqueue(.job(index)))
+      }
     }
     for (index, notification) in self.record.notifications.enumerated()
     where notification.state == .pending {

@@ -32,10 +32,13 @@ extension Scheduler {
     let records = self.builds.values.lazy.filter { loaded.contains($0.partition) }
       .map(\.machine.record)
       .sorted { ($0.createdAt, $0.id) < ($1.createdAt, $1.id) }
-    // In a group what has begun goes first, then what came first.
-    let hasBegun = { (record: BuildRecord) in record.state == .running || record.holdsExecutors }
-    for record in records.filter(hasBegun) + records.filter({ !hasBegun($0) }) {
-      self.joinGroup(record.id)
+    // In a group what has begun goes first, then what was to begin, then what came first.
+    func place(_ record: BuildRecord) -> Int {
+      if record.state == .running || record.holdsExecutors { return 0 }
+      return record.jobs.contains { $0.state == .queued } ? 1 : 2
+    }
+    for number in 0...2 {
+      for record in records where place(record) == number { self.joinGroup(record.id) }
     }
     for record in records {
       self.change(record.id, at: now, &effects) { $0.resume(at: now, $2, &$1) }

@@ -24,12 +24,15 @@ final class Checker {
   /// Where each attempt runs.
   private var running: [AttemptID: String] = [:]
   private let order: OrderChecker
+  private let groups: GroupChecker
   private let policy: SchedulerCore.Policy
 
   init(_ timeline: Timeline, policy: SchedulerCore.Policy) {
     self.timeline = timeline
     self.policy = policy
-    self.order = OrderChecker(timeline)
+    let order = OrderChecker(timeline)
+    self.order = order
+    self.groups = GroupChecker(timeline, isCalm: { order.isCalm })
   }
 
   private func fail(_ why: String) { self.timeline.fail(why) }
@@ -39,6 +42,11 @@ final class Checker {
     get { self.order.isCalm }
     set { self.order.isCalm = newValue }
   }
+
+  // MARK: The client
+
+  /// Somebody asks for a build for the first time.
+  func wanted(_ build: BuildID) { self.groups.wanted(build) }
 
   // MARK: The store
 
@@ -82,22 +90,8 @@ final class Checker {
     if self.policy.standardProjectLimit == nil, self.policy.poolLimits.isEmpty {
       self.order.stored(record, before: self.stored[id]?.record)
     }
-    self.checkGroup(record, before: self.stored[id]?.record)
+    self.groups.stored(record)
     self.stored[id] = new
-  }
-
-  /// Builds of a group run one at a time.
-  private func checkGroup(_ record: BuildRecord, before: BuildRecord?) {
-    guard !record.group.isEmpty, record.holdsExecutors,
-      !(before?.holdsExecutors ?? false)
-    else { return }
-    let others = self.stored.values.map(\.record).filter { other in
-      other.id != record.id && other.project == record.project && other.group == record.group
-        && other.holdsExecutors
-    }
-    if let other = others.min(by: { $0.id < $1.id }) {
-      self.fail("\(record.id) starts while \(other.id) of its group \(record.group) runs")
-    }
   }
 
   /// Whether one state may follow another.

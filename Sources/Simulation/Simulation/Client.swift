@@ -51,6 +51,7 @@ final class Client: Process {
         let legs = try? wish.pipeline.expanded(standard: SchedulerCore.Policy().standardResources)
       else { return self.note("\(wish.id) cannot be expanded") }
       self.builds.append(wish.id)
+      self.checker.wanted(wish.id)
       self.note(
         "wants \(wish.id) of \(wish.project), priority \(wish.priority), group "
           + "\"\(wish.pipeline.concurrency?.group ?? "")\"")

@@ -17,6 +17,7 @@ final class SchedulerProcess: Process {
   private static let shortestWake = Duration.milliseconds(1)
   /// Longer than ``Membership/Policy/leavingLimit``, and the last call of it.
   private static let longestLeaving = Duration.seconds(8)
+  private static let longestWait = Duration.seconds(30)
   private static let auditInterval = Duration.seconds(1)
   /// Of these one compares with the records, too.
   private static let auditsForRecords = 5
@@ -209,7 +210,17 @@ final class SchedulerProcess: Process {
     self.memory.lastWaiter += 1
     let waiter = Waiter(self.memory.lastWaiter)
     self.memory.waiters[waiter] = answer
+    self.expectAnswer(to: waiter)
     return waiter
+  }
+
+  /// Nobody waits for ever: once nothing is broken, whoever asked is answered soon.
+  private func expectAnswer(to waiter: Waiter) {
+    self.after(Self.longestWait) {
+      guard self.memory.waiters[waiter] != nil else { return }
+      guard self.checker.isCalm else { return self.expectAnswer(to: waiter) }
+      self.timeline.fail("\(self.name): somebody is not answered for \(Self.longestWait)")
+    }
   }
 
   // MARK: The core

@@ -23,6 +23,8 @@ final class Store: Process {
 
   private(set) var records: [BuildID: StoredBuild] = [:]
   private(set) var sessions: [ReplicaID: Membership.Sighting] = [:]
+  /// Those that have left: see ``leave(_:_:)``.
+  private var departed: Set<ReplicaID> = []
   private(set) var table = PartitionTable()
   private var tableVersion: Int64 = 0
   private var lastVersion: Int64 = 0
@@ -118,6 +120,7 @@ final class Store: Process {
   func leave(_ session: ReplicaID, _ answer: @escaping (End<Int64>) -> Void) {
     self.soon {
       self.sessions[session] = nil
+      self.departed.insert(session)
       answer(.done(self.newVersion()))
     }
   }
@@ -141,7 +144,9 @@ final class Store: Process {
           replica: successor, version: self.newVersion())
       }
       self.tableVersion = self.newVersion()
-      self.checker.changed(change.table, by: session, sessions: Set(self.sessions.keys))
+      // A copy of its first message may come behind its last: nobody speaks for that session.
+      self.checker.changed(
+        change.table, by: session, sessions: Set(self.sessions.keys).subtracting(self.departed))
       self.table = change.table
       answer(.done(self.tableVersion))
     }

@@ -70,7 +70,7 @@ import Testing
     let answer9 = life.check(calls, at: .seconds(120))
     #expect(
       answer9.actions
-        == [.close("the grace for calls of a connection that is left is over")])
+        == [.close("the grace for calls of a connection that is too old is over")])
 
     limits = .init(handshake: .seconds(10))
     limits.idle = .seconds(60)

@@ -79,17 +79,31 @@ import Testing
     }
   }
 
-  @Test func aStreamWhoseEndWaitsForAWindowIsResetInTheEnd() async throws {
+  @Test func whoWasToldOfAnErrorOfItsOwnIsClosedHoweverMuchItTalks() async throws {
     var configuration = RPCServer.Configuration()
-    configuration.stalledCallTimeout = .milliseconds(200)
-    try await withServer(configuration: configuration) { channel, _ in
-      let peer = try await ScriptedPeer.client(
-        of: try ListenAddress("\(channel.target)"), greets: false)
-      try await peer.send(bytes: Array("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".utf8))
-      try await peer.send(.settings, body: [0, 4] + ScriptedPeer.bytes(0))
-      try await peer.begin(Methods.both, stream: 1)
-      try await peer.send(data: [], stream: 1, ends: true)
-      #expect(try await peer.frame(.reset)?.stream == 1)
+    configuration.closeTimeout = .milliseconds(200)
+    let (began, ended) = (Signal(), Signal())
+    var service = TestService()
+    service.client = { requests, _ in
+      await began.set()
+      do { for try await _ in requests {} } catch { await ended.set() }
+      return Blob("")
+    }
+    try await withServer(service, configuration: configuration) { channel, _ in
+      let peer = try await ScriptedPeer.client(of: try ListenAddress("\(channel.target)"))
+      try await peer.begin(Methods.client, stream: 1)
+      await began.wait()
+      // RFC 9113, section 6.1: DATA is of a stream.
+      try await peer.send(.data, stream: 0, body: [1])
+      _ = try #require(try await peer.frame(.goAway))
+      let talk = Task {
+        while true {
+          try await peer.send(bytes: [0])
+          try await Task.sleep(for: .milliseconds(20))
+        }
+      }
+      await ended.wait()
+      talk.cancel()
       await peer.close()
     }
   }

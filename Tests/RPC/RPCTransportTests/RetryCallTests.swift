@@ -418,6 +418,76 @@ import Testing
     await channel.close()
   }
 
+  /// Two of the three meet the first, which waits for a connection: they can be made once more.
+  @Test func hedgesThatWereRefusedTogetherAreAllMade() async throws {
+    var configuration = Self.configuration(
+      .hedge(
+        HedgingPolicy(maximumAttempts: 3, delay: .milliseconds(20), nonFatalCodes: [.aborted])))
+    configuration.initialBackoff = .milliseconds(1)
+    let (channel, peers) = ScriptedPeer.server(configuration: configuration)
+    let call = Task { try await channel.unary(Methods.unary, Blob("x")) }
+    let first = try await peers.next()
+    for _ in 0..<3 { _ = try #require(try await first.frame(.headers)) }
+    // It has seen none of them.
+    try await first.send(.goAway, body: ScriptedPeer.bytes(0) + ScriptedPeer.bytes(0))
+    let second = try await peers.next()
+    for _ in 0..<3 {
+      let head = try #require(try await second.frame(.headers))
+      try await second.end(stream: head.stream, status: .aborted, isTrailersOnly: true)
+    }
+    let error = await #expect(throws: RPCError.self) { try await call.value }
+    #expect(error?.code == .aborted)
+    #expect(try await Self.hearsNothing(second))
+    await channel.close()
+  }
+
+  @Test func aHedgeThatFindsNoServerEndsNoAttemptThatHasOne() async throws {
+    let began = Signal()
+    var service = TestService()
+    service.unary = { request, _ in
+      await began.set()
+      try await Task.sleep(for: .milliseconds(800))
+      return request
+    }
+    let server = RPCServer(services: [service])
+    let address = try await server.listen(on: ownAddress())
+    let channel = RPCChannel(
+      to: address,
+      configuration: Self.configuration(
+        .hedge(
+          HedgingPolicy(maximumAttempts: 3, delay: .milliseconds(200), nonFatalCodes: []))))
+    let call = Task { try await channel.unary(Methods.unary, Blob("x")) }
+    await began.wait()
+    async let down: Void = server.shutdown(grace: .seconds(10))
+    #expect(try await call.value.text == "x")
+    await channel.close()
+    await down
+  }
+
+  /// Whether its next attempt was planned before, or would be because of that.
+  @Test(arguments: [false, true])
+  func aChannelThatClosesEndsCallsThatAreToBeTriedAgain(isPlanned: Bool) async throws {
+    let (channel, peers) = ScriptedPeer.server(
+      configuration: Self.configuration(
+        .retry(
+          RetryPolicy(
+            maximumAttempts: 5, initialBackoff: .seconds(30), maximumBackoff: .seconds(30)))))
+    let call = Task { try await channel.unary(Methods.unary, Blob("x")) }
+    let peer = try await peers.next()
+    let head = try #require(try await peer.frame(.headers))
+    if isPlanned {
+      try await peer.end(stream: head.stream, status: .unavailable, isTrailersOnly: true)
+      // What follows has come when this is answered.
+      try await peer.send(.ping, body: [UInt8](repeating: 7, count: 8))
+      _ = try #require(try await peer.frame(.ping) { $0.isAcknowledgement })
+    }
+    await channel.close()
+    let began = ContinuousClock.now
+    let error = await #expect(throws: RPCError.self) { try await call.value }
+    #expect(error?.code == .unavailable)
+    #expect(began.duration(to: .now) < .seconds(10))
+  }
+
   @Test func aServerThatIsNotThereIsAnAttemptThatFailed() async throws {
     let address = ownAddress()
     let policy = MethodConfig.Resilience.retry(

@@ -405,6 +405,28 @@ func aNewerBuildOfAGroupCanEndTheOlder() {
   #expect(next?.build == "2" && other == nil)
 }
 
+@Test func whatWasToBeginInAGroupGoesFirstAfterARestart() {
+  var bench = Bench()
+  // At one moment, and not in the order of their names.
+  for id in ["2", "1"] { _ = bench.submit(BuildID(id), grouped(false)) }
+  bench.restart()
+  #expect(bench.record("2").jobs[0].state == .queued)
+  #expect(bench.record("1").jobs[0].state == .blocked)
+}
+
+@Test func ofTwoBuildsOfAGroupThatWereToBeginOneIsHeldBackAfterARestart() {
+  var bench = Bench()
+  for id in ["1", "2"] { _ = bench.submit(BuildID(id), grouped(false)) }
+  // As schedulers left it whose clocks saw two orders.
+  bench.store["2"]!.record.jobs[0].state = .queued
+  bench.restart()
+  #expect(bench.grant()?.build == "1")
+  #expect(bench.grant() == nil)
+  #expect(bench.record("2").jobs[0].state == .blocked)
+  bench.end("1/a/1")
+  #expect(bench.grant()?.build == "2")
+}
+
 @Test func aNewerBuildEndsTheOlderThoughItsSchedulerDiedBehindTheAnswer() {
   var bench = Bench()
   for id in ["1", "2"] { _ = bench.submit(BuildID(id), grouped(false)) }
