@@ -1,3 +1,5 @@
+import NIOCore
+import NIOPosix
 import RPCCore
 import RPCTesting
 import Synchronization
@@ -89,23 +91,35 @@ import Testing
       do { for try await _ in requests {} } catch { await ended.set() }
       return Blob("")
     }
-    try await withServer(service, configuration: configuration) { channel, _ in
-      let peer = try await ScriptedPeer.client(of: try ListenAddress("\(channel.target)"))
-      try await peer.begin(Methods.client, stream: 1)
-      await began.wait()
-      // RFC 9113, section 6.1: DATA is of a stream.
-      try await peer.send(.data, stream: 0, body: [1])
-      _ = try #require(try await peer.frame(.goAway))
-      let talk = Task {
-        while true {
-          try await peer.send(bytes: [0])
-          try await Task.sleep(for: .milliseconds(20))
-        }
-      }
-      await ended.wait()
-      talk.cancel()
-      await peer.close()
+    let server = RPCServer(services: [service], configuration: configuration)
+    let address = ownAddress()
+    _ = try await server.listen(on: address)
+    guard case .unix(let path) = address else { return }
+    // One that stays when the server has said that it has ended.
+    let peer = try await ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+      .channelOption(.allowRemoteHalfClosure, value: true)
+      .connect(unixDomainSocketPath: path).get()
+    func say(_ bytes: [UInt8]) async throws {
+      try await peer.writeAndFlush(ByteBuffer(bytes: bytes))
     }
+    try await say(Array("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".utf8))
+    try await say(ScriptedPeer.frame(.settings))
+    try await say(
+      ScriptedPeer.frame(
+        .headers, flags: 4, stream: 1,
+        body: ScriptedPeer.block(ScriptedPeer.requestFields(Methods.client.path))))
+    await began.wait()
+    // RFC 9113, section 6.1: DATA is of a stream.
+    try await say(ScriptedPeer.frame(.data, body: [1]))
+    let talk = Task {
+      while true {
+        try await say([0])
+        try await Task.sleep(for: .milliseconds(20))
+      }
+    }
+    await ended.wait()
+    await #expect(throws: (any Error).self, performing: { try await talk.value })
+    await server.shutdown(grace: .zero)
   }
 
   @Test func aQueuedCallOutlivesTheConnectionThatItNeverWentOutOn() async throws {
