@@ -80,9 +80,9 @@ public final class RPCServer: Sendable {
     public var handshakeTimeout = Duration.seconds(10)
     /// A request's header list takes no longer.
     public var headerTimeout = Duration.seconds(10)
-    /// Calls end whose client takes less than a kilobyte of what waits for it in this time, or sends
-    /// less of a single request that is not whole. A connection whose calls are over waits so long for a
-    /// client that takes nothing of their responses.
+    /// Calls end whose client sends less than a kilobyte in this time of a single request that is not
+    /// whole; where memory is short, those, too, whose client opens their windows for less. A connection
+    /// ends whose client takes nothing at all of what it is sent.
     public var stalledCallTimeout = Duration.seconds(120)
     /// Pings clients that are silent, to notice that they are gone.
     public var keepalive: Keepalive? = Keepalive(interval: .seconds(300), withoutCalls: true)
