@@ -153,6 +153,26 @@ def test_a_reserved_kind_takes_no_entity(client):
         client.put(entity(client, "__kind__", "x"))
 
 
+def test_reserved_names_may_be_asked_for(client):
+    assert client.get(client.key("__Stat_Total__", "total_entity_usage")) is None
+    assert client.get(client.key("Thing", "__x__")) is None
+    above = client.query(kind="Thing")
+    above.key_filter(client.key("Thing", "__x__"), ">")
+    assert list(above.fetch()) == []
+    assert list(client.query(kind="Thing", ancestor=client.key("Thing", "__x__")).fetch()) == []
+    # And a key is a value like any other.
+    written = entity(client, "Thing", 1, kind=client.key("__kind__", "Thing"))
+    client.put(written)
+    assert client.get(written.key)["kind"] == client.key("__kind__", "Thing")
+
+
+def test_a_namespace_is_of_letters_digits_dots_underscores_and_hyphens(client):
+    for namespace in ["a b", "a/b", "é", "a:b"]:
+        with pytest.raises(exceptions.InvalidArgument):
+            client.put(library.Entity(client.key("Thing", 1, namespace=namespace)))
+    client.put(library.Entity(client.key("Thing", 1, namespace="aZ0._-")))
+
+
 def test_meanings_survive(client):
     written = entity(client, "Thing", 1, text="a", empty=[])
     written._meanings["text"] = (15, "a")

@@ -99,6 +99,17 @@ def test_limits_and_offsets(planets):
     assert names(query, limit=0) == []
 
 
+def test_a_cursor_leads_back_where_the_order_is_reversed(planets):
+    query = planets.query(kind="Planet", order=["order"])
+    there = query.fetch(limit=3)
+    passed = [planet.key for planet in there]
+    everything = [planet.key for planet in query.fetch()]
+    back = planets.query(kind="Planet", order=["-order"])
+    assert [p.key for p in back.fetch(start_cursor=there.next_page_token)] == passed[::-1]
+    upto = back.fetch(end_cursor=there.next_page_token)
+    assert [p.key for p in upto] == everything[3:][::-1]
+
+
 def test_pages_and_cursors(planets):
     query = ask(planets, order=["-order"])
     first = query.fetch(limit=3)

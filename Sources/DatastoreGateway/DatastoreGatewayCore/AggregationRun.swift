@@ -80,6 +80,7 @@ package struct AggregationRun<Indexes: EntityIndexes> {
         break
       }
       query.start = last.map { query.precedes(next, $0) ? $0 : next } ?? next
+      query.includesStart = false
     }
     result.values = self.aggregation.aggregations.map { aggregation in
       switch aggregation.operation {

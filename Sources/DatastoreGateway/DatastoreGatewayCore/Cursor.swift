@@ -1,15 +1,38 @@
 /// Cursors: opaque to callers, a position to us.
 ///
-/// A byte for the version; four that tell the order of results which the position belongs to; each
-/// value and the path behind their lengths.
+/// A byte for the version, which tells on which side of the position it is; four that tell the order of
+/// results which the position belongs to; each value and the path behind their lengths.
 extension ResolvedQuery {
-  private static var cursorVersion: UInt8 { 1 }
+  private static var behindVersion: UInt8 { 1 }
+  private static var inFrontVersion: UInt8 { 2 }
+
+  /// A cursor, taken apart.
+  struct Bound {
+    var position: Position
+    /// Whether it stands in front of the result at that position, and not behind it.
+    var isInFront: Bool
+  }
 
   /// What a caller holds to go on after `position`.
   package func cursor(after position: Position) -> [UInt8] {
-    var bytes = [Self.cursorVersion]
+    self.cursor(at: position, Self.behindVersion)
+  }
+
+  /// What a caller holds to go on with `position`.
+  package func cursor(before position: Position) -> [UInt8] {
+    self.cursor(at: position, Self.inFrontVersion)
+  }
+
+  /// The cursor that the query began at.
+  package var startCursor: [UInt8] {
+    guard let start = self.start else { return [] }
+    return self.includesStart ? self.cursor(before: start) : self.cursor(after: start)
+  }
+
+  private func cursor(at position: Position, _ version: UInt8) -> [UInt8] {
+    var bytes = [version]
     bytes.reserveCapacity(16 + position.path.bytes.count)
-    withUnsafeBytes(of: self.orderFingerprint.bigEndian) { bytes.append(contentsOf: $0) }
+    withUnsafeBytes(of: self.orderFingerprint().bigEndian) { bytes.append(contentsOf: $0) }
     for part in position.values + [position.path.bytes] {
       // Both are far below 2^16: limits of indexed values and of keys.
       bytes.append(UInt8(truncatingIfNeeded: part.count >> 8))
@@ -19,16 +42,19 @@ extension ResolvedQuery {
     return bytes
   }
 
-  /// The position in a cursor that a caller sent; `nil` for an empty one.
-  func position(of cursor: [UInt8]) throws(GatewayError) -> Position? {
+  /// What a cursor means that a caller sent; `nil` for an empty one. One of the reversed order is as
+  /// good: it stands between the same two results.
+  func bound(of cursor: [UInt8]) throws(GatewayError) -> Bound? {
     if cursor.isEmpty { return nil }
-    guard cursor.count > 5, cursor[0] == Self.cursorVersion else {
+    guard cursor.count > 5, [Self.behindVersion, Self.inFrontVersion].contains(cursor[0]) else {
       throw .invalid("The cursor is none of this server's.")
     }
     let fingerprint = cursor[1..<5].reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
-    guard fingerprint == self.orderFingerprint else {
-      throw .invalid("cursor does not match query")
-    }
+    let isReversed = fingerprint != self.orderFingerprint()
+    // What stands behind the key has no other direction.
+    guard
+      !isReversed || self.trailing.isEmpty && fingerprint == self.orderFingerprint(isReversed: true)
+    else { throw .invalid("cursor does not match query") }
     var parts: [[UInt8]] = []
     var rest = cursor[5...]
     while rest.count >= 2 {
@@ -41,11 +67,13 @@ extension ResolvedQuery {
       let path = parts.popLast(),
       !path.isEmpty
     else { throw .invalid("The cursor is damaged.") }
-    return Position(values: parts, path: PathBytes(bytes: path))
+    return Bound(
+      position: Position(values: parts, path: PathBytes(bytes: path)),
+      isInFront: (cursor[0] == Self.inFrontVersion) != isReversed)
   }
 
   /// Of the source and the orders (FNV-1a): positions of one order mean nothing in another.
-  private var orderFingerprint: UInt32 {
+  private func orderFingerprint(isReversed: Bool = false) -> UInt32 {
     var hash: UInt32 = 0x811C_9DC5
     func add(_ byte: UInt8) { hash = (hash ^ UInt32(byte)) &* 0x0100_0193 }
     switch self.source {
@@ -58,9 +86,9 @@ extension ResolvedQuery {
     }
     for order in self.orders {
       for byte in order.property.text.utf8 { add(byte) }
-      add(order.isDescending ? 1 : 0)
+      add(order.isDescending != isReversed ? 1 : 0)
     }
-    add(self.isKeyDescending ? 1 : 0)
+    add(self.isKeyDescending != isReversed ? 1 : 0)
     for name in self.trailing {
       for byte in name.text.utf8 { add(byte) }
       add(2)

@@ -27,7 +27,9 @@ struct MergedResults<Indexes: EntityIndexes> {
   ) throws(Index.Failure) {
     self.query = query
     self.progress = QueryProgress(isCancelled: isCancelled)
-    if query.distinctCount > 0 { self.lastGroup = query.start?.values.prefix(query.distinctCount) }
+    if query.distinctCount > 0, !query.includesStart {
+      self.lastGroup = query.start?.values.prefix(query.distinctCount)
+    }
     for part in parts where part.plan.source != .nothing {
       var stream = try TermResults(
         TermPlace(query: query, term: part.term, plan: part.plan),

@@ -32,9 +32,13 @@ extension ResolvedQuery {
 
   /// Whether cursors leave this position in.
   func isBetweenCursors(_ position: Position) -> Bool {
-    if let start = self.start, !self.precedes(start, position) { return false }
-    if let end = self.end, self.precedes(end, position) { return false }
-    return true
+    if let start = self.start {
+      if self.includesStart ? self.precedes(position, start) : !self.precedes(start, position) {
+        return false
+      }
+    }
+    guard let end = self.end else { return true }
+    return self.includesEnd ? !self.precedes(end, position) : self.precedes(position, end)
   }
 
   /// The properties whose values make a position.

@@ -60,7 +60,7 @@ package struct QueryRun<Indexes: EntityIndexes> {
   /// The next results.
   package func batch() throws(Index.Failure) -> Batch {
     var batch = Batch()
-    batch.endPosition = self.query.start
+    batch.endPosition = self.query.includesStart ? nil : self.query.start
     if self.query.limit == 0 && self.query.offset == 0 {
       batch.rest = .afterLimit
       return batch

@@ -35,7 +35,10 @@ package struct ResolvedQuery: Sendable {
   package var distinctCount = 0
   package var form = Form.entity
   package var start: Position?
+  /// Whether a result at the start counts.
+  package var includesStart = false
   package var end: Position?
+  package var includesEnd = true
   package var offset: Int
   package var limit: Int?
   /// Places that one entity may have among the results of a projection.
@@ -47,7 +50,7 @@ package struct ResolvedQuery: Sendable {
     _ query: Query, policy: Policy, isAggregated: Bool = false
   ) throws(GatewayError) {
     let validation = Validation(policy: policy)
-    try validation.check(query.partition)
+    try validation.check(query.partition, allowsReserved: true)
     if query.offset < 0 { throw .invalid("Offset must be non-negative.") }
     if let limit = query.limit, limit < 0 { throw .invalid("Limit must be non-negative.") }
     for (what, count) in [
@@ -71,8 +74,12 @@ package struct ResolvedQuery: Sendable {
     try self.checkUnordered(query)
     try self.add(query, terms, isAggregated: isAggregated)
     if self.source != .nothing { self.terms = terms.filter { !$0.isContradiction } }
-    self.start = try self.position(of: query.start)
-    self.end = try self.position(of: query.end)
+    if let bound = try self.bound(of: query.start) {
+      (self.start, self.includesStart) = (bound.position, bound.isInFront)
+    }
+    if let bound = try self.bound(of: query.end) {
+      (self.end, self.includesEnd) = (bound.position, !bound.isInFront)
+    }
   }
 
   private static func source(_ query: Query) -> Source {
@@ -243,8 +250,7 @@ private struct ConditionResolver {
   }
 
   private func check(_ key: Key) throws(GatewayError) {
-    let isMetadata = if case .metadata = self.source { true } else { false }
-    try self.validation.check(key, .complete, allowsReserved: isMetadata)
+    try self.validation.check(key, .complete, allowsReserved: true)
     if key.partition != self.query.partition {
       throw .invalid("The key \(key) is not in the partition of the query.")
     }

@@ -214,13 +214,20 @@ struct TermPlace {
     // With values behind the key the cursor's own entity may have more results.
     let isWhole = self.query.trailing.isEmpty
     if let start = self.lowerCursor?.path.bytes {
+      let isIncluded = !isWhole || self.query.includesStart
       paths.narrow(
         isDown
-          ? isWhole ? .lessThan : .lessThanOrEqual : isWhole ? .greaterThan : .greaterThanOrEqual,
+          ? isIncluded ? .lessThanOrEqual : .lessThan
+          : isIncluded ? .greaterThanOrEqual : .greaterThan,
         start)
     }
     if let end = self.upperCursor?.path.bytes {
-      paths.narrow(isDown ? .greaterThanOrEqual : .lessThanOrEqual, end)
+      let isIncluded = !isWhole || self.query.includesEnd
+      paths.narrow(
+        isDown
+          ? isIncluded ? .greaterThanOrEqual : .greaterThan
+          : isIncluded ? .lessThanOrEqual : .lessThan,
+        end)
     }
     return paths.isEmpty ? nil : paths
   }
@@ -235,6 +242,10 @@ struct TermPlace {
     let (start, end) =
       self.plan.isReversed
       ? (self.upperCursor, self.lowerCursor) : (self.lowerCursor, self.upperCursor)
+    let (includesStart, includesEnd) =
+      self.plan.isReversed
+      ? (self.query.includesEnd, self.query.includesStart)
+      : (self.query.includesStart, self.query.includesEnd)
     var ranges: [RowRange] = []
     for part in parts {
       var part = part
@@ -249,11 +260,11 @@ struct TermPlace {
       range.upper = RowRange.bound(part.upper)
       if isExact, let start, part.lower == .including(start.values[number]) {
         range.lower = .row(
-          value: start.values[number], path: start.path.bytes, isIncluded: self.plan.isReversed)
+          value: start.values[number], path: start.path.bytes, isIncluded: includesStart)
       }
       if isExact, let end, part.upper == .including(end.values[number]) {
         range.upper = .row(
-          value: end.values[number], path: end.path.bytes, isIncluded: !self.plan.isReversed)
+          value: end.values[number], path: end.path.bytes, isIncluded: includesEnd)
       }
       ranges.append(range)
     }

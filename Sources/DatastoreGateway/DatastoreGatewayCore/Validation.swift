@@ -14,32 +14,62 @@ package struct Validation: Sendable {
     case incomplete
   }
 
-  package func check(_ partition: PartitionID) throws(GatewayError) {
+  /// - Parameter allowsReserved: Where nothing is written: Datastore's own names may be asked for.
+  package func check(_ partition: PartitionID, allowsReserved: Bool) throws(GatewayError) {
     if partition.project.isEmpty {
       throw .invalid("The project id is the empty string.")
     }
     try self.check(
-      "project id", partition.project, limit: self.policy.maximumProjectBytes)
+      "project id", partition.project, limit: self.policy.maximumProjectBytes,
+      allowsReserved: allowsReserved)
     try self.check(
-      "database id", partition.database, limit: self.policy.maximumProjectBytes)
+      "database id", partition.database, limit: self.policy.maximumProjectBytes,
+      allowsReserved: allowsReserved)
+    guard partition.database.text.utf8.allSatisfy(Self.isInDatabaseID) else {
+      throw .invalid("\"\(partition.database)\" is an invalid database id.")
+    }
     try self.check(
-      "namespace id", partition.namespace, limit: self.policy.maximumNamespaceBytes)
+      "namespace id", partition.namespace, limit: self.policy.maximumNamespaceBytes,
+      allowsReserved: allowsReserved)
+    guard partition.namespace.text.utf8.allSatisfy(Self.isInNamespaceID) else {
+      throw .invalid("Illegal string \"\(partition.namespace)\" in namespace id.")
+    }
+  }
+
+  private static func isInDatabaseID(_ byte: UInt8) -> Bool {
+    switch byte {
+    case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "0")...UInt8(ascii: "9"),
+      UInt8(ascii: "-"):
+      true
+    default: false
+    }
+  }
+
+  /// `[0-9A-Za-z._-]`, as Datastore documents it.
+  private static func isInNamespaceID(_ byte: UInt8) -> Bool {
+    switch byte {
+    case UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "."), UInt8(ascii: "_"): true
+    default: self.isInDatabaseID(byte)
+    }
   }
 
   private func check(
-    _ what: String, _ name: Name, limit: Int
+    _ what: String, _ name: Name, limit: Int, allowsReserved: Bool
   ) throws(GatewayError) {
     if name.byteCount > limit {
       throw .invalid("The \(what) is \(name.byteCount) bytes, longer than \(limit) bytes.")
     }
-    if name.isReserved { throw .invalid("The \(what) \"\(name)\" is reserved.") }
+    if name.isReserved, !allowsReserved {
+      throw .invalid("The \(what) \"\(name)\" is reserved.")
+    }
   }
 
-  /// - Parameter allowsReserved: For keys of Datastore's own kinds, such as `__kind__`.
+  /// - Parameter allowsReserved: Where it is only asked for, or a value: Datastore has names of its own
+  ///   (`__kind__`, `__Stat_Total__`), under which nobody else may write.
   package func check(
     _ key: Key, _ completeness: Completeness, allowsReserved: Bool = false
   ) throws(GatewayError) {
-    try self.check(key.partition)
+    try self.check(key.partition, allowsReserved: allowsReserved)
     guard let last = key.path.last else { throw .invalid("Key path is empty.") }
     if key.path.count > self.policy.maximumPathElements {
       throw .invalid(
@@ -69,9 +99,8 @@ package struct Validation: Sendable {
     _ element: PathElement, allowsReserved: Bool
   ) throws(GatewayError) {
     if element.kind.isEmpty { throw .invalid("The kind is the empty string.") }
-    if !allowsReserved || !element.kind.isReserved {
-      try self.check("kind", element.kind, limit: self.policy.maximumNameBytes)
-    }
+    try self.check(
+      "kind", element.kind, limit: self.policy.maximumNameBytes, allowsReserved: allowsReserved)
     switch element.identity {
     case .incomplete: break
     case .id(0): throw .invalid("Key path id is invalid. Must not be zero.")
@@ -95,11 +124,11 @@ package struct Validation: Sendable {
         "The entity \(entity.key) is \(encodedBytes) bytes, longer than "
           + "\(self.policy.maximumEntityBytes) bytes.")
     }
-    try self.check(entity.properties, nesting: 0, isIndexed: true)
+    try self.check(entity.properties, nesting: 0)
   }
 
   private func check(
-    _ properties: [EntityProperty], nesting: Int, isIndexed: Bool
+    _ properties: [EntityProperty], nesting: Int
   ) throws(GatewayError) {
     if nesting > self.policy.maximumNesting {
       throw .invalid("Entities are nested deeper than \(self.policy.maximumNesting) levels.")
@@ -111,14 +140,13 @@ package struct Validation: Sendable {
         throw .invalid("The property.name is longer than \(self.policy.maximumNameBytes) bytes.")
       }
       if name.isReserved { throw .invalid("The property.name \"\(name)\" is reserved.") }
-      try self.check(property.content, of: name, nesting: nesting, isIndexed: isIndexed)
+      try self.check(property.content, of: name, nesting: nesting)
     }
   }
 
   private func check(
-    _ content: PropertyContent, of property: Name, nesting: Int, isIndexed: Bool
+    _ content: PropertyContent, of property: Name, nesting: Int
   ) throws(GatewayError) {
-    let isIndexed = isIndexed && content.isIndexed
     switch content.value {
     case .array(let elements):
       if !content.isIndexed && !elements.isEmpty {
@@ -128,12 +156,13 @@ package struct Validation: Sendable {
         if case .array = element.value {
           throw .invalid("list_value cannot contain a Value containing another list_value.")
         }
-        try self.check(element, of: property, nesting: nesting, isIndexed: isIndexed)
+        try self.check(element, of: property, nesting: nesting)
       }
     case .entity(let properties):
-      try self.check(properties, nesting: nesting + 1, isIndexed: isIndexed)
+      try self.check(properties, nesting: nesting + 1)
     case let value:
-      try self.check(scalar: value, of: property, isIndexed: isIndexed)
+      // Its own word counts, whatever surrounds it: so Google's servers have it.
+      try self.check(scalar: value, of: property, isIndexed: content.isIndexed)
     }
   }
 
@@ -154,7 +183,7 @@ package struct Validation: Sendable {
         throw .invalid("Geo point longitude outside permitted range -180.0 to 180.0.")
       }
       return
-    case .key(let key): return try self.check(key, .complete)
+    case .key(let key): return try self.check(key, .complete, allowsReserved: true)
     default: return
     }
     if count > limit {

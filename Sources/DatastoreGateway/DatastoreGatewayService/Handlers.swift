@@ -71,7 +71,7 @@ struct Handlers: ServedStore {
       var seen: Set<Key> = []
       for proto in request.keys {
         let key = try EntityCodec.key(proto, in: scope)
-        try validation.check(key, .complete)
+        try validation.check(key, .complete, allowsReserved: true)
         if request.keys.count == 1 || seen.insert(key).inserted { keys.append(key) }
       }
       let mask = try self.mask(request.propertyMask)

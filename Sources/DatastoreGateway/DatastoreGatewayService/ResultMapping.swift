@@ -27,7 +27,7 @@ enum ResultMapping {
         }
         return try Mapping.result(stored, cursor: cursor, mask: mask)
       },
-      endCursor: answer.endPosition.map { query.cursor(after: $0) } ?? [],
+      endCursor: answer.endPosition.map { query.cursor(after: $0) } ?? query.startCursor,
       moreResults: self.proto(answer.rest),
       readTime: EntityCodec.proto(readTime))
   }

@@ -113,7 +113,14 @@ import Testing
     var same = query([], [Order("a")])
     same.start = cursor
     #expect(try ResolvedQuery(same, policy: Policy()).start?.path == key(1).pathBytes)
-    var other = query([], [Order("a", isDescending: true)])
+    var back = query([], [Order("a", isDescending: true)])
+    back.start = cursor
+    let resolved = try ResolvedQuery(back, policy: Policy())
+    #expect(resolved.includesStart)
+    // Where nothing is found, it is handed back as it came.
+    back.start = resolved.startCursor
+    #expect(try ResolvedQuery(back, policy: Policy()).includesStart)
+    var other = query([], [Order("b")])
     other.start = cursor
     #expect(throws: GatewayError.invalid("cursor does not match query")) {
       try ResolvedQuery(other, policy: Policy())

@@ -75,6 +75,40 @@ private func query(_ world: inout RandomEntities) -> Query {
   }
 
   @Test(arguments: 0..<100)
+  func cursorsTurnRoundWithTheOrder(seed: UInt64) throws {
+    var world = RandomEntities(seed: seed)
+    // Of several values an entity stands at one in one direction, and at another in the other.
+    let entities = entities(&world, upTo: 60).filter { entity in
+      !entity.indexEntries.contains(where: \.isRepeated)
+    }
+    for _ in 0..<10 {
+      var query = query(&world)
+      query.distinctOn = []
+      if query.orders.isEmpty { query.orders = [Query.Order(Query.keyProperty)] }
+      var back = query
+      back.orders = query.orders.map { Query.Order($0.property, isDescending: !$0.isDescending) }
+      var first = query
+      first.limit = Int.random(in: 1...8, using: &world.random)
+      guard let resolved = try? ResolvedQuery(first, policy: Policy()), resolved.trailing.isEmpty,
+        (try? ResolvedQuery(back, policy: Policy())) != nil
+      else { continue }
+      let batch = QueryRun(resolved, on: MemoryIndexes(entities), policy: Policy()).batch()
+      guard let position = batch.endPosition else { continue }
+      let all = expected(query, on: entities)
+      let passed = all.prefix(batch.results.count)
+      var policy = Policy()
+      policy.maximumBatchResults = Int.random(in: 1...6, using: &world.random)
+      policy.sortedInMemoryRows = [0, 3, 1_000].randomElement(using: &world.random)!
+      back.start = resolved.cursor(after: position)
+      #expect(try found(back, on: entities, policy: policy) == passed.reversed(), "\(back)")
+      (back.start, back.end) = ([], back.start)
+      #expect(
+        try found(back, on: entities, policy: policy)
+          == all.dropFirst(passed.count).reversed(), "\(back)")
+    }
+  }
+
+  @Test(arguments: 0..<100)
   func thePastIsFoundAsItWas(seed: UInt64) throws {
     var world = RandomEntities(seed: seed)
     let before = entities(&world, upTo: 60)

@@ -60,6 +60,19 @@ private func text(_ count: Int) -> String { String(repeating: "x", count: count)
     Case(
       "reserved namespace",
       Key(partition: PartitionID(project: "p", namespace: "__n__"), path: key(1).path)),
+    Case(
+      "namespace of all that may be in it",
+      Key(partition: PartitionID(project: "p", namespace: "aZ09._-"), path: key(1).path),
+      isValid: true),
+    Case(
+      "namespace with a blank",
+      Key(partition: PartitionID(project: "p", namespace: "a b"), path: key(1).path)),
+    Case(
+      "namespace beyond ASCII",
+      Key(partition: PartitionID(project: "p", namespace: "é"), path: key(1).path)),
+    Case(
+      "database with a capital",
+      Key(partition: PartitionID(project: "p", database: "D"), path: key(1).path)),
     Case("empty property", key(1), [("", .integer(1))]),
     Case("reserved property", key(1), [("__p__", .integer(1))]),
     Case("long property", key(1), [(Name(text(1_501)), .integer(1))]),
@@ -92,9 +105,24 @@ private func text(_ count: Int) -> String { String(repeating: "x", count: count)
             name: "a",
             content: PropertyContent(
               .entity([
-                EntityProperty(name: "b", content: PropertyContent(.string(text(2_000))))
+                EntityProperty(
+                  name: "b", content: PropertyContent(.string(text(2_000)), isIndexed: false))
               ]), isIndexed: false))
         ]), isValid: true),
+    Case(
+      "longer indexed string in an unindexed entity",
+      Entity(
+        key: key(1),
+        properties: [
+          EntityProperty(
+            name: "a",
+            content: PropertyContent(
+              .entity([
+                EntityProperty(name: "b", content: PropertyContent(.string(text(2_000))))
+              ]), isIndexed: false))
+        ])),
+    Case(
+      "reserved key as value", key(1), [("a", .key(key(("__kind__", .name("K")))))], isValid: true),
     Case("array in array", key(1), [("a", array(array(.integer(1))))]),
     Case(
       "unindexed array",
