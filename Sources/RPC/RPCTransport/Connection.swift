@@ -43,6 +43,11 @@ extension ConnectionOwner {
 
 /// One HTTP/2 connection on its event loop: bytes between the socket and the session.
 ///
+///     connecting ──active──▶ open ──session is over──▶ departing ──all arrived──▶ silent ──▶ closed
+///
+/// From each of them it may be closed at once. What it says last is brought away first
+/// (``closeWhenTaken(_:)``), but to a peer that was blamed for no longer than the close timeout.
+///
 /// Everything is done on the loop. Reads are answered once, when all that came has been taken; a
 /// peer that does not read stops us from producing, not only from sending. `@unchecked Sendable`:
 /// references travel, but only the loop uses them.
@@ -73,17 +78,22 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   @exclusivity(unchecked) private var isReceiving = false
   @exclusivity(unchecked) private var isFlushing = false
   @exclusivity(unchecked) private var flushIsDue = false
-  private var isClosing = false
+  private enum Phase {
+    case connecting
+    case open
+    /// Nothing follows what was said; it is on its way.
+    case departing
+    /// The peer knows that nothing follows.
+    case silent
+    case closed
+  }
+  @exclusivity(unchecked) private var phase = Phase.connecting
   /// It closes soon, whatever the peer does.
   private var isCondemned = false
   /// Since the connection began.
   @exclusivity(unchecked) private var writtenBytes: UInt64 = 0
   /// What had arrived at the last look; nil: nothing was on its way.
   private var acknowledgedAtCheck: UInt64?
-  /// The peer knows that nothing follows.
-  private var hasEndedOutput = false
-  /// Closed before it was made.
-  private var isGivenUp = false
   /// Why we end it, if it is we who do.
   private var ownReason: String?
   /// When bytes of the peer's came last.
@@ -290,7 +300,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     self.flushIsDue = false
     guard let session = self.session, let context = self.context, !self.isFlushing else { return }
     // Not from within a callback of nghttp2's. The end of this read flushes.
-    guard !self.isReceiving, !self.hasEndedOutput else { return }
+    guard !self.isReceiving, self.phase != .silent else { return }
     self.isFlushing = true
     defer { self.isFlushing = false }
     // Unique again once the write before is done: the storage is used again.
@@ -309,9 +319,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
         if session.isDrained { break }
       }
     } catch {
-      self.ownReason = "\(error)"
-      context.close(promise: nil)
-      return
+      return self.close("\(error)")
     }
     if session.isOver { self.closeWhenTaken(self.closeReason) }
   }
@@ -331,8 +339,8 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   /// nothing without harm, for what comes back is a reset (RFC 9293, section 3.10.7.4), behind which it may
   /// not read what it has. So this side says that it has ended, and goes when the peer does, or is silent.
   func closeWhenTaken(_ reason: String) {
-    guard let context = self.context, !self.isClosing else { return }
-    self.isClosing = true
+    guard let context = self.context, self.phase == .open else { return }
+    self.phase = .departing
     self.ownReason = reason
     let departure = Departure()
     let written = context.writeAndFlush(self.wrapOutboundOut(ByteBuffer()))
@@ -346,8 +354,6 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   /// What is known of a connection that is over, and of what it has yet to bring away.
   private final class Departure {
     var isWritten = false
-    /// All has arrived, and the peer knows that nothing follows.
-    var isSaid = false
     var acknowledged: UInt64?
     var lastProgress = NIODeadline.now()
     var pause = TimeAmount.milliseconds(1)
@@ -364,15 +370,15 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
       departure.acknowledged = socket?.acknowledged
       departure.lastProgress = now
     }
-    if departure.isWritten, (socket?.waiting ?? 0) == 0, !departure.isSaid {
-      departure.isSaid = true
+    if departure.isWritten, (socket?.waiting ?? 0) == 0, self.phase == .departing {
+      self.phase = .silent
       departure.lastProgress = now
-      self.hasEndedOutput = true
       context.close(mode: .output, promise: nil)
     }
+    let isSilent = self.phase == .silent
     // Whoever reads what has arrived says so, for it opens its windows.
-    if departure.isSaid { departure.lastProgress = max(departure.lastProgress, self.lastReadTime) }
-    let patience = departure.isSaid ? self.owner.closeTimeout : self.owner.stalledTimeout
+    if isSilent { departure.lastProgress = max(departure.lastProgress, self.lastReadTime) }
+    let patience = isSilent ? self.owner.closeTimeout : self.owner.stalledTimeout
     guard now - departure.lastProgress < TimeAmount(patience) else {
       return self.close(self.closeReason)
     }
@@ -407,18 +413,15 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   }
 
   func close(_ reason: String) {
-    self.ownReason = reason
-    if let context = self.context {
-      context.close(promise: nil)
-    } else {
-      self.isGivenUp = true
-    }
+    if self.phase != .closed { self.ownReason = reason }
+    self.phase = .closed
+    self.context?.close(promise: nil)
   }
 
   /// Closes when the last call is over.
   func leave() {
-    guard let session = self.session, self.life != nil, !self.isClosing else {
-      // It is still being made.
+    guard let session = self.session, self.phase == .open else {
+      // It is still being made, or has nothing left to say.
       return self.close("nobody wants the connection any more")
     }
     // What has not gone out goes elsewhere: the peer may close behind the last call that it knows of.
@@ -448,11 +451,13 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   // MARK: - Its life
 
   private func begin() {
-    if self.isGivenUp {
+    // Closed before it was made.
+    guard self.phase != .closed else {
       self.context?.close(promise: nil)
       return
     }
-    guard self.life == nil else { return }
+    guard self.phase == .connecting else { return }
+    self.phase = .open
     self.life = ConnectionLife(self.limits, at: Duration(.now()))
     self.checkLife()
     self.flush()
