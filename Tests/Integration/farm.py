@@ -14,6 +14,9 @@ import urllib.error
 import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+# Not a minute, as farms have it whose machines take their time to come back.
+os.environ.setdefault("MILLRACE_UNSATISFIABLE_AFTER", "3s")
+
 BIN = os.environ.get("MILLRACE_BIN") or os.path.join(ROOT, ".build", "debug")
 
 SERVICES = {

@@ -13,7 +13,7 @@ package struct Policy: Hashable, Sendable {
   package var grantExpiry = Duration.seconds(10)
   /// How long a pool must have had a live executor before a demand may be called unsatisfiable: in
   /// a farm that starts, or whose Redis was emptied, the others have to report first.
-  package var unsatisfiableAfter = Duration.seconds(3)
+  package var unsatisfiableAfter = Duration.seconds(60)
   /// How long an executor that is gone still counts as "could be": restarting the only one with a
   /// label must not fail the builds that wait for it.
   package var departedMemory = Duration.seconds(60)

@@ -46,7 +46,6 @@ package struct PluginRunner: Sendable {
   package mutating func offered(
     _ spec: JobSpec, at now: Timestamp
   ) throws(Refusal) -> [Effect] {
-    self.newestToken = max(self.newestToken, spec.token)
     if let known = self.jobs[spec.attempt] {
       guard spec.token >= known.spec.token else {
         throw .staleToken(spec.lease, offered: spec.token, seen: known.spec.token)
@@ -63,6 +62,8 @@ package struct PluginRunner: Sendable {
     guard self.free.fits(spec.resources) else {
       throw .noRoom(asked: spec.resources, free: self.free)
     }
+    // Of what is taken only: whoever sends a number that no allocator gave out cannot spoil heartbeats.
+    self.newestToken = max(self.newestToken, spec.token)
     self.remember(spec)
     let (job, effects) = JobMachine.accepted(
       spec, executor: self.profile.id, unknownPlugin: self.unknownPlugin(in: spec),

@@ -22,6 +22,12 @@ extension JobSpec {
         throw RPCError(.invalidArgument, "job.\(name) has a control character")
       }
     }
+    // The allocator's own bounds: with another one among what it holds a runner's heartbeats are refused.
+    guard 1...(1 << 53) ~= message.fencingToken else {
+      throw RPCError(
+        .invalidArgument,
+        "job.fencing_token is \(message.fencingToken), not from 1 to \(1 << 53)")
+    }
     let resources = message.resources ?? TypesV1.Resources(slots: 1)
     guard resources.cpuMillis >= 0, resources.memoryBytes >= 0, resources.slots >= 0 else {
       throw RPCError(.invalidArgument, "job.resources has a negative share")

@@ -379,31 +379,25 @@ package final class HTTP2Session {
   ///
   /// - Parameters:
   ///   - minimum: Bytes that must have moved meanwhile.
-  ///   - withShutWindows: Those, too, that wait for the peer to open a window. What waits for the socket
-  ///     is not looked at: that is no stream's fault.
+  ///   - unread: Those, too, whose responses the peer does not take: for them it may be a window that is
+  ///     shut, or a socket that is hardly read.
   /// - Returns: How many there were.
-  package func endStalledStreams(minimum: Int, withShutWindows: Bool) -> Int {
+  package func endStalledStreams(minimum: Int, unread: Bool) -> Int {
     var count = 0
     for stream in self.streams where !stream.isClosed {
       if stream.endsForSilence(minimum: minimum) {
         count += 1
         continue
       }
-      let isShut =
-        (!stream.outbound.isEmpty || stream.ending.isWaiting) && self.isWindowShut(of: stream)
-      defer { stream.drainedAtCheck = isShut ? stream.drainedBytes : nil }
-      guard let before = stream.drainedAtCheck, isShut, withShutWindows,
+      let isWaiting = !stream.outbound.isEmpty || stream.ending.isWaiting
+      defer { stream.drainedAtCheck = isWaiting ? stream.drainedBytes : nil }
+      guard unread, let before = stream.drainedAtCheck, isWaiting,
         stream.drainedBytes - before < minimum
       else { continue }
       self.reset(stream, code: NGHTTP2_CANCEL.rawValue)
       count += 1
     }
     return count
-  }
-
-  private func isWindowShut(of stream: HTTP2Stream) -> Bool {
-    nghttp2_session_get_remote_window_size(self.session) <= 0
-      || nghttp2_session_get_stream_remote_window_size(self.session, stream.id) <= 0
   }
 
   /// Tells the peer that no further streams are wanted, without refusing those on their way.

@@ -198,6 +198,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
 
   /// There is no server that an attempt could be made with: as if it had failed.
   func notConnected(_ error: RPCError) {
+    guard !self.isFinished else { return }
     self.planned -= 1
     let nextHedge = self.retries.attemptStarted()
     self.lastError = error
@@ -340,6 +341,8 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
       self.pump(attempt)
     }
     self.committed = attempt
+    // Its end is its connection's from now on.
+    if !self.retryTimers.isEmpty { self.channel?.triesNoMore(self) }
     self.replay.reset()
     self.executor.timers.stop(self.hedgeTimer)
     for other in self.attempts where other !== attempt { other.abandon() }

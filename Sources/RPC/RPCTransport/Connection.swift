@@ -19,7 +19,7 @@ protocol ConnectionOwner: HTTP2SessionDelegate {
   var idleSince: NIODeadline { get }
   /// The connection is to be left: old, or idle.
   func mayLeave(_ reason: String)
-  /// What its calls hold is more than its part, and others may need the room.
+  /// Others need what its calls hold, or it is to end: calls that nobody reads are not kept.
   var isShortOfRoom: Bool { get }
   /// Calls were ended because their requests do not come, or their responses are not read.
   func callsStalled(_ count: Int)
@@ -413,7 +413,10 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   }
 
   func close(_ reason: String) {
-    if self.phase != .closed { self.ownReason = reason }
+    // The first reason to end it counts.
+    if self.ownReason == nil || self.phase == .connecting || self.phase == .open {
+      self.ownReason = reason
+    }
     self.phase = .closed
     self.context?.close(promise: nil)
   }
@@ -494,10 +497,15 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
           return self.close("the peer takes nothing of what it is sent")
         }
         // Whoever reads slowly may: its window opens in lumps, and may be shut for hours.
+        let isShort = self.owner.isShortOfRoom
         let count = session.endStalledStreams(
-          minimum: Self.minimumProgressBytes, withShutWindows: self.owner.isShortOfRoom)
+          minimum: Self.minimumProgressBytes, unread: isShort)
         if count > 0 {
           self.owner.callsStalled(count)
+          // Behind a full socket it would hear of that when it likes, and hold as much until then.
+          if isShort, !(self.context?.channel.isWritable ?? false) {
+            return self.close("the peer reads next to nothing")
+          }
           self.needsFlush()
         }
       case .leave(let reason): self.owner.mayLeave(reason)

@@ -195,10 +195,14 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   func mayLeave(_ reason: String) { self.beginShutdown() }
 
   var isShortOfRoom: Bool {
-    let all = self.configuration.maximumBufferedBytes
-    return self.heldBytes > self.configuration.maximumBufferedBytesPerConnection / 2
-      || (self.load.heldBytes > all / 2
-        && self.heldBytes > all / 2 / self.configuration.maximumConnections)
+    let limits = self.configuration
+    func isShort(_ own: Int, _ all: Int, of limit: Int) -> Bool {
+      all > limit / 2 && own > limit / 2 / limits.maximumConnections
+    }
+    return self.state != .serving
+      || self.heldBytes > limits.maximumBufferedBytesPerConnection / 2
+      || isShort(self.heldBytes, self.load.heldBytes, of: limits.maximumBufferedBytes)
+      || isShort(self.runningCalls, self.load.running, of: limits.maximumRunningCalls)
   }
 
   func callsStalled(_ count: Int) {

@@ -347,13 +347,15 @@ struct BuildMachine: Sendable {
     guard self.record.state == .finished else { throw .notFinished }
     guard !self.record.isShortened else { throw .shortened }
     var again: Set<Int> = []
-    for job in jobs {
-      guard let index = self.record.jobs.firstIndex(where: { $0.id == job }) else {
-        throw .unknownJob(job)
+    if !jobs.isEmpty {
+      let places = Dictionary(
+        self.record.jobs.enumerated().map { ($0.element.id, $0.offset) },
+        uniquingKeysWith: { first, _ in first })
+      for job in jobs {
+        guard let index = places[job] else { throw .unknownJob(job) }
+        again.insert(index)
       }
-      again.insert(index)
-    }
-    if jobs.isEmpty {
+    } else {
       again = Set(
         self.record.jobs.indices.filter {
           ![.succeeded, .skipped].contains(self.record.jobs[$0].outcome)
@@ -364,14 +366,15 @@ struct BuildMachine: Sendable {
       $0 + $1.attempts.count
     }
     guard attempts <= Self.maximumAttempts else { throw .tooManyAttempts(attempts) }
-    var plans = Set(again.map { self.record.jobs[$0].leg.plan })
-    var left = Array(plans)
+    var dependents: Set<Int> = []
+    var left = Array(Set(again.map { self.record.jobs[$0].leg.plan }))
     while let plan = left.popLast() {
-      for dependent in self.graph.dependents[plan] where plans.insert(dependent).inserted {
+      for dependent in self.graph.dependents[plan] where dependents.insert(dependent).inserted {
         left.append(dependent)
       }
     }
-    for plan in plans where !again.contains(where: { self.record.jobs[$0].leg.plan == plan }) {
+    // All legs of them, whichever were named.
+    for plan in dependents {
       again.formUnion(
         self.graph.legs[plan].filter { !jobs.isEmpty || self.record.jobs[$0].outcome != .succeeded }
       )

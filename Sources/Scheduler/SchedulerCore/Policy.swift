@@ -20,6 +20,8 @@ package struct Policy: Sendable {
   package var claimAfter = Duration.seconds(10)
   /// How long it is kept once it is there: should no executor take the work, others go on.
   package var claimPatience = Duration.seconds(30)
+  /// After how long it may be kept once more for work that no executor took.
+  package var claimPause = Duration.seconds(600)
 
   /// What a job asks for that says nothing of it.
   package var standardResources = Resources(cpuMillis: 1_000, memory: .gibibytes(1))

@@ -74,6 +74,9 @@ struct ReadyQueue: Sendable {
   private var limits: Limits
   /// Everything that waits, and some that no longer does.
   private var arrivals: Heap<Arrival> = []
+  /// Shapes of which no executor took work though limits kept room for it, and since when: what none can
+  /// take must hold up nothing. Until one is granted, or some time later.
+  private var unplaced: [Shape: Timestamp] = [:]
   private var nextDemand: UInt64 = 0
   private var nextTicket: Ticket = 0
   private var round: UInt64 = 0
@@ -214,6 +217,7 @@ struct ReadyQueue: Sendable {
     guard let shape = self.shapes.removeValue(forKey: demand) else { return nil }
     self.lines[shape]?.open.removeValue(forKey: demand)
     self.lines[shape]?.granted(at: now)
+    self.unplaced[shape] = nil
     self.touched.append(shape)
     // A limit may have been reached since it was asked for.
     guard self.limits.room(in: shape, atMost: 1) > 0 else { return nil }
@@ -279,10 +283,11 @@ struct ReadyQueue: Sendable {
   /// from time to time.
   mutating func claimsDue(at now: Timestamp) {
     guard !self.limits.areNone else { return }
+    self.unplaced = self.unplaced.filter { now - $0.value < self.policy.claimPause }
     if self.limits.haveProjects {
       for (project, shapes) in self.presence where self.limits.isLimited(project) {
         var due: (entry: FairQueue.Entry, shape: Shape)?
-        for shape in shapes.keys where shape.isForJobs {
+        for shape in shapes.keys where shape.isForJobs && self.unplaced[shape] == nil {
           guard let head = self.lines[shape]?.waiting.first(of: project) else { continue }
           if due.map({ head.goesBefore($0.entry) }) ?? true { due = (head, shape) }
         }
@@ -293,7 +298,8 @@ struct ReadyQueue: Sendable {
     }
     for pool in self.policy.poolLimits.keys {
       var due: (entry: FairQueue.Entry, shape: Shape)?
-      for shape in self.lines.keys where shape.isForJobs && Limits.name(of: shape.pool) == pool {
+      for shape in self.lines.keys
+      where shape.isForJobs && Limits.name(of: shape.pool) == pool && self.unplaced[shape] == nil {
         let turns = self.turns(for: shape)
         guard let head = self.lines[shape]?.waiting.first(share: turns) else { continue }
         if due.map({ head.goesBefore($0.entry) }) ?? true { due = (head, shape) }
@@ -321,7 +327,11 @@ struct ReadyQueue: Sendable {
     if let known = claim, room(self.limits, known.shape) > 0 {
       let since = known.hasRoomSince ?? now
       claim?.hasRoomSince = since
-      if now - since > self.policy.claimPatience { claim = nil }
+      if now - since > self.policy.claimPatience {
+        // It is not the limit that it waits for.
+        self.unplaced[known.shape] = now
+        claim = nil
+      }
     } else {
       claim?.hasRoomSince = nil
     }

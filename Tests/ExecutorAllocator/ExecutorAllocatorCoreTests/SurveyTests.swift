@@ -97,9 +97,9 @@ import Testing
   @Test func aYoungPoolIsNotImpossible() {
     let reason = "needs label gpu: 0 of 2 executors match"
     #expect(
-      Self.verdict([Self.group(2)], live: .milliseconds(2_999), on: .gpu)
-        == .waits("\(reason) yet; the pool has had executors for less than 3 s"))
-    #expect(Self.verdict([Self.group(2)], live: .seconds(3), on: .gpu) == .impossible(reason))
+      Self.verdict([Self.group(2)], live: .milliseconds(59_999), on: .gpu)
+        == .waits("\(reason) yet; the pool has had executors for less than 60 s"))
+    #expect(Self.verdict([Self.group(2)], live: .seconds(60), on: .gpu) == .impossible(reason))
   }
 
   @Test func whoLeftNotLongAgoMayComeBack() {

@@ -81,6 +81,25 @@ import Testing
     }
   }
 
+  /// Where there is room it may wait for ever; a server that goes does not wait so long.
+  @Test func aStreamWhoseEndWaitsForAWindowIsResetWhenTheServerGoes() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.stalledCallTimeout = .seconds(1)
+    let server = RPCServer(services: [TestService()], configuration: configuration)
+    let address = ownAddress()
+    _ = try await server.listen(on: address)
+    let peer = try await ScriptedPeer.client(of: address, greets: false)
+    try await peer.send(bytes: Array("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".utf8))
+    try await peer.send(.settings, body: [0, 4] + ScriptedPeer.bytes(0))
+    try await peer.begin(Methods.both, stream: 1)
+    try await peer.send(data: [], stream: 1, ends: true)
+    try await Task.sleep(for: .seconds(1))
+    async let down: Void = server.shutdown(grace: .seconds(30))
+    #expect(try await peer.frame(.reset)?.stream == 1)
+    await peer.close()
+    await down
+  }
+
   @Test func whoWasToldOfAnErrorOfItsOwnIsClosedHoweverMuchItTalks() async throws {
     var configuration = RPCServer.Configuration()
     configuration.closeTimeout = .milliseconds(200)

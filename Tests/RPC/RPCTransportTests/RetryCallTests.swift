@@ -488,6 +488,24 @@ import Testing
     #expect(began.duration(to: .now) < .seconds(10))
   }
 
+  @Test func aChannelThatClosesKeepsWhatHasComeForACallThatWasTriedAgain() async throws {
+    let (channel, peers) = ScriptedPeer.server(configuration: Self.configuration(Self.retry))
+    let replies = Task { try await channel.serverStreaming(Methods.server, Blob("x")) }
+    let peer = try await peers.next()
+    let first = try #require(try await peer.frame(.headers))
+    try await peer.end(stream: first.stream, status: .unavailable, isTrailersOnly: true)
+    let second = try #require(try await peer.frame(.headers))
+    try await peer.respond(stream: second.stream)
+    for _ in 0..<3 { try await peer.send(message: [1], stream: second.stream) }
+    try await peer.end(stream: second.stream)
+    try await peer.send(.ping, body: [UInt8](repeating: 7, count: 8))
+    _ = try #require(try await peer.frame(.ping) { $0.isAcknowledgement })
+    await channel.close()
+    var count = 0
+    for try await _ in try await replies.value { count += 1 }
+    #expect(count == 3)
+  }
+
   @Test func aServerThatIsNotThereIsAnAttemptThatFailed() async throws {
     let address = ownAddress()
     let policy = MethodConfig.Resilience.retry(

@@ -27,10 +27,13 @@ import Testing
     var configuration = RPCServer.Configuration()
     configuration.stalledCallTimeout = check
     configuration.attackNoticed = { _, what in notices.add(what) }
-    let server = RPCServer(services: [service], configuration: configuration)
+    // Loops of their own: other tests keep theirs busy for seconds.
+    let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+    let server = RPCServer(services: [service], configuration: configuration, group: group)
     try await body(try await server.listen(on: address))
     #expect(notices.all == [])
     await server.shutdown(grace: .zero)
+    try await group.shutdownGracefully()
   }
 
   private final class Notices: Sendable {
@@ -41,8 +44,12 @@ import Testing
 
   @Test(arguments: addresses)
   func aCallThatNobodyReadsHoldsUpNoOther(address: ListenAddress) async throws {
-    try await Self.serve(at: address, every: .seconds(1), messageBytes: 50_000) { address in
-      let channel = RPCChannel(to: address)
+    try await Self.serve(at: address, every: .seconds(2), messageBytes: 50_000) { address in
+      let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+      var configuration = RPCChannel.Configuration()
+      // Other tests look at what the process holds.
+      configuration.maximumStreamWindow = 256 << 10
+      let channel = RPCChannel(to: address, configuration: configuration, group: group)
       var paused = try await channel.serverStreaming(Methods.server, Blob("paused"))
         .makeAsyncIterator()
       _ = try await paused.next()
@@ -51,7 +58,7 @@ import Testing
           group.addTask {
             let began = ContinuousClock.now
             for try await _ in try await channel.serverStreaming(Methods.server, Blob("read"))
-            where began.duration(to: .now) > .milliseconds(3_500) { return }
+            where began.duration(to: .now) > .milliseconds(6_500) { return }
           }
         }
         try await group.waitForAll()
@@ -59,18 +66,19 @@ import Testing
       // It goes on where it was left.
       for _ in 0..<20 { #expect(try await paused.next() != nil) }
       await channel.close()
+      try await group.shutdownGracefully()
     }
   }
 
   /// What it reads is in the sockets for long: the stream's queue does not move.
   @Test(arguments: addresses)
   func aSteadyReaderKeepsItsCallHoweverSlowItIs(address: ListenAddress) async throws {
-    try await Self.serve(at: address, every: .seconds(1), messageBytes: 10_000) { address in
+    try await Self.serve(at: address, every: .seconds(2), messageBytes: 10_000) { address in
       let peer = try await ScriptedPeer.client(of: address, receiveBuffer: 16 << 10)
       try await peer.begin(Methods.server, stream: 1)
       try await peer.send(message: [1], stream: 1, ends: true)
       let began = ContinuousClock.now
-      while began.duration(to: .now) < .seconds(6) {
+      while began.duration(to: .now) < .seconds(7) {
         let frame = try #require(try await peer.frame())
         #expect(frame.kind != .reset && frame.kind != .goAway)
         if frame.kind == .data { try await Task.sleep(for: .milliseconds(50)) }

@@ -106,7 +106,9 @@ struct Bench {
   /// Demands that were sent and neither granted nor withdrawn, by the order of their rank.
   private(set) var open: [Demand] = []
 
-  mutating func grant(executor: ExecutorID = "e1") -> RunOrder? {
+  mutating func grant(
+    executor: ExecutorID = "e1", where fits: (Demand) -> Bool = { _ in true }
+  ) -> RunOrder? {
     for effect in self.take() {
       switch effect {
       case .demand(let demand):
@@ -117,8 +119,8 @@ struct Bench {
       }
     }
     self.open.sort { $0.rank < $1.rank }
-    guard !self.open.isEmpty else { return nil }
-    let demand = self.open.removeFirst()
+    guard let place = self.open.firstIndex(where: fits) else { return nil }
+    let demand = self.open.remove(at: place)
     self.nextLease += 1
     let grant = Grant(
       lease: LeaseID("l\(self.nextLease)"), demand: demand.id, executor: executor,

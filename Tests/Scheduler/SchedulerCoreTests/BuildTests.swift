@@ -593,6 +593,32 @@ func retryOfWhatCannotBeRetriedSaysWhy() {
   #expect(bench.take().answers[named]?.record?.state == .queued)
 }
 
+@Test
+func aRetryOfNamedJobsTakesAllThatDependsOnThem() {
+  var bench = Bench()
+  _ = bench.submit(
+    "b",
+    pipeline(job("a"), job("b", needs: ["a"], legs: ["1", "2"]), job("c", needs: ["b"])))
+  while let order = bench.grant() { bench.end(order.attempt) }
+  #expect(bench.record("b").outcome == .succeeded)
+  // One leg is named beside what all legs depend on.
+  _ = bench.retry("b", ["a", bench.record("b").jobs[1].id])
+  while let order = bench.grant() { bench.end(order.attempt) }
+  #expect(bench.record("b").jobs.map(\.attempts.count) == [2, 2, 2, 2])
+}
+
+@Test
+func aRetryThatNamesAJobAgainAndAgainIsNoDearer() {
+  var bench = Bench()
+  _ = bench.submit("b", pipeline(job("a", legs: (0..<200).map(String.init))))
+  _ = bench.cancel("b")
+  let last = bench.record("b").jobs[199].id
+  let began = ContinuousClock.now
+  _ = bench.retry("b", Array(repeating: last, count: 100_000))
+  #expect(began.duration(to: .now) < .seconds(10))
+  #expect(bench.record("b").jobs[199].state == .queued)
+}
+
 // MARK: Notifications
 
 @Test

@@ -180,4 +180,15 @@ func roomThatNobodyTakesIsNotKeptForEver() {
   bench.look()
   bench.look()
   #expect(bench.scheduler.openDemands == 2)
+  // Nor once more as soon as there is no room again: a small one runs, and others begin beside it.
+  let small = bench.grant { $0.shape.labels.isEmpty }
+  #expect(small?.build == "small")
+  for number in 0..<20 {
+    let id = BuildID("more-\(number)")
+    _ = bench.submit(id, pipeline(job("a", cpu: "500m")))
+    bench.look()
+    let order = bench.grant { $0.shape.labels.isEmpty }
+    #expect(order?.build == id)
+    if let order { bench.end(order.attempt) }
+  }
 }
