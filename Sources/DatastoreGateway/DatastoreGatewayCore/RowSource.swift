@@ -213,22 +213,17 @@ struct TermPlace {
     let isDown = self.query.isKeyDescending
     // With values behind the key the cursor's own entity may have more results.
     let isWhole = self.query.trailing.isEmpty
-    if let start = self.lowerCursor?.path.bytes {
-      let isIncluded = !isWhole || self.query.includesStart
-      paths.narrow(
-        isDown
-          ? isIncluded ? .lessThanOrEqual : .lessThan
-          : isIncluded ? .greaterThanOrEqual : .greaterThan,
-        start)
+    func narrow(to cursor: Position?, upwards: Bool, isIncluded: Bool) {
+      guard let path = cursor?.path.bytes else { return }
+      let isIncluded = isIncluded || !isWhole
+      if upwards {
+        paths.narrow(isIncluded ? .greaterThanOrEqual : .greaterThan, path)
+      } else {
+        paths.narrow(isIncluded ? .lessThanOrEqual : .lessThan, path)
+      }
     }
-    if let end = self.upperCursor?.path.bytes {
-      let isIncluded = !isWhole || self.query.includesEnd
-      paths.narrow(
-        isDown
-          ? isIncluded ? .greaterThanOrEqual : .greaterThan
-          : isIncluded ? .lessThanOrEqual : .lessThan,
-        end)
-    }
+    narrow(to: self.lowerCursor, upwards: !isDown, isIncluded: self.query.includesStart)
+    narrow(to: self.upperCursor, upwards: isDown, isIncluded: self.query.includesEnd)
     return paths.isEmpty ? nil : paths
   }
 

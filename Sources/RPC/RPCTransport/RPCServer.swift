@@ -81,8 +81,8 @@ public final class RPCServer: Sendable {
     /// A request's header list takes no longer.
     public var headerTimeout = Duration.seconds(10)
     /// Calls end whose client sends less than a kilobyte in this time of a single request that is not
-    /// whole; where memory is short, those, too, whose client opens their windows for less. A connection
-    /// ends whose client takes nothing at all of what it is sent.
+    /// whole; where memory or running calls are short, or the connection is to end, those, too, whose
+    /// client takes less of their responses. A connection ends whose client takes nothing at all.
     public var stalledCallTimeout = Duration.seconds(120)
     /// Pings clients that are silent, to notice that they are gone.
     public var keepalive: Keepalive? = Keepalive(interval: .seconds(300), withoutCalls: true)
