@@ -189,9 +189,7 @@ def test_an_eventual_read_is_answered(client):
     assert [thing["number"] for thing in found] == [1]
 
 
-def test_the_past_is_read(client, request):
-    if request.node.callspec.params["datastore"] == "postgres":
-        pytest.skip("over PostgreSQL the gateway keeps no past")
+def test_the_past_is_read(client):
     thing = entity(client, "Thing", 1, number=1)
     client.put(thing)
     before = datetime.datetime.now(UTC)

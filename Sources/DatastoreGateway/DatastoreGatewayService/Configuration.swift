@@ -29,10 +29,11 @@ package struct Configuration: Sendable {
       help: "Lookups and queries that may wait; more are answered RESOURCE_EXHAUSTED"),
     Setting(
       "past-size", default: "32MiB", kind: .byteCount,
-      help: "Memory for what entities were before they changed: what a read_time can reach"),
+      help:
+        "Room for what entities were before they changed: in memory, or in PostgreSQL's database"),
     Setting(
       "past-age", default: "1h", kind: .duration,
-      help: "How far back a read_time may reach, if the memory lasts"),
+      help: "How far back a read_time may reach, if the room lasts"),
     Setting(
       "cache-size", default: "32MiB", kind: .byteCount,
       help: "Memory for what lookups found, over SQLite: the same is looked up there; 0 for none"),
@@ -117,6 +118,8 @@ extension Configuration {
       var configuration = PostgresStore.Configuration(address)
       configuration.readers = self.readThreads
       configuration.limits = self.limits
+      configuration.pastBytes = self.pastBytes
+      configuration.pastAge = self.pastAge
       return try PostgresStore(configuration, metrics: metrics, logger: logger)
     case .google:
       preconditionFailure("Google keeps its entities itself: calls are handed on")

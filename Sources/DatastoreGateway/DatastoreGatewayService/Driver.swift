@@ -45,11 +45,9 @@ final class Driver: Sendable {
   func beginReadOnly(
     at time: Timestamp?, in scope: EntityCodec.Scope
   ) async throws -> TransactionTable.ID {
-    var moment: Int64?
+    let moment: Int64
     if let time {
       moment = try await self.moment(time)
-    } else if self.store.keepsPast {
-      moment = try await self.store.lookup([]).version
     } else {
       // Those of transactions of which nobody heard again make room for this one's.
       let forgotten = self.transactions.withLock { $0.momentsForgotten(at: self.clock()) }
@@ -63,7 +61,7 @@ final class Driver: Sendable {
           in: scope.project, scope.database, isReadOnly: true, reading: moment, at: now)
       }
     } catch {
-      if let moment { self.store.release(moment) }
+      self.store.release(moment)
       throw error
     }
   }

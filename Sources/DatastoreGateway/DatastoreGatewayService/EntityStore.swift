@@ -14,9 +14,7 @@ package protocol EntityStore: Sendable {
   func run(_ query: ResolvedQuery) async throws -> QueryAnswer
   /// Numbers made of all results of a query.
   func run(_ aggregation: ResolvedAggregation) async throws -> AggregationAnswer
-  /// Whether the store can be read as it was. Then a read-only transaction reads one version.
-  var keepsPast: Bool { get }
-  /// Memory that holds what entities were.
+  /// What is kept of what entities were.
   var pastBytes: Int { get }
   /// Memory that holds what lookups found; `nil` of a store that others write to as well.
   var cachedBytes: Int? { get }
@@ -26,12 +24,12 @@ package protocol EntityStore: Sendable {
   func lookup(_ addresses: [EntityAddress], at moment: Int64) async throws -> LookupAnswer
   func run(_ query: ResolvedQuery, at moment: Int64) async throws -> QueryAnswer
   func run(_ aggregation: ResolvedAggregation, at moment: Int64) async throws -> AggregationAnswer
-  /// Keeps what is stored now readable, for the reads of one read-only transaction, in a store that
-  /// keeps no past; until it is released, or nobody has read it for as long as a transaction may be
-  /// idle.
+  /// Keeps what is stored now readable, for the reads of one read-only transaction: until it is
+  /// released, or nobody has read it for as long as a transaction may be idle. A store that keeps
+  /// its past in memory promises no more than for any other moment.
   ///
-  /// - Returns: The moment; `nil` from a store that cannot.
-  func hold() async throws -> Int64?
+  /// - Returns: The moment.
+  func hold() async throws -> Int64
   /// Lets go of a moment; of one that is not held it does nothing.
   func release(_ moment: Int64)
   /// How a query would be carried out.
@@ -56,47 +54,6 @@ package protocol EntityStore: Sendable {
   /// Commits that wait, and reads that run or wait.
   var queuedCommits: Int { get }
   var queuedReads: Int { get }
-}
-
-/// A store that keeps nothing but what is: a moment since which nothing was written can be read.
-extension EntityStore {
-  package var keepsPast: Bool { false }
-  package var pastBytes: Int { 0 }
-  package var cachedBytes: Int? { nil }
-  package func hold() async throws -> Int64? { nil }
-  package func release(_ moment: Int64) {}
-
-  package func lookup(
-    _ addresses: [EntityAddress], at moment: Int64
-  ) async throws -> LookupAnswer {
-    var answer = try await self.lookup(addresses)
-    try self.check(moment, answer.version)
-    answer.version = moment
-    return answer
-  }
-
-  package func run(_ query: ResolvedQuery, at moment: Int64) async throws -> QueryAnswer {
-    var answer = try await self.run(query)
-    try self.check(moment, answer.version)
-    answer.version = moment
-    return answer
-  }
-
-  package func run(
-    _ aggregation: ResolvedAggregation, at moment: Int64
-  ) async throws -> AggregationAnswer {
-    var answer = try await self.run(aggregation)
-    try self.check(moment, answer.version)
-    answer.version = moment
-    return answer
-  }
-
-  func check(_ moment: Int64, _ version: Int64) throws(GatewayError) {
-    if version > moment {
-      throw .past(
-        "The requested 'read_time' is too old: this store keeps no past, and was written since.")
-    }
-  }
 }
 
 /// An entity as a store gives it: as it was written, or the store would have said so. Whoever only

@@ -308,4 +308,29 @@ extension GroupWrittenStore {
 
   package func probe() async { await self.writer.probe() }
   package func drain() async { await self.writer.drain() }
+
+  /// Reads at a moment; where a commit under way may still get a version up to it, once more behind
+  /// that commit.
+  ///
+  /// - Parameter body: Throws ``UnsettledMoment`` for a moment beyond the version that it sees, if it
+  ///   is not told that nothing comes between the two any more.
+  func settled<Answer>(
+    _ moment: Int64, _ body: (_ isSettled: Bool) async throws -> Answer
+  ) async throws -> Answer {
+    do {
+      return try await body(false)
+    } catch is UnsettledMoment {
+      do {
+        try await self.writer.settle(moment)
+      } catch GatewayError.draining {
+        // Reads go on; no commit that comes later is taken.
+      } catch is StoreFailure {
+        // Nothing can be written now.
+      }
+      return try await body(true)
+    }
+  }
 }
+
+/// A commit that is under way may still get a version up to the moment that was to be read.
+struct UnsettledMoment: Error {}

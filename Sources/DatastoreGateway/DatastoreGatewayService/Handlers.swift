@@ -34,11 +34,9 @@ struct Handlers: ServedStore {
     registry.gauge(
       "millrace_gateway_writable", help: "1 while the store takes writes, 0 while it refuses them."
     ) { store.trouble == nil ? 1 : 0 }
-    if store.keepsPast {
-      registry.gauge(
-        "millrace_gateway_past_bytes", help: "Memory that holds what entities were."
-      ) { Double(store.pastBytes) }
-    }
+    registry.gauge(
+      "millrace_gateway_past_bytes", help: "What is kept of what entities were."
+    ) { Double(store.pastBytes) }
     if store.cachedBytes != nil {
       registry.gauge(
         "millrace_gateway_cached_bytes", help: "Memory that holds what lookups found."

@@ -1,10 +1,11 @@
 import BuildProtos
 import DatastoreGatewayCore
-import DatastoreGatewayService
 import Domain
 import RPC
 import ServiceRuntime
 import Testing
+
+@testable import DatastoreGatewayService
 
 private func time(_ microseconds: Int64) -> GoogleProtobuf.Timestamp {
   GoogleProtobuf.Timestamp(
@@ -56,8 +57,10 @@ extension TestGateway {
 }
 
 @Suite struct ThePast {
-  @Test func aReadSeesWhatWasThereAtItsTime() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all) func aReadSeesWhatWasThereAtItsTime(
+    on kind: StoreKind
+  ) async throws {
+    try await withGateway(on: kind) { gateway in
       try await gateway.put(
         entity(key("K", 1), ["a": integer(1)]), entity(key("K", 2), ["a": integer(2)]))
       let moment = try await gateway.get(key("K", 1)).found[0].version
@@ -92,8 +95,10 @@ extension TestGateway {
     }
   }
 
-  @Test func aReadOnlyTransactionSeesOneMoment() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all) func aReadOnlyTransactionSeesOneMoment(
+    on kind: StoreKind
+  ) async throws {
+    try await withGateway(on: kind) { gateway in
       try await gateway.put(entity(key("K", 1), ["a": integer(1)]))
       let moment = try await gateway.get(key("K", 1)).found[0].version
       let transaction = try await gateway.beginReadOnly()
@@ -112,9 +117,11 @@ extension TestGateway {
     }
   }
 
-  @Test func nothingIsEverWrittenIntoAMomentThatWasRead() async throws {
+  @Test(arguments: StoreKind.all) func nothingIsEverWrittenIntoAMomentThatWasRead(
+    on kind: StoreKind
+  ) async throws {
     let clock = TestClock()
-    try await withGateway(clock: clock) { gateway in
+    try await withGateway(on: kind, clock: clock) { gateway in
       try await gateway.put(entity(key("K", 1), ["a": integer(1)]))
       clock.move(by: .seconds(1))
       let moment = clock.now().microseconds
@@ -130,9 +137,11 @@ extension TestGateway {
     }
   }
 
-  @Test func aTimeThatCannotBeReadIsRefused() async throws {
+  @Test(arguments: StoreKind.all) func aTimeThatCannotBeReadIsRefused(
+    on kind: StoreKind
+  ) async throws {
     let clock = TestClock()
-    try await withGateway(clock: clock) { gateway in
+    try await withGateway(on: kind, clock: clock) { gateway in
       try await gateway.put(entity(key("K", 1), ["a": integer(1)]))
       let now = clock.now().microseconds
       func code(_ time: GoogleProtobuf.Timestamp) async -> StatusCode? {
@@ -149,31 +158,203 @@ extension TestGateway {
     }
   }
 
-  @Test func whatIsNoLongerKeptIsRefused() async throws {
-    try await withGateway { configuration in
+  @Test(.timeLimit(.minutes(2)), arguments: StoreKind.all) func whatIsNoLongerKeptIsRefused(
+    on kind: StoreKind
+  ) async throws {
+    try await withGateway(on: kind) { configuration in
       configuration.pastBytes = 2_000
     } _: { gateway in
       let first = try await gateway.put(entity(key("K", 1), ["a": integer(0)]))
         .mutationResults[0].version
+      try await gateway.put(entity(key("K", 2)))
       let transaction = try await gateway.beginReadOnly()
-      for number in 1...20 as ClosedRange<Int64> {
-        try await gateway.put(entity(key("K", 1), ["a": integer(number)]))
-      }
       let then = DatastoreV1.ReadOptions.ConsistencyType.readTime(time(first))
-      #expect(await status { _ = try await gateway.get(1, then) } == .failedPrecondition)
+      var number: Int64 = 0
+      // PostgreSQL's is given room beside the writes.
+      repeat {
+        number += 1
+        try await gateway.put(entity(key("K", 1), ["a": integer(number)]))
+      } while await status { _ = try await gateway.get(1, then) } != .failedPrecondition
+      #expect(number > 2)
       #expect(await status { _ = try await gateway.all(then) } == .failedPrecondition)
+      // The database keeps what a transaction of its own sees.
       #expect(
         await status { _ = try await gateway.all(.transaction(transaction)) }
-          == .failedPrecondition)
+          == (kind == .sqlite ? .failedPrecondition : nil))
+      let last = try await gateway.get(key("K", 1)).found[0].version
+      try await gateway.put(entity(key("K", 1), ["a": integer(-1)]))
+      #expect(try await gateway.value(1, .readTime(time(last))) == integer(number))
     }
   }
 
-  @Test func aDrainedGatewayReadsAtATime() async throws {
-    try await withGateway { gateway in
+  @Test(arguments: StoreKind.all) func aDrainedGatewayReadsAtATime(
+    on kind: StoreKind
+  ) async throws {
+    try await withGateway(on: kind) { gateway in
       try await gateway.put(entity(key("K", 1), ["a": integer(1)]))
       let later = Timestamp.now.microseconds
       await gateway.store.drain()
       #expect(try await gateway.value(1, .readTime(time(later))) == integer(1))
+    }
+  }
+
+  /// Many at once, so that commits of one entity meet in one batch of the writer's.
+  @Test(arguments: StoreKind.all) func eachCommitLeavesAMoment(
+    on kind: StoreKind
+  ) async throws {
+    try await withGateway(on: kind) { gateway in
+      try await gateway.put(entity(key("K", 9), ["a": integer(9)]))
+      let moments = try await withThrowingTaskGroup(of: (Int64, Int64, Int64?).self) { group in
+        for number in 0..<30 as Range<Int64> {
+          group.addTask {
+            let id = number % 3 + 1
+            // Each fifth one is a deletion.
+            let value = number % 5 == 4 ? nil : number
+            let answer = try await gateway.commit(
+              value.map { .of(.upsert(entity(key("K", id), ["a": integer($0)]))) }
+                ?? .of(.delete(key("K", id))))
+            return (answer.mutationResults[0].version, id, value)
+          }
+        }
+        return try await group.reduce(into: []) { $0.append($1) }
+      }.sorted { $0.0 < $1.0 }
+      var content: [Int64: Int64] = [9: 9]
+      for (number, moment) in moments.enumerated() {
+        content[moment.1] = moment.2
+        // What deletes nothing may have the version of what is there.
+        if number + 1 < moments.count, moments[number + 1].0 == moment.0 { continue }
+        let then = DatastoreV1.ReadOptions.ConsistencyType.readTime(time(moment.0))
+        let expected = content.sorted { $0.key < $1.key }.map { integer($0.value) }
+        #expect(try await gateway.all(then) == expected)
+        #expect(try await gateway.value(moment.1, then) == moment.2.map(integer))
+        let above = try await gateway.client.runQuery(
+          DatastoreV1.RunQueryRequest(
+            projectID: project,
+            readOptions: DatastoreV1.ReadOptions(consistencyType: then),
+            queryType: .query(
+              DatastoreV1.Query(
+                kind: [DatastoreV1.KindExpression(name: "K")],
+                filter: DatastoreV1.Filter(
+                  filterType: .propertyFilter(
+                    DatastoreV1.PropertyFilter(
+                      property: DatastoreV1.PropertyReference(name: "a"),
+                      op: .greaterThan, value: integer(8))))))))
+        #expect(
+          above.batch?.entityResults.map { $0.entity?.properties["a"] }
+            == content.values.filter { $0 > 8 }.sorted().map(integer))
+      }
+    }
+  }
+}
+
+@Suite(needsServer) struct ThePastInADatabase {
+  private typealias Moment = DatastoreV1.ReadOptions.ConsistencyType
+
+  private func then(_ version: Int64) -> Moment { .readTime(time(version)) }
+
+  private func withGateways(
+    over stores: [PostgresStore], clock: @escaping @Sendable () -> Timestamp = { .now },
+    _ body: ([TestGateway]) async throws -> Void
+  ) async throws {
+    var gateways: [TestGateway] = []
+    for store in stores { gateways.append(try await TestGateway(over: store, clock: clock)) }
+    do {
+      try await body(gateways)
+    } catch {
+      for gateway in gateways { await gateway.stop() }
+      throw error
+    }
+    for gateway in gateways { await gateway.stop() }
+  }
+
+  @Test func gatewaysHaveOnePast() async throws {
+    try await withDatabase { database in
+      let clock = TestClock()
+      let slow = TestClock()
+      slow.move(by: .seconds(-10))
+      let stores = [try database.open(clock: clock.now), try database.open(clock: slow.now)]
+      try await self.withGateways(over: stores, clock: clock.now) { gateways in
+        let first = try await gateways[1].put(entity(key("K", 1), ["a": integer(1)]))
+          .mutationResults[0].version
+        try await gateways[1].put(entity(key("K", 1), ["a": integer(2)]))
+        #expect(try await gateways[0].value(1, self.then(first)) == integer(1))
+        // Nor does one whose clock is behind write into a moment that another has read.
+        clock.move(by: .seconds(1))
+        let now = self.then(clock.now().microseconds)
+        #expect(try await gateways[0].value(1, now) == integer(2))
+        try await gateways[1].put(entity(key("K", 1), ["a": integer(3)]))
+        #expect(try await gateways[0].value(1, now) == integer(2))
+        #expect(try await gateways[1].all(now) == [integer(2)])
+      }
+    }
+  }
+
+  /// Tables that are not logged are empty after a crash.
+  @Test func aCrashOfTheServerForgetsThePastAndNothingElse() async throws {
+    try await withDatabase { database in
+      try await self.withGateways(over: [try database.open()]) { gateways in
+        var versions: [Int64] = []
+        for number in 1...2 as ClosedRange<Int64> {
+          let answer = try await gateways[0].put(entity(key("K", 1), ["a": integer(number)]))
+          versions.append(answer.mutationResults[0].version)
+        }
+        #expect(try await gateways[0].value(1, self.then(versions[0])) == integer(1))
+        try database.execute(
+          "TRUNCATE \(PostgresSchema.name).past, \(PostgresSchema.name).past_begin")
+        #expect(
+          await status { _ = try await gateways[0].value(1, self.then(versions[0])) }
+            == .failedPrecondition)
+        #expect(try await gateways[0].value(1, self.then(versions[1])) == integer(2))
+        try await gateways[0].put(entity(key("K", 1), ["a": integer(3)]))
+        #expect(try await gateways[0].value(1, self.then(versions[1])) == integer(2))
+        #expect(
+          await status { _ = try await gateways[0].value(1, self.then(versions[0])) }
+            == .failedPrecondition)
+      }
+    }
+  }
+
+  @Test func whatAWriterReplacedThatKeepsNoPastIsNotRead() async throws {
+    try await withDatabase { database in
+      var without = StoreSettings()
+      without.pastBytes = 0
+      let stores = [try database.open(), try database.open(without)]
+      try await self.withGateways(over: stores) { gateways in
+        let first = try await gateways[0].put(entity(key("K", 1), ["a": integer(1)]))
+          .mutationResults[0].version
+        let second = try await gateways[1].put(entity(key("K", 1), ["a": integer(2)]))
+          .mutationResults[0].version
+        try await gateways[0].put(entity(key("K", 1), ["a": integer(3)]))
+        #expect(
+          await status { _ = try await gateways[1].value(1, self.then(first)) }
+            == .failedPrecondition)
+        #expect(try await gateways[1].value(1, self.then(second)) == integer(2))
+      }
+    }
+  }
+
+  @Test func aStoreOfAnOlderFormKeepsItsPastFromNowOn() async throws {
+    try await withDatabase { database in
+      var first: Int64 = 0
+      try await self.withGateways(over: [try database.open()]) { gateways in
+        first = try await gateways[0].put(entity(key("K", 1), ["a": integer(1)]))
+          .mutationResults[0].version
+      }
+      try database.execute(
+        """
+        DROP TABLE \(PostgresSchema.name).past, \(PostgresSchema.name).past_begin;
+        UPDATE \(PostgresSchema.name).facts SET value = 2 WHERE name = 'schema_version'
+        """)
+      try await self.withGateways(over: [try database.open()]) { gateways in
+        try await gateways[0].put(entity(key("K", 1), ["a": integer(2)]))
+        // Opening probes, with a version of its own.
+        #expect(
+          await status { _ = try await gateways[0].value(1, self.then(first - 1)) }
+            == .failedPrecondition)
+        let second = try await gateways[0].get(key("K", 1)).found[0].version
+        try await gateways[0].put(entity(key("K", 1), ["a": integer(3)]))
+        #expect(try await gateways[0].value(1, self.then(second)) == integer(2))
+      }
     }
   }
 }

@@ -103,6 +103,7 @@ func withGateway(
       var configuration = PostgresStore.Configuration(try database.address)
       configuration.readers = settings.readers
       configuration.policy = settings.policy
+      configuration.pastBytes = settings.pastBytes
       try await run(
         PostgresStore(
           configuration, metrics: Metrics(MetricsRegistry()), logger: quietLogger, clock: now))

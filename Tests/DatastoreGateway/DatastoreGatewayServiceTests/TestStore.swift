@@ -27,7 +27,6 @@ enum StoreKind: String, Sendable, CustomTestStringConvertible {
 struct StoreSettings: Sendable {
   var policy = Policy()
   var readers = 2
-  /// Of a store that keeps its past.
   var pastBytes = 32 << 20
 }
 
@@ -69,12 +68,16 @@ struct TestDatabase: Sendable {
     get throws { try PostgresAddress(self.server.address(of: self.name)) }
   }
 
-  func open(_ settings: StoreSettings = StoreSettings()) throws -> PostgresStore {
+  func open(
+    _ settings: StoreSettings = StoreSettings(),
+    clock: @escaping @Sendable () -> Timestamp = { .now }
+  ) throws -> PostgresStore {
     var configuration = PostgresStore.Configuration(try self.address)
     configuration.readers = settings.readers
     configuration.policy = settings.policy
+    configuration.pastBytes = settings.pastBytes
     return try PostgresStore(
-      configuration, metrics: Metrics(MetricsRegistry()), logger: quietLogger)
+      configuration, metrics: Metrics(MetricsRegistry()), logger: quietLogger, clock: clock)
   }
 
   /// Runs a statement as another program would.

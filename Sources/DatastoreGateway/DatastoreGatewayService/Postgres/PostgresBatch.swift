@@ -18,7 +18,15 @@ struct PostgresBatch {
   private struct Slot {
     var before: Stored?
     var after: Stored?
-    var isChanged = false
+    /// The version of the first change.
+    var changed: Int64?
+  }
+
+  /// What an entity was between two commits of the batch, which the database never has as its content.
+  struct Passing {
+    var address: EntityAddress
+    var stored: Stored
+    var until: Int64
   }
 
   /// What the database has of all that the batch's commits touch and depend on, under the lock.
@@ -47,7 +55,10 @@ struct PostgresBatch {
   private(set) var lastVersion: Int64
   private(set) var nextID: Int64
   var hasNewIDs: Bool { self.nextID != self.facts.nextID }
+  /// The store's version before the batch.
+  var versionBefore: Int64 { self.facts.lastVersion }
   private(set) var reservations: [EntityAddress] = []
+  private(set) var passing: [Passing] = []
   /// Whether there is anything to write.
   private(set) var hasWrites = false
 
@@ -86,7 +97,11 @@ struct PostgresBatch {
       self.lastVersion = max(self.lastVersion + 1, self.clock().microseconds)
       return .probed
     case .settle(let moment):
-      self.lastVersion = max(self.lastVersion, moment)
+      if moment > self.lastVersion {
+        // Of other gateways' commits too.
+        self.hasWrites = true
+        self.lastVersion = moment
+      }
       return .settled
     }
   }
@@ -118,8 +133,12 @@ struct PostgresBatch {
     var answer = decision.answer
     for (write, old) in zip(decision.writes, before) {
       var slot = self.slot(write.address)
-      if !slot.isChanged { self.order.append(write.address) }
-      slot.isChanged = true
+      if slot.changed == nil {
+        self.order.append(write.address)
+        slot.changed = version
+      } else if let stored = slot.after {
+        self.passing.append(Passing(address: write.address, stored: stored, until: version))
+      }
       if let content = write.content, let after = write.after {
         slot.after = Stored(version: after, content: content.bytes, entries: content.indexEntries)
       } else {
@@ -155,7 +174,7 @@ struct PostgresBatch {
       .indexEntries(in: self.place)
     after.entries = entries
     slot.after = after
-    if !slot.isChanged { slot.before = after }
+    if slot.changed == nil { slot.before = after }
     self.slots[address] = slot
     return entries
   }
@@ -194,6 +213,8 @@ struct PostgresBatch {
     var address: EntityAddress
     var before: Stored?
     var after: Stored?
+    /// The version of the commit that ended what was before.
+    var until: Int64
 
     /// Index entries that go, and that come.
     var entries: (gone: [IndexEntry], new: [IndexEntry]) {
@@ -204,10 +225,21 @@ struct PostgresBatch {
   /// Each entity that is another in the end.
   var changes: [Change] {
     self.order.compactMap { address in
-      guard let slot = self.slots[address], slot.before != nil || slot.after != nil else {
-        return nil
-      }
-      return Change(address: address, before: slot.before, after: slot.after)
+      guard let slot = self.slots[address], let changed = slot.changed,
+        slot.before != nil || slot.after != nil
+      else { return nil }
+      return Change(
+        address: address, before: slot.before, after: slot.after, until: changed)
     }
+  }
+
+  /// Entities that are no longer what they were, each time that they changed, and what their contents
+  /// come to.
+  var replaced: (count: Int, contentBytes: Int) {
+    var contents = self.passing.map(\.stored.content.count)
+    for slot in self.slots.values where slot.changed != nil {
+      if let before = slot.before { contents.append(before.content.count) }
+    }
+    return (contents.count, contents.reduce(0, +))
   }
 }

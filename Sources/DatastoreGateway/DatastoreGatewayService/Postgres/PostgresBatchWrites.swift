@@ -7,15 +7,19 @@ struct PostgresBatchWrites {
   private let batch: PostgresBatch
   private let changes: [PostgresBatch.Change]
   private let names: PostgresNames
+  private let keepsPast: Bool
   /// Numbers that the batch uses; known to all when it is committed.
   private(set) var collections: [CollectionName: Int64]
   private(set) var properties: [PostgresNames.Property: Int64] = [:]
 
-  init(_ batch: PostgresBatch, ids: [CollectionName: Int64], names: PostgresNames) {
+  init(
+    _ batch: PostgresBatch, ids: [CollectionName: Int64], names: PostgresNames, keepsPast: Bool
+  ) {
     self.batch = batch
     self.changes = batch.changes
     self.collections = ids
     self.names = names
+    self.keepsPast = keepsPast
   }
 
   // MARK: - Numbers
@@ -161,7 +165,8 @@ struct PostgresBatchWrites {
         new.add(entry, path, of: self.number(of: entry.property, in: collection))
       }
     }
-    var queries: [PostgresQuery] = []
+    // Copied before it is overwritten.
+    var queries = self.keepsPast ? self.pastQueries : []
     if !gone.properties.isEmpty {
       queries.append(
         PostgresQuery(
@@ -213,6 +218,45 @@ struct PostgresBatchWrites {
           .byteStrings(new.longValues), .byteStrings(new.longPaths), .flags(new.repeated)))
     }
     return queries + self.otherQueries
+  }
+
+  /// What keeps what the entities were. A row that is there already is of a moment that was lost.
+  private var pastQueries: [PostgresQuery] {
+    if self.batch.changed.isEmpty { return [] }
+    var queries = [PostgresPast.begins(at: self.batch.versionBefore)]
+    let replaced = self.changes.filter { $0.before != nil }
+    if !replaced.isEmpty {
+      queries.append(
+        PostgresQuery(
+          """
+          INSERT INTO past (collection, path, long_path, version, until, created, content)
+            SELECT old.collection, old.path, old.long_path, old.version, gone.until, old.created,
+              old.content
+            FROM unnest($1::bigint[], $2::bytea[], $3::bigint[]) AS gone (collection, path, until)
+            JOIN entities AS old ON old.collection = gone.collection AND old.path = gone.path
+            ON CONFLICT DO NOTHING
+          """, .integers(replaced.map { self.number(of: $0.address.collection) }),
+          .byteStrings(replaced.map(\.address.cutPath.stored)), .integers(replaced.map(\.until))))
+    }
+    if !self.batch.passing.isEmpty {
+      var passing = EntityColumns()
+      for past in self.batch.passing {
+        passing.add(
+          past.stored, past.address.cutPath, in: self.number(of: past.address.collection))
+      }
+      queries.append(
+        PostgresQuery(
+          """
+          INSERT INTO past (collection, path, long_path, version, until, created, content)
+            SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[], $4::bigint[], $5::bigint[],
+              $6::bigint[], $7::bytea[])
+            ON CONFLICT DO NOTHING
+          """, .integers(passing.collections), .byteStrings(passing.paths),
+          .byteStrings(passing.longPaths), .integers(passing.versions),
+          .integers(self.batch.passing.map(\.until)), .integers(passing.created),
+          .byteStrings(passing.contents)))
+    }
+    return queries
   }
 
   private var otherQueries: [PostgresQuery] {

@@ -33,7 +33,7 @@ struct PostgresIndexes: EntityIndexes {
 ///
 /// Rows come in pages, and where one of a page is read as an entity, those that follow it are read
 /// with it: they are what a query asks for next.
-final class PostgresIndex: EntityIndex {
+final class PostgresIndex: VersionedIndex {
   struct Stored: StoredEntityFacts {
     var stored: StoredEntity
     var place: String
@@ -54,6 +54,8 @@ final class PostgresIndex: EntityIndex {
   private var page: [IndexRow] = []
   private var places: [PathBytes: Int] = [:]
   private var loaded: [PathBytes: Stored] = [:]
+  /// Of the page's entities that were loaded, also of those that were given.
+  private var versions: [PathBytes: Int64] = [:]
   private var loadCount: Int
 
   /// Entities that are read in one go, first and at most; and their bytes.
@@ -143,10 +145,30 @@ final class PostgresIndex: EntityIndex {
   func foundRows(_ rows: [IndexRow]) {
     self.page = rows
     self.places.removeAll(keepingCapacity: true)
+    self.versions.removeAll(keepingCapacity: true)
+  }
+
+  /// Who asks for the version asks for the entity next, mostly.
+  func version(of row: IndexRow) throws(StoreFailure) -> Int64 {
+    if self.versions[row.path] == nil { try self.load(from: row) }
+    guard let version = self.versions[row.path] else { throw self.missing }
+    return version
   }
 
   func load(_ row: IndexRow) throws(StoreFailure) -> Stored {
     if let stored = self.loaded.removeValue(forKey: row.path) { return stored }
+    try self.load(from: row)
+    guard let stored = self.loaded.removeValue(forKey: row.path) else { throw self.missing }
+    return stored
+  }
+
+  private var missing: StoreFailure {
+    StoreFailure(
+      .corrupt, "\(self.reader.place): an index row names an entity that is missing")
+  }
+
+  /// Loads a row's entity, and those that are asked for next.
+  private func load(from row: IndexRow) throws(StoreFailure) {
     let paths = self.pathsToLoad(from: row)
     self.loaded.removeAll(keepingCapacity: true)
     let rows = try self.reader.run(
@@ -166,14 +188,10 @@ final class PostgresIndex: EntityIndex {
       let stored = try StoredEntity(
         rows.bytes(number, 3), version: rows.integer(number, 1), created: rows.integer(number, 2),
         in: self.reader.place)
-      self.loaded[paths[Int(rows.integer(number, 0)) - 1]] = Stored(
-        stored: stored, place: self.reader.place)
+      let path = paths[Int(rows.integer(number, 0)) - 1]
+      self.versions[path] = stored.version.version
+      self.loaded[path] = Stored(stored: stored, place: self.reader.place)
     }
-    guard let stored = self.loaded.removeValue(forKey: row.path) else {
-      throw StoreFailure(
-        .corrupt, "\(self.reader.place): an index row names an entity that is missing")
-    }
-    return stored
   }
 
   /// A row's path, and those of the rows behind it.

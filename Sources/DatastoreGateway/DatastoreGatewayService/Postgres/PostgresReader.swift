@@ -7,7 +7,7 @@ import Domain
 final class PostgresReader {
   let session: PostgresSession
   let names: PostgresNames
-  private let policy: Policy
+  let policy: Policy
   /// What begins a transaction goes out with its first statement.
   private var isBeginDue = false
   /// The store's version in the transaction that is open.
@@ -27,7 +27,7 @@ final class PostgresReader {
 
   /// Runs `body` on the store as it is at one moment. What reads can be done again, so it is if the
   /// connection was lost, once.
-  private func atOneMoment<Result>(_ body: () throws -> Result) throws -> Result {
+  func atOneMoment<Result>(_ body: () throws -> Result) throws -> Result {
     if self.isHolding { return try body() }
     return try self.session.retryingOnce {
       self.isBeginDue = true
@@ -85,7 +85,7 @@ final class PostgresReader {
   }
 
   /// The store's version at the moment of the transaction that is open.
-  private func currentVersion() throws(StoreFailure) -> Int64 {
+  func currentVersion() throws(StoreFailure) -> Int64 {
     if self.isBeginDue { _ = try self.run([PostgresQuery]()) }
     return self.version
   }
@@ -140,8 +140,9 @@ final class PostgresReader {
     }
   }
 
-  private func lookup(
-    _ calls: [[EntityAddress]], _ ids: [CollectionName: Int64],
+  /// - Parameter moment: That of which the entities are read, where it is over.
+  func lookup(
+    _ calls: [[EntityAddress]], _ ids: [CollectionName: Int64], at moment: Int64? = nil,
     _ run: (PostgresQuery) throws(StoreFailure) -> PostgresRows
   ) throws(StoreFailure) -> [LookupAnswer] {
     var collections: [Int64] = []
@@ -150,6 +151,15 @@ final class PostgresReader {
       // 0 is the number of no collection.
       collections.append(ids[address.collection] ?? 0)
       paths.append(address.cutPath.stored)
+    }
+    var parameters: [PostgresValue] = [
+      .integers(collections), .byteStrings(paths),
+      .integer(Int64(self.policy.maximumBatchBytes * calls.count)),
+    ]
+    var entities = "entities"
+    if let moment {
+      parameters.append(.integer(moment))
+      entities = "\(PostgresPast.entities(at: "$\(parameters.count)")) AS entities"
     }
     // Of entities behind those that fill the answer only the version comes.
     let rows = try run(
@@ -165,10 +175,9 @@ final class PostgresReader {
             (sum(octet_length(entities.content)) OVER (ORDER BY wanted.number))::bigint AS total
           FROM unnest($1::bigint[], $2::bytea[]) WITH ORDINALITY
             AS wanted (collection, path, number)
-          JOIN entities ON entities.collection = wanted.collection
+          JOIN \(entities) ON entities.collection = wanted.collection
             AND entities.path = wanted.path) AS found
-        """, .integers(collections), .byteStrings(paths),
-        .integer(Int64(self.policy.maximumBatchBytes * calls.count))))
+        """, parameters: parameters))
     var version: Int64 = 0
     var found: [StoredEntity?] = Array(repeating: nil, count: collections.count)
     var cutAt = collections.count
@@ -225,37 +234,50 @@ final class PostgresReader {
     _ query: ResolvedQuery, isCancelled: @escaping () -> Bool
   ) throws -> QueryAnswer {
     try self.atOneMoment {
-      let run = try QueryRun(
-        query, on: PostgresIndexes(reader: self), policy: self.policy, isCancelled: isCancelled)
-      let batch = try run.batch()
-      if let refusal = batch.refusal { throw refusal }
-      return QueryAnswer(
-        results: batch.results.map {
-          QueryAnswer.Result(
-            position: $0.position, stored: $0.stored?.stored, properties: $0.properties)
-        },
-        skipped: batch.skipped, skippedPosition: batch.skippedPosition,
-        endPosition: batch.endPosition, rest: QueryAnswer.Rest(batch.rest),
-        version: try self.currentVersion(), plan: run.plan, scanned: batch.scanned,
-        loaded: batch.loaded)
+      try self.answer(query, on: PostgresIndexes(reader: self), nil, isCancelled)
     }
+  }
+
+  /// - Parameter version: Whose the answer is; `nil` for the store's at this moment.
+  func answer<Indexes: EntityIndexes>(
+    _ query: ResolvedQuery, on indexes: Indexes, _ version: Int64?,
+    _ isCancelled: @escaping () -> Bool
+  ) throws -> QueryAnswer where Indexes.Index.Stored == PostgresIndex.Stored {
+    let run = try QueryRun(query, on: indexes, policy: self.policy, isCancelled: isCancelled)
+    let batch = try run.batch()
+    if let refusal = batch.refusal { throw refusal }
+    return QueryAnswer(
+      results: batch.results.map {
+        QueryAnswer.Result(
+          position: $0.position, stored: $0.stored?.stored, properties: $0.properties)
+      },
+      skipped: batch.skipped, skippedPosition: batch.skippedPosition,
+      endPosition: batch.endPosition, rest: QueryAnswer.Rest(batch.rest),
+      version: try version ?? self.currentVersion(), plan: run.plan, scanned: batch.scanned,
+      loaded: batch.loaded)
   }
 
   func run(
     _ aggregation: ResolvedAggregation, isCancelled: @escaping () -> Bool
   ) throws -> AggregationAnswer {
     try self.atOneMoment {
-      let run = try AggregationRun(
-        aggregation, on: PostgresIndexes(reader: self), policy: self.policy,
-        isCancelled: isCancelled)
-      let result = try run.result()
-      if let refusal = result.refusal { throw refusal }
-      // Half a sum is no answer.
-      if result.wasCancelled { throw CancellationError() }
-      return AggregationAnswer(
-        values: result.values, version: try self.currentVersion(), plan: run.plan,
-        scanned: result.scanned, loaded: result.loaded)
+      try self.answer(aggregation, on: PostgresIndexes(reader: self), nil, isCancelled)
     }
+  }
+
+  func answer<Indexes: EntityIndexes>(
+    _ aggregation: ResolvedAggregation, on indexes: Indexes, _ version: Int64?,
+    _ isCancelled: @escaping () -> Bool
+  ) throws -> AggregationAnswer {
+    let run = try AggregationRun(
+      aggregation, on: indexes, policy: self.policy, isCancelled: isCancelled)
+    let result = try run.result()
+    if let refusal = result.refusal { throw refusal }
+    // Half a sum is no answer.
+    if result.wasCancelled { throw CancellationError() }
+    return AggregationAnswer(
+      values: result.values, version: try version ?? self.currentVersion(), plan: run.plan,
+      scanned: result.scanned, loaded: result.loaded)
   }
 
   func plan(_ query: ResolvedQuery) throws -> QueryPlan {

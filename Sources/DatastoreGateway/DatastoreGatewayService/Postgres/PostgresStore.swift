@@ -21,6 +21,10 @@ package final class PostgresStore: GroupWrittenStore {
     /// How long a batch of commits waits for a server that has gone away to come back, and a gateway
     /// that starts for one that is not there yet.
     package var patience = Duration.seconds(15)
+    /// What entities were before they were changed is kept in the database, so much of it and so
+    /// long. All gateways over it should agree.
+    package var pastBytes = 32 << 20
+    package var pastAge = Duration.seconds(3_600)
 
     package init(_ address: PostgresAddress) {
       self.address = address
@@ -30,6 +34,7 @@ package final class PostgresStore: GroupWrittenStore {
   package let writer: GroupWriter
   private let readers: ReaderPool<PostgresReader>
   private let holds: PostgresHolds
+  private let past: PostgresPast
   private let lookups: SharedLookups<PostgresReader>
 
   /// Keys of a lookup that others share a statement with: two entities of the greatest size are
@@ -47,9 +52,19 @@ package final class PostgresStore: GroupWrittenStore {
     clock: @escaping @Sendable () -> Timestamp = { .now }
   ) throws(StoreFailure) {
     let names = PostgresNames()
+    let past = PostgresPast(
+      PostgresSession(configuration.address, patience: configuration.connectPatience),
+      maximumBytes: configuration.pastBytes, maximumAge: configuration.pastAge, clock: clock)
+    let readers = ReaderPool(
+      (0..<configuration.readers).map { _ in
+        PostgresReader(
+          PostgresSession(configuration.address, patience: configuration.connectPatience),
+          names: names, policy: configuration.policy)
+      }, limit: configuration.limits.queuedReads)
     let writer = PostgresWriter(
       configuration.address, names: names, connectPatience: configuration.connectPatience,
-      patience: configuration.patience, policy: configuration.policy, clock: clock)
+      patience: configuration.patience, policy: configuration.policy, past: past,
+      pastIsDue: { readers.submit { past.makeRoom() } }, clock: clock)
     try writer.prepare(within: configuration.patience)
     var trouble: StoreFailure?
     do throws(StoreFailure) {
@@ -61,12 +76,8 @@ package final class PostgresStore: GroupWrittenStore {
     }
     self.writer = GroupWriter(
       writer, limits: configuration.limits, trouble: trouble, metrics: metrics, logger: logger)
-    self.readers = ReaderPool(
-      (0..<configuration.readers).map { _ in
-        PostgresReader(
-          PostgresSession(configuration.address, patience: configuration.connectPatience),
-          names: names, policy: configuration.policy)
-      }, limit: configuration.limits.queuedReads)
+    self.readers = readers
+    self.past = past
     self.lookups = SharedLookups(
       self.readers, threads: configuration.readers, batchCount: Self.sharedLookups)
     self.holds = PostgresHolds(life: configuration.policy.transactionLife) {
@@ -76,6 +87,8 @@ package final class PostgresStore: GroupWrittenStore {
     }
   }
 
+  package var pastBytes: Int { self.past.bytes }
+  package var cachedBytes: Int? { nil }
   package var queuedReads: Int { self.readers.openReads }
 
   // MARK: - Reading
@@ -87,9 +100,9 @@ package final class PostgresStore: GroupWrittenStore {
     return try await self.lookups.lookup(addresses)
   }
 
-  // MARK: - Read-only transactions
+  // MARK: - The past
 
-  package func hold() async throws -> Int64? {
+  package func hold() async throws -> Int64 {
     try await self.readers.onThread { try self.holds.hold() }
   }
 
@@ -106,10 +119,9 @@ package final class PostgresStore: GroupWrittenStore {
         try hold.withReader { try $0.lookup([addresses])[0] }
       }
     }
-    var answer = try await self.lookup(addresses)
-    try self.check(moment, answer.version)
-    answer.version = moment
-    return answer
+    return try await self.settled(moment) { isSettled in
+      try await self.readers.read { try $0.lookup(addresses, at: moment, isSettled: isSettled) }
+    }
   }
 
   package func run(_ query: ResolvedQuery, at moment: Int64) async throws -> QueryAnswer {
@@ -118,10 +130,11 @@ package final class PostgresStore: GroupWrittenStore {
         try hold.withReader { try $0.run(query, isCancelled: { false }) }
       }
     }
-    var answer = try await self.run(query)
-    try self.check(moment, answer.version)
-    answer.version = moment
-    return answer
+    return try await self.settled(moment) { isSettled in
+      try await self.readers.scan {
+        try $0.run(query, at: moment, isSettled: isSettled, isCancelled: $1)
+      }
+    }
   }
 
   package func run(
@@ -132,10 +145,11 @@ package final class PostgresStore: GroupWrittenStore {
         try hold.withReader { try $0.run(aggregation, isCancelled: { false }) }
       }
     }
-    var answer = try await self.run(aggregation)
-    try self.check(moment, answer.version)
-    answer.version = moment
-    return answer
+    return try await self.settled(moment) { isSettled in
+      try await self.readers.scan {
+        try $0.run(aggregation, at: moment, isSettled: isSettled, isCancelled: $1)
+      }
+    }
   }
 
   package func areTaken(_ addresses: [EntityAddress]) async throws -> [Bool] {

@@ -17,6 +17,9 @@ final class PostgresWriter: BatchWriter {
   /// The fact that holds the version of this writer's last batch: so it finds out what became of one
   /// when the connection was lost before the answer came.
   private let fact: String
+  private let past: PostgresPast
+  /// Told when the past is to be given room, after a batch was written.
+  private let pastIsDue: () -> Void
 
   /// Facts of writers that have written nothing for so long are removed.
   private static let forgottenAfter = Duration.seconds(7 * 24 * 3_600)
@@ -24,9 +27,14 @@ final class PostgresWriter: BatchWriter {
   /// - Parameter patience: How long a batch waits for a server that has gone away.
   init(
     _ address: PostgresAddress, names: PostgresNames, connectPatience: Duration,
-    patience: Duration, policy: Policy, clock: @escaping @Sendable () -> Timestamp
+    patience: Duration, policy: Policy, past: PostgresPast, pastIsDue: @escaping () -> Void,
+    clock: @escaping @Sendable () -> Timestamp
   ) {
-    let fact = "writer:" + String(UInt64.random(in: .min ... .max), radix: 16)
+    // Who finds a fact of one that keeps no past knows how far back the past is not whole.
+    let fact =
+      (past.isKept ? "writer3:" : "writer:") + String(UInt64.random(in: .min ... .max), radix: 16)
+    self.past = past
+    self.pastIsDue = pastIsDue
     self.names = names
     self.clock = clock
     self.patience = patience
@@ -96,7 +104,8 @@ final class PostgresWriter: BatchWriter {
       self.names.learn(ids, [:])
       return outcomes
     }
-    var writes = PostgresBatchWrites(batch, ids: ids, names: self.names)
+    var writes = PostgresBatchWrites(
+      batch, ids: ids, names: self.names, keepsPast: self.past.isKept)
     try writes.number(connection)
     attempt.outcomes = outcomes
     attempt.committing = batch.lastVersion
@@ -109,6 +118,8 @@ final class PostgresWriter: BatchWriter {
           """, .integer(batch.lastVersion), .text(self.fact)), PostgresQuery("COMMIT"),
       ])
     self.names.learn(writes.collections, writes.properties)
+    let (count, bytes) = batch.replaced
+    if self.past.replaced(count, contentBytes: bytes) { self.pastIsDue() }
     return outcomes
   }
 
@@ -141,9 +152,11 @@ final class PostgresWriter: BatchWriter {
   /// Removes what writers of the past have left.
   func forgetOldWriters() throws(StoreFailure) {
     let before = (self.clock() - Self.forgottenAfter).microseconds
-    _ = try self.session.connection().run(
+    let connection = try self.session.connection()
+    _ = try connection.run(PostgresPast.rememberOthers)
+    _ = try connection.run(
       PostgresQuery(
-        "DELETE FROM facts WHERE name LIKE 'writer:%' AND value < $1", .integer(before)))
+        "DELETE FROM facts WHERE name ~ '^writer3?:' AND value < $1", .integer(before)))
   }
 }
 

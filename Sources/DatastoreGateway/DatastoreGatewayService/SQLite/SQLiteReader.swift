@@ -12,9 +12,6 @@ final class SQLiteReader: LookupReader {
   private let past: SQLitePast
   private let cache: SQLiteCache
 
-  /// A commit under way may still get a version up to the moment that was to be read.
-  struct Unsettled: Error {}
-
   /// Pages that one reader keeps, 8 MiB: what is not there is in the page cache of the system, mostly.
   private static let cacheKibibytes = 8_192
 
@@ -98,7 +95,7 @@ final class SQLiteReader: LookupReader {
     _ moment: Int64, isSettled: Bool, _ body: (_ visible: Int64) throws -> Result
   ) throws -> Result {
     try self.atOneMoment { visible in
-      if visible < moment && !isSettled { throw Unsettled() }
+      if visible < moment && !isSettled { throw UnsettledMoment() }
       return try body(visible)
     }
   }

@@ -111,7 +111,8 @@ package final class SQLiteStore: GroupWrittenStore {
     try await self.readers.read { reader in try reader.plan(query) }
   }
 
-  package var keepsPast: Bool { true }
+  package func hold() async throws -> Int64 { try await self.lookup([]).version }
+  package func release(_ moment: Int64) {}
 
   package func lookup(
     _ addresses: [EntityAddress], at moment: Int64
@@ -136,25 +137,6 @@ package final class SQLiteStore: GroupWrittenStore {
       try await self.readers.scan {
         try $0.run(aggregation, at: moment, isSettled: isSettled, isCancelled: $1)
       }
-    }
-  }
-
-  /// Reads at a moment; where a commit under way may still get a version up to it, once more behind
-  /// that commit.
-  private func settled<Answer>(
-    _ moment: Int64, _ body: (_ isSettled: Bool) async throws -> Answer
-  ) async throws -> Answer {
-    do {
-      return try await body(false)
-    } catch is SQLiteReader.Unsettled {
-      do {
-        try await self.writer.settle(moment)
-      } catch GatewayError.draining {
-        // Reads go on; no commit that comes later is taken.
-      } catch is StoreFailure {
-        // Nothing can be written now.
-      }
-      return try await body(true)
     }
   }
 }
