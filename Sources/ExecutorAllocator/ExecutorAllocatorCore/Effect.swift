@@ -13,6 +13,8 @@ package enum Effect: Hashable, Sendable {
   case check([HeldByScheduler])
   /// Sum up the executors behind this name; answered by `usageFound` or `usageFailed`.
   case sumUsage(behind: String)
+  /// Tell the other allocators what waits here; answered by `demandTold`, if at all.
+  case tellDemand([PoolName: Resources])
   /// Answered by `swept` or `sweepFailed`.
   case sweep
   case send(StreamID, Event)

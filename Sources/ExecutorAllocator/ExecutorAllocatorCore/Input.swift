@@ -26,6 +26,8 @@ package enum Input: Hashable, Sendable {
   case checkFailed
   case usageFound(UsagePage)
   case usageFailed
+  /// What waits at the other allocators, as each of them has told it.
+  case demandTold(elsewhere: [PoolName: Resources])
   case swept(ended: [EndedLease], pools: [PoolName])
   case sweepFailed
   /// Another allocator found that what waits here may have room in this pool.

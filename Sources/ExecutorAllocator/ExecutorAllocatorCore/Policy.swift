@@ -38,6 +38,9 @@ package struct Policy: Hashable, Sendable {
   package var reservationExpiry = Duration.seconds(3)
   /// How often the executors' leases are summed up, for how many executors there should be.
   package var usageInterval = Duration.seconds(5)
+  /// How long what an allocator said of its demand counts for others: several times as long as until
+  /// it says so again.
+  package var demandMemory = Duration.seconds(16)
   /// An executor where a pool has none to go by: what our own manifests give one.
   package var standardExecutor = Resources(cpuMillis: 4_000, memory: .gibibytes(8), slots: 4)
   /// How often the reasons of waiting are looked at again.

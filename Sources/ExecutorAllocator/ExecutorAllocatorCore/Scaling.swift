@@ -51,19 +51,26 @@ package struct UsagePage: Hashable, Sendable {
 }
 
 extension State {
+  /// What the demands that wait here come to.
+  package var waiting: [PoolName: Resources] {
+    self.pools.mapValues { pool in
+      var waiting = Resources.none
+      for (shape, queue) in pool.queues { waiting += shape.resources.times(queue.count) }
+      for one in pool.trying ?? [] { waiting += one.demand.shape.resources }
+      return waiting
+    }
+  }
+
   /// How many executors each pool should have now. Computed from what is: the leases as the last
-  /// round of looks found them, and the demands that wait here. Of a shape a scheduler sends only
-  /// the first few hundred demands, so for a long queue it is a lower bound.
+  /// round of looks found them, the demands that wait here, and those that wait elsewhere. Of a shape
+  /// a scheduler sends only the first few hundred demands, so for a long queue it is a lower bound.
   package func desiredExecutors(_ policy: Policy) -> [PoolName: Int] {
     var desired: [PoolName: Int] = [:]
-    for name in Set(self.usage.keys).union(self.pools.keys) {
-      var waiting = Resources.none
-      for (shape, queue) in self.pools[name]?.queues ?? [:] {
-        waiting += shape.resources.times(queue.count)
-      }
-      for one in self.pools[name]?.trying ?? [] { waiting += one.demand.shape.resources }
+    let waiting = self.waiting.merging(self.elsewhere) { $0 + $1 }
+    for name in Set(self.usage.keys).union(waiting.keys) {
       let usage = self.usage[name] ?? PoolUsage(executors: 0, capacity: .none, leased: .none)
-      desired[name] = usage.desired(waiting: waiting, standard: policy.standardExecutor)
+      desired[name] = usage.desired(
+        waiting: waiting[name] ?? .none, standard: policy.standardExecutor)
     }
     return desired
   }

@@ -21,6 +21,8 @@ package struct State: Sendable {
   /// The round that is under way, and whether its next page is with the table.
   package var usageRound: [PoolName: PoolUsage]?
   package var lastUsage: Timestamp?
+  /// What waits at other allocators.
+  package var elsewhere: [PoolName: Resources] = [:]
 
   package var isSweeping = false
   package var lastSweep: Timestamp?

@@ -58,6 +58,7 @@ package struct StateMachine: Sendable {
     case .sweepFailed: self.state.isSweeping = false
     case .usageFound(let page): self.usageFound(page)
     case .usageFailed: self.state.usageRound = nil
+    case .demandTold(let elsewhere): self.state.elsewhere = elsewhere
     case .woken(let pool): self.wake([pool])
     case .tableConnected: self.tableConnected(at: now)
     case .tableLost(let reason): self.state.table = .lost(reason: reason)
@@ -488,6 +489,7 @@ package struct StateMachine: Sendable {
     {
       self.state.lastUsage = now
       self.state.usageRound = [:]
+      self.effects.append(.tellDemand(self.state.waiting))
       self.effects.append(.sumUsage(behind: ""))
     }
     for name in names {

@@ -308,6 +308,13 @@ final class Driver: @unchecked Sendable {
           self.handle(.checkFailed)
         }
       }
+    case .tellDemand(let waiting):
+      self.table.tellDemand(waiting) { result in
+        switch result {
+        case .success(let elsewhere): self.handle(.demandTold(elsewhere: elsewhere))
+        case .failure(let error): _ = self.failed(error)
+        }
+      }
     case .sumUsage(let name):
       self.table.usage(behind: name) { result in
         switch result {

@@ -205,6 +205,23 @@ package struct LeaseTable: Sendable {
     self.run(Scripts.usage, arguments, completion) { Self.usage($0) }
   }
 
+  /// Pools of which others are told: an allocator has more only of names that make no sense.
+  private static let toldPools = 1_000
+
+  /// Tells what waits here, and answers what waits at all other allocators.
+  package func tellDemand(
+    _ waiting: [PoolName: Resources], then completion: @escaping Completion<[PoolName: Resources]>
+  ) {
+    var arguments = self.arguments()
+    arguments.append(self.replica)
+    arguments.append(self.policy.demandMemory.microseconds)
+    for (pool, resources) in waiting.sorted(by: { $0.key < $1.key }).prefix(Self.toldPools) {
+      arguments.append(pool.rawValue)
+      arguments.append(resources)
+    }
+    self.run(Scripts.demand, arguments, completion) { Self.demand($0) }
+  }
+
   /// The standing of each lease, in order.
   package func check(
     _ leases: [HeldByScheduler], then completion: @escaping Completion<[LeaseStanding]>

@@ -112,6 +112,18 @@ extension LeaseTable {
       count: 1)
   }
 
+  static func demand(_ reply: RedisValue) -> [PoolName: Resources]? {
+    guard let elements = reply.elements else { return nil }
+    var waiting: [PoolName: Resources] = [:]
+    for element in elements {
+      guard let fields = element.elements, fields.count == 4, let pool = fields[0].text,
+        let resources = self.sum(fields[1...3])
+      else { return nil }
+      waiting[PoolName(pool)] = resources
+    }
+    return waiting
+  }
+
   static func usage(_ reply: RedisValue) -> UsagePage? {
     guard let parts = reply.elements, parts.count == 2, let last = parts[0].text,
       let elements = parts[1].elements

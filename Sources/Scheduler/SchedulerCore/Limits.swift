@@ -133,13 +133,16 @@ struct Limits: Sendable {
 
   mutating func set(_ claim: Claim?, in scope: Scope) { self.claims[scope] = claim }
 
-  /// Work has begun, or waits no more.
+  /// Work of a project and a shape has begun, or waits no more.
   ///
-  /// - Returns: Whether room was kept for it.
-  mutating func endClaims(of ticket: Ticket) -> Bool {
-    let count = self.claims.count
-    self.claims = self.claims.filter { $0.value.ticket != ticket }
-    return self.claims.count < count
+  /// - Returns: Where room was kept for it.
+  mutating func endClaims(of ticket: Ticket, _ project: ProjectID, _ shape: Shape) -> [Scope] {
+    let scopes = [Scope.project(project), .pool(Self.name(of: shape.pool))]
+    return scopes.filter { scope in
+      guard self.claims[scope]?.ticket == ticket else { return false }
+      self.claims[scope] = nil
+      return true
+    }
   }
 
   /// What runs, and what is to run before work of this shape.

@@ -134,7 +134,11 @@ struct ReadyQueue: Sendable {
 
   private mutating func forget(_ ticket: Ticket) -> Place? {
     guard let place = self.places.removeValue(forKey: ticket) else { return nil }
-    if !self.limits.areNone, self.limits.endClaims(of: ticket) { self.claimsMoved() }
+    if !self.limits.areNone {
+      for scope in self.limits.endClaims(of: ticket, place.project, place.shape) {
+        self.claimMoved(in: scope)
+      }
+    }
     let left = (self.presence[place.project]?[place.shape] ?? 1) - 1
     self.presence[place.project]?[place.shape] = left > 0 ? left : nil
     if self.presence[place.project]?.isEmpty ?? false { self.presence[place.project] = nil }
@@ -337,14 +341,22 @@ struct ReadyQueue: Sendable {
     }
     guard before != nil || claim != nil else { return }
     self.limits.set(claim, in: scope)
-    if before?.ticket != claim?.ticket { self.claimsMoved() }
+    if before?.ticket != claim?.ticket { self.claimMoved(in: scope) }
   }
 
-  private mutating func claimsMoved() {
-    for (project, shapes) in self.presence where self.limits.isLimited(project) {
-      for shape in shapes.keys { self.shareFell(of: project, for: shape) }
+  /// What a limit's room is kept for is something else: of its other shapes more, or less, may begin.
+  private mutating func claimMoved(in scope: Limits.Scope) {
+    switch scope {
+    case .project(let project):
+      for shape in (self.presence[project] ?? [:]).keys.sorted() {
+        self.shareFell(of: project, for: shape)
+        self.touched.append(shape)
+      }
+    case .pool(let name):
+      for shape in self.lines.keys.sorted() where Limits.name(of: shape.pool) == name {
+        self.touched.append(shape)
+      }
     }
-    for shape in self.lines.keys.sorted() where shape.isForJobs { self.touched.append(shape) }
   }
 
   /// A project's share may be less than it was: perhaps it is held back no more.

@@ -171,6 +171,12 @@ final class Allocator: Process {
       } then: { standings in
         self.handle(standings.map { .checked($0) } ?? .checkFailed)
       }
+    case .tellDemand(let waiting):
+      self.memory.link?.run {
+        $0.evaluate { $0.tellDemand(waiting, of: self.name, at: $1) }
+      } then: { elsewhere in
+        if let elsewhere { self.handle(.demandTold(elsewhere: elsewhere)) }
+      }
     case .sumUsage(let name):
       self.memory.link?.run {
         $0.evaluate { table, _ in table.usage(behind: name) }

@@ -92,6 +92,12 @@ package struct LeaseTableModel {
     var asked: Timestamp?
   }
 
+  /// What an allocator said that waits at it.
+  private struct Told {
+    var waiting: [PoolName: Resources]
+    var at: Timestamp
+  }
+
   private static let waitMemory = Duration.seconds(5)
   private static let turn = Duration.milliseconds(1_500)
   /// How long the end of a lease, and a process that was taken out, are remembered.
@@ -111,6 +117,7 @@ package struct LeaseTableModel {
   private var warmSince: [PoolName: [ProjectID: [ExecutorID: Timestamp]]] = [:]
   private var reserved: [PoolName: Reservation] = [:]
   private var waits: [PoolName: [Waiter: Wait]] = [:]
+  private var told: [String: Told] = [:]
   private var token: Int64 = 0
   /// In the names of the leases that this table has given out, and of no other's.
   private var nonce: String?
@@ -543,6 +550,17 @@ package struct LeaseTableModel {
       return self.executors[one.executor] != nil
         ? .ended(.expired, message: "executor \(one.executor) does not hold its job")
         : .ended(.executorLost, message: "executor \(one.executor) is not known")
+    }
+  }
+
+  package mutating func tellDemand(
+    _ waiting: [PoolName: Resources], of replica: String, at now: Timestamp
+  ) -> [PoolName: Resources] {
+    self.told[replica] = Told(waiting: waiting, at: now)
+    let memory = self.policy.demandMemory
+    self.told = self.told.filter { now - $0.value.at < memory && $0.value.at - now <= memory }
+    return self.told.reduce(into: [:]) { sum, one in
+      if one.key != replica { sum.merge(one.value.waiting) { $0 + $1 } }
     }
   }
 

@@ -51,6 +51,22 @@ import Testing
     #expect(Self.desired(allocator) == [.standard: 2])
   }
 
+  @Test func whatWaitsAtOtherAllocatorsIsCountedToo() {
+    var allocator = Allocator()
+    for request in ["a", "b"] { allocator.demand(request) }
+    let waiting = Resources(cpuMillis: 2_000, memory: .gibibytes(2), slots: 2)
+    #expect(allocator.pass(.seconds(5)).contains(.tellDemand([.standard: waiting])))
+    allocator.handle(
+      .demandTold(elsewhere: [
+        .standard: Resources(cpuMillis: 3_000, memory: .gibibytes(3), slots: 3),
+        "arm": Resources(cpuMillis: 500, memory: .gibibytes(20), slots: 1),
+      ]))
+    #expect(Self.desired(allocator) == [.standard: 2, "arm": 3])
+    // What each of them said last is what counts.
+    allocator.handle(.demandTold(elsewhere: [:]))
+    #expect(Self.desired(allocator) == [.standard: 1])
+  }
+
   @Test func aRoundThatFailsIsBegunAgain() {
     var allocator = Allocator()
     #expect(allocator.pass(.seconds(1)).contains(.sumUsage(behind: "")))

@@ -316,7 +316,7 @@ import Testing
             free += 1
             return true
           }
-        case .acquire, .survey, .check, .sumUsage, .sweep: pending.append(effect)
+        case .acquire, .survey, .check, .sumUsage, .tellDemand, .sweep: pending.append(effect)
         }
       }
     }
@@ -347,6 +347,8 @@ import Testing
         note(allocator.handle(connected ? .surveyed(pool, survey) : .surveyFailed(pool)))
       case .check(let leases):
         note(allocator.handle(connected ? .checked(leases.map { _ in .held }) : .checkFailed))
+      case .tellDemand:
+        if connected { note(allocator.handle(.demandTold(elsewhere: [:]))) }
       case .sumUsage:
         note(
           allocator.handle(

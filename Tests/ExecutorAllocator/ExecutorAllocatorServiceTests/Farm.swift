@@ -100,6 +100,14 @@ struct Farm {
     }
   }
 
+  func tellDemand(
+    _ waiting: [PoolName: Resources], by replica: String
+  ) async throws -> [PoolName: Resources] {
+    var table = self.table
+    table.replica = replica
+    return try await result { table.tellDemand(waiting, then: $0) }
+  }
+
   func acquire(_ request: String, shape: Shape = .small, project: ProjectID = "lua") async throws
     -> Lease?
   {

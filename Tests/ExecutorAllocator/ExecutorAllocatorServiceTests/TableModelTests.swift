@@ -55,6 +55,17 @@ private struct Pair {
       let look = self.model.survey(.standard, at: now)
       #expect(Set(survey.groups) == Set(look.groups) && survey.liveSince == look.liveSince)
       #expect(Set(survey.departed.map(\.capacity)) == Set(look.departed.map(\.capacity)))
+    case ...97:
+      let replica = self.random.pick(["a", "b", "c"])
+      var waiting: [PoolName: Resources] = [:]
+      for _ in 0..<self.random.int(0...3) {
+        waiting[self.random.pick([.standard, "arm", "a pool"])] = Resources(
+          cpuMillis: Int64(self.random.int(0...90)) * 100,
+          memory: .mebibytes(Int64(self.random.int(0...1_000_000))),
+          slots: Int32(self.random.int(0...4_000)))
+      }
+      let elsewhere = try await self.farm.tellDemand(waiting, by: replica)
+      #expect(self.model.tellDemand(waiting, of: replica, at: now) == elsewhere)
     case ...98:
       for lease in self.leases.suffix(10) {
         let standing = try await self.farm.check(lease)

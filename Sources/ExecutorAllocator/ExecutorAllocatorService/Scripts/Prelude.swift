@@ -27,6 +27,8 @@ import RedisClient
 /// | `reserved:P` | hash: the executor of P that is kept free, for what, and until when |
 /// | `waits:P` | hash: what finds no room in P, by allocator and kind: its best rank, when it was last tried, and since when others have waited for it |
 /// | `woken:A` | list: pools in which there may be room for what waits at allocator A |
+/// | `allocators` | sorted set: allocators by when they last told what waits at them |
+/// | `demand:A` | hash: for each pool what waits at allocator A: CPU, memory and slots |
 /// | `token` | the largest fencing token given out or seen |
 /// | `nonce` | part of the name of each lease that this table has given out, and of no other's |
 /// | `swept`, `grace` | when silent executors were last looked for; until when they are excused |
@@ -262,7 +264,9 @@ package enum Scripts {
     """# + "\n"
 
   /// Every script, for what is kept of each.
-  static let all = [acquire, release, heartbeat, deregister, sweep, survey, check, usage, list]
+  static let all = [
+    acquire, release, heartbeat, deregister, sweep, survey, check, usage, demand, list,
+  ]
 
   static func script(_ name: String, _ body: String) -> RedisScript {
     RedisScript(name: name, source: self.prelude + body)

@@ -140,6 +140,47 @@ extension Scripts {
     return {ids[#ids] or '', replies}
     """#)
 
+  /// Tells what waits at one allocator. Arguments: now, allocator, memory, then for each pool: pool, CPU,
+  /// memory, slots. Answers `{pool, CPU, memory, slots}...` of what waits at all others.
+  package static let demand = script(
+    "demand",
+    #"""
+    local allocator, memory = ARGV[2], tonumber(ARGV[3])
+    local allocators, mine = key('allocators'), key('demand', allocator)
+    -- Those that tell nothing any more, and by a clock that has gone back since, in times to come.
+    redis.call('ZREMRANGEBYSCORE', allocators, '-inf', whole(now - memory))
+    redis.call('ZREMRANGEBYSCORE', allocators, '(' .. whole(now + memory), '+inf')
+    redis.call('ZADD', allocators, whole(now), allocator)
+    redis.call('DEL', mine)
+    for i = 4, #ARGV, 4 do
+      redis.call('HSET', mine, ARGV[i], ARGV[i + 1] .. ' ' .. ARGV[i + 2] .. ' ' .. ARGV[i + 3])
+    end
+    redis.call('PEXPIRE', mine, whole(memory / 1000))
+
+    local sums, order = {}, {}
+    for _, other in ipairs(redis.call('ZRANGE', allocators, 0, -1)) do
+      local waiting = other == allocator and {} or redis.call('HGETALL', key('demand', other))
+      for i = 1, #waiting, 2 do
+        local sum = sums[waiting[i]]
+        if not sum then
+          sum = {0, 0, 0}
+          sums[waiting[i]] = sum
+          order[#order + 1] = waiting[i]
+        end
+        local place = 1
+        for number in string.gmatch(waiting[i + 1], '%S+') do
+          sum[place] = sum[place] + tonumber(number)
+          place = place + 1
+        end
+      end
+    end
+    local replies = {}
+    for i, pool in ipairs(order) do
+      replies[i] = {pool, whole(sums[pool][1]), whole(sums[pool][2]), whole(sums[pool][3])}
+    end
+    return replies
+    """#)
+
   /// Executors with their leases, a page at a time. Arguments: now, name to begin behind, count, pool or
   /// ''. Answers `{last name or '', executors}`, each `{id, address, pool, labels, draining, suspect, CPU, memory, slots, last heard, {lease,
   /// request, token, CPU, memory, slots, expires or ''}...}`.
