@@ -285,6 +285,9 @@ def test_of_two_runners_with_one_name_the_second_is_turned_away(stack, allocator
 
         text = eventually(refusal, 20, "the second says that it is not ready")
         assert name in text and first.address in text, text
+        assert "the executor-allocator refuses this executor" in text, text
+        with open(second.log) as log:
+            assert log.read().count("refuses this executor") == 1
         assert executors(allocator)[name].address == first.address
         build = scheduler.wait(scheduler.submit(sleeper("100m", 0)))
         assert outcomes(build) == [["succeeded"]]

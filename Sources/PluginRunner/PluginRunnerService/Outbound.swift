@@ -23,6 +23,16 @@ final class Outbound: Sendable {
     case notYet
     case up
     case down(String)
+    /// It is there, and will not have this runner as it is.
+    case refused(String)
+
+    init(_ error: any Error) {
+      switch (error as? RPCError)?.code {
+      case .invalidArgument, .alreadyExists, .permissionDenied, .unauthenticated, .unimplemented:
+        self = .refused("\(error)")
+      default: self = .down("\(error)")
+      }
+    }
   }
 
   private let client: AllocatorV1.AllocatorClient
@@ -105,7 +115,7 @@ final class Outbound: Sendable {
       let wanted = answer.nextHeartbeat.flatMap(Duration.init(positive:)) ?? Self.firstInterval
       return min(max(wanted, Self.intervals.lowerBound), Self.intervals.upperBound)
     } catch {
-      if !Task.isCancelled { self.note(.down("\(error)")) }
+      if !Task.isCancelled { self.note(Link(error)) }
       return Self.firstInterval
     }
   }
@@ -129,7 +139,11 @@ final class Outbound: Sendable {
       return link
     }
     switch (old, new) {
-    case (.up, .up), (.down, .down): break
+    case (.up, .up), (.down, .down), (.refused, .refused): break
+    case (_, .refused(let why)):
+      self.logger.error(
+        "the executor-allocator refuses this executor: it gets no jobs",
+        metadata: ["error": "\(why)"])
     case (_, .down(let why)):
       self.logger.warning(
         "the executor-allocator does not answer; running jobs go on", metadata: ["error": "\(why)"])

@@ -133,6 +133,8 @@ package struct Runner: ServiceProgram {
     case .up: return .ready
     case .notYet: return .notReady("the executor-allocator has not answered yet")
     case .down(let why): return .notReady("the executor-allocator does not answer: \(why)")
+    case .refused(let why):
+      return .notReady("the executor-allocator refuses this executor: \(why)")
     }
   }
 

@@ -91,15 +91,9 @@ struct FairQueue: Sendable {
     if isHead { self.takeTurn(entry.project, at: index, share: share) }
   }
 
-  /// Calls `body` once for each project whose work waits here, until it answers false.
-  func forEachProject(_ body: (ProjectID) -> Bool) {
-    var seen: Set<ProjectID> = []
-    for level in self.levels {
-      for project in level.projects.keys
-      where self.levels.count == 1 || seen.insert(project).inserted {
-        if !body(project) { return }
-      }
-    }
+  /// All projects whose work waits here, and perhaps some whose work no longer does.
+  var projects: Set<ProjectID> {
+    self.levels.reduce(into: []) { $0.formUnion($1.projects.keys) }
   }
 
   /// What is due of one project.

@@ -90,6 +90,9 @@ extension Scheduler {
         self.queue.used(by: project) == used[project] ?? .none,
         "\(project) is charged with \(self.queue.used(by: project))")
     }
+    for shape in self.queue.linesInDoubt {
+      found.append("the room that limits leave for \(shape) is not what is known of it")
+    }
     for line in self.queue.lineCounts {
       check(
         line.open == line.wanted,

@@ -9,41 +9,6 @@ import OrderedCollections
 /// however long the demand was open, and the window of open demands bounds nothing but traffic.
 /// Shapes have windows of their own: work that cannot be placed blocks no other.
 struct ReadyQueue: Sendable {
-  /// What the allocator was told with a demand.
-  private struct Asked: Sendable {
-    var priority: Int32
-    var rank: Int64
-    /// In which round of ``ranksDue()``.
-    var round: UInt64
-  }
-
-  private struct Line: Sendable {
-    var waiting = FairQueue()
-    let shape: SharedShape
-    /// In the order they were sent.
-    var open: OrderedDictionary<DemandID, Asked> = [:]
-    /// Why it waits, in the allocator's words.
-    var reason = ""
-    /// When the last lease came, and how far apart they come.
-    var lastGrant: Timestamp?
-    var pace: Duration?
-
-    /// The newest distance counts for a quarter.
-    mutating func granted(at now: Timestamp) {
-      if let lastGrant = self.lastGrant {
-        let distance = now - lastGrant
-        self.pace = self.pace.map { ($0 * 3 + distance) / 4 } ?? distance
-      }
-      self.lastGrant = now
-    }
-  }
-
-  /// A shape that all of its line refer to: a million places must not hold a million copies.
-  private final class SharedShape: Sendable {
-    let value: Shape
-    init(_ value: Shape) { self.value = value }
-  }
-
   /// Where work stands.
   private struct Place: Sendable {
     let shared: SharedShape
@@ -121,6 +86,7 @@ struct ReadyQueue: Sendable {
     self.places[self.nextTicket] = Place(shared: line.shape, project: project)
     self.lines[shape] = line
     self.presence[project, default: [:]][shape, default: 0] += 1
+    self.roomMoved(project, shape)
     self.touched.append(shape)
     return self.nextTicket
   }
@@ -142,6 +108,7 @@ struct ReadyQueue: Sendable {
     let left = (self.presence[place.project]?[place.shape] ?? 1) - 1
     self.presence[place.project]?[place.shape] = left > 0 ? left : nil
     if self.presence[place.project]?.isEmpty ?? false { self.presence[place.project] = nil }
+    self.roomMoved(place.project, place.shape)
     self.dropArrivals()
     // Work that was taken out of the middle.
     if self.arrivals.count > 2 * self.places.count + 1_024 {
@@ -271,7 +238,10 @@ struct ReadyQueue: Sendable {
   /// Lines that may begin more, or less, than before.
   private mutating func limitsMoved(_ project: ProjectID, _ pool: String) {
     if self.limits.haveProjects {
-      for shape in (self.presence[project] ?? [:]).keys.sorted() { self.touched.append(shape) }
+      for shape in (self.presence[project] ?? [:]).keys.sorted() {
+        self.roomMoved(project, shape)
+        self.touched.append(shape)
+      }
     }
     if self.limits.isLimited(pool) {
       let name = Limits.name(of: pool)
@@ -279,6 +249,18 @@ struct ReadyQueue: Sendable {
         self.touched.append(shape)
       }
     }
+  }
+
+  /// More, or less, of a project's work of a shape may begin than before, or there is more or less of it.
+  private mutating func roomMoved(_ project: ProjectID, _ shape: Shape) {
+    guard shape.isForJobs, self.limits.haveProjects else { return }
+    let room = self.room(of: project, shape)
+    self.lines[shape]?.setRoom(of: project, to: room)
+  }
+
+  private func room(of project: ProjectID, _ shape: Shape) -> Int {
+    let count = self.presence[project]?[shape] ?? 0
+    return count == 0 ? 0 : self.limits.room(of: project, shape, atMost: count)
   }
 
   // MARK: Room that is kept
@@ -350,6 +332,7 @@ struct ReadyQueue: Sendable {
     case .project(let project):
       for shape in (self.presence[project] ?? [:]).keys.sorted() {
         self.shareFell(of: project, for: shape)
+        self.roomMoved(project, shape)
         self.touched.append(shape)
       }
     case .pool(let name):
@@ -494,13 +477,7 @@ struct ReadyQueue: Sendable {
     guard most > 0, shape.isForJobs, !self.limits.areNone else { return most }
     let inPool = self.limits.room(in: shape, atMost: most)
     guard inPool > 0, self.limits.haveProjects else { return inPool }
-    var room = 0
-    line.waiting.forEachProject { project in
-      let count = self.presence[project]?[shape] ?? 0
-      room += self.limits.room(of: project, shape, atMost: count)
-      return room < inPool
-    }
-    return min(room, inPool)
+    return min(line.room, inPool)
   }
 
   /// Sends a demand, as one for work that is due then.
@@ -598,6 +575,15 @@ struct ReadyQueue: Sendable {
     while let first = self.arrivals.min, self.places[first.ticket] == nil {
       self.arrivals.removeMin()
     }
+  }
+
+  /// Lines of whose projects more, or fewer, jobs may begin than is known of them.
+  var linesInDoubt: [Shape] {
+    guard self.limits.haveProjects else { return [] }
+    return self.lines.filter { shape, line in
+      guard shape.isForJobs else { return false }
+      return line.room != line.waiting.projects.reduce(0) { $0 + self.room(of: $1, shape) }
+    }.keys.sorted()
   }
 
   var lineCounts: [(shape: Shape, wanted: Int, open: Int)] {

@@ -192,3 +192,33 @@ func roomThatNobodyTakesIsNotKeptForEver() {
     if let order { bench.end(order.attempt) }
   }
 }
+
+/// What room is kept for in one project's limit is nothing to the lines of hundreds of others.
+@Test func roomThatIsKeptIsItsProjectsAlone() {
+  var queue = ReadyQueue(policy: policy(standard: RunningLimit(jobs: 1)), owner: "o")
+  let shapes = (1...3).map {
+    Shape(
+      pool: "", labels: [],
+      resources: Resources(cpuMillis: Int64($0 * 100), memory: .mebibytes(1)))
+  }
+  let begin = Timestamp(microseconds: 1_764_000_000_000_000)
+  for number in 0..<500 {
+    let project = ProjectID("p\(number)")
+    queue.took(BuildOutput.Charge(resources: shapes[0].resources, pool: ""), project: project)
+    for shape in shapes {
+      _ = queue.enqueue(
+        Work(build: BuildID("b\(number)"), item: .job(0)), project: project, priority: 0,
+        age: begin, shape: shape, since: begin)
+    }
+  }
+  #expect(queue.changes().isEmpty)
+  let clock = ContinuousClock()
+  // Each project has its claim now; then the work is taken out, and each claim ends.
+  let duration = clock.measure {
+    queue.claimsDue(at: begin + .seconds(11))
+    #expect(queue.changes().isEmpty)
+    for ticket in Array(queue.tickets) { queue.remove(ticket) }
+    #expect(queue.changes().isEmpty)
+  }
+  #expect(duration < .seconds(5))
+}

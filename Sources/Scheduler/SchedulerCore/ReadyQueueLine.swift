@@ -1,0 +1,53 @@
+import Domain
+import OrderedCollections
+
+extension ReadyQueue {
+  /// What the allocator was told with a demand.
+  struct Asked: Sendable {
+    var priority: Int32
+    var rank: Int64
+    /// In which round of ``ranksDue()``.
+    var round: UInt64
+  }
+
+  struct Line: Sendable {
+    var waiting = FairQueue()
+    let shape: SharedShape
+    /// In the order they were sent.
+    var open: OrderedDictionary<DemandID, Asked> = [:]
+    /// Why it waits, in the allocator's words.
+    var reason = ""
+    /// How many jobs each project's limit lets begin here, none left out; and their sum.
+    private var rooms: [ProjectID: Int] = [:]
+    private(set) var room = 0
+    /// When the last lease came, and how far apart they come.
+    var lastGrant: Timestamp?
+    var pace: Duration?
+
+    init(shape: SharedShape) {
+      self.shape = shape
+    }
+
+    mutating func setRoom(of project: ProjectID, to room: Int) {
+      let before = self.rooms[project] ?? 0
+      guard room != before else { return }
+      self.rooms[project] = room == 0 ? nil : room
+      self.room += room - before
+    }
+
+    /// The newest distance counts for a quarter.
+    mutating func granted(at now: Timestamp) {
+      if let lastGrant = self.lastGrant {
+        let distance = now - lastGrant
+        self.pace = self.pace.map { ($0 * 3 + distance) / 4 } ?? distance
+      }
+      self.lastGrant = now
+    }
+  }
+
+  /// A shape that all of its line refer to: a million places must not hold a million copies.
+  final class SharedShape: Sendable {
+    let value: Shape
+    init(_ value: Shape) { self.value = value }
+  }
+}
