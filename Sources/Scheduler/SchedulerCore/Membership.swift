@@ -113,7 +113,8 @@ package struct Membership: Sendable {
   }
 
   package enum Step: Hashable, Sendable {
-    /// Store this session, which is new.
+    /// Store this session, which is new, on condition that the table is not changed meanwhile: so a copy
+    /// that comes late does not bring back a session that was removed.
     case join(Replica)
     /// Store it anew if it is still there.
     case renew(Replica)
@@ -226,7 +227,7 @@ package struct Membership: Sendable {
   package var isInside: Bool { self.phase == .inside }
   /// It has looked around, has what a predecessor at its address left, and all that it owns is read.
   package var isReady: Bool {
-    self.phase == .inside && self.lastLook != nil && self.tableVersion > 0
+    self.phase == .inside && self.lastLook != nil && self.table.hasOwners
       && !self.stages.values.contains(.loading)
       && self.predecessors?.isDisjoint(with: self.peers.keys) != false
   }

@@ -66,6 +66,8 @@ package struct PartitionTable: Hashable, Sendable {
     self[partition] = Place(owner: owner, epoch: epoch)
   }
 
+  package var hasOwners: Bool { self.places.contains { $0.owner != nil } }
+
   package func partitions(of owner: ReplicaID) -> Set<Partition> {
     Set(Partition.all.filter { self[$0].owner == owner })
   }

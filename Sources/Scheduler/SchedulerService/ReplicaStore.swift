@@ -45,8 +45,32 @@ struct ReplicaStore: Sendable {
       propertyMask: DatastoreV1.PropertyMask(paths: ["__key__"]))
   }
 
+  /// Stores a session that is new, on condition that the table is as it is now: whoever removes a
+  /// session changes the table, so a copy of this that comes late, when the session has been removed,
+  /// does not bring it back.
   func join(_ replica: Membership.Replica) async -> WriteEnd {
-    await self.write([DatastoreV1.Mutation(operation: .upsert(self.entity(replica)))])
+    do {
+      let (table, version) = try await self.lookUpTable()
+      return await self.join(replica, over: table, version)
+    } catch {
+      return .unknown("\(error)")
+    }
+  }
+
+  /// Stored again as it is, the table keeps its version.
+  func join(
+    _ replica: Membership.Replica, over table: PartitionTable, _ version: Int64
+  ) async -> WriteEnd {
+    await self.write([
+      DatastoreV1.Mutation(operation: .upsert(self.entity(replica))),
+      self.put(table, over: version),
+    ])
+  }
+
+  private func put(_ table: PartitionTable, over version: Int64) -> DatastoreV1.Mutation {
+    DatastoreV1.Mutation(
+      operation: .upsert(self.entity(table)), conflictDetectionStrategy: .baseVersion(version),
+      conflictResolutionStrategy: .fail)
   }
 
   func renew(_ replica: Membership.Replica) async -> WriteEnd {
@@ -72,11 +96,8 @@ struct ReplicaStore: Sendable {
       ]
     }
     return await self.write(
-      [self.assertion(session)] + (succession ?? []) + removals + [
-        DatastoreV1.Mutation(
-          operation: .upsert(self.entity(change.table)),
-          conflictDetectionStrategy: .baseVersion(change.base), conflictResolutionStrategy: .fail)
-      ])
+      [self.assertion(session)] + (succession ?? []) + removals
+        + [self.put(change.table, over: change.base)])
   }
 
   /// The version is that of the last mutation's entity.
@@ -101,15 +122,23 @@ struct ReplicaStore: Sendable {
 
   // MARK: Reading
 
-  func look() async throws -> Membership.View {
-    // The table first: see ``Membership/View``.
+  /// The table and the version of its entity; 0 where there is none.
+  func lookUpTable() async throws -> (table: PartitionTable, version: Int64) {
     let response = try await self.client.lookup(
       DatastoreV1.LookupRequest(projectID: self.project, keys: [self.tableKey]),
       options: CallOptions(timeout: Self.timeout))
     guard response.deferred.isEmpty else {
       throw RPCError(.unavailable, "the datastore put off the lookup of the partitions")
     }
-    let table = response.found.first
+    guard let found = response.found.first, let entity = found.entity else {
+      return (PartitionTable(), 0)
+    }
+    return (try Self.table(entity), found.version)
+  }
+
+  func look() async throws -> Membership.View {
+    // The table first: see ``Membership/View``.
+    let (table, version) = try await self.lookUpTable()
     let sessions = try await self.client.runQuery(
       DatastoreV1.RunQueryRequest(
         projectID: self.project, partitionID: self.partition,
@@ -117,8 +146,7 @@ struct ReplicaStore: Sendable {
           DatastoreV1.Query(kind: [DatastoreV1.KindExpression(name: Self.sessionKind)]))),
       options: CallOptions(timeout: Self.timeout))
     return Membership.View(
-      table: try table?.entity.map { try Self.table($0) } ?? PartitionTable(),
-      version: table?.version ?? 0,
+      table: table, version: version,
       replicas: (sessions.batch?.entityResults ?? []).compactMap { result in
         result.entity.flatMap { Self.replica($0) }.map {
           Membership.Sighting(replica: $0, version: result.version)

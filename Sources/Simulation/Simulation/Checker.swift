@@ -141,7 +141,8 @@ final class Checker {
   /// A scheduler answers from memory for these partitions, until its clock comes to that time.
   func speaks(_ scheduler: Process, for partitions: Set<Partition>, until end: Timestamp?) {
     let now = self.timeline.now
-    for (name, other) in self.speakers where name != scheduler.name && other.until > now {
+    for (name, other) in self.speakers.sorted(by: { $0.key < $1.key })
+    where name != scheduler.name && other.until > now {
       guard let end, end > now, let partition = other.partitions.intersection(partitions).min()
       else { continue }
       self.fail("\(scheduler.name) and \(name) both speak for partition \(partition)")

@@ -52,9 +52,7 @@ extension SchedulerProcess {
     switch step {
     case .wait: done()
     case .join(let replica):
-      self.ask("a session") {
-        store.join(replica, $0)
-      } then: { end in
+      self.join(replica) { end in
         if case .done? = end {
           self.note("takes part as \(session)")
           self.memory.membership.joined(begunAt: begin)
@@ -111,6 +109,15 @@ extension SchedulerProcess {
     }
   }
 
+  private func join(
+    _ replica: Membership.Replica, then: @escaping (Store.End<Int64>?) -> Void
+  ) {
+    self.readTable { found in
+      guard let (_, version) = found else { return then(nil) }
+      self.ask("a session", { self.parts.store.join(replica, base: version, $0) }, then: then)
+    }
+  }
+
   private func ask(
     _ what: String, _ serve: @escaping (@escaping (Store.End<Int64>) -> Void) -> Void,
     then: @escaping (Store.End<Int64>?) -> Void
@@ -124,23 +131,28 @@ extension SchedulerProcess {
 
   /// The table first: see ``Membership/View``.
   private func look(_ then: @escaping (Membership.View?) -> Void) {
-    let store = self.parts.store
-    self.network.call(
-      "the table", from: self, to: store, timeout: Self.sessionTimeout
-    ) { answer in
-      store.readTable { answer(($0, $1)) }
-    } then: { (result: Result<(PartitionTable, Int64), CallFailure>) in
-      guard case .success((let table, let version)) = result else { return then(nil) }
+    self.readTable { found in
+      guard let (table, version) = found else { return then(nil) }
       self.network.call(
-        "the sessions", from: self, to: store, timeout: Self.sessionTimeout
+        "the sessions", from: self, to: self.parts.store, timeout: Self.sessionTimeout
       ) { answer in
-        store.readSessions(answer)
+        self.parts.store.readSessions(answer)
       } then: { (result: Result<[Membership.Sighting], CallFailure>) in
         then(
           (try? result.get()).map {
             Membership.View(table: table, version: version, replicas: $0)
           })
       }
+    }
+  }
+
+  private func readTable(_ then: @escaping ((PartitionTable, Int64)?) -> Void) {
+    self.network.call(
+      "the table", from: self, to: self.parts.store, timeout: Self.sessionTimeout
+    ) { answer in
+      self.parts.store.readTable { answer(($0, $1)) }
+    } then: { (result: Result<(PartitionTable, Int64), CallFailure>) in
+      then(try? result.get())
     }
   }
 

@@ -102,8 +102,13 @@ final class Store: Process {
 
   // MARK: Schedulers
 
-  func join(_ replica: Membership.Replica, _ answer: @escaping (End<Int64>) -> Void) {
+  /// - Parameter base: The table's version.
+  func join(
+    _ replica: Membership.Replica, base: Int64, _ answer: @escaping (End<Int64>) -> Void
+  ) {
     self.soon {
+      guard base == self.tableVersion else { return answer(.conflict) }
+      if base == 0 { self.tableVersion = self.newVersion() }
       self.sessions[replica.id] = Membership.Sighting(replica: replica, version: self.newVersion())
       answer(.done(self.lastVersion))
     }

@@ -23,6 +23,8 @@ struct Cluster {
   fileprivate struct Call {
     var step: Membership.Step
     var session: ReplicaID
+    /// The version of the table that a session is stored over.
+    var base: Int64
     /// By the caller's clock.
     var begin: Duration
     /// When the store carries it out, and when the caller hears of it.
@@ -177,7 +179,7 @@ struct Cluster {
 
   private mutating func call(_ number: Int, _ step: Membership.Step, at local: Duration) {
     var call = Call(
-      step: step, session: self.members[number].core.me.id, begin: local,
+      step: step, session: self.members[number].core.me.id, base: self.tableVersion, begin: local,
       effect: self.now + self.delay(20), answer: .zero)
     call.answer = (call.effect ?? self.now) + self.delay(20)
     if self.isStoreAway || Int.random(in: 0..<1_000, using: &self.random) < self.losses {
@@ -201,6 +203,8 @@ struct Cluster {
     self.nextVersion += 1
     switch call.step {
     case .join(let replica):
+      guard call.base == self.tableVersion else { return .conflict }
+      if self.tableVersion == 0 { self.tableVersion = self.nextVersion }
       self.sessions[replica.id] = .init(replica: replica, version: self.nextVersion)
     case .renew(let replica):
       guard self.sessions[replica.id] != nil else { return .fenced }

@@ -168,7 +168,10 @@ extension ReplicaStore {
       }
       // Seen, and then seen to have changed: it lives, and cannot be removed.
       var view = try await replicas.surelyLook()
-      #expect(view.version == 0 && view.replicas.map(\.replica) == [one, two])
+      #expect(view.replicas.map(\.replica) == [one, two])
+      // Sessions come and the table stays as it is, and its version too.
+      let base = view.version
+      #expect(!view.table.hasOwners && base > 0)
       var renewed = one
       renewed.beat = 1
       guard case .done = await replicas.renew(renewed) else {
@@ -177,19 +180,29 @@ extension ReplicaStore {
       var table = PartitionTable()
       for partition in Partition.all { table.give(partition, to: two.id) }
       let stale = Membership.Change(
-        table: table, base: 0, removed: view.replicas.filter { $0.replica.id == one.id })
+        table: table, base: base, removed: view.replicas.filter { $0.replica.id == one.id })
       guard case .conflict = await replicas.change(stale, as: two.id) else {
         throw RPCError(.internalError, "a session that was renewed is removed")
       }
       view = try await replicas.surelyLook()
       let change = Membership.Change(
-        table: table, base: 0, removed: view.replicas.filter { $0.replica.id == one.id })
+        table: table, base: base, removed: view.replicas.filter { $0.replica.id == one.id })
       guard case .done(let version) = await replicas.change(change, as: two.id) else {
         throw RPCError(.internalError, "a silent session is not removed")
       }
       let end = try await replicas.surelyLook()
       #expect(end.table == table && end.version == version)
       #expect(end.replicas.map(\.replica) == [two])
+      // A copy of its first message does not bring it back.
+      var copy = await replicas.join(one, over: view.table, base)
+      while case .unknown = copy {
+        try Task.checkCancellation()
+        copy = await replicas.join(one, over: view.table, base)
+      }
+      guard case .conflict = copy else {
+        throw RPCError(.internalError, "a session that was removed is back: \(copy)")
+      }
+      #expect(try await replicas.surelyLook().replicas.map(\.replica) == [two])
       // A new build and a change alike.
       guard case .unknown = await write("after") else {
         throw RPCError(.internalError, "a write without a session holds")
@@ -250,7 +263,8 @@ extension ReplicaStore {
       await replicas.surelyJoin(old)
       var table = PartitionTable()
       for partition in Partition.all { table.give(partition, to: new.id) }
-      var change = Membership.Change(table: table, base: 0, removed: [])
+      let base = try await replicas.surelyLook().version
+      var change = Membership.Change(table: table, base: base, removed: [])
       change.successor = new
       guard case .done = await replicas.change(change, as: old.id) else {
         throw RPCError(.internalError, "a session is not succeeded")
