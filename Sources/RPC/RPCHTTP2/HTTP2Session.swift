@@ -379,10 +379,12 @@ package final class HTTP2Session {
   ///
   /// - Parameters:
   ///   - minimum: Bytes that must have moved meanwhile.
-  ///   - unread: Those, too, whose responses the peer does not take: for them it may be a window that is
-  ///     shut, or a socket that is hardly read.
+  ///   - unread: Those, too, whose responses the peer has not taken since the last time, when that was so
+  ///     already: for them it may be a window that is shut, or a connection that is not read.
+  ///   - isConnectionRead: Whether the peer reads what it is sent on any stream. What has a window waits
+  ///     for its turn then.
   /// - Returns: How many there were.
-  package func endStalledStreams(minimum: Int, unread: Bool) -> Int {
+  package func endStalledStreams(minimum: Int, unread: Bool, isConnectionRead: Bool) -> Int {
     var count = 0
     for stream in self.streams where !stream.isClosed {
       if stream.endsForSilence(minimum: minimum) {
@@ -390,14 +392,23 @@ package final class HTTP2Session {
         continue
       }
       let isWaiting = !stream.outbound.isEmpty || stream.ending.isWaiting
-      defer { stream.drainedAtCheck = isWaiting ? stream.drainedBytes : nil }
+      defer { stream.drainedAtCheck = unread && isWaiting ? stream.drainedBytes : nil }
       guard unread, let before = stream.drainedAtCheck, isWaiting,
-        stream.drainedBytes - before < minimum
+        stream.drainedBytes - before < minimum,
+        !isConnectionRead || self.window(of: stream) < minimum
       else { continue }
       self.reset(stream, code: NGHTTP2_CANCEL.rawValue)
       count += 1
     }
     return count
+  }
+
+  /// What the peer may be sent on a stream now.
+  private func window(of stream: HTTP2Stream) -> Int {
+    Int(
+      min(
+        nghttp2_session_get_stream_remote_window_size(self.session, stream.id),
+        nghttp2_session_get_remote_window_size(self.session)))
   }
 
   /// Tells the peer that no further streams are wanted, without refusing those on their way.

@@ -54,7 +54,8 @@ open class HTTP2Stream {
   package final var hasSentBytes: Bool { self.drainedBytes > 0 }
   /// Our side has ended.
   package final var hasEnded: Bool { if case .sent = self.ending { true } else { false } }
-  /// Bytes that have left the outbound queue, and how many had at the last look while more waited.
+  /// Bytes that have left the outbound queue, and how many had at the last look while more waited
+  /// and room was short.
   @exclusivity(unchecked) final var drainedBytes = 0
   final var drainedAtCheck: Int?
   /// Bytes that the owner has consumed and nghttp2 has not been told of.

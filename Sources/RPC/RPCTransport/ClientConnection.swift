@@ -82,6 +82,7 @@ final class ClientConnection: ConnectionOwner, @unchecked Sendable {
   }
 
   var isShortOfRoom: Bool { false }
+  var heldBytes: Int { 0 }
 
   func callsStalled(_ count: Int) {}
 

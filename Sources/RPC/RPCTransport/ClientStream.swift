@@ -342,11 +342,22 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     }
     self.committed = attempt
     // Its end is its connection's from now on.
-    if !self.retryTimers.isEmpty { self.channel?.triesNoMore(self) }
+    self.dropRetries()
     self.replay.reset()
     self.executor.timers.stop(self.hedgeTimer)
     for other in self.attempts where other !== attempt { other.abandon() }
     self.attempts = [attempt]
+  }
+
+  /// No attempt that waits for its time is made any more.
+  private func dropRetries() {
+    if self.retryTimers.isEmpty { return }
+    for timer in self.retryTimers where timer.isRunning {
+      self.executor.timers.stop(timer)
+      self.plannedAttemptFell()
+    }
+    self.retryTimers = []
+    self.channel?.triesNoMore(self)
   }
 
   /// Frees the call from an attempt that the server has not seen, with what was to be sent on it.
@@ -410,11 +421,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     self.isFinishedForGood = true
     self.executor.timers.stop(self.deadlineTimer)
     self.executor.timers.stop(self.hedgeTimer)
-    if !self.retryTimers.isEmpty {
-      for timer in self.retryTimers { self.executor.timers.stop(timer) }
-      self.retryTimers = []
-      self.channel?.triesNoMore(self)
-    }
+    self.dropRetries()
     self.replay.reset()
     self.writer.close(Self.error(ofSendingAfter: result))
     switch result {

@@ -21,6 +21,8 @@ protocol ConnectionOwner: HTTP2SessionDelegate {
   func mayLeave(_ reason: String)
   /// Others need what its calls hold, or it is to end: calls that nobody reads are not kept.
   var isShortOfRoom: Bool { get }
+  /// What its calls hold.
+  var heldBytes: Int { get }
   /// Calls were ended because their requests do not come, or their responses are not read.
   func callsStalled(_ count: Int)
   /// The peer takes nothing at all: the connection ends.
@@ -60,6 +62,9 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
 
   /// What a peer must at least take, or send, between two looks at it.
   private static let minimumProgressBytes = 1 << 10
+  /// Where room is short, a peer that takes less than such a part of what its calls hold, between two
+  /// looks, does not read.
+  private static let partOfHeldBytes = 8
 
   let executor: LoopExecutor
   let owner: any ConnectionOwner
@@ -366,9 +371,13 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     guard let context = self.context, self.session != nil else { return }
     let now = NIODeadline.now()
     let socket = SocketProgress(of: context.channel, given: self.writtenBytes)
-    if socket?.acknowledged != departure.acknowledged {
-      departure.acknowledged = socket?.acknowledged
-      departure.lastProgress = now
+    if let acknowledged = socket?.acknowledged {
+      // Of a few bytes now and then it would be years.
+      let taken = acknowledged &- (departure.acknowledged ?? 0)
+      if departure.acknowledged == nil || taken >= Self.minimumProgressBytes {
+        departure.acknowledged = acknowledged
+        departure.lastProgress = now
+      }
     }
     if departure.isWritten, (socket?.waiting ?? 0) == 0, self.phase == .departing {
       self.phase = .silent
@@ -388,20 +397,18 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     }
   }
 
-  /// Whether the peer's system has acknowledged next to nothing since the last look, though more was on its
-  /// way then: what is beyond the streams' queues, here and in the kernel, no stream tells of.
-  private func takesNothing() -> Bool {
+  /// What the peer's system has acknowledged since the last look, though more was on its way then and is now:
+  /// what is beyond the streams' queues, here and in the kernel, no stream tells of. Nil where it has
+  /// taken all of it, or nobody has looked before.
+  private func takenSinceCheck() -> Int? {
     guard let channel = self.context?.channel,
       let socket = SocketProgress(of: channel, given: self.writtenBytes), socket.waiting > 0
     else {
       self.acknowledgedAtCheck = nil
-      return false
+      return nil
     }
     defer { self.acknowledgedAtCheck = socket.acknowledged }
-    guard let before = self.acknowledgedAtCheck else { return false }
-    let taken = socket.acknowledged &- before
-    // Of little that is said now and then, something is always on its way.
-    return taken == 0 || (taken < Self.minimumProgressBytes && !channel.isWritable)
+    return self.acknowledgedAtCheck.map { Int(clamping: socket.acknowledged &- $0) }
   }
 
   private var closeReason: String { self.ownReason ?? "the peer closed the connection" }
@@ -492,18 +499,24 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
         session.ping(.keepalive)
         self.needsFlush()
       case .checkStalls:
-        if self.takesNothing() {
+        let isWritable = self.context?.channel.isWritable ?? false
+        let taken = self.takenSinceCheck()
+        // Of little that is said now and then, something is always on its way.
+        if let taken, taken == 0 || (taken < Self.minimumProgressBytes && !isWritable) {
           self.owner.peerTakesNothing()
           return self.close("the peer takes nothing of what it is sent")
         }
-        // Whoever reads slowly may: its window opens in lumps, and may be shut for hours.
+        // Whoever reads slowly may: its window opens in lumps, and may be shut for hours. Where others need
+        // what its calls hold, it must take some part of that.
         let isShort = self.owner.isShortOfRoom
+        let wanted = max(Self.minimumProgressBytes, self.owner.heldBytes / Self.partOfHeldBytes)
+        let isRead = taken.map { $0 >= wanted } ?? true
         let count = session.endStalledStreams(
-          minimum: Self.minimumProgressBytes, unread: isShort)
+          minimum: Self.minimumProgressBytes, unread: isShort, isConnectionRead: isRead)
         if count > 0 {
           self.owner.callsStalled(count)
           // Behind a full socket it would hear of that when it likes, and hold as much until then.
-          if isShort, !(self.context?.channel.isWritable ?? false) {
+          if isShort, !isRead, !isWritable {
             return self.close("the peer reads next to nothing")
           }
           self.needsFlush()

@@ -21,7 +21,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   /// Calls that are open, and handlers that a call has left behind.
   private var runningCalls = 0
   /// What all streams hold of metadata and messages, and what of it the server knows.
-  private var heldBytes = 0
+  private(set) var heldBytes = 0
   private var reportedBytes = 0
   private(set) var isGreeted = false
   private(set) var idleSince = NIODeadline.now()
@@ -206,6 +206,8 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   }
 
   func callsStalled(_ count: Int) {
+    // Of a server that goes it is no attack to read slowly.
+    guard self.state == .serving else { return }
     self.load.attacked(
       by: self.peer.address,
       "\(count) calls were ended: their responses are not read, or their requests do not come")
