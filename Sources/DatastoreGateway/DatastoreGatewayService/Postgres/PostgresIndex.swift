@@ -34,15 +34,6 @@ struct PostgresIndexes: EntityIndexes {
 /// Rows come in pages, and where one of a page is read as an entity, those that follow it are read
 /// with it: they are what a query asks for next.
 final class PostgresIndex: VersionedIndex {
-  struct Stored: StoredEntityFacts {
-    var stored: StoredEntity
-    var place: String
-
-    var byteCount: Int { self.stored.byteCount }
-
-    func entity() throws(StoreFailure) -> Entity { try self.stored.entity().core(in: self.place) }
-  }
-
   static let filtersScans = true
   /// A page of rows costs one journey, however many there are.
   static let rowsBeforeLeap = 512
@@ -53,7 +44,7 @@ final class PostgresIndex: VersionedIndex {
   /// The rows of the page that was fetched last, and where each path stands among them.
   private var page: [IndexRow] = []
   private var places: [PathBytes: Int] = [:]
-  private var loaded: [PathBytes: Stored] = [:]
+  private var loaded: [PathBytes: IndexedEntity] = [:]
   /// Of the page's entities that were loaded, also of those that were given.
   private var versions: [PathBytes: Int64] = [:]
   private var loadCount: Int
@@ -155,7 +146,7 @@ final class PostgresIndex: VersionedIndex {
     return version
   }
 
-  func load(_ row: IndexRow) throws(StoreFailure) -> Stored {
+  func load(_ row: IndexRow) throws(StoreFailure) -> IndexedEntity {
     if let stored = self.loaded.removeValue(forKey: row.path) { return stored }
     try self.load(from: row)
     guard let stored = self.loaded.removeValue(forKey: row.path) else { throw self.missing }
@@ -190,7 +181,7 @@ final class PostgresIndex: VersionedIndex {
         in: self.reader.place)
       let path = paths[Int(rows.integer(number, 0)) - 1]
       self.versions[path] = stored.version.version
-      self.loaded[path] = Stored(stored: stored, place: self.reader.place)
+      self.loaded[path] = IndexedEntity(stored: stored)
     }
   }
 

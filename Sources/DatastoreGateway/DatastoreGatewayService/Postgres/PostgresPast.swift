@@ -195,9 +195,13 @@ extension PostgresReader {
     isCancelled: @escaping () -> Bool
   ) throws -> QueryAnswer {
     try self.at(moment, isSettled: isSettled) { isOver in
-      let indexes = PostgresIndexes(reader: self)
-      if !isOver { return try self.answer(query, on: indexes, moment, isCancelled) }
-      return try self.answer(query, on: self.past(of: indexes, at: moment), moment, isCancelled)
+      let present = PostgresIndexes(reader: self)
+      func answer<Indexes: EntityIndexes>(_ indexes: Indexes) throws -> QueryAnswer
+      where Indexes.Index.Stored == IndexedEntity {
+        try QueryAnswer(
+          query, on: indexes, policy: self.policy, version: moment, isCancelled: isCancelled)
+      }
+      return try isOver ? answer(self.past(of: present, at: moment)) : answer(present)
     }
   }
 
@@ -206,10 +210,13 @@ extension PostgresReader {
     isCancelled: @escaping () -> Bool
   ) throws -> AggregationAnswer {
     try self.at(moment, isSettled: isSettled) { isOver in
-      let indexes = PostgresIndexes(reader: self)
-      if !isOver { return try self.answer(aggregation, on: indexes, moment, isCancelled) }
-      return try self.answer(
-        aggregation, on: self.past(of: indexes, at: moment), moment, isCancelled)
+      let present = PostgresIndexes(reader: self)
+      func answer<Indexes: EntityIndexes>(_ indexes: Indexes) throws -> AggregationAnswer
+      where Indexes.Index.Stored == IndexedEntity {
+        try AggregationAnswer(
+          aggregation, on: indexes, policy: self.policy, version: moment, isCancelled: isCancelled)
+      }
+      return try isOver ? answer(self.past(of: present, at: moment)) : answer(present)
     }
   }
 
@@ -224,16 +231,12 @@ extension PostgresReader {
           SELECT coalesce(long_path, path), version, created, content FROM past
             WHERE collection = $1 AND until > $2 AND version <= $2
           """, .integer(id), .integer(moment)))
-      var entities: [PastEntity<PostgresIndex.Stored>] = []
+      var entities: [PastEntity<IndexedEntity>] = []
       for row in 0..<rows.count {
         let stored = try StoredEntity(
           rows.bytes(row, 3), version: rows.integer(row, 1), created: rows.integer(row, 2),
           in: self.place)
-        entities.append(
-          PastEntity(
-            path: PathBytes(bytes: rows.bytes(row, 0)),
-            stored: PostgresIndex.Stored(stored: stored, place: self.place),
-            entries: try stored.entity().indexEntries(in: self.place)))
+        entities.append(try PastEntity(path: PathBytes(bytes: rows.bytes(row, 0)), stored))
       }
       return entities
     }

@@ -234,50 +234,20 @@ final class PostgresReader {
     _ query: ResolvedQuery, isCancelled: @escaping () -> Bool
   ) throws -> QueryAnswer {
     try self.atOneMoment {
-      try self.answer(query, on: PostgresIndexes(reader: self), nil, isCancelled)
+      try QueryAnswer(
+        query, on: PostgresIndexes(reader: self), policy: self.policy,
+        version: self.currentVersion(), isCancelled: isCancelled)
     }
-  }
-
-  /// - Parameter version: Whose the answer is; `nil` for the store's at this moment.
-  func answer<Indexes: EntityIndexes>(
-    _ query: ResolvedQuery, on indexes: Indexes, _ version: Int64?,
-    _ isCancelled: @escaping () -> Bool
-  ) throws -> QueryAnswer where Indexes.Index.Stored == PostgresIndex.Stored {
-    let run = try QueryRun(query, on: indexes, policy: self.policy, isCancelled: isCancelled)
-    let batch = try run.batch()
-    if let refusal = batch.refusal { throw refusal }
-    return QueryAnswer(
-      results: batch.results.map {
-        QueryAnswer.Result(
-          position: $0.position, stored: $0.stored?.stored, properties: $0.properties)
-      },
-      skipped: batch.skipped, skippedPosition: batch.skippedPosition,
-      endPosition: batch.endPosition, rest: QueryAnswer.Rest(batch.rest),
-      version: try version ?? self.currentVersion(), plan: run.plan, scanned: batch.scanned,
-      loaded: batch.loaded)
   }
 
   func run(
     _ aggregation: ResolvedAggregation, isCancelled: @escaping () -> Bool
   ) throws -> AggregationAnswer {
     try self.atOneMoment {
-      try self.answer(aggregation, on: PostgresIndexes(reader: self), nil, isCancelled)
+      try AggregationAnswer(
+        aggregation, on: PostgresIndexes(reader: self), policy: self.policy,
+        version: self.currentVersion(), isCancelled: isCancelled)
     }
-  }
-
-  func answer<Indexes: EntityIndexes>(
-    _ aggregation: ResolvedAggregation, on indexes: Indexes, _ version: Int64?,
-    _ isCancelled: @escaping () -> Bool
-  ) throws -> AggregationAnswer {
-    let run = try AggregationRun(
-      aggregation, on: indexes, policy: self.policy, isCancelled: isCancelled)
-    let result = try run.result()
-    if let refusal = result.refusal { throw refusal }
-    // Half a sum is no answer.
-    if result.wasCancelled { throw CancellationError() }
-    return AggregationAnswer(
-      values: result.values, version: try version ?? self.currentVersion(), plan: run.plan,
-      scanned: result.scanned, loaded: result.loaded)
   }
 
   func plan(_ query: ResolvedQuery) throws -> QueryPlan {

@@ -42,15 +42,6 @@ struct SQLiteIndexes: EntityIndexes {
 
 /// One collection's indexes at one moment.
 struct SQLiteIndex: VersionedIndex {
-  struct Stored: StoredEntityFacts {
-    var stored: StoredEntity
-    var file: String
-
-    var byteCount: Int { self.stored.byteCount }
-
-    func entity() throws(StoreFailure) -> Entity { try self.stored.entity().core(in: self.file) }
-  }
-
   let reader: SQLiteReader
   /// `nil` if nothing was ever stored there.
   let collection: Int64?
@@ -118,14 +109,13 @@ struct SQLiteIndex: VersionedIndex {
       "\(self.reader.connection.path): an index row names entity \(row.entity), which is missing")
   }
 
-  func load(_ row: IndexRow) throws(StoreFailure) -> Stored {
+  func load(_ row: IndexRow) throws(StoreFailure) -> IndexedEntity {
     let connection = self.reader.connection
     return try connection.with("SELECT version, created, content FROM entities WHERE id = ?") {
-      (statement) throws(StoreFailure) -> Stored in
+      (statement) throws(StoreFailure) -> IndexedEntity in
       statement.bind(1, row.entity)
       guard try statement.step() else { throw self.missing(row) }
-      return Stored(
-        stored: try statement.storedEntity(in: connection), file: connection.path)
+      return IndexedEntity(stored: try statement.storedEntity(in: connection))
     }
   }
 }

@@ -121,7 +121,8 @@ final class SQLiteReader: LookupReader {
   ) throws -> QueryAnswer {
     try self.at(moment, isSettled: isSettled) { visible in
       try self.withPast(moment, visible) {
-        try self.answer(query, on: $0, moment, isCancelled)
+        try QueryAnswer(
+          query, on: $0, policy: self.policy, version: moment, isCancelled: isCancelled)
       }
     }
   }
@@ -132,7 +133,8 @@ final class SQLiteReader: LookupReader {
   ) throws -> AggregationAnswer {
     try self.at(moment, isSettled: isSettled) { visible in
       try self.withPast(moment, visible) {
-        try self.answer(aggregation, on: $0, moment, isCancelled)
+        try AggregationAnswer(
+          aggregation, on: $0, policy: self.policy, version: moment, isCancelled: isCancelled)
       }
     }
   }
@@ -154,10 +156,7 @@ final class SQLiteReader: LookupReader {
         refusal = error
       }
       return try pasts.map { (path, past) throws(StoreFailure) in
-        let stored = StoredEntity(past, in: file)
-        return PastEntity(
-          path: path, stored: SQLiteIndex.Stored(stored: stored, file: file),
-          entries: try stored.entity().indexEntries(in: file))
+        try PastEntity(path: path, StoredEntity(past, in: file))
       }
     }
     let answer = try body(indexes)
@@ -193,48 +192,20 @@ final class SQLiteReader: LookupReader {
     _ query: ResolvedQuery, isCancelled: @escaping () -> Bool
   ) throws -> QueryAnswer {
     try self.atOneMoment { version in
-      try self.answer(query, on: SQLiteIndexes(reader: self), version, isCancelled)
+      try QueryAnswer(
+        query, on: SQLiteIndexes(reader: self), policy: self.policy, version: version,
+        isCancelled: isCancelled)
     }
-  }
-
-  private func answer<Indexes: EntityIndexes>(
-    _ query: ResolvedQuery, on indexes: Indexes, _ version: Int64,
-    _ isCancelled: @escaping () -> Bool
-  ) throws -> QueryAnswer where Indexes.Index.Stored == SQLiteIndex.Stored {
-    let run = try QueryRun(query, on: indexes, policy: self.policy, isCancelled: isCancelled)
-    let batch = try run.batch()
-    if let refusal = batch.refusal { throw refusal }
-    return QueryAnswer(
-      results: batch.results.map {
-        QueryAnswer.Result(
-          position: $0.position, stored: $0.stored?.stored, properties: $0.properties)
-      },
-      skipped: batch.skipped, skippedPosition: batch.skippedPosition,
-      endPosition: batch.endPosition, rest: QueryAnswer.Rest(batch.rest), version: version,
-      plan: run.plan, scanned: batch.scanned, loaded: batch.loaded)
   }
 
   func run(
     _ aggregation: ResolvedAggregation, isCancelled: @escaping () -> Bool
   ) throws -> AggregationAnswer {
     try self.atOneMoment { version in
-      try self.answer(aggregation, on: SQLiteIndexes(reader: self), version, isCancelled)
+      try AggregationAnswer(
+        aggregation, on: SQLiteIndexes(reader: self), policy: self.policy, version: version,
+        isCancelled: isCancelled)
     }
-  }
-
-  private func answer<Indexes: EntityIndexes>(
-    _ aggregation: ResolvedAggregation, on indexes: Indexes, _ version: Int64,
-    _ isCancelled: @escaping () -> Bool
-  ) throws -> AggregationAnswer {
-    let run = try AggregationRun(
-      aggregation, on: indexes, policy: self.policy, isCancelled: isCancelled)
-    let result = try run.result()
-    if let refusal = result.refusal { throw refusal }
-    // Half a sum is no answer.
-    if result.wasCancelled { throw CancellationError() }
-    return AggregationAnswer(
-      values: result.values, version: version, plan: run.plan, scanned: result.scanned,
-      loaded: result.loaded)
   }
 
   func plan(_ query: ResolvedQuery) throws -> QueryPlan {
