@@ -84,7 +84,7 @@ import Testing
   /// Where there is room it may wait for ever; a server that goes does not wait so long.
   @Test func aStreamWhoseEndWaitsForAWindowIsResetWhenTheServerGoes() async throws {
     var configuration = RPCServer.Configuration()
-    configuration.stalledCallTimeout = .seconds(1)
+    configuration.stalledCallTimeout = .seconds(3)
     let server = RPCServer(services: [TestService()], configuration: configuration)
     let address = ownAddress()
     _ = try await server.listen(on: address)
