@@ -1,5 +1,6 @@
 import DatastoreGatewayCore
 import Domain
+import Logging
 import Synchronization
 
 /// What entities were before they changed, in tables that all gateways over a database fill with their
@@ -18,6 +19,7 @@ final class PostgresPast: Sendable {
   private let session: Mutex<Held<PostgresSession>>
   private let maximumBytes: Int
   private let maximumAge: Duration
+  private let logger: Logger
   private let clock: @Sendable () -> Timestamp
 
   /// Bytes that a row has besides its content, about, its places in the indexes too.
@@ -26,12 +28,13 @@ final class PostgresPast: Sendable {
   private static let pause = Duration.seconds(30)
 
   init(
-    _ session: PostgresSession, maximumBytes: Int, maximumAge: Duration,
+    _ session: PostgresSession, maximumBytes: Int, maximumAge: Duration, logger: Logger,
     clock: @escaping @Sendable () -> Timestamp
   ) {
     self.session = Mutex(Held(connection: session))
     self.maximumBytes = maximumBytes
     self.maximumAge = maximumAge
+    self.logger = logger
     self.clock = clock
   }
 
@@ -68,7 +71,9 @@ final class PostgresPast: Sendable {
       do throws(StoreFailure) {
         return try self.makeRoom(try session.connection())
       } catch {
-        // Whatever ails the server, the next batch meets it as well and says so.
+        // No harm is done before the next time; but nothing may grow without anybody knowing why.
+        self.logger.warning(
+          "what entities were is not given room", metadata: ["error": "\(error)"])
         session.rollBack()
         return nil
       }

@@ -54,7 +54,8 @@ package final class PostgresStore: GroupWrittenStore {
     let names = PostgresNames()
     let past = PostgresPast(
       PostgresSession(configuration.address, patience: configuration.connectPatience),
-      maximumBytes: configuration.pastBytes, maximumAge: configuration.pastAge, clock: clock)
+      maximumBytes: configuration.pastBytes, maximumAge: configuration.pastAge, logger: logger,
+      clock: clock)
     let readers = ReaderPool(
       (0..<configuration.readers).map { _ in
         PostgresReader(
