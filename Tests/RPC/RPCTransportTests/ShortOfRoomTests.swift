@@ -131,7 +131,7 @@ import Testing
           names: [.init(service: "test.Test")],
           resilience: .hedge(
             HedgingPolicy(
-              maximumAttempts: 3, delay: .seconds(4), nonFatalCodes: [.unavailable])))
+              maximumAttempts: 3, delay: .seconds(8), nonFatalCodes: [.unavailable])))
       ])
     let (channel, peers) = ScriptedPeer.server(configuration: configuration)
     let call: ClientStreamingCall<Blob, Blob> = try await channel.clientStreaming(Methods.client)

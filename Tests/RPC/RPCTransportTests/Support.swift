@@ -110,9 +110,12 @@ func ownAddress() -> ListenAddress {
   .unix(path: "/tmp/millrace-rpc-\(UInt64.random(in: 0...UInt64.max)).sock")
 }
 
-/// Returns once it is so; other tasks run meanwhile.
+/// Returns once it is so; other tasks run meanwhile. A test's time limit ends it.
 func waitUntil(_ isSo: () async throws -> Bool) async throws {
-  while try await !isSo() { await Task.yield() }
+  while try await !isSo() {
+    try Task.checkCancellation()
+    await Task.yield()
+  }
 }
 
 /// How many calls of a channel have not gone out.
