@@ -7,7 +7,7 @@ struct MillraceBench: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "millrace-bench",
     abstract: "Measures a farm, or a part of one, of real processes.",
-    subcommands: [BuildsCommand.self, LeasesCommand.self])
+    subcommands: [BuildsCommand.self, LeasesCommand.self, QueueCommand.self])
 }
 
 /// Why a measurement came to nothing, as a sentence.

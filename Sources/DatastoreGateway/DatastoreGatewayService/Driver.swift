@@ -17,6 +17,9 @@ final class Driver: Sendable {
   /// 2^52, so a second time is rare already.
   private static let allocationAttempts = 8
 
+  /// No commit that was given its version so long ago is still unfinished.
+  private static let longestCommit = Duration.seconds(60)
+
   init(
     store: any EntityStore, policy: Policy, slowQuery: Duration, logger: Logger,
     clock: @escaping @Sendable () -> Timestamp
@@ -101,26 +104,29 @@ final class Driver: Sendable {
   private struct Place {
     var moment: Int64?
     var transaction: TransactionTable.ID?
+    /// When the read began.
+    var begun: Timestamp
   }
 
   /// Refuses a transaction that is over before anything is read for it.
   private func place(_ point: Point) async throws -> Place {
+    let now = self.clock()
     switch point {
-    case .present: return Place()
-    case .time(let time): return Place(moment: try await self.moment(time))
+    case .present: return Place(begun: now)
+    case .time(let time): return Place(moment: try await self.moment(time), begun: now)
     case .transaction(let id):
-      let now = self.clock()
       let moment = try self.transactions.withLock { (table) throws(GatewayError) in
         try table.used(id, at: now)
       }
-      return moment.map { Place(moment: $0) } ?? Place(transaction: id)
+      return moment.map { Place(moment: $0, begun: now) } ?? Place(transaction: id, begun: now)
     }
   }
 
-  /// The time that an answer is told to be of.
+  /// The time that an answer is told to be of: a read at that time finds the same. A commit that was under
+  /// way has a version between the one that was seen and now; so it is not now.
   private func readTime(_ place: Place, version: Int64) -> Timestamp {
     let time = Timestamp(microseconds: version)
-    return place.moment == nil ? max(self.clock(), time) : time
+    return place.moment == nil ? max(place.begun - Self.longestCommit, time) : time
   }
 
   // MARK: - Calls

@@ -14,9 +14,9 @@ package struct Policy: Hashable, Sendable {
   /// How long a pool must have had a live executor before a demand may be called unsatisfiable: in
   /// a farm that starts, or whose Redis was emptied, the others have to report first.
   package var unsatisfiableAfter = Duration.seconds(60)
-  /// How long an executor that is gone still counts as "could be": restarting the only one with a
-  /// label must not fail the builds that wait for it.
-  package var departedMemory = Duration.seconds(60)
+  /// How long an executor that is gone still counts as "could be": restarting the machine of the only one
+  /// with a label must not fail the builds that wait for it.
+  package var departedMemory = Duration.seconds(600)
 
   /// How far a runner's token may be ahead of the table's clock and of every token it knows: as far
   /// as the clock of a table before this one may have been. Tokens count microseconds, so this

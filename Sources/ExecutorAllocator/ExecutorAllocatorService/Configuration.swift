@@ -34,6 +34,10 @@ package struct Configuration: Sendable {
         "unsatisfiable-after", default: Self.text(policy.unsatisfiableAfter), kind: .duration,
         help: "How long a pool must have had executors before a demand that none of them could "
           + "ever meet is turned down"),
+      Setting(
+        "departed-memory", default: Self.text(policy.departedMemory), kind: .duration,
+        help: "How long an executor that is gone may come back, before a demand that only it could "
+          + "meet is turned down"),
     ]
   }()
 
@@ -65,6 +69,7 @@ package struct Configuration: Sendable {
     self.policy.lostAfter = try settings.duration("lost-after")
     self.policy.grantExpiry = try settings.duration("lease-grant-expiry")
     self.policy.unsatisfiableAfter = try settings.duration("unsatisfiable-after")
+    self.policy.departedMemory = try settings.duration("departed-memory")
     if let contradiction = self.policy.contradiction {
       throw settings.wrong(contradiction.setting, contradiction.reason)
     }

@@ -117,6 +117,40 @@ extension TestGateway {
     }
   }
 
+  /// While others write, and when nobody has for a long time.
+  @Test(arguments: StoreKind.all) func theTimeOfAnAnswerIsThatOfWhatItFound(
+    on kind: StoreKind
+  ) async throws {
+    try await withGateway(on: kind) { gateway in
+      try await gateway.put(entity(key("K", 1), ["a": integer(0)]))
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        group.addTask {
+          for number in 1...200 {
+            try await gateway.put(entity(key("K", 1), ["a": integer(Int64(number))]))
+          }
+        }
+        for _ in 0..<4 {
+          group.addTask {
+            for _ in 0..<100 {
+              let answer = try await gateway.get(key("K", 1))
+              let found = answer.found[0].entity?.properties["a"]
+              let readTime = try #require(answer.readTime)
+              #expect(try await gateway.value(1, .readTime(readTime)) == found)
+            }
+          }
+        }
+        try await group.waitForAll()
+      }
+    }
+    let clock = TestClock()
+    try await withGateway(on: kind, clock: clock) { gateway in
+      try await gateway.put(entity(key("K", 1), ["a": integer(0)]))
+      clock.move(by: .seconds(600))
+      let answer = try await gateway.get(key("K", 1))
+      #expect(answer.readTime == time((clock.now() - .seconds(60)).microseconds))
+    }
+  }
+
   @Test(arguments: StoreKind.all) func nothingIsEverWrittenIntoAMomentThatWasRead(
     on kind: StoreKind
   ) async throws {

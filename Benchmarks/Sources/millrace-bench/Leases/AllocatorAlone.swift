@@ -8,6 +8,7 @@ struct AllocatorAlone: Sendable {
   /// What runs, and how to call it.
   struct Running: Sendable {
     var client: AllocatorV1.AllocatorClient
+    var address: String
     /// By name.
     var processes: [(name: String, pid: pid_t)]
   }
@@ -44,7 +45,8 @@ struct AllocatorAlone: Sendable {
         "\(Int(heartbeat.seconds * 1_000))ms",
       ], environment: [:], output: "\(directory)/allocator.log")
     defer { allocator.signal(SIGKILL) }
-    let channel = try RPCChannel(to: "127.0.0.1:\(port)")
+    let address = "127.0.0.1:\(port)"
+    let channel = try RPCChannel(to: address)
     let client = AllocatorV1.AllocatorClient(channel)
     let result: Result<Value, any Error>
     do {
@@ -52,7 +54,8 @@ struct AllocatorAlone: Sendable {
       result = .success(
         try await body(
           Running(
-            client: client, processes: [("executor-allocator", allocator.id), ("redis", redis.id)]))
+            client: client, address: address,
+            processes: [("executor-allocator", allocator.id), ("redis", redis.id)]))
       )
     } catch {
       result = .failure(error)

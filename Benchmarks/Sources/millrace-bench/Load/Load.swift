@@ -23,6 +23,20 @@ struct Load: Sendable {
   var step: NoOpStep
   /// How long one build is tried for.
   var timeout: Duration
+  /// The builds are of so many projects in turn, whose names begin with ``project``; 1: of that one.
+  var projects = 1
+  /// The number of the first build: the same number is the same build.
+  var first = 0
+  /// Where they are to run; empty: anywhere.
+  var pool = ""
+
+  /// The call that submits a build.
+  func request(_ index: Int) -> SchedulerV1.SubmitBuildRequest {
+    SchedulerV1.SubmitBuildRequest(
+      project: self.projects == 1 ? self.project : "\(self.project)/\(index % self.projects)",
+      idempotencyKey: "\(index)", pipeline: Array(self.step.pipeline(in: self.pool).utf8),
+      pipelinePath: "millrace.yaml")
+  }
 
   /// Submits all builds; each has an answer, or was given up, when this returns.
   func run(on scheduler: Scheduler, _ clock: RunClock) async throws -> [Submission] {
@@ -44,9 +58,7 @@ struct Load: Sendable {
   private func submit(
     _ index: Int, to scheduler: Scheduler, _ clock: RunClock
   ) async throws -> Submission {
-    let request = SchedulerV1.SubmitBuildRequest(
-      project: self.project, idempotencyKey: "\(index)", pipeline: Array(self.step.pipeline.utf8),
-      pipelinePath: "millrace.yaml")
+    let request = self.request(self.first + index)
     let submitted = try await self.moment(of: index, clock)
     var patience = Patience(limit: self.timeout)
     let end: Submission.End

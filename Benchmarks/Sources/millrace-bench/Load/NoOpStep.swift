@@ -26,11 +26,14 @@ enum NoOpStep: String, ExpressibleByArgument, CaseIterable, Sendable {
   static let maximumSlots = 256
 
   /// The text of the build's millrace.yaml.
-  var pipeline: String {
+  ///
+  /// - Parameter pool: Where it is to run; empty is the pool of all that do not say.
+  func pipeline(in pool: String) -> String {
     """
     name: no-op
     jobs:
       no-op:
+        runs-on: {\(pool.isEmpty ? "" : "pool: \(pool)")}
         resources: {cpu: 1m, memory: 32MiB}
         steps:
           \(self.lines)

@@ -20,10 +20,8 @@ final class SQLiteWriter: BatchWriter {
   private let clock: @Sendable () -> Timestamp
   /// The greatest version that was given.
   private(set) var lastVersion: Int64
-  /// The version at which the file was opened: what has no entry in `changed` is older.
-  private let firstVersion: Int64
-  /// When each collection was last changed; for transactions that have queried it.
-  private var changed: [CollectionName: Int64] = [:]
+  /// For transactions that have queried a collection.
+  private var changes: CollectionVersions
   /// What the batch under way has changed.
   private var changedEntities: [EntityAddress] = []
 
@@ -56,7 +54,9 @@ final class SQLiteWriter: BatchWriter {
     try SQLiteSchema.prepare(self.connection)
     self.lastVersion = try self.connection.integer(
       "SELECT value FROM facts WHERE name = 'last_version'")
-    self.firstVersion = self.lastVersion
+    // Twice a transaction's life: it is measured by another clock.
+    self.changes = CollectionVersions(
+      since: self.lastVersion, span: configuration.policy.transactionLife * 2)
     past.opened(at: self.lastVersion)
   }
 
@@ -183,7 +183,7 @@ final class SQLiteWriter: BatchWriter {
     // Most commits are of one collection.
     var last: CollectionName?
     for write in decision.writes where write.address.collection != last {
-      self.changed[write.address.collection] = version
+      self.changes.changed(write.address.collection, at: version)
       last = write.address.collection
     }
     return .committed(answer)
@@ -194,14 +194,13 @@ final class SQLiteWriter: BatchWriter {
     _ dependencies: TransactionTable.Dependencies
   ) throws(StoreFailure) -> GatewayError? {
     for (collection, version) in dependencies.collections
-    where self.changed[collection] ?? self.firstVersion > version {
+    where self.changes.hasChanged(collection, since: version) {
       let kind = try? collection.parts().kind
       return .contention("kind \(kind ?? "?")")
     }
     for (prefix, version) in dependencies.prefixes {
-      let changed = self.changed.first { $0.value > version && $0.key.bytes.starts(with: prefix) }
-      if changed != nil || self.firstVersion > version {
-        let kind = try? changed?.key.parts().kind
+      if let change = self.changes.change(below: prefix, since: version) {
+        let kind = try? change.collection?.parts().kind
         return .contention("kind \(kind ?? "?")")
       }
     }

@@ -1,0 +1,75 @@
+import ArgumentParser
+
+/// Measures a scheduler with a long queue.
+struct QueueCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "queue",
+    abstract:
+      "Fills a scheduler's queue with builds that nobody runs, and has others take it over.",
+    discussion: """
+      Starts a redis-server, an executor-allocator without executors, a datastore-gateway over \
+      SQLite and a scheduler, in a temporary directory below $TMPDIR. Compares how fast builds are \
+      taken while the queue is empty and when it is full; then a second scheduler joins, the first \
+      is killed, and at last the second is killed and a third one started. Ends with 1 if a build \
+      was not accepted, or is another one afterwards.
+      """)
+
+  @Option(help: "How many builds of one job each are queued in the end.")
+  var count = 1_000_000
+
+  @Option(help: "How many builds the speed is measured with, at either end.")
+  var sample = 20_000
+
+  @Option(help: "How many calls to submit a build may be open at a time.")
+  var concurrency = 256
+
+  @Option(help: "Of how many projects the builds are, in turn.")
+  var projects = 1_000
+
+  @Option(
+    help: ArgumentHelp(
+      "How long one build may take to be accepted, and a queue to be taken over.",
+      valueName: "seconds"))
+  var timeout = 600
+
+  @Option(
+    help: ArgumentHelp(
+      "The programs' directory; else $MILLRACE_BIN, else \(LocalStack.defaultPrograms).",
+      valueName: "dir"))
+  var bin: String?
+
+  @Option(help: "text or json.")
+  var output = BuildsCommand.OutputFormat.text
+
+  func validate() throws {
+    func check(_ name: String, _ value: Int, _ range: ClosedRange<Int>) throws {
+      guard !range.contains(value) else { return }
+      throw ValidationError(
+        "--\(name) \(value): expected \(range.lowerBound) to \(range.upperBound)")
+    }
+    try check("count", self.count, 2...10_000_000)
+    try check("sample", self.sample, 1...(self.count / 2))
+    try check("concurrency", self.concurrency, 1...Load.maximumConcurrency)
+    try check("projects", self.projects, 2...max(2, self.sample))
+    try check("timeout", self.timeout, 1...86_400)
+  }
+
+  func run() async throws {
+    let command = self
+    let report = try await Interrupts.cancelling {
+      let programs = LocalStack.programs(command.bin)
+      return try await AllocatorAlone(programs: programs).run(heartbeat: .seconds(1)) { allocator in
+        try await QueueBenchmark(
+          count: command.count, sample: command.sample, concurrency: command.concurrency,
+          projects: command.projects, timeout: .seconds(command.timeout)
+        ).run(over: allocator, programs: programs)
+      }
+    }
+    switch self.output {
+    case .text: print(report.text, terminator: "")
+    case .json: print(report.json)
+    }
+    for problem in report.problems { Progress.say("millrace-bench: \(problem)") }
+    if !report.problems.isEmpty { throw ExitCode.failure }
+  }
+}
