@@ -23,7 +23,8 @@ struct QueueCommand: AsyncParsableCommand {
   @Option(help: "How many calls to submit a build may be open at a time.")
   var concurrency = 256
 
-  @Option(help: "Of how many projects the builds are, in turn.")
+  @Option(
+    help: "Of how many projects the builds are, in turn. The first of each are not measured.")
   var projects = 1_000
 
   @Option(
@@ -47,10 +48,10 @@ struct QueueCommand: AsyncParsableCommand {
       throw ValidationError(
         "--\(name) \(value): expected \(range.lowerBound) to \(range.upperBound)")
     }
-    try check("count", self.count, 2...10_000_000)
-    try check("sample", self.sample, 1...(self.count / 2))
+    try check("count", self.count, 6...10_000_000)
+    try check("sample", self.sample, 1...(self.count / 3))
     try check("concurrency", self.concurrency, 1...Load.maximumConcurrency)
-    try check("projects", self.projects, 2...max(2, self.sample))
+    try check("projects", self.projects, 2...(self.count / 3))
     try check("timeout", self.timeout, 1...86_400)
   }
 

@@ -31,25 +31,28 @@ struct QueueBenchmark: Sendable {
     try await Schedulers.run(
       programs: programs, allocator: allocator.address, maximumQueued: self.count
     ) { schedulers in
-      let first = try schedulers.start("first")
+      let first = try schedulers.start(1)
       defer { first.process.signal(SIGKILL) }
-      let scheduler = try Scheduler(at: first.address)
       var report = QueueReport(count: self.count)
+      // The first builds are of another project each; and the first to come costs more than others.
+      let (ids, _) = try await self.ask(first)
+      let scheduler = try Scheduler(at: first.address)
+      let (begin, end) = (self.projects, self.count - self.sample)
 
       Progress.say("submitting \(self.sample) builds to an empty queue")
-      report.emptyPerSecond = try await self.submit(0..<self.sample, scheduler, &report)
-      let ids = try await self.firstBuilds(scheduler)
-      let middle = self.sample..<(self.count - self.sample)
-      Progress.say("submitting \(middle.count) more")
-      if !middle.isEmpty { _ = try await self.submit(middle, scheduler, &report) }
+      report.emptyPerSecond = try await self.submit(
+        begin..<begin + self.sample, scheduler, &report)
+      Progress.say("submitting \(end - begin - self.sample) more")
+      if begin + self.sample < end {
+        _ = try await self.submit(begin + self.sample..<end, scheduler, &report)
+      }
       Progress.say("submitting the last \(self.sample)")
-      report.fullPerSecond = try await self.submit(
-        middle.upperBound..<self.count, scheduler, &report)
+      report.fullPerSecond = try await self.submit(end..<self.count, scheduler, &report)
       report.memoryBytes = ProcessStatus.peakMemory(of: first.process.id) ?? 0
       await scheduler.close()
 
       Progress.say("a second scheduler joins")
-      let second = try schedulers.start("second")
+      let second = try schedulers.start(2)
       defer { second.process.signal(SIGKILL) }
       report.joinSeconds = try await self.seconds(until: second, serves: ids, &report)
       Progress.say("the first is killed")
@@ -57,7 +60,7 @@ struct QueueBenchmark: Sendable {
       report.takeOverSeconds = try await self.seconds(until: second, serves: ids, &report)
       Progress.say("the second is killed, and a third started")
       second.process.signal(SIGKILL)
-      let third = try schedulers.start("third")
+      let third = try schedulers.start(3)
       defer { third.process.signal(SIGKILL) }
       report.restartSeconds = try await self.seconds(until: third, serves: ids, &report)
       report.restartedMemoryBytes = ProcessStatus.peakMemory(of: third.process.id) ?? 0
@@ -92,60 +95,64 @@ struct QueueBenchmark: Sendable {
       pool: Self.pool)
   }
 
-  /// The id of each project's first build.
-  private func firstBuilds(_ scheduler: Scheduler) async throws -> [String] {
-    let load = self.load(0..<self.count)
-    var ids: [String] = []
-    for project in 0..<self.projects {
-      var patience = Patience(limit: self.timeout)
-      ids.append(try await scheduler.submit(load.request(project), &patience))
-    }
-    return ids
-  }
-
   // MARK: Who takes over
 
-  /// How long it takes until a scheduler knows the first build of each project: asked to take it again, it
-  /// answers with the build that is there.
+  /// How long it takes until a scheduler knows the first build of each project.
   private func seconds(
     until member: Schedulers.Member, serves ids: [String], _ report: inout QueueReport
   ) async throws -> Double {
-    let begin = ContinuousClock.now
-    let channel = try RPCChannel(to: member.address)
-    let client = SchedulerV1.SchedulerClient(channel)
-    let load = self.load(0..<self.count)
-    let others = try await withThrowingTaskGroup(of: Int.self) { group in
-      for part in 0..<Self.probesAtOnce {
-        group.addTask {
-          var others = 0
-          for project in stride(from: part, to: ids.count, by: Self.probesAtOnce) {
-            let answer = try await Self.probe(
-              client, load.request(project), begin + self.timeout)
-            if answer != ids[project] { others += 1 }
-          }
-          return others
-        }
-      }
-      return try await group.reduce(0, +)
-    }
-    await channel.close()
+    let (answers, seconds) = try await self.ask(member)
+    let others = zip(ids, answers).count { $0 != $1 }
     if others > 0 {
       report.problems.append("\(others) of \(ids.count) builds are others after a take-over")
     }
-    return begin.duration(to: .now).seconds
+    return seconds
   }
 
-  private static func probe(
-    _ client: SchedulerV1.SchedulerClient, _ request: SchedulerV1.SubmitBuildRequest,
-    _ end: ContinuousClock.Instant
-  ) async throws -> String? {
+  /// Submits the first build of each project until a scheduler has taken all of them: those that are there
+  /// are answered as they are.
+  ///
+  /// - Returns: Their ids, and how long it took.
+  private func ask(
+    _ member: Schedulers.Member
+  ) async throws -> (ids: [String], seconds: Double) {
+    let begin = ContinuousClock.now
+    let channel = try RPCChannel(to: member.address)
+    let client = SchedulerV1.SchedulerClient(channel)
+    let load = self.load(0..<self.projects)
+    let ids = try await withThrowingTaskGroup(of: [(Int, String)].self) { group in
+      for part in 0..<Self.probesAtOnce {
+        group.addTask {
+          var ids: [(Int, String)] = []
+          for project in stride(from: part, to: self.projects, by: Self.probesAtOnce) {
+            let request = load.request(project)
+            ids.append(
+              (project, try await Self.submit(request, client, member, begin + self.timeout)))
+          }
+          return ids
+        }
+      }
+      return try await group.reduce(into: Array(repeating: "", count: self.projects)) { ids, some in
+        for (project, id) in some { ids[project] = id }
+      }
+    }
+    await channel.close()
+    return (ids, begin.duration(to: .now).seconds)
+  }
+
+  /// Asks often: it is the scheduler whose time is measured.
+  private static func submit(
+    _ request: SchedulerV1.SubmitBuildRequest, _ client: SchedulerV1.SchedulerClient,
+    _ member: Schedulers.Member, _ end: ContinuousClock.Instant
+  ) async throws -> String {
     while true {
       do {
-        return try await client.submitBuild(
-          request, options: CallOptions(timeout: self.probeTimeout)
-        ).build?.id
+        let answer = try await client.submitBuild(
+          request, options: CallOptions(timeout: self.probeTimeout))
+        return answer.build?.id ?? ""
       } catch let error as RPCError {
         try Task.checkCancellation()
+        try member.check()
         guard [.unavailable, .deadlineExceeded, .resourceExhausted].contains(error.code),
           .now < end
         else { throw error }

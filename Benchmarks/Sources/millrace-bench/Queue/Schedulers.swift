@@ -7,12 +7,20 @@ struct Schedulers: Sendable {
   struct Member: Sendable {
     var process: ChildProcess
     var address: String
+    var log: String
+
+    /// Fails if it is there no more.
+    func check() throws {
+      guard self.process.hasEnded else { return }
+      let said = (try? String(contentsOfFile: self.log, encoding: .utf8)) ?? ""
+      throw BenchmarkFailure("the scheduler has ended:\n\(said.suffix(4_000))")
+    }
   }
 
   private let programs: String
   private let directory: String
-  private let gateway: ChildProcess
-  private let gatewayAddress: String
+  /// The gateway's port; two for each process follow.
+  private let basePort: Int
   private let allocator: String
   private let maximumQueued: Int
 
@@ -24,31 +32,30 @@ struct Schedulers: Sendable {
     let directory = try LocalStack.temporaryDirectory()
     defer { try? FileManager.default.removeItem(atPath: directory) }
     let port = try Ports.freeBlock()
-    let address = "127.0.0.1:\(port)"
     let gateway = try ChildProcess(
       [
         "\(programs)/millrace-datastore-gateway", "--data", "\(directory)/gateway", "--listen",
-        address, "--admin-listen", "127.0.0.1:\(port + 1)",
+        "127.0.0.1:\(port)", "--admin-listen", "127.0.0.1:\(port + 1)",
       ], environment: [:], output: "\(directory)/gateway.log")
     defer { gateway.signal(SIGKILL) }
     return try await body(
       Schedulers(
-        programs: programs, directory: directory, gateway: gateway, gatewayAddress: address,
-        allocator: allocator, maximumQueued: maximumQueued))
+        programs: programs, directory: directory, basePort: port, allocator: allocator,
+        maximumQueued: maximumQueued))
   }
 
-  /// Starts one more.
-  func start(_ name: String) throws -> Member {
-    let port = try Ports.freeBlock()
+  /// Starts one more; each has a number of its own, from 1 on.
+  func start(_ number: Int) throws -> Member {
+    let port = self.basePort + 2 * number
+    let log = "\(self.directory)/scheduler-\(number).log"
     let address = "127.0.0.1:\(port)"
     let process = try ChildProcess(
       [
-        "\(self.programs)/millrace-scheduler", "--data", "\(self.directory)/\(name)", "--listen",
-        address, "--admin-listen", "127.0.0.1:\(port + 1)", "--gateway", self.gatewayAddress,
+        "\(self.programs)/millrace-scheduler", "--data", "\(self.directory)/scheduler-\(number)",
+        "--listen", address, "--admin-listen", "127.0.0.1:\(port + 1)", "--gateway",
+        "127.0.0.1:\(self.basePort)",
         "--allocator", self.allocator, "--max-queued-jobs", "\(self.maximumQueued)",
-      ], environment: [:], output: "\(self.directory)/\(name).log")
-    return Member(process: process, address: address)
+      ], environment: [:], output: log)
+    return Member(process: process, address: address, log: log)
   }
-
-  var gatewayProcess: (name: String, pid: pid_t) { ("datastore-gateway", self.gateway.id) }
 }
