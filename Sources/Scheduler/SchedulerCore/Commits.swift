@@ -84,6 +84,27 @@ struct BuildEntry: Sendable {
     return count - self.waitingJobs
   }
 
+  /// Where a build that was read comes in among the others that were.
+  struct Turn: Comparable {
+    let createdAt: Timestamp
+    let id: BuildID
+    let hasGroup: Bool
+    /// In a group what has begun goes first, then what was to begin, then what came first.
+    let place: Int
+
+    static func < (left: Self, right: Self) -> Bool {
+      (left.createdAt, left.id) < (right.createdAt, right.id)
+    }
+  }
+
+  var turn: Turn {
+    let record = self.machine.record
+    let hasBegun = record.state == .running || record.holdsExecutors
+    return Turn(
+      createdAt: record.createdAt, id: record.id, hasGroup: !record.group.isEmpty,
+      place: hasBegun ? 0 : record.jobs.contains { $0.state == .queued } ? 1 : 2)
+  }
+
   /// What is due of a build that nothing more happens to for now.
   enum Due {
     case nothing
@@ -518,6 +539,9 @@ extension Scheduler {
   mutating func insert(_ entry: BuildEntry) {
     self.builds[entry.machine.record.id] = entry
     self.partitionBuilds[entry.partition.number] += 1
+    if self.partitions[entry.partition] == .loading {
+      self.loadingBuilds[entry.partition, default: []].append(entry.machine.record.id)
+    }
   }
 
   /// Forgets a build with all that was planned for it; runners keep what they run.

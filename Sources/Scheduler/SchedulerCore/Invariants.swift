@@ -18,6 +18,10 @@ extension Scheduler {
       "builds of partitions are counted as \(self.partitionBuilds), there are \(counts)")
     for (id, entry) in self.builds.sorted(by: { $0.key < $1.key }) {
       check(self.partitions[entry.partition] != nil, "\(id) is another scheduler's")
+      check(
+        self.partitions[entry.partition] != .loading
+          || self.loadingBuilds[entry.partition]?.contains(id) ?? false,
+        "\(id): read, and not among what is to be resumed")
       let machine = entry.machine
       let record = machine.record
       waiting += record.jobs.count { $0.state == .blocked || $0.state == .queued }

@@ -29,19 +29,16 @@ extension Scheduler {
     for partition in loaded { self.partitions[partition] = .serving }
     self.countPartitions()
     var effects: [Effect] = []
-    let records = self.builds.values.lazy.filter { loaded.contains($0.partition) }
-      .map(\.machine.record)
-      .sorted { ($0.createdAt, $0.id) < ($1.createdAt, $1.id) }
-    // In a group what has begun goes first, then what was to begin, then what came first.
-    func place(_ record: BuildRecord) -> Int {
-      if record.state == .running || record.holdsExecutors { return 0 }
-      return record.jobs.contains { $0.state == .queued } ? 1 : 2
+    // One that was let go of and read again is there twice.
+    let read = Set(loaded.flatMap { self.loadingBuilds.removeValue(forKey: $0) ?? [] })
+    let turns = read.compactMap { self.builds[$0]?.turn }.sorted()
+    let grouped = turns.filter(\.hasGroup)
+    let records = grouped.compactMap { self.builds[$0.id]?.machine.record }
+    for place in 0...2 {
+      for turn in grouped where turn.place == place { self.joinGroup(turn.id) }
     }
-    for number in 0...2 {
-      for record in records where place(record) == number { self.joinGroup(record.id) }
-    }
-    for record in records {
-      self.change(record.id, at: now, &effects) { $0.resume(at: now, $2, &$1) }
+    for turn in turns {
+      self.change(turn.id, at: now, &effects) { $0.resume(at: now, $2, &$1) }
     }
     self.supersedeEarlier(of: records, at: now, &effects)
     effects += self.queue.changes()
@@ -105,6 +102,7 @@ extension Scheduler {
 
   private mutating func forget(_ partition: Partition) {
     self.partitions[partition] = nil
+    self.loadingBuilds[partition] = nil
     for key in self.groups.keys where Partition(of: key.project) == partition {
       self.groups[key] = nil
     }

@@ -33,6 +33,8 @@ package struct Scheduler: Sendable {
   var waitingJobs = 0
   /// Where the partitions stand that it owns.
   var partitions: [Partition: PartitionStage] = [:]
+  /// Builds at hand of partitions whose records are being read.
+  var loadingBuilds: [Partition: [BuildID]] = [:]
   /// Builds at hand of each partition.
   var partitionBuilds = Array(repeating: 0, count: Partition.count)
   /// Why the store did not answer the last time it was asked; nil if it did.

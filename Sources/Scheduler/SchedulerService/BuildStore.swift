@@ -40,8 +40,15 @@ final class BuildStore: @unchecked Sendable {
   }
 
   static let kind = "Build"
-  /// The partition of a build that is active; what its next owner looks for.
-  static let partitionProperty = "activeIn"
+  /// Of a build that is active: its partition, which its next owner looks for, and in its lower bits when it
+  /// was submitted. So what comes together stands together in the index, and few of its pages change.
+  static let activeProperty = "activeAt"
+  private static let activeTimeBits: Int64 = 48
+  /// What earlier versions wrote instead: the partition alone, and before that only that it is active.
+  private static let earlierPartitionProperty = "activeIn"
+  private static let earlierActiveProperty = "active"
+  /// When a build was submitted that is not finished.
+  private static let unfinishedProperty = "unfinishedSince"
   /// A record may take what one unindexed value of an entity may (Datastore's limit is 1,048,487
   /// bytes), with room for the entity's other properties.
   static let maximumRecordBytes = 1_000_000
@@ -115,11 +122,14 @@ final class BuildStore: @unchecked Sendable {
       ])
     // What nobody looks for has no row in an index: most records are of builds that are over.
     if record.state != .finished {
-      entity.properties["finished"] = DatastoreV1.Value(valueType: .booleanValue(false))
+      entity.properties[Self.unfinishedProperty] = DatastoreV1.Value(
+        valueType: .timestampValue(GoogleProtobuf.Timestamp(record.createdAt)))
     }
     if record.isActive {
-      entity.properties["active"] = DatastoreV1.Value(valueType: .booleanValue(true))
-      entity.properties[Self.partitionProperty] = Self.value(of: Partition(of: record.project))
+      let place =
+        Self.activeRange(of: Partition(of: record.project)).lowerBound
+        + min(max(record.createdAt.microseconds / 1_000, 0), (1 << Self.activeTimeBits) - 1)
+      entity.properties[Self.activeProperty] = DatastoreV1.Value(valueType: .integerValue(place))
     }
     self.writes.append(
       Write(
@@ -243,34 +253,65 @@ final class BuildStore: @unchecked Sendable {
     return response.found.first.map { Self.reading($0) } ?? .missing
   }
 
-  /// Gives every record of an active build of a partition to `body`, page by page.
+  /// Gives every record of an active build of a partition to `body`, page by page; some of them twice.
   func scanActive(
     of partition: Partition, _ body: ([(id: BuildID, reading: Reading)]) async -> Void
   ) async throws {
+    let range = Self.activeRange(of: partition)
     try await self.scan(
-      [Self.partitionProperty: .integerValue(Int64(partition.number))], body)
+      [
+        Self.condition(Self.activeProperty, .greaterThanOrEqual, .integerValue(range.lowerBound)),
+        Self.condition(Self.activeProperty, .lessThan, .integerValue(range.upperBound)),
+      ], body)
+    let number = DatastoreV1.Value.ValueType.integerValue(Int64(partition.number))
+    try await self.scan([Self.condition(Self.earlierPartitionProperty, .equal, number)], body)
   }
 
-  /// Gives every record of an active build to `body`, page by page; those too that an earlier
-  /// version wrote, which knew no partitions.
+  /// Gives every record of an active build to `body`, page by page; some of them twice.
   func scanActive(_ body: ([(id: BuildID, reading: Reading)]) async -> Void) async throws {
-    try await self.scan(["active": .booleanValue(true)], body)
+    try await self.scan(
+      [Self.condition(Self.activeProperty, .greaterThanOrEqual, .integerValue(0))], body)
+    try await self.scan(
+      [Self.condition(Self.earlierActiveProperty, .equal, .booleanValue(true))], body)
   }
 
+  private static func activeRange(of partition: Partition) -> Range<Int64> {
+    let number = Int64(partition.number)
+    return number << self.activeTimeBits..<(number + 1) << self.activeTimeBits
+  }
+
+  private struct ScannedPage: Sendable {
+    var builds: [(id: BuildID, reading: Reading)]
+    /// Empty behind the last.
+    var cursor: [UInt8]
+  }
+
+  /// The next page is on its way while `body` has one.
   private func scan(
-    _ filters: [String: DatastoreV1.Value.ValueType],
+    _ conditions: [DatastoreV1.Filter],
     _ body: ([(id: BuildID, reading: Reading)]) async -> Void
   ) async throws {
-    var cursor: [UInt8] = []
-    while true {
-      let batch = try await self.run(
-        filters: filters, newestFirst: false, limit: Self.scanPage, cursor: cursor)
-      await body(batch.entityResults.map { (Self.id(of: $0), Self.reading($0)) })
-      guard batch.moreResults != .noMoreResults, !batch.endCursor.isEmpty,
-        !batch.entityResults.isEmpty
-      else { return }
-      cursor = batch.endCursor
+    var page = try await self.page(conditions, cursor: [])
+    while !page.cursor.isEmpty {
+      let cursor = page.cursor
+      async let next = self.page(conditions, cursor: cursor)
+      await body(page.builds)
+      page = try await next
     }
+    await body(page.builds)
+  }
+
+  private func page(
+    _ conditions: [DatastoreV1.Filter], cursor: [UInt8]
+  ) async throws -> ScannedPage {
+    let batch = try await self.run(
+      conditions, order: [], limit: Self.scanPage, cursor: cursor)
+    let isLast = batch.moreResults == .noMoreResults || batch.entityResults.isEmpty
+    // Elsewhere than on the loop, which has enough to do with what is read.
+    let builds = await withTaskExecutorPreference(globalConcurrentExecutor) {
+      batch.entityResults.map { (Self.id(of: $0), Self.reading($0)) }
+    }
+    return ScannedPage(builds: builds, cursor: isLast ? [] : batch.endCursor)
   }
 
   /// Newest first.
@@ -281,11 +322,15 @@ final class BuildStore: @unchecked Sendable {
   func list(
     project: ProjectID?, unfinished: Bool, limit: Int32, cursor: [UInt8]
   ) async throws -> Page {
-    var filters: [String: DatastoreV1.Value.ValueType] = [:]
-    if let project { filters["project"] = .stringValue(project.rawValue) }
-    if unfinished { filters["finished"] = .booleanValue(false) }
+    let conditions = project.map {
+      [Self.condition("project", .equal, .stringValue($0.rawValue))]
+    }
+    // Only what is not finished has a place in this order.
+    let order = DatastoreV1.PropertyOrder(
+      property: DatastoreV1.PropertyReference(
+        name: unfinished ? Self.unfinishedProperty : "created"), direction: .descending)
     let batch = try await self.run(
-      filters: filters, newestFirst: true, limit: limit, cursor: cursor)
+      conditions ?? [], order: [order], limit: limit, cursor: cursor)
     let builds = batch.entityResults.compactMap { result -> BuildRecord? in
       guard case .found(let stored) = Self.reading(result) else { return nil }
       return stored.record
@@ -294,26 +339,24 @@ final class BuildStore: @unchecked Sendable {
     return Page(builds: builds, cursor: isLast ? [] : batch.endCursor)
   }
 
+  private static func condition(
+    _ property: String, _ op: DatastoreV1.PropertyFilter.Operator,
+    _ value: DatastoreV1.Value.ValueType
+  ) -> DatastoreV1.Filter {
+    DatastoreV1.Filter(
+      filterType: .propertyFilter(
+        DatastoreV1.PropertyFilter(
+          property: DatastoreV1.PropertyReference(name: property), op: op,
+          value: DatastoreV1.Value(valueType: value))))
+  }
+
   private func run(
-    filters: [String: DatastoreV1.Value.ValueType], newestFirst: Bool, limit: Int32,
+    _ conditions: [DatastoreV1.Filter], order: [DatastoreV1.PropertyOrder], limit: Int32,
     cursor: [UInt8]
   ) async throws -> DatastoreV1.QueryResultBatch {
-    let conditions = filters.sorted { $0.key < $1.key }.map { name, value in
-      DatastoreV1.Filter(
-        filterType: .propertyFilter(
-          DatastoreV1.PropertyFilter(
-            property: DatastoreV1.PropertyReference(name: name), op: .equal,
-            value: DatastoreV1.Value(valueType: value))))
-    }
     var query = DatastoreV1.Query(
-      kind: [DatastoreV1.KindExpression(name: Self.kind)], startCursor: cursor,
+      kind: [DatastoreV1.KindExpression(name: Self.kind)], order: order, startCursor: cursor,
       limit: GoogleProtobuf.Int32Value(value: limit))
-    if newestFirst {
-      query.order = [
-        DatastoreV1.PropertyOrder(
-          property: DatastoreV1.PropertyReference(name: "created"), direction: .descending)
-      ]
-    }
     if conditions.count == 1 {
       query.filter = conditions[0]
     } else if conditions.count > 1 {
@@ -338,10 +381,6 @@ final class BuildStore: @unchecked Sendable {
       path: [DatastoreV1.Key.PathElement(kind: Self.kind, idType: .name(build.rawValue))])
   }
 
-  private static func value(of partition: Partition) -> DatastoreV1.Value {
-    DatastoreV1.Value(valueType: .integerValue(Int64(partition.number)))
-  }
-
   private static func id(of result: DatastoreV1.EntityResult) -> BuildID {
     guard case .name(let name)? = result.entity?.key?.path.last?.idType else { return "" }
     return BuildID(name)
@@ -355,7 +394,7 @@ final class BuildStore: @unchecked Sendable {
       let message = try SchedulerV1.BuildRecord(decoding: bytes)
       let record = try BuildRecord(message)
       let isOutdated =
-        record.isActive && result.entity?.properties[Self.partitionProperty] == nil
+        record.isActive && result.entity?.properties[Self.activeProperty] == nil
       return .found(
         StoredBuild(record: record, version: result.version, isOutdated: isOutdated))
     } catch {
