@@ -155,17 +155,8 @@ final class Driver: @unchecked Sendable {
           }
           self.recovered(self.current(left, as: generations))
           left = []
-        } else if let next = left.min() {
-          if self.current([next], as: generations).isEmpty {
-            left.remove(next)
-            continue
-          }
-          try await self.store.scanActive(of: next) { page in
-            for (id, reading) in page { self.recovered(id, reading) }
-            count += page.count
-          }
-          self.recovered(self.current([next], as: generations))
-          left.remove(next)
+        } else {
+          try await self.recoverEach(&left, as: generations) { count += $0 }
         }
         failures = 0
       } catch {
@@ -185,6 +176,37 @@ final class Driver: @unchecked Sendable {
         "partitions": "\(partitions.count)", "builds": "\(count)",
         "time": "\(ContinuousClock.now - begin)",
       ])
+  }
+
+  /// Some at a time: while one's records are on their way, others' are taken in. What was read leaves
+  /// `left`, also where another cannot be.
+  private func recoverEach(
+    _ left: inout Set<Partition>, as generations: [Int], _ read: (_ builds: Int) -> Void
+  ) async throws {
+    try await withThrowingTaskGroup(of: (partition: Partition, builds: Int).self) { group in
+      var waiting = left.sorted()[...]
+      func begin(_ partition: Partition?) {
+        guard let partition else { return }
+        group.addTask { (partition, try await self.recover(partition, as: generations)) }
+      }
+      for _ in 0..<Self.partitionsReadAtOnce { begin(waiting.popFirst()) }
+      while let next = try await group.next() {
+        left.remove(next.partition)
+        read(next.builds)
+        begin(waiting.popFirst())
+      }
+    }
+  }
+
+  private func recover(_ partition: Partition, as generations: [Int]) async throws -> Int {
+    guard !self.isStopped, !self.current([partition], as: generations).isEmpty else { return 0 }
+    var count = 0
+    try await self.store.scanActive(of: partition) { page in
+      for (id, reading) in page { self.recovered(id, reading) }
+      count += page.count
+    }
+    self.recovered(self.current([partition], as: generations))
+    return count
   }
 
   private func recovered(_ partitions: Set<Partition>) {
@@ -288,6 +310,7 @@ final class Driver: @unchecked Sendable {
     await self.onLoop { self.core.shown(id) }
   }
 
+  private static let partitionsReadAtOnce = 4
   /// Builds of a project that tell how long its jobs take.
   private static let historyBuilds: Int32 = 20
 

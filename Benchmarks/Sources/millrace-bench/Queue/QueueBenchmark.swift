@@ -8,7 +8,7 @@ struct QueueBenchmark: Sendable {
   private static let pool = "nobody"
   private static let probeTimeout = Duration.seconds(2)
   private static let probePause = Duration.milliseconds(20)
-  private static let probesAtOnce = 64
+  private static let probesAtOnce = 16
 
   var count: Int
   var sample: Int
