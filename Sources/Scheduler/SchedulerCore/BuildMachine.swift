@@ -24,7 +24,7 @@ struct BuildMachine: Sendable {
   /// Another build of its concurrency group goes first.
   private(set) var isHeldBack = false
   /// Where its work stands in the ready queue.
-  var tickets: [Work.Item: Ticket] = [:]
+  var tickets = Tickets()
   /// Since when what a record says is queued has waited already, as far as that tells.
   private var waitsSince: [Work.Item: Timestamp] = [:]
   /// Work that waits for a delay before it is put there.
@@ -33,15 +33,18 @@ struct BuildMachine: Sendable {
   private(set) var artifactBytes: Int
   let graph: BuildGraph
   private var unfinished: [Int]
+  /// Of most builds that wait; they share it.
+  private static let oneUnfinished = [1]
 
   init(_ record: BuildRecord) {
     self.record = record
     self.graph = BuildGraph(record)
     self.artifactBytes = record.jobs.lazy.flatMap(\.attempts).flatMap(\.artifacts)
       .reduce(0) { $0 + $1.recordBytes }
-    self.unfinished = self.graph.legs.map { range in
+    let unfinished = self.graph.legs.map { range in
       range.count { record.jobs[$0].state != .finished }
     }
+    self.unfinished = unfinished == Self.oneUnfinished ? Self.oneUnfinished : unfinished
   }
 
   // MARK: Birth
@@ -134,7 +137,11 @@ struct BuildMachine: Sendable {
   }
 
   mutating func takeWaitsSince(_ item: Work.Item) -> Timestamp? {
-    self.waitsSince.removeValue(forKey: item)
+    guard let since = self.waitsSince[item] else { return nil }
+    self.waitsSince[item] = nil
+    // An emptied dictionary would keep its memory.
+    if self.waitsSince.isEmpty { self.waitsSince = [:] }
+    return since
   }
 
   // MARK: The concurrency group

@@ -9,22 +9,22 @@ struct BuildEntry: Sendable {
   }
 
   @Boxed var machine: BuildMachine
-  let partition: Partition
+  /// The record that is being written.
+  @BoxedOptional var inFlight: BuildRecord?
+  /// The last committed record, while there is a newer one.
+  @BoxedOptional var committed: BuildRecord?
   /// Of the stored record; nil: there is none yet.
   var version: Int64?
   /// The newest state is not written, or being written.
   var isDirty = false
   /// The newest state shows more than the last revision did.
   var isProgress = false
-  /// The record that is being written.
-  @BoxedOptional var inFlight: BuildRecord?
-  /// The last committed record, while there is a newer one.
-  @BoxedOptional var committed: BuildRecord?
   /// Its write met another's record, which is being read.
   var isLoading = false
-  var failures = 0
+  let partition: Partition
   /// The round whose end was counted.
   var countedRound: Int32?
+  var failures = 0
   /// For the write that is under way, and for the next one.
   var afterThis: [Deferred] = []
   var afterNext: [Deferred] = []
@@ -230,7 +230,8 @@ extension Scheduler {
         since: self.builds.values[index].machine.takeWaitsSince(item).map { min($0, now) } ?? now)
       self.builds.values[index].machine.tickets[item] = ticket
     case .dequeue(let item):
-      if let ticket = self.builds.values[index].machine.tickets.removeValue(forKey: item) {
+      if let ticket = self.builds.values[index].machine.tickets[item] {
+        self.builds.values[index].machine.tickets[item] = nil
         self.queue.remove(ticket)
       }
       self.builds.values[index].machine.resting.remove(item)

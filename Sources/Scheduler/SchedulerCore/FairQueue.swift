@@ -29,8 +29,8 @@ package typealias Ticket = UInt64
 struct FairQueue: Sendable {
   struct Entry: Hashable, Sendable, Comparable {
     var work: Work
-    var project: ProjectID
     var priority: Int32
+    var project: ProjectID
     /// When its build was submitted.
     var age: Timestamp
     /// Since when it waits.

@@ -69,7 +69,7 @@ extension Scheduler {
             || self.partitions[entry.partition] != .serving,
           "\(job.id) of \(id) is queued and stands nowhere")
       }
-      for (item, ticket) in machine.tickets {
+      for (item, ticket) in machine.tickets.all {
         check(self.queue.contains(ticket), "\(item) of \(id) has a ticket that nobody knows")
         check(tickets.insert(ticket).inserted, "ticket \(ticket) is there twice")
       }

@@ -6,12 +6,15 @@ package struct Partition: Hashable, Sendable, Comparable, CustomStringConvertibl
   /// Fixed for ever: records carry the number.
   package static let count = 64
 
+  /// One byte: every build has one.
+  private let byte: UInt8
+
   /// From 0.
-  package let number: Int
+  package var number: Int { Int(self.byte) }
 
   package init(_ number: Int) {
     precondition((0..<Self.count).contains(number), "there is no partition \(number)")
-    self.number = number
+    self.byte = UInt8(number)
   }
 
   /// The partition of a project: FNV-1a with 64 bits of its name in UTF-8, the upper half of the
@@ -22,7 +25,7 @@ package struct Partition: Hashable, Sendable, Comparable, CustomStringConvertibl
     for byte in project.rawValue.utf8 {
       hash = (hash ^ UInt64(byte)) &* 0x0000_0100_0000_01b3
     }
-    self.number = Int((hash ^ hash >> 32) % UInt64(Self.count))
+    self.byte = UInt8((hash ^ hash >> 32) % UInt64(Self.count))
   }
 
   package static let all = (0..<Self.count).map { Partition($0) }

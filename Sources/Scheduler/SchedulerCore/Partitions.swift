@@ -58,8 +58,8 @@ extension Scheduler {
     self.countPartitions()
     var effects: [Effect] = []
     for id in self.builds(in: closing) {
-      for ticket in (self.builds[id]?.machine.tickets ?? [:]).values { self.queue.remove(ticket) }
-      self.builds[id]?.machine.tickets = [:]
+      for ticket in self.builds[id]?.machine.tickets.values ?? [] { self.queue.remove(ticket) }
+      self.builds[id]?.machine.tickets = Tickets()
       self.settle(id, at: now, &effects)
     }
     effects += self.queue.changes()

@@ -77,7 +77,7 @@ struct ReadyQueue: Sendable {
   ) -> Ticket {
     self.nextTicket += 1
     let entry = FairQueue.Entry(
-      work: work, project: project, priority: priority, age: age, since: since,
+      work: work, priority: priority, project: project, age: age, since: since,
       ticket: self.nextTicket)
     self.arrivals.insert(Arrival(ticket: self.nextTicket, since: since, work: work))
     let turn = self.turn(of: project, for: shape)

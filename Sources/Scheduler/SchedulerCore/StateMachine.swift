@@ -195,7 +195,9 @@ package struct Scheduler: Sendable {
     // Only those that somebody looks at.
     for build in self.watchers.keys.sorted() {
       guard let machine = self.builds[build]?.machine,
-        machine.tickets.keys.contains(where: { machine.shape(of: $0, self.policy) == shape })
+        machine.tickets.all.contains(where: {
+          machine.shape(of: $0.item, self.policy) == shape
+        })
       else { continue }
       self.builds[build]?.isProgress = true
       self.settle(build, at: now, &effects)

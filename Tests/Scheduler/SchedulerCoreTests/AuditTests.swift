@@ -33,7 +33,7 @@ func aPlaceInTheQueueThatIsLostIsFoundAndPutRight() {
   _ = bench.submit("b", pipeline(job("a")))
   let ticket = bench.scheduler.builds["b"]!.machine.tickets[.job(0)]!
   bench.scheduler.queue.remove(ticket)
-  bench.scheduler.builds["b"]!.machine.tickets = [:]
+  bench.scheduler.builds["b"]!.machine.tickets = Tickets()
   bench.audit()
   #expect(bench.found == [.plan] && bench.scheduler.queueDepth == 1)
   #expect(bench.scheduler.takeTally().findings == [.plan: 1])
