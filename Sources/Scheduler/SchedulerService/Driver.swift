@@ -124,11 +124,21 @@ final class Driver: @unchecked Sendable {
         await self.recover(partitions, first: first, as: generations)
       }
     case .close(let partitions):
-      self.isClosing = true
-      self.feed { $0.partitionsClosing(partitions, at: $1) }
+      for partition in partitions.sorted() { self.close(partition) }
     case .drop(let partitions):
       for partition in partitions { self.generations[partition.number] += 1 }
       self.feed { $0.partitionsLost(partitions, at: $1) }
+    }
+  }
+
+  /// In a turn of the loop for each: a partition may have thousands of builds, and the session is to be
+  /// renewed meanwhile.
+  private func close(_ partition: Partition) {
+    let generations = self.generations
+    self.loop.execute {
+      guard !self.current([partition], as: generations).isEmpty else { return }
+      self.isClosing = true
+      self.feed { $0.partitionsClosing([partition], at: $1) }
     }
   }
 
