@@ -49,6 +49,8 @@ package struct Membership: Sendable {
     /// A partition that is to be handed over is closed when its builds have nothing under way;
     /// after so long it is handed over as it is.
     package var closingLimit = Duration.seconds(2)
+    /// Partitions that are closing at a time.
+    package var closingAtOnce = 4
     /// Who wants to leave and cannot give everything away, goes; the others will notice.
     package var leavingLimit = Duration.seconds(5)
 
@@ -503,9 +505,11 @@ package struct Membership: Sendable {
   }
 
   /// Begins to close partitions, so that together with those that are closing already there are
-  /// `excess`.
+  /// `excess`; some at a time, for nobody takes calls for them until the next owner has read them, and
+  /// who leaves all at once.
   private mutating func close(excess: Int, at now: Duration) {
     let closing = self.stages.values.count { if case .closing = $0 { true } else { false } }
+    let excess = self.me.isLeaving ? excess : min(excess, self.policy.closingAtOnce)
     guard excess > closing else { return }
     let open = self.stages.filter { [.serving, .loading].contains($0.value) }.map(\.key).sorted()
       .reversed()

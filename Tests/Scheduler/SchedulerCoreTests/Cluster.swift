@@ -51,6 +51,7 @@ struct Cluster {
   var isStoreAway = false
   /// How long it takes at most until nothing is under way for a partition, in milliseconds.
   var longestClosing = 200
+  var policy = Membership.Policy()
   private var nextVersion: Int64 = 0
   private var nextID = 0
   private var random: SplitMix64
@@ -66,7 +67,8 @@ struct Cluster {
   mutating func start(at address: String? = nil, rate: Double = 1, offset: Duration = .zero) -> Int
   {
     let number = self.members.count
-    let core = Membership(id: self.newID(), address: address ?? "replica-\(number):1")
+    let core = Membership(
+      id: self.newID(), address: address ?? "replica-\(number):1", policy: self.policy)
     self.members.append(Member(core: core, rate: rate, offset: offset))
     return number
   }

@@ -124,6 +124,8 @@ func whoLeavesHandsEverythingOver() {
 @Test
 func whatIsStillUnderWayWhenAPartitionIsGivenAwayComesToNothing() {
   var cluster = Cluster()
+  // All in one session's end.
+  cluster.policy.closingAtOnce = Partition.count
   _ = cluster.start()
   cluster.run(.seconds(2))
   let before = cluster.members[0].core.me.id
@@ -141,6 +143,21 @@ func whatIsStillUnderWayWhenAPartitionIsGivenAwayComesToNothing() {
     if case .drop(let partitions) = $0 { partitions } else { nil }
   }
   #expect(dropped.reduce([]) { $0.union($1) } == cluster.members[1].core.owned)
+}
+
+/// Nobody serves a partition from its closing until the next owner has read it.
+@Test
+func fewPartitionsAreOnTheirWayAtATime() {
+  var cluster = Cluster()
+  _ = cluster.start()
+  cluster.run(.seconds(2))
+  _ = cluster.start()
+  cluster.run(.seconds(8))
+  #expect([cluster.owned(by: 0), cluster.owned(by: 1)] == [32, 32])
+  let closed = cluster.members[0].events.compactMap {
+    if case .close(let partitions) = $0 { partitions.count } else { nil }
+  }
+  #expect(closed.reduce(0, +) == 32 && closed.allSatisfy { $0 <= 4 })
 }
 
 @Test

@@ -279,8 +279,10 @@ extension ReplicaStore {
   }
 
   private func withStore(
-    _ body: (BuildStore, @escaping @Sendable (BuildRecord, Int64?) async -> WriteResult)
-      async throws -> Void
+    _ body: (
+      BuildStore, @escaping @Sendable (BuildRecord, Int64?) async -> WriteResult,
+      DatastoreV1.DatastoreClient
+    ) async throws -> Void
   ) async throws {
     try await World.with { world in
       let loop = MultiThreadedEventLoopGroup.singleton.next()
@@ -294,19 +296,20 @@ extension ReplicaStore {
       let session = Membership.Replica(id: "me", address: "here:1")
       await replicas.surelyJoin(session)
       loop.execute { store.session = session.id }
-      try await body(store) { record, base in
+      let write: @Sendable (BuildRecord, Int64?) async -> WriteResult = { record, base in
         await withCheckedContinuation { continuation in
           loop.execute {
             store.write(record, base: base) { continuation.resume(returning: $0) }
           }
         }
       }
+      try await body(store, write, client)
       await channel.close()
     }
   }
 
   @Test func aWriteOnAnotherVersionIsAConflictAndItsNeighboursAreNot() async throws {
-    try await self.withStore { store, write in
+    try await self.withStore { store, write, _ in
       guard case .committed(let version) = await write(richRecord("b0"), nil) else {
         Issue.record("the first write was not committed")
         return
@@ -342,7 +345,7 @@ extension ReplicaStore {
   }
 
   @Test func aRecordThatIsTooLargeIsRefusedAndItsNeighboursAreNot() async throws {
-    try await self.withStore { _, write in
+    try await self.withStore { _, write, _ in
       var large = richRecord("large")
       large.message = String(repeating: "x", count: BuildStore.maximumNewRecordBytes)
       // A project that Datastore does not take as an indexed value: only its server can tell.
@@ -359,7 +362,7 @@ extension ReplicaStore {
   }
 
   @Test func whatIsActiveIsScannedPageByPage() async throws {
-    try await self.withStore { store, write in
+    try await self.withStore { store, write, _ in
       await withTaskGroup(of: Void.self) { group in
         for number in 0..<1_200 {
           var record = richRecord(BuildID("b\(number)"))
@@ -383,6 +386,84 @@ extension ReplicaStore {
         }
       }
       #expect(ids.count == 1_100)
+    }
+  }
+
+  /// Earlier versions wrote a build's partition in another property, and before that none at all.
+  @Test func recordsOfEarlierVersionsAreFound() async throws {
+    try await self.withStore { store, write, client in
+      let record = richRecord("new")
+      guard case .committed = await write(record, nil) else {
+        Issue.record("the record was not committed")
+        return
+      }
+      let path = [DatastoreV1.Key.PathElement(kind: BuildStore.kind, idType: .name("new"))]
+      let partition = DatastoreV1.PartitionId(projectID: "millrace", namespaceID: "n")
+      let answer = try await client.lookup(
+        DatastoreV1.LookupRequest(
+          projectID: "millrace", keys: [DatastoreV1.Key(partitionID: partition, path: path)]))
+      var entity = try #require(answer.found.first?.entity)
+      entity.properties[BuildStore.activeProperty] = nil
+      entity.properties["active"] = DatastoreV1.Value(valueType: .booleanValue(true))
+      entity.key?.path[0].idType = .name("oldest")
+      var older = entity
+      older.key?.path[0].idType = .name("older")
+      let number = Partition(of: record.project).number
+      older.properties["activeIn"] = DatastoreV1.Value(valueType: .integerValue(Int64(number)))
+      _ = try await client.commit(
+        DatastoreV1.CommitRequest(
+          projectID: "millrace", mode: .nonTransactional,
+          mutations: [entity, older].map { DatastoreV1.Mutation(operation: .upsert($0)) }))
+
+      func found(_ page: [(id: BuildID, reading: BuildStore.Reading)]) -> [BuildID: Bool] {
+        page.reduce(into: [:]) { found, next in
+          if case .found(let stored) = next.reading { found[next.id] = stored.isOutdated }
+        }
+      }
+      var ofPartition: [BuildID: Bool] = [:]
+      try await store.scanActive(of: Partition(of: record.project)) { page in
+        ofPartition.merge(found(page)) { $1 }
+      }
+      #expect(ofPartition == ["new": false, "older": true])
+      var all: [BuildID: Bool] = [:]
+      try await store.scanActive { page in all.merge(found(page)) { $1 } }
+      #expect(all == ["new": false, "older": true, "oldest": true])
+      let other = Partition((number + 1) % Partition.count)
+      try await store.scanActive(of: other) { page in #expect(page.isEmpty) }
+    }
+  }
+
+  @Test func buildsAreListedNewestFirst() async throws {
+    try await self.withStore { store, write, _ in
+      for number in 0..<6 {
+        var record = richRecord(BuildID("b\(number)"))
+        record.createdAt = Timestamp(microseconds: Int64(number) * 1_000_000)
+        record.project = number < 4 ? "p/q" : "other"
+        if number.isMultiple(of: 2) {
+          record.state = .finished
+          record.outcome = .succeeded
+        }
+        _ = await write(record, nil)
+      }
+      func list(_ project: ProjectID?, unfinished: Bool) async throws -> [BuildID] {
+        var ids: [BuildID] = []
+        var cursor: [UInt8] = []
+        repeat {
+          let page = try await store.list(
+            project: project, unfinished: unfinished, limit: 2, cursor: cursor)
+          ids += page.builds.map(\.id)
+          cursor = page.cursor
+        } while !cursor.isEmpty
+        return ids
+      }
+      let cases: [(project: ProjectID?, unfinished: Bool, ids: [BuildID])] = [
+        ("p/q", false, ["b3", "b2", "b1", "b0"]), ("p/q", true, ["b3", "b1"]),
+        (nil, true, ["b5", "b3", "b1"]), (nil, false, ["b5", "b4", "b3", "b2", "b1", "b0"]),
+      ]
+      for (project, unfinished, ids) in cases {
+        let listed = try await list(project, unfinished: unfinished)
+        #expect(listed == ids)
+      }
     }
   }
 }
