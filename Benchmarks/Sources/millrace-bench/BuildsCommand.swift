@@ -63,17 +63,12 @@ struct BuildsCommand: AsyncParsableCommand {
   var output = OutputFormat.text
 
   func validate() throws {
-    func check(_ name: String, _ value: Int?, _ range: ClosedRange<Int>) throws {
-      guard let value, !range.contains(value) else { return }
-      throw ValidationError(
-        "--\(name) \(value): expected \(range.lowerBound) to \(range.upperBound)")
-    }
-    try check("count", self.count, 1...10_000_000)
-    try check("concurrency", self.concurrency, 1...Load.maximumConcurrency)
-    try check("runners", self.runners, 1...64)
-    try check("slots", self.slots, 1...NoOpStep.maximumSlots)
-    try check("warm-up", self.warmUp, 0...10_000)
-    try check("timeout", self.timeout, 1...86_400)
+    try checkOption("count", self.count, 1...10_000_000)
+    try checkOption("concurrency", self.concurrency, 1...Load.maximumConcurrency)
+    try checkOption("runners", self.runners, 1...64)
+    try checkOption("slots", self.slots, 1...NoOpStep.maximumSlots)
+    try checkOption("warm-up", self.warmUp, 0...10_000)
+    try checkOption("timeout", self.timeout, 1...86_400)
     if let rate = self.rate, !(rate > 0 && rate <= 1_000_000) {
       throw ValidationError("--rate \(rate): expected more than 0, and at most 1000000")
     }

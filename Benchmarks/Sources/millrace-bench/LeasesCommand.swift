@@ -42,18 +42,13 @@ struct LeasesCommand: AsyncParsableCommand {
   var output = BuildsCommand.OutputFormat.text
 
   func validate() throws {
-    func check(_ name: String, _ value: Int, _ range: ClosedRange<Int>) throws {
-      guard !range.contains(value) else { return }
-      throw ValidationError(
-        "--\(name) \(value): expected \(range.lowerBound) to \(range.upperBound)")
-    }
-    try check("executors", self.executors, 1...100_000)
-    try check("rate", self.rate, 1...100_000)
-    try check("seconds", self.seconds, 1...3_600)
-    try check("hold", self.hold, 1...60_000)
+    try checkOption("executors", self.executors, 1...100_000)
+    try checkOption("rate", self.rate, 1...100_000)
+    try checkOption("seconds", self.seconds, 1...3_600)
+    try checkOption("hold", self.hold, 1...60_000)
     // An executor is suspect after 3 s.
-    try check("heartbeat", self.heartbeat, 50...2_900)
-    try check("filled", self.filled, 0...90)
+    try checkOption("heartbeat", self.heartbeat, 50...2_900)
+    try checkOption("filled", self.filled, 0...90)
   }
 
   func run() async throws {

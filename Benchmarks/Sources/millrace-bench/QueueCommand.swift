@@ -43,16 +43,11 @@ struct QueueCommand: AsyncParsableCommand {
   var output = BuildsCommand.OutputFormat.text
 
   func validate() throws {
-    func check(_ name: String, _ value: Int, _ range: ClosedRange<Int>) throws {
-      guard !range.contains(value) else { return }
-      throw ValidationError(
-        "--\(name) \(value): expected \(range.lowerBound) to \(range.upperBound)")
-    }
-    try check("count", self.count, 6...10_000_000)
-    try check("sample", self.sample, 1...(self.count / 3))
-    try check("concurrency", self.concurrency, 1...Load.maximumConcurrency)
-    try check("projects", self.projects, 2...(self.count / 3))
-    try check("timeout", self.timeout, 1...86_400)
+    try checkOption("count", self.count, 6...10_000_000)
+    try checkOption("sample", self.sample, 1...(self.count / 3))
+    try checkOption("concurrency", self.concurrency, 1...Load.maximumConcurrency)
+    try checkOption("projects", self.projects, 2...(self.count / 3))
+    try checkOption("timeout", self.timeout, 1...86_400)
   }
 
   func run() async throws {

@@ -1,4 +1,3 @@
-import FoundationEssentials
 import Glibc
 
 /// The CPU time of some processes, and of this one, up to a moment.
@@ -80,15 +79,5 @@ struct LeasesReport: Encodable, Sendable {
       .map { "\($0.key) \(($0.value * 100).rounded() / 100) s" }
     lines.append("CPU: " + cpu.joined(separator: ", "))
     return lines.joined(separator: "\n") + "\n"
-  }
-
-  /// As `--output json` prints it.
-  var json: String {
-    let encoder = JSONEncoder()
-    encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes, .prettyPrinted]
-    guard let data = try? encoder.encode(self) else {
-      preconditionFailure("a report holds only strings, finite numbers and booleans")
-    }
-    return String(decoding: data, as: UTF8.self)
   }
 }

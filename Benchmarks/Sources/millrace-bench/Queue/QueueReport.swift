@@ -1,5 +1,3 @@
-import FoundationEssentials
-
 /// What a measurement of a queue found. Encoded, it is what `--output json` prints.
 struct QueueReport: Encodable, Sendable {
   var count: Int
@@ -39,15 +37,5 @@ struct QueueReport: Encodable, Sendable {
       \(mebibytes(self.restartedMemoryBytes))
 
       """
-  }
-
-  /// As `--output json` prints it.
-  var json: String {
-    let encoder = JSONEncoder()
-    encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes, .prettyPrinted]
-    guard let data = try? encoder.encode(self) else {
-      preconditionFailure("a report holds only strings, finite numbers and booleans")
-    }
-    return String(decoding: data, as: UTF8.self)
   }
 }

@@ -1,5 +1,4 @@
 import BuildProtos
-import FoundationEssentials
 import RPC
 
 /// What a measurement of builds found. Encoded, it is what `--output json` prints.
@@ -138,15 +137,5 @@ struct BuildsReport: Encodable, Sendable {
       Latency("start", by: "client, record's started_at", durations(\.startedAt)),
       Latency("finish", by: "client, record's finished_at", durations(\.finishedAt)),
     ].compactMap(\.self)
-  }
-
-  /// As `--output json` prints it.
-  var json: String {
-    let encoder = JSONEncoder()
-    encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes, .prettyPrinted]
-    guard let data = try? encoder.encode(self) else {
-      preconditionFailure("a report holds only strings, finite numbers and booleans")
-    }
-    return String(decoding: data, as: UTF8.self)
   }
 }

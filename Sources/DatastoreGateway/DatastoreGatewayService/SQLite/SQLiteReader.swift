@@ -58,9 +58,10 @@ final class SQLiteReader: LookupReader {
           let answer = Result {
             try self.lookup(addresses, version: version) { try self.entity(at: addresses[$0]) }
           }
+          // Before the answer: who asks again because of it finds it in memory.
+          if case .success(let answer) = answer { self.cache.read(addresses, answer) }
           answered(count, answer)
           count += 1
-          if case .success(let answer) = answer { self.cache.read(addresses, answer) }
         }
       }
     } catch {
