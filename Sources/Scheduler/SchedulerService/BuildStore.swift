@@ -322,15 +322,16 @@ final class BuildStore: @unchecked Sendable {
   func list(
     project: ProjectID?, unfinished: Bool, limit: Int32, cursor: [UInt8]
   ) async throws -> Page {
-    let conditions = project.map {
-      [Self.condition("project", .equal, .stringValue($0.rawValue))]
+    var conditions: [DatastoreV1.Filter] = []
+    if let project {
+      conditions.append(Self.condition("project", .equal, .stringValue(project.rawValue)))
     }
     // Only what is not finished has a place in this order.
     let order = DatastoreV1.PropertyOrder(
       property: DatastoreV1.PropertyReference(
         name: unfinished ? Self.unfinishedProperty : "created"), direction: .descending)
     let batch = try await self.run(
-      conditions ?? [], order: [order], limit: limit, cursor: cursor)
+      conditions, order: [order], limit: limit, cursor: cursor)
     let builds = batch.entityResults.compactMap { result -> BuildRecord? in
       guard case .found(let stored) = Self.reading(result) else { return nil }
       return stored.record
