@@ -103,14 +103,25 @@ package struct ByteQueue: ~Copyable {
     self.end = 0
   }
 
+  /// What a queue that is to hold more than it does has room for next: all of a message of 4 MiB when a
+  /// sixty-fourth of it has come.
+  private var nextCapacity: Int {
+    switch self.capacity {
+    case 0: 0
+    case ..<(64 << 10): 64 << 10
+    default: self.capacity * 64
+    }
+  }
+
   private mutating func makeRoom(for count: Int, of total: Int = 0) {
     let held = self.count
     if held + count <= self.capacity, self.start >= held {
       // The room in front is enough, and the parts do not overlap.
       self.base.copyMemory(from: self.base + self.start, byteCount: held)
     } else {
-      let wanted = max(self.capacity * 2, held + count, min(self.capacity * 16, total), 256)
-      let (larger, capacity) = LargeBlocks.allocate(wanted)
+      let wanted = max(self.capacity * 2, held + count, 256)
+      let (larger, capacity) = LargeBlocks.allocate(
+        total > 0 ? max(held + count, min(total, self.nextCapacity)) : wanted)
       larger.copyMemory(from: self.base + self.start, byteCount: held)
       self.free()
       self.base = larger

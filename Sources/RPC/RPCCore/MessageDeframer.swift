@@ -37,6 +37,12 @@ package struct MessageDeframer: ~Copyable {
   /// What is kept here until the rest of its message comes, or until it is wanted.
   package var heldBytes: Int { self.body.count + self.backlog.count }
 
+  /// What has yet to come of the message that has begun; 0 where its prefix is not known, or it is
+  /// whole.
+  package var missingBytes: Int {
+    self.prefixCount == Self.prefixBytes ? self.size - self.body.count : 0
+  }
+
   /// Whether bytes wait for ``resume(receive:)``.
   package var hasBacklog: Bool { !self.backlog.isEmpty }
 

@@ -44,8 +44,8 @@ package final class HTTP2Session {
   private var isLeaving = false
   private let maximumQueuedFrames: Int
   let maximumConcurrentStreams: Int
-  /// nghttp2 is told of what was consumed in steps, for the telling is not for free; small enough
-  /// that half of a window always comes together.
+  private let maximumStreamWindow: Int
+  /// Less is consumed without a look at whether it is half a window, of which it is a part.
   private let consumptionStep: Int
   /// Bytes for which the connection's window is opened at the end of the read.
   @exclusivity(unchecked) var consumedBytes = 0
@@ -74,6 +74,7 @@ package final class HTTP2Session {
     self.maximumQueuedFrames =
       configuration.maximumQueuedFrames + 2 * Int(configuration.maximumConcurrentStreams)
     self.maximumConcurrentStreams = Int(configuration.maximumConcurrentStreams)
+    self.maximumStreamWindow = Int(configuration.maximumStreamWindow)
     self.consumptionStep = min(4 << 10, Int(configuration.streamWindow) / 8)
     self.windows = WindowEstimator(
       window: Int(configuration.streamWindow), maximum: Int(configuration.maximumStreamWindow))
@@ -341,14 +342,49 @@ package final class HTTP2Session {
     nghttp2_submit_settings(self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), setting, 1)
   }
 
-  /// Opens the stream's window again by bytes that the application has read.
+  /// Opens the stream's window again by bytes that the application has read, half a window at a time.
   package func consume(_ count: Int, on stream: HTTP2Stream) {
     guard !stream.isClosed else { return }
     if !self.hasNarrowWindows, self.windows.read(count) { self.ping(.window) }
-    stream.consumedBytes += count
-    guard stream.consumedBytes >= self.consumptionStep else { return }
-    nghttp2_session_consume_stream(self.session, stream.id, stream.consumedBytes)
+    let prepaid = min(count, stream.prepaidBytes)
+    stream.prepaidBytes -= prepaid
+    stream.consumedBytes += count - prepaid
+    guard stream.consumedBytes >= self.consumptionStep,
+      stream.consumedBytes >= self.acknowledgedWindow / 2
+    else { return }
+    self.openWindow(of: stream, by: stream.consumedBytes)
     stream.consumedBytes = 0
+  }
+
+  /// Lets the rest of a message that has begun come without a wait for every half of a window: what the
+  /// sender may have on its way grows by what it has said that it will send.
+  ///
+  /// - Parameter missing: What has yet to come of it, in bytes.
+  @inline(__always)
+  package func expect(_ missing: Int, on stream: HTTP2Stream) {
+    if missing > self.windows.window / 2, stream.prepaidBytes == 0 {
+      self.prepay(missing, on: stream)
+    }
+  }
+
+  private func prepay(_ missing: Int, on stream: HTTP2Stream) {
+    let count = min(missing, self.maximumStreamWindow - self.windows.window)
+    guard count > 0, !self.hasNarrowWindows, !stream.isClosed else { return }
+    stream.prepaidBytes = count
+    self.openWindow(of: stream, by: count)
+  }
+
+  /// By WINDOW_UPDATE, unless nothing more comes.
+  private func openWindow(of stream: HTTP2Stream, by count: Int) {
+    guard nghttp2_session_get_stream_remote_close(self.session, stream.id) == 0 else { return }
+    nghttp2_submit_window_update(
+      self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), stream.id, Int32(clamping: count))
+  }
+
+  /// What the peer knows to be the window in the beginning.
+  private var acknowledgedWindow: Int {
+    Int(
+      nghttp2_session_get_local_settings(self.session, NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE))
   }
 
   // MARK: - The connection
@@ -404,7 +440,7 @@ package final class HTTP2Session {
   }
 
   /// What the peer may be sent on a stream now.
-  private func window(of stream: HTTP2Stream) -> Int {
+  func window(of stream: HTTP2Stream) -> Int {
     Int(
       min(
         nghttp2_session_get_stream_remote_window_size(self.session, stream.id),
@@ -462,6 +498,7 @@ package final class HTTP2Session {
       self.last = nil
     }
     if stream.id == self.openHeaders { self.openHeaders = nil }
+    self.output.turns.remove(stream)
     nghttp2_session_set_stream_user_data(self.session, stream.id, nil)
     let slot = stream.slot
     self.streams.swapAt(slot, self.streams.count - 1)

@@ -15,6 +15,7 @@ extension HTTP2Session {
     var fault: String?
     /// Our first SETTINGS have not gone out.
     var isSilent = true
+    var turns = BodyTurns()
   }
 
   /// Nothing is left to send, for now.
@@ -34,11 +35,17 @@ extension HTTP2Session {
     self.output.isDrained = false
     self.takePending()
     while self.output.pending.isEmpty {
+      if self.output.turns.isAwaited { self.passTurn() }
       var bytes: UnsafePointer<UInt8>?
       self.output.isOutOfRoom = false
       let count = nghttp2_session_mem_send(self.session, &bytes)
       guard count >= 0 else { throw Failure(count, during: "sending") }
       if count == 0 {
+        // Whose turn it is waits for its window, as all do that have been asked.
+        if !self.output.isOutOfRoom, self.output.turns.isAwaited {
+          self.passTurn(isDue: true)
+          continue
+        }
         self.output.isDrained = !self.output.isOutOfRoom
         break
       }
@@ -50,6 +57,13 @@ extension HTTP2Session {
       self.takePending()
     }
     return region.count - self.output.region.count
+  }
+
+  /// Gives the next large body its turn, if the one before has had its own, or waits for its window.
+  private func passTurn(isDue: Bool = false) {
+    if !isDue, let holder = self.output.turns.holder, self.window(of: holder) > 0 { return }
+    guard let next = self.output.turns.pass() else { return }
+    _ = nghttp2_session_resume_data(self.session, next.id)
   }
 
   /// Moves what nghttp2 has made into the region, as far as there is room.
@@ -114,7 +128,9 @@ extension HTTP2Session {
   private func readOutbound(
     of stream: HTTP2Stream, limit: Int, flags: UnsafeMutablePointer<UInt32>
   ) -> Int {
+    guard self.output.turns.admits(stream) else { return Int(NGHTTP2_ERR_DEFERRED.rawValue) }
     let count = min(stream.outbound.count, limit)
+    self.output.turns.goesOut(count, of: stream)
     flags.pointee |= NGHTTP2_DATA_FLAG_NO_COPY.rawValue
     guard count == stream.outbound.count else { return count }
     switch stream.ending {

@@ -40,6 +40,8 @@ open class HTTP2Stream {
   @exclusivity(unchecked) final var ending = Ending.open
   /// The data provider has nothing to give and must be resumed.
   @exclusivity(unchecked) final var isDeferred = false
+  /// Its body goes on when others have had their turn.
+  @exclusivity(unchecked) final var waitsForTurn = false
   /// It is over; nothing on it has an effect any more.
   @exclusivity(unchecked) package internal(set) final var isClosed = false
   /// Headers of a request that waits for its turn.
@@ -58,8 +60,10 @@ open class HTTP2Stream {
   /// and room was short.
   @exclusivity(unchecked) final var drainedBytes = 0
   final var drainedAtCheck: Int?
-  /// Bytes that the owner has consumed and nghttp2 has not been told of.
+  /// Bytes that the owner has consumed and the peer has not been told of.
   @exclusivity(unchecked) final var consumedBytes = 0
+  /// Bytes for which the window was opened before they came.
+  @exclusivity(unchecked) final var prepaidBytes = 0
   /// Where the session lists it.
   @exclusivity(unchecked) final var slot = -1
 
@@ -78,6 +82,7 @@ open class HTTP2Stream {
     self.drainedBytes = 0
     self.drainedAtCheck = nil
     self.consumedBytes = 0
+    self.prepaidBytes = 0
     self.slot = -1
   }
 

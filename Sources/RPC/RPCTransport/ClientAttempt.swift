@@ -88,7 +88,7 @@ final class ClientAttempt: HTTP2Stream {
       }
     }
     guard !self.isHeldBack else { return }
-    self.openWindow()
+    self.wantMore()
     guard !self.deframer.hasBacklog, let end = self.dueEnd.take() else { return }
     self.end(end.isByTrailers && !self.deframer.isAtBoundary ? Self.endedWithinAMessage : end)
   }
@@ -171,7 +171,15 @@ final class ClientAttempt: HTTP2Stream {
     self.receive { (attempt) throws(MessageDeframer.Failure) in
       try attempt.deframer.append(bytes) { attempt.messageReceived($0, $1) }
     }
-    if !self.isHeldBack { self.openWindow() }
+    if !self.isHeldBack { self.wantMore() }
+  }
+
+  /// Opens the window for what follows, and at once for all of a large message that has begun.
+  private func wantMore() {
+    self.openWindow()
+    if self.deframer.missingBytes > 0 {
+      self.connection.session?.expect(self.deframer.missingBytes, on: self)
+    }
   }
 
   /// Runs what takes messages apart; where they are none, the call ends.

@@ -194,7 +194,15 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     {
       self.countHeld()
     }
-    if !self.call.isHeldBack { self.openWindow() }
+    if !self.call.isHeldBack { self.wantMore() }
+  }
+
+  /// Opens the window for what follows, and at once for all of a large message that has begun.
+  private func wantMore() {
+    self.openWindow()
+    if self.deframer.missingBytes > 0 {
+      self.connection.session?.expect(self.deframer.missingBytes, on: self)
+    }
   }
 
   /// Has the deframer work, and ends the call if what came is malformed.
@@ -265,7 +273,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     }
     self.countHeld()
     guard !self.call.isHeldBack else { return }
-    self.openWindow()
+    self.wantMore()
     guard self.call.endIsDue, !self.deframer.hasBacklog else { return }
     self.call.endIsDue = false
     self.endReceived()
