@@ -27,9 +27,38 @@ public protocol RPCMessage: Sendable, Hashable {
   func encode<Refusal: Error>(
     reserving: (_ size: Int) throws(Refusal) -> UnsafeMutableRawPointer
   ) throws(Refusal)
+
+  /// Writes the message in one piece, or in parts if that saves copying what is large in it. Left out,
+  /// it is one piece.
+  ///
+  /// - Parameters:
+  ///   - reserving: As in ``encode(reserving:)``. Called once, unless `parting` is.
+  ///   - parting: Called once, unless `reserving` is, with the exact size in bytes, and returns what
+  ///     takes the parts, one behind the other, before this method returns.
+  func encode<Refusal: Error>(
+    reserving: (_ size: Int) throws(Refusal) -> UnsafeMutableRawPointer,
+    parting: (_ size: Int) throws(Refusal) -> any MessageSink
+  ) throws(Refusal)
+}
+
+/// Takes the encoding of a message in parts.
+public protocol MessageSink: AnyObject {
+  /// Takes bytes, which are valid during the call only.
+  func take(_ bytes: UnsafeRawBufferPointer)
+  /// Takes an array, which is kept as long as it is wanted.
+  func take(_ array: [UInt8])
 }
 
 extension RPCMessage {
+  /// Writes the message in one piece.
+  @inlinable
+  public func encode<Refusal: Error>(
+    reserving: (_ size: Int) throws(Refusal) -> UnsafeMutableRawPointer,
+    parting: (_ size: Int) throws(Refusal) -> any MessageSink
+  ) throws(Refusal) {
+    try self.encode(reserving: reserving)
+  }
+
   /// Reads a message that takes as much memory as its encoding.
   @inlinable
   public init(

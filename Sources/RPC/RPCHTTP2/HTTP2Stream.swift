@@ -36,7 +36,7 @@ open class HTTP2Stream {
 
   @exclusivity(unchecked) package internal(set) final var id: Int32 = -1
   /// The bytes that go out as the peer's window allows.
-  @exclusivity(unchecked) package final var outbound = ByteQueue()
+  @exclusivity(unchecked) package final var outbound = BodyQueue()
   @exclusivity(unchecked) final var ending = Ending.open
   /// The data provider has nothing to give and must be resumed.
   @exclusivity(unchecked) final var isDeferred = false
@@ -96,6 +96,7 @@ open class HTTP2Stream {
   package final func appendOutboundBytes(_ bytes: UnsafeRawBufferPointer) {
     self.outbound.append(bytes)
   }
+  package final func appendOutboundBytes(_ array: [UInt8]) { self.outbound.append(array) }
   package final func clearOutbound() { self.outbound.clear() }
 
   /// A header list begins: the request's or the response's, or the trailers.

@@ -39,6 +39,9 @@ public struct Arena {
     var further: UnsafeMutableRawPointer?
     var nextBlock: Int
     var budget: Int
+    /// Large arrays of the message are sent from where they lie, and kept here until then.
+    @usableFromInline var keepsArrays = false
+    @usableFromInline var arrays: [[UInt8]] = []
     var inUse: Bool
     var isThreads: Bool
   }
@@ -86,6 +89,10 @@ public struct Arena {
   @usableFromInline
   func giveBack() {
     self.startOver(budget: 0)
+    if self.state.pointee.keepsArrays {
+      self.state.pointee.keepsArrays = false
+      self.state.pointee.arrays = []
+    }
     self.state.pointee.inUse = false
     if !self.state.pointee.isThreads {
       Self.destroy(self.state)
@@ -107,6 +114,9 @@ public struct Arena {
 
   /// What an allocation takes beside the text in it.
   @usableFromInline static let textBytes = 48
+
+  /// An array of so many bytes is worth being sent from where it lies.
+  @inlinable static var largeArrayBytes: Int { 16 << 10 }
 
   /// Strings of so many bytes lie within their `String`.
   static let longestShortText = 15
@@ -194,6 +204,7 @@ public struct Arena {
 
   private static func destroy(_ state: UnsafeMutablePointer<State>) {
     state.pointee.kept.deallocate()
+    state.deinitialize(count: 1)
     state.deallocate()
   }
 

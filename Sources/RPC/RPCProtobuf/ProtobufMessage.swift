@@ -66,10 +66,28 @@ extension ProtobufMessage {
     let message = UnsafeMutableRawPointer(arena.place(self))
       .assumingMemoryBound(to: ProtobufCMessage.self)
     let size = protobuf_c_message_get_packed_size(message)
-    let place = try reserving(size)
-    // Our bug: lengths on the wire would wrap. A transport refuses such a message in `reserving`.
-    precondition(
-      size <= Int(Int32.max), "A message of \(size) bytes is beyond protobuf's limit of 2 GiB")
-    protobuf_c_message_pack(message, place.assumingMemoryBound(to: UInt8.self))
+    arena.pack(message, size, to: try reserving(size))
+  }
+
+  /// Packs the message to where `reserving` says; one that holds large `bytes` goes to what `parting`
+  /// says, those by themselves.
+  ///
+  /// - Precondition: The size is within protobuf's 2 GiB, unless either throws.
+  @inlinable
+  public func encode<Refusal: Error>(
+    reserving: (_ size: Int) throws(Refusal) -> UnsafeMutableRawPointer,
+    parting: (_ size: Int) throws(Refusal) -> any MessageSink
+  ) throws(Refusal) {
+    let arena = Arena.take(budget: Int.max)
+    defer { arena.giveBack() }
+    arena.state.pointee.keepsArrays = true
+    let message = UnsafeMutableRawPointer(arena.place(self))
+      .assumingMemoryBound(to: ProtobufCMessage.self)
+    let size = protobuf_c_message_get_packed_size(message)
+    if arena.state.pointee.arrays.isEmpty {
+      arena.pack(message, size, to: try reserving(size))
+    } else {
+      arena.pack(message, size, to: try parting(size))
+    }
   }
 }

@@ -72,7 +72,10 @@ extension Arena {
   /// The array's own storage: it outlives the encoding, during which the message is not changed.
   @inlinable
   public func bytes(_ value: [UInt8]) -> ProtobufCBinaryData {
-    value.withUnsafeBufferPointer { buffer in
+    if value.count >= Self.largeArrayBytes, self.state.pointee.keepsArrays {
+      self.state.pointee.arrays.append(value)
+    }
+    return value.withUnsafeBufferPointer { buffer in
       ProtobufCBinaryData(
         len: buffer.count, data: UnsafeMutablePointer(mutating: buffer.baseAddress))
     }

@@ -56,7 +56,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   @exclusivity(unchecked) private var attempts: [ClientAttempt] = []
   @exclusivity(unchecked) private var committed: ClientAttempt?
   @exclusivity(unchecked) private var isFinishedForGood = false
-  @exclusivity(unchecked) private var replay = ByteQueue()
+  @exclusivity(unchecked) private var replay = BodyQueue()
   @exclusivity(unchecked) private var wantsEnd = false
   @exclusivity(unchecked) private var retries: RetryState
   /// Attempts that are planned: a delay that runs, or a place among the waiting calls.
@@ -83,7 +83,9 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   @inlinable
   func setRequest(_ message: some RPCMessage) throws(RPCError) {
     if self.compression == .identity {
-      try message.encode { size throws(RPCError) in try self.reserveRequest(size) }
+      try message.encode(
+        reserving: { size throws(RPCError) in try self.reserveRequest(size) },
+        parting: { size throws(RPCError) in try self.partRequest(size) })
     } else {
       self.setRequest(framed: try frame(message, self.compression, limit: self.maximumMessageBytes))
     }
@@ -91,16 +93,30 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
 
   @usableFromInline
   func reserveRequest(_ size: Int) throws(RPCError) -> UnsafeMutableRawPointer {
+    try self.beginRequest(size, room: size)
+  }
+
+  /// - Parameter room: What is reserved of it behind its prefix.
+  private func beginRequest(
+    _ size: Int, room: Int
+  ) throws(RPCError) -> UnsafeMutableRawPointer {
     guard size <= self.maximumMessageBytes else { throw tooLarge(size, self.maximumMessageBytes) }
-    let target = self.replay.reserve(size + MessageDeframer.prefixBytes)
+    let target = self.replay.reserve(room + MessageDeframer.prefixBytes)
     writePrefix(size, to: target)
     self.wantsEnd = true
     return target + MessageDeframer.prefixBytes
   }
 
+  /// The same for one that comes in parts.
+  @usableFromInline
+  func partRequest(_ size: Int) throws(RPCError) -> any MessageSink {
+    _ = try self.beginRequest(size, room: 0)
+    return self
+  }
+
   @usableFromInline
   func setRequest(framed bytes: [UInt8]) {
-    bytes.withUnsafeBytes { self.replay.append($0) }
+    self.replay.append(bytes)
     self.wantsEnd = true
   }
 
@@ -380,10 +396,17 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   }
 
   @usableFromInline
-  func appendOutbound(_ bytes: UnsafeRawBufferPointer) {
+  func take(_ bytes: UnsafeRawBufferPointer) {
     if self.isFinished { return }
     guard let committed = self.committed else { return self.replay.append(bytes) }
     if !committed.isClosed { committed.outbound.append(bytes) }
+  }
+
+  @usableFromInline
+  func take(_ array: [UInt8]) {
+    if self.isFinished { return }
+    guard let committed = self.committed else { return self.replay.append(array) }
+    if !committed.isClosed { committed.outbound.append(array) }
   }
 
   @usableFromInline
@@ -405,7 +428,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   private func pump(_ attempt: ClientAttempt) {
     guard self.committed == nil, attempt.replayed < self.replay.count else { return }
     guard !attempt.isClosed else { return }
-    self.replay.withBytes(from: attempt.replayed) { attempt.outbound.append($0) }
+    attempt.outbound.append(self.replay, from: attempt.replayed)
     attempt.replayed = self.replay.count
   }
 

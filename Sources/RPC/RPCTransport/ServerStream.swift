@@ -456,8 +456,13 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   }
 
   @usableFromInline
-  func appendOutbound(_ bytes: UnsafeRawBufferPointer) {
+  func take(_ bytes: UnsafeRawBufferPointer) {
     if !self.isFinished { self.appendOutboundBytes(bytes) }
+  }
+
+  @usableFromInline
+  func take(_ array: [UInt8]) {
+    if !self.isFinished { self.appendOutboundBytes(array) }
   }
 
   @usableFromInline

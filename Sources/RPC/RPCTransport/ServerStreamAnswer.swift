@@ -12,14 +12,11 @@ extension ServerStream {
     do throws(RPCError) {
       if self.compressesResponse {
         let plain = try encoded(response, limit: self.maximumMessageBytes)
-        return self.finish(compressing: plain)
+        return try self.finish(compressing: plain)
       }
-      try response.encode { size throws(RPCError) in
-        guard size <= self.maximumMessageBytes else {
-          throw tooLarge(size, self.maximumMessageBytes)
-        }
-        return self.reserveResponse(size)
-      }
+      try response.encode(
+        reserving: { size throws(RPCError) in try self.reserveResponse(size) },
+        parting: { size throws(RPCError) in try self.partResponse(size) })
     } catch {
       return self.fail(error)
     }
@@ -30,20 +27,33 @@ extension ServerStream {
 
   /// Where the one response goes, behind its prefix.
   @usableFromInline
-  func reserveResponse(_ size: Int, isCompressed: Bool = false) -> UnsafeMutableRawPointer {
-    let target = self.reserveOutboundBytes(size + MessageDeframer.prefixBytes)
+  func reserveResponse(_ size: Int) throws(RPCError) -> UnsafeMutableRawPointer {
+    try self.beginResponse(size, room: size)
+  }
+
+  /// What takes the parts of the one response.
+  @usableFromInline
+  func partResponse(_ size: Int) throws(RPCError) -> any MessageSink {
+    _ = try self.beginResponse(size, room: 0)
+    return self
+  }
+
+  /// - Parameter room: What is reserved of it behind its prefix.
+  private func beginResponse(
+    _ size: Int, room: Int, isCompressed: Bool = false
+  ) throws(RPCError) -> UnsafeMutableRawPointer {
+    guard size <= self.maximumMessageBytes else { throw tooLarge(size, self.maximumMessageBytes) }
+    let target = self.reserveOutboundBytes(room + MessageDeframer.prefixBytes)
     writePrefix(size, isCompressed: isCompressed, to: target)
     self.call.responseBytes = size + MessageDeframer.prefixBytes
     return target + MessageDeframer.prefixBytes
   }
 
   @usableFromInline
-  func finish(compressing response: [UInt8]) {
+  func finish(compressing response: [UInt8]) throws(RPCError) {
     let small = response.withUnsafeBytes { MessageCodec.compress($0, self.compression) }
-    let target = self.reserveResponse(small.count, isCompressed: true)
-    small.withUnsafeBytes { bytes in
-      if let source = bytes.baseAddress { target.copyMemory(from: source, byteCount: bytes.count) }
-    }
+    _ = try self.beginResponse(small.count, room: 0, isCompressed: true)
+    self.take(small)
     self.finish()
   }
 

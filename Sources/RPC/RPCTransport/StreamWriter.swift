@@ -4,11 +4,10 @@ import RPCCore
 import RPCHTTP2
 import Synchronization
 
-/// What a writer writes to: a stream's outbound queue, on its loop.
+/// What a writer writes to: a stream's outbound queue, on its loop. It takes messages in parts, too,
+/// and nothing once it is over.
 @usableFromInline
-protocol OutboundStream: AnyObject, Sendable {
-  /// Appends bytes; nothing once the stream is over.
-  func appendOutbound(_ bytes: UnsafeRawBufferPointer)
+protocol OutboundStream: MessageSink, Sendable {
   /// Makes room for a message with its prefix and returns where it goes; nil once the stream is
   /// over.
   func reserveOutbound(_ count: Int) -> UnsafeMutableRawPointer?
@@ -90,7 +89,9 @@ final class StreamWriter: @unchecked Sendable {
     let isFull: Bool
     if self.sendsOnLoop(compressed: compressed) {
       try self.prepare(stream)
-      try message.encode { size throws(RPCError) in try self.reserve(size, on: stream) }
+      try message.encode(
+        reserving: { size throws(RPCError) in try self.reserve(size, on: stream) },
+        parting: { size throws(RPCError) in try self.part(size, on: stream) })
       isFull = self.appended(to: stream)
     } else {
       let bytes = try frame(
@@ -118,10 +119,24 @@ final class StreamWriter: @unchecked Sendable {
   func reserve(
     _ size: Int, on stream: some OutboundStream
   ) throws(RPCError) -> UnsafeMutableRawPointer {
+    try self.begin(size, room: size, on: stream)
+  }
+
+  /// What takes the parts of a message of that size.
+  @usableFromInline
+  func part(_ size: Int, on stream: some OutboundStream) throws(RPCError) -> any MessageSink {
+    _ = try self.begin(size, room: 0, on: stream)
+    return stream
+  }
+
+  /// - Parameter room: What is reserved of it behind its prefix.
+  private func begin(
+    _ size: Int, room: Int, on stream: some OutboundStream
+  ) throws(RPCError) -> UnsafeMutableRawPointer {
     guard size <= stream.maximumMessageBytes else {
       throw tooLarge(size, stream.maximumMessageBytes)
     }
-    guard let target = stream.reserveOutbound(size + MessageDeframer.prefixBytes) else {
+    guard let target = stream.reserveOutbound(room + MessageDeframer.prefixBytes) else {
       throw RPCError(.cancelled, "the stream is over")
     }
     writePrefix(size, to: target)
@@ -150,7 +165,7 @@ final class StreamWriter: @unchecked Sendable {
       return bytes
     }
     guard !bytes.isEmpty else { return }
-    bytes.withUnsafeBytes { stream.appendOutbound($0) }
+    stream.take(bytes)
     self.outboundBytes.store(stream.outboundBytes, ordering: .relaxed)
     stream.outboundAppended()
   }
@@ -189,7 +204,7 @@ final class StreamWriter: @unchecked Sendable {
   func queue(_ bytes: [UInt8], for stream: some OutboundStream) throws -> Bool {
     let (transfer, isFull) = try self.state.withLock { state in
       if let refusal = Self.refusal(state) { throw refusal }
-      state.queued.append(contentsOf: bytes)
+      if state.queued.isEmpty { state.queued = bytes } else { state.queued += bytes }
       state.sentMessages += 1
       state.sentBytes += bytes.count
       self.update(state)

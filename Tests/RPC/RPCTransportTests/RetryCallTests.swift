@@ -42,6 +42,33 @@ import Testing
     await channel.close()
   }
 
+  // Kept in parts, the large one by itself.
+  @Test func aRequestOfManyWindowsIsSentAgainWhole() async throws {
+    let request = Blob((0..<200_000).map { UInt8(truncatingIfNeeded: $0 &* 7) })
+    let (channel, peers) = ScriptedPeer.server(configuration: Self.configuration(Self.retry))
+    async let answer = channel.unary(Methods.unary, request)
+    let peer = try await peers.next()
+    for attempt in 0..<2 {
+      let head = try #require(try await peer.frame(.headers))
+      var body: [UInt8] = []
+      let wanted = attempt == 0 ? 50_000 : 5 + request.bytes.count
+      while body.count < wanted, let frame = try await peer.frame(.data) {
+        if frame.stream == head.stream { body += frame.body }
+      }
+      #expect(body.dropFirst(5).elementsEqual(request.bytes.prefix(body.count - 5)))
+      if attempt == 0 {
+        try await peer.end(stream: head.stream, status: .unavailable, isTrailersOnly: true)
+      } else {
+        #expect(body.count == wanted)
+        try await peer.respond(stream: head.stream)
+        try await peer.send(message: Array("done".utf8), stream: head.stream)
+        try await peer.end(stream: head.stream)
+      }
+    }
+    #expect(try await answer.text == "done")
+    await channel.close()
+  }
+
   @Test func theLastErrorIsTheCallsOwn() async throws {
     let attempts = Mutex(0)
     var service = TestService()

@@ -37,6 +37,17 @@ struct Blob: RPCMessage {
     }
   }
 
+  func encode<Refusal: Error>(
+    reserving: (Int) throws(Refusal) -> UnsafeMutableRawPointer,
+    parting: (Int) throws(Refusal) -> any MessageSink
+  ) throws(Refusal) {
+    guard self.bytes.count >= 10_000 else { return try self.encode(reserving: reserving) }
+    // A part that is copied, and one that may be kept.
+    let sink = try parting(self.bytes.count)
+    self.bytes.withUnsafeBytes { sink.take(UnsafeRawBufferPointer(rebasing: $0.prefix(1_000))) }
+    sink.take(Array(self.bytes.dropFirst(1_000)))
+  }
+
   var text: String { String(decoding: self.bytes, as: UTF8.self) }
 }
 
