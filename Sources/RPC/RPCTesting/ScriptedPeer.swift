@@ -96,12 +96,16 @@ public final class ScriptedPeer: Sendable {
   ///   - address: Where the server listens.
   ///   - receiveBuffer: Of the socket, in bytes: what the system takes for a peer that does not read.
   ///   - greets: False sends nothing at all.
+  ///   - staysBehindEnd: Whether it goes on when the server has ended its side of the connection: until
+  ///     ``close()``, or the server's.
   public static func client(
-    of address: ListenAddress, receiveBuffer: Int? = nil, greets: Bool = true
+    of address: ListenAddress, receiveBuffer: Int? = nil, greets: Bool = true,
+    staysBehindEnd: Bool = false
   ) async throws -> ScriptedPeer {
     let inbox = Inbox()
     var bootstrap = ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)
       .channelOption(.autoRead, value: false)
+      .channelOption(.allowRemoteHalfClosure, value: staysBehindEnd)
       .channelInitializer { channel in
         channel.eventLoop.makeCompletedFuture {
           try channel.pipeline.syncOperations.addHandler(inbox)

@@ -361,6 +361,8 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     var isWritten = false
     var acknowledged: UInt64?
     var lastProgress = NIODeadline.now()
+    /// When all had arrived.
+    var arrival: NIODeadline?
     var pause = TimeAmount.milliseconds(1)
     let timer = LoopTimer()
   }
@@ -382,13 +384,17 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     if departure.isWritten, (socket?.waiting ?? 0) == 0, self.phase == .departing {
       self.phase = .silent
       departure.lastProgress = now
+      departure.arrival = now
       context.close(mode: .output, promise: nil)
     }
     let isSilent = self.phase == .silent
     // Whoever reads what has arrived says so, for it opens its windows.
     if isSilent { departure.lastProgress = max(departure.lastProgress, self.lastReadTime) }
     let patience = isSilent ? self.owner.closeTimeout : self.owner.stalledTimeout
-    guard now - departure.lastProgress < TimeAmount(patience) else {
+    // But not for ever, by a byte now and then.
+    let isLate =
+      departure.arrival.map { now - $0 >= TimeAmount(self.owner.stalledTimeout) } ?? false
+    guard now - departure.lastProgress < TimeAmount(patience), !isLate else {
       return self.close(self.closeReason)
     }
     departure.pause = min(departure.pause * 2, Self.longestPause)

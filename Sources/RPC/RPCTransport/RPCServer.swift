@@ -80,8 +80,8 @@ public final class RPCServer: Sendable {
     public var handshakeTimeout = Duration.seconds(10)
     /// A request's header list takes no longer.
     public var headerTimeout = Duration.seconds(10)
-    /// Calls end whose client sends less than a kilobyte in this time of a single request that is not
-    /// whole; where memory or running calls are short, or the connection is to end, those, too, whose
+    /// Calls end whose client sends less than a kilobyte in this time of a request that is not whole;
+    /// where memory or running calls are short, or the connection is to end, those, too, whose
     /// client takes less of their responses. A connection ends whose client takes nothing at all.
     public var stalledCallTimeout = Duration.seconds(120)
     /// Pings clients that are silent, to notice that they are gone.

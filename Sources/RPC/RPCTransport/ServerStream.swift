@@ -55,8 +55,8 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     var unconsumedBytes = 0
     /// The client has sent everything, and some of it waits for the sink.
     var endIsDue = false
-    /// Of a single request, at the last look at it.
-    var bytesAtCheck: Int?
+    /// Of a message that had not come whole at the last look: which it was, and how much of it was there.
+    var partAtCheck: (message: Int, bytes: Int)?
     /// What the handler has of the call as long as it runs: metadata and, if there is one, the request.
     var givenBytes = 0
     /// What the stream holds of metadata and messages, as the connection has counted it.
@@ -310,20 +310,29 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     if self.call.givenBytes >= Self.smallestHeld || self.call.heldBytes > 0 { self.countHeld() }
   }
 
-  /// A request that never comes whole would hold its call's place for ever.
+  /// A request that never comes whole would hold its call's place for ever, and what has come of it.
   override func endsForSilence(minimum: Int) -> Bool {
-    guard self.call.phase == .open, self.call.sink == nil, self.call.context == nil else {
+    guard self.call.phase == .open, self.owesPart else {
+      self.call.partAtCheck = nil
       return false
     }
-    let count = self.deframer.heldBytes
-    defer { self.call.bytesAtCheck = count }
-    guard let before = self.call.bytesAtCheck, count - before < minimum else { return false }
+    let (message, count) = (self.call.received.messages, self.deframer.heldBytes)
+    let last = self.call.partAtCheck
+    self.call.partAtCheck = (message, count)
+    guard let last, last.message == message, count - last.bytes < minimum else { return false }
     self.breakOff(
       RPCError(
         .deadlineExceeded,
-        "the request did not come whole: \(count) bytes of it, \(count - before) of them in the last "
+        "\(self.call.sink == nil ? "the request" : "request \(message + 1)") did not come whole: "
+          + "\(count) bytes of it, \(count - last.bytes) of them in the last "
           + "\(self.server.configuration.stalledCallTimeout)"))
     return true
+  }
+
+  /// The client has yet to send the rest of something: its only request, or one of many that has begun.
+  private var owesPart: Bool {
+    if self.call.sink == nil { return self.call.context == nil }
+    return !self.deframer.isAtBoundary && !self.deframer.hasBacklog && !self.call.isHeldBack
   }
 
   override func outboundDrained(remaining: Int) {

@@ -409,11 +409,18 @@ import Testing
       try await peer.begin(Methods.unary, stream: 1)
       try await peer.begin(Methods.unary, stream: 3)
       try await peer.send(data: [0, 0, 0, 0, 9, 1, 2], stream: 3, ends: false)
-      // Whoever streams may take as long as it likes.
+      // Whoever streams may take as long as it likes, from one message to the next.
       try await peer.begin(Methods.client, stream: 5)
-      for _ in 0..<2 {
+      try await peer.send(message: [1, 2], stream: 5)
+      try await peer.begin(Methods.client, stream: 7)
+      try await peer.send(message: [1, 2], stream: 7)
+      try await peer.send(data: [0, 0, 0, 0, 9, 1, 2], stream: 7, ends: false)
+      for _ in 0..<3 {
         let end = try await peer.frame(.headers) { $0.endsStream }
-        #expect(end?["grpc-status"] == "4" && [1, 3].contains(end?.stream))
+        #expect(end?["grpc-status"] == "4" && [1, 3, 7].contains(end?.stream))
+        if end?.stream == 7 {
+          #expect(end?["grpc-message"]?.hasPrefix("request 2 did not come whole: 2 bytes") == true)
+        }
       }
       try await peer.send(message: [1], stream: 5, ends: true)
       let end = try await peer.frame(.headers) { $0.endsStream }

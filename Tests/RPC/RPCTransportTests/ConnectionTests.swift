@@ -106,6 +106,29 @@ import Testing
     await client.close()
   }
 
+  /// What it sends says that it reads, but it has had all that there was long ago.
+  @Test(.timeLimit(.minutes(1))) func aPeerThatTricklesOnBehindTheEndIsLeft() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.stalledCallTimeout = .seconds(2)
+    let server = RPCServer(services: [TestService()], configuration: configuration)
+    let address = try await server.listen(on: .tcp(host: "127.0.0.1", port: 0))
+    let client = try await ScriptedPeer.client(of: address, staysBehindEnd: true)
+    try await client.begin(Methods.unary)
+    try await client.send(data: [0, 0, 0, 0, 0], ends: true)
+    #expect(try await client.frame(.headers) { $0.endsStream } != nil)
+    let trickle = Task {
+      while !Task.isCancelled {
+        try await client.send(.ping, flags: 1, body: [UInt8](repeating: 7, count: 8))
+        try await Task.sleep(for: .milliseconds(200))
+      }
+    }
+    let began = ContinuousClock.now
+    await server.shutdown(grace: .seconds(40))
+    #expect(began.duration(to: .now) < .seconds(30))
+    trickle.cancel()
+    await client.close()
+  }
+
   /// However short the time for peers that do not go: these read, and say so.
   @Test(.timeLimit(.minutes(1)), arguments: [Duration.seconds(60), .milliseconds(20)])
   func anAnswerThatTheSocketHasNoRoomForIsSentBeforeTheEnd(closeTimeout: Duration) async throws {
