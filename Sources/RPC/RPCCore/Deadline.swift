@@ -1,11 +1,17 @@
 /// The moment by which a call must be over.
 public struct Deadline: Sendable, Hashable, Comparable {
+  /// Since `origin`. The size of an `Instant` is known to the runtime alone, which whatever holds one
+  /// asks for it with each use.
+  private let time: Duration
+
+  private static let origin = ContinuousClock.now
+
   /// On the clock that goes on while the machine sleeps.
-  public let instant: ContinuousClock.Instant
+  public var instant: ContinuousClock.Instant { Self.origin.advanced(by: self.time) }
 
   /// A moment of the continuous clock.
   public init(_ instant: ContinuousClock.Instant) {
-    self.instant = instant
+    self.time = Self.origin.duration(to: instant)
   }
 
   /// The moment that is `timeout` from now; it has passed already if that is negative.
@@ -23,7 +29,7 @@ public struct Deadline: Sendable, Hashable, Comparable {
 
   /// The earlier one is less.
   public static func < (left: Self, right: Self) -> Bool {
-    left.instant < right.instant
+    left.time < right.time
   }
 }
 

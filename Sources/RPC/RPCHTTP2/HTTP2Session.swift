@@ -32,8 +32,8 @@ package final class HTTP2Session {
   @exclusivity(unchecked) private var last: Unmanaged<HTTP2Stream>?
   @exclusivity(unchecked) private var lastID: Int32 = 0
   @exclusivity(unchecked) var headerListBytes = 0
-  var receivedResets: TokenBucket
-  var provokedResets: TokenBucket
+  @exclusivity(unchecked) var receivedResets: TokenBucket
+  @exclusivity(unchecked) var provokedResets: TokenBucket
   @exclusivity(unchecked) var emptyFrames: TokenBucket
   @exclusivity(unchecked) var windowUpdates: TokenBucket
   /// WINDOW_UPDATE frames that the peer owes us for what we have sent.
@@ -491,7 +491,7 @@ package final class HTTP2Session {
 
   func close(_ stream: HTTP2Stream, code: UInt32) {
     guard !stream.isClosed else { return }
-    stream.isClosed = true
+    stream.isOver = true
     if stream.id == self.lastID {
       // Number 0 is the connection's: it must find no stream.
       self.lastID = 0

@@ -43,7 +43,8 @@ open class HTTP2Stream {
   /// Its body goes on when others have had their turn.
   @exclusivity(unchecked) final var waitsForTurn = false
   /// It is over; nothing on it has an effect any more.
-  @exclusivity(unchecked) package internal(set) final var isClosed = false
+  package final var isClosed: Bool { self.isOver }
+  @exclusivity(unchecked) final var isOver = false
   /// Headers of a request that waits for its turn.
   final var waitingRequest: HeaderFieldsBox?
   /// A request's headers have gone out.
@@ -51,7 +52,7 @@ open class HTTP2Stream {
   /// The peer has reset it.
   @exclusivity(unchecked) package internal(set) final var wasResetByPeer = false
   /// What the peer did wrong on it, for which nghttp2 resets it.
-  package internal(set) final var fault: String?
+  @exclusivity(unchecked) package internal(set) final var fault: String?
   /// A part of the body has gone out.
   package final var hasSentBytes: Bool { self.drainedBytes > 0 }
   /// Our side has ended.
@@ -75,7 +76,7 @@ open class HTTP2Stream {
     self.outbound.clear()
     self.ending = .open
     self.isDeferred = false
-    self.isClosed = false
+    self.isOver = false
     self.hasLeft = false
     self.wasResetByPeer = false
     self.fault = nil
@@ -86,8 +87,8 @@ open class HTTP2Stream {
     self.slot = -1
   }
 
-  // The queue as the owner fills it. Straight at ``outbound``, a module away, each of these would ask the
-  // runtime whether somebody else is at it.
+  // What the owner, a module away, does and asks all the time. Straight at what is stored, each of these
+  // and ``isClosed`` would ask the runtime whether somebody else is at it.
 
   package final var outboundCount: Int { self.outbound.count }
   package final func reserveOutboundBytes(_ count: Int) -> UnsafeMutableRawPointer {
