@@ -236,10 +236,8 @@ extension BuildRecord {
   }
 
   /// What the submitter of that fingerprint is told if this is another build; nil if it is its own.
-  func conflict(withSubmission fingerprint: String) -> Answer? {
-    guard !self.fingerprint.isEmpty, !fingerprint.isEmpty, self.fingerprint != fingerprint else {
-      return nil
-    }
+  func conflict(withSubmission fingerprint: Fingerprint?) -> Answer? {
+    guard let own = self.fingerprint, let fingerprint, own != fingerprint else { return nil }
     return .alreadyExists(
       "the idempotency key was used for build \(self.id), whose pipeline, source, environment or "
         + "priority is another; choose another key for another build")

@@ -8,40 +8,95 @@ struct BuildEntry: Sendable {
     case answer(Waiter, existed: Bool)
   }
 
+  /// What is under way. Most builds, which wait or run, have nothing of it.
+  private struct Pending: Sendable {
+    @BoxedOptional var inFlight: BuildRecord?
+    @BoxedOptional var committed: BuildRecord?
+    var failures = 0
+    var afterThis: [Deferred] = []
+    var afterNext: [Deferred] = []
+    var commands: [Scheduler.Command] = []
+
+    init() {
+      self._inFlight = BoxedOptional(wrappedValue: nil)
+      self._committed = BoxedOptional(wrappedValue: nil)
+    }
+
+    var isNothing: Bool {
+      self.inFlight == nil && self.committed == nil && self.failures == 0
+        && self.afterThis.isEmpty && self.afterNext.isEmpty && self.commands.isEmpty
+    }
+  }
+
+  // The empty places of a dictionary, of which there may be as many as full ones, have the size of an
+  // entry: the order of what follows leaves no gaps in it.
   @Boxed var machine: BuildMachine
-  /// The record that is being written.
-  @BoxedOptional var inFlight: BuildRecord?
-  /// The last committed record, while there is a newer one.
-  @BoxedOptional var committed: BuildRecord?
+  private var pending: Boxed<Pending>?
   /// Of the stored record; nil: there is none yet.
   var version: Int64?
+  let partition: Partition
   /// The newest state is not written, or being written.
   var isDirty = false
   /// The newest state shows more than the last revision did.
   var isProgress = false
-  /// Its write met another's record, which is being read.
-  var isLoading = false
-  let partition: Partition
+  /// As they are counted in ``Scheduler/waitingJobs``.
+  private(set) var waitingJobs: Int32 = 0
   /// The round whose end was counted.
   var countedRound: Int32?
-  var failures = 0
-  /// For the write that is under way, and for the next one.
-  var afterThis: [Deferred] = []
-  var afterNext: [Deferred] = []
-  /// Commands that came while the record was being read.
-  var commands: [Scheduler.Command] = []
-  /// As they are counted in ``Scheduler/waitingJobs``.
-  var waitingJobs = 0
+  /// Its write met another's record, which is being read.
+  var isLoading = false
 
   init(machine: BuildMachine, version: Int64?) {
     self._machine = Boxed(wrappedValue: machine)
-    self._inFlight = BoxedOptional(wrappedValue: nil)
-    self._committed = BoxedOptional(wrappedValue: nil)
     self.partition = Partition(of: machine.record.project)
     self.version = version
   }
 
-  var isClean: Bool { !self.isDirty && self.inFlight == nil }
+  private mutating func change(_ body: (inout Pending) -> Void) {
+    var pending = self.pending.take() ?? Boxed(wrappedValue: Pending())
+    body(&pending.wrappedValue)
+    if !pending.wrappedValue.isNothing { self.pending = pending }
+  }
+
+  /// The record that is being written.
+  var inFlight: BuildRecord? {
+    get { self.pending?.wrappedValue.inFlight }
+    set { self.change { $0.inFlight = newValue } }
+  }
+
+  /// The last committed record, while there is a newer one.
+  var committed: BuildRecord? {
+    get { self.pending?.wrappedValue.committed }
+    set { self.change { $0.committed = newValue } }
+  }
+
+  /// How often the store did not answer, one time behind the other.
+  var failures: Int {
+    get { self.pending?.wrappedValue.failures ?? 0 }
+    set { self.change { $0.failures = newValue } }
+  }
+
+  /// For the write that is under way.
+  var afterThis: [Deferred] {
+    get { self.pending?.wrappedValue.afterThis ?? [] }
+    set { self.change { $0.afterThis = newValue } }
+  }
+
+  /// For the next write.
+  var afterNext: [Deferred] {
+    get { self.pending?.wrappedValue.afterNext ?? [] }
+    set { self.change { $0.afterNext = newValue } }
+  }
+
+  /// Commands that came while the record was being read.
+  var commands: [Scheduler.Command] {
+    get { self.pending?.wrappedValue.commands ?? [] }
+    set { self.change { $0.commands = newValue } }
+  }
+
+  var isWriting: Bool { self.pending?.wrappedValue.inFlight != nil }
+
+  var isClean: Bool { !self.isDirty && !self.isWriting }
 
   /// What may be shown; nil before the first commit.
   var shown: BuildRecord? {
@@ -66,7 +121,7 @@ struct BuildEntry: Sendable {
       self.isDirty = true
     }
     if out.isProgress { self.isProgress = true }
-    self.afterNext += out.afterCommit.lazy.map { .step($0) }
+    if !out.afterCommit.isEmpty { self.afterNext += out.afterCommit.lazy.map { .step($0) } }
     return out
   }
 
@@ -80,8 +135,8 @@ struct BuildEntry: Sendable {
   /// How many more jobs wait than were counted.
   mutating func recountWaiting() -> Int {
     let count = self.machine.record.jobs.count { $0.state == .blocked || $0.state == .queued }
-    defer { self.waitingJobs = count }
-    return count - self.waitingJobs
+    defer { self.waitingJobs = Int32(count) }
+    return count - Int(self.waitingJobs)
   }
 
   /// Where a build that was read comes in among the others that were.
@@ -115,7 +170,7 @@ struct BuildEntry: Sendable {
   }
 
   mutating func settle(owner: String) -> Due {
-    guard self.inFlight == nil, !self.isLoading else { return .nothing }
+    guard !self.isWriting, !self.isLoading else { return .nothing }
     if !self.isDirty, self.isProgress {
       self.isProgress = false
       if let next = Revision.shown(after: self.machine.record.revision) {
@@ -133,9 +188,12 @@ struct BuildEntry: Sendable {
       }
       self.isDirty = false
       self.isProgress = false
-      self.afterThis = self.afterNext
-      self.afterNext = []
-      self.inFlight = self.machine.record
+      let record = self.machine.record
+      self.change { pending in
+        pending.afterThis = pending.afterNext
+        pending.afterNext = []
+        pending.inFlight = record
+      }
       return .write(self.machine.record, base: self.version)
     }
     let isDone = !self.machine.record.isActive && self.machine.live.isEmpty && self.version != nil
@@ -148,16 +206,19 @@ struct BuildEntry: Sendable {
   ) -> (record: BuildRecord, isFirst: Bool, deferred: [Deferred], endsRound: Bool)? {
     guard let record = self.inFlight else { return nil }
     let isFirst = self.version == nil
+    let isDirty = self.isDirty
     self.version = version
-    self.failures = 0
-    self.inFlight = nil
-    self.committed = self.isDirty ? record : nil
-    var deferred = self.afterThis
-    self.afterThis = []
-    if !self.isDirty {
-      // Nothing newer is to be written: what waits for the newest state has it.
-      deferred += self.afterNext
-      self.afterNext = []
+    var deferred: [Deferred] = []
+    self.change { pending in
+      pending.failures = 0
+      pending.inFlight = nil
+      pending.committed = isDirty ? record : nil
+      deferred = pending.afterThis
+      pending.afterThis = []
+      // Where nothing newer is to be written, what waits for the newest state has it.
+      guard !isDirty else { return }
+      deferred += pending.afterNext
+      pending.afterNext = []
     }
     let endsRound =
       record.state == .finished && record.outcome != nil && record.finishedAt != nil
@@ -570,6 +631,6 @@ extension Scheduler {
     for ticket in entry.machine.tickets.values { self.queue.remove(ticket) }
     for item in entry.machine.resting { self.timers.set(.work(id, item), to: nil) }
     self.timers.set(.store(id), to: nil)
-    self.waitingJobs -= entry.waitingJobs
+    self.waitingJobs -= Int(entry.waitingJobs)
   }
 }

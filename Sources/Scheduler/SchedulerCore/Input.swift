@@ -23,8 +23,8 @@ package struct Submission: Sendable {
   package var environment: [String: String]
   package var priority: Int32
   package var annotations: [String: String]
-  /// Of what was asked for: the same key with another fingerprint is a mistake. Empty: unknown.
-  package var fingerprint: String
+  /// Of what was asked for. Nil: unknown.
+  package var fingerprint: Fingerprint?
 
   /// What a build's priority can be: more steps than anyone tells apart, and few enough that a
   /// demand's rank stays exact in a `double`.
@@ -33,7 +33,7 @@ package struct Submission: Sendable {
   package init(
     id: BuildID, project: ProjectID, pipeline: Pipeline, legs: [Pipeline.Leg],
     source: Source? = nil, environment: [String: String] = [:], priority: Int32 = 0,
-    annotations: [String: String] = [:], fingerprint: String = ""
+    annotations: [String: String] = [:], fingerprint: Fingerprint? = nil
   ) {
     self.id = id
     self.project = project

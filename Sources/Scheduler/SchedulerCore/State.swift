@@ -31,8 +31,8 @@ package struct BuildRecord: Hashable, Sendable {
   package var notifications: [NotificationRecord] = []
   /// How often it was finished and then retried.
   package var round: Int32 = 0
-  /// The submission's fingerprint. Empty: it had none.
-  package var fingerprint: String
+  /// The submission's. Nil: unknown.
+  package var fingerprint: Fingerprint?
   /// Attempts were left out because the record had become too large.
   package var isShortened = false
   /// The scheduler process that wrote it.
@@ -41,7 +41,7 @@ package struct BuildRecord: Hashable, Sendable {
   package init(
     id: BuildID, project: ProjectID, name: String, createdAt: Timestamp, source: Source? = nil,
     priority: Int32 = 0, annotations: [String: String] = [:], environment: [String: String] = [:],
-    pipeline: Pipeline, jobs: [JobRecord], fingerprint: String = "", owner: String = ""
+    pipeline: Pipeline, jobs: [JobRecord], fingerprint: Fingerprint? = nil, owner: String = ""
   ) {
     self.id = id
     self.project = project

@@ -28,7 +28,7 @@ extension SchedulerV1.BuildRecord {
       round: record.round, env: record.environment,
       notificationPlans: record.notifications.map { Int32($0.plan) },
       earlierAttempts: record.jobs.map { Int32($0.earlierAttempts) },
-      fingerprint: record.fingerprint, shortened: record.isShortened)
+      fingerprint: record.fingerprint?.text ?? "", shortened: record.isShortened)
   }
 }
 
@@ -95,7 +95,7 @@ extension BuildRecord {
       createdAt: build.createdAt.map { Timestamp($0) } ?? Timestamp(microseconds: 0),
       source: build.source.flatMap { Source($0) }, priority: build.priority,
       annotations: build.annotations, environment: message.env, pipeline: Pipeline(pipeline),
-      jobs: jobs, fingerprint: message.fingerprint, owner: message.owner)
+      jobs: jobs, fingerprint: Fingerprint(message.fingerprint), owner: message.owner)
     switch build.state {
     case .queued: self.state = .queued
     case .running: self.state = .running

@@ -58,11 +58,11 @@ enum SubmissionRules {
   /// The same project and key are the same build, for ever: its id is 100 bits of their hash.
   static func buildID(project: String, key: String) -> BuildID {
     // No project has a NUL, so no other pair has the same bytes.
-    BuildID(self.name(of: Array(project.utf8) + [0] + Array(key.utf8)))
+    BuildID(self.fingerprint(of: Array(project.utf8) + [0] + Array(key.utf8)).text)
   }
 
   /// Of all that makes one build another: what it runs, on what, with what, how soon.
-  static func fingerprint(_ request: SchedulerV1.SubmitBuildRequest) -> String {
+  static func fingerprint(_ request: SchedulerV1.SubmitBuildRequest) -> Fingerprint {
     let environment = request.env.sorted { $0.key < $1.key }
     let parts: [[UInt8]] =
       [
@@ -70,25 +70,11 @@ enum SubmissionRules {
         Array("\(request.priority)".utf8),
       ] + environment.flatMap { [Array($0.key.utf8), Array($0.value.utf8)] }
     // Each behind its length, so that no other parts have the same bytes.
-    return self.name(of: parts.flatMap { Array("\($0.count):".utf8) + $0 })
+    return self.fingerprint(of: parts.flatMap { Array("\($0.count):".utf8) + $0 })
   }
 
-  /// 100 bits of the SHA-256, in the alphabet of base32 (RFC 4648, section 6), lower-case.
-  private static func name(of bytes: [UInt8]) -> String {
-    let hash = SHA256.hash(data: bytes)
-    let alphabet = Array("abcdefghijklmnopqrstuvwxyz234567".unicodeScalars)
-    var id = ""
-    var bits: UInt32 = 0
-    var count = 0
-    for byte in hash {
-      bits = bits << 8 | UInt32(byte)
-      count += 8
-      while count >= 5 {
-        count -= 5
-        id.unicodeScalars.append(alphabet[Int(bits >> UInt32(count) & 31)])
-      }
-      if id.utf8.count >= 20 { break }
-    }
-    return String(id.prefix(20))
+  /// Of the SHA-256.
+  private static func fingerprint(of bytes: [UInt8]) -> Fingerprint {
+    Fingerprint(hash: SHA256.hash(data: bytes))
   }
 }

@@ -46,7 +46,7 @@ struct Requests {
       source: .git(url: "https://git.example/app-\(number % 200).git", revision: "main"),
       priority: number % 50 == 0 ? 5 : 0,
       annotations: ["commit": "0123456789abcdef0123456789abcdef\(number)"],
-      fingerprint: "0123456789abcdef0123456789abcdef")
+      fingerprint: Fingerprint("abcdefghijklmnopqrst"))
   }
 
   /// The record of a build that waits, as it comes out of the store: nothing of it is shared.
@@ -61,7 +61,7 @@ struct Requests {
       priority: number % 50 == 0 ? 5 : 0,
       annotations: ["commit": "0123456789abcdef0123456789abcdef\(number)"],
       pipeline: pipeline, jobs: legs.map { JobRecord($0) },
-      fingerprint: "0123456789abcdef0123456789abcdef", owner: "another")
+      fingerprint: Fingerprint("abcdefghijklmnopqrst"), owner: "another")
     record.jobs[0].state = .queued
     record.revision = Revision.stride
     return record

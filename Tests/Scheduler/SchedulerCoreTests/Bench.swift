@@ -74,7 +74,7 @@ struct Bench {
 
   mutating func submit(
     _ id: BuildID, project: ProjectID = "p", priority: Int32 = 0, _ pipeline: Pipeline,
-    fingerprint: String = ""
+    fingerprint: Fingerprint? = nil
   ) -> Waiter {
     self.nextWaiter += 1
     let waiter = Waiter(self.nextWaiter)

@@ -560,9 +560,12 @@ func aRetryWaitsUntilTheCancelledAttemptIsGone() {
 @Test
 func theSameKeyForAnotherBuildIsRefused() {
   var bench = Bench()
-  _ = bench.submit("b", pipeline(job("a")), fingerprint: "one")
-  let same = bench.submit("b", pipeline(job("a")), fingerprint: "one")
-  let other = bench.submit("b", pipeline(job("x")), fingerprint: "two")
+  let one = [UInt8](repeating: 1, count: 32)
+  // They differ in the last bit that counts.
+  let two = Array(repeating: 1, count: 12) + [0x11 as UInt8]
+  _ = bench.submit("b", pipeline(job("a")), fingerprint: Fingerprint(hash: one))
+  let same = bench.submit("b", pipeline(job("a")), fingerprint: Fingerprint(hash: one))
+  let other = bench.submit("b", pipeline(job("x")), fingerprint: Fingerprint(hash: two))
   let answers = bench.take().answers
   #expect(answers[same]?.record?.id == "b")
   guard case .alreadyExists(let why) = answers[other] else {
