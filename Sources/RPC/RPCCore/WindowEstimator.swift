@@ -51,7 +51,9 @@ package struct WindowEstimator: Sendable, Hashable {
   }
 
   /// The ping was answered; the window if it is another one now.
-  package mutating func pingAnswered() -> Int? {
+  ///
+  /// - Parameter ahead: What senders may have on their way beside it.
+  package mutating func pingAnswered(ahead: Int = 0) -> Int? {
     guard let sample = self.sample else { return nil }
     self.sample = nil
     guard sample >= self.window / 3 * 2 else {
@@ -59,7 +61,9 @@ package struct WindowEstimator: Sendable, Hashable {
       return nil
     }
     // However much it was: a peer may take its time with the answer.
-    self.window = min(self.window * 2, self.maximum)
+    let wider = min(self.window * 2, self.maximum - ahead)
+    guard wider > self.window else { return nil }
+    self.window = wider
     self.threshold = self.window / 4
     return self.window
   }

@@ -12,24 +12,29 @@ struct BodyTurns {
   private static let turnBytes = 1 << 20
   /// Less than this needs no turn.
   private static let smallBody = 64 << 10
+  /// Given up, they may be so many beside as many as wait.
+  private static let smallNumber = 64
 
-  /// Whose turn it is. It may have nothing to send by now, or no window.
+  /// Whose turn it is. It may have no window by now.
   private(set) var holder: HTTP2Stream?
   private var remainingBytes = 0
+  /// Those that are not marked have been given up.
   private var waiting: Deque<HTTP2Stream> = []
+  private var count = 0
 
   /// Somebody waits for a turn.
-  var isAwaited: Bool { !self.waiting.isEmpty }
+  var isAwaited: Bool { self.count > 0 }
 
   /// Whether the stream's body may go on; otherwise it waits for ``pass()``.
   mutating func admits(_ stream: HTTP2Stream) -> Bool {
     guard stream.outbound.count > Self.smallBody, self.holder !== stream else { return true }
-    if self.holder == nil, self.waiting.isEmpty {
+    if self.holder == nil, !self.isAwaited {
       self.begin(stream)
       return true
     }
     stream.waitsForTurn = true
     self.waiting.append(stream)
+    self.count += 1
     return false
   }
 
@@ -46,10 +51,14 @@ struct BodyTurns {
   ///
   /// - Returns: Whose it is; nil if nobody waits.
   mutating func pass() -> HTTP2Stream? {
-    guard let next = self.waiting.popFirst() else { return nil }
-    next.waitsForTurn = false
-    self.begin(next)
-    return next
+    while let next = self.waiting.popFirst() {
+      guard next.waitsForTurn else { continue }
+      next.waitsForTurn = false
+      self.count -= 1
+      self.begin(next)
+      return next
+    }
+    return nil
   }
 
   private mutating func begin(_ stream: HTTP2Stream) {
@@ -62,6 +71,9 @@ struct BodyTurns {
     if self.holder === stream { self.holder = nil }
     guard stream.waitsForTurn else { return }
     stream.waitsForTurn = false
-    self.waiting.removeAll { $0 === stream }
+    self.count -= 1
+    if self.waiting.count > 2 * self.count + Self.smallNumber {
+      self.waiting.removeAll { !$0.waitsForTurn }
+    }
   }
 }

@@ -56,6 +56,11 @@ package final class HTTP2Session {
   @exclusivity(unchecked) var openHeaders: Int32?
   /// HEADERS and DATA that have gone out.
   @exclusivity(unchecked) package internal(set) var callFramesSent = 0
+  /// Of all bodies, and how much it was at the last look for those that stall.
+  @exclusivity(unchecked) var bodyBytesSent = 0
+  private var bodyBytesAtCheck = 0
+  /// Of the DATA frame that comes, without its padding.
+  @exclusivity(unchecked) var frameBytes = 0
   /// Header lists that have begun.
   @exclusivity(unchecked) package internal(set) var headerLists = 0
   var hasGoneTooFar = false
@@ -349,9 +354,23 @@ package final class HTTP2Session {
     let prepaid = min(count, stream.prepaidBytes)
     stream.prepaidBytes -= prepaid
     stream.consumedBytes += count - prepaid
-    guard stream.consumedBytes >= self.consumptionStep,
-      stream.consumedBytes >= self.acknowledgedWindow / 2
-    else { return }
+    if stream.consumedBytes >= self.consumptionStep { self.giveBack(of: stream) }
+  }
+
+  /// Padding fills windows as what it pads does, and nobody reads it.
+  func paddingReceived(_ count: Int, on stream: HTTP2Stream) {
+    stream.consumedBytes += count
+    self.giveBack(of: stream)
+  }
+
+  /// The peer knows another window than before: half of it may have been consumed already, and it may have
+  /// to wait for that.
+  func windowsAcknowledged() {
+    for stream in self.streams where stream.consumedBytes > 0 { self.giveBack(of: stream) }
+  }
+
+  private func giveBack(of stream: HTTP2Stream) {
+    guard stream.consumedBytes >= self.acknowledgedWindow / 2 else { return }
     self.openWindow(of: stream, by: stream.consumedBytes)
     stream.consumedBytes = 0
   }
@@ -415,13 +434,19 @@ package final class HTTP2Session {
   ///
   /// - Parameters:
   ///   - minimum: Bytes that must have moved meanwhile.
+  ///   - share: Bytes of all bodies that must have moved meanwhile if those that wait for their turn are
+  ///     to be left.
   ///   - unread: Those, too, whose responses the peer has not taken since the last time, when that was so
   ///     already: for them it may be a window that is shut, or a connection that is not read.
   ///   - isConnectionRead: Whether the peer reads what it is sent on any stream. What has a window waits
   ///     for its turn then.
   /// - Returns: How many there were.
-  package func endStalledStreams(minimum: Int, unread: Bool, isConnectionRead: Bool) -> Int {
+  package func endStalledStreams(
+    minimum: Int, share: Int, unread: Bool, isConnectionRead: Bool
+  ) -> Int {
     var count = 0
+    let turnsGoRound = self.bodyBytesSent - self.bodyBytesAtCheck >= share
+    self.bodyBytesAtCheck = self.bodyBytesSent
     for stream in self.streams where !stream.isClosed {
       if stream.endsForSilence(minimum: minimum) {
         count += 1
@@ -430,7 +455,7 @@ package final class HTTP2Session {
       let isWaiting = !stream.outbound.isEmpty || stream.ending.isWaiting
       defer { stream.drainedAtCheck = unread && isWaiting ? stream.drainedBytes : nil }
       guard unread, let before = stream.drainedAtCheck, isWaiting,
-        stream.drainedBytes - before < minimum,
+        stream.drainedBytes - before < minimum, !(stream.waitsForTurn && turnsGoRound),
         !isConnectionRead || self.window(of: stream) < minimum
       else { continue }
       self.reset(stream, code: NGHTTP2_CANCEL.rawValue)

@@ -21,6 +21,7 @@ extension HTTP2Session {
   func frameBegan(type: UInt8, flags: UInt8, length: Int) {
     switch UInt32(type) {
     case NGHTTP2_DATA.rawValue:
+      self.frameBytes = 0
       // What is padded may be nothing but padding: ``dataReceived(id:_:)`` puts back.
       if length > 0, flags & UInt8(NGHTTP2_FLAG_PADDED.rawValue) == 0 { return }
       if flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0 { return }
@@ -103,12 +104,18 @@ extension HTTP2Session {
     case NGHTTP2_HEADERS.rawValue:
       self.headersEnded(id: header.stream_id, endOfStream: isEnd)
     case NGHTTP2_DATA.rawValue:
+      if header.flags & UInt8(NGHTTP2_FLAG_PADDED.rawValue) != 0 {
+        self.withStream(header.stream_id) {
+          self.paddingReceived(header.length - self.frameBytes, on: $0)
+        }
+      }
       if isEnd { self.dataEnded(id: header.stream_id) }
     case NGHTTP2_RST_STREAM.rawValue:
       self.resetReceived(id: header.stream_id)
     case NGHTTP2_SETTINGS.rawValue:
       if isAcknowledgement {
         self.isAcknowledged = true
+        self.windowsAcknowledged()
       } else {
         self.delegate.settingsReceived()
         self.beginWaitingRequests()
@@ -221,6 +228,7 @@ extension HTTP2Session {
   func dataReceived(id: Int32, _ bytes: UnsafeRawBufferPointer) {
     // The connection's window is opened at once; each stream's own holds its sender back.
     self.consumedBytes += bytes.count
+    self.frameBytes += bytes.count
     if bytes.count > 0 { self.emptyFrames.putBack() }
     self.withStream(id) { $0.dataReceived(bytes) }
   }
@@ -251,7 +259,9 @@ extension HTTP2Session {
   private func pingAcknowledged(_ purpose: UInt8) {
     switch Ping(rawValue: purpose) {
     case .window:
-      guard let window = self.windows.pingAnswered() else { return }
+      // What was let in ahead counts with it.
+      let ahead = self.streams.reduce(0) { max($0, $1.prepaidBytes) }
+      guard let window = self.windows.pingAnswered(ahead: ahead) else { return }
       self.tell(streamWindow: window)
     case .keepalive, .shutdown:
       self.delegate.pingAcknowledged(Ping(rawValue: purpose)!)

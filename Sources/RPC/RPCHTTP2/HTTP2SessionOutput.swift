@@ -35,17 +35,13 @@ extension HTTP2Session {
     self.output.isDrained = false
     self.takePending()
     while self.output.pending.isEmpty {
-      if self.output.turns.isAwaited { self.passTurn() }
+      if self.output.turns.isAwaited { _ = self.passesTurn() }
       var bytes: UnsafePointer<UInt8>?
       self.output.isOutOfRoom = false
       let count = nghttp2_session_mem_send(self.session, &bytes)
       guard count >= 0 else { throw Failure(count, during: "sending") }
       if count == 0 {
-        // Whose turn it is waits for its window, as all do that have been asked.
-        if !self.output.isOutOfRoom, self.output.turns.isAwaited {
-          self.passTurn(isDue: true)
-          continue
-        }
+        if !self.output.isOutOfRoom, self.output.turns.isAwaited, self.passesTurn() { continue }
         self.output.isDrained = !self.output.isOutOfRoom
         break
       }
@@ -59,11 +55,18 @@ extension HTTP2Session {
     return region.count - self.output.region.count
   }
 
-  /// Gives the next large body its turn, if the one before has had its own, or waits for its window.
-  private func passTurn(isDue: Bool = false) {
-    if !isDue, let holder = self.output.turns.holder, self.window(of: holder) > 0 { return }
-    guard let next = self.output.turns.pass() else { return }
+  /// Gives the next large body its turn, if the one before has had its own, or waits for its window. While
+  /// the connection's window is shut, nobody's turn would be of use.
+  private func passesTurn() -> Bool {
+    guard nghttp2_session_get_remote_window_size(self.session) > 0 else { return false }
+    if let holder = self.output.turns.holder,
+      nghttp2_session_get_stream_remote_window_size(self.session, holder.id) > 0
+    {
+      return false
+    }
+    guard let next = self.output.turns.pass() else { return false }
     _ = nghttp2_session_resume_data(self.session, next.id)
+    return true
   }
 
   /// Moves what nghttp2 has made into the region, as far as there is room.
@@ -91,6 +94,7 @@ extension HTTP2Session {
         from: UnsafeRawBufferPointer(start: header, count: Self.frameHeaderBytes))
       stream.outbound.move(count, into: frame.baseAddress! + Self.frameHeaderBytes)
       stream.drainedBytes += count
+      self.bodyBytesSent += count
       self.output.region = UnsafeMutableRawBufferPointer(
         rebasing: frame[(Self.frameHeaderBytes + count)...])
       if count > 0 { stream.outboundDrained(remaining: stream.outbound.count) }

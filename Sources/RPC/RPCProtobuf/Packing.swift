@@ -28,8 +28,10 @@ extension Arena {
       }),
       sink: sink, arrays: self.state.pointee.arrays)
     withUnsafeMutablePointer(to: &parts) { parts in
-      _ = protobuf_c_message_pack_to_buffer(
+      let packed = protobuf_c_message_pack_to_buffer(
         message, UnsafeMutableRawPointer(parts).assumingMemoryBound(to: ProtobufCBuffer.self))
+      // Behind it comes another message of the stream.
+      precondition(packed == size, "A message of \(size) bytes was packed as \(packed)")
     }
   }
 

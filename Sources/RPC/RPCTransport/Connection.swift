@@ -518,7 +518,8 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
         let wanted = max(Self.minimumProgressBytes, self.owner.heldBytes / Self.partOfHeldBytes)
         let isRead = taken.map { $0 >= wanted } ?? true
         let count = session.endStalledStreams(
-          minimum: Self.minimumProgressBytes, unread: isShort, isConnectionRead: isRead)
+          minimum: Self.minimumProgressBytes, share: wanted, unread: isShort,
+          isConnectionRead: isRead)
         if count > 0 {
           self.owner.callsStalled(count)
           // Behind a full socket it would hear of that when it likes, and hold as much until then.

@@ -1,0 +1,272 @@
+import RPCCore
+import RPCTesting
+import Testing
+
+@testable import RPCTransport
+
+/// Windows of streams as a peer sees them, and many calls at once behind them.
+@Suite(.serialized, .timeLimit(.minutes(1))) struct WindowTests {
+  static func withPeer(
+    _ service: TestService = TestService(),
+    _ configuration: RPCServer.Configuration = RPCServer.Configuration(),
+    _ body: (ScriptedPeer) async throws -> Void
+  ) async throws {
+    try await withServer(service, configuration: configuration) { channel, _ in
+      let peer = try await ScriptedPeer.client(of: try ListenAddress("\(channel.target)"))
+      do { try await body(peer) } catch {
+        await peer.close()
+        throw error
+      }
+      await peer.close()
+    }
+  }
+
+  /// Sends messages of 10 bytes in frames padded to 256; the window must open again for all of it.
+  /// Returns how many bytes of the window could be used before 2 MiB had gone, or where it stuck.
+  static func padded(_ peer: ScriptedPeer, room start: Int) async throws -> (sent: Int, room: Int) {
+    var room = start
+    var sent = 0
+    let message: [UInt8] = [0, 0, 0, 0, 10] + [UInt8](repeating: 1, count: 10)
+    let frame = [UInt8(200)] + message + [UInt8](repeating: 0, count: 200)
+    while sent < 1 << 20 {
+      while room >= frame.count {
+        try await peer.send(.data, flags: 8, stream: 1, body: frame)
+        room -= frame.count
+        sent += frame.count
+      }
+      try await peer.send(.ping, body: [UInt8](repeating: 9, count: 8))
+      var opened = false
+      while let next = try await peer.frame() {
+        if next.kind == .windowUpdate, next.stream == 1 {
+          room += Int(next.number(at: 0))
+          opened = true
+        }
+        if next.kind == .settings, !next.isAcknowledgement {
+          try await peer.send(.settings, flags: 1)
+        }
+        if next.kind == .goAway { return (sent, -1) }
+        if next.kind == .reset { return (sent, -2) }
+        if next.kind == .ping, next.isAcknowledgement { break }
+      }
+      if !opened, room < frame.count {
+        // A second chance.
+        try await Task.sleep(for: .milliseconds(200))
+        try await peer.send(.ping, body: [UInt8](repeating: 9, count: 8))
+        while let next = try await peer.frame() {
+          if next.kind == .windowUpdate, next.stream == 1 {
+            room += Int(next.number(at: 0))
+            opened = true
+          }
+          if next.kind == .ping, next.isAcknowledgement { break }
+        }
+        if !opened { return (sent, room) }
+      }
+    }
+    return (sent, room)
+  }
+
+  @Test func paddingIsGivenBack() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.emptyFrames.burst = 1_000_000
+    configuration.minimumPingInterval = .zero
+    try await Self.withPeer(TestService(), configuration) { peer in
+      try await peer.begin(Methods.client)
+      let end = try await Self.padded(peer, room: 65_536)
+      #expect(end.sent >= 1 << 20)
+    }
+  }
+
+  @Test func paddingIsGivenBackBehindALargeMessage() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.emptyFrames.burst = 1_000_000
+    configuration.minimumPingInterval = .zero
+    try await Self.withPeer(TestService(), configuration) { peer in
+      try await peer.begin(Methods.client)
+      var room = 65_536
+      let size = 2 << 20
+      try await peer.send(
+        data: [0] + ScriptedPeer.bytes(UInt32(size)) + [UInt8](repeating: 1, count: 1_000),
+        stream: 1,
+        ends: false)
+      room -= 1_005
+      let opened = try #require(try await peer.frame(.windowUpdate) { $0.stream == 1 })
+      room += Int(opened.number(at: 0))
+      var rest = size - 1_000
+      while rest > 0 {
+        let part = min(rest, 16_384)
+        try await peer.send(data: [UInt8](repeating: 1, count: part), stream: 1, ends: false)
+        rest -= part
+        room -= part
+      }
+      let end = try await Self.padded(peer, room: room)
+      #expect(end.sent >= 1 << 20)
+    }
+  }
+
+  /// A client that says much before it knows the server's SETTINGS, whose window is smaller than what is
+  /// the rule.
+  @Test func anEarlyBurstIsGivenBackUnderASmallWindow() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.maximumStreamWindow = 16_384
+    configuration.minimumPingInterval = .zero
+    try await withServer(TestService(), configuration: configuration) { channel, _ in
+      let peer = try await ScriptedPeer.client(
+        of: try ListenAddress("\(channel.target)"), greets: false)
+      var bytes = Array("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".utf8)
+      bytes += ScriptedPeer.frame(.settings)
+      bytes += ScriptedPeer.frame(
+        .headers, flags: 4, stream: 1,
+        body: ScriptedPeer.block(ScriptedPeer.requestFields(Methods.client.path)))
+      var sent = 0
+      for _ in 0..<29 {
+        bytes += ScriptedPeer.frame(
+          .data, stream: 1, body: [0, 0, 0, 3, 232] + [UInt8](repeating: 1, count: 1_000))
+        sent += 1_005
+      }
+      try await peer.send(bytes: bytes)
+      var room = 65_535 - sent
+      // Its SETTINGS.
+      while let frame = try await peer.frame() {
+        if frame.kind == .settings, !frame.isAcknowledgement {
+          room += 16_384 - 65_535
+          try await peer.send(.settings, flags: 1)
+          break
+        }
+      }
+      for _ in 0..<5 {
+        try await peer.send(.ping, body: [UInt8](repeating: 9, count: 8))
+        while let frame = try await peer.frame() {
+          if frame.kind == .windowUpdate, frame.stream == 1 { room += Int(frame.number(at: 0)) }
+          if frame.kind == .ping, frame.isAcknowledgement { break }
+        }
+        try await Task.sleep(for: .milliseconds(50))
+      }
+      #expect(room > 0)
+      await peer.close()
+    }
+  }
+
+  /// Endless responses to a client whose connection window is what RFC 9113 begins with.
+  @Test func noEndlessResponseStarvesBehindANarrowConnection() async throws {
+    var service = TestService()
+    service.server = { _, responses, _ in
+      let blob = Blob([UInt8](repeating: 1, count: 100_000))
+      while true { try await responses.send(blob) }
+    }
+    try await withServer(service) { channel, _ in
+      let peer = try await ScriptedPeer.client(
+        of: try ListenAddress("\(channel.target)"), greets: false)
+      var bytes = Array("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".utf8)
+      bytes += ScriptedPeer.frame(.settings, body: [0, 4] + ScriptedPeer.bytes(UInt32(Int32.max)))
+      for stream in [1, 3, 5, 7] as [UInt32] {
+        bytes += ScriptedPeer.frame(
+          .headers, flags: 4, stream: stream,
+          body: ScriptedPeer.block(ScriptedPeer.requestFields(Methods.server.path)))
+        bytes += ScriptedPeer.frame(.data, flags: 1, stream: stream, body: [0, 0, 0, 0, 1, 49])
+      }
+      try await peer.send(bytes: bytes)
+      var received: [UInt32: Int] = [1: 0, 3: 0, 5: 0, 7: 0]
+      var total = 0
+      var untold = 0
+      while total < 20 << 20, let frame = try await peer.frame() {
+        guard frame.kind == .data else { continue }
+        received[frame.stream, default: 0] += frame.body.count
+        total += frame.body.count
+        untold += frame.body.count
+        if untold >= 32_768 {
+          try await peer.send(.windowUpdate, body: ScriptedPeer.bytes(UInt32(untold)))
+          untold = 0
+        }
+      }
+      #expect(received.values.min()! > 1 << 20)
+      await peer.close()
+    }
+  }
+
+  private actor Log {
+    private(set) var other: [String] = []
+    func bad(_ what: String) { self.other.append(what) }
+  }
+
+  static func blob(_ count: Int) -> Blob {
+    var value = UInt32.random(in: 0...(.max)) | 1
+    var bytes = [UInt8](unsafeUninitializedCapacity: count) { buffer, n in
+      for i in 0..<count {
+        value = value &* 1_664_525 &+ 1_013_904_223
+        buffer[i] = UInt8(truncatingIfNeeded: value >> 24)
+      }
+      n = count
+    }
+    if count > 0 { bytes[0] = 1 }
+    return Blob(bytes)
+  }
+
+  static let sizes = [0, 1, 500, 9_999, 10_000, 17_000, 64_000, 70_000, 300_000, 1_100_000]
+
+  @Test(arguments: [false, true]) func manyCallsOfAllSizes(compressed: Bool) async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.maximumConcurrentCallsPerConnection = 12
+    if compressed { configuration.responseCompression = .gzip }
+    try await withServer(TestService(), configuration: configuration) { channel, _ in
+      let outcome = Log()
+      await withTaskGroup(of: Void.self) { group in
+        for index in 0..<25 {
+          group.addTask {
+            let request = Self.blob(Self.sizes.randomElement()!)
+            let task = Task {
+              var options = CallOptions()
+              if compressed { options.compression = .gzip }
+              return try await channel.unary(Methods.unary, request, options: options)
+            }
+            let cancels = index % 4 == 0
+            if cancels {
+              try? await Task.sleep(for: .microseconds(Int.random(in: 0..<200_000)))
+              task.cancel()
+            }
+            do {
+              let reply = try await task.value
+              let isSame = reply == request
+              if !isSame { await outcome.bad("another answer to \(request.bytes.count) bytes") }
+            } catch {
+              if !cancels { await outcome.bad("\(error)") }
+            }
+          }
+        }
+      }
+      #expect(await outcome.other == [])
+    }
+  }
+
+  @Test func bothWaysWithSlowReaders() async throws {
+    try await withServer { channel, _ in
+      let bad = Log()
+      await withTaskGroup(of: Void.self) { group in
+        for _ in 0..<6 {
+          group.addTask {
+            do {
+              let sizes = (0..<10).map { _ in Self.sizes.randomElement()! }
+              let messages = sizes.map { Self.blob($0) }
+              let call = try await channel.bidirectional(Methods.both)
+              let sending = Task {
+                for message in messages {
+                  try await call.send(message)
+                  if Int.random(in: 0..<4) == 0 { try await Task.sleep(for: .milliseconds(5)) }
+                }
+                await call.finishSending()
+              }
+              var index = 0
+              for try await reply in call.responses {
+                if reply != messages[index] { await bad.bad("differs at \(index)") }
+                index += 1
+                if Int.random(in: 0..<3) == 0 { try await Task.sleep(for: .milliseconds(10)) }
+              }
+              if index != messages.count { await bad.bad("only \(index)") }
+              try await sending.value
+            } catch { await bad.bad("\(error)") }
+          }
+        }
+      }
+      #expect(await bad.other == [])
+    }
+  }
+}
