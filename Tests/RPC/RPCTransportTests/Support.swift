@@ -51,6 +51,22 @@ struct Blob: RPCMessage {
   var text: String { String(decoding: self.bytes, as: UTF8.self) }
 }
 
+private let allNoise: [UInt8] = {
+  var bytes = [UInt8](repeating: 0, count: 4_000_000)
+  bytes.withUnsafeMutableBytes { bytes in
+    for place in stride(from: 0, to: bytes.count, by: 8) {
+      bytes.storeBytes(of: .random(in: 0...(.max)), toByteOffset: place, as: UInt64.self)
+    }
+  }
+  return bytes
+}()
+
+/// As many bytes of no order, up to three million.
+func noise(_ count: Int) -> [UInt8] {
+  let start = Int.random(in: 0...allNoise.count - count)
+  return Array(allNoise[start..<start + count])
+}
+
 enum Methods {
   static let unary = MethodDescriptor<Blob, Blob>("/test.Test/Unary")
   static let server = MethodDescriptor<Blob, Blob>("/test.Test/Server")
