@@ -28,7 +28,7 @@ import Testing
     var sent = 0
     let message: [UInt8] = [0, 0, 0, 0, 10] + [UInt8](repeating: 1, count: 10)
     let frame = [UInt8(200)] + message + [UInt8](repeating: 0, count: 200)
-    while sent < 1 << 20 {
+    while sent < 1 << 18 {
       while room >= frame.count {
         try await peer.send(.data, flags: 8, stream: 1, body: frame)
         room -= frame.count
@@ -72,7 +72,7 @@ import Testing
     try await Self.withPeer(TestService(), configuration) { peer in
       try await peer.begin(Methods.client)
       let end = try await Self.padded(peer, room: 65_536)
-      #expect(end.sent >= 1 << 20)
+      #expect(end.sent >= 1 << 18)
     }
   }
 
@@ -99,7 +99,7 @@ import Testing
         room -= part
       }
       let end = try await Self.padded(peer, room: room)
-      #expect(end.sent >= 1 << 20)
+      #expect(end.sent >= 1 << 18)
     }
   }
 
@@ -168,7 +168,7 @@ import Testing
       var received: [UInt32: Int] = [1: 0, 3: 0, 5: 0, 7: 0]
       var total = 0
       var untold = 0
-      while total < 20 << 20, let frame = try await peer.frame() {
+      while total < 8 << 20, let frame = try await peer.frame() {
         guard frame.kind == .data else { continue }
         received[frame.stream, default: 0] += frame.body.count
         total += frame.body.count
@@ -178,7 +178,7 @@ import Testing
           untold = 0
         }
       }
-      #expect(received.values.min()! > 1 << 20)
+      #expect(received.values.min()! > 1 << 19)
       await peer.close()
     }
   }
@@ -195,7 +195,7 @@ import Testing
     return Blob(bytes)
   }
 
-  static let sizes = [0, 1, 500, 9_999, 10_000, 17_000, 64_000, 70_000, 300_000, 1_100_000]
+  static let sizes = [0, 1, 500, 9_999, 10_000, 17_000, 64_000, 70_000, 300_000]
 
   @Test func manyCallsOfAllSizes() async throws {
     var configuration = RPCServer.Configuration()
