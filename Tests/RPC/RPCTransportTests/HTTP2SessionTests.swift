@@ -133,6 +133,15 @@ import Testing
       }
     }
 
+    /// A client whose streams' windows are open wide, and its connection's is not.
+    static func behindNarrowConnection() -> Pair {
+      var configuration = HTTP2Session.Configuration()
+      configuration.connectionWindow = 65_535
+      configuration.maximumStreamWindow = 8 << 20
+      configuration.streamWindow = 8 << 20
+      return Pair(configuration, HTTP2Session.Configuration())
+    }
+
     func begin() -> Stream {
       let stream = Stream(self, isServer: false)
       self.clients.append(stream)
@@ -313,11 +322,7 @@ import Testing
 
   /// Endless responses over a connection window that is the bottleneck.
   @Test(arguments: [2, 3, 4, 8]) func nobodyStarves(count: Int) throws {
-    var configuration = HTTP2Session.Configuration()
-    configuration.connectionWindow = 65_535
-    configuration.maximumStreamWindow = 8 << 20
-    configuration.streamWindow = 8 << 20
-    let pair = Pair(configuration, HTTP2Session.Configuration())
+    let pair = Pair.behindNarrowConnection()
     pair.expects = false
     for _ in 0..<count { pair.begin().endless = true }
     _ = try pair.settle()
@@ -368,11 +373,7 @@ import Testing
 
   /// Who waits for a turn on a connection that is read is not ended as if it were not.
   @Test func whoWaitsForATurnIsNotTakenForStalled() throws {
-    var configuration = HTTP2Session.Configuration()
-    configuration.connectionWindow = 65_535
-    configuration.maximumStreamWindow = 8 << 20
-    configuration.streamWindow = 8 << 20
-    let pair = Pair(configuration, HTTP2Session.Configuration())
+    let pair = Pair.behindNarrowConnection()
     pair.expects = false
     for _ in 0..<4 { pair.begin().endless = true }
     _ = try pair.settle()
@@ -404,11 +405,7 @@ import Testing
 
   /// Of three hundred, each of which opens the connection by 100 bytes.
   private static func costOfWindowUpdates(waiting count: Int) throws -> Duration {
-    var configuration = HTTP2Session.Configuration()
-    configuration.connectionWindow = 65_535
-    configuration.maximumStreamWindow = 8 << 20
-    configuration.streamWindow = 8 << 20
-    let pair = Pair(configuration, HTTP2Session.Configuration())
+    let pair = Pair.behindNarrowConnection()
     pair.readsAtOnce = false
     for _ in 0..<count { pair.begin().endless = true }
     _ = try pair.settle()

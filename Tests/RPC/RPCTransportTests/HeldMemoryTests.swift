@@ -34,23 +34,6 @@ import Testing
     return frames
   }
 
-  private static func withPeer(
-    _ service: TestService, _ configuration: RPCServer.Configuration = RPCServer.Configuration(),
-    greets: Bool = true, _ body: (ScriptedPeer) async throws -> Void
-  ) async throws {
-    try await withServer(service, configuration: configuration) { channel, _ in
-      let peer = try await ScriptedPeer.client(
-        of: try ListenAddress("\(channel.target)"), greets: greets)
-      do {
-        try await body(peer)
-      } catch {
-        await peer.close()
-        throw error
-      }
-      await peer.close()
-    }
-  }
-
   // They take a few bytes on the wire and an allocation or two each.
   @Test func emptyMessagesThatNobodyReadsShutTheWindow() async throws {
     let release = Signal()
@@ -61,7 +44,7 @@ import Testing
       for try await _ in requests { count += 1 }
       return Blob("\(count)")
     }
-    try await Self.withPeer(service) { peer in
+    try await withPeer(service) { peer in
       try await peer.begin(Methods.client)
       let some = [UInt8](repeating: 0, count: 16_380)
       for _ in 0..<4 { try await peer.send(data: some, ends: false) }
@@ -93,7 +76,7 @@ import Testing
     var configuration = RPCServer.Configuration()
     // Room for what comes compressed, and for two messages.
     configuration.maximumBufferedBytesPerConnection = 700 << 10
-    try await Self.withPeer(service, configuration) { peer in
+    try await withPeer(service, configuration) { peer in
       try await peer.begin(Methods.client, more: [("grpc-encoding", "gzip")])
       let bytes = (0..<count).flatMap { _ in message }
       for start in stride(from: 0, to: bytes.count, by: 16_384) {
@@ -113,7 +96,7 @@ import Testing
     service.unary = { _, _ in Blob([UInt8](repeating: 1, count: 1 << 20)) }
     var configuration = RPCServer.Configuration()
     configuration.maximumBufferedBytesPerConnection = 4 << 20
-    try await Self.withPeer(service, configuration, greets: false) { peer in
+    try await withPeer(service, configuration, greets: false) { peer in
       try await peer.send(bytes: Self.greeting)
       try await peer.send(.settings, body: Self.window(0))
       for index in 0..<10 as Range<UInt32> {
@@ -156,7 +139,7 @@ import Testing
     }
     var configuration = RPCServer.Configuration()
     configuration.maximumBufferedBytesPerConnection = 500 << 10
-    try await Self.withPeer(service, configuration, greets: false) { peer in
+    try await withPeer(service, configuration, greets: false) { peer in
       try await peer.send(bytes: Self.greeting)
       try await peer.send(.settings, body: Self.window(0))
       for stream in [1, 3] as [UInt32] {
@@ -184,7 +167,7 @@ import Testing
     }
     var configuration = RPCServer.Configuration()
     configuration.maximumBufferedBytesPerConnection = 100 << 10
-    try await Self.withPeer(service, configuration) { peer in
+    try await withPeer(service, configuration) { peer in
       try await peer.begin(Methods.both, more: [("grpc-accept-encoding", "gzip")])
       let end = try #require(try await peer.frame(.headers))
       #expect(end.endsStream && end["grpc-status"] == "8")
@@ -198,7 +181,7 @@ import Testing
   @Test func smallRequestsThatDoNotEndCountAsLargeOnesDo() async throws {
     var configuration = RPCServer.Configuration()
     configuration.maximumBufferedBytesPerConnection = 100 << 10
-    try await Self.withPeer(TestService(), configuration) { peer in
+    try await withPeer(TestService(), configuration) { peer in
       var refused = 0
       for index in 0..<20 as Range<UInt32> {
         try await peer.begin(Methods.unary, stream: index * 2 + 1)
@@ -222,7 +205,7 @@ import Testing
     var configuration = RPCServer.Configuration()
     configuration.maximumBufferedBytesPerConnection = 105 << 10
     configuration.maximumHeaderListBytes = 64 << 10
-    try await Self.withPeer(service, configuration) { peer in
+    try await withPeer(service, configuration) { peer in
       // One large field, or many that are next to nothing on the wire.
       let much =
         isOneField
@@ -267,7 +250,7 @@ import Testing
     }
     var configuration = RPCServer.Configuration()
     configuration.maximumBufferedBytesPerConnection = 1_100 << 10
-    try await Self.withPeer(service, configuration) { peer in
+    try await withPeer(service, configuration) { peer in
       var stream: UInt32 = 1
       func call() async throws {
         try await peer.begin(Methods.unary, stream: stream, more: [("grpc-encoding", "gzip")])
@@ -305,7 +288,7 @@ import Testing
     }
     var configuration = RPCServer.Configuration()
     configuration.maximumBufferedBytesPerConnection = 350_000
-    try await Self.withPeer(service, configuration) { peer in
+    try await withPeer(service, configuration) { peer in
       let request = [0xfe] + [UInt8](repeating: 0, count: 99)
       for index in 0..<3 as Range<UInt32> {
         try await peer.begin(Methods.unary, stream: 2 * index + 1)
@@ -333,7 +316,7 @@ import Testing
     }
     var configuration = RPCServer.Configuration()
     configuration.maximumBufferedBytesPerConnection = 1_100 << 10
-    try await Self.withPeer(service, configuration) { peer in
+    try await withPeer(service, configuration) { peer in
       var stream: UInt32 = 1
       func call(ends: Bool) async throws {
         try await peer.begin(Methods.client, stream: stream, more: [("grpc-encoding", "gzip")])
@@ -372,7 +355,7 @@ import Testing
     service.both = { _, _, _ in await release.wait() }
     var configuration = RPCServer.Configuration()
     configuration.maximumBufferedBytesPerConnection = 400 << 10
-    try await Self.withPeer(service, configuration) { peer in
+    try await withPeer(service, configuration) { peer in
       // Answers pings late, and sends all that it may: the window grows.
       try await peer.begin(Methods.client, stream: 1)
       var room = 65_536

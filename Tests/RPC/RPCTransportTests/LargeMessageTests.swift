@@ -6,23 +6,6 @@ import Testing
 
 /// Messages that are larger than a window: how they come, and how several go out.
 @Suite(.serialized, .timeLimit(.minutes(1))) struct LargeMessageTests {
-  private static func withPeer(
-    _ service: TestService = TestService(),
-    _ configuration: RPCServer.Configuration = RPCServer.Configuration(),
-    _ body: (ScriptedPeer) async throws -> Void
-  ) async throws {
-    try await withServer(service, configuration: configuration) { channel, _ in
-      let peer = try await ScriptedPeer.client(of: try ListenAddress("\(channel.target)"))
-      do {
-        try await body(peer)
-      } catch {
-        await peer.close()
-        throw error
-      }
-      await peer.close()
-    }
-  }
-
   private static let window = 64 << 10
 
   /// The beginning of a message of that size, and how many bytes of the body are missing behind it.
@@ -44,7 +27,7 @@ import Testing
   }
 
   @Test func theWindowIsOpenedForAllOfAMessageThatHasBegun() async throws {
-    try await Self.withPeer { peer in
+    try await withPeer { peer in
       try await peer.begin(Methods.unary)
       let rest = try await Self.beginMessage(of: 1 << 20, peer)
       let update = try #require(try await peer.frame(.windowUpdate) { $0.stream == 1 })
@@ -63,7 +46,7 @@ import Testing
   @Test func theWindowIsOpenedNoFurtherThanItMayGrow() async throws {
     var configuration = RPCServer.Configuration()
     configuration.maximumStreamWindow = 100_000
-    try await Self.withPeer(TestService(), configuration) { peer in
+    try await withPeer(TestService(), configuration) { peer in
       try await peer.begin(Methods.unary)
       _ = try await Self.beginMessage(of: 1 << 20, peer)
       let update = try #require(try await peer.frame(.windowUpdate) { $0.stream == 1 })
@@ -80,7 +63,7 @@ import Testing
       await release.wait()
       return Blob()
     }
-    try await Self.withPeer(service) { peer in
+    try await withPeer(service) { peer in
       try await peer.begin(Methods.client)
       var room = Self.window
       let rest = try await Self.beginMessage(of: 1 << 20, peer)
@@ -153,7 +136,7 @@ import Testing
 
   @Test func largeAnswersGoOutOneBehindTheOtherAndSmallOnesBetween() async throws {
     let service = Self.answering([1: 900_000, 2: 900_000, 3: 900_000, 4: 1_000])
-    try await Self.withPeer(service) { peer in
+    try await withPeer(service) { peer in
       try await Self.askAtOnce(1...4, peer)
       let runs = try await Self.runs(peer, streams: 4)
       // The small one may part a large one in two.
@@ -167,7 +150,7 @@ import Testing
 
   @Test func veryLargeAnswersGoOutInTurns() async throws {
     let service = Self.answering([1: 3_900_000, 2: 3_900_000])
-    try await Self.withPeer(service) { peer in
+    try await withPeer(service) { peer in
       try await Self.askAtOnce(1...2, peer)
       let runs = try await Self.runs(peer, streams: 2)
       #expect(runs.count == 8)

@@ -132,6 +132,25 @@ func withServer(
   return try result.get()
 }
 
+/// Runs `body` with a server and a client of it that is scripted frame by frame.
+func withPeer(
+  _ service: TestService = TestService(),
+  _ configuration: RPCServer.Configuration = RPCServer.Configuration(),
+  greets: Bool = true, _ body: (ScriptedPeer) async throws -> Void
+) async throws {
+  try await withServer(service, configuration: configuration) { channel, _ in
+    let peer = try await ScriptedPeer.client(
+      of: try ListenAddress("\(channel.target)"), greets: greets)
+    do {
+      try await body(peer)
+    } catch {
+      await peer.close()
+      throw error
+    }
+    await peer.close()
+  }
+}
+
 /// An address that no other test comes to use, not even while nobody listens on it.
 func ownAddress() -> ListenAddress {
   .unix(path: "/tmp/millrace-rpc-\(UInt64.random(in: 0...UInt64.max)).sock")

@@ -6,24 +6,25 @@ import Testing
 
 /// Windows of streams as a peer sees them, and many calls at once behind them.
 @Suite(.serialized, .timeLimit(.minutes(1))) struct WindowTests {
-  static func withPeer(
-    _ service: TestService = TestService(),
-    _ configuration: RPCServer.Configuration = RPCServer.Configuration(),
-    _ body: (ScriptedPeer) async throws -> Void
-  ) async throws {
-    try await withServer(service, configuration: configuration) { channel, _ in
-      let peer = try await ScriptedPeer.client(of: try ListenAddress("\(channel.target)"))
-      do { try await body(peer) } catch {
-        await peer.close()
-        throw error
+  /// What the server opens stream 1 by, until it has read all that was sent so far.
+  private static func opened(_ peer: ScriptedPeer) async throws -> Int {
+    var opened = 0
+    try await peer.send(.ping, body: [UInt8](repeating: 9, count: 8))
+    while let frame = try await peer.frame() {
+      if frame.kind == .windowUpdate, frame.stream == 1 { opened += Int(frame.number(at: 0)) }
+      if frame.kind == .settings, !frame.isAcknowledgement {
+        try await peer.send(.settings, flags: 1)
       }
-      await peer.close()
+      #expect(frame.kind != .goAway && frame.kind != .reset)
+      if frame.kind == .ping, frame.isAcknowledgement { break }
     }
+    return opened
   }
 
-  /// Sends messages of 10 bytes in frames padded to 256; the window must open again for all of it.
-  /// Returns how many bytes of the window could be used before 2 MiB had gone, or where it stuck.
-  static func padded(_ peer: ScriptedPeer, room start: Int) async throws -> (sent: Int, room: Int) {
+  /// Sends messages of 10 bytes in frames padded to 216, as many as the window lets through.
+  ///
+  /// - Returns: Bytes that went through; 256 KiB are enough.
+  private static func sendPadded(_ peer: ScriptedPeer, room start: Int) async throws -> Int {
     var room = start
     var sent = 0
     let message: [UInt8] = [0, 0, 0, 0, 10] + [UInt8](repeating: 1, count: 10)
@@ -34,45 +35,26 @@ import Testing
         room -= frame.count
         sent += frame.count
       }
-      try await peer.send(.ping, body: [UInt8](repeating: 9, count: 8))
-      var opened = false
-      while let next = try await peer.frame() {
-        if next.kind == .windowUpdate, next.stream == 1 {
-          room += Int(next.number(at: 0))
-          opened = true
-        }
-        if next.kind == .settings, !next.isAcknowledgement {
-          try await peer.send(.settings, flags: 1)
-        }
-        if next.kind == .goAway { return (sent, -1) }
-        if next.kind == .reset { return (sent, -2) }
-        if next.kind == .ping, next.isAcknowledgement { break }
-      }
-      if !opened, room < frame.count {
+      var opened = try await Self.opened(peer)
+      if opened == 0 {
         // A second chance.
         try await Task.sleep(for: .milliseconds(200))
-        try await peer.send(.ping, body: [UInt8](repeating: 9, count: 8))
-        while let next = try await peer.frame() {
-          if next.kind == .windowUpdate, next.stream == 1 {
-            room += Int(next.number(at: 0))
-            opened = true
-          }
-          if next.kind == .ping, next.isAcknowledgement { break }
-        }
-        if !opened { return (sent, room) }
+        opened = try await Self.opened(peer)
       }
+      if opened == 0 { break }
+      room += opened
     }
-    return (sent, room)
+    return sent
   }
 
   @Test func paddingIsGivenBack() async throws {
     var configuration = RPCServer.Configuration()
     configuration.emptyFrames.burst = 1_000_000
     configuration.minimumPingInterval = .zero
-    try await Self.withPeer(TestService(), configuration) { peer in
+    try await withPeer(TestService(), configuration) { peer in
       try await peer.begin(Methods.client)
-      let end = try await Self.padded(peer, room: 65_536)
-      #expect(end.sent >= 1 << 18)
+      let sent = try await Self.sendPadded(peer, room: 65_536)
+      #expect(sent >= 1 << 18)
     }
   }
 
@@ -80,7 +62,7 @@ import Testing
     var configuration = RPCServer.Configuration()
     configuration.emptyFrames.burst = 1_000_000
     configuration.minimumPingInterval = .zero
-    try await Self.withPeer(TestService(), configuration) { peer in
+    try await withPeer(TestService(), configuration) { peer in
       try await peer.begin(Methods.client)
       var room = 65_536
       let size = 2 << 20
@@ -98,8 +80,8 @@ import Testing
         rest -= part
         room -= part
       }
-      let end = try await Self.padded(peer, room: room)
-      #expect(end.sent >= 1 << 18)
+      let sent = try await Self.sendPadded(peer, room: room)
+      #expect(sent >= 1 << 18)
     }
   }
 
@@ -134,11 +116,7 @@ import Testing
         }
       }
       for _ in 0..<5 {
-        try await peer.send(.ping, body: [UInt8](repeating: 9, count: 8))
-        while let frame = try await peer.frame() {
-          if frame.kind == .windowUpdate, frame.stream == 1 { room += Int(frame.number(at: 0)) }
-          if frame.kind == .ping, frame.isAcknowledgement { break }
-        }
+        room += try await Self.opened(peer)
         try await Task.sleep(for: .milliseconds(50))
       }
       #expect(room > 0)
