@@ -119,9 +119,8 @@ package struct ByteQueue: ~Copyable {
       // The room in front is enough, and the parts do not overlap.
       self.base.copyMemory(from: self.base + self.start, byteCount: held)
     } else {
-      let wanted = max(self.capacity * 2, held + count, 256)
-      let (larger, capacity) = LargeBlocks.allocate(
-        total > 0 ? max(held + count, min(total, self.nextCapacity)) : wanted)
+      let wanted = total > 0 ? min(total, self.nextCapacity) : max(self.capacity * 2, 256)
+      let (larger, capacity) = LargeBlocks.allocate(max(held + count, wanted))
       larger.copyMemory(from: self.base + self.start, byteCount: held)
       self.free()
       self.base = larger

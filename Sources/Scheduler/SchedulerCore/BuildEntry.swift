@@ -52,7 +52,7 @@ struct BuildEntry: Sendable {
     self.version = version
   }
 
-  private mutating func change(_ body: (inout Pending) -> Void) {
+  private mutating func changePending(_ body: (inout Pending) -> Void) {
     var pending = self.pending.take() ?? Boxed(wrappedValue: Pending())
     body(&pending.wrappedValue)
     if !pending.wrappedValue.isNothing { self.pending = pending }
@@ -61,37 +61,37 @@ struct BuildEntry: Sendable {
   /// The record that is being written.
   var inFlight: BuildRecord? {
     get { self.pending?.wrappedValue.inFlight }
-    set { self.change { $0.inFlight = newValue } }
+    set { self.changePending { $0.inFlight = newValue } }
   }
 
   /// The last committed record, while there is a newer one.
   var committed: BuildRecord? {
     get { self.pending?.wrappedValue.committed }
-    set { self.change { $0.committed = newValue } }
+    set { self.changePending { $0.committed = newValue } }
   }
 
   /// How often the store did not answer, one time behind the other.
   var failures: Int {
     get { self.pending?.wrappedValue.failures ?? 0 }
-    set { self.change { $0.failures = newValue } }
+    set { self.changePending { $0.failures = newValue } }
   }
 
   /// For the write that is under way.
   var afterThis: [Deferred] {
     get { self.pending?.wrappedValue.afterThis ?? [] }
-    set { self.change { $0.afterThis = newValue } }
+    set { self.changePending { $0.afterThis = newValue } }
   }
 
   /// For the next write.
   var afterNext: [Deferred] {
     get { self.pending?.wrappedValue.afterNext ?? [] }
-    set { self.change { $0.afterNext = newValue } }
+    set { self.changePending { $0.afterNext = newValue } }
   }
 
   /// Commands that came while the record was being read.
   var commands: [Scheduler.Command] {
     get { self.pending?.wrappedValue.commands ?? [] }
-    set { self.change { $0.commands = newValue } }
+    set { self.changePending { $0.commands = newValue } }
   }
 
   var isWriting: Bool { self.pending?.wrappedValue.inFlight != nil }
@@ -105,7 +105,7 @@ struct BuildEntry: Sendable {
 
   // MARK: In place
   //
-  // An entry is large, and whoever reads a part of one in a dictionary gets a copy of it first. What
+  // A machine is large, and whoever reads a part of one in a dictionary gets a copy of it first. What
   // happens to each build is therefore done here, where nothing is copied.
 
   /// Feeds the build; see ``Scheduler/change(_:at:mayDirty:_:_:)``.
@@ -189,7 +189,7 @@ struct BuildEntry: Sendable {
       self.isDirty = false
       self.isProgress = false
       let record = self.machine.record
-      self.change { pending in
+      self.changePending { pending in
         pending.afterThis = pending.afterNext
         pending.afterNext = []
         pending.inFlight = record
@@ -209,7 +209,7 @@ struct BuildEntry: Sendable {
     let isDirty = self.isDirty
     self.version = version
     var deferred: [Deferred] = []
-    self.change { pending in
+    self.changePending { pending in
       pending.failures = 0
       pending.inFlight = nil
       pending.committed = isDirty ? record : nil

@@ -116,7 +116,6 @@ import Testing
     var servers: [Stream] = []
     var toServer: [UInt8] = []
     var toClient: [UInt8] = []
-    var keeps: [Stream] = []
 
     init(
       _ clientConfiguration: HTTP2Session.Configuration,
@@ -308,6 +307,7 @@ import Testing
         }
       }
       #expect(bad == 0, "round \(round): \(bad) of \(pair.clients.count)")
+      #expect(pair.clientDelegate.faults + pair.serverDelegate.faults == [])
       #expect(pair.client.openStreams == 0 || bad > 0)
       pair.client.abandonStreams(code: 8)
       pair.server.abandonStreams(code: 8)

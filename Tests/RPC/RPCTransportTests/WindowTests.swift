@@ -47,11 +47,16 @@ import Testing
     return sent
   }
 
-  @Test func paddingIsGivenBack() async throws {
+  /// A server that is asked often, and sent little.
+  private static var patient: RPCServer.Configuration {
     var configuration = RPCServer.Configuration()
     configuration.emptyFrames.burst = 1_000_000
     configuration.minimumPingInterval = .zero
-    try await withPeer(TestService(), configuration) { peer in
+    return configuration
+  }
+
+  @Test func paddingIsGivenBack() async throws {
+    try await withPeer(TestService(), Self.patient) { peer in
       try await peer.begin(Methods.client)
       let sent = try await Self.sendPadded(peer, room: 65_536)
       #expect(sent >= 1 << 18)
@@ -59,10 +64,7 @@ import Testing
   }
 
   @Test func paddingIsGivenBackBehindALargeMessage() async throws {
-    var configuration = RPCServer.Configuration()
-    configuration.emptyFrames.burst = 1_000_000
-    configuration.minimumPingInterval = .zero
-    try await withPeer(TestService(), configuration) { peer in
+    try await withPeer(TestService(), Self.patient) { peer in
       try await peer.begin(Methods.client)
       var room = 65_536
       let size = 2 << 20
