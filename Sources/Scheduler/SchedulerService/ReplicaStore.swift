@@ -20,16 +20,20 @@ struct ReplicaStore: Sendable {
   static let sessionKind = "Scheduler"
   static let tableKind = "SchedulerPartitions"
 
-  /// Below the time after which others lose patience, so that there is a second try.
-  private static let timeout = Duration.seconds(1)
   private static let tableName = "table"
 
   private let client: DatastoreV1.DatastoreClient
+  /// Of each call: below the time after which others lose patience, so that there is a second try.
+  private let timeout: Duration
   private let project: String
   private let partition: DatastoreV1.PartitionId
 
-  init(client: DatastoreV1.DatastoreClient, configuration: Configuration) {
+  init(
+    client: DatastoreV1.DatastoreClient, configuration: Configuration,
+    timeout: Duration = .seconds(1)
+  ) {
     self.client = client
+    self.timeout = timeout
     self.project = configuration.datastoreProject
     self.partition = DatastoreV1.PartitionId(
       projectID: configuration.datastoreProject, namespaceID: configuration.datastoreNamespace)
@@ -104,7 +108,7 @@ struct ReplicaStore: Sendable {
   private func write(_ mutations: [DatastoreV1.Mutation]) async -> WriteEnd {
     do {
       let response = try await self.client.commit(
-        .together(mutations, in: self.project), options: CallOptions(timeout: Self.timeout))
+        .together(mutations, in: self.project), options: CallOptions(timeout: self.timeout))
       guard let version = response.mutationResults.last?.version else {
         return .unknown("a commit was answered without results")
       }
@@ -126,7 +130,7 @@ struct ReplicaStore: Sendable {
   func lookUpTable() async throws -> (table: PartitionTable, version: Int64) {
     let response = try await self.client.lookup(
       DatastoreV1.LookupRequest(projectID: self.project, keys: [self.tableKey]),
-      options: CallOptions(timeout: Self.timeout))
+      options: CallOptions(timeout: self.timeout))
     guard response.deferred.isEmpty else {
       throw RPCError(.unavailable, "the datastore put off the lookup of the partitions")
     }
@@ -144,7 +148,7 @@ struct ReplicaStore: Sendable {
         projectID: self.project, partitionID: self.partition,
         queryType: .query(
           DatastoreV1.Query(kind: [DatastoreV1.KindExpression(name: Self.sessionKind)]))),
-      options: CallOptions(timeout: Self.timeout))
+      options: CallOptions(timeout: self.timeout))
     return Membership.View(
       table: table, version: version,
       replicas: (sessions.batch?.entityResults ?? []).compactMap { result in
