@@ -42,7 +42,7 @@ bench: setup ## Measure a stack of services that takes many small builds
 	@scripts/bench
 
 bench-cores: setup ## Measure the scheduler's and the allocator's cores alone
-	@swift run -c release core-bench
+	@swift run -c release --static-swift-stdlib core-bench
 
 bench-rpc: setup ## Measure the RPC library beside gRPC C++ and nghttpd
 	@scripts/bench-rpc --instructions
