@@ -44,23 +44,19 @@ final class HandlerTask: @unchecked Sendable {
   /// Cancels the handler that runs. Not to be called once it has ended.
   func cancel() { self.task?.cancel() }
 
-  private func serve() async {
-    repeat {
+  /// Of one isolation throughout, and with nothing around a handler that could wait: behind each wait a
+  /// task asks, under a lock, which executor it prefers.
+  @concurrent private func serve() async {
+    while true {
       if let job = self.next.take() {
-        await ServerContext.$current.withValue(job.context) { await job.body() }
+        await ServerContext.$current.withValue(job.context, operation: job.body)
         job.stream.handlerEnded()
       }
-    } while await self.waitForNext()
-  }
-
-  private func waitForNext() async -> Bool {
-    guard !Task.isCancelled, self.executor.idleHandlers.count < Self.maximumIdle else {
-      return false
+      if Task.isCancelled || self.executor.idleHandlers.count >= Self.maximumIdle { return }
+      await withUnsafeContinuation { continuation in
+        self.waiting = continuation
+        self.executor.idleHandlers.append(self)
+      }
     }
-    await withUnsafeContinuation { continuation in
-      self.waiting = continuation
-      self.executor.idleHandlers.append(self)
-    }
-    return true
   }
 }
