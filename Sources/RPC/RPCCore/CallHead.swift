@@ -24,7 +24,31 @@ package struct RequestHead: ~Copyable {
   /// What is left for the application.
   package private(set) var metadata = Metadata()
 
+  /// The storage of `metadata` is another's, too.
+  private var sharesMetadata = false
+  /// It was taken from another call's.
+  package var isAssumed: Bool { self.sharesMetadata }
+
   package init() {}
+
+  /// Takes everything from the head of another call with the same fields, which ``isWorthKeeping``. To be
+  /// called on one that is as new.
+  package mutating func assume(_ other: borrowing RequestHead) {
+    self.isPost = other.isPost
+    self.isGRPC = other.isGRPC
+    self.timeout = other.timeout
+    self.encoding = other.encoding
+    self.acceptedEncodings = other.acceptedEncodings
+    self.metadata = other.metadata
+    self.sharesMetadata = true
+  }
+
+  /// Whether it is kept for a call that follows with the same fields: nothing is wrong with it, and it is
+  /// small.
+  package var isWorthKeeping: Bool {
+    self.badTimeout == nil && self.unknownEncoding == nil
+      && self.metadata.byteCount <= Self.sharedMetadataBytes
+  }
 
   /// As new, but for the memory.
   package mutating func reset() {
@@ -35,7 +59,12 @@ package struct RequestHead: ~Copyable {
     self.encoding = .identity
     self.unknownEncoding = nil
     self.acceptedEncodings = AcceptedEncodings()
-    self.metadata.removeAll()
+    if self.sharesMetadata {
+      self.metadata = Metadata()
+      self.sharesMetadata = false
+    } else {
+      self.metadata.removeAll()
+    }
   }
 
   /// What is left for the application.
@@ -43,6 +72,7 @@ package struct RequestHead: ~Copyable {
   /// - Parameter last: What the call before had. Calls of one connection mostly bring the same, and
   ///   then share it.
   package mutating func takeMetadata(like last: inout Metadata) -> Metadata {
+    if self.sharesMetadata { return self.metadata }
     if self.metadata.isSame(as: last) { return last }
     let metadata = self.metadata
     self.metadata = Metadata()

@@ -44,13 +44,10 @@ final class HTTP2Callbacks: @unchecked Sendable {
       return 0
     }
 
-    nghttp2_session_callbacks_set_on_header_callback(callbacks) {
-      _, frame, name, nameCount, value, valueCount, _, userData in
+    nghttp2_session_callbacks_set_on_header_callback2(callbacks) {
+      _, frame, name, value, _, userData in
       HTTP2Callbacks.withSession(userData) {
-        $0.headerReceived(
-          id: frame!.pointee.hd.stream_id,
-          name: UnsafeBufferPointer(start: name, count: nameCount),
-          value: UnsafeBufferPointer(start: value, count: valueCount))
+        $0.headerReceived(id: frame!.pointee.hd.stream_id, name: name!, value: value!)
       }
       return 0
     }

@@ -32,6 +32,7 @@ package final class HTTP2Session {
   @exclusivity(unchecked) private var last: Unmanaged<HTTP2Stream>?
   @exclusivity(unchecked) private var lastID: Int32 = 0
   @exclusivity(unchecked) var headerListBytes = 0
+  @exclusivity(unchecked) var headerMemory = HeaderMemory()
   @exclusivity(unchecked) var receivedResets: TokenBucket
   @exclusivity(unchecked) var provokedResets: TokenBucket
   @exclusivity(unchecked) var emptyFrames: TokenBucket
@@ -139,6 +140,7 @@ package final class HTTP2Session {
   }
 
   deinit {
+    self.headerMemory.clear()
     nghttp2_session_del(self.session)
   }
 
@@ -525,11 +527,13 @@ package final class HTTP2Session {
     if stream.id == self.openHeaders { self.openHeaders = nil }
     self.output.turns.remove(stream)
     nghttp2_session_set_stream_user_data(self.session, stream.id, nil)
-    let slot = stream.slot
-    self.streams.swapAt(slot, self.streams.count - 1)
-    self.streams[slot].slot = slot
     // Nobody else may keep it.
-    let ended = self.streams.removeLast()
+    let ended = self.streams[stream.slot]
+    let last = self.streams.removeLast()
+    if last !== ended {
+      last.slot = ended.slot
+      self.streams[ended.slot] = last
+    }
     self.waitingRequests.remove(ended)
     // A call that was served makes up for those that were given up for it: a hedged call's others.
     if code == NGHTTP2_NO_ERROR.rawValue, ended.hasEnded {

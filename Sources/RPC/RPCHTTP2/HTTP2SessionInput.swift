@@ -167,6 +167,7 @@ extension HTTP2Session {
   func headersBegan(id: Int32, isRequest: Bool) {
     self.headerListBytes = 0
     self.headerLists += 1
+    self.headerMemory.begin(isRequest: isRequest)
     if isRequest {
       let isBeyondTheLimit = self.streams.count >= self.maximumConcurrentStreams
       // Before it knows the limit, a client cannot keep it.
@@ -193,7 +194,26 @@ extension HTTP2Session {
     }
   }
 
-  func headerReceived(
+  func headerReceived(id: Int32, name: OpaquePointer, value: OpaquePointer) {
+    if self.headerMemory.isAsBefore(name, value) { return }
+    self.headersDiffer(id: id)
+    self.headerMemory.record(name, value)
+    self.tell(id: id, name: name, value: value)
+  }
+
+  /// Tells of the fields that looked like those of the list before.
+  private func headersDiffer(id: Int32) {
+    self.headerMemory.differ { self.tell(id: id, name: $0, value: $1) }
+  }
+
+  private func tell(id: Int32, name: OpaquePointer, value: OpaquePointer) {
+    let (name, value) = (nghttp2_rcbuf_get_buf(name), nghttp2_rcbuf_get_buf(value))
+    self.tell(
+      id: id, name: UnsafeBufferPointer(start: name.base, count: name.len),
+      value: UnsafeBufferPointer(start: value.base, count: value.len))
+  }
+
+  private func tell(
     id: Int32, name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>
   ) {
     // RFC 9113, section 6.5.2: a field counts 32 bytes on top of its own.
@@ -215,14 +235,21 @@ extension HTTP2Session {
 
   private func headersEnded(id: Int32, endOfStream: Bool) {
     self.openHeaders = nil
+    let areAsBefore = self.headerMemory.isWholeAsBefore
+    if !areAsBefore { self.headersDiffer(id: id) }
+    var isKnown = false
     self.withStream(id) { stream in
       if self.headerListBytes > self.maximumHeaderListBytes {
         stream.headersTooLarge(bytes: self.headerListBytes, limit: self.maximumHeaderListBytes)
       } else {
+        if areAsBefore { stream.headersAreAsBefore() }
+        stream.headersAreKnown = false
         stream.headersEnded(endOfStream: endOfStream)
+        isKnown = stream.headersAreKnown
       }
       if endOfStream, !stream.isClosed { stream.endReceived() }
     }
+    self.headerMemory.end(isKnown: isKnown)
   }
 
   func dataReceived(id: Int32, _ bytes: UnsafeRawBufferPointer) {

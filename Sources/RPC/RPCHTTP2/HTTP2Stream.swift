@@ -65,6 +65,8 @@ open class HTTP2Stream {
   @exclusivity(unchecked) final var consumedBytes = 0
   /// Bytes for which the window was opened before they came.
   @exclusivity(unchecked) final var prepaidBytes = 0
+  /// Said when a request's header list has ended: its owner knows it should it come again.
+  @exclusivity(unchecked) package final var headersAreKnown = false
   /// Where the session lists it.
   @exclusivity(unchecked) final var slot = -1
 
@@ -105,6 +107,9 @@ open class HTTP2Stream {
   open func headerReceived(
     name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>
   ) {}
+  /// The list that ends next is the one before on this connection that was ``headersAreKnown``, and is not
+  /// told field by field.
+  open func headersAreAsBefore() {}
   open func headersEnded(endOfStream: Bool) {}
   /// The header list is larger than the limit; what was told of it is not all.
   open func headersTooLarge(bytes: Int, limit: Int) {}

@@ -11,7 +11,7 @@ final class HandlerTask: @unchecked Sendable {
     let stream: ServerStream
     let context: ServerContext
     /// Runs the handler and ends the call.
-    let body: @Sendable () async -> Void
+    let body: @Sendable (ServerStream, ServerContext) async -> Void
   }
 
   /// Tasks that wait for a call on one loop.
@@ -49,7 +49,9 @@ final class HandlerTask: @unchecked Sendable {
   @concurrent private func serve() async {
     while true {
       if let job = self.next.take() {
-        await ServerContext.$current.withValue(job.context, operation: job.body)
+        await ServerContext.$current.withValue(job.context) {
+          await job.body(job.stream, job.context)
+        }
         job.stream.handlerEnded()
       }
       if Task.isCancelled || self.executor.idleHandlers.count >= Self.maximumIdle { return }

@@ -32,7 +32,7 @@ public struct Router: Sendable {
     self.addSingle(method.path) { stream, bytes in
       guard let request: Request = decode(bytes, for: stream) else { return }
       let context = stream.handlerBegins()
-      stream.run(context) {
+      stream.run(context) { stream, context in
         do {
           let response =
             stream.isIntercepted

@@ -8,16 +8,16 @@ extension ServerStream {
   ) {
     let context = self.handlerBegins()
     let writer = self.makeWriter(context)
-    self.run(context) {
+    self.run(context) { stream, context in
       do {
-        if self.isIntercepted {
-          try await self.intercept(context) { try await handler(context, writer) }
+        if stream.isIntercepted {
+          try await stream.intercept(context) { try await handler(context, writer) }
         } else {
           try await handler(context, writer)
         }
-        self.finish()
+        stream.finish()
       } catch {
-        self.fail(error)
+        stream.fail(error)
       }
     }
   }

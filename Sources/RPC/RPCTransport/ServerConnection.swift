@@ -32,8 +32,11 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   private static let maximumSpares = 128
   private var trimIsPlanned = false
   /// What the call before asked for: mostly the next one asks for the same.
-  @exclusivity(unchecked) private var lastRoute: Route?
+  @exclusivity(unchecked) private var lastRoute: Unmanaged<Route>?
   @exclusivity(unchecked) var lastMetadata = Metadata()
+  /// Of a call before, whose fields a call may bring again; with the route that they led to.
+  @exclusivity(unchecked) var knownHead = RequestHead()
+  @exclusivity(unchecked) var knownRoute: Unmanaged<Route>?
   private(set) lazy var peer = ConnectionPeer(
     address: self.connection?.peer ?? "unknown", identity: self.connection?.peerIdentity)
   /// Set once, right after both are made.
@@ -104,10 +107,15 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
 
   private static let trimDelay = TimeAmount.seconds(2)
 
-  func route(for path: UnsafeBufferPointer<UInt8>) -> Route? {
-    if let last = self.lastRoute, last.matches(path) { return last }
-    let route = self.router.find(path)
-    if route != nil { self.lastRoute = route }
+  /// The router keeps it as long as this lives, and streams that live longer keep this.
+  func route(for path: UnsafeBufferPointer<UInt8>) -> Unmanaged<Route>? {
+    if let last = self.lastRoute, last._withUnsafeGuaranteedRef({ $0.matches(path) }) {
+      return last
+    }
+    guard let route = self.router.find(path).map({ Unmanaged.passUnretained($0) }) else {
+      return nil
+    }
+    self.lastRoute = route
     return route
   }
 

@@ -39,10 +39,17 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
 
   struct Call {
     var phase = Phase.head
-    var route: Route?
+    /// The server's router keeps it.
+    var route: Unmanaged<Route>?
     var unknownPath = ""
     var deadline: Deadline?
-    var context: ServerContext?
+    var context: ServerContext? {
+      didSet { self.contextInPlace = self.context.map { Unmanaged.passUnretained($0) } }
+    }
+    /// The context, for questions that are not worth counting a reference.
+    private(set) var contextInPlace: Unmanaged<ServerContext>?
+    /// Somebody wants to know what becomes of the method's calls.
+    var isObserved = false
     /// Nil for a call with one request.
     var sink: RequestSink?
     var handler: HandlerTask?
@@ -59,6 +66,8 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     var partAtCheck: (message: Int, bytes: Int)?
     /// What the handler has of the call as long as it runs: metadata and, if there is one, the request.
     var givenBytes = 0
+    /// The metadata's part of that.
+    var metadataBytes = 0
     /// What the stream holds of metadata and messages, as the connection has counted it.
     var heldBytes = 0
     var received = (messages: 0, bytes: 0, compressed: 0)
@@ -104,6 +113,10 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   @usableFromInline var executor: LoopExecutor { self.connection.executor }
   @usableFromInline var isFinished: Bool { self.call.phase == .finished }
   var context: ServerContext? { self.call.context }
+  /// The handler has said nothing yet but messages, and nobody waits for the end.
+  var isPlain: Bool {
+    self.call.contextInPlace?._withUnsafeGuaranteedRef { $0.isPlain } ?? true
+  }
 
   // MARK: - From the session
 
@@ -113,11 +126,22 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     // A request's trailers mean nothing to gRPC.
     guard self.call.phase == .head else { return }
     if name.equals(":path") {
-      self.call.route = self.server.route(for: value)
+      self.take(self.server.route(for: value))
       if self.call.route == nil { self.call.unknownPath = excerpt(value) }
     } else {
       self.head.receive(name: name, value: value)
     }
+  }
+
+  private func take(_ route: Unmanaged<Route>?) {
+    self.call.route = route
+    self.call.isObserved = route?._withUnsafeGuaranteedRef { !$0.observers.isEmpty } ?? false
+  }
+
+  override func headersAreAsBefore() {
+    guard self.call.phase == .head else { return }
+    self.head.assume(self.server.knownHead)
+    self.take(self.server.knownRoute)
   }
 
   override func headersTooLarge(bytes: Int, limit: Int) {
@@ -133,8 +157,20 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
 
   override func headersEnded(endOfStream: Bool) {
     guard self.call.phase == .head else { return }
+    // What makes an error is told field by field each time.
+    self.headersAreKnown = self.call.route != nil && self.head.isWorthKeeping
+    if self.headersAreKnown, !self.head.isAssumed {
+      self.server.knownHead.assume(self.head)
+      self.server.knownRoute = self.call.route
+    }
+    self.begin()
+  }
+
+  /// The request's headers have come.
+  private func begin() {
     // HPACK makes much of it out of a few bytes.
-    self.call.givenBytes = self.head.metadata.heldBytes
+    self.call.metadataBytes = self.head.metadata.heldBytes
+    self.call.givenBytes = self.call.metadataBytes
     if self.call.givenBytes >= Self.smallestHeld {
       self.countHeld()
       guard self.call.phase == .head else { return }
@@ -170,7 +206,9 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
       self.executor.timers.start(self.deadlineTimer, in: timeout) { self.deadlinePassed() }
     }
     self.call.phase = .open
-    if case .many(let begin) = route.shape { begin(self) }
+    route._withUnsafeGuaranteedRef { route in
+      if case .many(let begin) = route.shape { begin(self) }
+    }
   }
 
   override func dataReceived(_ bytes: UnsafeRawBufferPointer) {
@@ -289,16 +327,16 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
       self.breakOff(RPCError(.internalError, "the request ended within a message"))
       return
     }
-    guard case .single(let serve)? = self.call.route?.shape else {
-      self.call.sink?.end(.success(()), false)
-      return
-    }
+    if let sink = self.call.sink { return sink.end(.success(()), false) }
     var hasRequest = false
-    self.deframe { stream in
-      let served: Void? = stream.deframer.withHeld { message, isCompressed in
-        stream.withPlain(message, isCompressed) { serve(stream, $0) }
+    self.call.route?._withUnsafeGuaranteedRef { route in
+      guard case .single(let serve) = route.shape else { return }
+      self.deframe { stream in
+        let served: Void? = stream.deframer.withHeld { message, isCompressed in
+          stream.withPlain(message, isCompressed) { serve(stream, $0) }
+        }
+        hasRequest = served != nil
       }
-      hasRequest = served != nil
     }
     guard hasRequest else {
       self.breakOff(RPCError(.unimplemented, "this call takes one request, and got none"))
@@ -374,22 +412,29 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   @usableFromInline
   func handlerBegins() -> ServerContext {
     let context = ServerContext(
-      method: self.call.route?.path ?? "",
+      method: self.call.route?._withUnsafeGuaranteedRef { $0.path } ?? "",
       metadata: self.head.takeMetadata(like: &self.server.lastMetadata),
       deadline: self.call.deadline, peer: self.server.peer,
       compression: self.server.configuration.responseCompression,
       accepted: self.head.acceptedEncodings,
       requestWasCompressed: self.call.received.compressed > 0)
     self.call.context = context
-    for observer in self.call.route?.observers ?? [] { observer.callBegan() }
+    if self.call.isObserved { self.forEachObserver { $0.callBegan() } }
     return context
+  }
+
+  func forEachObserver(_ body: (any MethodObserver) -> Void) {
+    self.call.route?._withUnsafeGuaranteedRef { $0.observers.forEach(body) }
   }
 
   /// Runs a handler on the loop. Its task is cancelled if the call ends before it.
   ///
   /// - Parameter body: Ends the call.
   @usableFromInline
-  func run(_ context: ServerContext, _ body: @escaping @Sendable () async -> Void) {
+  func run(
+    _ context: ServerContext,
+    _ body: @escaping @Sendable (ServerStream, ServerContext) async -> Void
+  ) {
     let handler = HandlerTask.spare(on: self.executor)
     self.call.handler = handler
     self.handlerRuns = true
@@ -400,7 +445,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     self.call.handler = nil
     self.handlerRuns = false
     guard self.isClosed else {
-      self.call.givenBytes = self.context?.metadata.heldBytes ?? 0
+      self.call.givenBytes = self.call.metadataBytes
       if self.call.heldBytes > 0 { self.countHeld() }
       return
     }
@@ -453,7 +498,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   /// Of the one response. On the loop; a writer knows by itself.
   @usableFromInline
   var compression: Compression {
-    guard let context = self.context, !context.isPlain else { return .identity }
+    guard !self.isPlain, let context = self.context else { return .identity }
     return context.responseCompression
   }
   @usableFromInline var maximumMessageBytes: Int { largestMessageBytes }

@@ -65,7 +65,7 @@ extension ServerStream {
     self.call.writer?.transfer(to: self)
     // What was transferred may have been too much.
     guard !self.isFinished else { return }
-    if self.context?.isPlain ?? true {
+    if self.isPlain {
       self.end()
       guard let session = self.connection.session, !self.isClosed else { return }
       if !self.call.headersSent { self.sendHeaders() }
@@ -183,9 +183,9 @@ extension ServerStream {
 
   func sendHeaders() {
     self.call.headersSent = true
-    self.context?.answerBegins()
+    self.call.contextInPlace?._withUnsafeGuaranteedRef { $0.answerBegins() }
     guard let session = self.connection.session, !self.isClosed else { return }
-    if self.context?.isPlain ?? true {
+    if self.isPlain {
       session.submitResponse(Self.plainHeaders, on: self)
       return
     }
@@ -210,24 +210,24 @@ extension ServerStream {
   func summarize(isEarly: Bool) {
     // Without a code it was HTTP, and no call.
     guard let route = self.call.route, let code = self.call.code else { return }
+    let isAwaited = self.call.contextInPlace != nil && (isEarly || !self.isPlain)
+    guard isAwaited || self.call.isObserved else { return }
     let context = self.context
-    let isAwaited = context.map { isEarly || !$0.isPlain } ?? false
-    guard isAwaited || !route.observers.isEmpty else { return }
     // It ended before its handler could begin.
-    if context == nil { for observer in route.observers { observer.callBegan() } }
+    if context == nil { self.forEachObserver { $0.callBegan() } }
     var sent = self.call.writer?.sent ?? (messages: 0, bytes: 0)
     if let responseBytes = self.call.responseBytes {
       sent.messages += 1
       sent.bytes += responseBytes
     }
     let summary = CallSummary(
-      method: route.path, code: code,
+      method: route._withUnsafeGuaranteedRef { $0.path }, code: code,
       duration: Duration(.now()) - Duration(self.call.began), sentMessages: sent.messages,
       sentBytes: sent.bytes, receivedMessages: self.call.received.messages,
       receivedBytes: self.call.received.bytes,
       receivedCompressedMessages: self.call.received.compressed)
     if isEarly { context?.endedEarly(summary) }
-    for observer in route.observers { observer.callEnded(summary) }
+    self.forEachObserver { $0.callEnded(summary) }
     for observer in context?.takeObservers() ?? [] { observer(summary) }
   }
 }
