@@ -55,9 +55,9 @@ package struct RequestHead: ~Copyable {
     self.isPost = false
     self.isGRPC = false
     self.timeout = nil
-    self.badTimeout = nil
+    if self.badTimeout != nil { self.badTimeout = nil }
     self.encoding = .identity
-    self.unknownEncoding = nil
+    if self.unknownEncoding != nil { self.unknownEncoding = nil }
     self.acceptedEncodings = AcceptedEncodings()
     if self.sharesMetadata {
       self.metadata = Metadata()
@@ -72,7 +72,12 @@ package struct RequestHead: ~Copyable {
   /// - Parameter last: What the call before had. Calls of one connection mostly bring the same, and
   ///   then share it.
   package mutating func takeMetadata(like last: inout Metadata) -> Metadata {
-    if self.sharesMetadata { return self.metadata }
+    if self.sharesMetadata {
+      self.sharesMetadata = false
+      var taken = Metadata()
+      swap(&taken, &self.metadata)
+      return taken
+    }
     if self.metadata.isSame(as: last) { return last }
     let metadata = self.metadata
     self.metadata = Metadata()

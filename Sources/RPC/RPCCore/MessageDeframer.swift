@@ -142,6 +142,15 @@ package struct MessageDeframer: ~Copyable {
   private mutating func takePrefix(_ rest: inout UnsafeRawBufferPointer.SubSequence) throws(Failure)
     -> Bool
   {
+    if self.prefixCount == 0, rest.count >= Self.prefixBytes {
+      // Mostly it has come whole.
+      let start = rest.startIndex
+      let size = rest.loadUnaligned(fromByteOffset: 1, as: UInt32.self)
+      self.prefix = UInt64(rest[start]) << 32 | UInt64(UInt32(bigEndian: size))
+      self.prefixCount = Self.prefixBytes
+      rest = rest.dropFirst(Self.prefixBytes)
+      try self.beginMessage()
+    }
     while self.prefixCount < Self.prefixBytes {
       guard let byte = rest.popFirst() else { return false }
       self.prefix = self.prefix << 8 | UInt64(byte)

@@ -304,10 +304,10 @@ package final class HTTP2Session {
     self.endNow(stream)
   }
 
-  /// The same with trailers that never change.
+  /// The same with trailers that never change, and are never let go.
   package func endOutbound(_ stream: HTTP2Stream, trailers: ConstantHeaderFields) {
     guard case .open = stream.ending else { return }
-    stream.ending = .constantTrailers(trailers)
+    stream.ending = .constantTrailers(Unmanaged.passUnretained(trailers))
     self.endNow(stream)
   }
 

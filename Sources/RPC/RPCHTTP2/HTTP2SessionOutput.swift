@@ -164,7 +164,9 @@ extension HTTP2Session {
         nghttp2_submit_trailer(self.session, stream.id, list, count)
       }
     case .constantTrailers(let fields):
-      return nghttp2_submit_trailer(self.session, stream.id, fields.list, fields.count)
+      return fields._withUnsafeGuaranteedRef {
+        nghttp2_submit_trailer(self.session, stream.id, $0.list, $0.count)
+      }
     case .open, .endStream, .sent: return 0
     }
   }

@@ -262,7 +262,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   private func rest(with bytes: ByteBuffer, weight: Int) {
     self.backlog = bytes
     self.readsFromSocket(false)
-    self.executor.turns.goesOnLater(self, weight: weight)
+    self.executor.turns.goesOnLater(weight: weight) { self.goOn() }
   }
 
   /// The next turn.

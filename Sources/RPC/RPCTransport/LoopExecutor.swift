@@ -20,6 +20,18 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   @exclusivity(unchecked) private var dirtyConnections: [Connection] = []
   @exclusivity(unchecked) private var isScheduled = false
   @exclusivity(unchecked) private var isDraining = false
+  /// Handlers that are due, from `firstHandler` on.
+  @exclusivity(unchecked) private var handlers: [HandlerTask.Job?] = []
+  @exclusivity(unchecked) private var firstHandler = 0
+  /// Of the turn that handlers have in this drain: when the first of them was taken, how many have run,
+  /// and whether they took too long.
+  @exclusivity(unchecked) private var turnBegan: NIODeadline?
+  @exclusivity(unchecked) private var handlersInTurn = 0
+  @exclusivity(unchecked) private var turnIsOver = false
+  /// What a handler that is due weighs against bytes that are to be read.
+  private static let handlerWeight = 1 << 10
+  /// The connection that is read from while this drains.
+  @exclusivity(unchecked) private var connectionInTurn: Connection?
   /// Tasks that wait for a call to serve.
   @exclusivity(unchecked) var idleHandlers: [HandlerTask] = []
   private let foreignJobs = Mutex<[UnownedJob]>([])
@@ -66,6 +78,60 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
     if self.inEventLoop { body() } else { self.eventLoop.execute(body) }
   }
 
+  /// Runs a handler at the end of the current read, with all others that are due then.
+  func serve(_ job: consuming HandlerTask.Job) {
+    self.handlers.append(job)
+    self.schedule()
+  }
+
+  /// The next handler that is due, for a task that takes it.
+  func nextHandler() -> HandlerTask.Job? {
+    guard !self.turnIsOver, self.firstHandler < self.handlers.count else { return nil }
+    if self.turnBegan == nil { self.turnBegan = .now() }
+    defer { self.firstHandler += 1 }
+    return self.handlers[self.firstHandler].take()
+  }
+
+  /// A handler has come to its end.
+  func handlerHasRun() {
+    self.handlersInTurn += 1
+    let count = self.handlersInTurn
+    // Some looks tell as much as one behind each: the turn is no more than twice as long.
+    if count & (count - 1) == 0, let began = self.turnBegan, .now() - began > LoopTurns.handlersTurn
+    {
+      self.turnIsOver = true
+    }
+    if count.isMultiple(of: Self.jobsBetweenFlushes) { self.flush(self.connectionInTurn) }
+  }
+
+  /// Until none is due, or they have had their turn: each task takes them until one waits.
+  private func serveHandlers() {
+    while !self.turnIsOver, self.firstHandler < self.handlers.count {
+      // It must not wait behind other tasks of the loop.
+      if HandlerTask.wake(on: self), let job = self.jobs.popLast() {
+        job.runSynchronously(on: self.asUnownedTaskExecutor())
+      }
+    }
+  }
+
+  /// Ends the turn. What is left of the handlers goes on when the loop has looked at its sockets, and
+  /// behind those that are due then.
+  private func endTurn() {
+    self.turnBegan = nil
+    self.handlersInTurn = 0
+    self.turnIsOver = false
+    guard self.firstHandler > 0 else { return }
+    if self.firstHandler < self.handlers.count {
+      let left = Array(self.handlers[self.firstHandler...])
+      self.turns.goesOnLater(weight: left.count * Self.handlerWeight) {
+        self.handlers += left
+        self.drain()
+      }
+    }
+    self.handlers.removeAll(keepingCapacity: true)
+    self.firstHandler = 0
+  }
+
   /// Flushes the connection when the jobs that are due have run.
   func flushLater(_ connection: Connection) {
     self.dirtyConnections.append(connection)
@@ -92,12 +158,18 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
     }
     // Jobs that these jobs make run behind other tasks of the loop.
     swap(&self.jobs, &self.running)
-    if !self.running.isEmpty || !foreign.isEmpty { self.turns.jobsHaveRun() }
+    if !self.running.isEmpty || !foreign.isEmpty || !self.handlers.isEmpty {
+      self.turns.jobsHaveRun()
+    }
+    self.connectionInTurn = connection
     for (index, job) in self.running.enumerated() {
       job.runSynchronously(on: self.asUnownedTaskExecutor())
       if (index + 1) % Self.jobsBetweenFlushes == 0 { self.flush(connection) }
     }
     self.running.removeAll(keepingCapacity: true)
+    self.serveHandlers()
+    self.endTurn()
+    self.connectionInTurn = nil
     self.flush(nil)
     if !self.jobs.isEmpty { self.schedule() }
   }

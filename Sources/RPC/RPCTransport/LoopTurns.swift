@@ -13,6 +13,9 @@ final class LoopTurns: @unchecked Sendable {
 
   /// How long a connection, or several together, may keep the loop from its other sockets.
   static let turn = TimeAmount.milliseconds(5)
+  /// How long handlers that are due together may. More than for what is read: with their answers made
+  /// together, those share the connection.
+  static let handlersTurn = TimeAmount.milliseconds(20)
   /// What a slice of bytes is, which are looked at together: room for one message that is made of a
   /// thousandth of its size.
   static let sliceBytes = 4 << 10
@@ -20,15 +23,15 @@ final class LoopTurns: @unchecked Sendable {
   /// Calls that are no work take a fraction of it.
   private static let slowSlice = TimeAmount.milliseconds(1)
 
-  /// A connection that has more to read, and in how far others are to go on first.
+  /// Something that has had its turn and has more to do, and in how far others are to go on first.
   private struct Resting {
-    var connection: Connection
+    var goOn: () -> Void
     var weight: Int
     var arrival: Int
   }
 
   private let eventLoop: any EventLoop
-  /// Connections that have had their turn, or had none for those that were read from before them.
+  /// What has had its turn, or had none for what was worked on before it.
   private var resting: [Resting] = []
   private var arrivals = 0
   private var restIsTimed = false
@@ -59,12 +62,12 @@ final class LoopTurns: @unchecked Sendable {
   /// until it has looked again, for it may be as slow.
   var isLate: Bool { self.slowTime > Self.turn }
 
-  /// Gives the connection its next turn when the loop has looked at its sockets.
+  /// Gives something its next turn when the loop has looked at its sockets.
   ///
   /// - Parameter weight: Those of less go on first: bytes that wait. It halves with each rest.
-  func goesOnLater(_ connection: Connection, weight: Int) {
+  func goesOnLater(weight: Int, _ goOn: @escaping () -> Void) {
     self.arrivals += 1
-    self.resting.append(Resting(connection: connection, weight: weight, arrival: self.arrivals))
+    self.resting.append(Resting(goOn: goOn, weight: weight, arrival: self.arrivals))
     self.timeRest()
   }
 
@@ -92,11 +95,11 @@ final class LoopTurns: @unchecked Sendable {
     var waiting = self.resting.sorted { ($0.weight, $0.arrival) < ($1.weight, $1.arrival) }[...]
     self.resting = []
     repeat {
-      waiting.removeFirst().connection.goOn()
+      waiting.removeFirst().goOn()
     } while !waiting.isEmpty && .now() - began <= Self.turn
     for one in waiting {
       self.resting.append(
-        Resting(connection: one.connection, weight: one.weight / 2, arrival: one.arrival))
+        Resting(goOn: one.goOn, weight: one.weight / 2, arrival: one.arrival))
     }
   }
 

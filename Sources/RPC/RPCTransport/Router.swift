@@ -34,10 +34,14 @@ public struct Router: Sendable {
       let context = stream.handlerBegins()
       stream.run(context) { stream, context in
         do {
-          let response =
-            stream.isIntercepted
-            ? try await stream.intercept(context) { try await handler(request, context) }
-            : try await handler(request, context)
+          guard stream.isIntercepted else {
+            return stream.finish(with: try await handler(request, context))
+          }
+          var response = Response?.none
+          try await intercepted(by: stream.interceptors, context) {
+            response = try await handler(request, context)
+          }
+          guard let response else { throw keptFromHandler }
           stream.finish(with: response)
         } catch {
           stream.fail(error)
@@ -101,7 +105,7 @@ public struct Router: Sendable {
     self.routes = self.routes.map { route in
       route.map { route in
         Route(
-          route.path, route.shape,
+          route.path, single: route.single, many: route.many,
           observers: observers.map { $0.observer(ofMethod: route.path) })
       }
     }
@@ -122,7 +126,7 @@ public struct Router: Sendable {
   mutating func addSingle(
     _ path: String, serve: @escaping @Sendable (ServerStream, UnsafeRawBufferPointer) -> Void
   ) {
-    self.add(Route(path, .single(serve)))
+    self.add(Route(path, single: serve))
   }
 
   /// Adds a method with any number of requests.
@@ -130,7 +134,7 @@ public struct Router: Sendable {
   mutating func addMany(
     _ path: String, serve: @escaping @Sendable (ServerStream) -> Void
   ) {
-    self.add(Route(path, .many(serve)))
+    self.add(Route(path, many: serve))
   }
 
   private mutating func add(_ route: Route) {
@@ -175,22 +179,22 @@ public struct Router: Sendable {
 
 /// A method and how a call to it is served.
 final class Route: Sendable {
-  enum Shape: Sendable {
-    /// One request: what is done with it once the call has come whole. The bytes are valid during
-    /// the call only.
-    case single(@Sendable (ServerStream, UnsafeRawBufferPointer) -> Void)
-    /// Any number of requests: what is done when the headers have come.
-    case many(@Sendable (ServerStream) -> Void)
-  }
-
   let path: String
-  let shape: Shape
+  /// For calls with one request: what is done with it once the call has come whole. The bytes are valid
+  /// during the call only.
+  let single: (@Sendable (ServerStream, UnsafeRawBufferPointer) -> Void)?
+  /// For calls with any number of them: what is done when the headers have come.
+  let many: (@Sendable (ServerStream) -> Void)?
   let observers: [any MethodObserver]
   private let bytes: [UInt8]
 
-  init(_ path: String, _ shape: Shape, observers: [any MethodObserver] = []) {
+  init(
+    _ path: String, single: (@Sendable (ServerStream, UnsafeRawBufferPointer) -> Void)? = nil,
+    many: (@Sendable (ServerStream) -> Void)? = nil, observers: [any MethodObserver] = []
+  ) {
     self.path = path
-    self.shape = shape
+    self.single = single
+    self.many = many
     self.observers = observers
     self.bytes = Array(path.utf8)
   }

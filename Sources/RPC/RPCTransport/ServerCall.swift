@@ -11,7 +11,12 @@ extension ServerStream {
     self.run(context) { stream, context in
       do {
         if stream.isIntercepted {
-          try await stream.intercept(context) { try await handler(context, writer) }
+          var hasRun = false
+          try await intercepted(by: stream.interceptors, context) {
+            try await handler(context, writer)
+            hasRun = true
+          }
+          guard hasRun else { throw keptFromHandler }
         } else {
           try await handler(context, writer)
         }

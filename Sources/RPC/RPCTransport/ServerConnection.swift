@@ -35,8 +35,8 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   @exclusivity(unchecked) private var lastRoute: Unmanaged<Route>?
   @exclusivity(unchecked) var lastMetadata = Metadata()
   /// Of a call before, whose fields a call may bring again; with the route that they led to.
-  @exclusivity(unchecked) var knownHead = RequestHead()
-  @exclusivity(unchecked) var knownRoute: Unmanaged<Route>?
+  @exclusivity(unchecked) private(set) var knownHead = RequestHead()
+  @exclusivity(unchecked) private(set) var knownRoute: Unmanaged<Route>?
   private(set) lazy var peer = ConnectionPeer(
     address: self.connection?.peer ?? "unknown", identity: self.connection?.peerIdentity)
   /// Set once, right after both are made.
@@ -56,20 +56,23 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
 
   func streamBegan() -> HTTP2Stream? {
     // The last GOAWAY names the last stream when it is made, and may wait for room in the socket.
-    guard let connection = self.connection, self.state == .serving || self.state == .announcing
-    else { return nil }
+    guard self.state == .serving || self.state == .announcing else { return nil }
     // Refused, and so tried again by the client elsewhere or later.
-    guard self.mayRunAnother else { return nil }
+    guard self.mayRunAnother, let stream = self.newStream() else { return nil }
     self.openCalls += 1
     self.runningCalls += 1
     self.load.began()
     // A call that was under way when the shutdown began.
-    connection.executor.timers.stop(self.closeTimer)
+    if self.closeTimer.isRunning { stream.executor.timers.stop(self.closeTimer) }
+    return stream
+  }
+
+  private func newStream() -> ServerStream? {
     if var spare = self.spares.popLast(), isKnownUniquelyReferenced(&spare) {
       spare.reuse()
       return spare
     }
-    return ServerStream(connection: connection, server: self)
+    return self.connection.map { ServerStream(connection: $0, server: self) }
   }
 
   private var mayRunAnother: Bool {
@@ -106,6 +109,12 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   }
 
   private static let trimDelay = TimeAmount.seconds(2)
+
+  func know(_ head: borrowing RequestHead, _ route: Unmanaged<Route>?) {
+    self.knownHead.reset()
+    self.knownHead.assume(head)
+    self.knownRoute = route
+  }
 
   /// The router keeps it as long as this lives, and streams that live longer keep this.
   func route(for path: UnsafeBufferPointer<UInt8>) -> Unmanaged<Route>? {

@@ -34,8 +34,16 @@ struct RequestSink {
 /// in ``Call``. `@unchecked Sendable`: handlers on any executor hold it, but only the loop touches
 /// it; ``StreamWriter`` and ``MessageQueue`` are the ways in from elsewhere.
 @usableFromInline
-final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
+final class ServerStream: HTTP2Stream, @unchecked Sendable {
   enum Phase { case head, open, finished }
+  /// A call has its place among those that run as long as it is there, or its handler is.
+  private enum HandlerPhase {
+    case none
+    case due
+    /// It is due, and the call has ended.
+    case late
+    case running
+  }
 
   struct Call {
     var phase = Phase.head
@@ -92,8 +100,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   @exclusivity(unchecked) var call: Call
   /// About what the message that was decoded last takes.
   @exclusivity(unchecked) @usableFromInline var decodedBytes = 0
-  /// The call's place among those that run; given back when neither it nor its handler is left.
-  @exclusivity(unchecked) private var handlerRuns = false
+  @exclusivity(unchecked) private var handlerPhase = HandlerPhase.none
 
   init(connection: Connection, server: ServerConnection) {
     self.connection = connection
@@ -158,10 +165,9 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   override func headersEnded(endOfStream: Bool) {
     guard self.call.phase == .head else { return }
     // What makes an error is told field by field each time.
-    self.headersAreKnown = self.call.route != nil && self.head.isWorthKeeping
-    if self.headersAreKnown, !self.head.isAssumed {
-      self.server.knownHead.assume(self.head)
-      self.server.knownRoute = self.call.route
+    if self.call.route != nil, self.head.isWorthKeeping {
+      if !self.head.isAssumed { self.server.know(self.head, self.call.route) }
+      self.knowsHeaders()
     }
     self.begin()
   }
@@ -207,7 +213,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     }
     self.call.phase = .open
     route._withUnsafeGuaranteedRef { route in
-      if case .many(let begin) = route.shape { begin(self) }
+      route.many?(self)
     }
   }
 
@@ -330,7 +336,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     if let sink = self.call.sink { return sink.end(.success(()), false) }
     var hasRequest = false
     self.call.route?._withUnsafeGuaranteedRef { route in
-      guard case .single(let serve) = route.shape else { return }
+      guard let serve = route.single else { return }
       self.deframe { stream in
         let served: Void? = stream.deframer.withHeld { message, isCompressed in
           stream.withPlain(message, isCompressed) { serve(stream, $0) }
@@ -344,7 +350,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     }
     // The handler has the message; its bytes are of no more use.
     self.forgetReceived()
-    if self.handlerRuns { self.call.givenBytes += self.decodedBytes }
+    if self.hasHandler { self.call.givenBytes += self.decodedBytes }
     if self.call.givenBytes >= Self.smallestHeld || self.call.heldBytes > 0 { self.countHeld() }
   }
 
@@ -393,7 +399,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     let given = self.call.givenBytes + (self.call.sink?.heldBytes() ?? 0)
     self.call = Call(phase: .finished, began: self.call.began)
     // A handler that is deaf to the end of its call keeps what it was given, or has taken.
-    if self.handlerRuns, given >= Self.smallestHeld {
+    if self.hasHandler, given >= Self.smallestHeld {
       self.call.givenBytes = given
       self.call.heldBytes = given
     }
@@ -402,7 +408,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     self.clearOutbound()
     self.forgetReceived()
     self.head.reset()
-    if !self.handlerRuns { self.server.callEnded() }
+    if !self.hasHandler { self.server.callEnded() }
     self.server.streamClosed(self)
   }
 
@@ -427,23 +433,29 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     self.call.route?._withUnsafeGuaranteedRef { $0.observers.forEach(body) }
   }
 
+  private var hasHandler: Bool { self.handlerPhase != .none }
+
   /// Runs a handler on the loop. Its task is cancelled if the call ends before it.
   ///
   /// - Parameter body: Ends the call.
   @usableFromInline
   func run(
-    _ context: ServerContext,
-    _ body: @escaping @Sendable (ServerStream, ServerContext) async -> Void
+    _ context: consuming ServerContext,
+    _ body: consuming @escaping @Sendable (ServerStream, ServerContext) async -> Void
   ) {
-    let handler = HandlerTask.spare(on: self.executor)
-    self.call.handler = handler
-    self.handlerRuns = true
-    handler.run(HandlerTask.Job(stream: self, context: context, body: body))
+    self.handlerPhase = .due
+    self.executor.serve(HandlerTask.Job(stream: self, context: context, body: body))
+  }
+
+  func handlerBegan(in task: HandlerTask) {
+    self.call.handler = task
+    if self.handlerPhase == .late { task.cancel() }
+    self.handlerPhase = .running
   }
 
   func handlerEnded() {
     self.call.handler = nil
-    self.handlerRuns = false
+    self.handlerPhase = .none
     guard self.isClosed else {
       self.call.givenBytes = self.call.metadataBytes
       if self.call.heldBytes > 0 { self.countHeld() }
@@ -461,8 +473,11 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
 
   func tellHandler(_ error: RPCError) {
     self.call.sink?.end(.failure(error), true)
-    self.call.handler?.cancel()
-    self.call.handler = nil
+    if let handler = self.call.handler.take() {
+      handler.cancel()
+    } else if self.handlerPhase == .due {
+      self.handlerPhase = .late
+    }
   }
 
   // MARK: - Handlers
@@ -470,19 +485,9 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
   @usableFromInline
   var isIntercepted: Bool { !self.server.configuration.interceptors.isEmpty }
 
-  /// Runs a call's handler behind the interceptors.
   @usableFromInline
-  func intercept<Response>(
-    _ context: ServerContext, _ handler: () async throws -> Response
-  ) async throws -> Response {
-    var response = Response?.none
-    try await intercepted(by: self.server.configuration.interceptors[...], context) {
-      response = try await handler()
-    }
-    guard let response else {
-      throw RPCError(.internalError, "an interceptor has kept the call from its handler")
-    }
-    return response
+  var interceptors: ArraySlice<any ServerInterceptor> {
+    self.server.configuration.interceptors[...]
   }
 
   /// The way in for messages from any executor. Made by a call of a streaming shape before its
@@ -493,49 +498,10 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     return writer
   }
 
-  // MARK: - From the writer
-
-  /// Of the one response. On the loop; a writer knows by itself.
-  @usableFromInline
-  var compression: Compression {
-    guard !self.isPlain, let context = self.context else { return .identity }
-    return context.responseCompression
-  }
-  @usableFromInline var maximumMessageBytes: Int { largestMessageBytes }
-  @usableFromInline var outboundBytes: Int { self.outboundCount }
-
-  @usableFromInline
-  func reserveOutbound(_ count: Int) -> UnsafeMutableRawPointer? {
-    self.isFinished ? nil : self.reserveOutboundBytes(count)
-  }
-
-  @usableFromInline
-  func take(_ bytes: UnsafeRawBufferPointer) {
-    if !self.isFinished { self.appendOutboundBytes(bytes) }
-  }
-
-  @usableFromInline
-  func take(_ array: [UInt8]) {
-    if !self.isFinished { self.appendOutboundBytes(array) }
-  }
-
-  @usableFromInline
-  func outboundAppended() {
-    guard let session = self.connection.session, !self.isFinished else { return }
-    if self.outboundCount >= Self.smallestHeld || self.call.heldBytes > 0 { self.countHeld() }
-    guard !self.isFinished, !self.isClosed else { return }
-    if self.call.headersSent {
-      session.outboundGrew(self)
-    } else {
-      self.sendHeaders()
-    }
-    self.connection.needsFlush()
-  }
-
   // MARK: - Memory
 
   /// Less is not worth counting: what small calls pay for a limit is a comparison.
-  private static let smallestHeld = 4 << 10
+  static let smallestHeld = 4 << 10
 
   /// Tells the connection what the stream holds: what its handler was given, requests that are not
   /// whole or not read, responses that the client has not taken. Ends the call where that is too much.
@@ -579,7 +545,7 @@ final class ServerStream: HTTP2Stream, OutboundStream, @unchecked Sendable {
     self.forgetReceived()
     self.breakOff(error)
     // A handler that runs has what it was given until it ends.
-    if !self.handlerRuns {
+    if !self.hasHandler {
       self.head.reset()
       self.call.givenBytes = 0
     }

@@ -3,6 +3,46 @@ import RPCCompression
 import RPCCore
 import RPCHTTP2
 
+/// What a writer writes to.
+extension ServerStream: OutboundStream {
+  /// Of the one response. On the loop; a writer knows by itself.
+  @usableFromInline
+  var compression: Compression {
+    guard !self.isPlain, let context = self.context else { return .identity }
+    return context.responseCompression
+  }
+  @usableFromInline var maximumMessageBytes: Int { largestMessageBytes }
+  @usableFromInline var outboundBytes: Int { self.outboundCount }
+
+  @usableFromInline
+  func reserveOutbound(_ count: Int) -> UnsafeMutableRawPointer? {
+    self.isFinished ? nil : self.reserveOutboundBytes(count)
+  }
+
+  @usableFromInline
+  func take(_ bytes: UnsafeRawBufferPointer) {
+    if !self.isFinished { self.appendOutboundBytes(bytes) }
+  }
+
+  @usableFromInline
+  func take(_ array: [UInt8]) {
+    if !self.isFinished { self.appendOutboundBytes(array) }
+  }
+
+  @usableFromInline
+  func outboundAppended() {
+    guard let session = self.connection.session, !self.isFinished else { return }
+    if self.outboundCount >= Self.smallestHeld || self.call.heldBytes > 0 { self.countHeld() }
+    guard !self.isFinished, !self.isClosed else { return }
+    if self.call.headersSent {
+      session.outboundGrew(self)
+    } else {
+      self.sendHeaders()
+    }
+    self.connection.needsFlush()
+  }
+}
+
 /// The server's answer: messages, trailers, and what is told of the call when it is over.
 extension ServerStream {
   /// Ends the call with its one response.

@@ -205,6 +205,45 @@ import Testing
     #expect(calls.withLock { $0 } == 2)
   }
 
+  private struct Silent: ServerInterceptor {
+    func intercept(
+      _ context: ServerContext, proceed: () async throws -> Void
+    ) async throws {}
+  }
+
+  /// Behind one that goes on, and before one.
+  @Test func anInterceptorThatNeitherThrowsNorProceedsFailsTheCall() async throws {
+    let calls = Mutex(0)
+    var service = TestService()
+    service.unary = { request, _ in
+      calls.withLock { $0 += 1 }
+      return request
+    }
+    service.both = { _, _, _ in calls.withLock { $0 += 1 } }
+    var configuration = RPCServer.Configuration()
+    configuration.interceptors = [Passing(), Silent(), Passing()]
+    try await withInMemoryServer([service], configuration: configuration) { channel in
+      let unary = await #expect(throws: RPCError.self) {
+        try await channel.unary(Methods.unary, Blob())
+      }
+      let call: BidirectionalCall<Blob, Blob> = try await channel.bidirectional(Methods.both)
+      let both = await #expect(throws: RPCError.self) { for try await _ in call.responses {} }
+      for error in [unary, both] {
+        #expect(error?.code == .internalError)
+        #expect(error?.message == "an interceptor has kept the call from its handler")
+      }
+    }
+    #expect(calls.withLock { $0 } == 0)
+  }
+
+  private struct Passing: ServerInterceptor {
+    func intercept(
+      _ context: ServerContext, proceed: () async throws -> Void
+    ) async throws {
+      try await proceed()
+    }
+  }
+
   private struct Refusing: ClientInterceptor {
     func intercept(_ call: inout OutgoingCall) async throws {
       throw RPCError(.failedPrecondition, "not from here")
