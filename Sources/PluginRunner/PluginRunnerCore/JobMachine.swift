@@ -28,7 +28,13 @@ package struct JobMachine: Sendable {
     enum Ending: Equatable { case stepTimeout, stop }
   }
 
-  package let spec: JobSpec
+  /// Behind a reference: whoever reads a part of a machine in a dictionary copies all of the machine.
+  private final class Order: Sendable {
+    let spec: JobSpec
+    init(_ spec: JobSpec) { self.spec = spec }
+  }
+
+  private let order: Order
   package private(set) var log = EventLog()
   private(set) var phase = Phase.preparing
   private(set) var steps: [StepStatus]
@@ -63,13 +69,15 @@ package struct JobMachine: Sendable {
   }
 
   private init(_ spec: JobSpec, policy: Policy, at now: Timestamp) {
-    self.spec = spec
+    self.order = Order(spec)
     self.policy = policy
     self.acceptedAt = now
     self.steps = spec.steps.enumerated().map { index, step in
       StepStatus(index: index, id: step.id, name: step.name)
     }
   }
+
+  package var spec: JobSpec { self.order.spec }
 
   /// When the last event was written; nil while the job holds its share.
   package var endedAt: Timestamp? {
