@@ -24,30 +24,26 @@ package struct RequestHead: ~Copyable {
   /// What is left for the application.
   package private(set) var metadata = Metadata()
 
-  /// The storage of `metadata` is another's, too.
-  private var sharesMetadata = false
-  /// It was taken from another call's.
-  package var isAssumed: Bool { self.sharesMetadata }
+  /// It was taken from another call's, and shares the storage of that one's metadata.
+  package private(set) var isAssumed = false
 
   package init() {}
 
-  /// Takes everything from the head of another call with the same fields, which ``isWorthKeeping``. To be
-  /// called on one that is as new.
+  /// Takes everything but the timeout from the head of another call with the same fields, which
+  /// ``isWorthKeeping``. To be called on one that has had no other field.
   package mutating func assume(_ other: borrowing RequestHead) {
     self.isPost = other.isPost
     self.isGRPC = other.isGRPC
-    self.timeout = other.timeout
     self.encoding = other.encoding
     self.acceptedEncodings = other.acceptedEncodings
     self.metadata = other.metadata
-    self.sharesMetadata = true
+    self.isAssumed = true
   }
 
-  /// Whether it is kept for a call that follows with the same fields: nothing is wrong with it, and it is
+  /// Whether it is kept for a call that follows with the same fields: what it says is understood, and it is
   /// small.
   package var isWorthKeeping: Bool {
-    self.badTimeout == nil && self.unknownEncoding == nil
-      && self.metadata.byteCount <= Self.sharedMetadataBytes
+    self.unknownEncoding == nil && self.metadata.byteCount <= Self.sharedMetadataBytes
   }
 
   /// As new, but for the memory.
@@ -59,9 +55,9 @@ package struct RequestHead: ~Copyable {
     self.encoding = .identity
     if self.unknownEncoding != nil { self.unknownEncoding = nil }
     self.acceptedEncodings = AcceptedEncodings()
-    if self.sharesMetadata {
+    if self.isAssumed {
       self.metadata = Metadata()
-      self.sharesMetadata = false
+      self.isAssumed = false
     } else {
       self.metadata.removeAll()
     }
@@ -72,8 +68,7 @@ package struct RequestHead: ~Copyable {
   /// - Parameter last: What the call before had. Calls of one connection mostly bring the same, and
   ///   then share it.
   package mutating func takeMetadata(like last: inout Metadata) -> Metadata {
-    if self.sharesMetadata {
-      self.sharesMetadata = false
+    if self.isAssumed {
       var taken = Metadata()
       swap(&taken, &self.metadata)
       return taken

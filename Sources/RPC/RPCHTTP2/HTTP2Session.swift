@@ -162,7 +162,13 @@ package final class HTTP2Session {
   }
 
   /// Gives back memory that only traffic needs.
-  package func trim() { self.memory.trim() }
+  package func trim() {
+    if self.openHeaders == nil { self.headerMemory.clear() }
+    self.memory.trim()
+  }
+
+  /// The header list that has come is remembered, if its stream says ``HTTP2Stream/knowsHeaders()``.
+  package var remembersHeaders: Bool { self.headerMemory.isRecording }
 
   /// Neither side has anything left to say: the connection is to be closed.
   package var isOver: Bool {
@@ -304,10 +310,10 @@ package final class HTTP2Session {
     self.endNow(stream)
   }
 
-  /// The same with trailers that never change, and are never let go.
+  /// The same with trailers that never change.
   package func endOutbound(_ stream: HTTP2Stream, trailers: ConstantHeaderFields) {
     guard case .open = stream.ending else { return }
-    stream.ending = .constantTrailers(Unmanaged.passUnretained(trailers))
+    stream.ending = .constantTrailers(trailers.list, trailers.count)
     self.endNow(stream)
   }
 

@@ -196,8 +196,10 @@ extension HTTP2Session {
 
   func headerReceived(id: Int32, name: OpaquePointer, value: OpaquePointer) {
     if self.headerMemory.isAsBefore(name, value) { return }
-    self.headersDiffer(id: id)
-    self.headerMemory.record(name, value)
+    if !HeaderMemory.tellsEachTime(name) {
+      self.headersDiffer(id: id)
+      self.headerMemory.record(name, value)
+    }
     self.tell(id: id, name: name, value: value)
   }
 

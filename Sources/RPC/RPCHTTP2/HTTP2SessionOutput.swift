@@ -163,10 +163,8 @@ extension HTTP2Session {
       return box.fields.withNameValues { list, count in
         nghttp2_submit_trailer(self.session, stream.id, list, count)
       }
-    case .constantTrailers(let fields):
-      return fields._withUnsafeGuaranteedRef {
-        nghttp2_submit_trailer(self.session, stream.id, $0.list, $0.count)
-      }
+    case .constantTrailers(let list, let count):
+      return nghttp2_submit_trailer(self.session, stream.id, list, count)
     case .open, .endStream, .sent: return 0
     }
   }

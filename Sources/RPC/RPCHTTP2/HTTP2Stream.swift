@@ -15,7 +15,7 @@ open class HTTP2Stream {
     case endStream
     /// Trailers, which carry END_STREAM.
     case trailers(HeaderFieldsBox)
-    case constantTrailers(Unmanaged<ConstantHeaderFields>)
+    case constantTrailers(UnsafeMutablePointer<nghttp2_nv>, Int)
     /// All of it has been handed to the session.
     case sent
 
@@ -65,6 +65,7 @@ open class HTTP2Stream {
   @exclusivity(unchecked) final var consumedBytes = 0
   /// Bytes for which the window was opened before they came.
   @exclusivity(unchecked) final var prepaidBytes = 0
+  /// Whether ``knowsHeaders()`` was said of the list that has just ended.
   @exclusivity(unchecked) final var headersAreKnown = false
   /// Where the session lists it.
   @exclusivity(unchecked) final var slot = -1
@@ -100,7 +101,7 @@ open class HTTP2Stream {
   }
   package final func appendOutboundBytes(_ array: [UInt8]) { self.outbound.append(array) }
   package final func clearOutbound() { self.outbound.clear() }
-  /// The request's headers are known should they come again: see ``headersAreAsBefore()``.
+  /// Said in ``headersEnded(endOfStream:)``: ``headersAreAsBefore()`` is enough should they come again.
   package final func knowsHeaders() { self.headersAreKnown = true }
 
   /// A header list begins: the request's or the response's, or the trailers.
@@ -108,8 +109,8 @@ open class HTTP2Stream {
   open func headerReceived(
     name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>
   ) {}
-  /// The list that ends next is the last one on this connection of which ``knowsHeaders()`` was said, and is
-  /// not told field by field.
+  /// The list that ends next is the last one on this connection of which ``knowsHeaders()`` was said. Of its
+  /// fields only `grpc-timeout` was told.
   open func headersAreAsBefore() {}
   open func headersEnded(endOfStream: Bool) {}
   /// The header list is larger than the limit; what was told of it is not all.

@@ -102,7 +102,7 @@ package struct HeaderFields: ~Copyable {
 
 /// A header list that is the same each time it is sent: made once, neither built nor copied again.
 package final class ConstantHeaderFields: @unchecked Sendable {
-  // Safe: filled in `init`, only read afterwards, and never freed before the process ends.
+  // Safe: filled in `init`, only read afterwards, and never freed: streams point there.
   let list: UnsafeMutablePointer<nghttp2_nv>
   let count: Int
 
@@ -118,9 +118,5 @@ package final class ConstantHeaderFields: @unchecked Sendable {
           namelen: field.name.utf8CodeUnitCount, valuelen: field.value.utf8CodeUnitCount,
           flags: UInt8(flags)))
     }
-  }
-
-  deinit {
-    self.list.deallocate()
   }
 }

@@ -6,7 +6,8 @@ import RPCCore
 /// Whoever makes many calls on a connection mostly sends the same list, most of it as indices of what it has
 /// sent before (RFC 7541, section 6.1), and for the same entry nghttp2 hands on the same two buffers: their
 /// addresses tell, as long as they are held on to. As long as the fields that come are those of the list, in
-/// their order, there is nothing to do; at the first that is not, what came before it is told.
+/// their order, there is nothing to do; at the first that is not, what came before it is told. What is another
+/// for each call by its nature (``tellsEachTime(_:)``) is told by itself.
 struct HeaderMemory: ~Copyable {
   private struct Field {
     var name: OpaquePointer
@@ -28,10 +29,11 @@ struct HeaderMemory: ~Copyable {
   /// So many of the fields that came are those of the list before.
   private var count = 0
   private var isComparing = false
-  private var isRecording = false
+  private(set) var isRecording = false
+  private var isRequest = false
   private var misses = 0
 
-  /// Lets go of all buffers. They are the session's memory: to be called before that goes.
+  /// Forgets everything. The buffers are the session's memory: to be called before that goes.
   mutating func clear() {
     Self.letGo(self.fields)
     self.fields = []
@@ -44,6 +46,7 @@ struct HeaderMemory: ~Copyable {
   mutating func begin(isRequest: Bool) {
     self.forgetComing()
     self.count = 0
+    self.isRequest = isRequest
     guard isRequest, self.misses < Self.maximumMisses else {
       if isRequest { self.misses += 1 }
       if self.misses > Self.maximumMisses + Self.pause { self.misses = 0 }
@@ -75,6 +78,12 @@ struct HeaderMemory: ~Copyable {
     let (one, other) = (nghttp2_rcbuf_get_buf(one), nghttp2_rcbuf_get_buf(other))
     return UnsafeBufferPointer(start: one.base, count: one.len)
       .equals(UnsafeBufferPointer(start: other.base, count: other.len))
+  }
+
+  /// `grpc-timeout` is what is left of the time that the caller has.
+  static func tellsEachTime(_ name: OpaquePointer) -> Bool {
+    let name = nghttp2_rcbuf_get_buf(name)
+    return UnsafeBufferPointer(start: name.base, count: name.len).equals("grpc-timeout")
   }
 
   /// Whether what came whole is the list before.
@@ -113,6 +122,8 @@ struct HeaderMemory: ~Copyable {
       self.misses = 0
       return
     }
+    // Trailers are nobody's.
+    guard self.isRequest else { return }
     // Whatever is known from now on, it is not that one.
     Self.letGo(self.fields)
     self.fields.removeAll(keepingCapacity: true)

@@ -21,29 +21,28 @@ final class HandlerTask: @unchecked Sendable {
   private let executor: LoopExecutor
   @exclusivity(unchecked) private var waiting: UnsafeContinuation<Void, Never>?
   @exclusivity(unchecked) private var task: Task<Void, Never>?
+  /// Its handler was to be cancelled before there was a task to cancel.
+  @exclusivity(unchecked) private var isToBeCancelled = false
 
   private init(_ executor: LoopExecutor) {
     self.executor = executor
   }
 
-  /// Has an idle task, or a new one, take the handlers that are due.
-  ///
-  /// - Returns: Whether it was idle, and does so as the executor's newest job; a new one has done it.
-  static func wake(on executor: LoopExecutor) -> Bool {
+  /// Has an idle task, or a new one, serve what is due until a handler waits.
+  static func serve(on executor: LoopExecutor) {
     if let idle = executor.idleHandlers.popLast() {
       idle.waiting.take()?.resume()
-      return true
+      return executor.runNewestJob()
     }
     let new = HandlerTask(executor)
     new.task = Task.immediate(executorPreference: executor) { await new.serve() }
-    return false
+    if new.isToBeCancelled { new.task?.cancel() }
   }
 
   /// Cancels the handler that runs. Not to be called once it has ended.
   func cancel() {
-    if let task = self.task { return task.cancel() }
-    // From within its first turn.
-    withUnsafeCurrentTask { $0?.cancel() }
+    self.isToBeCancelled = true
+    self.task?.cancel()
   }
 
   /// Of one isolation throughout, and with nothing around a handler that could wait: behind each wait a
@@ -51,13 +50,12 @@ final class HandlerTask: @unchecked Sendable {
   @concurrent private func serve() async {
     while true {
       while let job = self.executor.nextHandler() {
-        job.stream.handlerBegan(in: self)
+        if job.stream.handlerBegan(in: self) { withUnsafeCurrentTask { $0?.cancel() } }
         await ServerContext.$current.withValue(job.context) {
           await job.body(job.stream, job.context)
         }
         job.stream.handlerEnded()
-        self.executor.handlerHasRun()
-        if Task.isCancelled { return }
+        if self.isToBeCancelled || Task.isCancelled { return }
       }
       if self.executor.idleHandlers.count >= Self.maximumIdle { return }
       await withUnsafeContinuation { continuation in

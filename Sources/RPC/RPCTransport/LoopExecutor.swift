@@ -3,9 +3,9 @@ import Synchronization
 
 /// Runs tasks on an event loop, so that a call never leaves the loop of its connection.
 ///
-/// Jobs that are made on the loop run at the end of the current read, and the connections that they
-/// wrote to are flushed behind every few of them: many calls, one system call. `@unchecked Sendable`:
-/// what is not in a mutex is touched on the loop only.
+/// Jobs that are made on the loop run at the end of the current read, and handlers of calls behind them; the
+/// connections that they wrote to are flushed behind every few of them: many calls, one system call.
+/// `@unchecked Sendable`: what is not in a mutex is touched on the loop only.
 @usableFromInline
 final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   /// The peer has something to do while the rest of a burst is worked on, and a system call is still
@@ -23,11 +23,9 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   /// Handlers that are due, from `firstHandler` on.
   @exclusivity(unchecked) private var handlers: [HandlerTask.Job?] = []
   @exclusivity(unchecked) private var firstHandler = 0
-  /// Of the turn that handlers have in this drain: when the first of them was taken, how many have run,
-  /// and whether they took too long.
+  /// Since when handlers have their turn; nil: they have none.
   @exclusivity(unchecked) private var turnBegan: NIODeadline?
-  @exclusivity(unchecked) private var handlersInTurn = 0
-  @exclusivity(unchecked) private var turnIsOver = false
+  private static let handlersBetweenLooks = 8
   /// What a handler that is due weighs against bytes that are to be read.
   private static let handlerWeight = 1 << 10
   /// The connection that is read from while this drains.
@@ -84,52 +82,44 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
     self.schedule()
   }
 
-  /// The next handler that is due, for a task that takes it.
+  /// The next handler that is due, for a task that takes it; nil when it is the turn of something else.
   func nextHandler() -> HandlerTask.Job? {
-    guard !self.turnIsOver, self.firstHandler < self.handlers.count else { return nil }
-    if self.turnBegan == nil { self.turnBegan = .now() }
-    defer { self.firstHandler += 1 }
-    return self.handlers[self.firstHandler].take()
-  }
-
-  /// A handler has come to its end.
-  func handlerHasRun() {
-    self.handlersInTurn += 1
-    let count = self.handlersInTurn
-    // Some looks tell as much as one behind each: the turn is no more than twice as long.
-    if count & (count - 1) == 0, let began = self.turnBegan, .now() - began > LoopTurns.handlersTurn
-    {
-      self.turnIsOver = true
+    guard let began = self.turnBegan, self.firstHandler < self.handlers.count else { return nil }
+    let count = self.firstHandler
+    // Behind the first, and then as often as costs little: the rest may be other work than those before.
+    if count == 1 || count > 0 && count.isMultiple(of: Self.handlersBetweenLooks) {
+      if .now() - began > LoopTurns.handlersTurn {
+        self.turnBegan = nil
+        return nil
+      }
+      if count.isMultiple(of: Self.jobsBetweenFlushes) { self.flush(self.connectionInTurn) }
     }
-    if count.isMultiple(of: Self.jobsBetweenFlushes) { self.flush(self.connectionInTurn) }
+    self.firstHandler += 1
+    return self.handlers[count].take()
   }
 
-  /// Until none is due, or they have had their turn: each task takes them until one waits.
+  /// Until none is due, or they have had their turn: each task takes them until one waits. What is left
+  /// goes on when the loop has looked at its sockets.
   private func serveHandlers() {
-    while !self.turnIsOver, self.firstHandler < self.handlers.count {
-      // It must not wait behind other tasks of the loop.
-      if HandlerTask.wake(on: self), let job = self.jobs.popLast() {
-        job.runSynchronously(on: self.asUnownedTaskExecutor())
-      }
+    guard !self.handlers.isEmpty else { return }
+    self.turnBegan = .now()
+    while self.turnBegan != nil, self.firstHandler < self.handlers.count {
+      HandlerTask.serve(on: self)
     }
-  }
-
-  /// Ends the turn. What is left of the handlers goes on when the loop has looked at its sockets, and
-  /// behind those that are due then.
-  private func endTurn() {
     self.turnBegan = nil
-    self.handlersInTurn = 0
-    self.turnIsOver = false
-    guard self.firstHandler > 0 else { return }
-    if self.firstHandler < self.handlers.count {
-      let left = Array(self.handlers[self.firstHandler...])
-      self.turns.goesOnLater(weight: left.count * Self.handlerWeight) {
-        self.handlers += left
-        self.drain()
-      }
-    }
+    let left = Array(self.handlers[self.firstHandler...])
     self.handlers.removeAll(keepingCapacity: true)
     self.firstHandler = 0
+    guard !left.isEmpty else { return }
+    self.turns.goesOnLater(weight: left.count * Self.handlerWeight) {
+      for job in left.compactMap({ $0 }) { self.serve(job) }
+      self.drain()
+    }
+  }
+
+  /// Runs the job that came last now: it must not wait behind other tasks of the loop.
+  func runNewestJob() {
+    self.jobs.popLast()?.runSynchronously(on: self.asUnownedTaskExecutor())
   }
 
   /// Flushes the connection when the jobs that are due have run.
@@ -168,7 +158,6 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
     }
     self.running.removeAll(keepingCapacity: true)
     self.serveHandlers()
-    self.endTurn()
     self.connectionInTurn = nil
     self.flush(nil)
     if !self.jobs.isEmpty { self.schedule() }

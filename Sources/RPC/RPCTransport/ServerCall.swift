@@ -6,9 +6,9 @@ extension ServerStream {
   func run(
     _ handler: @escaping @Sendable (ServerContext, StreamWriter) async throws -> Void
   ) {
-    let context = self.handlerBegins()
-    let writer = self.makeWriter(context)
-    self.run(context) { stream, context in
+    let begun = self.handlerBegins()
+    let writer = self.makeWriter(begun)
+    self.run(begun) { stream, context in
       do {
         if stream.isIntercepted {
           var hasRun = false

@@ -164,9 +164,11 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
 
   override func headersEnded(endOfStream: Bool) {
     guard self.call.phase == .head else { return }
-    // What makes an error is told field by field each time.
-    if self.call.route != nil, self.head.isWorthKeeping {
-      if !self.head.isAssumed { self.server.know(self.head, self.call.route) }
+    // What is unknown is told field by field each time.
+    if !self.head.isAssumed, self.call.route != nil, self.head.isWorthKeeping,
+      self.connection.session?.remembersHeaders == true
+    {
+      self.server.know(self.head, self.call.route)
       self.knowsHeaders()
     }
     self.begin()
@@ -447,10 +449,12 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
     self.executor.serve(HandlerTask.Job(stream: self, context: context, body: body))
   }
 
-  func handlerBegan(in task: HandlerTask) {
+  /// - Returns: Whether it is to be cancelled: the call has ended already.
+  func handlerBegan(in task: HandlerTask) -> Bool {
+    defer { self.handlerPhase = .running }
+    if self.handlerPhase == .late { return true }
     self.call.handler = task
-    if self.handlerPhase == .late { task.cancel() }
-    self.handlerPhase = .running
+    return false
   }
 
   func handlerEnded() {

@@ -44,14 +44,16 @@ struct HeaderMemoryTests {
           value: String(decoding: value, as: UTF8.self)))
     }
     override func headersAreAsBefore() {
-      #expect(self.fields.isEmpty)
-      self.fields = self.server.known
+      #expect(self.fields.allSatisfy { $0.name == "grpc-timeout" })
+      self.fields = self.server.known + self.fields
       self.server.timesKnown += 1
     }
     override func headersEnded(endOfStream: Bool) {
       self.server.lists.append(self.fields)
       self.headersAreKnown = self.server.knows(self.fields)
-      if self.headersAreKnown { self.server.known = self.fields }
+      if self.headersAreKnown {
+        self.server.known = self.fields.filter { $0.name != "grpc-timeout" }
+      }
     }
   }
 
@@ -71,7 +73,7 @@ struct HeaderMemoryTests {
     }
 
     /// Sends a request whose list has these fields behind the usual ones. The stream stays open.
-    func request(_ fields: [Field]) throws {
+    func request(_ fields: [Field], timeout: String? = nil) throws {
       var metadata = Metadata()
       for field in fields { metadata.add(field.value, for: field.name) }
       var list = HeaderFields()
@@ -80,10 +82,13 @@ struct HeaderMemoryTests {
       list.add(":path", "/a/b")
       list.add(":authority", "x")
       list.add(metadata)
+      if let timeout { list.add("grpc-timeout", timeout) }
       self.client.submitRequest(list, on: HTTP2Stream())
       try Self.move(from: self.client, to: self.session)
       try Self.move(from: self.session, to: self.client)
     }
+
+    func trim() { self.session.trim() }
 
     private static func move(from sender: HTTP2Session, to receiver: HTTP2Session) throws {
       let bytes = try [UInt8](unsafeUninitializedCapacity: 1 << 16) { buffer, count in
@@ -109,6 +114,28 @@ struct HeaderMemoryTests {
     let exchange = Exchange()
     try self.check(Array(repeating: Self.fields(3), count: 10), by: exchange)
     #expect(exchange.server.timesKnown == 9)
+  }
+
+  @Test func aTimeoutIsToldEachTimeAndTheRestIsAsBefore() throws {
+    let exchange = Exchange()
+    for round in 0..<20 {
+      let timeout = round % 5 == 0 ? nil : "\(round)S"
+      try exchange.request(Self.fields(2), timeout: timeout)
+      let told = exchange.server.lists.last.map { Array($0.dropFirst(4)) }
+      #expect(
+        told == Self.fields(2) + (timeout.map { [Field(name: "grpc-timeout", value: $0)] } ?? []))
+    }
+    #expect(exchange.server.timesKnown == 19)
+  }
+
+  @Test func aListThatWasForgottenIsToldAgain() throws {
+    let exchange = Exchange()
+    for _ in 0..<3 {
+      try self.check([Self.fields(2), Self.fields(2)], by: exchange)
+      exchange.trim()
+      exchange.server.lists = []
+    }
+    #expect(exchange.server.timesKnown == 3)
   }
 
   @Test func listsThatBeginAlikeAreToldWhole() throws {

@@ -67,6 +67,52 @@ import Testing
     }
   }
 
+  /// Quick ones first, then some that work and wait: neither hides the others from the clock.
+  @Test func handlersThatWorkAndThenWaitLetOthersIn() async throws {
+    let slow = Mutex(0)
+    let isOver = Mutex(false)
+    let other = Mutex<Int?>(nil)
+    let (begun, begins) = AsyncStream.makeStream(of: Void.self)
+    var service = TestService()
+    service.unary = { request, _ in
+      switch request.text.first {
+      case "s":
+        begins.yield()
+        Self.work(.milliseconds(50)) { isOver.withLock { $0 } }
+        slow.withLock { $0 += 1 }
+        while !isOver.withLock({ $0 }) { try await Task.sleep(for: .milliseconds(5)) }
+      case "o":
+        let count = slow.withLock { $0 }
+        other.withLock { $0 = count }
+        isOver.withLock { $0 = true }
+      default: break
+      }
+      return request
+    }
+    try await Self.withOneLoop(service) { channel, address in
+      let peer = try await ScriptedPeer.client(of: address)
+      let (quick, count) = (60, 60)
+      let head = ScriptedPeer.block(ScriptedPeer.requestFields(Methods.unary.path))
+      var calls: [UInt8] = []
+      for index in 0..<UInt32(quick + count) {
+        let stream = index * 2 + 1
+        calls += ScriptedPeer.frame(.headers, flags: 4, stream: stream, body: head)
+        calls += ScriptedPeer.frame(
+          .data, flags: 1, stream: stream,
+          body: [0, 0, 0, 0, 1, UInt8(ascii: index < quick ? "q" : "s")])
+      }
+      try await peer.send(bytes: calls)
+      for await _ in begun { break }
+      _ = try await channel.unary(Methods.unary, Blob("o"))
+      #expect(other.withLock { $0 ?? count } < count)
+      for _ in 0..<quick + count {
+        let end = try await peer.frame(.headers) { $0.endsStream }
+        #expect(end?["grpc-status"] == "0")
+      }
+      await peer.close()
+    }
+  }
+
   @Test func connectionsThatKeepTheirLoopBusyTogetherLetOthersIn() async throws {
     let slow = Mutex(0)
     // How many of the slow ones were over when the other one came to its turn.
