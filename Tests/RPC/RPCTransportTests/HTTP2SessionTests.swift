@@ -34,7 +34,7 @@ import Testing
     /// What this side will say, and how much it has.
     var body: [UInt8] = []
     var said = 0
-    var partner: Stream?
+    weak var partner: Stream?
     var headersSent = false
     var endless = false
     var staysOpen = false
