@@ -104,15 +104,18 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
     guard !self.handlers.isEmpty else { return }
     self.turnBegan = .now()
     while self.turnBegan != nil, self.firstHandler < self.handlers.count {
+      let taken = self.firstHandler
       HandlerTask.serve(on: self)
+      // Otherwise this would make tasks without end.
+      precondition(self.turnBegan == nil || self.firstHandler > taken, "a task takes no handler")
     }
     self.turnBegan = nil
-    let left = Array(self.handlers[self.firstHandler...])
+    let left = self.handlers[self.firstHandler...].compactMap { $0 }
     self.handlers.removeAll(keepingCapacity: true)
     self.firstHandler = 0
     guard !left.isEmpty else { return }
     self.turns.goesOnLater(weight: left.count * Self.handlerWeight) {
-      for job in left.compactMap({ $0 }) { self.serve(job) }
+      for job in left { self.serve(job) }
       self.drain()
     }
   }

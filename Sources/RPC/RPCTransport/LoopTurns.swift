@@ -13,8 +13,8 @@ final class LoopTurns: @unchecked Sendable {
 
   /// How long a connection, or several together, may keep the loop from its other sockets.
   static let turn = TimeAmount.milliseconds(5)
-  /// How long handlers that are due together may. More than for what is read: with their answers made
-  /// together, those share the connection.
+  /// How long handlers that are due together may keep it: longer, for answers that are made in one turn go
+  /// out beside each other.
   static let handlersTurn = TimeAmount.milliseconds(20)
   /// What a slice of bytes is, which are looked at together: room for one message that is made of a
   /// thousandth of its size.

@@ -31,8 +31,6 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   @exclusivity(unchecked) private var spares: [ServerStream] = []
   private static let maximumSpares = 128
   private var trimIsPlanned = false
-  /// What the call before asked for: mostly the next one asks for the same.
-  @exclusivity(unchecked) private var lastRoute: Unmanaged<Route>?
   @exclusivity(unchecked) var lastMetadata = Metadata()
   /// Of a call before, whose fields a call may bring again; with the route that they led to.
   @exclusivity(unchecked) private(set) var knownHead = RequestHead()
@@ -110,6 +108,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
 
   private static let trimDelay = TimeAmount.seconds(2)
 
+  /// Keeps a call's head and route for those that follow with the same fields.
   func know(_ head: borrowing RequestHead, _ route: Unmanaged<Route>?) {
     self.knownHead.reset()
     self.knownHead.assume(head)
@@ -118,14 +117,11 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
 
   /// The router keeps it as long as this lives, and streams that live longer keep this.
   func route(for path: UnsafeBufferPointer<UInt8>) -> Unmanaged<Route>? {
-    if let last = self.lastRoute, last._withUnsafeGuaranteedRef({ $0.matches(path) }) {
-      return last
+    // Mostly the next call asks for the same.
+    if let known = self.knownRoute, known._withUnsafeGuaranteedRef({ $0.matches(path) }) {
+      return known
     }
-    guard let route = self.router.find(path).map({ Unmanaged.passUnretained($0) }) else {
-      return nil
-    }
-    self.lastRoute = route
-    return route
+    return self.router.find(path).map { Unmanaged.passUnretained($0) }
   }
 
   /// Neither a call nor its handler is left.
