@@ -257,7 +257,7 @@ let allTests: [(name: String, folder: String, uses: [String], products: [Target.
   ),
   (
     "RPCTransportTests", "RPC",
-    ["RPCCore", "RPCHTTP2", "RPCCompression", "RPCTransport", "RPCTesting"],
+    ["CNghttp2", "RPCCore", "RPCHTTP2", "RPCCompression", "RPCTransport", "RPCTesting"],
     nio("NIOCore", "NIOPosix", "NIOEmbedded") + [ssl]
   ),
   (

@@ -22,6 +22,7 @@ extension Echo.EchoService {
     Echo.echoServiceDescriptor
   }
 
+  @inlinable
   public func registerMethods(with router: inout Router) {
     router.unary(Echo.EchoMethods.unary) {
       try await self.unary($0, context: $1)

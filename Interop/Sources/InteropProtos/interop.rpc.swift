@@ -44,6 +44,7 @@ extension Interop.TestService {
     Interop.testServiceDescriptor
   }
 
+  @inlinable
   public func registerMethods(with router: inout Router) {
     router.unary(Interop.TestMethods.emptyCall) {
       try await self.emptyCall($0, context: $1)
@@ -178,6 +179,7 @@ extension Interop.UnimplementedService {
     Interop.unimplementedServiceDescriptor
   }
 
+  @inlinable
   public func registerMethods(with router: inout Router) {
     router.unary(Interop.UnimplementedMethods.unimplementedCall) {
       try await self.unimplementedCall($0, context: $1)

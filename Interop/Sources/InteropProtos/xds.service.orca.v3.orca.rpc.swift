@@ -18,6 +18,7 @@ extension ORCAService.OpenRcaService {
     ORCAService.openRcaServiceDescriptor
   }
 
+  @inlinable
   public func registerMethods(with router: inout Router) {
     router.serverStreaming(ORCAService.OpenRcaMethods.streamCoreMetrics) {
       try await self.streamCoreMetrics($0, responses: $1, context: $2)

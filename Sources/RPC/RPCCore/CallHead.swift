@@ -171,17 +171,24 @@ extension UnsafeBufferPointer<UInt8> {
     UnsafeRawBufferPointer(self).equals(UnsafeRawBufferPointer(other))
   }
 
+  /// Whether the bytes are those of a text that is in lower case, whose letters may be in upper case here.
+  package func equalsIgnoringCase(_ text: StaticString) -> Bool {
+    guard self.count == text.utf8CodeUnitCount else { return false }
+    return self.indices.allSatisfy { index in
+      let (byte, wanted) = (self[index], text.utf8Start[index])
+      return byte == wanted
+        || (UInt8(ascii: "A")...UInt8(ascii: "Z")).contains(byte) && byte | 0x20 == wanted
+    }
+  }
+
   /// `application/grpc`, alone or with a `+` or a `;` behind it.
   fileprivate var isGRPCContentType: Bool {
     let name: StaticString = "application/grpc"
     let length = name.utf8CodeUnitCount
     guard self.count >= length else { return false }
-    if !UnsafeBufferPointer(rebasing: self[..<length]).equals(name) {
-      // RFC 9110, section 8.3.1: types are the same in any case.
-      let isSame = (0..<length).allSatisfy {
-        self[$0] == name.utf8Start[$0] || self[$0] | 0x20 == name.utf8Start[$0]
-      }
-      guard isSame else { return false }
+    // RFC 9110, section 8.3.1: types are the same in any case.
+    guard UnsafeBufferPointer(rebasing: self[..<length]).equalsIgnoringCase(name) else {
+      return false
     }
     guard self.count > length else { return true }
     // A suffix or, behind spaces, a parameter.

@@ -46,10 +46,11 @@ final class HTTP2Callbacks: @unchecked Sendable {
 
     nghttp2_session_callbacks_set_on_header_callback2(callbacks) {
       _, frame, name, value, _, userData in
-      HTTP2Callbacks.withSession(userData) {
+      let goesOn = HTTP2Callbacks.withSession(userData) {
         $0.headerReceived(id: frame!.pointee.hd.stream_id, name: name!, value: value!)
       }
-      return 0
+      // The rest of the list is read for HPACK's table alone.
+      return goesOn ? 0 : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue
     }
 
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks) {

@@ -33,6 +33,8 @@ package final class HTTP2Session {
   @exclusivity(unchecked) private var lastID: Int32 = 0
   @exclusivity(unchecked) var headerListBytes = 0
   @exclusivity(unchecked) var headerMemory = HeaderMemory()
+  /// A server's, for the list that comes.
+  @exclusivity(unchecked) var requestRules = RequestRules()
   @exclusivity(unchecked) var receivedResets: TokenBucket
   @exclusivity(unchecked) var provokedResets: TokenBucket
   @exclusivity(unchecked) var emptyFrames: TokenBucket
@@ -110,6 +112,8 @@ package final class HTTP2Session {
     ]
     switch role {
     case .server:
+      // ``RequestRules``.
+      nghttp2_option_set_no_http_messaging(options, 1)
       let made = self.memory.withFunctions {
         nghttp2_session_server_new3(&session, HTTP2Callbacks.server.pointer, nil, options, $0)
       }
@@ -517,9 +521,9 @@ package final class HTTP2Session {
   }
 
   /// Listed streams are kept alive; nghttp2 holds bare pointers to them.
-  func list(_ stream: HTTP2Stream) {
+  func list(_ stream: consuming HTTP2Stream) {
     stream.slot = self.streams.count
-    self.streams.append(stream)
+    self.streams.append(consume stream)
   }
 
   func close(_ stream: HTTP2Stream, code: UInt32) {
@@ -534,12 +538,12 @@ package final class HTTP2Session {
     self.output.turns.remove(stream)
     nghttp2_session_set_stream_user_data(self.session, stream.id, nil)
     // Nobody else may keep it.
-    let ended = self.streams[stream.slot]
-    let last = self.streams.removeLast()
-    if last !== ended {
-      last.slot = ended.slot
-      self.streams[ended.slot] = last
+    let slot = stream.slot
+    if slot < self.streams.count - 1 {
+      self.streams.swapAt(slot, self.streams.count - 1)
+      self.streams[slot].slot = slot
     }
+    let ended = self.streams.removeLast()
     self.waitingRequests.remove(ended)
     // A call that was served makes up for those that were given up for it: a hedged call's others.
     if code == NGHTTP2_NO_ERROR.rawValue, ended.hasEnded {

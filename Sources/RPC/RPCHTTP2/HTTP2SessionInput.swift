@@ -168,6 +168,7 @@ extension HTTP2Session {
     self.headerListBytes = 0
     self.headerLists += 1
     self.headerMemory.begin(isRequest: isRequest)
+    self.requestRules = RequestRules()
     if isRequest {
       let isBeyondTheLimit = self.streams.count >= self.maximumConcurrentStreams
       // Before it knows the limit, a client cannot keep it.
@@ -184,40 +185,59 @@ extension HTTP2Session {
       stream.id = id
       nghttp2_session_set_stream_user_data(
         self.session, id, Unmanaged.passUnretained(stream).toOpaque())
-      self.list(stream)
+      self.list(consume stream)
     }
     self.openHeaders = id
     self.withStream(id) { stream in
+      if !isRequest { self.requestRules = RequestRules(trailersOf: stream.contentLength) }
       // A call's. Others, of streams that are over, pay for nothing.
       self.emptyFrames.putBack()
       stream.headersBegan()
     }
   }
 
-  func headerReceived(id: Int32, name: OpaquePointer, value: OpaquePointer) {
-    if self.headerMemory.isAsBefore(name, value) { return }
+  /// - Returns: False: its stream is reset, and nothing is to be told of the list's other fields.
+  func headerReceived(id: Int32, name: OpaquePointer, value: OpaquePointer) -> Bool {
+    if self.headerMemory.isAsBefore(name, value) { return true }
     if !HeaderMemory.tellsEachTime(name) {
       self.headersDiffer(id: id)
       self.headerMemory.record(name, value)
+    } else if self.headerMemory.expectsPseudoField {
+      self.headersDiffer(id: id)
     }
-    self.tell(id: id, name: name, value: value)
+    return self.tell(id: id, name: name, value: value)
   }
 
   /// Tells of the fields that looked like those of the list before.
   private func headersDiffer(id: Int32) {
-    self.headerMemory.differ { self.tell(id: id, name: $0, value: $1) }
+    // A timeout was told before them, and comes behind the pseudo-fields among them all the same.
+    let hasRegularFields = self.requestRules.hasRegularFields
+    self.requestRules.hasRegularFields = false
+    self.headerMemory.differ { _ = self.tell(id: id, name: $0, value: $1) }
+    if hasRegularFields { self.requestRules.hasRegularFields = true }
   }
 
-  private func tell(id: Int32, name: OpaquePointer, value: OpaquePointer) {
+  /// The request breaks a rule of HTTP's messages: RFC 9113, section 8.1.1.
+  private func malformed(id: Int32) {
+    if self.openHeaders == id { self.openHeaders = nil }
+    nghttp2_submit_rst_stream(
+      self.session, UInt8(NGHTTP2_FLAG_NONE.rawValue), id, NGHTTP2_PROTOCOL_ERROR.rawValue)
+  }
+
+  private func tell(id: Int32, name: OpaquePointer, value: OpaquePointer) -> Bool {
     let (name, value) = (nghttp2_rcbuf_get_buf(name), nghttp2_rcbuf_get_buf(value))
-    self.tell(
+    return self.tell(
       id: id, name: UnsafeBufferPointer(start: name.base, count: name.len),
       value: UnsafeBufferPointer(start: value.base, count: value.len))
   }
 
   private func tell(
     id: Int32, name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>
-  ) {
+  ) -> Bool {
+    if self.role == .server, !self.requestRules.accept(name, value) {
+      self.malformed(id: id)
+      return false
+    }
     // RFC 9113, section 6.5.2: a field counts 32 bytes on top of its own.
     let before = self.headerListBytes
     self.headerListBytes += name.count + value.count + 32
@@ -227,9 +247,10 @@ extension HTTP2Session {
       if steps > 0, !self.emptyFrames.take(at: Self.second) {
         self.wentTooFar("its header lists are far beyond the limit")
       }
-      return
+      return true
     }
     self.withStream(id) { $0.headerReceived(name: name, value: value) }
+    return true
   }
 
   /// So much of a header list that is dropped counts as a frame that carries nothing.
@@ -238,9 +259,18 @@ extension HTTP2Session {
   private func headersEnded(id: Int32, endOfStream: Bool) {
     self.openHeaders = nil
     let areAsBefore = self.headerMemory.isWholeAsBefore
-    if !areAsBefore { self.headersDiffer(id: id) }
+    if !areAsBefore {
+      self.headersDiffer(id: id)
+      if self.role == .server, !self.requestRules.isWhole(endOfStream: endOfStream) {
+        self.headerMemory.end(isKnown: false, contentLength: nil)
+        return self.malformed(id: id)
+      }
+    }
     var isKnown = false
     self.withStream(id) { stream in
+      stream.contentLength =
+        areAsBefore ? self.headerMemory.contentLength : self.requestRules.contentLength
+      if endOfStream, !stream.hasWholeBody { return self.malformed(id: id) }
       if self.headerListBytes > self.maximumHeaderListBytes {
         stream.headersTooLarge(bytes: self.headerListBytes, limit: self.maximumHeaderListBytes)
       } else {
@@ -251,7 +281,7 @@ extension HTTP2Session {
       }
       if endOfStream, !stream.isClosed { stream.endReceived() }
     }
-    self.headerMemory.end(isKnown: isKnown)
+    self.headerMemory.end(isKnown: isKnown, contentLength: self.requestRules.contentLength)
   }
 
   func dataReceived(id: Int32, _ bytes: UnsafeRawBufferPointer) {
@@ -259,11 +289,15 @@ extension HTTP2Session {
     self.consumedBytes += bytes.count
     self.frameBytes += bytes.count
     if bytes.count > 0 { self.emptyFrames.putBack() }
-    self.withStream(id) { $0.dataReceived(bytes) }
+    self.withStream(id) { stream in
+      guard stream.mayHaveBody(bytes.count) else { return self.malformed(id: id) }
+      stream.dataReceived(bytes)
+    }
   }
 
   private func dataEnded(id: Int32) {
     self.withStream(id) { stream in
+      guard stream.hasWholeBody else { return self.malformed(id: id) }
       if !stream.isClosed { stream.endReceived() }
     }
   }

@@ -23,6 +23,8 @@ struct HeaderMemory: ~Copyable {
 
   /// The list of the request before, whole.
   private var fields: [Field] = []
+  /// What it says of its body's length.
+  private(set) var contentLength: Int?
   /// The list that comes, where it is another.
   private var coming: [Field] = []
   private var comingBytes = 0
@@ -80,6 +82,13 @@ struct HeaderMemory: ~Copyable {
       .equals(UnsafeBufferPointer(start: other.base, count: other.len))
   }
 
+  /// Whether a pseudo-field comes next if the list is still the one before.
+  var expectsPseudoField: Bool {
+    guard self.isComparing, self.count < self.fields.count else { return false }
+    let name = nghttp2_rcbuf_get_buf(self.fields[self.count].name)
+    return name.len > 0 && name.base[0] == UInt8(ascii: ":")
+  }
+
   /// `grpc-timeout` is what is left of the time that the caller has.
   static func tellsEachTime(_ name: OpaquePointer) -> Bool {
     let name = nghttp2_rcbuf_get_buf(name)
@@ -117,7 +126,7 @@ struct HeaderMemory: ~Copyable {
   /// The list has come whole.
   ///
   /// - Parameter isKnown: Whoever was told of it knows it again.
-  mutating func end(isKnown: Bool) {
+  mutating func end(isKnown: Bool, contentLength: Int?) {
     if self.isWholeAsBefore {
       self.misses = 0
       return
@@ -127,7 +136,10 @@ struct HeaderMemory: ~Copyable {
     // Whatever is known from now on, it is not that one.
     Self.letGo(self.fields)
     self.fields.removeAll(keepingCapacity: true)
-    if isKnown, self.isRecording { swap(&self.fields, &self.coming) }
+    if isKnown, self.isRecording {
+      swap(&self.fields, &self.coming)
+      self.contentLength = contentLength
+    }
     self.forgetComing()
   }
 

@@ -70,7 +70,10 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   let owner: any ConnectionOwner
   /// The owner of a client's connection: asked for by every call, and a cast is dear.
   let client: ClientConnection?
-  @exclusivity(unchecked) private(set) var session: HTTP2Session?
+  @exclusivity(unchecked) private(set) var session: HTTP2Session? {
+    didSet { self.sessionInPlace = self.session.map { Unmanaged.passUnretained($0) } }
+  }
+  @exclusivity(unchecked) private var sessionInPlace: Unmanaged<HTTP2Session>?
   private let role: HTTP2Session.Role
   private let configuration: HTTP2Session.Configuration
   private let limits: ConnectionLife.Limits
@@ -298,6 +301,13 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     guard !self.isReading, !self.flushIsDue else { return }
     self.flushIsDue = true
     self.executor.flushLater(self)
+  }
+
+  /// Calls `body` with the session, if the connection is not gone, for what neither flushes nor ends it: no
+  /// reference is counted.
+  @inline(__always)
+  func withSession(_ body: (HTTP2Session) -> Void) {
+    self.sessionInPlace?._withUnsafeGuaranteedRef(body)
   }
 
   /// Sends what the session has to say, as far as the socket takes it.

@@ -1,5 +1,49 @@
 import RPCCore
 
+/// A handler that is due, and all that it is given: one reference, wherever it goes.
+@usableFromInline
+class HandlerJob: @unchecked Sendable {
+  // Safe: nothing of it changes.
+  @usableFromInline final let stream: ServerStream
+  @usableFromInline final let context: ServerContext
+  /// Runs the handler and ends the call.
+  fileprivate final let body: Body
+
+  @usableFromInline
+  typealias Body = @Sendable (HandlerJob) async -> Void
+
+  @usableFromInline
+  init(_ stream: ServerStream, _ context: ServerContext, _ body: @escaping Body) {
+    self.stream = stream
+    self.context = context
+    self.body = body
+  }
+
+  @inline(never) final func begin(in task: HandlerTask) -> Bool {
+    self.stream.handlerBegan(in: task)
+  }
+  @inline(never) final func end() { self.stream.handlerEnded() }
+}
+
+/// The handler of a call with one request.
+@usableFromInline
+final class RequestJob<Request: RPCMessage>: HandlerJob, @unchecked Sendable {
+  @usableFromInline let request: Request
+
+  /// - Returns: Nil for bytes that are no message, which is the client's fault; the call has failed then.
+  @inlinable
+  init?(_ bytes: UnsafeRawBufferPointer, _ stream: ServerStream, _ body: @escaping Body) {
+    do {
+      self.request = try Request(decoding: bytes, taking: &stream.decodedBytes)
+    } catch {
+      stream.breakOff(
+        RPCError(.internalError, "the request is no \(Request.messageName): \(error)"))
+      return nil
+    }
+    super.init(stream, stream.handlerBegins(), body)
+  }
+}
+
 /// A task that runs one handler after the other: to make a task, to end it, and to wake it cost as much as
 /// to parse a call.
 ///
@@ -8,13 +52,6 @@ import RPCCore
 /// cannot be taken back from a task. Confined to the loop of its executor; `@unchecked Sendable`: what
 /// handlers do elsewhere never touches it.
 final class HandlerTask: @unchecked Sendable {
-  struct Job {
-    let stream: ServerStream
-    let context: ServerContext
-    /// Runs the handler and ends the call.
-    let body: @Sendable (ServerStream, ServerContext) async -> Void
-  }
-
   /// Tasks that wait for a call on one loop.
   private static let maximumIdle = 256
 
@@ -48,14 +85,14 @@ final class HandlerTask: @unchecked Sendable {
   /// Of one isolation throughout, and with nothing around a handler that could wait: behind each wait a
   /// task asks, under a lock, which executor it prefers.
   @concurrent private func serve() async {
+    // Good for as long as the task runs, which is all of this.
+    let current = withUnsafeCurrentTask { $0! }
     while true {
       while let job = self.executor.nextHandler() {
-        if job.stream.handlerBegan(in: self) { withUnsafeCurrentTask { $0?.cancel() } }
-        await ServerContext.$current.withValue(job.context) {
-          await job.body(job.stream, job.context)
-        }
-        job.stream.handlerEnded()
-        if self.isToBeCancelled || Task.isCancelled { return }
+        if job.begin(in: self) { current.cancel() }
+        await ServerContext.$current.withValue(job.context) { await job.body(job) }
+        job.end()
+        if self.isToBeCancelled || current.isCancelled { return }
       }
       if self.executor.idleHandlers.count >= Self.maximumIdle { return }
       await withUnsafeContinuation { continuation in

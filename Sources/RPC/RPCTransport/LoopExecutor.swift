@@ -21,7 +21,7 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   @exclusivity(unchecked) private var isScheduled = false
   @exclusivity(unchecked) private var isDraining = false
   /// Handlers that are due, from `firstHandler` on.
-  @exclusivity(unchecked) private var handlers: [HandlerTask.Job?] = []
+  @exclusivity(unchecked) private var handlers: [HandlerJob?] = []
   @exclusivity(unchecked) private var firstHandler = 0
   /// Since when handlers have their turn; nil: they have none.
   @exclusivity(unchecked) private var turnBegan: NIODeadline?
@@ -77,13 +77,13 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   }
 
   /// Runs a handler at the end of the current read, with all others that are due then.
-  func serve(_ job: consuming HandlerTask.Job) {
-    self.handlers.append(job)
+  func serve(_ job: consuming HandlerJob) {
+    self.handlers.append(consume job)
     self.schedule()
   }
 
   /// The next handler that is due, for a task that takes it; nil when it is the turn of something else.
-  func nextHandler() -> HandlerTask.Job? {
+  func nextHandler() -> HandlerJob? {
     guard let began = self.turnBegan, self.firstHandler < self.handlers.count else { return nil }
     let count = self.firstHandler
     // Behind the first, and then as often as costs little: the rest may be other work than those before.

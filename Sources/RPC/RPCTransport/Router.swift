@@ -29,24 +29,24 @@ public struct Router: Sendable {
     _ method: MethodDescriptor<Request, Response>,
     handler: @escaping @Sendable (Request, ServerContext) async throws -> Response
   ) {
-    self.addSingle(method.path) { stream, bytes in
-      guard let request: Request = decode(bytes, for: stream) else { return }
-      let context = stream.handlerBegins()
-      stream.run(context) { stream, context in
-        do {
-          guard stream.isIntercepted else {
-            return stream.finish(with: try await handler(request, context))
-          }
-          var response = Response?.none
-          try await intercepted(by: stream.interceptors, context) {
-            response = try await handler(request, context)
-          }
-          guard let response else { throw keptFromHandler }
-          stream.finish(with: response)
-        } catch {
-          stream.fail(error)
+    let body: HandlerJob.Body = { job in
+      let job = unsafeDowncast(job, to: RequestJob<Request>.self)
+      do {
+        guard job.stream.isIntercepted else {
+          return job.stream.finish(with: try await handler(job.request, job.context))
         }
+        var response = Response?.none
+        try await intercepted(by: job.stream.interceptors, job.context) {
+          response = try await handler(job.request, job.context)
+        }
+        guard let response else { throw keptFromHandler }
+        job.stream.finish(with: response)
+      } catch {
+        job.stream.fail(error)
       }
+    }
+    self.addSingle(method.path) { stream, bytes in
+      if let job = RequestJob<Request>(bytes, stream, body) { stream.run(consume job) }
     }
   }
 
@@ -201,6 +201,13 @@ final class Route: Sendable {
 
   func withBytes<Result>(_ body: (UnsafeBufferPointer<UInt8>) -> Result) -> Result {
     self.bytes.withUnsafeBufferPointer(body)
+  }
+
+  var takesOne: Bool { self.single != nil }
+
+  /// Serves a call with one request, for which ``single`` is there.
+  func serve(_ stream: ServerStream, _ request: UnsafeRawBufferPointer) {
+    self.single!(stream, request)
   }
 
   func matches(_ path: UnsafeBufferPointer<UInt8>) -> Bool {

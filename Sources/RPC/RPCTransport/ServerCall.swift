@@ -8,7 +8,8 @@ extension ServerStream {
   ) {
     let begun = self.handlerBegins()
     let writer = self.makeWriter(begun)
-    self.run(begun) { stream, context in
+    let job = HandlerJob(self, begun) { job in
+      let (stream, context) = (job.stream, job.context)
       do {
         if stream.isIntercepted {
           var hasRun = false
@@ -25,6 +26,7 @@ extension ServerStream {
         stream.fail(error)
       }
     }
+    self.run(job)
   }
 }
 

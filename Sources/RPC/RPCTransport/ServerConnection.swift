@@ -68,7 +68,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   private func newStream() -> ServerStream? {
     if var spare = self.spares.popLast(), isKnownUniquelyReferenced(&spare) {
       spare.reuse()
-      return spare
+      return consume spare
     }
     return self.connection.map { ServerStream(connection: $0, server: self) }
   }

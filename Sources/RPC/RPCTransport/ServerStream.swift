@@ -60,7 +60,8 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
     var isObserved = false
     /// Nil for a call with one request.
     var sink: RequestSink?
-    var handler: HandlerTask?
+    /// It runs the call's handler, and lives as long as that does.
+    var handler: Unmanaged<HandlerTask>?
     /// Made by the calls that stream; a unary call's one response goes out without it.
     var writer: StreamWriter?
     var headersSent = false
@@ -89,6 +90,8 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
   }
 
   let connection: Connection
+  /// The connection's.
+  @usableFromInline let executor: LoopExecutor
   let deadlineTimer = LoopTimer()
   private let server: ServerConnection
   @exclusivity(unchecked) private var head = RequestHead()
@@ -104,6 +107,7 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
 
   init(connection: Connection, server: ServerConnection) {
     self.connection = connection
+    self.executor = connection.executor
     self.server = server
     self.deframer = MessageDeframer(limit: server.configuration.maximumRequestBytes)
     self.call = Call(began: connection.lastReadTime)
@@ -117,7 +121,6 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
     self.call.began = self.connection.lastReadTime
   }
 
-  @usableFromInline var executor: LoopExecutor { self.connection.executor }
   @usableFromInline var isFinished: Bool { self.call.phase == .finished }
   var context: ServerContext? { self.call.context }
   /// The handler has said nothing yet but messages, and nobody waits for the end.
@@ -247,7 +250,7 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
   private func wantMore() {
     self.openWindow()
     if self.deframer.missingBytes > 0 {
-      self.connection.session?.expect(self.deframer.missingBytes, on: self)
+      self.connection.withSession { $0.expect(self.deframer.missingBytes, on: self) }
     }
   }
 
@@ -286,10 +289,20 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
   private func withPlain(
     _ bytes: UnsafeRawBufferPointer, _ isCompressed: Bool, _ body: (UnsafeRawBufferPointer) -> Void
   ) {
-    self.call.received.messages += 1
-    self.call.received.bytes += bytes.count
+    self.count(bytes, isCompressed)
     guard isCompressed else { return body(bytes) }
-    self.call.received.compressed += 1
+    self.decompress(bytes, body)
+  }
+
+  private func count(_ message: UnsafeRawBufferPointer, _ isCompressed: Bool) {
+    self.call.received.messages += 1
+    self.call.received.bytes += message.count
+    if isCompressed { self.call.received.compressed += 1 }
+  }
+
+  private func decompress(
+    _ bytes: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer) -> Void
+  ) {
     do throws(RPCError) {
       try withPlainMessage(
         bytes, isCompressed: true, self.head.encoding,
@@ -338,10 +351,12 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
     if let sink = self.call.sink { return sink.end(.success(()), false) }
     var hasRequest = false
     self.call.route?._withUnsafeGuaranteedRef { route in
-      guard let serve = route.single else { return }
+      guard route.takesOne else { return }
       self.deframe { stream in
         let served: Void? = stream.deframer.withHeld { message, isCompressed in
-          stream.withPlain(message, isCompressed) { serve(stream, $0) }
+          stream.count(message, isCompressed)
+          guard isCompressed else { return route.serve(stream, message) }
+          stream.decompress(message) { route.serve(stream, $0) }
         }
         hasRequest = served != nil
       }
@@ -437,23 +452,18 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
 
   private var hasHandler: Bool { self.handlerPhase != .none }
 
-  /// Runs a handler on the loop. Its task is cancelled if the call ends before it.
-  ///
-  /// - Parameter body: Ends the call.
+  /// Runs a handler on the loop, which ends the call. Its task is cancelled if the call ends before it.
   @usableFromInline
-  func run(
-    _ context: consuming ServerContext,
-    _ body: consuming @escaping @Sendable (ServerStream, ServerContext) async -> Void
-  ) {
+  func run(_ job: consuming HandlerJob) {
     self.handlerPhase = .due
-    self.executor.serve(HandlerTask.Job(stream: self, context: context, body: body))
+    self.executor.serve(consume job)
   }
 
   /// - Returns: Whether it is to be cancelled: the call has ended already.
   func handlerBegan(in task: HandlerTask) -> Bool {
     defer { self.handlerPhase = .running }
     if self.handlerPhase == .late { return true }
-    self.call.handler = task
+    self.call.handler = Unmanaged.passUnretained(task)
     return false
   }
 
@@ -478,7 +488,7 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
   func tellHandler(_ error: RPCError) {
     self.call.sink?.end(.failure(error), true)
     if let handler = self.call.handler.take() {
-      handler.cancel()
+      handler._withUnsafeGuaranteedRef { $0.cancel() }
     } else if self.handlerPhase == .due {
       self.handlerPhase = .late
     }
@@ -565,8 +575,8 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
   }
 
   private func open(_ count: Int) {
-    guard count > 0, !self.isClosed, let session = self.connection.session else { return }
-    session.consume(count, on: self)
+    guard count > 0, !self.isClosed else { return }
+    self.connection.withSession { $0.consume(count, on: self) }
     self.connection.needsFlush()
   }
 }

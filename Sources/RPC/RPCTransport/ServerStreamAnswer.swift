@@ -107,11 +107,10 @@ extension ServerStream {
     guard !self.isFinished else { return }
     if self.isPlain {
       self.end()
-      guard let session = self.connection.session, !self.isClosed else { return }
+      guard !self.isClosed else { return }
       if !self.call.headersSent { self.sendHeaders() }
-      session.endOutbound(self, trailers: Self.plainTrailers)
-      self.connection.needsFlush()
-      return
+      self.connection.withSession { $0.endOutbound(self, trailers: Self.plainTrailers) }
+      return self.connection.needsFlush()
     }
     if !self.call.headersSent { self.sendHeaders() }
     var trailers = HeaderFields()
@@ -224,10 +223,9 @@ extension ServerStream {
   func sendHeaders() {
     self.call.headersSent = true
     self.call.contextInPlace?._withUnsafeGuaranteedRef { $0.answerBegins() }
-    guard let session = self.connection.session, !self.isClosed else { return }
+    guard !self.isClosed else { return }
     if self.isPlain {
-      session.submitResponse(Self.plainHeaders, on: self)
-      return
+      return self.connection.withSession { $0.submitResponse(Self.plainHeaders, on: self) }
     }
     var fields = HeaderFields()
     fields.add(":status", "200")
@@ -243,7 +241,7 @@ extension ServerStream {
         self.call.refusal = Self.tooMuch("headers", all.size)
       }
     }
-    session.submitResponse(fields, on: self)
+    self.connection.withSession { $0.submitResponse(fields, on: self) }
   }
 
   /// Tells those who want to know what became of the call.

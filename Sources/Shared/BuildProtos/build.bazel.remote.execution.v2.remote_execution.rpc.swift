@@ -25,6 +25,7 @@ extension RemoteExecutionV2.ActionCacheService {
     RemoteExecutionV2.actionCacheServiceDescriptor
   }
 
+  @inlinable
   public func registerMethods(with router: inout Router) {
     router.unary(RemoteExecutionV2.ActionCacheMethods.getActionResult) {
       try await self.getActionResult($0, context: $1)
@@ -112,6 +113,7 @@ extension RemoteExecutionV2.ContentAddressableStorageService {
     RemoteExecutionV2.contentAddressableStorageServiceDescriptor
   }
 
+  @inlinable
   public func registerMethods(with router: inout Router) {
     router.unary(RemoteExecutionV2.ContentAddressableStorageMethods.findMissingBlobs) {
       try await self.findMissingBlobs($0, context: $1)
@@ -210,6 +212,7 @@ extension RemoteExecutionV2.CapabilitiesService {
     RemoteExecutionV2.capabilitiesServiceDescriptor
   }
 
+  @inlinable
   public func registerMethods(with router: inout Router) {
     router.unary(RemoteExecutionV2.CapabilitiesMethods.getCapabilities) {
       try await self.getCapabilities($0, context: $1)

@@ -29,6 +29,7 @@ extension ByteStreamV1.ByteStreamService {
     ByteStreamV1.byteStreamServiceDescriptor
   }
 
+  @inlinable
   public func registerMethods(with router: inout Router) {
     router.serverStreaming(ByteStreamV1.ByteStreamMethods.read) {
       try await self.read($0, responses: $1, context: $2)

@@ -55,6 +55,7 @@ extension DatastoreV1.DatastoreService {
     DatastoreV1.datastoreServiceDescriptor
   }
 
+  @inlinable
   public func registerMethods(with router: inout Router) {
     router.unary(DatastoreV1.DatastoreMethods.lookup) {
       try await self.lookup($0, context: $1)

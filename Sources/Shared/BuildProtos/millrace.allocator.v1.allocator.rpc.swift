@@ -44,6 +44,7 @@ extension AllocatorV1.AllocatorService {
     AllocatorV1.allocatorServiceDescriptor
   }
 
+  @inlinable
   public func registerMethods(with router: inout Router) {
     router.unary(AllocatorV1.AllocatorMethods.heartbeat) {
       try await self.heartbeat($0, context: $1)

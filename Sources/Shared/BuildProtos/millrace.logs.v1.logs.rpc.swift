@@ -31,6 +31,7 @@ extension LogsV1.LogService {
     LogsV1.logServiceDescriptor
   }
 
+  @inlinable
   public func registerMethods(with router: inout Router) {
     router.clientStreaming(LogsV1.LogMethods.appendLog) {
       try await self.appendLog($0, context: $1)

@@ -38,6 +38,7 @@ extension RunnerV1.RunnerService {
     RunnerV1.runnerServiceDescriptor
   }
 
+  @inlinable
   public func registerMethods(with router: inout Router) {
     router.serverStreaming(RunnerV1.RunnerMethods.runJob) {
       try await self.runJob($0, responses: $1, context: $2)

@@ -58,6 +58,7 @@ extension SchedulerV1.SchedulerService {
     SchedulerV1.schedulerServiceDescriptor
   }
 
+  @inlinable
   public func registerMethods(with router: inout Router) {
     router.unary(SchedulerV1.SchedulerMethods.submitBuild) {
       try await self.submitBuild($0, context: $1)

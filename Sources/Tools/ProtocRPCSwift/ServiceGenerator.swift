@@ -77,6 +77,8 @@ struct ServiceGenerator {
         text.line("\(self.namespace).\(self.descriptorName)")
       }
       text.line()
+      // So that the module that implements it makes a form of its own: a call takes two steps less.
+      if v == "public" { text.line("@inlinable") }
       text.block("\(v) func registerMethods(with router: inout \(self.known("Router")))") { text in
         for method in self.model.methods {
           let descriptor = "\(self.namespace).\(self.methodsName).\(self.name(method))"

@@ -31,6 +31,7 @@ extension HealthV1.HealthService {
     HealthV1.healthServiceDescriptor
   }
 
+  @inlinable
   public func registerMethods(with router: inout Router) {
     router.unary(HealthV1.HealthMethods.check) {
       try await self.check($0, context: $1)

@@ -20,6 +20,7 @@ extension ReflectionV1.ServerReflectionService {
     ReflectionV1.serverReflectionServiceDescriptor
   }
 
+  @inlinable
   public func registerMethods(with router: inout Router) {
     router.bidirectional(ReflectionV1.ServerReflectionMethods.serverReflectionInfo) {
       try await self.serverReflectionInfo($0, responses: $1, context: $2)

@@ -20,6 +20,7 @@ extension ReflectionV1Alpha.ServerReflectionService {
     ReflectionV1Alpha.serverReflectionServiceDescriptor
   }
 
+  @inlinable
   public func registerMethods(with router: inout Router) {
     router.bidirectional(ReflectionV1Alpha.ServerReflectionMethods.serverReflectionInfo) {
       try await self.serverReflectionInfo($0, responses: $1, context: $2)
