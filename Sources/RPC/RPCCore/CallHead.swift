@@ -6,6 +6,39 @@
   import Darwin
 #endif
 
+/// A request's head, for further calls that bring the same fields.
+package final class KnownHead: Sendable {
+  fileprivate let isPost: Bool
+  fileprivate let isGRPC: Bool
+  fileprivate let encoding: Compression
+  fileprivate let acceptedEncodings: AcceptedEncodings
+  fileprivate let metadata: Metadata
+  fileprivate let heldBytes: Int
+
+  /// All of a head but its timeout.
+  package init(_ head: borrowing RequestHead) {
+    self.isPost = head.isPost
+    self.isGRPC = head.isGRPC
+    self.encoding = head.encoding
+    self.acceptedEncodings = head.acceptedEncodings
+    self.metadata = head.metadata
+    self.heldBytes = head.metadata.heldBytes
+  }
+}
+
+/// What a request leaves for the application: its own, or what calls with the same fields have in common.
+package enum RequestMetadata: Sendable {
+  case own(Metadata)
+  case known(KnownHead)
+
+  package var fields: Metadata {
+    switch self {
+    case .own(let metadata): metadata
+    case .known(let head): head.metadata
+    }
+  }
+}
+
 /// The header fields of a request, as a server reads them.
 package struct RequestHead: ~Copyable {
   /// Whether `:method` is POST.
@@ -21,23 +54,26 @@ package struct RequestHead: ~Copyable {
   package private(set) var unknownEncoding: String?
   /// What the client understands.
   package private(set) var acceptedEncodings = AcceptedEncodings()
-  /// What is left for the application.
-  package private(set) var metadata = Metadata()
-
-  /// It was taken from another call's, and shares the storage of that one's metadata.
-  package private(set) var isAssumed = false
+  /// What is left for the application, unless it is that of a known head.
+  fileprivate var metadata = Metadata()
+  private var known: KnownHead?
 
   package init() {}
 
-  /// Takes everything but the timeout from the head of another call with the same fields, which
+  /// It was taken from another call's.
+  package var isAssumed: Bool { self.known != nil }
+
+  /// What the metadata takes in memory.
+  package var heldBytes: Int { self.known?.heldBytes ?? self.metadata.heldBytes }
+
+  /// Takes everything but the timeout from the head of another call with the same fields, which was
   /// ``isWorthKeeping``. To be called on one that has had no other field.
-  package mutating func assume(_ other: borrowing RequestHead) {
-    self.isPost = other.isPost
-    self.isGRPC = other.isGRPC
-    self.encoding = other.encoding
-    self.acceptedEncodings = other.acceptedEncodings
-    self.metadata = other.metadata
-    self.isAssumed = true
+  package mutating func assume(_ known: KnownHead) {
+    self.isPost = known.isPost
+    self.isGRPC = known.isGRPC
+    self.encoding = known.encoding
+    self.acceptedEncodings = known.acceptedEncodings
+    self.known = known
   }
 
   /// Whether it is kept for a call that follows with the same fields: what it says is understood, and it is
@@ -55,29 +91,21 @@ package struct RequestHead: ~Copyable {
     self.encoding = .identity
     if self.unknownEncoding != nil { self.unknownEncoding = nil }
     self.acceptedEncodings = AcceptedEncodings()
-    if self.isAssumed {
-      self.metadata = Metadata()
-      self.isAssumed = false
-    } else {
-      self.metadata.removeAll()
-    }
+    if self.known != nil { self.known = nil }
+    self.metadata.removeAll()
   }
 
   /// What is left for the application.
   ///
   /// - Parameter last: What the call before had. Calls of one connection mostly bring the same, and
   ///   then share it.
-  package mutating func takeMetadata(like last: inout Metadata) -> Metadata {
-    if self.isAssumed {
-      var taken = Metadata()
-      swap(&taken, &self.metadata)
-      return taken
-    }
-    if self.metadata.isSame(as: last) { return last }
+  package mutating func takeMetadata(like last: inout Metadata) -> RequestMetadata {
+    if let known = self.known.take() { return .known(known) }
+    if self.metadata.isSame(as: last) { return .own(last) }
     let metadata = self.metadata
     self.metadata = Metadata()
     if metadata.byteCount <= Self.sharedMetadataBytes { last = metadata }
-    return metadata
+    return .own(metadata)
   }
 
   /// What a connection remembers of the call before.

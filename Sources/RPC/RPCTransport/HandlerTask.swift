@@ -1,28 +1,32 @@
 import RPCCore
 
-/// A handler that is due, and all that it is given: one reference, wherever it goes.
+/// A handler that is due, as one object with the context that it sees: what is handed from queue to task is
+/// one reference.
 @usableFromInline
-class HandlerJob: @unchecked Sendable {
-  // Safe: nothing of it changes.
-  @usableFromInline final let stream: ServerStream
-  @usableFromInline final let context: ServerContext
+class HandlerJob: ServerContext, @unchecked Sendable {
   /// Runs the handler and ends the call.
-  fileprivate final let body: Body
+  @usableFromInline typealias Body = @Sendable (HandlerJob) async -> Void
+
+  // Safe: the one is constant, the other touched on the loop only.
+  @usableFromInline final let stream: ServerStream
+  /// Nil once it runs: what it keeps may keep the context.
+  final var body: Body?
 
   @usableFromInline
-  typealias Body = @Sendable (HandlerJob) async -> Void
-
-  @usableFromInline
-  init(_ stream: ServerStream, _ context: ServerContext, _ body: @escaping Body) {
+  init(_ stream: ServerStream) {
     self.stream = stream
-    self.context = context
-    self.body = body
+    super.init(stream.takeContents())
   }
 
-  @inline(never) final func begin(in task: HandlerTask) -> Bool {
-    self.stream.handlerBegan(in: task)
+  // Not inlined, for within a task each look at a field would count references.
+
+  @inline(never)
+  final func begin(in task: HandlerTask) -> (Body, isToBeCancelled: Bool) {
+    (self.body.take()!, self.stream.handlerBegan(in: task))
   }
-  @inline(never) final func end() { self.stream.handlerEnded() }
+
+  @inline(never)
+  final func end() { self.stream.handlerEnded() }
 }
 
 /// The handler of a call with one request.
@@ -32,7 +36,7 @@ final class RequestJob<Request: RPCMessage>: HandlerJob, @unchecked Sendable {
 
   /// - Returns: Nil for bytes that are no message, which is the client's fault; the call has failed then.
   @inlinable
-  init?(_ bytes: UnsafeRawBufferPointer, _ stream: ServerStream, _ body: @escaping Body) {
+  init?(_ bytes: UnsafeRawBufferPointer, _ stream: ServerStream) {
     do {
       self.request = try Request(decoding: bytes, taking: &stream.decodedBytes)
     } catch {
@@ -40,7 +44,7 @@ final class RequestJob<Request: RPCMessage>: HandlerJob, @unchecked Sendable {
         RPCError(.internalError, "the request is no \(Request.messageName): \(error)"))
       return nil
     }
-    super.init(stream, stream.handlerBegins(), body)
+    super.init(stream)
   }
 }
 
@@ -89,8 +93,9 @@ final class HandlerTask: @unchecked Sendable {
     let current = withUnsafeCurrentTask { $0! }
     while true {
       while let job = self.executor.nextHandler() {
-        if job.begin(in: self) { current.cancel() }
-        await ServerContext.$current.withValue(job.context) { await job.body(job) }
+        let (body, isToBeCancelled) = job.begin(in: self)
+        if isToBeCancelled { current.cancel() }
+        await ServerContext.$current.withValue(job) { await body(job) }
         job.end()
         if self.isToBeCancelled || current.isCancelled { return }
       }

@@ -33,11 +33,11 @@ public struct Router: Sendable {
       let job = unsafeDowncast(job, to: RequestJob<Request>.self)
       do {
         guard job.stream.isIntercepted else {
-          return job.stream.finish(with: try await handler(job.request, job.context))
+          return job.stream.finish(with: try await handler(job.request, job))
         }
         var response = Response?.none
-        try await intercepted(by: job.stream.interceptors, job.context) {
-          response = try await handler(job.request, job.context)
+        try await intercepted(by: job.stream.interceptors, job) {
+          response = try await handler(job.request, job)
         }
         guard let response else { throw keptFromHandler }
         job.stream.finish(with: response)
@@ -46,7 +46,7 @@ public struct Router: Sendable {
       }
     }
     self.addSingle(method.path) { stream, bytes in
-      if let job = RequestJob<Request>(bytes, stream, body) { stream.run(consume job) }
+      if let job = RequestJob<Request>(bytes, stream) { stream.run(consume job, body) }
     }
   }
 

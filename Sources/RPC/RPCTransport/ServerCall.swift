@@ -6,27 +6,25 @@ extension ServerStream {
   func run(
     _ handler: @escaping @Sendable (ServerContext, StreamWriter) async throws -> Void
   ) {
-    let begun = self.handlerBegins()
-    let writer = self.makeWriter(begun)
-    let job = HandlerJob(self, begun) { job in
-      let (stream, context) = (job.stream, job.context)
+    let job = HandlerJob(self)
+    let writer = self.makeWriter(job)
+    self.run(job) { job in
       do {
-        if stream.isIntercepted {
+        if job.stream.isIntercepted {
           var hasRun = false
-          try await intercepted(by: stream.interceptors, context) {
-            try await handler(context, writer)
+          try await intercepted(by: job.stream.interceptors, job) {
+            try await handler(job, writer)
             hasRun = true
           }
           guard hasRun else { throw keptFromHandler }
         } else {
-          try await handler(context, writer)
+          try await handler(job, writer)
         }
-        stream.finish()
+        job.stream.finish()
       } catch {
-        stream.fail(error)
+        job.stream.fail(error)
       }
     }
-    self.run(job)
   }
 }
 

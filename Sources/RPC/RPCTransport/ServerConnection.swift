@@ -33,7 +33,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   private var trimIsPlanned = false
   @exclusivity(unchecked) var lastMetadata = Metadata()
   /// Of a call before, whose fields a call may bring again; with the route that they led to.
-  @exclusivity(unchecked) private(set) var knownHead = RequestHead()
+  @exclusivity(unchecked) private(set) var knownHead: KnownHead?
   @exclusivity(unchecked) private(set) var knownRoute: Unmanaged<Route>?
   private(set) lazy var peer = ConnectionPeer(
     address: self.connection?.peer ?? "unknown", identity: self.connection?.peerIdentity)
@@ -110,8 +110,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
 
   /// Keeps a call's head and route for those that follow with the same fields.
   func know(_ head: borrowing RequestHead, _ route: Unmanaged<Route>?) {
-    self.knownHead.reset()
-    self.knownHead.assume(head)
+    self.knownHead = KnownHead(head)
     self.knownRoute = route
   }
 

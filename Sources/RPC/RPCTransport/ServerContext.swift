@@ -2,19 +2,33 @@ import RPCCore
 import Synchronization
 
 /// What a handler knows of the call it serves, and what it may say beside its messages.
-public final class ServerContext: Sendable {
+public class ServerContext: @unchecked Sendable {
+  // Safe: what is not constant is in a mutex or atomic; what a job adds is constant.
+
   /// The call that the current task serves: calls that it makes end by the same deadline.
   @TaskLocal public static var current: ServerContext?
 
+  /// What it says of the call.
+  struct Contents: Sendable {
+    let method: String
+    let metadata: RequestMetadata
+    let deadline: Deadline?
+    let peer: ConnectionPeer
+    let compression: Compression
+    let accepted: AcceptedEncodings
+    let requestWasCompressed: Bool
+  }
+
+  private let contents: Contents
+
   /// `/package.Service/Method`.
-  public let method: String
+  public final var method: String { self.contents.method }
   /// What the client sent with the request.
-  public let metadata: Metadata
+  public final var metadata: Metadata { self.contents.metadata.fields }
   /// When the client stops waiting; the handler's task is cancelled then.
-  public let deadline: Deadline?
+  public final var deadline: Deadline? { self.contents.deadline }
   /// Whether the request of a call that has only one came compressed.
-  public let requestWasCompressed: Bool
-  private let connectionPeer: ConnectionPeer
+  public final var requestWasCompressed: Bool { self.contents.requestWasCompressed }
 
   /// What most calls do without.
   private struct Extras {
@@ -32,64 +46,59 @@ public final class ServerContext: Sendable {
   private let isTouched: Atomic<Bool>
   /// The response's headers have gone out.
   private let isAnswered = Atomic(false)
-  private let compression: Compression
-  private let accepted: AcceptedEncodings
 
-  init(
-    method: String, metadata: Metadata, deadline: Deadline?, peer: ConnectionPeer,
-    compression: Compression, accepted: AcceptedEncodings, requestWasCompressed: Bool
-  ) {
-    self.method = method
-    self.metadata = metadata
-    self.deadline = deadline
-    self.connectionPeer = peer
-    self.accepted = accepted
-    self.requestWasCompressed = requestWasCompressed
-    self.compression = accepted.contains(compression) ? compression : .identity
-    self.isTouched = Atomic(self.compression != .identity)
+  init(_ contents: consuming Contents) {
+    self.isTouched = Atomic(
+      contents.compression != .identity && contents.accepted.contains(contents.compression))
+    self.contents = contents
+  }
+
+  private final var compression: Compression {
+    let contents = self.contents
+    return contents.accepted.contains(contents.compression) ? contents.compression : .identity
   }
 
   /// The client's address, for people: `[IPv4]127.0.0.1/127.0.0.1:4711`, `unix socket`.
-  public var peer: String { self.connectionPeer.address }
+  public final var peer: String { self.contents.peer.address }
 
   /// The connection, told from others as long as it lives.
-  package var connectionID: ObjectIdentifier { ObjectIdentifier(self.connectionPeer) }
+  package final var connectionID: ObjectIdentifier { ObjectIdentifier(self.contents.peer) }
 
   /// Who the client proved to be, with mutual TLS.
-  public var peerIdentity: PeerIdentity? { self.connectionPeer.identity }
+  public final var peerIdentity: PeerIdentity? { self.contents.peer.identity }
 
   /// Sets what is sent before the first response, or before an error. Without effect once that has
   /// gone out. Names that are not the application's are left out; see ``RPCCore/Metadata``.
-  public func setInitialMetadata(_ metadata: Metadata) {
+  public final func setInitialMetadata(_ metadata: Metadata) {
     self.change { $0.initial = metadata }
   }
 
   /// Sets what is sent with the status. Names that are not the application's are left out; see
   /// ``RPCCore/Metadata``.
-  public func setTrailingMetadata(_ metadata: Metadata) {
+  public final func setTrailingMetadata(_ metadata: Metadata) {
     self.change { $0.trailing = metadata }
   }
 
   /// How responses are compressed; what the client does not understand is not used. Without effect
   /// once the first response has gone out.
-  public var responseCompression: Compression {
+  public final var responseCompression: Compression {
     get { self.extras.withLock { $0?.compression } ?? self.compression }
     set {
-      guard self.accepted.contains(newValue), !self.isAnswered.load(ordering: .acquiring)
+      guard self.contents.accepted.contains(newValue), !self.isAnswered.load(ordering: .acquiring)
       else { return }
       self.change { $0.compression = newValue }
     }
   }
 
   /// What interceptors leave for handlers.
-  public subscript<Key: ServerContextKey>(key: Key.Type) -> Key.Value? {
+  public final subscript<Key: ServerContextKey>(key: Key.Type) -> Key.Value? {
     get { self.extras.withLock { $0?.values[ObjectIdentifier(key)] as? Key.Value } }
     set { self.change { $0.values[ObjectIdentifier(key)] = newValue } }
   }
 
   /// Has a closure called, once, when the call is over: on the connection's event loop, or at once if
   /// the client has left already.
-  public func onEnd(_ body: @escaping @Sendable (CallSummary) -> Void) {
+  public final func onEnd(_ body: @escaping @Sendable (CallSummary) -> Void) {
     var summary: CallSummary?
     self.change { extras in
       summary = extras.summary
@@ -99,11 +108,11 @@ public final class ServerContext: Sendable {
   }
 
   /// The call is over, and its handler is not: those who ask from now on are told at once.
-  func endedEarly(_ summary: CallSummary) {
+  final func endedEarly(_ summary: CallSummary) {
     self.change { $0.summary = summary }
   }
 
-  private func change(_ body: (inout Extras) -> Void) {
+  private final func change(_ body: (inout Extras) -> Void) {
     self.isTouched.store(true, ordering: .releasing)
     self.extras.withLock { extras in
       var changed = extras ?? Extras(compression: self.compression)
@@ -114,16 +123,16 @@ public final class ServerContext: Sendable {
   }
 
   /// The response's headers go out: what they say stays so.
-  func answerBegins() { self.isAnswered.store(true, ordering: .releasing) }
+  final func answerBegins() { self.isAnswered.store(true, ordering: .releasing) }
 
   /// Nothing was set that goes to the client, and nobody waits for the end.
-  var isPlain: Bool { !self.isTouched.load(ordering: .acquiring) }
+  final var isPlain: Bool { !self.isTouched.load(ordering: .acquiring) }
 
-  var initialMetadata: Metadata { self.extras.withLock { $0?.initial } ?? Metadata() }
-  var trailingMetadata: Metadata { self.extras.withLock { $0?.trailing } ?? Metadata() }
+  final var initialMetadata: Metadata { self.extras.withLock { $0?.initial } ?? Metadata() }
+  final var trailingMetadata: Metadata { self.extras.withLock { $0?.trailing } ?? Metadata() }
 
   /// Those who wait for the end; nobody afterwards.
-  func takeObservers() -> [@Sendable (CallSummary) -> Void] {
+  final func takeObservers() -> [@Sendable (CallSummary) -> Void] {
     self.extras.withLock { extras in
       guard let observers = extras?.observers, !observers.isEmpty else { return [] }
       extras?.observers = []

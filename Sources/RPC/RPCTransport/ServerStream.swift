@@ -149,8 +149,8 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
   }
 
   override func headersAreAsBefore() {
-    guard self.call.phase == .head else { return }
-    self.head.assume(self.server.knownHead)
+    guard self.call.phase == .head, let known = self.server.knownHead else { return }
+    self.head.assume(known)
     self.take(self.server.knownRoute)
   }
 
@@ -180,7 +180,7 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
   /// The request's headers have come.
   private func begin() {
     // HPACK makes much of it out of a few bytes.
-    self.call.metadataBytes = self.head.metadata.heldBytes
+    self.call.metadataBytes = self.head.heldBytes
     self.call.givenBytes = self.call.metadataBytes
     if self.call.givenBytes >= Self.smallestHeld {
       self.countHeld()
@@ -431,19 +431,15 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
 
   // MARK: - From the call
 
-  /// The handler's view of the call. Made when the handler is about to begin.
-  @usableFromInline
-  func handlerBegins() -> ServerContext {
-    let context = ServerContext(
+  /// What the handler's view of the call says of it.
+  func takeContents() -> ServerContext.Contents {
+    ServerContext.Contents(
       method: self.call.route?._withUnsafeGuaranteedRef { $0.path } ?? "",
       metadata: self.head.takeMetadata(like: &self.server.lastMetadata),
       deadline: self.call.deadline, peer: self.server.peer,
       compression: self.server.configuration.responseCompression,
       accepted: self.head.acceptedEncodings,
       requestWasCompressed: self.call.received.compressed > 0)
-    self.call.context = context
-    if self.call.isObserved { self.forEachObserver { $0.callBegan() } }
-    return context
   }
 
   func forEachObserver(_ body: (any MethodObserver) -> Void) {
@@ -454,8 +450,11 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
 
   /// Runs a handler on the loop, which ends the call. Its task is cancelled if the call ends before it.
   @usableFromInline
-  func run(_ job: consuming HandlerJob) {
+  func run(_ job: consuming HandlerJob, _ body: @escaping HandlerJob.Body) {
+    job.body = body
     self.handlerPhase = .due
+    self.call.context = job
+    if self.call.isObserved { self.forEachObserver { $0.callBegan() } }
     self.executor.serve(consume job)
   }
 
