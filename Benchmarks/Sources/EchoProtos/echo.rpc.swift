@@ -24,9 +24,7 @@ extension Echo.EchoService {
 
   @inlinable
   public func registerMethods(with router: inout Router) {
-    router.unary(Echo.EchoMethods.unary) {
-      try await self.unary($0, context: $1)
-    }
+    router.unary(Echo.EchoMethods.unary, by: Echo.EchoMethods.UnaryServing(service: self))
     router.bidirectional(Echo.EchoMethods.stream) {
       try await self.stream($0, responses: $1, context: $2)
     }
@@ -48,6 +46,24 @@ extension Echo {
     public static let stream = MethodDescriptor<
       Echo.EchoMsg, Echo.EchoMsg
     >("/echo.Echo/Stream")
+
+    @usableFromInline
+    struct UnaryServing<Served: Echo.EchoService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: Echo.EchoMsg, _ context: ServerContext
+      ) async throws -> Echo.EchoMsg {
+        try await self.service.unary(request, context: context)
+      }
+    }
   }
 }
 

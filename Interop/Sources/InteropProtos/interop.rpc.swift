@@ -46,15 +46,9 @@ extension Interop.TestService {
 
   @inlinable
   public func registerMethods(with router: inout Router) {
-    router.unary(Interop.TestMethods.emptyCall) {
-      try await self.emptyCall($0, context: $1)
-    }
-    router.unary(Interop.TestMethods.unaryCall) {
-      try await self.unaryCall($0, context: $1)
-    }
-    router.unary(Interop.TestMethods.cacheableUnaryCall) {
-      try await self.cacheableUnaryCall($0, context: $1)
-    }
+    router.unary(Interop.TestMethods.emptyCall, by: Interop.TestMethods.EmptyCallServing(service: self))
+    router.unary(Interop.TestMethods.unaryCall, by: Interop.TestMethods.UnaryCallServing(service: self))
+    router.unary(Interop.TestMethods.cacheableUnaryCall, by: Interop.TestMethods.CacheableUnaryCallServing(service: self))
     router.serverStreaming(Interop.TestMethods.streamingOutputCall) {
       try await self.streamingOutputCall($0, responses: $1, context: $2)
     }
@@ -64,9 +58,7 @@ extension Interop.TestService {
     router.bidirectional(Interop.TestMethods.fullDuplexCall) {
       try await self.fullDuplexCall($0, responses: $1, context: $2)
     }
-    router.unary(Interop.TestMethods.unimplementedCall) {
-      try await self.unimplementedCall($0, context: $1)
-    }
+    router.unary(Interop.TestMethods.unimplementedCall, by: Interop.TestMethods.UnimplementedCallServing(service: self))
   }
 }
 
@@ -100,6 +92,78 @@ extension Interop {
     public static let unimplementedCall = MethodDescriptor<
       Interop.Empty, Interop.Empty
     >("/grpc.testing.TestService/UnimplementedCall")
+
+    @usableFromInline
+    struct EmptyCallServing<Served: Interop.TestService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: Interop.Empty, _ context: ServerContext
+      ) async throws -> Interop.Empty {
+        try await self.service.emptyCall(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct UnaryCallServing<Served: Interop.TestService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: Interop.SimpleRequest, _ context: ServerContext
+      ) async throws -> Interop.SimpleResponse {
+        try await self.service.unaryCall(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct CacheableUnaryCallServing<Served: Interop.TestService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: Interop.SimpleRequest, _ context: ServerContext
+      ) async throws -> Interop.SimpleResponse {
+        try await self.service.cacheableUnaryCall(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct UnimplementedCallServing<Served: Interop.TestService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: Interop.Empty, _ context: ServerContext
+      ) async throws -> Interop.Empty {
+        try await self.service.unimplementedCall(request, context: context)
+      }
+    }
   }
 }
 
@@ -181,9 +245,7 @@ extension Interop.UnimplementedService {
 
   @inlinable
   public func registerMethods(with router: inout Router) {
-    router.unary(Interop.UnimplementedMethods.unimplementedCall) {
-      try await self.unimplementedCall($0, context: $1)
-    }
+    router.unary(Interop.UnimplementedMethods.unimplementedCall, by: Interop.UnimplementedMethods.UnimplementedCallServing(service: self))
   }
 }
 
@@ -199,6 +261,24 @@ extension Interop {
     public static let unimplementedCall = MethodDescriptor<
       Interop.Empty, Interop.Empty
     >("/grpc.testing.UnimplementedService/UnimplementedCall")
+
+    @usableFromInline
+    struct UnimplementedCallServing<Served: Interop.UnimplementedService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: Interop.Empty, _ context: ServerContext
+      ) async throws -> Interop.Empty {
+        try await self.service.unimplementedCall(request, context: context)
+      }
+    }
   }
 }
 

@@ -55,7 +55,7 @@ package struct RequestHead: ~Copyable {
   /// What the client understands.
   package private(set) var acceptedEncodings = AcceptedEncodings()
   /// What is left for the application, unless it is that of a known head.
-  fileprivate var metadata = Metadata()
+  package private(set) var metadata = Metadata()
   private var known: KnownHead?
 
   package init() {}

@@ -9,6 +9,30 @@ public protocol RPCService: Sendable {
   func registerMethods(with router: inout Router)
 }
 
+/// What serves the calls of a method with one request and one response. Generated code has one for each: a type
+/// is called for less than a closure.
+public protocol UnaryHandler: Sendable {
+  associatedtype Request: RPCMessage
+  associatedtype Response: RPCMessage
+  /// Serves one call. An error ends it: ``RPCCore/RPCError`` with what it says, others with `UNKNOWN`.
+  func handle(_ request: Request, _ context: ServerContext) async throws -> Response
+}
+
+@usableFromInline
+struct UnaryClosure<Request: RPCMessage, Response: RPCMessage>: UnaryHandler {
+  @usableFromInline let closure: @Sendable (Request, ServerContext) async throws -> Response
+
+  @inlinable
+  init(closure: @escaping @Sendable (Request, ServerContext) async throws -> Response) {
+    self.closure = closure
+  }
+
+  @inlinable
+  func handle(_ request: Request, _ context: ServerContext) async throws -> Response {
+    try await self.closure(request, context)
+  }
+}
+
 /// Which method a path means. Filled by services before the server starts, then only read.
 public struct Router: Sendable {
   private var routes: [Route?] = Array(repeating: nil, count: 16)
@@ -19,25 +43,34 @@ public struct Router: Sendable {
   /// No methods.
   public init() {}
 
-  /// Adds a method with one request and one response.
-  ///
-  /// Inlined, so that a service's own module makes a form of it for the messages and the handler at
-  /// hand; nothing else on the way of a call is generic.
+  /// Adds a method with one request and one response, served by a closure.
   @inlinable
   @inline(__always)
   public mutating func unary<Request, Response>(
     _ method: MethodDescriptor<Request, Response>,
     handler: @escaping @Sendable (Request, ServerContext) async throws -> Response
   ) {
+    self.unary(method, by: UnaryClosure(closure: handler))
+  }
+
+  /// Adds a method with one request and one response.
+  ///
+  /// Inlined, so that a service's own module makes a form of it for the messages and the handler at
+  /// hand; nothing else on the way of a call is generic.
+  @inlinable
+  @inline(__always)
+  public mutating func unary<Handler: UnaryHandler>(
+    _ method: MethodDescriptor<Handler.Request, Handler.Response>, by handler: Handler
+  ) {
     let body: HandlerJob.Body = { job in
-      let job = unsafeDowncast(job, to: RequestJob<Request>.self)
+      let job = unsafeDowncast(job, to: RequestJob<Handler.Request>.self)
       do {
         guard job.stream.isIntercepted else {
-          return job.stream.finish(with: try await handler(job.request, job))
+          return job.stream.finish(with: try await handler.handle(job.request, job))
         }
-        var response = Response?.none
+        var response = Handler.Response?.none
         try await intercepted(by: job.stream.interceptors, job) {
-          response = try await handler(job.request, job)
+          response = try await handler.handle(job.request, job)
         }
         guard let response else { throw keptFromHandler }
         job.stream.finish(with: response)
@@ -46,7 +79,7 @@ public struct Router: Sendable {
       }
     }
     self.addSingle(method.path) { stream, bytes in
-      if let job = RequestJob<Request>(bytes, stream) { stream.run(consume job, body) }
+      if let job = RequestJob<Handler.Request>(bytes, stream) { stream.run(consume job, body) }
     }
   }
 

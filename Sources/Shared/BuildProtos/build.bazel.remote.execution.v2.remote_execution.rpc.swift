@@ -27,12 +27,8 @@ extension RemoteExecutionV2.ActionCacheService {
 
   @inlinable
   public func registerMethods(with router: inout Router) {
-    router.unary(RemoteExecutionV2.ActionCacheMethods.getActionResult) {
-      try await self.getActionResult($0, context: $1)
-    }
-    router.unary(RemoteExecutionV2.ActionCacheMethods.updateActionResult) {
-      try await self.updateActionResult($0, context: $1)
-    }
+    router.unary(RemoteExecutionV2.ActionCacheMethods.getActionResult, by: RemoteExecutionV2.ActionCacheMethods.GetActionResultServing(service: self))
+    router.unary(RemoteExecutionV2.ActionCacheMethods.updateActionResult, by: RemoteExecutionV2.ActionCacheMethods.UpdateActionResultServing(service: self))
   }
 }
 
@@ -51,6 +47,42 @@ extension RemoteExecutionV2 {
     public static let updateActionResult = MethodDescriptor<
       RemoteExecutionV2.UpdateActionResultRequest, RemoteExecutionV2.ActionResult
     >("/build.bazel.remote.execution.v2.ActionCache/UpdateActionResult")
+
+    @usableFromInline
+    struct GetActionResultServing<Served: RemoteExecutionV2.ActionCacheService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: RemoteExecutionV2.GetActionResultRequest, _ context: ServerContext
+      ) async throws -> RemoteExecutionV2.ActionResult {
+        try await self.service.getActionResult(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct UpdateActionResultServing<Served: RemoteExecutionV2.ActionCacheService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: RemoteExecutionV2.UpdateActionResultRequest, _ context: ServerContext
+      ) async throws -> RemoteExecutionV2.ActionResult {
+        try await self.service.updateActionResult(request, context: context)
+      }
+    }
   }
 }
 
@@ -115,15 +147,9 @@ extension RemoteExecutionV2.ContentAddressableStorageService {
 
   @inlinable
   public func registerMethods(with router: inout Router) {
-    router.unary(RemoteExecutionV2.ContentAddressableStorageMethods.findMissingBlobs) {
-      try await self.findMissingBlobs($0, context: $1)
-    }
-    router.unary(RemoteExecutionV2.ContentAddressableStorageMethods.batchUpdateBlobs) {
-      try await self.batchUpdateBlobs($0, context: $1)
-    }
-    router.unary(RemoteExecutionV2.ContentAddressableStorageMethods.batchReadBlobs) {
-      try await self.batchReadBlobs($0, context: $1)
-    }
+    router.unary(RemoteExecutionV2.ContentAddressableStorageMethods.findMissingBlobs, by: RemoteExecutionV2.ContentAddressableStorageMethods.FindMissingBlobsServing(service: self))
+    router.unary(RemoteExecutionV2.ContentAddressableStorageMethods.batchUpdateBlobs, by: RemoteExecutionV2.ContentAddressableStorageMethods.BatchUpdateBlobsServing(service: self))
+    router.unary(RemoteExecutionV2.ContentAddressableStorageMethods.batchReadBlobs, by: RemoteExecutionV2.ContentAddressableStorageMethods.BatchReadBlobsServing(service: self))
     router.serverStreaming(RemoteExecutionV2.ContentAddressableStorageMethods.getTree) {
       try await self.getTree($0, responses: $1, context: $2)
     }
@@ -151,6 +177,60 @@ extension RemoteExecutionV2 {
     public static let getTree = MethodDescriptor<
       RemoteExecutionV2.GetTreeRequest, RemoteExecutionV2.GetTreeResponse
     >("/build.bazel.remote.execution.v2.ContentAddressableStorage/GetTree")
+
+    @usableFromInline
+    struct FindMissingBlobsServing<Served: RemoteExecutionV2.ContentAddressableStorageService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: RemoteExecutionV2.FindMissingBlobsRequest, _ context: ServerContext
+      ) async throws -> RemoteExecutionV2.FindMissingBlobsResponse {
+        try await self.service.findMissingBlobs(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct BatchUpdateBlobsServing<Served: RemoteExecutionV2.ContentAddressableStorageService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: RemoteExecutionV2.BatchUpdateBlobsRequest, _ context: ServerContext
+      ) async throws -> RemoteExecutionV2.BatchUpdateBlobsResponse {
+        try await self.service.batchUpdateBlobs(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct BatchReadBlobsServing<Served: RemoteExecutionV2.ContentAddressableStorageService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: RemoteExecutionV2.BatchReadBlobsRequest, _ context: ServerContext
+      ) async throws -> RemoteExecutionV2.BatchReadBlobsResponse {
+        try await self.service.batchReadBlobs(request, context: context)
+      }
+    }
   }
 }
 
@@ -214,9 +294,7 @@ extension RemoteExecutionV2.CapabilitiesService {
 
   @inlinable
   public func registerMethods(with router: inout Router) {
-    router.unary(RemoteExecutionV2.CapabilitiesMethods.getCapabilities) {
-      try await self.getCapabilities($0, context: $1)
-    }
+    router.unary(RemoteExecutionV2.CapabilitiesMethods.getCapabilities, by: RemoteExecutionV2.CapabilitiesMethods.GetCapabilitiesServing(service: self))
   }
 }
 
@@ -232,6 +310,24 @@ extension RemoteExecutionV2 {
     public static let getCapabilities = MethodDescriptor<
       RemoteExecutionV2.GetCapabilitiesRequest, RemoteExecutionV2.ServerCapabilities
     >("/build.bazel.remote.execution.v2.Capabilities/GetCapabilities")
+
+    @usableFromInline
+    struct GetCapabilitiesServing<Served: RemoteExecutionV2.CapabilitiesService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: RemoteExecutionV2.GetCapabilitiesRequest, _ context: ServerContext
+      ) async throws -> RemoteExecutionV2.ServerCapabilities {
+        try await self.service.getCapabilities(request, context: context)
+      }
+    }
   }
 }
 

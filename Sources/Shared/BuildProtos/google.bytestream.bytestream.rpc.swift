@@ -37,9 +37,7 @@ extension ByteStreamV1.ByteStreamService {
     router.clientStreaming(ByteStreamV1.ByteStreamMethods.write) {
       try await self.write($0, context: $1)
     }
-    router.unary(ByteStreamV1.ByteStreamMethods.queryWriteStatus) {
-      try await self.queryWriteStatus($0, context: $1)
-    }
+    router.unary(ByteStreamV1.ByteStreamMethods.queryWriteStatus, by: ByteStreamV1.ByteStreamMethods.QueryWriteStatusServing(service: self))
   }
 }
 
@@ -61,6 +59,24 @@ extension ByteStreamV1 {
     public static let queryWriteStatus = MethodDescriptor<
       ByteStreamV1.QueryWriteStatusRequest, ByteStreamV1.QueryWriteStatusResponse
     >("/google.bytestream.ByteStream/QueryWriteStatus")
+
+    @usableFromInline
+    struct QueryWriteStatusServing<Served: ByteStreamV1.ByteStreamService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: ByteStreamV1.QueryWriteStatusRequest, _ context: ServerContext
+      ) async throws -> ByteStreamV1.QueryWriteStatusResponse {
+        try await self.service.queryWriteStatus(request, context: context)
+      }
+    }
   }
 }
 

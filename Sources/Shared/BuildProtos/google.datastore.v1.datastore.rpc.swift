@@ -57,30 +57,14 @@ extension DatastoreV1.DatastoreService {
 
   @inlinable
   public func registerMethods(with router: inout Router) {
-    router.unary(DatastoreV1.DatastoreMethods.lookup) {
-      try await self.lookup($0, context: $1)
-    }
-    router.unary(DatastoreV1.DatastoreMethods.runQuery) {
-      try await self.runQuery($0, context: $1)
-    }
-    router.unary(DatastoreV1.DatastoreMethods.runAggregationQuery) {
-      try await self.runAggregationQuery($0, context: $1)
-    }
-    router.unary(DatastoreV1.DatastoreMethods.beginTransaction) {
-      try await self.beginTransaction($0, context: $1)
-    }
-    router.unary(DatastoreV1.DatastoreMethods.commit) {
-      try await self.commit($0, context: $1)
-    }
-    router.unary(DatastoreV1.DatastoreMethods.rollback) {
-      try await self.rollback($0, context: $1)
-    }
-    router.unary(DatastoreV1.DatastoreMethods.allocateIds) {
-      try await self.allocateIds($0, context: $1)
-    }
-    router.unary(DatastoreV1.DatastoreMethods.reserveIds) {
-      try await self.reserveIds($0, context: $1)
-    }
+    router.unary(DatastoreV1.DatastoreMethods.lookup, by: DatastoreV1.DatastoreMethods.LookupServing(service: self))
+    router.unary(DatastoreV1.DatastoreMethods.runQuery, by: DatastoreV1.DatastoreMethods.RunQueryServing(service: self))
+    router.unary(DatastoreV1.DatastoreMethods.runAggregationQuery, by: DatastoreV1.DatastoreMethods.RunAggregationQueryServing(service: self))
+    router.unary(DatastoreV1.DatastoreMethods.beginTransaction, by: DatastoreV1.DatastoreMethods.BeginTransactionServing(service: self))
+    router.unary(DatastoreV1.DatastoreMethods.commit, by: DatastoreV1.DatastoreMethods.CommitServing(service: self))
+    router.unary(DatastoreV1.DatastoreMethods.rollback, by: DatastoreV1.DatastoreMethods.RollbackServing(service: self))
+    router.unary(DatastoreV1.DatastoreMethods.allocateIds, by: DatastoreV1.DatastoreMethods.AllocateIdsServing(service: self))
+    router.unary(DatastoreV1.DatastoreMethods.reserveIds, by: DatastoreV1.DatastoreMethods.ReserveIdsServing(service: self))
   }
 }
 
@@ -117,6 +101,150 @@ extension DatastoreV1 {
     public static let reserveIds = MethodDescriptor<
       DatastoreV1.ReserveIdsRequest, DatastoreV1.ReserveIdsResponse
     >("/google.datastore.v1.Datastore/ReserveIds")
+
+    @usableFromInline
+    struct LookupServing<Served: DatastoreV1.DatastoreService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: DatastoreV1.LookupRequest, _ context: ServerContext
+      ) async throws -> DatastoreV1.LookupResponse {
+        try await self.service.lookup(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct RunQueryServing<Served: DatastoreV1.DatastoreService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: DatastoreV1.RunQueryRequest, _ context: ServerContext
+      ) async throws -> DatastoreV1.RunQueryResponse {
+        try await self.service.runQuery(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct RunAggregationQueryServing<Served: DatastoreV1.DatastoreService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: DatastoreV1.RunAggregationQueryRequest, _ context: ServerContext
+      ) async throws -> DatastoreV1.RunAggregationQueryResponse {
+        try await self.service.runAggregationQuery(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct BeginTransactionServing<Served: DatastoreV1.DatastoreService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: DatastoreV1.BeginTransactionRequest, _ context: ServerContext
+      ) async throws -> DatastoreV1.BeginTransactionResponse {
+        try await self.service.beginTransaction(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct CommitServing<Served: DatastoreV1.DatastoreService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: DatastoreV1.CommitRequest, _ context: ServerContext
+      ) async throws -> DatastoreV1.CommitResponse {
+        try await self.service.commit(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct RollbackServing<Served: DatastoreV1.DatastoreService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: DatastoreV1.RollbackRequest, _ context: ServerContext
+      ) async throws -> DatastoreV1.RollbackResponse {
+        try await self.service.rollback(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct AllocateIdsServing<Served: DatastoreV1.DatastoreService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: DatastoreV1.AllocateIdsRequest, _ context: ServerContext
+      ) async throws -> DatastoreV1.AllocateIdsResponse {
+        try await self.service.allocateIds(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct ReserveIdsServing<Served: DatastoreV1.DatastoreService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: DatastoreV1.ReserveIdsRequest, _ context: ServerContext
+      ) async throws -> DatastoreV1.ReserveIdsResponse {
+        try await self.service.reserveIds(request, context: context)
+      }
+    }
   }
 }
 

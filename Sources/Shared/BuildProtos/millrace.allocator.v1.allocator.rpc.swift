@@ -46,21 +46,13 @@ extension AllocatorV1.AllocatorService {
 
   @inlinable
   public func registerMethods(with router: inout Router) {
-    router.unary(AllocatorV1.AllocatorMethods.heartbeat) {
-      try await self.heartbeat($0, context: $1)
-    }
-    router.unary(AllocatorV1.AllocatorMethods.deregister) {
-      try await self.deregister($0, context: $1)
-    }
+    router.unary(AllocatorV1.AllocatorMethods.heartbeat, by: AllocatorV1.AllocatorMethods.HeartbeatServing(service: self))
+    router.unary(AllocatorV1.AllocatorMethods.deregister, by: AllocatorV1.AllocatorMethods.DeregisterServing(service: self))
     router.bidirectional(AllocatorV1.AllocatorMethods.acquire) {
       try await self.acquire($0, responses: $1, context: $2)
     }
-    router.unary(AllocatorV1.AllocatorMethods.release) {
-      try await self.release($0, context: $1)
-    }
-    router.unary(AllocatorV1.AllocatorMethods.listExecutors) {
-      try await self.listExecutors($0, context: $1)
-    }
+    router.unary(AllocatorV1.AllocatorMethods.release, by: AllocatorV1.AllocatorMethods.ReleaseServing(service: self))
+    router.unary(AllocatorV1.AllocatorMethods.listExecutors, by: AllocatorV1.AllocatorMethods.ListExecutorsServing(service: self))
   }
 }
 
@@ -88,6 +80,78 @@ extension AllocatorV1 {
     public static let listExecutors = MethodDescriptor<
       AllocatorV1.ListExecutorsRequest, AllocatorV1.ListExecutorsResponse
     >("/millrace.allocator.v1.AllocatorService/ListExecutors")
+
+    @usableFromInline
+    struct HeartbeatServing<Served: AllocatorV1.AllocatorService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: AllocatorV1.HeartbeatRequest, _ context: ServerContext
+      ) async throws -> AllocatorV1.HeartbeatResponse {
+        try await self.service.heartbeat(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct DeregisterServing<Served: AllocatorV1.AllocatorService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: AllocatorV1.DeregisterRequest, _ context: ServerContext
+      ) async throws -> AllocatorV1.DeregisterResponse {
+        try await self.service.deregister(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct ReleaseServing<Served: AllocatorV1.AllocatorService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: AllocatorV1.ReleaseRequest, _ context: ServerContext
+      ) async throws -> AllocatorV1.ReleaseResponse {
+        try await self.service.release(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct ListExecutorsServing<Served: AllocatorV1.AllocatorService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: AllocatorV1.ListExecutorsRequest, _ context: ServerContext
+      ) async throws -> AllocatorV1.ListExecutorsResponse {
+        try await self.service.listExecutors(request, context: context)
+      }
+    }
   }
 }
 

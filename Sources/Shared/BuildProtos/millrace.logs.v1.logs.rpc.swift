@@ -39,9 +39,7 @@ extension LogsV1.LogService {
     router.serverStreaming(LogsV1.LogMethods.readLog) {
       try await self.readLog($0, responses: $1, context: $2)
     }
-    router.unary(LogsV1.LogMethods.getLog) {
-      try await self.getLog($0, context: $1)
-    }
+    router.unary(LogsV1.LogMethods.getLog, by: LogsV1.LogMethods.GetLogServing(service: self))
   }
 }
 
@@ -63,6 +61,24 @@ extension LogsV1 {
     public static let getLog = MethodDescriptor<
       LogsV1.GetLogRequest, LogsV1.GetLogResponse
     >("/millrace.logs.v1.LogService/GetLog")
+
+    @usableFromInline
+    struct GetLogServing<Served: LogsV1.LogService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: LogsV1.GetLogRequest, _ context: ServerContext
+      ) async throws -> LogsV1.GetLogResponse {
+        try await self.service.getLog(request, context: context)
+      }
+    }
   }
 }
 

@@ -46,12 +46,8 @@ extension RunnerV1.RunnerService {
     router.serverStreaming(RunnerV1.RunnerMethods.attachJob) {
       try await self.attachJob($0, responses: $1, context: $2)
     }
-    router.unary(RunnerV1.RunnerMethods.stopJob) {
-      try await self.stopJob($0, context: $1)
-    }
-    router.unary(RunnerV1.RunnerMethods.listJobs) {
-      try await self.listJobs($0, context: $1)
-    }
+    router.unary(RunnerV1.RunnerMethods.stopJob, by: RunnerV1.RunnerMethods.StopJobServing(service: self))
+    router.unary(RunnerV1.RunnerMethods.listJobs, by: RunnerV1.RunnerMethods.ListJobsServing(service: self))
   }
 }
 
@@ -76,6 +72,42 @@ extension RunnerV1 {
     public static let listJobs = MethodDescriptor<
       RunnerV1.ListJobsRequest, RunnerV1.ListJobsResponse
     >("/millrace.runner.v1.RunnerService/ListJobs")
+
+    @usableFromInline
+    struct StopJobServing<Served: RunnerV1.RunnerService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: RunnerV1.StopJobRequest, _ context: ServerContext
+      ) async throws -> RunnerV1.StopJobResponse {
+        try await self.service.stopJob(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct ListJobsServing<Served: RunnerV1.RunnerService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: RunnerV1.ListJobsRequest, _ context: ServerContext
+      ) async throws -> RunnerV1.ListJobsResponse {
+        try await self.service.listJobs(request, context: context)
+      }
+    }
   }
 }
 

@@ -60,27 +60,15 @@ extension SchedulerV1.SchedulerService {
 
   @inlinable
   public func registerMethods(with router: inout Router) {
-    router.unary(SchedulerV1.SchedulerMethods.submitBuild) {
-      try await self.submitBuild($0, context: $1)
-    }
-    router.unary(SchedulerV1.SchedulerMethods.getBuild) {
-      try await self.getBuild($0, context: $1)
-    }
-    router.unary(SchedulerV1.SchedulerMethods.listBuilds) {
-      try await self.listBuilds($0, context: $1)
-    }
+    router.unary(SchedulerV1.SchedulerMethods.submitBuild, by: SchedulerV1.SchedulerMethods.SubmitBuildServing(service: self))
+    router.unary(SchedulerV1.SchedulerMethods.getBuild, by: SchedulerV1.SchedulerMethods.GetBuildServing(service: self))
+    router.unary(SchedulerV1.SchedulerMethods.listBuilds, by: SchedulerV1.SchedulerMethods.ListBuildsServing(service: self))
     router.serverStreaming(SchedulerV1.SchedulerMethods.watchBuild) {
       try await self.watchBuild($0, responses: $1, context: $2)
     }
-    router.unary(SchedulerV1.SchedulerMethods.cancelBuild) {
-      try await self.cancelBuild($0, context: $1)
-    }
-    router.unary(SchedulerV1.SchedulerMethods.retryBuild) {
-      try await self.retryBuild($0, context: $1)
-    }
-    router.unary(SchedulerV1.SchedulerMethods.explainBuild) {
-      try await self.explainBuild($0, context: $1)
-    }
+    router.unary(SchedulerV1.SchedulerMethods.cancelBuild, by: SchedulerV1.SchedulerMethods.CancelBuildServing(service: self))
+    router.unary(SchedulerV1.SchedulerMethods.retryBuild, by: SchedulerV1.SchedulerMethods.RetryBuildServing(service: self))
+    router.unary(SchedulerV1.SchedulerMethods.explainBuild, by: SchedulerV1.SchedulerMethods.ExplainBuildServing(service: self))
   }
 }
 
@@ -114,6 +102,114 @@ extension SchedulerV1 {
     public static let explainBuild = MethodDescriptor<
       SchedulerV1.ExplainBuildRequest, SchedulerV1.ExplainBuildResponse
     >("/millrace.scheduler.v1.SchedulerService/ExplainBuild")
+
+    @usableFromInline
+    struct SubmitBuildServing<Served: SchedulerV1.SchedulerService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: SchedulerV1.SubmitBuildRequest, _ context: ServerContext
+      ) async throws -> SchedulerV1.SubmitBuildResponse {
+        try await self.service.submitBuild(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct GetBuildServing<Served: SchedulerV1.SchedulerService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: SchedulerV1.GetBuildRequest, _ context: ServerContext
+      ) async throws -> SchedulerV1.GetBuildResponse {
+        try await self.service.getBuild(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct ListBuildsServing<Served: SchedulerV1.SchedulerService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: SchedulerV1.ListBuildsRequest, _ context: ServerContext
+      ) async throws -> SchedulerV1.ListBuildsResponse {
+        try await self.service.listBuilds(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct CancelBuildServing<Served: SchedulerV1.SchedulerService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: SchedulerV1.CancelBuildRequest, _ context: ServerContext
+      ) async throws -> SchedulerV1.CancelBuildResponse {
+        try await self.service.cancelBuild(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct RetryBuildServing<Served: SchedulerV1.SchedulerService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: SchedulerV1.RetryBuildRequest, _ context: ServerContext
+      ) async throws -> SchedulerV1.RetryBuildResponse {
+        try await self.service.retryBuild(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct ExplainBuildServing<Served: SchedulerV1.SchedulerService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: SchedulerV1.ExplainBuildRequest, _ context: ServerContext
+      ) async throws -> SchedulerV1.ExplainBuildResponse {
+        try await self.service.explainBuild(request, context: context)
+      }
+    }
   }
 }
 

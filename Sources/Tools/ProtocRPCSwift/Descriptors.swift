@@ -72,6 +72,8 @@ package struct ServiceModel {
     package var streamsRequests: Bool
     package var streamsResponses: Bool
     package var comment: String
+
+    var isUnary: Bool { !self.streamsRequests && !self.streamsResponses }
   }
 
   package var name: String

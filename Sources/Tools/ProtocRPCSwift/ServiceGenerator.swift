@@ -30,6 +30,11 @@ struct ServiceGenerator {
 
   private func known(_ name: String) -> String { self.types.known(name) }
 
+  /// What serves a method with one request and one response.
+  private func handlerName(_ method: ServiceModel.Method) -> String {
+    Naming.type(method.name) + "Serving"
+  }
+
   private func name(_ method: ServiceModel.Method) -> String {
     Naming.quoted(Self.name(of: method))
   }
@@ -81,12 +86,17 @@ struct ServiceGenerator {
       if v == "public" { text.line("@inlinable") }
       text.block("\(v) func registerMethods(with router: inout \(self.known("Router")))") { text in
         for method in self.model.methods {
-          let descriptor = "\(self.namespace).\(self.methodsName).\(self.name(method))"
+          let methods = "\(self.namespace).\(self.methodsName)"
+          let descriptor = "\(methods).\(self.name(method))"
+          if method.isUnary {
+            text.line(
+              "router.unary(\(descriptor), by: \(methods).\(self.handlerName(method))(service: self))")
+            continue
+          }
           let (kind, call) =
             switch (method.streamsRequests, method.streamsResponses) {
-            case (false, false): ("unary", "$0, context: $1")
-            case (false, true): ("serverStreaming", "$0, responses: $1, context: $2")
             case (true, false): ("clientStreaming", "$0, context: $1")
+            case (false, _): ("serverStreaming", "$0, responses: $1, context: $2")
             case (true, true): ("bidirectional", "$0, responses: $1, context: $2")
             }
           text.block("router.\(kind)(\(descriptor))") { text in
@@ -116,6 +126,38 @@ struct ServiceGenerator {
               + "\(try self.types[method.output].swiftName)")
           text.line(">(\"/\(self.model.fullName)/\(method.name)\")")
         }
+        for method in self.model.methods where method.isUnary {
+          text.line()
+          try self.writeHandler(method, &text)
+        }
+      }
+    }
+  }
+
+  /// A type for each method, for the compiler to make one function of the way from the library to the service's.
+  private func writeHandler(
+    _ method: ServiceModel.Method, _ text: inout SwiftText
+  ) throws(GeneratorError) {
+    let isPublic = self.visibility == "public"
+    let (input, output) = (try self.types[method.input], try self.types[method.output])
+    if isPublic { text.line("@usableFromInline") }
+    text.block(
+      "struct \(self.handlerName(method))<Served: \(self.namespace).\(self.protocolName)>: "
+        + self.known("UnaryHandler")
+    ) { text in
+      if isPublic { text.line("@usableFromInline") }
+      text.line("let service: Served")
+      text.line()
+      if isPublic {
+        text.line("@inlinable")
+        text.block("init(service: Served)") { $0.line("self.service = service") }
+        text.line()
+        text.line("@inlinable")
+      }
+      text.line("func handle(")
+      text.line("  _ request: \(input.swiftName), _ context: \(self.known("ServerContext"))")
+      text.block(") async throws -> \(output.swiftName)") {
+        $0.line("try await self.service.\(self.name(method))(request, context: context)")
       }
     }
   }

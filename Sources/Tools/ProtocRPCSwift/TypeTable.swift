@@ -32,6 +32,7 @@ struct TypeTable {
     "RequestStream": "RPCTransport", "ResponseStream": "RPCTransport",
     "ResponseWriter": "RPCTransport", "Router": "RPCTransport", "RPCChannel": "RPCTransport",
     "RPCService": "RPCTransport", "ServerContext": "RPCTransport",
+    "UnaryHandler": "RPCTransport",
   ]
 
   /// A type of the standard library or of ours, qualified where a proto defines one so named.

@@ -33,12 +33,8 @@ extension HealthV1.HealthService {
 
   @inlinable
   public func registerMethods(with router: inout Router) {
-    router.unary(HealthV1.HealthMethods.check) {
-      try await self.check($0, context: $1)
-    }
-    router.unary(HealthV1.HealthMethods.list) {
-      try await self.list($0, context: $1)
-    }
+    router.unary(HealthV1.HealthMethods.check, by: HealthV1.HealthMethods.CheckServing(service: self))
+    router.unary(HealthV1.HealthMethods.list, by: HealthV1.HealthMethods.ListServing(service: self))
     router.serverStreaming(HealthV1.HealthMethods.watch) {
       try await self.watch($0, responses: $1, context: $2)
     }
@@ -63,6 +59,42 @@ extension HealthV1 {
     public static let watch = MethodDescriptor<
       HealthV1.HealthCheckRequest, HealthV1.HealthCheckResponse
     >("/grpc.health.v1.Health/Watch")
+
+    @usableFromInline
+    struct CheckServing<Served: HealthV1.HealthService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: HealthV1.HealthCheckRequest, _ context: ServerContext
+      ) async throws -> HealthV1.HealthCheckResponse {
+        try await self.service.check(request, context: context)
+      }
+    }
+
+    @usableFromInline
+    struct ListServing<Served: HealthV1.HealthService>: UnaryHandler {
+      @usableFromInline
+      let service: Served
+
+      @inlinable
+      init(service: Served) {
+        self.service = service
+      }
+
+      @inlinable
+      func handle(
+        _ request: HealthV1.HealthListRequest, _ context: ServerContext
+      ) async throws -> HealthV1.HealthListResponse {
+        try await self.service.list(request, context: context)
+      }
+    }
   }
 }
 

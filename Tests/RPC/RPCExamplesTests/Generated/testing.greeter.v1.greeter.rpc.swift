@@ -20,9 +20,7 @@ extension GreeterV1.GreeterService {
   }
 
   package func registerMethods(with router: inout Router) {
-    router.unary(GreeterV1.GreeterMethods.sayHello) {
-      try await self.sayHello($0, context: $1)
-    }
+    router.unary(GreeterV1.GreeterMethods.sayHello, by: GreeterV1.GreeterMethods.SayHelloServing(service: self))
   }
 }
 
@@ -38,6 +36,16 @@ extension GreeterV1 {
     package static let sayHello = MethodDescriptor<
       GreeterV1.HelloRequest, GreeterV1.HelloReply
     >("/testing.greeter.v1.Greeter/SayHello")
+
+    struct SayHelloServing<Served: GreeterV1.GreeterService>: UnaryHandler {
+      let service: Served
+
+      func handle(
+        _ request: GreeterV1.HelloRequest, _ context: ServerContext
+      ) async throws -> GreeterV1.HelloReply {
+        try await self.service.sayHello(request, context: context)
+      }
+    }
   }
 }
 

@@ -36,9 +36,7 @@ extension EverythingV1.EverythingService {
   }
 
   package func registerMethods(with router: inout RPCTransport.Router) {
-    router.unary(EverythingV1.EverythingMethods.get) {
-      try await self.get($0, context: $1)
-    }
+    router.unary(EverythingV1.EverythingMethods.get, by: EverythingV1.EverythingMethods.GetServing(service: self))
     router.serverStreaming(EverythingV1.EverythingMethods.watch) {
       try await self.watch($0, responses: $1, context: $2)
     }
@@ -48,9 +46,7 @@ extension EverythingV1.EverythingService {
     router.bidirectional(EverythingV1.EverythingMethods.talk) {
       try await self.talk($0, responses: $1, context: $2)
     }
-    router.unary(EverythingV1.EverythingMethods.`import`) {
-      try await self.`import`($0, context: $1)
-    }
+    router.unary(EverythingV1.EverythingMethods.`import`, by: EverythingV1.EverythingMethods.ImportServing(service: self))
   }
 }
 
@@ -78,6 +74,26 @@ extension EverythingV1 {
     package static let `import` = MethodDescriptor<
       EverythingV1.Empty, GoogleProtobuf.Value
     >("/testing.everything.v1.EverythingService/Import")
+
+    struct GetServing<Served: EverythingV1.EverythingService>: UnaryHandler {
+      let service: Served
+
+      func handle(
+        _ request: EverythingV1.Point, _ context: RPCTransport.ServerContext
+      ) async throws -> EverythingV1.Everything {
+        try await self.service.get(request, context: context)
+      }
+    }
+
+    struct ImportServing<Served: EverythingV1.EverythingService>: UnaryHandler {
+      let service: Served
+
+      func handle(
+        _ request: EverythingV1.Empty, _ context: RPCTransport.ServerContext
+      ) async throws -> GoogleProtobuf.Value {
+        try await self.service.`import`(request, context: context)
+      }
+    }
   }
 }
 
