@@ -19,7 +19,6 @@ struct AttemptEnd {
 final class ClientAttempt: HTTP2Stream {
   /// How much of the call's replay buffer has been queued here.
   @exclusivity(unchecked) var replayed = 0
-  private unowned let call: ClientStream
   private let connection: Connection
   private let client: ClientConnection?
   @exclusivity(unchecked) private var head: ResponseHead? = ResponseHead()
@@ -34,12 +33,11 @@ final class ClientAttempt: HTTP2Stream {
   @exclusivity(unchecked) private var dueEnd: AttemptEnd?
   /// Why the messages cannot be gone on with.
   private var messageFault: RPCError?
-  /// The call outlives its attempts while they may speak of it.
-  @exclusivity(unchecked) private var keepsCall: ClientStream?
+  /// The call that it is for, until it has ended.
+  @exclusivity(unchecked) private var call: ClientStream?
 
   init(of call: ClientStream, on connection: Connection, maximumResponseBytes: Int) {
     self.call = call
-    self.keepsCall = call
     self.connection = connection
     self.client = connection.client
     self.limit = maximumResponseBytes
@@ -57,7 +55,7 @@ final class ClientAttempt: HTTP2Stream {
 
   func outboundGrew() {
     guard !self.isClosed else { return }
-    self.connection.session?.outboundGrew(self)
+    self.connection.withSession { $0.outboundGrew(self) }
     self.connection.needsFlush()
   }
 
@@ -70,7 +68,7 @@ final class ClientAttempt: HTTP2Stream {
   /// Nobody wants it any more: the server is told, the call is not.
   func abandon() {
     self.isEnded = true
-    self.keepsCall = nil
+    self.call = nil
     self.deframer.reset()
     guard !self.isClosed else { return }
     self.connection.session?.reset(self, code: 0x8)
@@ -83,8 +81,8 @@ final class ClientAttempt: HTTP2Stream {
     self.isHeldBack = false
     guard !self.isEnded else { return }
     if self.deframer.hasBacklog {
-      self.receive { (attempt) throws(MessageDeframer.Failure) in
-        try attempt.deframer.resume { attempt.messageReceived($0, $1) }
+      self.receive { (attempt, call) throws(MessageDeframer.Failure) in
+        try attempt.deframer.resume { attempt.messageReceived($0, $1, of: call) }
       }
     }
     guard !self.isHeldBack else { return }
@@ -141,7 +139,7 @@ final class ClientAttempt: HTTP2Stream {
       }
       if !endOfStream {
         self.encoding = head.encoding
-        self.call.responseBegan(self, head.metadata)
+        self.call?.responseBegan(self, head.metadata)
         return
       }
     }
@@ -168,8 +166,8 @@ final class ClientAttempt: HTTP2Stream {
       self.deframer.keep(bytes)
       return
     }
-    self.receive { (attempt) throws(MessageDeframer.Failure) in
-      try attempt.deframer.append(bytes) { attempt.messageReceived($0, $1) }
+    self.receive { (attempt, call) throws(MessageDeframer.Failure) in
+      try attempt.deframer.append(bytes) { attempt.messageReceived($0, $1, of: call) }
     }
     if !self.isHeldBack { self.wantMore() }
   }
@@ -178,14 +176,17 @@ final class ClientAttempt: HTTP2Stream {
   private func wantMore() {
     self.openWindow()
     if self.deframer.missingBytes > 0 {
-      self.connection.session?.expect(self.deframer.missingBytes, on: self)
+      self.connection.withSession { $0.expect(self.deframer.missingBytes, on: self) }
     }
   }
 
   /// Runs what takes messages apart; where they are none, the call ends.
-  private func receive(_ body: (ClientAttempt) throws(MessageDeframer.Failure) -> Void) {
+  private func receive(
+    _ body: (ClientAttempt, ClientStream) throws(MessageDeframer.Failure) -> Void
+  ) {
+    guard let call = self.call else { return }
     do {
-      try body(self)
+      try body(self, call)
     } catch {
       self.note(error.error)
     }
@@ -194,10 +195,12 @@ final class ClientAttempt: HTTP2Stream {
   }
 
   /// - Returns: Whether the application takes another.
-  private func messageReceived(_ bytes: UnsafeRawBufferPointer, _ isCompressed: Bool) -> Bool {
+  private func messageReceived(
+    _ bytes: UnsafeRawBufferPointer, _ isCompressed: Bool, of call: ClientStream
+  ) -> Bool {
     guard self.messageFault == nil else { return true }
     do throws(RPCError) {
-      try self.deliver(bytes, isCompressed)
+      try self.deliver(bytes, isCompressed, to: call)
     } catch {
       self.note(error)
     }
@@ -209,14 +212,14 @@ final class ClientAttempt: HTTP2Stream {
   }
 
   private func deliver(
-    _ bytes: UnsafeRawBufferPointer, _ isCompressed: Bool
+    _ bytes: UnsafeRawBufferPointer, _ isCompressed: Bool, to call: ClientStream
   ) throws(RPCError) {
     let result = try withPlainMessage(
       bytes, isCompressed: isCompressed, self.encoding, limit: self.limit
     ) { message -> Result<Bool, RPCError> in
       do throws(RPCError) {
         return .success(
-          try self.call.messageReceived(
+          try call.messageReceived(
             message, wireBytes: bytes.count, isCompressed: isCompressed))
       } catch {
         return .failure(error)
@@ -231,7 +234,7 @@ final class ClientAttempt: HTTP2Stream {
   }
 
   override func outboundDrained(remaining: Int) {
-    if !self.isEnded { self.call.outboundDrained(self, remaining: remaining) }
+    if !self.isEnded { self.call?.outboundDrained(self, remaining: remaining) }
   }
 
   override func closed(code: UInt32) {
@@ -288,13 +291,13 @@ final class ClientAttempt: HTTP2Stream {
     guard !self.deframer.hasBacklog else {
       self.dueEnd = end
       // Whoever reads has yet to come to it; nobody sends any more.
-      self.call.attemptIsOver(self, end)
+      self.call?.attemptIsOver(self, end)
       return
     }
     self.isEnded = true
     self.openWindow()
-    self.keepsCall = nil
-    self.call.attemptEnded(self, end)
+    let call = self.call.take()
+    call?.attemptEnded(self, end)
   }
 
   private func openWindow() {
@@ -304,8 +307,8 @@ final class ClientAttempt: HTTP2Stream {
   }
 
   private func open(_ count: Int) {
-    guard count > 0, !self.isClosed, let session = self.connection.session else { return }
-    session.consume(count, on: self)
+    guard count > 0, !self.isClosed else { return }
+    self.connection.withSession { $0.consume(count, on: self) }
     self.connection.needsFlush()
   }
 }

@@ -54,7 +54,11 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   @exclusivity(unchecked) private var call: (any ClientCall)?
   private weak var channel: ChannelCore?
   @exclusivity(unchecked) private var attempts: [ClientAttempt] = []
-  @exclusivity(unchecked) private var committed: ClientAttempt?
+  @exclusivity(unchecked) private var committed: ClientAttempt? {
+    didSet { self.committedInPlace = self.committed.map { Unmanaged.passUnretained($0) } }
+  }
+  /// The same, for what each message asks: no reference is counted.
+  @exclusivity(unchecked) private var committedInPlace: Unmanaged<ClientAttempt>?
   @exclusivity(unchecked) private var isFinishedForGood = false
   @exclusivity(unchecked) private var replay = BodyQueue()
   @exclusivity(unchecked) private var wantsEnd = false
@@ -125,7 +129,9 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   @usableFromInline var compression: Compression { self.terms.compression }
   @usableFromInline var maximumMessageBytes: Int { self.terms.maximumRequestBytes }
   @usableFromInline
-  var outboundBytes: Int { self.committed?.outbound.count ?? self.replay.count }
+  var outboundBytes: Int {
+    self.committedInPlace?._withUnsafeGuaranteedRef { $0.outbound.count } ?? self.replay.count
+  }
 
   // MARK: - From the channel
 
@@ -391,8 +397,8 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   @usableFromInline
   func reserveOutbound(_ count: Int) -> UnsafeMutableRawPointer? {
     if self.isFinished { return nil }
-    guard let committed = self.committed else { return self.replay.reserve(count) }
-    return committed.isClosed ? nil : committed.outbound.reserve(count)
+    guard let committed = self.committedInPlace else { return self.replay.reserve(count) }
+    return committed._withUnsafeGuaranteedRef { $0.isClosed ? nil : $0.outbound.reserve(count) }
   }
 
   @usableFromInline
@@ -411,9 +417,8 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
 
   @usableFromInline
   func outboundAppended() {
-    if let committed = self.committed {
-      committed.outboundGrew()
-      return
+    if let committed = self.committedInPlace {
+      return committed._withUnsafeGuaranteedRef { $0.outboundGrew() }
     }
     for attempt in self.attempts {
       self.pump(attempt)

@@ -40,8 +40,7 @@ final class RequestJob<Request: RPCMessage>: HandlerJob, @unchecked Sendable {
     do {
       self.request = try Request(decoding: bytes, taking: &stream.decodedBytes)
     } catch {
-      stream.breakOff(
-        RPCError(.internalError, "the request is no \(Request.messageName): \(error)"))
+      stream.isNoMessage(Request.messageName, error)
       return nil
     }
     super.init(stream)

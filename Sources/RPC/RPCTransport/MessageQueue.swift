@@ -25,7 +25,8 @@ final class MessageQueue<Message: Sendable>: @unchecked Sendable {
 
   @usableFromInline
   struct State {
-    @usableFromInline var messages: [Received] = []
+    /// Optional, to be taken without being copied.
+    @usableFromInline var messages: [Received?] = []
     /// Bytes in `messages` and in the reader's batch.
     @usableFromInline var heldBytes = 0
     @usableFromInline var batchBytes = 0
@@ -53,8 +54,9 @@ final class MessageQueue<Message: Sendable>: @unchecked Sendable {
   @usableFromInline let state = Mutex(State())
   @usableFromInline let bound: Int
   @usableFromInline let roomAgain: @Sendable () -> Void
-  /// What the reader has taken and not returned yet, the next one last.
-  @exclusivity(unchecked) @usableFromInline var batch: [Received] = []
+  /// What the reader has taken, and how much of that it has returned.
+  @exclusivity(unchecked) @usableFromInline var batch: [Received?] = []
+  @exclusivity(unchecked) @usableFromInline var returned = 0
   @usableFromInline let isBeingRead = Atomic(false)
 
   /// - Parameters:
@@ -69,11 +71,11 @@ final class MessageQueue<Message: Sendable>: @unchecked Sendable {
 
   /// Adds a message; false when the queue is full, and `roomAgain` follows.
   @inlinable
-  func append(_ message: Message, bytes: Int, isCompressed: Bool = false) -> Bool {
-    let message = Received(message: message, isCompressed: isCompressed)
+  func append(_ message: __owned Message, bytes: Int, isCompressed: Bool = false) -> Bool {
+    var message: Received? = Received(message: message, isCompressed: isCompressed)
     let (reader, hasRoom) = self.state.withLock { state in
       guard state.ending == nil else { return (UnsafeContinuation<Void, any Error>?.none, true) }
-      state.messages.append(message)
+      state.messages.append(message.take())
       state.heldBytes += bytes + Self.messageBytes
       // Full until it has been read down: the loop waits for that, not for the bound.
       if state.heldBytes > self.bound { state.isFull = true }
@@ -114,14 +116,23 @@ final class MessageQueue<Message: Sendable>: @unchecked Sendable {
   func next() async throws -> Received? {
     guard !self.isBeingRead.exchange(true, ordering: .acquiring) else { throw twoReaders }
     defer { self.isBeingRead.store(false, ordering: .releasing) }
-    if let message = self.batch.popLast() { return message }
+    if let message = self.takeNext() { return message }
     while try !self.takeBatch() { try await self.wait() }
-    return self.batch.popLast()
+    return self.takeNext()
+  }
+
+  @inlinable
+  func takeNext() -> Received? {
+    guard self.returned < self.batch.count else { return nil }
+    defer { self.returned += 1 }
+    return self.batch[self.returned].take()
   }
 
   /// Takes all that has come: true if that is something, or the end.
   @inlinable
   func takeBatch() throws -> Bool {
+    self.batch.removeAll(keepingCapacity: true)
+    self.returned = 0
     let (ending, opened) = self.state.withLock { state in
       state.heldBytes -= state.batchBytes
       state.batchBytes = state.heldBytes
@@ -133,10 +144,7 @@ final class MessageQueue<Message: Sendable>: @unchecked Sendable {
       return (state.ending, opened || isSmall)
     }
     if opened { self.roomAgain() }
-    if !self.batch.isEmpty {
-      self.batch.reverse()
-      return true
-    }
+    if !self.batch.isEmpty { return true }
     guard let ending else { return false }
     try ending.get()
     return true

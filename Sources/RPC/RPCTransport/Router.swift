@@ -92,9 +92,13 @@ public struct Router: Sendable {
       @escaping @Sendable (Request, ResponseWriter<Response>, ServerContext) async throws -> Void
   ) {
     self.addSingle(method.path) { stream, bytes in
-      guard let request: Request = decode(bytes, for: stream) else { return }
-      stream.run { context, writer in
-        try await handler(request, ResponseWriter(stream: stream, writer: writer), context)
+      do {
+        let request = try Request(decoding: bytes, taking: &stream.decodedBytes)
+        stream.run { context, writer in
+          try await handler(request, ResponseWriter(stream: stream, writer: writer), context)
+        }
+      } catch {
+        stream.isNoMessage(Request.messageName, error)
       }
     }
   }

@@ -1,6 +1,12 @@
 import RPCCore
 
 extension ServerStream {
+  /// Ends a call of which a request is no message: the client's fault.
+  @usableFromInline
+  func isNoMessage(_ name: String, _ error: any Error) {
+    self.breakOff(RPCError(.internalError, "the request is no \(name): \(error)"))
+  }
+
   /// Runs the handler of a call that streams, and ends the call.
   @usableFromInline
   func run(
@@ -28,21 +34,6 @@ extension ServerStream {
   }
 }
 
-/// The message, whose memory the stream knows then; or nil and a call that has failed: bytes that are
-/// no message are the client's fault.
-@inlinable
-func decode<Message: RPCMessage>(
-  _ bytes: UnsafeRawBufferPointer, for stream: ServerStream
-) -> Message? {
-  do {
-    return try Message(decoding: bytes, taking: &stream.decodedBytes)
-  } catch {
-    stream.breakOff(
-      RPCError(.internalError, "the request is no \(Message.messageName): \(error)"))
-    return nil
-  }
-}
-
 /// The requests of one call, in the order they were sent. Read by one task.
 ///
 /// Ends when the client has sent everything; throws ``RPCCore/RPCError`` when it leaves or the
@@ -58,9 +49,13 @@ public struct RequestStream<Message: RPCMessage>: AsyncSequence, Sendable {
     stream.receive(
       into: RequestSink(
         message: { bytes, isCompressed in
-          guard let message: Message = decode(bytes, for: stream) else { return }
-          if !queue.append(message, bytes: stream.decodedBytes, isCompressed: isCompressed) {
-            stream.holdBack()
+          do {
+            let hasRoom = queue.append(
+              try Message(decoding: bytes, taking: &stream.decodedBytes),
+              bytes: stream.decodedBytes, isCompressed: isCompressed)
+            if !hasRoom { stream.holdBack() }
+          } catch {
+            stream.isNoMessage(Message.messageName, error)
           }
         },
         end: { queue.end($0, discarding: $1) }, heldBytes: { queue.countedBytes() }))

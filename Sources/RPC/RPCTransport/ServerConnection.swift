@@ -23,6 +23,7 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   /// What all streams hold of metadata and messages, and what of it the server knows.
   private(set) var heldBytes = 0
   private var reportedBytes = 0
+  private var hasNarrowWindows = false
   private(set) var isGreeted = false
   private(set) var idleSince = NIODeadline.now()
   private var pings: PingEnforcement
@@ -141,7 +142,11 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
     let limit = self.configuration.maximumBufferedBytesPerConnection
     let (total, all) = (self.load.heldBytes, self.configuration.maximumBufferedBytes)
     // Wide windows let more come than there is room for, from those who may be slow to be read.
-    self.connection?.session?.hasNarrowWindows = self.heldBytes > limit / 2 || total > all / 2
+    let narrow = self.heldBytes > limit / 2 || total > all / 2
+    if narrow != self.hasNarrowWindows {
+      self.hasNarrowWindows = narrow
+      self.connection?.session?.hasNarrowWindows = narrow
+    }
     guard more > 0 else { return nil }
     guard self.heldBytes <= limit else {
       return RPCError(

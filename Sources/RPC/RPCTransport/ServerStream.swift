@@ -5,7 +5,7 @@ import RPCHTTP2
 
 /// Takes the requests of a call that may have any number of them. On the loop.
 @usableFromInline
-struct RequestSink {
+final class RequestSink {
   /// A whole message, and whether it came compressed. The bytes are valid during the call only.
   let message: (UnsafeRawBufferPointer, Bool) -> Void
   /// Nothing follows: the client has sent everything, or the call is over before its handler, and
@@ -525,7 +525,7 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
   /// - Returns: What the call is to end with, for it holds more than there is room for.
   private func heldTooMuch() -> RPCError? {
     var held = self.call.givenBytes + self.deframer.heldBytes + self.outboundCount
-    if let sink = self.call.sink { held += sink.heldBytes() }
+    if self.call.sink != nil { held += self.call.sink!.heldBytes() }
     if held < Self.smallestHeld { held = 0 }
     let more = held - self.call.heldBytes
     guard more != 0 else { return nil }

@@ -31,11 +31,11 @@ extension ServerStream: OutboundStream {
 
   @usableFromInline
   func outboundAppended() {
-    guard let session = self.connection.session, !self.isFinished else { return }
+    guard !self.isFinished else { return }
     if self.outboundCount >= Self.smallestHeld || self.call.heldBytes > 0 { self.countHeld() }
     guard !self.isFinished, !self.isClosed else { return }
     if self.call.headersSent {
-      session.outboundGrew(self)
+      self.connection.withSession { $0.outboundGrew(self) }
     } else {
       self.sendHeaders()
     }

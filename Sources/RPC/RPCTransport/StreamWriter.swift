@@ -42,8 +42,9 @@ final class StreamWriter: @unchecked Sendable {
     var sentBytes = 0
   }
 
-  /// Bytes that may wait to be sent before `send` suspends; it goes on at half of that.
-  private static let highWaterBytes = 256 << 10
+  /// Bytes that may wait to be sent before `send` suspends; it goes on at half of that. What a sender on the
+  /// loop has written goes out when it waits: with much more, the peer would have nothing to do meanwhile.
+  private static let highWaterBytes = 64 << 10
 
   private let executor: LoopExecutor
   private let fixedCompression: Compression

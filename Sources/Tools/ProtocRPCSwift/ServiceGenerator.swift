@@ -90,7 +90,8 @@ struct ServiceGenerator {
           let descriptor = "\(methods).\(self.name(method))"
           if method.isUnary {
             text.line(
-              "router.unary(\(descriptor), by: \(methods).\(self.handlerName(method))(service: self))")
+              "router.unary(\(descriptor), by: \(methods).\(self.handlerName(method))(service: self))"
+            )
             continue
           }
           let (kind, call) =

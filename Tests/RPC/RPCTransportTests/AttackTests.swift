@@ -376,7 +376,7 @@ import Testing
     var configuration = RPCServer.Configuration()
     configuration.stalledCallTimeout = .milliseconds(100)
     // The responses that wait take more than half of it, and not all.
-    configuration.maximumBufferedBytesPerConnection = 400 << 10
+    configuration.maximumBufferedBytesPerConnection = 128 << 10
     var service = TestService()
     let ended = Signal()
     service.both = { _, responses, _ in

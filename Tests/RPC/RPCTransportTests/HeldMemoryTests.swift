@@ -130,7 +130,7 @@ import Testing
     let told = Mutex<StatusCode?>(nil)
     service.server = { _, responses, _ in
       do {
-        while true { try await responses.send(Blob([UInt8](repeating: 1, count: 100 << 10))) }
+        while true { try await responses.send(Blob([UInt8](repeating: 1, count: 30 << 10))) }
       } catch {
         told.withLock { $0 = (error as? RPCError)?.code }
         await failed.set()
@@ -138,7 +138,7 @@ import Testing
       }
     }
     var configuration = RPCServer.Configuration()
-    configuration.maximumBufferedBytesPerConnection = 500 << 10
+    configuration.maximumBufferedBytesPerConnection = 150 << 10
     try await withPeer(service, configuration, greets: false) { peer in
       try await peer.send(bytes: Self.greeting)
       try await peer.send(.settings, body: Self.window(0))

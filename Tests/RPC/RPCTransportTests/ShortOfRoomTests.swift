@@ -71,7 +71,7 @@ import Testing
   @Test func aCallThatIsReadOutlivesOneThatIsNot() async throws {
     let server = Server {
       $0.stalledCallTimeout = .seconds(8)
-      $0.maximumBufferedBytesPerConnection = 700 << 10
+      $0.maximumBufferedBytesPerConnection = 190 << 10
     }
     let address = try await server.server.listen(on: .tcp(host: "127.0.0.1", port: 0))
     let peer = try await ScriptedPeer.client(of: address)
