@@ -17,33 +17,37 @@ extension Echo {
     public var blob: [UInt8]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.id = 0
-      self.name = ""
-      self.score = 0
-      self.flag = false
-      self.values = []
-      self.blob = []
-      self.unknownFields = UnknownFields()
-    }
+extension Echo.EchoMsg {
+  public init() {
+    self.init(
+      id: 0,
+      name: "",
+      score: 0,
+      flag: false,
+      values: [],
+      blob: [],
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      id: Int64 = 0,
-      name: String = "",
-      score: Double = 0,
-      flag: Bool = false,
-      values: [Int32] = [],
-      blob: [UInt8] = []
-    ) {
-      self.id = id
-      self.name = name
-      self.score = score
-      self.flag = flag
-      self.values = values
-      self.blob = blob
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    id: Int64 = 0,
+    name: String = "",
+    score: Double = 0,
+    flag: Bool = false,
+    values: [Int32] = [],
+    blob: [UInt8] = []
+  ) {
+    self.init(
+      id: id,
+      name: name,
+      score: score,
+      flag: flag,
+      values: values,
+      blob: blob,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -64,13 +68,14 @@ extension Echo.EchoMsg {
     let values: [Int32] = source.numbers(message.pointee.n_values, message.pointee.values)
     let blob: [UInt8] = source.bytes(message.pointee.blob)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.id = id
-    self.name = name
-    self.score = score
-    self.flag = flag
-    self.values = values
-    self.blob = blob
-    self.unknownFields = unknownFields
+    self.init(
+      id: id,
+      name: name,
+      score: score,
+      flag: flag,
+      values: values,
+      blob: blob,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

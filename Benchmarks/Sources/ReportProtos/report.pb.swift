@@ -15,27 +15,21 @@ extension Report {
     public var port: Int32
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.host = ""
-      self.region = ""
-      self.image = ""
-      self.port = 0
-      self.unknownFields = UnknownFields()
-    }
+extension Report.Machine {
+  public init() {
+    self.init(host: "", region: "", image: "", port: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      host: String = "",
-      region: String = "",
-      image: String = "",
-      port: Int32 = 0
-    ) {
-      self.host = host
-      self.region = region
-      self.image = image
-      self.port = port
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    host: String = "",
+    region: String = "",
+    image: String = "",
+    port: Int32 = 0
+  ) {
+    self.init(host: host, region: region, image: image, port: port, unknownFields: UnknownFields())
   }
 }
 
@@ -54,11 +48,7 @@ extension Report.Machine {
     let image: String = try source.string(message.pointee.image, in: "report.Machine.image")
     let port: Int32 = message.pointee.port
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.host = host
-    self.region = region
-    self.image = image
-    self.port = port
-    self.unknownFields = unknownFields
+    self.init(host: host, region: region, image: image, port: port, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -84,33 +74,37 @@ extension Report {
     public var samples: [Int32]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.id = 0
-      self.name = ""
-      self.labels = []
-      self.machine = nil
-      self.lost = []
-      self.samples = []
-      self.unknownFields = UnknownFields()
-    }
+extension Report.Step {
+  public init() {
+    self.init(
+      id: 0,
+      name: "",
+      labels: [],
+      machine: nil,
+      lost: [],
+      samples: [],
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      id: Int64 = 0,
-      name: String = "",
-      labels: [String] = [],
-      machine: Report.Machine? = nil,
-      lost: [Report.Machine] = [],
-      samples: [Int32] = []
-    ) {
-      self.id = id
-      self.name = name
-      self.labels = labels
-      self.machine = machine
-      self.lost = lost
-      self.samples = samples
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    id: Int64 = 0,
+    name: String = "",
+    labels: [String] = [],
+    machine: Report.Machine? = nil,
+    lost: [Report.Machine] = [],
+    samples: [Int32] = []
+  ) {
+    self.init(
+      id: id,
+      name: name,
+      labels: labels,
+      machine: machine,
+      lost: lost,
+      samples: samples,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -131,13 +125,14 @@ extension Report.Step {
     let lost: [Report.Machine] = try source.messages(message.pointee.n_lost, message.pointee.lost)
     let samples: [Int32] = source.numbers(message.pointee.n_samples, message.pointee.samples)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.id = id
-    self.name = name
-    self.labels = labels
-    self.machine = machine
-    self.lost = lost
-    self.samples = samples
-    self.unknownFields = unknownFields
+    self.init(
+      id: id,
+      name: name,
+      labels: labels,
+      machine: machine,
+      lost: lost,
+      samples: samples,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -161,30 +156,34 @@ extension Report {
     public var counters: [String: Int32]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.title = ""
-      self.steps = []
-      self.notes = []
-      self.finished = 0
-      self.counters = [:]
-      self.unknownFields = UnknownFields()
-    }
+extension Report.Build {
+  public init() {
+    self.init(
+      title: "",
+      steps: [],
+      notes: [],
+      finished: 0,
+      counters: [:],
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      title: String = "",
-      steps: [Report.Step] = [],
-      notes: [String] = [],
-      finished: UInt64 = 0,
-      counters: [String: Int32] = [:]
-    ) {
-      self.title = title
-      self.steps = steps
-      self.notes = notes
-      self.finished = finished
-      self.counters = counters
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    title: String = "",
+    steps: [Report.Step] = [],
+    notes: [String] = [],
+    finished: UInt64 = 0,
+    counters: [String: Int32] = [:]
+  ) {
+    self.init(
+      title: title,
+      steps: steps,
+      notes: notes,
+      finished: finished,
+      counters: counters,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -210,12 +209,13 @@ extension Report.Build {
       try source.add(value, of: key, to: &counters, in: "report.Build.counters")
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.title = title
-    self.steps = steps
-    self.notes = notes
-    self.finished = finished
-    self.counters = counters
-    self.unknownFields = unknownFields
+    self.init(
+      title: title,
+      steps: steps,
+      notes: notes,
+      finished: finished,
+      counters: counters,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

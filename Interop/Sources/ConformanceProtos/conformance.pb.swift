@@ -50,18 +50,18 @@ extension Conformance {
     public var failure: [String]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.failure = []
-      self.unknownFields = UnknownFields()
-    }
+extension Conformance.FailureSet {
+  public init() {
+    self.init(failure: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      failure: [String] = []
-    ) {
-      self.failure = failure
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    failure: [String] = []
+  ) {
+    self.init(failure: failure, unknownFields: UnknownFields())
   }
 }
 
@@ -77,8 +77,7 @@ extension Conformance.FailureSet {
   ) throws(MessageDecodingError) {
     let failure: [String] = try source.strings(message.pointee.n_failure, message.pointee.failure, in: "conformance.FailureSet.failure")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.failure = failure
-    self.unknownFields = unknownFields
+    self.init(failure: failure, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -96,24 +95,28 @@ extension Conformance {
     public var messageType: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.payload = nil
-      self.requestedOutputFormat = .unspecified
-      self.messageType = ""
-      self.unknownFields = UnknownFields()
-    }
+extension Conformance.ConformanceRequest {
+  public init() {
+    self.init(
+      payload: nil,
+      requestedOutputFormat: .unspecified,
+      messageType: "",
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      payload: Payload? = nil,
-      requestedOutputFormat: Conformance.WireFormat = .unspecified,
-      messageType: String = ""
-    ) {
-      self.payload = payload
-      self.requestedOutputFormat = requestedOutputFormat
-      self.messageType = messageType
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    payload: Payload? = nil,
+    requestedOutputFormat: Conformance.WireFormat = .unspecified,
+    messageType: String = ""
+  ) {
+    self.init(
+      payload: payload,
+      requestedOutputFormat: requestedOutputFormat,
+      messageType: messageType,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -148,10 +151,11 @@ extension Conformance.ConformanceRequest {
     let requestedOutputFormat: Conformance.WireFormat = Conformance.WireFormat(rawValue: message.pointee.requested_output_format)
     let messageType: String = try source.string(message.pointee.message_type, in: "conformance.ConformanceRequest.message_type")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.payload = payload
-    self.requestedOutputFormat = requestedOutputFormat
-    self.messageType = messageType
-    self.unknownFields = unknownFields
+    self.init(
+      payload: payload,
+      requestedOutputFormat: requestedOutputFormat,
+      messageType: messageType,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -182,18 +186,18 @@ extension Conformance {
     public var result: Result?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.result = nil
-      self.unknownFields = UnknownFields()
-    }
+extension Conformance.ConformanceResponse {
+  public init() {
+    self.init(result: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      result: Result? = nil
-    ) {
-      self.result = result
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    result: Result? = nil
+  ) {
+    self.init(result: result, unknownFields: UnknownFields())
   }
 }
 
@@ -228,8 +232,7 @@ extension Conformance.ConformanceResponse {
     default: result = nil
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.result = result
-    self.unknownFields = unknownFields
+    self.init(result: result, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -196,441 +196,445 @@ extension ConformanceMessages {
     public var fieldName18: Int32
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.optionalInt32 = 0
-      self.optionalInt64 = 0
-      self.optionalUint32 = 0
-      self.optionalUint64 = 0
-      self.optionalSint32 = 0
-      self.optionalSint64 = 0
-      self.optionalFixed32 = 0
-      self.optionalFixed64 = 0
-      self.optionalSfixed32 = 0
-      self.optionalSfixed64 = 0
-      self.optionalFloat = 0
-      self.optionalDouble = 0
-      self.optionalBool = false
-      self.optionalString = ""
-      self.optionalBytes = []
-      self.indirectOptionalNestedMessage = nil
-      self.optionalForeignMessage = nil
-      self.optionalNestedEnum = .foo
-      self.optionalForeignEnum = .foreignFoo
-      self.optionalAliasedEnum = .aliasFoo
-      self.optionalStringPiece = ""
-      self.optionalCord = ""
-      self.indirectRecursiveMessage = nil
-      self.repeatedInt32 = []
-      self.repeatedInt64 = []
-      self.repeatedUint32 = []
-      self.repeatedUint64 = []
-      self.repeatedSint32 = []
-      self.repeatedSint64 = []
-      self.repeatedFixed32 = []
-      self.repeatedFixed64 = []
-      self.repeatedSfixed32 = []
-      self.repeatedSfixed64 = []
-      self.repeatedFloat = []
-      self.repeatedDouble = []
-      self.repeatedBool = []
-      self.repeatedString = []
-      self.repeatedBytes = []
-      self.repeatedNestedMessage = []
-      self.repeatedForeignMessage = []
-      self.repeatedNestedEnum = []
-      self.repeatedForeignEnum = []
-      self.repeatedStringPiece = []
-      self.repeatedCord = []
-      self.mapInt32Int32 = [:]
-      self.mapInt64Int64 = [:]
-      self.mapUint32Uint32 = [:]
-      self.mapUint64Uint64 = [:]
-      self.mapSint32Sint32 = [:]
-      self.mapSint64Sint64 = [:]
-      self.mapFixed32Fixed32 = [:]
-      self.mapFixed64Fixed64 = [:]
-      self.mapSfixed32Sfixed32 = [:]
-      self.mapSfixed64Sfixed64 = [:]
-      self.mapInt32Float = [:]
-      self.mapInt32Double = [:]
-      self.mapBoolBool = [:]
-      self.mapStringString = [:]
-      self.mapStringBytes = [:]
-      self.mapStringNestedMessage = [:]
-      self.mapStringForeignMessage = [:]
-      self.mapStringNestedEnum = [:]
-      self.mapStringForeignEnum = [:]
-      self.packedInt32 = []
-      self.packedInt64 = []
-      self.packedUint32 = []
-      self.packedUint64 = []
-      self.packedSint32 = []
-      self.packedSint64 = []
-      self.packedFixed32 = []
-      self.packedFixed64 = []
-      self.packedSfixed32 = []
-      self.packedSfixed64 = []
-      self.packedFloat = []
-      self.packedDouble = []
-      self.packedBool = []
-      self.packedNestedEnum = []
-      self.unpackedInt32 = []
-      self.unpackedInt64 = []
-      self.unpackedUint32 = []
-      self.unpackedUint64 = []
-      self.unpackedSint32 = []
-      self.unpackedSint64 = []
-      self.unpackedFixed32 = []
-      self.unpackedFixed64 = []
-      self.unpackedSfixed32 = []
-      self.unpackedSfixed64 = []
-      self.unpackedFloat = []
-      self.unpackedDouble = []
-      self.unpackedBool = []
-      self.unpackedNestedEnum = []
-      self.oneofField = nil
-      self.optionalBoolWrapper = nil
-      self.optionalInt32Wrapper = nil
-      self.optionalInt64Wrapper = nil
-      self.optionalUint32Wrapper = nil
-      self.optionalUint64Wrapper = nil
-      self.optionalFloatWrapper = nil
-      self.optionalDoubleWrapper = nil
-      self.optionalStringWrapper = nil
-      self.optionalBytesWrapper = nil
-      self.repeatedBoolWrapper = []
-      self.repeatedInt32Wrapper = []
-      self.repeatedInt64Wrapper = []
-      self.repeatedUint32Wrapper = []
-      self.repeatedUint64Wrapper = []
-      self.repeatedFloatWrapper = []
-      self.repeatedDoubleWrapper = []
-      self.repeatedStringWrapper = []
-      self.repeatedBytesWrapper = []
-      self.optionalDuration = nil
-      self.optionalTimestamp = nil
-      self.optionalFieldMask = nil
-      self.optionalStruct = nil
-      self.optionalAny = nil
-      self.optionalValue = nil
-      self.optionalNullValue = .nullValue
-      self.repeatedDuration = []
-      self.repeatedTimestamp = []
-      self.repeatedFieldmask = []
-      self.repeatedAny = []
-      self.repeatedValue = []
-      self.repeatedListValue = []
-      self.repeatedStruct = []
-      self.fieldname1 = 0
-      self.fieldName2 = 0
-      self.fieldName3 = 0
-      self.fieldName4 = 0
-      self.field0name5 = 0
-      self.field0Name6 = 0
-      self.fieldName7 = 0
-      self.fieldName8 = 0
-      self.fieldName9 = 0
-      self.fieldName10 = 0
-      self.fieldNAME11 = 0
-      self.fieldName12 = 0
-      self.fieldName13 = 0
-      self.fieldName14 = 0
-      self.fieldName15 = 0
-      self.fieldName16 = 0
-      self.fieldName17 = 0
-      self.fieldName18 = 0
-      self.unknownFields = UnknownFields()
-    }
+extension ConformanceMessages.TestAllTypesProto3 {
+  public init() {
+    self.init(
+      optionalInt32: 0,
+      optionalInt64: 0,
+      optionalUint32: 0,
+      optionalUint64: 0,
+      optionalSint32: 0,
+      optionalSint64: 0,
+      optionalFixed32: 0,
+      optionalFixed64: 0,
+      optionalSfixed32: 0,
+      optionalSfixed64: 0,
+      optionalFloat: 0,
+      optionalDouble: 0,
+      optionalBool: false,
+      optionalString: "",
+      optionalBytes: [],
+      indirectOptionalNestedMessage: nil,
+      optionalForeignMessage: nil,
+      optionalNestedEnum: .foo,
+      optionalForeignEnum: .foreignFoo,
+      optionalAliasedEnum: .aliasFoo,
+      optionalStringPiece: "",
+      optionalCord: "",
+      indirectRecursiveMessage: nil,
+      repeatedInt32: [],
+      repeatedInt64: [],
+      repeatedUint32: [],
+      repeatedUint64: [],
+      repeatedSint32: [],
+      repeatedSint64: [],
+      repeatedFixed32: [],
+      repeatedFixed64: [],
+      repeatedSfixed32: [],
+      repeatedSfixed64: [],
+      repeatedFloat: [],
+      repeatedDouble: [],
+      repeatedBool: [],
+      repeatedString: [],
+      repeatedBytes: [],
+      repeatedNestedMessage: [],
+      repeatedForeignMessage: [],
+      repeatedNestedEnum: [],
+      repeatedForeignEnum: [],
+      repeatedStringPiece: [],
+      repeatedCord: [],
+      mapInt32Int32: [:],
+      mapInt64Int64: [:],
+      mapUint32Uint32: [:],
+      mapUint64Uint64: [:],
+      mapSint32Sint32: [:],
+      mapSint64Sint64: [:],
+      mapFixed32Fixed32: [:],
+      mapFixed64Fixed64: [:],
+      mapSfixed32Sfixed32: [:],
+      mapSfixed64Sfixed64: [:],
+      mapInt32Float: [:],
+      mapInt32Double: [:],
+      mapBoolBool: [:],
+      mapStringString: [:],
+      mapStringBytes: [:],
+      mapStringNestedMessage: [:],
+      mapStringForeignMessage: [:],
+      mapStringNestedEnum: [:],
+      mapStringForeignEnum: [:],
+      packedInt32: [],
+      packedInt64: [],
+      packedUint32: [],
+      packedUint64: [],
+      packedSint32: [],
+      packedSint64: [],
+      packedFixed32: [],
+      packedFixed64: [],
+      packedSfixed32: [],
+      packedSfixed64: [],
+      packedFloat: [],
+      packedDouble: [],
+      packedBool: [],
+      packedNestedEnum: [],
+      unpackedInt32: [],
+      unpackedInt64: [],
+      unpackedUint32: [],
+      unpackedUint64: [],
+      unpackedSint32: [],
+      unpackedSint64: [],
+      unpackedFixed32: [],
+      unpackedFixed64: [],
+      unpackedSfixed32: [],
+      unpackedSfixed64: [],
+      unpackedFloat: [],
+      unpackedDouble: [],
+      unpackedBool: [],
+      unpackedNestedEnum: [],
+      oneofField: nil,
+      optionalBoolWrapper: nil,
+      optionalInt32Wrapper: nil,
+      optionalInt64Wrapper: nil,
+      optionalUint32Wrapper: nil,
+      optionalUint64Wrapper: nil,
+      optionalFloatWrapper: nil,
+      optionalDoubleWrapper: nil,
+      optionalStringWrapper: nil,
+      optionalBytesWrapper: nil,
+      repeatedBoolWrapper: [],
+      repeatedInt32Wrapper: [],
+      repeatedInt64Wrapper: [],
+      repeatedUint32Wrapper: [],
+      repeatedUint64Wrapper: [],
+      repeatedFloatWrapper: [],
+      repeatedDoubleWrapper: [],
+      repeatedStringWrapper: [],
+      repeatedBytesWrapper: [],
+      optionalDuration: nil,
+      optionalTimestamp: nil,
+      optionalFieldMask: nil,
+      optionalStruct: nil,
+      optionalAny: nil,
+      optionalValue: nil,
+      optionalNullValue: .nullValue,
+      repeatedDuration: [],
+      repeatedTimestamp: [],
+      repeatedFieldmask: [],
+      repeatedAny: [],
+      repeatedValue: [],
+      repeatedListValue: [],
+      repeatedStruct: [],
+      fieldname1: 0,
+      fieldName2: 0,
+      fieldName3: 0,
+      fieldName4: 0,
+      field0name5: 0,
+      field0Name6: 0,
+      fieldName7: 0,
+      fieldName8: 0,
+      fieldName9: 0,
+      fieldName10: 0,
+      fieldNAME11: 0,
+      fieldName12: 0,
+      fieldName13: 0,
+      fieldName14: 0,
+      fieldName15: 0,
+      fieldName16: 0,
+      fieldName17: 0,
+      fieldName18: 0,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      optionalInt32: Int32 = 0,
-      optionalInt64: Int64 = 0,
-      optionalUint32: UInt32 = 0,
-      optionalUint64: UInt64 = 0,
-      optionalSint32: Int32 = 0,
-      optionalSint64: Int64 = 0,
-      optionalFixed32: UInt32 = 0,
-      optionalFixed64: UInt64 = 0,
-      optionalSfixed32: Int32 = 0,
-      optionalSfixed64: Int64 = 0,
-      optionalFloat: Float = 0,
-      optionalDouble: Double = 0,
-      optionalBool: Bool = false,
-      optionalString: String = "",
-      optionalBytes: [UInt8] = [],
-      optionalNestedMessage: ConformanceMessages.TestAllTypesProto3.NestedMessage? = nil,
-      optionalForeignMessage: ConformanceMessages.ForeignMessage? = nil,
-      optionalNestedEnum: ConformanceMessages.TestAllTypesProto3.NestedEnum = .foo,
-      optionalForeignEnum: ConformanceMessages.ForeignEnum = .foreignFoo,
-      optionalAliasedEnum: ConformanceMessages.TestAllTypesProto3.AliasedEnum = .aliasFoo,
-      optionalStringPiece: String = "",
-      optionalCord: String = "",
-      recursiveMessage: ConformanceMessages.TestAllTypesProto3? = nil,
-      repeatedInt32: [Int32] = [],
-      repeatedInt64: [Int64] = [],
-      repeatedUint32: [UInt32] = [],
-      repeatedUint64: [UInt64] = [],
-      repeatedSint32: [Int32] = [],
-      repeatedSint64: [Int64] = [],
-      repeatedFixed32: [UInt32] = [],
-      repeatedFixed64: [UInt64] = [],
-      repeatedSfixed32: [Int32] = [],
-      repeatedSfixed64: [Int64] = [],
-      repeatedFloat: [Float] = [],
-      repeatedDouble: [Double] = [],
-      repeatedBool: [Bool] = [],
-      repeatedString: [String] = [],
-      repeatedBytes: [[UInt8]] = [],
-      repeatedNestedMessage: [ConformanceMessages.TestAllTypesProto3.NestedMessage] = [],
-      repeatedForeignMessage: [ConformanceMessages.ForeignMessage] = [],
-      repeatedNestedEnum: [ConformanceMessages.TestAllTypesProto3.NestedEnum] = [],
-      repeatedForeignEnum: [ConformanceMessages.ForeignEnum] = [],
-      repeatedStringPiece: [String] = [],
-      repeatedCord: [String] = [],
-      mapInt32Int32: [Int32: Int32] = [:],
-      mapInt64Int64: [Int64: Int64] = [:],
-      mapUint32Uint32: [UInt32: UInt32] = [:],
-      mapUint64Uint64: [UInt64: UInt64] = [:],
-      mapSint32Sint32: [Int32: Int32] = [:],
-      mapSint64Sint64: [Int64: Int64] = [:],
-      mapFixed32Fixed32: [UInt32: UInt32] = [:],
-      mapFixed64Fixed64: [UInt64: UInt64] = [:],
-      mapSfixed32Sfixed32: [Int32: Int32] = [:],
-      mapSfixed64Sfixed64: [Int64: Int64] = [:],
-      mapInt32Float: [Int32: Float] = [:],
-      mapInt32Double: [Int32: Double] = [:],
-      mapBoolBool: [Bool: Bool] = [:],
-      mapStringString: [String: String] = [:],
-      mapStringBytes: [String: [UInt8]] = [:],
-      mapStringNestedMessage: [String: ConformanceMessages.TestAllTypesProto3.NestedMessage] = [:],
-      mapStringForeignMessage: [String: ConformanceMessages.ForeignMessage] = [:],
-      mapStringNestedEnum: [String: ConformanceMessages.TestAllTypesProto3.NestedEnum] = [:],
-      mapStringForeignEnum: [String: ConformanceMessages.ForeignEnum] = [:],
-      packedInt32: [Int32] = [],
-      packedInt64: [Int64] = [],
-      packedUint32: [UInt32] = [],
-      packedUint64: [UInt64] = [],
-      packedSint32: [Int32] = [],
-      packedSint64: [Int64] = [],
-      packedFixed32: [UInt32] = [],
-      packedFixed64: [UInt64] = [],
-      packedSfixed32: [Int32] = [],
-      packedSfixed64: [Int64] = [],
-      packedFloat: [Float] = [],
-      packedDouble: [Double] = [],
-      packedBool: [Bool] = [],
-      packedNestedEnum: [ConformanceMessages.TestAllTypesProto3.NestedEnum] = [],
-      unpackedInt32: [Int32] = [],
-      unpackedInt64: [Int64] = [],
-      unpackedUint32: [UInt32] = [],
-      unpackedUint64: [UInt64] = [],
-      unpackedSint32: [Int32] = [],
-      unpackedSint64: [Int64] = [],
-      unpackedFixed32: [UInt32] = [],
-      unpackedFixed64: [UInt64] = [],
-      unpackedSfixed32: [Int32] = [],
-      unpackedSfixed64: [Int64] = [],
-      unpackedFloat: [Float] = [],
-      unpackedDouble: [Double] = [],
-      unpackedBool: [Bool] = [],
-      unpackedNestedEnum: [ConformanceMessages.TestAllTypesProto3.NestedEnum] = [],
-      oneofField: OneofField? = nil,
-      optionalBoolWrapper: GoogleProtobuf.BoolValue? = nil,
-      optionalInt32Wrapper: GoogleProtobuf.Int32Value? = nil,
-      optionalInt64Wrapper: GoogleProtobuf.Int64Value? = nil,
-      optionalUint32Wrapper: GoogleProtobuf.UInt32Value? = nil,
-      optionalUint64Wrapper: GoogleProtobuf.UInt64Value? = nil,
-      optionalFloatWrapper: GoogleProtobuf.FloatValue? = nil,
-      optionalDoubleWrapper: GoogleProtobuf.DoubleValue? = nil,
-      optionalStringWrapper: GoogleProtobuf.StringValue? = nil,
-      optionalBytesWrapper: GoogleProtobuf.BytesValue? = nil,
-      repeatedBoolWrapper: [GoogleProtobuf.BoolValue] = [],
-      repeatedInt32Wrapper: [GoogleProtobuf.Int32Value] = [],
-      repeatedInt64Wrapper: [GoogleProtobuf.Int64Value] = [],
-      repeatedUint32Wrapper: [GoogleProtobuf.UInt32Value] = [],
-      repeatedUint64Wrapper: [GoogleProtobuf.UInt64Value] = [],
-      repeatedFloatWrapper: [GoogleProtobuf.FloatValue] = [],
-      repeatedDoubleWrapper: [GoogleProtobuf.DoubleValue] = [],
-      repeatedStringWrapper: [GoogleProtobuf.StringValue] = [],
-      repeatedBytesWrapper: [GoogleProtobuf.BytesValue] = [],
-      optionalDuration: GoogleProtobuf.Duration? = nil,
-      optionalTimestamp: GoogleProtobuf.Timestamp? = nil,
-      optionalFieldMask: GoogleProtobuf.FieldMask? = nil,
-      optionalStruct: GoogleProtobuf.Struct? = nil,
-      optionalAny: GoogleProtobuf.AnyMessage? = nil,
-      optionalValue: GoogleProtobuf.Value? = nil,
-      optionalNullValue: GoogleProtobuf.NullValue = .nullValue,
-      repeatedDuration: [GoogleProtobuf.Duration] = [],
-      repeatedTimestamp: [GoogleProtobuf.Timestamp] = [],
-      repeatedFieldmask: [GoogleProtobuf.FieldMask] = [],
-      repeatedAny: [GoogleProtobuf.AnyMessage] = [],
-      repeatedValue: [GoogleProtobuf.Value] = [],
-      repeatedListValue: [GoogleProtobuf.ListValue] = [],
-      repeatedStruct: [GoogleProtobuf.Struct] = [],
-      fieldname1: Int32 = 0,
-      fieldName2: Int32 = 0,
-      fieldName3: Int32 = 0,
-      fieldName4: Int32 = 0,
-      field0name5: Int32 = 0,
-      field0Name6: Int32 = 0,
-      fieldName7: Int32 = 0,
-      fieldName8: Int32 = 0,
-      fieldName9: Int32 = 0,
-      fieldName10: Int32 = 0,
-      fieldNAME11: Int32 = 0,
-      fieldName12: Int32 = 0,
-      fieldName13: Int32 = 0,
-      fieldName14: Int32 = 0,
-      fieldName15: Int32 = 0,
-      fieldName16: Int32 = 0,
-      fieldName17: Int32 = 0,
-      fieldName18: Int32 = 0
-    ) {
-      self.optionalInt32 = optionalInt32
-      self.optionalInt64 = optionalInt64
-      self.optionalUint32 = optionalUint32
-      self.optionalUint64 = optionalUint64
-      self.optionalSint32 = optionalSint32
-      self.optionalSint64 = optionalSint64
-      self.optionalFixed32 = optionalFixed32
-      self.optionalFixed64 = optionalFixed64
-      self.optionalSfixed32 = optionalSfixed32
-      self.optionalSfixed64 = optionalSfixed64
-      self.optionalFloat = optionalFloat
-      self.optionalDouble = optionalDouble
-      self.optionalBool = optionalBool
-      self.optionalString = optionalString
-      self.optionalBytes = optionalBytes
-      self.indirectOptionalNestedMessage = optionalNestedMessage.map { .value($0) }
-      self.optionalForeignMessage = optionalForeignMessage
-      self.optionalNestedEnum = optionalNestedEnum
-      self.optionalForeignEnum = optionalForeignEnum
-      self.optionalAliasedEnum = optionalAliasedEnum
-      self.optionalStringPiece = optionalStringPiece
-      self.optionalCord = optionalCord
-      self.indirectRecursiveMessage = recursiveMessage.map { .value($0) }
-      self.repeatedInt32 = repeatedInt32
-      self.repeatedInt64 = repeatedInt64
-      self.repeatedUint32 = repeatedUint32
-      self.repeatedUint64 = repeatedUint64
-      self.repeatedSint32 = repeatedSint32
-      self.repeatedSint64 = repeatedSint64
-      self.repeatedFixed32 = repeatedFixed32
-      self.repeatedFixed64 = repeatedFixed64
-      self.repeatedSfixed32 = repeatedSfixed32
-      self.repeatedSfixed64 = repeatedSfixed64
-      self.repeatedFloat = repeatedFloat
-      self.repeatedDouble = repeatedDouble
-      self.repeatedBool = repeatedBool
-      self.repeatedString = repeatedString
-      self.repeatedBytes = repeatedBytes
-      self.repeatedNestedMessage = repeatedNestedMessage
-      self.repeatedForeignMessage = repeatedForeignMessage
-      self.repeatedNestedEnum = repeatedNestedEnum
-      self.repeatedForeignEnum = repeatedForeignEnum
-      self.repeatedStringPiece = repeatedStringPiece
-      self.repeatedCord = repeatedCord
-      self.mapInt32Int32 = mapInt32Int32
-      self.mapInt64Int64 = mapInt64Int64
-      self.mapUint32Uint32 = mapUint32Uint32
-      self.mapUint64Uint64 = mapUint64Uint64
-      self.mapSint32Sint32 = mapSint32Sint32
-      self.mapSint64Sint64 = mapSint64Sint64
-      self.mapFixed32Fixed32 = mapFixed32Fixed32
-      self.mapFixed64Fixed64 = mapFixed64Fixed64
-      self.mapSfixed32Sfixed32 = mapSfixed32Sfixed32
-      self.mapSfixed64Sfixed64 = mapSfixed64Sfixed64
-      self.mapInt32Float = mapInt32Float
-      self.mapInt32Double = mapInt32Double
-      self.mapBoolBool = mapBoolBool
-      self.mapStringString = mapStringString
-      self.mapStringBytes = mapStringBytes
-      self.mapStringNestedMessage = mapStringNestedMessage
-      self.mapStringForeignMessage = mapStringForeignMessage
-      self.mapStringNestedEnum = mapStringNestedEnum
-      self.mapStringForeignEnum = mapStringForeignEnum
-      self.packedInt32 = packedInt32
-      self.packedInt64 = packedInt64
-      self.packedUint32 = packedUint32
-      self.packedUint64 = packedUint64
-      self.packedSint32 = packedSint32
-      self.packedSint64 = packedSint64
-      self.packedFixed32 = packedFixed32
-      self.packedFixed64 = packedFixed64
-      self.packedSfixed32 = packedSfixed32
-      self.packedSfixed64 = packedSfixed64
-      self.packedFloat = packedFloat
-      self.packedDouble = packedDouble
-      self.packedBool = packedBool
-      self.packedNestedEnum = packedNestedEnum
-      self.unpackedInt32 = unpackedInt32
-      self.unpackedInt64 = unpackedInt64
-      self.unpackedUint32 = unpackedUint32
-      self.unpackedUint64 = unpackedUint64
-      self.unpackedSint32 = unpackedSint32
-      self.unpackedSint64 = unpackedSint64
-      self.unpackedFixed32 = unpackedFixed32
-      self.unpackedFixed64 = unpackedFixed64
-      self.unpackedSfixed32 = unpackedSfixed32
-      self.unpackedSfixed64 = unpackedSfixed64
-      self.unpackedFloat = unpackedFloat
-      self.unpackedDouble = unpackedDouble
-      self.unpackedBool = unpackedBool
-      self.unpackedNestedEnum = unpackedNestedEnum
-      self.oneofField = oneofField
-      self.optionalBoolWrapper = optionalBoolWrapper
-      self.optionalInt32Wrapper = optionalInt32Wrapper
-      self.optionalInt64Wrapper = optionalInt64Wrapper
-      self.optionalUint32Wrapper = optionalUint32Wrapper
-      self.optionalUint64Wrapper = optionalUint64Wrapper
-      self.optionalFloatWrapper = optionalFloatWrapper
-      self.optionalDoubleWrapper = optionalDoubleWrapper
-      self.optionalStringWrapper = optionalStringWrapper
-      self.optionalBytesWrapper = optionalBytesWrapper
-      self.repeatedBoolWrapper = repeatedBoolWrapper
-      self.repeatedInt32Wrapper = repeatedInt32Wrapper
-      self.repeatedInt64Wrapper = repeatedInt64Wrapper
-      self.repeatedUint32Wrapper = repeatedUint32Wrapper
-      self.repeatedUint64Wrapper = repeatedUint64Wrapper
-      self.repeatedFloatWrapper = repeatedFloatWrapper
-      self.repeatedDoubleWrapper = repeatedDoubleWrapper
-      self.repeatedStringWrapper = repeatedStringWrapper
-      self.repeatedBytesWrapper = repeatedBytesWrapper
-      self.optionalDuration = optionalDuration
-      self.optionalTimestamp = optionalTimestamp
-      self.optionalFieldMask = optionalFieldMask
-      self.optionalStruct = optionalStruct
-      self.optionalAny = optionalAny
-      self.optionalValue = optionalValue
-      self.optionalNullValue = optionalNullValue
-      self.repeatedDuration = repeatedDuration
-      self.repeatedTimestamp = repeatedTimestamp
-      self.repeatedFieldmask = repeatedFieldmask
-      self.repeatedAny = repeatedAny
-      self.repeatedValue = repeatedValue
-      self.repeatedListValue = repeatedListValue
-      self.repeatedStruct = repeatedStruct
-      self.fieldname1 = fieldname1
-      self.fieldName2 = fieldName2
-      self.fieldName3 = fieldName3
-      self.fieldName4 = fieldName4
-      self.field0name5 = field0name5
-      self.field0Name6 = field0Name6
-      self.fieldName7 = fieldName7
-      self.fieldName8 = fieldName8
-      self.fieldName9 = fieldName9
-      self.fieldName10 = fieldName10
-      self.fieldNAME11 = fieldNAME11
-      self.fieldName12 = fieldName12
-      self.fieldName13 = fieldName13
-      self.fieldName14 = fieldName14
-      self.fieldName15 = fieldName15
-      self.fieldName16 = fieldName16
-      self.fieldName17 = fieldName17
-      self.fieldName18 = fieldName18
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    optionalInt32: Int32 = 0,
+    optionalInt64: Int64 = 0,
+    optionalUint32: UInt32 = 0,
+    optionalUint64: UInt64 = 0,
+    optionalSint32: Int32 = 0,
+    optionalSint64: Int64 = 0,
+    optionalFixed32: UInt32 = 0,
+    optionalFixed64: UInt64 = 0,
+    optionalSfixed32: Int32 = 0,
+    optionalSfixed64: Int64 = 0,
+    optionalFloat: Float = 0,
+    optionalDouble: Double = 0,
+    optionalBool: Bool = false,
+    optionalString: String = "",
+    optionalBytes: [UInt8] = [],
+    optionalNestedMessage: ConformanceMessages.TestAllTypesProto3.NestedMessage? = nil,
+    optionalForeignMessage: ConformanceMessages.ForeignMessage? = nil,
+    optionalNestedEnum: ConformanceMessages.TestAllTypesProto3.NestedEnum = .foo,
+    optionalForeignEnum: ConformanceMessages.ForeignEnum = .foreignFoo,
+    optionalAliasedEnum: ConformanceMessages.TestAllTypesProto3.AliasedEnum = .aliasFoo,
+    optionalStringPiece: String = "",
+    optionalCord: String = "",
+    recursiveMessage: ConformanceMessages.TestAllTypesProto3? = nil,
+    repeatedInt32: [Int32] = [],
+    repeatedInt64: [Int64] = [],
+    repeatedUint32: [UInt32] = [],
+    repeatedUint64: [UInt64] = [],
+    repeatedSint32: [Int32] = [],
+    repeatedSint64: [Int64] = [],
+    repeatedFixed32: [UInt32] = [],
+    repeatedFixed64: [UInt64] = [],
+    repeatedSfixed32: [Int32] = [],
+    repeatedSfixed64: [Int64] = [],
+    repeatedFloat: [Float] = [],
+    repeatedDouble: [Double] = [],
+    repeatedBool: [Bool] = [],
+    repeatedString: [String] = [],
+    repeatedBytes: [[UInt8]] = [],
+    repeatedNestedMessage: [ConformanceMessages.TestAllTypesProto3.NestedMessage] = [],
+    repeatedForeignMessage: [ConformanceMessages.ForeignMessage] = [],
+    repeatedNestedEnum: [ConformanceMessages.TestAllTypesProto3.NestedEnum] = [],
+    repeatedForeignEnum: [ConformanceMessages.ForeignEnum] = [],
+    repeatedStringPiece: [String] = [],
+    repeatedCord: [String] = [],
+    mapInt32Int32: [Int32: Int32] = [:],
+    mapInt64Int64: [Int64: Int64] = [:],
+    mapUint32Uint32: [UInt32: UInt32] = [:],
+    mapUint64Uint64: [UInt64: UInt64] = [:],
+    mapSint32Sint32: [Int32: Int32] = [:],
+    mapSint64Sint64: [Int64: Int64] = [:],
+    mapFixed32Fixed32: [UInt32: UInt32] = [:],
+    mapFixed64Fixed64: [UInt64: UInt64] = [:],
+    mapSfixed32Sfixed32: [Int32: Int32] = [:],
+    mapSfixed64Sfixed64: [Int64: Int64] = [:],
+    mapInt32Float: [Int32: Float] = [:],
+    mapInt32Double: [Int32: Double] = [:],
+    mapBoolBool: [Bool: Bool] = [:],
+    mapStringString: [String: String] = [:],
+    mapStringBytes: [String: [UInt8]] = [:],
+    mapStringNestedMessage: [String: ConformanceMessages.TestAllTypesProto3.NestedMessage] = [:],
+    mapStringForeignMessage: [String: ConformanceMessages.ForeignMessage] = [:],
+    mapStringNestedEnum: [String: ConformanceMessages.TestAllTypesProto3.NestedEnum] = [:],
+    mapStringForeignEnum: [String: ConformanceMessages.ForeignEnum] = [:],
+    packedInt32: [Int32] = [],
+    packedInt64: [Int64] = [],
+    packedUint32: [UInt32] = [],
+    packedUint64: [UInt64] = [],
+    packedSint32: [Int32] = [],
+    packedSint64: [Int64] = [],
+    packedFixed32: [UInt32] = [],
+    packedFixed64: [UInt64] = [],
+    packedSfixed32: [Int32] = [],
+    packedSfixed64: [Int64] = [],
+    packedFloat: [Float] = [],
+    packedDouble: [Double] = [],
+    packedBool: [Bool] = [],
+    packedNestedEnum: [ConformanceMessages.TestAllTypesProto3.NestedEnum] = [],
+    unpackedInt32: [Int32] = [],
+    unpackedInt64: [Int64] = [],
+    unpackedUint32: [UInt32] = [],
+    unpackedUint64: [UInt64] = [],
+    unpackedSint32: [Int32] = [],
+    unpackedSint64: [Int64] = [],
+    unpackedFixed32: [UInt32] = [],
+    unpackedFixed64: [UInt64] = [],
+    unpackedSfixed32: [Int32] = [],
+    unpackedSfixed64: [Int64] = [],
+    unpackedFloat: [Float] = [],
+    unpackedDouble: [Double] = [],
+    unpackedBool: [Bool] = [],
+    unpackedNestedEnum: [ConformanceMessages.TestAllTypesProto3.NestedEnum] = [],
+    oneofField: OneofField? = nil,
+    optionalBoolWrapper: GoogleProtobuf.BoolValue? = nil,
+    optionalInt32Wrapper: GoogleProtobuf.Int32Value? = nil,
+    optionalInt64Wrapper: GoogleProtobuf.Int64Value? = nil,
+    optionalUint32Wrapper: GoogleProtobuf.UInt32Value? = nil,
+    optionalUint64Wrapper: GoogleProtobuf.UInt64Value? = nil,
+    optionalFloatWrapper: GoogleProtobuf.FloatValue? = nil,
+    optionalDoubleWrapper: GoogleProtobuf.DoubleValue? = nil,
+    optionalStringWrapper: GoogleProtobuf.StringValue? = nil,
+    optionalBytesWrapper: GoogleProtobuf.BytesValue? = nil,
+    repeatedBoolWrapper: [GoogleProtobuf.BoolValue] = [],
+    repeatedInt32Wrapper: [GoogleProtobuf.Int32Value] = [],
+    repeatedInt64Wrapper: [GoogleProtobuf.Int64Value] = [],
+    repeatedUint32Wrapper: [GoogleProtobuf.UInt32Value] = [],
+    repeatedUint64Wrapper: [GoogleProtobuf.UInt64Value] = [],
+    repeatedFloatWrapper: [GoogleProtobuf.FloatValue] = [],
+    repeatedDoubleWrapper: [GoogleProtobuf.DoubleValue] = [],
+    repeatedStringWrapper: [GoogleProtobuf.StringValue] = [],
+    repeatedBytesWrapper: [GoogleProtobuf.BytesValue] = [],
+    optionalDuration: GoogleProtobuf.Duration? = nil,
+    optionalTimestamp: GoogleProtobuf.Timestamp? = nil,
+    optionalFieldMask: GoogleProtobuf.FieldMask? = nil,
+    optionalStruct: GoogleProtobuf.Struct? = nil,
+    optionalAny: GoogleProtobuf.AnyMessage? = nil,
+    optionalValue: GoogleProtobuf.Value? = nil,
+    optionalNullValue: GoogleProtobuf.NullValue = .nullValue,
+    repeatedDuration: [GoogleProtobuf.Duration] = [],
+    repeatedTimestamp: [GoogleProtobuf.Timestamp] = [],
+    repeatedFieldmask: [GoogleProtobuf.FieldMask] = [],
+    repeatedAny: [GoogleProtobuf.AnyMessage] = [],
+    repeatedValue: [GoogleProtobuf.Value] = [],
+    repeatedListValue: [GoogleProtobuf.ListValue] = [],
+    repeatedStruct: [GoogleProtobuf.Struct] = [],
+    fieldname1: Int32 = 0,
+    fieldName2: Int32 = 0,
+    fieldName3: Int32 = 0,
+    fieldName4: Int32 = 0,
+    field0name5: Int32 = 0,
+    field0Name6: Int32 = 0,
+    fieldName7: Int32 = 0,
+    fieldName8: Int32 = 0,
+    fieldName9: Int32 = 0,
+    fieldName10: Int32 = 0,
+    fieldNAME11: Int32 = 0,
+    fieldName12: Int32 = 0,
+    fieldName13: Int32 = 0,
+    fieldName14: Int32 = 0,
+    fieldName15: Int32 = 0,
+    fieldName16: Int32 = 0,
+    fieldName17: Int32 = 0,
+    fieldName18: Int32 = 0
+  ) {
+    self.init(
+      optionalInt32: optionalInt32,
+      optionalInt64: optionalInt64,
+      optionalUint32: optionalUint32,
+      optionalUint64: optionalUint64,
+      optionalSint32: optionalSint32,
+      optionalSint64: optionalSint64,
+      optionalFixed32: optionalFixed32,
+      optionalFixed64: optionalFixed64,
+      optionalSfixed32: optionalSfixed32,
+      optionalSfixed64: optionalSfixed64,
+      optionalFloat: optionalFloat,
+      optionalDouble: optionalDouble,
+      optionalBool: optionalBool,
+      optionalString: optionalString,
+      optionalBytes: optionalBytes,
+      indirectOptionalNestedMessage: optionalNestedMessage.map { .value($0) },
+      optionalForeignMessage: optionalForeignMessage,
+      optionalNestedEnum: optionalNestedEnum,
+      optionalForeignEnum: optionalForeignEnum,
+      optionalAliasedEnum: optionalAliasedEnum,
+      optionalStringPiece: optionalStringPiece,
+      optionalCord: optionalCord,
+      indirectRecursiveMessage: recursiveMessage.map { .value($0) },
+      repeatedInt32: repeatedInt32,
+      repeatedInt64: repeatedInt64,
+      repeatedUint32: repeatedUint32,
+      repeatedUint64: repeatedUint64,
+      repeatedSint32: repeatedSint32,
+      repeatedSint64: repeatedSint64,
+      repeatedFixed32: repeatedFixed32,
+      repeatedFixed64: repeatedFixed64,
+      repeatedSfixed32: repeatedSfixed32,
+      repeatedSfixed64: repeatedSfixed64,
+      repeatedFloat: repeatedFloat,
+      repeatedDouble: repeatedDouble,
+      repeatedBool: repeatedBool,
+      repeatedString: repeatedString,
+      repeatedBytes: repeatedBytes,
+      repeatedNestedMessage: repeatedNestedMessage,
+      repeatedForeignMessage: repeatedForeignMessage,
+      repeatedNestedEnum: repeatedNestedEnum,
+      repeatedForeignEnum: repeatedForeignEnum,
+      repeatedStringPiece: repeatedStringPiece,
+      repeatedCord: repeatedCord,
+      mapInt32Int32: mapInt32Int32,
+      mapInt64Int64: mapInt64Int64,
+      mapUint32Uint32: mapUint32Uint32,
+      mapUint64Uint64: mapUint64Uint64,
+      mapSint32Sint32: mapSint32Sint32,
+      mapSint64Sint64: mapSint64Sint64,
+      mapFixed32Fixed32: mapFixed32Fixed32,
+      mapFixed64Fixed64: mapFixed64Fixed64,
+      mapSfixed32Sfixed32: mapSfixed32Sfixed32,
+      mapSfixed64Sfixed64: mapSfixed64Sfixed64,
+      mapInt32Float: mapInt32Float,
+      mapInt32Double: mapInt32Double,
+      mapBoolBool: mapBoolBool,
+      mapStringString: mapStringString,
+      mapStringBytes: mapStringBytes,
+      mapStringNestedMessage: mapStringNestedMessage,
+      mapStringForeignMessage: mapStringForeignMessage,
+      mapStringNestedEnum: mapStringNestedEnum,
+      mapStringForeignEnum: mapStringForeignEnum,
+      packedInt32: packedInt32,
+      packedInt64: packedInt64,
+      packedUint32: packedUint32,
+      packedUint64: packedUint64,
+      packedSint32: packedSint32,
+      packedSint64: packedSint64,
+      packedFixed32: packedFixed32,
+      packedFixed64: packedFixed64,
+      packedSfixed32: packedSfixed32,
+      packedSfixed64: packedSfixed64,
+      packedFloat: packedFloat,
+      packedDouble: packedDouble,
+      packedBool: packedBool,
+      packedNestedEnum: packedNestedEnum,
+      unpackedInt32: unpackedInt32,
+      unpackedInt64: unpackedInt64,
+      unpackedUint32: unpackedUint32,
+      unpackedUint64: unpackedUint64,
+      unpackedSint32: unpackedSint32,
+      unpackedSint64: unpackedSint64,
+      unpackedFixed32: unpackedFixed32,
+      unpackedFixed64: unpackedFixed64,
+      unpackedSfixed32: unpackedSfixed32,
+      unpackedSfixed64: unpackedSfixed64,
+      unpackedFloat: unpackedFloat,
+      unpackedDouble: unpackedDouble,
+      unpackedBool: unpackedBool,
+      unpackedNestedEnum: unpackedNestedEnum,
+      oneofField: oneofField,
+      optionalBoolWrapper: optionalBoolWrapper,
+      optionalInt32Wrapper: optionalInt32Wrapper,
+      optionalInt64Wrapper: optionalInt64Wrapper,
+      optionalUint32Wrapper: optionalUint32Wrapper,
+      optionalUint64Wrapper: optionalUint64Wrapper,
+      optionalFloatWrapper: optionalFloatWrapper,
+      optionalDoubleWrapper: optionalDoubleWrapper,
+      optionalStringWrapper: optionalStringWrapper,
+      optionalBytesWrapper: optionalBytesWrapper,
+      repeatedBoolWrapper: repeatedBoolWrapper,
+      repeatedInt32Wrapper: repeatedInt32Wrapper,
+      repeatedInt64Wrapper: repeatedInt64Wrapper,
+      repeatedUint32Wrapper: repeatedUint32Wrapper,
+      repeatedUint64Wrapper: repeatedUint64Wrapper,
+      repeatedFloatWrapper: repeatedFloatWrapper,
+      repeatedDoubleWrapper: repeatedDoubleWrapper,
+      repeatedStringWrapper: repeatedStringWrapper,
+      repeatedBytesWrapper: repeatedBytesWrapper,
+      optionalDuration: optionalDuration,
+      optionalTimestamp: optionalTimestamp,
+      optionalFieldMask: optionalFieldMask,
+      optionalStruct: optionalStruct,
+      optionalAny: optionalAny,
+      optionalValue: optionalValue,
+      optionalNullValue: optionalNullValue,
+      repeatedDuration: repeatedDuration,
+      repeatedTimestamp: repeatedTimestamp,
+      repeatedFieldmask: repeatedFieldmask,
+      repeatedAny: repeatedAny,
+      repeatedValue: repeatedValue,
+      repeatedListValue: repeatedListValue,
+      repeatedStruct: repeatedStruct,
+      fieldname1: fieldname1,
+      fieldName2: fieldName2,
+      fieldName3: fieldName3,
+      fieldName4: fieldName4,
+      field0name5: field0name5,
+      field0Name6: field0Name6,
+      fieldName7: fieldName7,
+      fieldName8: fieldName8,
+      fieldName9: fieldName9,
+      fieldName10: fieldName10,
+      fieldNAME11: fieldNAME11,
+      fieldName12: fieldName12,
+      fieldName13: fieldName13,
+      fieldName14: fieldName14,
+      fieldName15: fieldName15,
+      fieldName16: fieldName16,
+      fieldName17: fieldName17,
+      fieldName18: fieldName18,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -930,149 +934,150 @@ extension ConformanceMessages.TestAllTypesProto3 {
     let fieldName17: Int32 = message.pointee.field_name17__
     let fieldName18: Int32 = message.pointee.field_name18__
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.optionalInt32 = optionalInt32
-    self.optionalInt64 = optionalInt64
-    self.optionalUint32 = optionalUint32
-    self.optionalUint64 = optionalUint64
-    self.optionalSint32 = optionalSint32
-    self.optionalSint64 = optionalSint64
-    self.optionalFixed32 = optionalFixed32
-    self.optionalFixed64 = optionalFixed64
-    self.optionalSfixed32 = optionalSfixed32
-    self.optionalSfixed64 = optionalSfixed64
-    self.optionalFloat = optionalFloat
-    self.optionalDouble = optionalDouble
-    self.optionalBool = optionalBool
-    self.optionalString = optionalString
-    self.optionalBytes = optionalBytes
-    self.indirectOptionalNestedMessage = optionalNestedMessage
-    self.optionalForeignMessage = optionalForeignMessage
-    self.optionalNestedEnum = optionalNestedEnum
-    self.optionalForeignEnum = optionalForeignEnum
-    self.optionalAliasedEnum = optionalAliasedEnum
-    self.optionalStringPiece = optionalStringPiece
-    self.optionalCord = optionalCord
-    self.indirectRecursiveMessage = recursiveMessage
-    self.repeatedInt32 = repeatedInt32
-    self.repeatedInt64 = repeatedInt64
-    self.repeatedUint32 = repeatedUint32
-    self.repeatedUint64 = repeatedUint64
-    self.repeatedSint32 = repeatedSint32
-    self.repeatedSint64 = repeatedSint64
-    self.repeatedFixed32 = repeatedFixed32
-    self.repeatedFixed64 = repeatedFixed64
-    self.repeatedSfixed32 = repeatedSfixed32
-    self.repeatedSfixed64 = repeatedSfixed64
-    self.repeatedFloat = repeatedFloat
-    self.repeatedDouble = repeatedDouble
-    self.repeatedBool = repeatedBool
-    self.repeatedString = repeatedString
-    self.repeatedBytes = repeatedBytes
-    self.repeatedNestedMessage = repeatedNestedMessage
-    self.repeatedForeignMessage = repeatedForeignMessage
-    self.repeatedNestedEnum = repeatedNestedEnum
-    self.repeatedForeignEnum = repeatedForeignEnum
-    self.repeatedStringPiece = repeatedStringPiece
-    self.repeatedCord = repeatedCord
-    self.mapInt32Int32 = mapInt32Int32
-    self.mapInt64Int64 = mapInt64Int64
-    self.mapUint32Uint32 = mapUint32Uint32
-    self.mapUint64Uint64 = mapUint64Uint64
-    self.mapSint32Sint32 = mapSint32Sint32
-    self.mapSint64Sint64 = mapSint64Sint64
-    self.mapFixed32Fixed32 = mapFixed32Fixed32
-    self.mapFixed64Fixed64 = mapFixed64Fixed64
-    self.mapSfixed32Sfixed32 = mapSfixed32Sfixed32
-    self.mapSfixed64Sfixed64 = mapSfixed64Sfixed64
-    self.mapInt32Float = mapInt32Float
-    self.mapInt32Double = mapInt32Double
-    self.mapBoolBool = mapBoolBool
-    self.mapStringString = mapStringString
-    self.mapStringBytes = mapStringBytes
-    self.mapStringNestedMessage = mapStringNestedMessage
-    self.mapStringForeignMessage = mapStringForeignMessage
-    self.mapStringNestedEnum = mapStringNestedEnum
-    self.mapStringForeignEnum = mapStringForeignEnum
-    self.packedInt32 = packedInt32
-    self.packedInt64 = packedInt64
-    self.packedUint32 = packedUint32
-    self.packedUint64 = packedUint64
-    self.packedSint32 = packedSint32
-    self.packedSint64 = packedSint64
-    self.packedFixed32 = packedFixed32
-    self.packedFixed64 = packedFixed64
-    self.packedSfixed32 = packedSfixed32
-    self.packedSfixed64 = packedSfixed64
-    self.packedFloat = packedFloat
-    self.packedDouble = packedDouble
-    self.packedBool = packedBool
-    self.packedNestedEnum = packedNestedEnum
-    self.unpackedInt32 = unpackedInt32
-    self.unpackedInt64 = unpackedInt64
-    self.unpackedUint32 = unpackedUint32
-    self.unpackedUint64 = unpackedUint64
-    self.unpackedSint32 = unpackedSint32
-    self.unpackedSint64 = unpackedSint64
-    self.unpackedFixed32 = unpackedFixed32
-    self.unpackedFixed64 = unpackedFixed64
-    self.unpackedSfixed32 = unpackedSfixed32
-    self.unpackedSfixed64 = unpackedSfixed64
-    self.unpackedFloat = unpackedFloat
-    self.unpackedDouble = unpackedDouble
-    self.unpackedBool = unpackedBool
-    self.unpackedNestedEnum = unpackedNestedEnum
-    self.oneofField = oneofField
-    self.optionalBoolWrapper = optionalBoolWrapper
-    self.optionalInt32Wrapper = optionalInt32Wrapper
-    self.optionalInt64Wrapper = optionalInt64Wrapper
-    self.optionalUint32Wrapper = optionalUint32Wrapper
-    self.optionalUint64Wrapper = optionalUint64Wrapper
-    self.optionalFloatWrapper = optionalFloatWrapper
-    self.optionalDoubleWrapper = optionalDoubleWrapper
-    self.optionalStringWrapper = optionalStringWrapper
-    self.optionalBytesWrapper = optionalBytesWrapper
-    self.repeatedBoolWrapper = repeatedBoolWrapper
-    self.repeatedInt32Wrapper = repeatedInt32Wrapper
-    self.repeatedInt64Wrapper = repeatedInt64Wrapper
-    self.repeatedUint32Wrapper = repeatedUint32Wrapper
-    self.repeatedUint64Wrapper = repeatedUint64Wrapper
-    self.repeatedFloatWrapper = repeatedFloatWrapper
-    self.repeatedDoubleWrapper = repeatedDoubleWrapper
-    self.repeatedStringWrapper = repeatedStringWrapper
-    self.repeatedBytesWrapper = repeatedBytesWrapper
-    self.optionalDuration = optionalDuration
-    self.optionalTimestamp = optionalTimestamp
-    self.optionalFieldMask = optionalFieldMask
-    self.optionalStruct = optionalStruct
-    self.optionalAny = optionalAny
-    self.optionalValue = optionalValue
-    self.optionalNullValue = optionalNullValue
-    self.repeatedDuration = repeatedDuration
-    self.repeatedTimestamp = repeatedTimestamp
-    self.repeatedFieldmask = repeatedFieldmask
-    self.repeatedAny = repeatedAny
-    self.repeatedValue = repeatedValue
-    self.repeatedListValue = repeatedListValue
-    self.repeatedStruct = repeatedStruct
-    self.fieldname1 = fieldname1
-    self.fieldName2 = fieldName2
-    self.fieldName3 = fieldName3
-    self.fieldName4 = fieldName4
-    self.field0name5 = field0name5
-    self.field0Name6 = field0Name6
-    self.fieldName7 = fieldName7
-    self.fieldName8 = fieldName8
-    self.fieldName9 = fieldName9
-    self.fieldName10 = fieldName10
-    self.fieldNAME11 = fieldNAME11
-    self.fieldName12 = fieldName12
-    self.fieldName13 = fieldName13
-    self.fieldName14 = fieldName14
-    self.fieldName15 = fieldName15
-    self.fieldName16 = fieldName16
-    self.fieldName17 = fieldName17
-    self.fieldName18 = fieldName18
-    self.unknownFields = unknownFields
+    self.init(
+      optionalInt32: optionalInt32,
+      optionalInt64: optionalInt64,
+      optionalUint32: optionalUint32,
+      optionalUint64: optionalUint64,
+      optionalSint32: optionalSint32,
+      optionalSint64: optionalSint64,
+      optionalFixed32: optionalFixed32,
+      optionalFixed64: optionalFixed64,
+      optionalSfixed32: optionalSfixed32,
+      optionalSfixed64: optionalSfixed64,
+      optionalFloat: optionalFloat,
+      optionalDouble: optionalDouble,
+      optionalBool: optionalBool,
+      optionalString: optionalString,
+      optionalBytes: optionalBytes,
+      indirectOptionalNestedMessage: optionalNestedMessage,
+      optionalForeignMessage: optionalForeignMessage,
+      optionalNestedEnum: optionalNestedEnum,
+      optionalForeignEnum: optionalForeignEnum,
+      optionalAliasedEnum: optionalAliasedEnum,
+      optionalStringPiece: optionalStringPiece,
+      optionalCord: optionalCord,
+      indirectRecursiveMessage: recursiveMessage,
+      repeatedInt32: repeatedInt32,
+      repeatedInt64: repeatedInt64,
+      repeatedUint32: repeatedUint32,
+      repeatedUint64: repeatedUint64,
+      repeatedSint32: repeatedSint32,
+      repeatedSint64: repeatedSint64,
+      repeatedFixed32: repeatedFixed32,
+      repeatedFixed64: repeatedFixed64,
+      repeatedSfixed32: repeatedSfixed32,
+      repeatedSfixed64: repeatedSfixed64,
+      repeatedFloat: repeatedFloat,
+      repeatedDouble: repeatedDouble,
+      repeatedBool: repeatedBool,
+      repeatedString: repeatedString,
+      repeatedBytes: repeatedBytes,
+      repeatedNestedMessage: repeatedNestedMessage,
+      repeatedForeignMessage: repeatedForeignMessage,
+      repeatedNestedEnum: repeatedNestedEnum,
+      repeatedForeignEnum: repeatedForeignEnum,
+      repeatedStringPiece: repeatedStringPiece,
+      repeatedCord: repeatedCord,
+      mapInt32Int32: mapInt32Int32,
+      mapInt64Int64: mapInt64Int64,
+      mapUint32Uint32: mapUint32Uint32,
+      mapUint64Uint64: mapUint64Uint64,
+      mapSint32Sint32: mapSint32Sint32,
+      mapSint64Sint64: mapSint64Sint64,
+      mapFixed32Fixed32: mapFixed32Fixed32,
+      mapFixed64Fixed64: mapFixed64Fixed64,
+      mapSfixed32Sfixed32: mapSfixed32Sfixed32,
+      mapSfixed64Sfixed64: mapSfixed64Sfixed64,
+      mapInt32Float: mapInt32Float,
+      mapInt32Double: mapInt32Double,
+      mapBoolBool: mapBoolBool,
+      mapStringString: mapStringString,
+      mapStringBytes: mapStringBytes,
+      mapStringNestedMessage: mapStringNestedMessage,
+      mapStringForeignMessage: mapStringForeignMessage,
+      mapStringNestedEnum: mapStringNestedEnum,
+      mapStringForeignEnum: mapStringForeignEnum,
+      packedInt32: packedInt32,
+      packedInt64: packedInt64,
+      packedUint32: packedUint32,
+      packedUint64: packedUint64,
+      packedSint32: packedSint32,
+      packedSint64: packedSint64,
+      packedFixed32: packedFixed32,
+      packedFixed64: packedFixed64,
+      packedSfixed32: packedSfixed32,
+      packedSfixed64: packedSfixed64,
+      packedFloat: packedFloat,
+      packedDouble: packedDouble,
+      packedBool: packedBool,
+      packedNestedEnum: packedNestedEnum,
+      unpackedInt32: unpackedInt32,
+      unpackedInt64: unpackedInt64,
+      unpackedUint32: unpackedUint32,
+      unpackedUint64: unpackedUint64,
+      unpackedSint32: unpackedSint32,
+      unpackedSint64: unpackedSint64,
+      unpackedFixed32: unpackedFixed32,
+      unpackedFixed64: unpackedFixed64,
+      unpackedSfixed32: unpackedSfixed32,
+      unpackedSfixed64: unpackedSfixed64,
+      unpackedFloat: unpackedFloat,
+      unpackedDouble: unpackedDouble,
+      unpackedBool: unpackedBool,
+      unpackedNestedEnum: unpackedNestedEnum,
+      oneofField: oneofField,
+      optionalBoolWrapper: optionalBoolWrapper,
+      optionalInt32Wrapper: optionalInt32Wrapper,
+      optionalInt64Wrapper: optionalInt64Wrapper,
+      optionalUint32Wrapper: optionalUint32Wrapper,
+      optionalUint64Wrapper: optionalUint64Wrapper,
+      optionalFloatWrapper: optionalFloatWrapper,
+      optionalDoubleWrapper: optionalDoubleWrapper,
+      optionalStringWrapper: optionalStringWrapper,
+      optionalBytesWrapper: optionalBytesWrapper,
+      repeatedBoolWrapper: repeatedBoolWrapper,
+      repeatedInt32Wrapper: repeatedInt32Wrapper,
+      repeatedInt64Wrapper: repeatedInt64Wrapper,
+      repeatedUint32Wrapper: repeatedUint32Wrapper,
+      repeatedUint64Wrapper: repeatedUint64Wrapper,
+      repeatedFloatWrapper: repeatedFloatWrapper,
+      repeatedDoubleWrapper: repeatedDoubleWrapper,
+      repeatedStringWrapper: repeatedStringWrapper,
+      repeatedBytesWrapper: repeatedBytesWrapper,
+      optionalDuration: optionalDuration,
+      optionalTimestamp: optionalTimestamp,
+      optionalFieldMask: optionalFieldMask,
+      optionalStruct: optionalStruct,
+      optionalAny: optionalAny,
+      optionalValue: optionalValue,
+      optionalNullValue: optionalNullValue,
+      repeatedDuration: repeatedDuration,
+      repeatedTimestamp: repeatedTimestamp,
+      repeatedFieldmask: repeatedFieldmask,
+      repeatedAny: repeatedAny,
+      repeatedValue: repeatedValue,
+      repeatedListValue: repeatedListValue,
+      repeatedStruct: repeatedStruct,
+      fieldname1: fieldname1,
+      fieldName2: fieldName2,
+      fieldName3: fieldName3,
+      fieldName4: fieldName4,
+      field0name5: field0name5,
+      field0Name6: field0Name6,
+      fieldName7: fieldName7,
+      fieldName8: fieldName8,
+      fieldName9: fieldName9,
+      fieldName10: fieldName10,
+      fieldNAME11: fieldNAME11,
+      fieldName12: fieldName12,
+      fieldName13: fieldName13,
+      fieldName14: fieldName14,
+      fieldName15: fieldName15,
+      fieldName16: fieldName16,
+      fieldName17: fieldName17,
+      fieldName18: fieldName18,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1397,21 +1402,22 @@ extension ConformanceMessages.TestAllTypesProto3 {
     private var indirectCorecursive: Indirect<ConformanceMessages.TestAllTypesProto3>?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.a = 0
-      self.indirectCorecursive = nil
-      self.unknownFields = UnknownFields()
-    }
+extension ConformanceMessages.TestAllTypesProto3.NestedMessage {
+  public init() {
+    self.init(a: 0, indirectCorecursive: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      a: Int32 = 0,
-      corecursive: ConformanceMessages.TestAllTypesProto3? = nil
-    ) {
-      self.a = a
-      self.indirectCorecursive = corecursive.map { .value($0) }
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    a: Int32 = 0,
+    corecursive: ConformanceMessages.TestAllTypesProto3? = nil
+  ) {
+    self.init(
+      a: a,
+      indirectCorecursive: corecursive.map { .value($0) },
+      unknownFields: UnknownFields())
   }
 }
 
@@ -1428,9 +1434,7 @@ extension ConformanceMessages.TestAllTypesProto3.NestedMessage {
     let a: Int32 = message.pointee.a
     let corecursive: Indirect<ConformanceMessages.TestAllTypesProto3>? = try source.indirectMessage(message.pointee.corecursive)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.a = a
-    self.indirectCorecursive = corecursive
-    self.unknownFields = unknownFields
+    self.init(a: a, indirectCorecursive: corecursive, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1446,18 +1450,18 @@ extension ConformanceMessages {
     public var c: Int32
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.c = 0
-      self.unknownFields = UnknownFields()
-    }
+extension ConformanceMessages.ForeignMessage {
+  public init() {
+    self.init(c: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      c: Int32 = 0
-    ) {
-      self.c = c
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    c: Int32 = 0
+  ) {
+    self.init(c: c, unknownFields: UnknownFields())
   }
 }
 
@@ -1473,8 +1477,7 @@ extension ConformanceMessages.ForeignMessage {
   ) throws(MessageDecodingError) {
     let c: Int32 = message.pointee.c
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.c = c
-    self.unknownFields = unknownFields
+    self.init(c: c, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -36,10 +36,12 @@ extension Interop {
   /// `grpc.testing.Empty`.
   public struct Empty: ProtobufMessage {
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.unknownFields = UnknownFields()
-    }
+extension Interop.Empty {
+  public init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -54,7 +56,7 @@ extension Interop.Empty {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -68,18 +70,18 @@ extension Interop {
     public var value: Bool
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.value = false
-      self.unknownFields = UnknownFields()
-    }
+extension Interop.BoolValue {
+  public init() {
+    self.init(value: false, unknownFields: UnknownFields())
+  }
 
-    public init(
-      value: Bool = false
-    ) {
-      self.value = value
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    value: Bool = false
+  ) {
+    self.init(value: value, unknownFields: UnknownFields())
   }
 }
 
@@ -95,8 +97,7 @@ extension Interop.BoolValue {
   ) throws(MessageDecodingError) {
     let valueField: Bool = message.pointee.value != 0
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.value = valueField
-    self.unknownFields = unknownFields
+    self.init(value: valueField, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -112,21 +113,19 @@ extension Interop {
     public var body: [UInt8]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.type = .compressable
-      self.body = []
-      self.unknownFields = UnknownFields()
-    }
+extension Interop.Payload {
+  public init() {
+    self.init(type: .compressable, body: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      type: Interop.PayloadType = .compressable,
-      body: [UInt8] = []
-    ) {
-      self.type = type
-      self.body = body
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    type: Interop.PayloadType = .compressable,
+    body: [UInt8] = []
+  ) {
+    self.init(type: type, body: body, unknownFields: UnknownFields())
   }
 }
 
@@ -143,9 +142,7 @@ extension Interop.Payload {
     let type: Interop.PayloadType = Interop.PayloadType(rawValue: message.pointee.type_)
     let body: [UInt8] = source.bytes(message.pointee.body)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.type = type
-    self.body = body
-    self.unknownFields = unknownFields
+    self.init(type: type, body: body, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -162,21 +159,19 @@ extension Interop {
     public var message: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.code = 0
-      self.message = ""
-      self.unknownFields = UnknownFields()
-    }
+extension Interop.EchoStatus {
+  public init() {
+    self.init(code: 0, message: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      code: Int32 = 0,
-      message: String = ""
-    ) {
-      self.code = code
-      self.message = message
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    code: Int32 = 0,
+    message: String = ""
+  ) {
+    self.init(code: code, message: message, unknownFields: UnknownFields())
   }
 }
 
@@ -193,9 +188,7 @@ extension Interop.EchoStatus {
     let code: Int32 = message.pointee.code
     let messageField: String = try source.string(message.pointee.message, in: "grpc.testing.EchoStatus.message")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.code = code
-    self.message = messageField
-    self.unknownFields = unknownFields
+    self.init(code: code, message: messageField, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -214,27 +207,31 @@ extension Interop {
     public var utilization: [String: Double]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.cpuUtilization = 0
-      self.memoryUtilization = 0
-      self.requestCost = [:]
-      self.utilization = [:]
-      self.unknownFields = UnknownFields()
-    }
+extension Interop.TestOrcaReport {
+  public init() {
+    self.init(
+      cpuUtilization: 0,
+      memoryUtilization: 0,
+      requestCost: [:],
+      utilization: [:],
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      cpuUtilization: Double = 0,
-      memoryUtilization: Double = 0,
-      requestCost: [String: Double] = [:],
-      utilization: [String: Double] = [:]
-    ) {
-      self.cpuUtilization = cpuUtilization
-      self.memoryUtilization = memoryUtilization
-      self.requestCost = requestCost
-      self.utilization = utilization
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    cpuUtilization: Double = 0,
+    memoryUtilization: Double = 0,
+    requestCost: [String: Double] = [:],
+    utilization: [String: Double] = [:]
+  ) {
+    self.init(
+      cpuUtilization: cpuUtilization,
+      memoryUtilization: memoryUtilization,
+      requestCost: requestCost,
+      utilization: utilization,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -265,11 +262,12 @@ extension Interop.TestOrcaReport {
       try source.add(value, of: key, to: &utilization, in: "grpc.testing.TestOrcaReport.utilization")
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.cpuUtilization = cpuUtilization
-    self.memoryUtilization = memoryUtilization
-    self.requestCost = requestCost
-    self.utilization = utilization
-    self.unknownFields = unknownFields
+    self.init(
+      cpuUtilization: cpuUtilization,
+      memoryUtilization: memoryUtilization,
+      requestCost: requestCost,
+      utilization: utilization,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -306,42 +304,46 @@ extension Interop {
     public var orcaPerQueryReport: Interop.TestOrcaReport?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.responseType = .compressable
-      self.responseSize = 0
-      self.payload = nil
-      self.fillUsername = false
-      self.fillOauthScope = false
-      self.responseCompressed = nil
-      self.responseStatus = nil
-      self.expectCompressed = nil
-      self.orcaPerQueryReport = nil
-      self.unknownFields = UnknownFields()
-    }
+extension Interop.SimpleRequest {
+  public init() {
+    self.init(
+      responseType: .compressable,
+      responseSize: 0,
+      payload: nil,
+      fillUsername: false,
+      fillOauthScope: false,
+      responseCompressed: nil,
+      responseStatus: nil,
+      expectCompressed: nil,
+      orcaPerQueryReport: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      responseType: Interop.PayloadType = .compressable,
-      responseSize: Int32 = 0,
-      payload: Interop.Payload? = nil,
-      fillUsername: Bool = false,
-      fillOauthScope: Bool = false,
-      responseCompressed: Interop.BoolValue? = nil,
-      responseStatus: Interop.EchoStatus? = nil,
-      expectCompressed: Interop.BoolValue? = nil,
-      orcaPerQueryReport: Interop.TestOrcaReport? = nil
-    ) {
-      self.responseType = responseType
-      self.responseSize = responseSize
-      self.payload = payload
-      self.fillUsername = fillUsername
-      self.fillOauthScope = fillOauthScope
-      self.responseCompressed = responseCompressed
-      self.responseStatus = responseStatus
-      self.expectCompressed = expectCompressed
-      self.orcaPerQueryReport = orcaPerQueryReport
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    responseType: Interop.PayloadType = .compressable,
+    responseSize: Int32 = 0,
+    payload: Interop.Payload? = nil,
+    fillUsername: Bool = false,
+    fillOauthScope: Bool = false,
+    responseCompressed: Interop.BoolValue? = nil,
+    responseStatus: Interop.EchoStatus? = nil,
+    expectCompressed: Interop.BoolValue? = nil,
+    orcaPerQueryReport: Interop.TestOrcaReport? = nil
+  ) {
+    self.init(
+      responseType: responseType,
+      responseSize: responseSize,
+      payload: payload,
+      fillUsername: fillUsername,
+      fillOauthScope: fillOauthScope,
+      responseCompressed: responseCompressed,
+      responseStatus: responseStatus,
+      expectCompressed: expectCompressed,
+      orcaPerQueryReport: orcaPerQueryReport,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -365,16 +367,17 @@ extension Interop.SimpleRequest {
     let expectCompressed: Interop.BoolValue? = try source.message(message.pointee.expect_compressed)
     let orcaPerQueryReport: Interop.TestOrcaReport? = try source.message(message.pointee.orca_per_query_report)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.responseType = responseType
-    self.responseSize = responseSize
-    self.payload = payload
-    self.fillUsername = fillUsername
-    self.fillOauthScope = fillOauthScope
-    self.responseCompressed = responseCompressed
-    self.responseStatus = responseStatus
-    self.expectCompressed = expectCompressed
-    self.orcaPerQueryReport = orcaPerQueryReport
-    self.unknownFields = unknownFields
+    self.init(
+      responseType: responseType,
+      responseSize: responseSize,
+      payload: payload,
+      fillUsername: fillUsername,
+      fillOauthScope: fillOauthScope,
+      responseCompressed: responseCompressed,
+      responseStatus: responseStatus,
+      expectCompressed: expectCompressed,
+      orcaPerQueryReport: orcaPerQueryReport,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -399,24 +402,24 @@ extension Interop {
     public var oauthScope: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.payload = nil
-      self.username = ""
-      self.oauthScope = ""
-      self.unknownFields = UnknownFields()
-    }
+extension Interop.SimpleResponse {
+  public init() {
+    self.init(payload: nil, username: "", oauthScope: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      payload: Interop.Payload? = nil,
-      username: String = "",
-      oauthScope: String = ""
-    ) {
-      self.payload = payload
-      self.username = username
-      self.oauthScope = oauthScope
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    payload: Interop.Payload? = nil,
+    username: String = "",
+    oauthScope: String = ""
+  ) {
+    self.init(
+      payload: payload,
+      username: username,
+      oauthScope: oauthScope,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -434,10 +437,11 @@ extension Interop.SimpleResponse {
     let username: String = try source.string(message.pointee.username, in: "grpc.testing.SimpleResponse.username")
     let oauthScope: String = try source.string(message.pointee.oauth_scope, in: "grpc.testing.SimpleResponse.oauth_scope")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.payload = payload
-    self.username = username
-    self.oauthScope = oauthScope
-    self.unknownFields = unknownFields
+    self.init(
+      payload: payload,
+      username: username,
+      oauthScope: oauthScope,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -455,21 +459,19 @@ extension Interop {
     public var expectCompressed: Interop.BoolValue?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.payload = nil
-      self.expectCompressed = nil
-      self.unknownFields = UnknownFields()
-    }
+extension Interop.StreamingInputCallRequest {
+  public init() {
+    self.init(payload: nil, expectCompressed: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      payload: Interop.Payload? = nil,
-      expectCompressed: Interop.BoolValue? = nil
-    ) {
-      self.payload = payload
-      self.expectCompressed = expectCompressed
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    payload: Interop.Payload? = nil,
+    expectCompressed: Interop.BoolValue? = nil
+  ) {
+    self.init(payload: payload, expectCompressed: expectCompressed, unknownFields: UnknownFields())
   }
 }
 
@@ -486,9 +488,7 @@ extension Interop.StreamingInputCallRequest {
     let payload: Interop.Payload? = try source.message(message.pointee.payload)
     let expectCompressed: Interop.BoolValue? = try source.message(message.pointee.expect_compressed)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.payload = payload
-    self.expectCompressed = expectCompressed
-    self.unknownFields = unknownFields
+    self.init(payload: payload, expectCompressed: expectCompressed, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -504,18 +504,18 @@ extension Interop {
     public var aggregatedPayloadSize: Int32
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.aggregatedPayloadSize = 0
-      self.unknownFields = UnknownFields()
-    }
+extension Interop.StreamingInputCallResponse {
+  public init() {
+    self.init(aggregatedPayloadSize: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      aggregatedPayloadSize: Int32 = 0
-    ) {
-      self.aggregatedPayloadSize = aggregatedPayloadSize
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    aggregatedPayloadSize: Int32 = 0
+  ) {
+    self.init(aggregatedPayloadSize: aggregatedPayloadSize, unknownFields: UnknownFields())
   }
 }
 
@@ -531,8 +531,7 @@ extension Interop.StreamingInputCallResponse {
   ) throws(MessageDecodingError) {
     let aggregatedPayloadSize: Int32 = message.pointee.aggregated_payload_size
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.aggregatedPayloadSize = aggregatedPayloadSize
-    self.unknownFields = unknownFields
+    self.init(aggregatedPayloadSize: aggregatedPayloadSize, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -549,24 +548,24 @@ extension Interop {
     public var compressed: Interop.BoolValue?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.size = 0
-      self.intervalUs = 0
-      self.compressed = nil
-      self.unknownFields = UnknownFields()
-    }
+extension Interop.ResponseParameters {
+  public init() {
+    self.init(size: 0, intervalUs: 0, compressed: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      size: Int32 = 0,
-      intervalUs: Int32 = 0,
-      compressed: Interop.BoolValue? = nil
-    ) {
-      self.size = size
-      self.intervalUs = intervalUs
-      self.compressed = compressed
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    size: Int32 = 0,
+    intervalUs: Int32 = 0,
+    compressed: Interop.BoolValue? = nil
+  ) {
+    self.init(
+      size: size,
+      intervalUs: intervalUs,
+      compressed: compressed,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -584,10 +583,11 @@ extension Interop.ResponseParameters {
     let intervalUs: Int32 = message.pointee.interval_us
     let compressed: Interop.BoolValue? = try source.message(message.pointee.compressed)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.size = size
-    self.intervalUs = intervalUs
-    self.compressed = compressed
-    self.unknownFields = unknownFields
+    self.init(
+      size: size,
+      intervalUs: intervalUs,
+      compressed: compressed,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -609,30 +609,34 @@ extension Interop {
     public var orcaOobReport: Interop.TestOrcaReport?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.responseType = .compressable
-      self.responseParameters = []
-      self.payload = nil
-      self.responseStatus = nil
-      self.orcaOobReport = nil
-      self.unknownFields = UnknownFields()
-    }
+extension Interop.StreamingOutputCallRequest {
+  public init() {
+    self.init(
+      responseType: .compressable,
+      responseParameters: [],
+      payload: nil,
+      responseStatus: nil,
+      orcaOobReport: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      responseType: Interop.PayloadType = .compressable,
-      responseParameters: [Interop.ResponseParameters] = [],
-      payload: Interop.Payload? = nil,
-      responseStatus: Interop.EchoStatus? = nil,
-      orcaOobReport: Interop.TestOrcaReport? = nil
-    ) {
-      self.responseType = responseType
-      self.responseParameters = responseParameters
-      self.payload = payload
-      self.responseStatus = responseStatus
-      self.orcaOobReport = orcaOobReport
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    responseType: Interop.PayloadType = .compressable,
+    responseParameters: [Interop.ResponseParameters] = [],
+    payload: Interop.Payload? = nil,
+    responseStatus: Interop.EchoStatus? = nil,
+    orcaOobReport: Interop.TestOrcaReport? = nil
+  ) {
+    self.init(
+      responseType: responseType,
+      responseParameters: responseParameters,
+      payload: payload,
+      responseStatus: responseStatus,
+      orcaOobReport: orcaOobReport,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -652,12 +656,13 @@ extension Interop.StreamingOutputCallRequest {
     let responseStatus: Interop.EchoStatus? = try source.message(message.pointee.response_status)
     let orcaOobReport: Interop.TestOrcaReport? = try source.message(message.pointee.orca_oob_report)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.responseType = responseType
-    self.responseParameters = responseParameters
-    self.payload = payload
-    self.responseStatus = responseStatus
-    self.orcaOobReport = orcaOobReport
-    self.unknownFields = unknownFields
+    self.init(
+      responseType: responseType,
+      responseParameters: responseParameters,
+      payload: payload,
+      responseStatus: responseStatus,
+      orcaOobReport: orcaOobReport,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -676,18 +681,18 @@ extension Interop {
     public var payload: Interop.Payload?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.payload = nil
-      self.unknownFields = UnknownFields()
-    }
+extension Interop.StreamingOutputCallResponse {
+  public init() {
+    self.init(payload: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      payload: Interop.Payload? = nil
-    ) {
-      self.payload = payload
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    payload: Interop.Payload? = nil
+  ) {
+    self.init(payload: payload, unknownFields: UnknownFields())
   }
 }
 
@@ -703,8 +708,7 @@ extension Interop.StreamingOutputCallResponse {
   ) throws(MessageDecodingError) {
     let payload: Interop.Payload? = try source.message(message.pointee.payload)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.payload = payload
-    self.unknownFields = unknownFields
+    self.init(payload: payload, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -23,42 +23,46 @@ extension ORCA {
     public var applicationUtilization: Double
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.cpuUtilization = 0
-      self.memUtilization = 0
-      self.rps = 0
-      self.requestCost = [:]
-      self.utilization = [:]
-      self.rpsFractional = 0
-      self.eps = 0
-      self.namedMetrics = [:]
-      self.applicationUtilization = 0
-      self.unknownFields = UnknownFields()
-    }
+extension ORCA.OrcaLoadReport {
+  public init() {
+    self.init(
+      cpuUtilization: 0,
+      memUtilization: 0,
+      rps: 0,
+      requestCost: [:],
+      utilization: [:],
+      rpsFractional: 0,
+      eps: 0,
+      namedMetrics: [:],
+      applicationUtilization: 0,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      cpuUtilization: Double = 0,
-      memUtilization: Double = 0,
-      rps: UInt64 = 0,
-      requestCost: [String: Double] = [:],
-      utilization: [String: Double] = [:],
-      rpsFractional: Double = 0,
-      eps: Double = 0,
-      namedMetrics: [String: Double] = [:],
-      applicationUtilization: Double = 0
-    ) {
-      self.cpuUtilization = cpuUtilization
-      self.memUtilization = memUtilization
-      self.rps = rps
-      self.requestCost = requestCost
-      self.utilization = utilization
-      self.rpsFractional = rpsFractional
-      self.eps = eps
-      self.namedMetrics = namedMetrics
-      self.applicationUtilization = applicationUtilization
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    cpuUtilization: Double = 0,
+    memUtilization: Double = 0,
+    rps: UInt64 = 0,
+    requestCost: [String: Double] = [:],
+    utilization: [String: Double] = [:],
+    rpsFractional: Double = 0,
+    eps: Double = 0,
+    namedMetrics: [String: Double] = [:],
+    applicationUtilization: Double = 0
+  ) {
+    self.init(
+      cpuUtilization: cpuUtilization,
+      memUtilization: memUtilization,
+      rps: rps,
+      requestCost: requestCost,
+      utilization: utilization,
+      rpsFractional: rpsFractional,
+      eps: eps,
+      namedMetrics: namedMetrics,
+      applicationUtilization: applicationUtilization,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -100,16 +104,17 @@ extension ORCA.OrcaLoadReport {
     }
     let applicationUtilization: Double = message.pointee.application_utilization
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.cpuUtilization = cpuUtilization
-    self.memUtilization = memUtilization
-    self.rps = rps
-    self.requestCost = requestCost
-    self.utilization = utilization
-    self.rpsFractional = rpsFractional
-    self.eps = eps
-    self.namedMetrics = namedMetrics
-    self.applicationUtilization = applicationUtilization
-    self.unknownFields = unknownFields
+    self.init(
+      cpuUtilization: cpuUtilization,
+      memUtilization: memUtilization,
+      rps: rps,
+      requestCost: requestCost,
+      utilization: utilization,
+      rpsFractional: rpsFractional,
+      eps: eps,
+      namedMetrics: namedMetrics,
+      applicationUtilization: applicationUtilization,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

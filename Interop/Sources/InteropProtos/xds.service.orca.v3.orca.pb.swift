@@ -15,21 +15,22 @@ extension ORCAService {
     public var requestCostNames: [String]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.reportInterval = nil
-      self.requestCostNames = []
-      self.unknownFields = UnknownFields()
-    }
+extension ORCAService.OrcaLoadReportRequest {
+  public init() {
+    self.init(reportInterval: nil, requestCostNames: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      reportInterval: GoogleProtobuf.Duration? = nil,
-      requestCostNames: [String] = []
-    ) {
-      self.reportInterval = reportInterval
-      self.requestCostNames = requestCostNames
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    reportInterval: GoogleProtobuf.Duration? = nil,
+    requestCostNames: [String] = []
+  ) {
+    self.init(
+      reportInterval: reportInterval,
+      requestCostNames: requestCostNames,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -46,9 +47,10 @@ extension ORCAService.OrcaLoadReportRequest {
     let reportInterval: GoogleProtobuf.Duration? = try source.message(message.pointee.report_interval)
     let requestCostNames: [String] = try source.strings(message.pointee.n_request_cost_names, message.pointee.request_cost_names, in: "xds.service.orca.v3.OrcaLoadReportRequest.request_cost_names")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.reportInterval = reportInterval
-    self.requestCostNames = requestCostNames
-    self.unknownFields = unknownFields
+    self.init(
+      reportInterval: reportInterval,
+      requestCostNames: requestCostNames,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -148,6 +148,9 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     self.context = nil
   }
 
+  /// Its socket is open: it may have further calls.
+  var isActive: Bool { self.context?.channel.isActive ?? false }
+
   func channelActive(context: ChannelHandlerContext) {
     self.begin()
     context.fireChannelActive()

@@ -95,7 +95,8 @@ final class ServerConnection: ConnectionOwner, @unchecked Sendable {
   /// Gives back, after a while without calls, what is kept for the next ones.
   private func becameIdle() {
     self.idleSince = .now()
-    guard !self.trimIsPlanned, !self.spares.isEmpty, let connection = self.connection
+    guard !self.trimIsPlanned, !self.spares.isEmpty, self.state != .closed,
+      let connection = self.connection, connection.isActive
     else { return }
     self.trimIsPlanned = true
     connection.executor.eventLoop.scheduleTask(in: Self.trimDelay) { [weak self] in

@@ -23,33 +23,37 @@ extension RemoteExecutionV2 {
     public var platform: RemoteExecutionV2.Platform?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.commandDigest = nil
-      self.inputRootDigest = nil
-      self.timeout = nil
-      self.doNotCache = false
-      self.salt = []
-      self.platform = nil
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.Action {
+  public init() {
+    self.init(
+      commandDigest: nil,
+      inputRootDigest: nil,
+      timeout: nil,
+      doNotCache: false,
+      salt: [],
+      platform: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      commandDigest: RemoteExecutionV2.Digest? = nil,
-      inputRootDigest: RemoteExecutionV2.Digest? = nil,
-      timeout: GoogleProtobuf.Duration? = nil,
-      doNotCache: Bool = false,
-      salt: [UInt8] = [],
-      platform: RemoteExecutionV2.Platform? = nil
-    ) {
-      self.commandDigest = commandDigest
-      self.inputRootDigest = inputRootDigest
-      self.timeout = timeout
-      self.doNotCache = doNotCache
-      self.salt = salt
-      self.platform = platform
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    commandDigest: RemoteExecutionV2.Digest? = nil,
+    inputRootDigest: RemoteExecutionV2.Digest? = nil,
+    timeout: GoogleProtobuf.Duration? = nil,
+    doNotCache: Bool = false,
+    salt: [UInt8] = [],
+    platform: RemoteExecutionV2.Platform? = nil
+  ) {
+    self.init(
+      commandDigest: commandDigest,
+      inputRootDigest: inputRootDigest,
+      timeout: timeout,
+      doNotCache: doNotCache,
+      salt: salt,
+      platform: platform,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -70,13 +74,14 @@ extension RemoteExecutionV2.Action {
     let salt: [UInt8] = source.bytes(message.pointee.salt)
     let platform: RemoteExecutionV2.Platform? = try source.message(message.pointee.platform)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.commandDigest = commandDigest
-    self.inputRootDigest = inputRootDigest
-    self.timeout = timeout
-    self.doNotCache = doNotCache
-    self.salt = salt
-    self.platform = platform
-    self.unknownFields = unknownFields
+    self.init(
+      commandDigest: commandDigest,
+      inputRootDigest: inputRootDigest,
+      timeout: timeout,
+      doNotCache: doNotCache,
+      salt: salt,
+      platform: platform,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -111,42 +116,46 @@ extension RemoteExecutionV2 {
     public var outputDirectoryFormat: RemoteExecutionV2.Command.OutputDirectoryFormat
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.arguments = []
-      self.environmentVariables = []
-      self.outputFiles = []
-      self.outputDirectories = []
-      self.outputPaths = []
-      self.platform = nil
-      self.workingDirectory = ""
-      self.outputNodeProperties = []
-      self.outputDirectoryFormat = .treeOnly
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.Command {
+  public init() {
+    self.init(
+      arguments: [],
+      environmentVariables: [],
+      outputFiles: [],
+      outputDirectories: [],
+      outputPaths: [],
+      platform: nil,
+      workingDirectory: "",
+      outputNodeProperties: [],
+      outputDirectoryFormat: .treeOnly,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      arguments: [String] = [],
-      environmentVariables: [RemoteExecutionV2.Command.EnvironmentVariable] = [],
-      outputFiles: [String] = [],
-      outputDirectories: [String] = [],
-      outputPaths: [String] = [],
-      platform: RemoteExecutionV2.Platform? = nil,
-      workingDirectory: String = "",
-      outputNodeProperties: [String] = [],
-      outputDirectoryFormat: RemoteExecutionV2.Command.OutputDirectoryFormat = .treeOnly
-    ) {
-      self.arguments = arguments
-      self.environmentVariables = environmentVariables
-      self.outputFiles = outputFiles
-      self.outputDirectories = outputDirectories
-      self.outputPaths = outputPaths
-      self.platform = platform
-      self.workingDirectory = workingDirectory
-      self.outputNodeProperties = outputNodeProperties
-      self.outputDirectoryFormat = outputDirectoryFormat
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    arguments: [String] = [],
+    environmentVariables: [RemoteExecutionV2.Command.EnvironmentVariable] = [],
+    outputFiles: [String] = [],
+    outputDirectories: [String] = [],
+    outputPaths: [String] = [],
+    platform: RemoteExecutionV2.Platform? = nil,
+    workingDirectory: String = "",
+    outputNodeProperties: [String] = [],
+    outputDirectoryFormat: RemoteExecutionV2.Command.OutputDirectoryFormat = .treeOnly
+  ) {
+    self.init(
+      arguments: arguments,
+      environmentVariables: environmentVariables,
+      outputFiles: outputFiles,
+      outputDirectories: outputDirectories,
+      outputPaths: outputPaths,
+      platform: platform,
+      workingDirectory: workingDirectory,
+      outputNodeProperties: outputNodeProperties,
+      outputDirectoryFormat: outputDirectoryFormat,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -170,16 +179,17 @@ extension RemoteExecutionV2.Command {
     let outputNodeProperties: [String] = try source.strings(message.pointee.n_output_node_properties, message.pointee.output_node_properties, in: "build.bazel.remote.execution.v2.Command.output_node_properties")
     let outputDirectoryFormat: RemoteExecutionV2.Command.OutputDirectoryFormat = RemoteExecutionV2.Command.OutputDirectoryFormat(rawValue: message.pointee.output_directory_format)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.arguments = arguments
-    self.environmentVariables = environmentVariables
-    self.outputFiles = outputFiles
-    self.outputDirectories = outputDirectories
-    self.outputPaths = outputPaths
-    self.platform = platform
-    self.workingDirectory = workingDirectory
-    self.outputNodeProperties = outputNodeProperties
-    self.outputDirectoryFormat = outputDirectoryFormat
-    self.unknownFields = unknownFields
+    self.init(
+      arguments: arguments,
+      environmentVariables: environmentVariables,
+      outputFiles: outputFiles,
+      outputDirectories: outputDirectories,
+      outputPaths: outputPaths,
+      platform: platform,
+      workingDirectory: workingDirectory,
+      outputNodeProperties: outputNodeProperties,
+      outputDirectoryFormat: outputDirectoryFormat,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -237,21 +247,19 @@ extension RemoteExecutionV2.Command {
     public var value: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.name = ""
-      self.value = ""
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.Command.EnvironmentVariable {
+  public init() {
+    self.init(name: "", value: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      name: String = "",
-      value: String = ""
-    ) {
-      self.name = name
-      self.value = value
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    name: String = "",
+    value: String = ""
+  ) {
+    self.init(name: name, value: value, unknownFields: UnknownFields())
   }
 }
 
@@ -268,9 +276,7 @@ extension RemoteExecutionV2.Command.EnvironmentVariable {
     let name: String = try source.string(message.pointee.name, in: "build.bazel.remote.execution.v2.Command.EnvironmentVariable.name")
     let valueField: String = try source.string(message.pointee.value, in: "build.bazel.remote.execution.v2.Command.EnvironmentVariable.value")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.name = name
-    self.value = valueField
-    self.unknownFields = unknownFields
+    self.init(name: name, value: valueField, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -287,18 +293,18 @@ extension RemoteExecutionV2 {
     public var properties: [RemoteExecutionV2.Platform.Property]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.properties = []
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.Platform {
+  public init() {
+    self.init(properties: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      properties: [RemoteExecutionV2.Platform.Property] = []
-    ) {
-      self.properties = properties
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    properties: [RemoteExecutionV2.Platform.Property] = []
+  ) {
+    self.init(properties: properties, unknownFields: UnknownFields())
   }
 }
 
@@ -314,8 +320,7 @@ extension RemoteExecutionV2.Platform {
   ) throws(MessageDecodingError) {
     let properties: [RemoteExecutionV2.Platform.Property] = try source.messages(message.pointee.n_properties, message.pointee.properties)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.properties = properties
-    self.unknownFields = unknownFields
+    self.init(properties: properties, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -331,21 +336,19 @@ extension RemoteExecutionV2.Platform {
     public var value: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.name = ""
-      self.value = ""
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.Platform.Property {
+  public init() {
+    self.init(name: "", value: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      name: String = "",
-      value: String = ""
-    ) {
-      self.name = name
-      self.value = value
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    name: String = "",
+    value: String = ""
+  ) {
+    self.init(name: name, value: value, unknownFields: UnknownFields())
   }
 }
 
@@ -362,9 +365,7 @@ extension RemoteExecutionV2.Platform.Property {
     let name: String = try source.string(message.pointee.name, in: "build.bazel.remote.execution.v2.Platform.Property.name")
     let valueField: String = try source.string(message.pointee.value, in: "build.bazel.remote.execution.v2.Platform.Property.value")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.name = name
-    self.value = valueField
-    self.unknownFields = unknownFields
+    self.init(name: name, value: valueField, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -384,27 +385,31 @@ extension RemoteExecutionV2 {
     public var nodeProperties: RemoteExecutionV2.NodeProperties?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.files = []
-      self.directories = []
-      self.symlinks = []
-      self.nodeProperties = nil
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.Directory {
+  public init() {
+    self.init(
+      files: [],
+      directories: [],
+      symlinks: [],
+      nodeProperties: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      files: [RemoteExecutionV2.FileNode] = [],
-      directories: [RemoteExecutionV2.DirectoryNode] = [],
-      symlinks: [RemoteExecutionV2.SymlinkNode] = [],
-      nodeProperties: RemoteExecutionV2.NodeProperties? = nil
-    ) {
-      self.files = files
-      self.directories = directories
-      self.symlinks = symlinks
-      self.nodeProperties = nodeProperties
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    files: [RemoteExecutionV2.FileNode] = [],
+    directories: [RemoteExecutionV2.DirectoryNode] = [],
+    symlinks: [RemoteExecutionV2.SymlinkNode] = [],
+    nodeProperties: RemoteExecutionV2.NodeProperties? = nil
+  ) {
+    self.init(
+      files: files,
+      directories: directories,
+      symlinks: symlinks,
+      nodeProperties: nodeProperties,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -423,11 +428,12 @@ extension RemoteExecutionV2.Directory {
     let symlinks: [RemoteExecutionV2.SymlinkNode] = try source.messages(message.pointee.n_symlinks, message.pointee.symlinks)
     let nodeProperties: RemoteExecutionV2.NodeProperties? = try source.message(message.pointee.node_properties)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.files = files
-    self.directories = directories
-    self.symlinks = symlinks
-    self.nodeProperties = nodeProperties
-    self.unknownFields = unknownFields
+    self.init(
+      files: files,
+      directories: directories,
+      symlinks: symlinks,
+      nodeProperties: nodeProperties,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -446,21 +452,19 @@ extension RemoteExecutionV2 {
     public var value: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.name = ""
-      self.value = ""
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.NodeProperty {
+  public init() {
+    self.init(name: "", value: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      name: String = "",
-      value: String = ""
-    ) {
-      self.name = name
-      self.value = value
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    name: String = "",
+    value: String = ""
+  ) {
+    self.init(name: name, value: value, unknownFields: UnknownFields())
   }
 }
 
@@ -477,9 +481,7 @@ extension RemoteExecutionV2.NodeProperty {
     let name: String = try source.string(message.pointee.name, in: "build.bazel.remote.execution.v2.NodeProperty.name")
     let valueField: String = try source.string(message.pointee.value, in: "build.bazel.remote.execution.v2.NodeProperty.value")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.name = name
-    self.value = valueField
-    self.unknownFields = unknownFields
+    self.init(name: name, value: valueField, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -497,24 +499,24 @@ extension RemoteExecutionV2 {
     public var unixMode: GoogleProtobuf.UInt32Value?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.properties = []
-      self.mtime = nil
-      self.unixMode = nil
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.NodeProperties {
+  public init() {
+    self.init(properties: [], mtime: nil, unixMode: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      properties: [RemoteExecutionV2.NodeProperty] = [],
-      mtime: GoogleProtobuf.Timestamp? = nil,
-      unixMode: GoogleProtobuf.UInt32Value? = nil
-    ) {
-      self.properties = properties
-      self.mtime = mtime
-      self.unixMode = unixMode
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    properties: [RemoteExecutionV2.NodeProperty] = [],
+    mtime: GoogleProtobuf.Timestamp? = nil,
+    unixMode: GoogleProtobuf.UInt32Value? = nil
+  ) {
+    self.init(
+      properties: properties,
+      mtime: mtime,
+      unixMode: unixMode,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -532,10 +534,11 @@ extension RemoteExecutionV2.NodeProperties {
     let mtime: GoogleProtobuf.Timestamp? = try source.message(message.pointee.mtime)
     let unixMode: GoogleProtobuf.UInt32Value? = try source.message(message.pointee.unix_mode)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.properties = properties
-    self.mtime = mtime
-    self.unixMode = unixMode
-    self.unknownFields = unknownFields
+    self.init(
+      properties: properties,
+      mtime: mtime,
+      unixMode: unixMode,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -555,27 +558,31 @@ extension RemoteExecutionV2 {
     public var nodeProperties: RemoteExecutionV2.NodeProperties?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.name = ""
-      self.digest = nil
-      self.isExecutable = false
-      self.nodeProperties = nil
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.FileNode {
+  public init() {
+    self.init(
+      name: "",
+      digest: nil,
+      isExecutable: false,
+      nodeProperties: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      name: String = "",
-      digest: RemoteExecutionV2.Digest? = nil,
-      isExecutable: Bool = false,
-      nodeProperties: RemoteExecutionV2.NodeProperties? = nil
-    ) {
-      self.name = name
-      self.digest = digest
-      self.isExecutable = isExecutable
-      self.nodeProperties = nodeProperties
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    name: String = "",
+    digest: RemoteExecutionV2.Digest? = nil,
+    isExecutable: Bool = false,
+    nodeProperties: RemoteExecutionV2.NodeProperties? = nil
+  ) {
+    self.init(
+      name: name,
+      digest: digest,
+      isExecutable: isExecutable,
+      nodeProperties: nodeProperties,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -594,11 +601,12 @@ extension RemoteExecutionV2.FileNode {
     let isExecutable: Bool = message.pointee.is_executable != 0
     let nodeProperties: RemoteExecutionV2.NodeProperties? = try source.message(message.pointee.node_properties)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.name = name
-    self.digest = digest
-    self.isExecutable = isExecutable
-    self.nodeProperties = nodeProperties
-    self.unknownFields = unknownFields
+    self.init(
+      name: name,
+      digest: digest,
+      isExecutable: isExecutable,
+      nodeProperties: nodeProperties,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -618,21 +626,19 @@ extension RemoteExecutionV2 {
     public var digest: RemoteExecutionV2.Digest?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.name = ""
-      self.digest = nil
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.DirectoryNode {
+  public init() {
+    self.init(name: "", digest: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      name: String = "",
-      digest: RemoteExecutionV2.Digest? = nil
-    ) {
-      self.name = name
-      self.digest = digest
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    name: String = "",
+    digest: RemoteExecutionV2.Digest? = nil
+  ) {
+    self.init(name: name, digest: digest, unknownFields: UnknownFields())
   }
 }
 
@@ -649,9 +655,7 @@ extension RemoteExecutionV2.DirectoryNode {
     let name: String = try source.string(message.pointee.name, in: "build.bazel.remote.execution.v2.DirectoryNode.name")
     let digest: RemoteExecutionV2.Digest? = try source.message(message.pointee.digest)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.name = name
-    self.digest = digest
-    self.unknownFields = unknownFields
+    self.init(name: name, digest: digest, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -669,24 +673,24 @@ extension RemoteExecutionV2 {
     public var nodeProperties: RemoteExecutionV2.NodeProperties?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.name = ""
-      self.target = ""
-      self.nodeProperties = nil
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.SymlinkNode {
+  public init() {
+    self.init(name: "", target: "", nodeProperties: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      name: String = "",
-      target: String = "",
-      nodeProperties: RemoteExecutionV2.NodeProperties? = nil
-    ) {
-      self.name = name
-      self.target = target
-      self.nodeProperties = nodeProperties
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    name: String = "",
+    target: String = "",
+    nodeProperties: RemoteExecutionV2.NodeProperties? = nil
+  ) {
+    self.init(
+      name: name,
+      target: target,
+      nodeProperties: nodeProperties,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -704,10 +708,11 @@ extension RemoteExecutionV2.SymlinkNode {
     let target: String = try source.string(message.pointee.target, in: "build.bazel.remote.execution.v2.SymlinkNode.target")
     let nodeProperties: RemoteExecutionV2.NodeProperties? = try source.message(message.pointee.node_properties)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.name = name
-    self.target = target
-    self.nodeProperties = nodeProperties
-    self.unknownFields = unknownFields
+    self.init(
+      name: name,
+      target: target,
+      nodeProperties: nodeProperties,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -725,21 +730,19 @@ extension RemoteExecutionV2 {
     public var sizeBytes: Int64
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.hash = ""
-      self.sizeBytes = 0
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.Digest {
+  public init() {
+    self.init(hash: "", sizeBytes: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      hash: String = "",
-      sizeBytes: Int64 = 0
-    ) {
-      self.hash = hash
-      self.sizeBytes = sizeBytes
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    hash: String = "",
+    sizeBytes: Int64 = 0
+  ) {
+    self.init(hash: hash, sizeBytes: sizeBytes, unknownFields: UnknownFields())
   }
 }
 
@@ -756,9 +759,7 @@ extension RemoteExecutionV2.Digest {
     let hash: String = try source.string(message.pointee.hash, in: "build.bazel.remote.execution.v2.Digest.hash")
     let sizeBytes: Int64 = message.pointee.size_bytes
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.hash = hash
-    self.sizeBytes = sizeBytes
-    self.unknownFields = unknownFields
+    self.init(hash: hash, sizeBytes: sizeBytes, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -785,51 +786,55 @@ extension RemoteExecutionV2 {
     public var auxiliaryMetadata: [GoogleProtobuf.AnyMessage]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.worker = ""
-      self.queuedTimestamp = nil
-      self.workerStartTimestamp = nil
-      self.workerCompletedTimestamp = nil
-      self.inputFetchStartTimestamp = nil
-      self.inputFetchCompletedTimestamp = nil
-      self.executionStartTimestamp = nil
-      self.executionCompletedTimestamp = nil
-      self.virtualExecutionDuration = nil
-      self.outputUploadStartTimestamp = nil
-      self.outputUploadCompletedTimestamp = nil
-      self.auxiliaryMetadata = []
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.ExecutedActionMetadata {
+  public init() {
+    self.init(
+      worker: "",
+      queuedTimestamp: nil,
+      workerStartTimestamp: nil,
+      workerCompletedTimestamp: nil,
+      inputFetchStartTimestamp: nil,
+      inputFetchCompletedTimestamp: nil,
+      executionStartTimestamp: nil,
+      executionCompletedTimestamp: nil,
+      virtualExecutionDuration: nil,
+      outputUploadStartTimestamp: nil,
+      outputUploadCompletedTimestamp: nil,
+      auxiliaryMetadata: [],
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      worker: String = "",
-      queuedTimestamp: GoogleProtobuf.Timestamp? = nil,
-      workerStartTimestamp: GoogleProtobuf.Timestamp? = nil,
-      workerCompletedTimestamp: GoogleProtobuf.Timestamp? = nil,
-      inputFetchStartTimestamp: GoogleProtobuf.Timestamp? = nil,
-      inputFetchCompletedTimestamp: GoogleProtobuf.Timestamp? = nil,
-      executionStartTimestamp: GoogleProtobuf.Timestamp? = nil,
-      executionCompletedTimestamp: GoogleProtobuf.Timestamp? = nil,
-      virtualExecutionDuration: GoogleProtobuf.Duration? = nil,
-      outputUploadStartTimestamp: GoogleProtobuf.Timestamp? = nil,
-      outputUploadCompletedTimestamp: GoogleProtobuf.Timestamp? = nil,
-      auxiliaryMetadata: [GoogleProtobuf.AnyMessage] = []
-    ) {
-      self.worker = worker
-      self.queuedTimestamp = queuedTimestamp
-      self.workerStartTimestamp = workerStartTimestamp
-      self.workerCompletedTimestamp = workerCompletedTimestamp
-      self.inputFetchStartTimestamp = inputFetchStartTimestamp
-      self.inputFetchCompletedTimestamp = inputFetchCompletedTimestamp
-      self.executionStartTimestamp = executionStartTimestamp
-      self.executionCompletedTimestamp = executionCompletedTimestamp
-      self.virtualExecutionDuration = virtualExecutionDuration
-      self.outputUploadStartTimestamp = outputUploadStartTimestamp
-      self.outputUploadCompletedTimestamp = outputUploadCompletedTimestamp
-      self.auxiliaryMetadata = auxiliaryMetadata
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    worker: String = "",
+    queuedTimestamp: GoogleProtobuf.Timestamp? = nil,
+    workerStartTimestamp: GoogleProtobuf.Timestamp? = nil,
+    workerCompletedTimestamp: GoogleProtobuf.Timestamp? = nil,
+    inputFetchStartTimestamp: GoogleProtobuf.Timestamp? = nil,
+    inputFetchCompletedTimestamp: GoogleProtobuf.Timestamp? = nil,
+    executionStartTimestamp: GoogleProtobuf.Timestamp? = nil,
+    executionCompletedTimestamp: GoogleProtobuf.Timestamp? = nil,
+    virtualExecutionDuration: GoogleProtobuf.Duration? = nil,
+    outputUploadStartTimestamp: GoogleProtobuf.Timestamp? = nil,
+    outputUploadCompletedTimestamp: GoogleProtobuf.Timestamp? = nil,
+    auxiliaryMetadata: [GoogleProtobuf.AnyMessage] = []
+  ) {
+    self.init(
+      worker: worker,
+      queuedTimestamp: queuedTimestamp,
+      workerStartTimestamp: workerStartTimestamp,
+      workerCompletedTimestamp: workerCompletedTimestamp,
+      inputFetchStartTimestamp: inputFetchStartTimestamp,
+      inputFetchCompletedTimestamp: inputFetchCompletedTimestamp,
+      executionStartTimestamp: executionStartTimestamp,
+      executionCompletedTimestamp: executionCompletedTimestamp,
+      virtualExecutionDuration: virtualExecutionDuration,
+      outputUploadStartTimestamp: outputUploadStartTimestamp,
+      outputUploadCompletedTimestamp: outputUploadCompletedTimestamp,
+      auxiliaryMetadata: auxiliaryMetadata,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -856,19 +861,20 @@ extension RemoteExecutionV2.ExecutedActionMetadata {
     let outputUploadCompletedTimestamp: GoogleProtobuf.Timestamp? = try source.message(message.pointee.output_upload_completed_timestamp)
     let auxiliaryMetadata: [GoogleProtobuf.AnyMessage] = try source.messages(message.pointee.n_auxiliary_metadata, message.pointee.auxiliary_metadata)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.worker = worker
-    self.queuedTimestamp = queuedTimestamp
-    self.workerStartTimestamp = workerStartTimestamp
-    self.workerCompletedTimestamp = workerCompletedTimestamp
-    self.inputFetchStartTimestamp = inputFetchStartTimestamp
-    self.inputFetchCompletedTimestamp = inputFetchCompletedTimestamp
-    self.executionStartTimestamp = executionStartTimestamp
-    self.executionCompletedTimestamp = executionCompletedTimestamp
-    self.virtualExecutionDuration = virtualExecutionDuration
-    self.outputUploadStartTimestamp = outputUploadStartTimestamp
-    self.outputUploadCompletedTimestamp = outputUploadCompletedTimestamp
-    self.auxiliaryMetadata = auxiliaryMetadata
-    self.unknownFields = unknownFields
+    self.init(
+      worker: worker,
+      queuedTimestamp: queuedTimestamp,
+      workerStartTimestamp: workerStartTimestamp,
+      workerCompletedTimestamp: workerCompletedTimestamp,
+      inputFetchStartTimestamp: inputFetchStartTimestamp,
+      inputFetchCompletedTimestamp: inputFetchCompletedTimestamp,
+      executionStartTimestamp: executionStartTimestamp,
+      executionCompletedTimestamp: executionCompletedTimestamp,
+      virtualExecutionDuration: virtualExecutionDuration,
+      outputUploadStartTimestamp: outputUploadStartTimestamp,
+      outputUploadCompletedTimestamp: outputUploadCompletedTimestamp,
+      auxiliaryMetadata: auxiliaryMetadata,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -907,48 +913,52 @@ extension RemoteExecutionV2 {
     public var executionMetadata: RemoteExecutionV2.ExecutedActionMetadata?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.outputFiles = []
-      self.outputFileSymlinks = []
-      self.outputSymlinks = []
-      self.outputDirectories = []
-      self.outputDirectorySymlinks = []
-      self.exitCode = 0
-      self.stdoutRaw = []
-      self.stdoutDigest = nil
-      self.stderrRaw = []
-      self.stderrDigest = nil
-      self.executionMetadata = nil
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.ActionResult {
+  public init() {
+    self.init(
+      outputFiles: [],
+      outputFileSymlinks: [],
+      outputSymlinks: [],
+      outputDirectories: [],
+      outputDirectorySymlinks: [],
+      exitCode: 0,
+      stdoutRaw: [],
+      stdoutDigest: nil,
+      stderrRaw: [],
+      stderrDigest: nil,
+      executionMetadata: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      outputFiles: [RemoteExecutionV2.OutputFile] = [],
-      outputFileSymlinks: [RemoteExecutionV2.OutputSymlink] = [],
-      outputSymlinks: [RemoteExecutionV2.OutputSymlink] = [],
-      outputDirectories: [RemoteExecutionV2.OutputDirectory] = [],
-      outputDirectorySymlinks: [RemoteExecutionV2.OutputSymlink] = [],
-      exitCode: Int32 = 0,
-      stdoutRaw: [UInt8] = [],
-      stdoutDigest: RemoteExecutionV2.Digest? = nil,
-      stderrRaw: [UInt8] = [],
-      stderrDigest: RemoteExecutionV2.Digest? = nil,
-      executionMetadata: RemoteExecutionV2.ExecutedActionMetadata? = nil
-    ) {
-      self.outputFiles = outputFiles
-      self.outputFileSymlinks = outputFileSymlinks
-      self.outputSymlinks = outputSymlinks
-      self.outputDirectories = outputDirectories
-      self.outputDirectorySymlinks = outputDirectorySymlinks
-      self.exitCode = exitCode
-      self.stdoutRaw = stdoutRaw
-      self.stdoutDigest = stdoutDigest
-      self.stderrRaw = stderrRaw
-      self.stderrDigest = stderrDigest
-      self.executionMetadata = executionMetadata
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    outputFiles: [RemoteExecutionV2.OutputFile] = [],
+    outputFileSymlinks: [RemoteExecutionV2.OutputSymlink] = [],
+    outputSymlinks: [RemoteExecutionV2.OutputSymlink] = [],
+    outputDirectories: [RemoteExecutionV2.OutputDirectory] = [],
+    outputDirectorySymlinks: [RemoteExecutionV2.OutputSymlink] = [],
+    exitCode: Int32 = 0,
+    stdoutRaw: [UInt8] = [],
+    stdoutDigest: RemoteExecutionV2.Digest? = nil,
+    stderrRaw: [UInt8] = [],
+    stderrDigest: RemoteExecutionV2.Digest? = nil,
+    executionMetadata: RemoteExecutionV2.ExecutedActionMetadata? = nil
+  ) {
+    self.init(
+      outputFiles: outputFiles,
+      outputFileSymlinks: outputFileSymlinks,
+      outputSymlinks: outputSymlinks,
+      outputDirectories: outputDirectories,
+      outputDirectorySymlinks: outputDirectorySymlinks,
+      exitCode: exitCode,
+      stdoutRaw: stdoutRaw,
+      stdoutDigest: stdoutDigest,
+      stderrRaw: stderrRaw,
+      stderrDigest: stderrDigest,
+      executionMetadata: executionMetadata,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -974,18 +984,19 @@ extension RemoteExecutionV2.ActionResult {
     let stderrDigest: RemoteExecutionV2.Digest? = try source.message(message.pointee.stderr_digest)
     let executionMetadata: RemoteExecutionV2.ExecutedActionMetadata? = try source.message(message.pointee.execution_metadata)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.outputFiles = outputFiles
-    self.outputFileSymlinks = outputFileSymlinks
-    self.outputSymlinks = outputSymlinks
-    self.outputDirectories = outputDirectories
-    self.outputDirectorySymlinks = outputDirectorySymlinks
-    self.exitCode = exitCode
-    self.stdoutRaw = stdoutRaw
-    self.stdoutDigest = stdoutDigest
-    self.stderrRaw = stderrRaw
-    self.stderrDigest = stderrDigest
-    self.executionMetadata = executionMetadata
-    self.unknownFields = unknownFields
+    self.init(
+      outputFiles: outputFiles,
+      outputFileSymlinks: outputFileSymlinks,
+      outputSymlinks: outputSymlinks,
+      outputDirectories: outputDirectories,
+      outputDirectorySymlinks: outputDirectorySymlinks,
+      exitCode: exitCode,
+      stdoutRaw: stdoutRaw,
+      stdoutDigest: stdoutDigest,
+      stderrRaw: stderrRaw,
+      stderrDigest: stderrDigest,
+      executionMetadata: executionMetadata,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1016,30 +1027,34 @@ extension RemoteExecutionV2 {
     public var nodeProperties: RemoteExecutionV2.NodeProperties?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.path = ""
-      self.digest = nil
-      self.isExecutable = false
-      self.contents = []
-      self.nodeProperties = nil
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.OutputFile {
+  public init() {
+    self.init(
+      path: "",
+      digest: nil,
+      isExecutable: false,
+      contents: [],
+      nodeProperties: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      path: String = "",
-      digest: RemoteExecutionV2.Digest? = nil,
-      isExecutable: Bool = false,
-      contents: [UInt8] = [],
-      nodeProperties: RemoteExecutionV2.NodeProperties? = nil
-    ) {
-      self.path = path
-      self.digest = digest
-      self.isExecutable = isExecutable
-      self.contents = contents
-      self.nodeProperties = nodeProperties
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    path: String = "",
+    digest: RemoteExecutionV2.Digest? = nil,
+    isExecutable: Bool = false,
+    contents: [UInt8] = [],
+    nodeProperties: RemoteExecutionV2.NodeProperties? = nil
+  ) {
+    self.init(
+      path: path,
+      digest: digest,
+      isExecutable: isExecutable,
+      contents: contents,
+      nodeProperties: nodeProperties,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -1059,12 +1074,13 @@ extension RemoteExecutionV2.OutputFile {
     let contents: [UInt8] = source.bytes(message.pointee.contents)
     let nodeProperties: RemoteExecutionV2.NodeProperties? = try source.message(message.pointee.node_properties)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.path = path
-    self.digest = digest
-    self.isExecutable = isExecutable
-    self.contents = contents
-    self.nodeProperties = nodeProperties
-    self.unknownFields = unknownFields
+    self.init(
+      path: path,
+      digest: digest,
+      isExecutable: isExecutable,
+      contents: contents,
+      nodeProperties: nodeProperties,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1085,21 +1101,19 @@ extension RemoteExecutionV2 {
     public var children: [RemoteExecutionV2.Directory]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.root = nil
-      self.children = []
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.Tree {
+  public init() {
+    self.init(root: nil, children: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      root: RemoteExecutionV2.Directory? = nil,
-      children: [RemoteExecutionV2.Directory] = []
-    ) {
-      self.root = root
-      self.children = children
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    root: RemoteExecutionV2.Directory? = nil,
+    children: [RemoteExecutionV2.Directory] = []
+  ) {
+    self.init(root: root, children: children, unknownFields: UnknownFields())
   }
 }
 
@@ -1116,9 +1130,7 @@ extension RemoteExecutionV2.Tree {
     let root: RemoteExecutionV2.Directory? = try source.message(message.pointee.root)
     let children: [RemoteExecutionV2.Directory] = try source.messages(message.pointee.n_children, message.pointee.children)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.root = root
-    self.children = children
-    self.unknownFields = unknownFields
+    self.init(root: root, children: children, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1140,27 +1152,31 @@ extension RemoteExecutionV2 {
     public var rootDirectoryDigest: RemoteExecutionV2.Digest?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.path = ""
-      self.treeDigest = nil
-      self.isTopologicallySorted = false
-      self.rootDirectoryDigest = nil
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.OutputDirectory {
+  public init() {
+    self.init(
+      path: "",
+      treeDigest: nil,
+      isTopologicallySorted: false,
+      rootDirectoryDigest: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      path: String = "",
-      treeDigest: RemoteExecutionV2.Digest? = nil,
-      isTopologicallySorted: Bool = false,
-      rootDirectoryDigest: RemoteExecutionV2.Digest? = nil
-    ) {
-      self.path = path
-      self.treeDigest = treeDigest
-      self.isTopologicallySorted = isTopologicallySorted
-      self.rootDirectoryDigest = rootDirectoryDigest
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    path: String = "",
+    treeDigest: RemoteExecutionV2.Digest? = nil,
+    isTopologicallySorted: Bool = false,
+    rootDirectoryDigest: RemoteExecutionV2.Digest? = nil
+  ) {
+    self.init(
+      path: path,
+      treeDigest: treeDigest,
+      isTopologicallySorted: isTopologicallySorted,
+      rootDirectoryDigest: rootDirectoryDigest,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -1179,11 +1195,12 @@ extension RemoteExecutionV2.OutputDirectory {
     let isTopologicallySorted: Bool = message.pointee.is_topologically_sorted != 0
     let rootDirectoryDigest: RemoteExecutionV2.Digest? = try source.message(message.pointee.root_directory_digest)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.path = path
-    self.treeDigest = treeDigest
-    self.isTopologicallySorted = isTopologicallySorted
-    self.rootDirectoryDigest = rootDirectoryDigest
-    self.unknownFields = unknownFields
+    self.init(
+      path: path,
+      treeDigest: treeDigest,
+      isTopologicallySorted: isTopologicallySorted,
+      rootDirectoryDigest: rootDirectoryDigest,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1204,24 +1221,24 @@ extension RemoteExecutionV2 {
     public var nodeProperties: RemoteExecutionV2.NodeProperties?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.path = ""
-      self.target = ""
-      self.nodeProperties = nil
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.OutputSymlink {
+  public init() {
+    self.init(path: "", target: "", nodeProperties: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      path: String = "",
-      target: String = "",
-      nodeProperties: RemoteExecutionV2.NodeProperties? = nil
-    ) {
-      self.path = path
-      self.target = target
-      self.nodeProperties = nodeProperties
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    path: String = "",
+    target: String = "",
+    nodeProperties: RemoteExecutionV2.NodeProperties? = nil
+  ) {
+    self.init(
+      path: path,
+      target: target,
+      nodeProperties: nodeProperties,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -1239,10 +1256,11 @@ extension RemoteExecutionV2.OutputSymlink {
     let target: String = try source.string(message.pointee.target, in: "build.bazel.remote.execution.v2.OutputSymlink.target")
     let nodeProperties: RemoteExecutionV2.NodeProperties? = try source.message(message.pointee.node_properties)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.path = path
-    self.target = target
-    self.nodeProperties = nodeProperties
-    self.unknownFields = unknownFields
+    self.init(
+      path: path,
+      target: target,
+      nodeProperties: nodeProperties,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1260,18 +1278,18 @@ extension RemoteExecutionV2 {
     public var priority: Int32
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.priority = 0
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.ResultsCachePolicy {
+  public init() {
+    self.init(priority: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      priority: Int32 = 0
-    ) {
-      self.priority = priority
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    priority: Int32 = 0
+  ) {
+    self.init(priority: priority, unknownFields: UnknownFields())
   }
 }
 
@@ -1287,8 +1305,7 @@ extension RemoteExecutionV2.ResultsCachePolicy {
   ) throws(MessageDecodingError) {
     let priority: Int32 = message.pointee.priority
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.priority = priority
-    self.unknownFields = unknownFields
+    self.init(priority: priority, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1309,33 +1326,37 @@ extension RemoteExecutionV2 {
     public var digestFunction: RemoteExecutionV2.DigestFunction.Value
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.instanceName = ""
-      self.actionDigest = nil
-      self.inlineStdout = false
-      self.inlineStderr = false
-      self.inlineOutputFiles = []
-      self.digestFunction = .unknown
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.GetActionResultRequest {
+  public init() {
+    self.init(
+      instanceName: "",
+      actionDigest: nil,
+      inlineStdout: false,
+      inlineStderr: false,
+      inlineOutputFiles: [],
+      digestFunction: .unknown,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      instanceName: String = "",
-      actionDigest: RemoteExecutionV2.Digest? = nil,
-      inlineStdout: Bool = false,
-      inlineStderr: Bool = false,
-      inlineOutputFiles: [String] = [],
-      digestFunction: RemoteExecutionV2.DigestFunction.Value = .unknown
-    ) {
-      self.instanceName = instanceName
-      self.actionDigest = actionDigest
-      self.inlineStdout = inlineStdout
-      self.inlineStderr = inlineStderr
-      self.inlineOutputFiles = inlineOutputFiles
-      self.digestFunction = digestFunction
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    instanceName: String = "",
+    actionDigest: RemoteExecutionV2.Digest? = nil,
+    inlineStdout: Bool = false,
+    inlineStderr: Bool = false,
+    inlineOutputFiles: [String] = [],
+    digestFunction: RemoteExecutionV2.DigestFunction.Value = .unknown
+  ) {
+    self.init(
+      instanceName: instanceName,
+      actionDigest: actionDigest,
+      inlineStdout: inlineStdout,
+      inlineStderr: inlineStderr,
+      inlineOutputFiles: inlineOutputFiles,
+      digestFunction: digestFunction,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -1356,13 +1377,14 @@ extension RemoteExecutionV2.GetActionResultRequest {
     let inlineOutputFiles: [String] = try source.strings(message.pointee.n_inline_output_files, message.pointee.inline_output_files, in: "build.bazel.remote.execution.v2.GetActionResultRequest.inline_output_files")
     let digestFunction: RemoteExecutionV2.DigestFunction.Value = RemoteExecutionV2.DigestFunction.Value(rawValue: message.pointee.digest_function)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.instanceName = instanceName
-    self.actionDigest = actionDigest
-    self.inlineStdout = inlineStdout
-    self.inlineStderr = inlineStderr
-    self.inlineOutputFiles = inlineOutputFiles
-    self.digestFunction = digestFunction
-    self.unknownFields = unknownFields
+    self.init(
+      instanceName: instanceName,
+      actionDigest: actionDigest,
+      inlineStdout: inlineStdout,
+      inlineStderr: inlineStderr,
+      inlineOutputFiles: inlineOutputFiles,
+      digestFunction: digestFunction,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1386,30 +1408,34 @@ extension RemoteExecutionV2 {
     public var digestFunction: RemoteExecutionV2.DigestFunction.Value
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.instanceName = ""
-      self.actionDigest = nil
-      self.actionResult = nil
-      self.resultsCachePolicy = nil
-      self.digestFunction = .unknown
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.UpdateActionResultRequest {
+  public init() {
+    self.init(
+      instanceName: "",
+      actionDigest: nil,
+      actionResult: nil,
+      resultsCachePolicy: nil,
+      digestFunction: .unknown,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      instanceName: String = "",
-      actionDigest: RemoteExecutionV2.Digest? = nil,
-      actionResult: RemoteExecutionV2.ActionResult? = nil,
-      resultsCachePolicy: RemoteExecutionV2.ResultsCachePolicy? = nil,
-      digestFunction: RemoteExecutionV2.DigestFunction.Value = .unknown
-    ) {
-      self.instanceName = instanceName
-      self.actionDigest = actionDigest
-      self.actionResult = actionResult
-      self.resultsCachePolicy = resultsCachePolicy
-      self.digestFunction = digestFunction
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    instanceName: String = "",
+    actionDigest: RemoteExecutionV2.Digest? = nil,
+    actionResult: RemoteExecutionV2.ActionResult? = nil,
+    resultsCachePolicy: RemoteExecutionV2.ResultsCachePolicy? = nil,
+    digestFunction: RemoteExecutionV2.DigestFunction.Value = .unknown
+  ) {
+    self.init(
+      instanceName: instanceName,
+      actionDigest: actionDigest,
+      actionResult: actionResult,
+      resultsCachePolicy: resultsCachePolicy,
+      digestFunction: digestFunction,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -1429,12 +1455,13 @@ extension RemoteExecutionV2.UpdateActionResultRequest {
     let resultsCachePolicy: RemoteExecutionV2.ResultsCachePolicy? = try source.message(message.pointee.results_cache_policy)
     let digestFunction: RemoteExecutionV2.DigestFunction.Value = RemoteExecutionV2.DigestFunction.Value(rawValue: message.pointee.digest_function)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.instanceName = instanceName
-    self.actionDigest = actionDigest
-    self.actionResult = actionResult
-    self.resultsCachePolicy = resultsCachePolicy
-    self.digestFunction = digestFunction
-    self.unknownFields = unknownFields
+    self.init(
+      instanceName: instanceName,
+      actionDigest: actionDigest,
+      actionResult: actionResult,
+      resultsCachePolicy: resultsCachePolicy,
+      digestFunction: digestFunction,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1455,24 +1482,28 @@ extension RemoteExecutionV2 {
     public var digestFunction: RemoteExecutionV2.DigestFunction.Value
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.instanceName = ""
-      self.blobDigests = []
-      self.digestFunction = .unknown
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.FindMissingBlobsRequest {
+  public init() {
+    self.init(
+      instanceName: "",
+      blobDigests: [],
+      digestFunction: .unknown,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      instanceName: String = "",
-      blobDigests: [RemoteExecutionV2.Digest] = [],
-      digestFunction: RemoteExecutionV2.DigestFunction.Value = .unknown
-    ) {
-      self.instanceName = instanceName
-      self.blobDigests = blobDigests
-      self.digestFunction = digestFunction
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    instanceName: String = "",
+    blobDigests: [RemoteExecutionV2.Digest] = [],
+    digestFunction: RemoteExecutionV2.DigestFunction.Value = .unknown
+  ) {
+    self.init(
+      instanceName: instanceName,
+      blobDigests: blobDigests,
+      digestFunction: digestFunction,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -1490,10 +1521,11 @@ extension RemoteExecutionV2.FindMissingBlobsRequest {
     let blobDigests: [RemoteExecutionV2.Digest] = try source.messages(message.pointee.n_blob_digests, message.pointee.blob_digests)
     let digestFunction: RemoteExecutionV2.DigestFunction.Value = RemoteExecutionV2.DigestFunction.Value(rawValue: message.pointee.digest_function)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.instanceName = instanceName
-    self.blobDigests = blobDigests
-    self.digestFunction = digestFunction
-    self.unknownFields = unknownFields
+    self.init(
+      instanceName: instanceName,
+      blobDigests: blobDigests,
+      digestFunction: digestFunction,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1510,18 +1542,18 @@ extension RemoteExecutionV2 {
     public var missingBlobDigests: [RemoteExecutionV2.Digest]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.missingBlobDigests = []
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.FindMissingBlobsResponse {
+  public init() {
+    self.init(missingBlobDigests: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      missingBlobDigests: [RemoteExecutionV2.Digest] = []
-    ) {
-      self.missingBlobDigests = missingBlobDigests
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    missingBlobDigests: [RemoteExecutionV2.Digest] = []
+  ) {
+    self.init(missingBlobDigests: missingBlobDigests, unknownFields: UnknownFields())
   }
 }
 
@@ -1537,8 +1569,7 @@ extension RemoteExecutionV2.FindMissingBlobsResponse {
   ) throws(MessageDecodingError) {
     let missingBlobDigests: [RemoteExecutionV2.Digest] = try source.messages(message.pointee.n_missing_blob_digests, message.pointee.missing_blob_digests)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.missingBlobDigests = missingBlobDigests
-    self.unknownFields = unknownFields
+    self.init(missingBlobDigests: missingBlobDigests, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1555,24 +1586,28 @@ extension RemoteExecutionV2 {
     public var digestFunction: RemoteExecutionV2.DigestFunction.Value
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.instanceName = ""
-      self.requests = []
-      self.digestFunction = .unknown
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.BatchUpdateBlobsRequest {
+  public init() {
+    self.init(
+      instanceName: "",
+      requests: [],
+      digestFunction: .unknown,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      instanceName: String = "",
-      requests: [RemoteExecutionV2.BatchUpdateBlobsRequest.Request] = [],
-      digestFunction: RemoteExecutionV2.DigestFunction.Value = .unknown
-    ) {
-      self.instanceName = instanceName
-      self.requests = requests
-      self.digestFunction = digestFunction
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    instanceName: String = "",
+    requests: [RemoteExecutionV2.BatchUpdateBlobsRequest.Request] = [],
+    digestFunction: RemoteExecutionV2.DigestFunction.Value = .unknown
+  ) {
+    self.init(
+      instanceName: instanceName,
+      requests: requests,
+      digestFunction: digestFunction,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -1590,10 +1625,11 @@ extension RemoteExecutionV2.BatchUpdateBlobsRequest {
     let requests: [RemoteExecutionV2.BatchUpdateBlobsRequest.Request] = try source.messages(message.pointee.n_requests, message.pointee.requests)
     let digestFunction: RemoteExecutionV2.DigestFunction.Value = RemoteExecutionV2.DigestFunction.Value(rawValue: message.pointee.digest_function)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.instanceName = instanceName
-    self.requests = requests
-    self.digestFunction = digestFunction
-    self.unknownFields = unknownFields
+    self.init(
+      instanceName: instanceName,
+      requests: requests,
+      digestFunction: digestFunction,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1613,24 +1649,20 @@ extension RemoteExecutionV2.BatchUpdateBlobsRequest {
     public var compressor: RemoteExecutionV2.Compressor.Value
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.digest = nil
-      self.data = []
-      self.compressor = .identity
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.BatchUpdateBlobsRequest.Request {
+  public init() {
+    self.init(digest: nil, data: [], compressor: .identity, unknownFields: UnknownFields())
+  }
 
-    public init(
-      digest: RemoteExecutionV2.Digest? = nil,
-      data: [UInt8] = [],
-      compressor: RemoteExecutionV2.Compressor.Value = .identity
-    ) {
-      self.digest = digest
-      self.data = data
-      self.compressor = compressor
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    digest: RemoteExecutionV2.Digest? = nil,
+    data: [UInt8] = [],
+    compressor: RemoteExecutionV2.Compressor.Value = .identity
+  ) {
+    self.init(digest: digest, data: data, compressor: compressor, unknownFields: UnknownFields())
   }
 }
 
@@ -1648,10 +1680,7 @@ extension RemoteExecutionV2.BatchUpdateBlobsRequest.Request {
     let data: [UInt8] = source.bytes(message.pointee.data)
     let compressor: RemoteExecutionV2.Compressor.Value = RemoteExecutionV2.Compressor.Value(rawValue: message.pointee.compressor)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.digest = digest
-    self.data = data
-    self.compressor = compressor
-    self.unknownFields = unknownFields
+    self.init(digest: digest, data: data, compressor: compressor, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1668,18 +1697,18 @@ extension RemoteExecutionV2 {
     public var responses: [RemoteExecutionV2.BatchUpdateBlobsResponse.Response]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.responses = []
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.BatchUpdateBlobsResponse {
+  public init() {
+    self.init(responses: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      responses: [RemoteExecutionV2.BatchUpdateBlobsResponse.Response] = []
-    ) {
-      self.responses = responses
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    responses: [RemoteExecutionV2.BatchUpdateBlobsResponse.Response] = []
+  ) {
+    self.init(responses: responses, unknownFields: UnknownFields())
   }
 }
 
@@ -1695,8 +1724,7 @@ extension RemoteExecutionV2.BatchUpdateBlobsResponse {
   ) throws(MessageDecodingError) {
     let responses: [RemoteExecutionV2.BatchUpdateBlobsResponse.Response] = try source.messages(message.pointee.n_responses, message.pointee.responses)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.responses = responses
-    self.unknownFields = unknownFields
+    self.init(responses: responses, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1712,21 +1740,19 @@ extension RemoteExecutionV2.BatchUpdateBlobsResponse {
     public var status: GoogleRPC.Status?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.digest = nil
-      self.status = nil
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.BatchUpdateBlobsResponse.Response {
+  public init() {
+    self.init(digest: nil, status: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      digest: RemoteExecutionV2.Digest? = nil,
-      status: GoogleRPC.Status? = nil
-    ) {
-      self.digest = digest
-      self.status = status
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    digest: RemoteExecutionV2.Digest? = nil,
+    status: GoogleRPC.Status? = nil
+  ) {
+    self.init(digest: digest, status: status, unknownFields: UnknownFields())
   }
 }
 
@@ -1743,9 +1769,7 @@ extension RemoteExecutionV2.BatchUpdateBlobsResponse.Response {
     let digest: RemoteExecutionV2.Digest? = try source.message(message.pointee.digest)
     let status: GoogleRPC.Status? = try source.message(message.pointee.status)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.digest = digest
-    self.status = status
-    self.unknownFields = unknownFields
+    self.init(digest: digest, status: status, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1765,27 +1789,31 @@ extension RemoteExecutionV2 {
     public var digestFunction: RemoteExecutionV2.DigestFunction.Value
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.instanceName = ""
-      self.digests = []
-      self.acceptableCompressors = []
-      self.digestFunction = .unknown
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.BatchReadBlobsRequest {
+  public init() {
+    self.init(
+      instanceName: "",
+      digests: [],
+      acceptableCompressors: [],
+      digestFunction: .unknown,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      instanceName: String = "",
-      digests: [RemoteExecutionV2.Digest] = [],
-      acceptableCompressors: [RemoteExecutionV2.Compressor.Value] = [],
-      digestFunction: RemoteExecutionV2.DigestFunction.Value = .unknown
-    ) {
-      self.instanceName = instanceName
-      self.digests = digests
-      self.acceptableCompressors = acceptableCompressors
-      self.digestFunction = digestFunction
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    instanceName: String = "",
+    digests: [RemoteExecutionV2.Digest] = [],
+    acceptableCompressors: [RemoteExecutionV2.Compressor.Value] = [],
+    digestFunction: RemoteExecutionV2.DigestFunction.Value = .unknown
+  ) {
+    self.init(
+      instanceName: instanceName,
+      digests: digests,
+      acceptableCompressors: acceptableCompressors,
+      digestFunction: digestFunction,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -1804,11 +1832,12 @@ extension RemoteExecutionV2.BatchReadBlobsRequest {
     let acceptableCompressors: [RemoteExecutionV2.Compressor.Value] = source.enums(message.pointee.n_acceptable_compressors, message.pointee.acceptable_compressors)
     let digestFunction: RemoteExecutionV2.DigestFunction.Value = RemoteExecutionV2.DigestFunction.Value(rawValue: message.pointee.digest_function)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.instanceName = instanceName
-    self.digests = digests
-    self.acceptableCompressors = acceptableCompressors
-    self.digestFunction = digestFunction
-    self.unknownFields = unknownFields
+    self.init(
+      instanceName: instanceName,
+      digests: digests,
+      acceptableCompressors: acceptableCompressors,
+      digestFunction: digestFunction,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1826,18 +1855,18 @@ extension RemoteExecutionV2 {
     public var responses: [RemoteExecutionV2.BatchReadBlobsResponse.Response]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.responses = []
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.BatchReadBlobsResponse {
+  public init() {
+    self.init(responses: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      responses: [RemoteExecutionV2.BatchReadBlobsResponse.Response] = []
-    ) {
-      self.responses = responses
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    responses: [RemoteExecutionV2.BatchReadBlobsResponse.Response] = []
+  ) {
+    self.init(responses: responses, unknownFields: UnknownFields())
   }
 }
 
@@ -1853,8 +1882,7 @@ extension RemoteExecutionV2.BatchReadBlobsResponse {
   ) throws(MessageDecodingError) {
     let responses: [RemoteExecutionV2.BatchReadBlobsResponse.Response] = try source.messages(message.pointee.n_responses, message.pointee.responses)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.responses = responses
-    self.unknownFields = unknownFields
+    self.init(responses: responses, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1872,27 +1900,31 @@ extension RemoteExecutionV2.BatchReadBlobsResponse {
     public var status: GoogleRPC.Status?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.digest = nil
-      self.data = []
-      self.compressor = .identity
-      self.status = nil
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.BatchReadBlobsResponse.Response {
+  public init() {
+    self.init(
+      digest: nil,
+      data: [],
+      compressor: .identity,
+      status: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      digest: RemoteExecutionV2.Digest? = nil,
-      data: [UInt8] = [],
-      compressor: RemoteExecutionV2.Compressor.Value = .identity,
-      status: GoogleRPC.Status? = nil
-    ) {
-      self.digest = digest
-      self.data = data
-      self.compressor = compressor
-      self.status = status
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    digest: RemoteExecutionV2.Digest? = nil,
+    data: [UInt8] = [],
+    compressor: RemoteExecutionV2.Compressor.Value = .identity,
+    status: GoogleRPC.Status? = nil
+  ) {
+    self.init(
+      digest: digest,
+      data: data,
+      compressor: compressor,
+      status: status,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -1911,11 +1943,12 @@ extension RemoteExecutionV2.BatchReadBlobsResponse.Response {
     let compressor: RemoteExecutionV2.Compressor.Value = RemoteExecutionV2.Compressor.Value(rawValue: message.pointee.compressor)
     let status: GoogleRPC.Status? = try source.message(message.pointee.status)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.digest = digest
-    self.data = data
-    self.compressor = compressor
-    self.status = status
-    self.unknownFields = unknownFields
+    self.init(
+      digest: digest,
+      data: data,
+      compressor: compressor,
+      status: status,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1939,30 +1972,34 @@ extension RemoteExecutionV2 {
     public var digestFunction: RemoteExecutionV2.DigestFunction.Value
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.instanceName = ""
-      self.rootDigest = nil
-      self.pageSize = 0
-      self.pageToken = ""
-      self.digestFunction = .unknown
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.GetTreeRequest {
+  public init() {
+    self.init(
+      instanceName: "",
+      rootDigest: nil,
+      pageSize: 0,
+      pageToken: "",
+      digestFunction: .unknown,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      instanceName: String = "",
-      rootDigest: RemoteExecutionV2.Digest? = nil,
-      pageSize: Int32 = 0,
-      pageToken: String = "",
-      digestFunction: RemoteExecutionV2.DigestFunction.Value = .unknown
-    ) {
-      self.instanceName = instanceName
-      self.rootDigest = rootDigest
-      self.pageSize = pageSize
-      self.pageToken = pageToken
-      self.digestFunction = digestFunction
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    instanceName: String = "",
+    rootDigest: RemoteExecutionV2.Digest? = nil,
+    pageSize: Int32 = 0,
+    pageToken: String = "",
+    digestFunction: RemoteExecutionV2.DigestFunction.Value = .unknown
+  ) {
+    self.init(
+      instanceName: instanceName,
+      rootDigest: rootDigest,
+      pageSize: pageSize,
+      pageToken: pageToken,
+      digestFunction: digestFunction,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -1982,12 +2019,13 @@ extension RemoteExecutionV2.GetTreeRequest {
     let pageToken: String = try source.string(message.pointee.page_token, in: "build.bazel.remote.execution.v2.GetTreeRequest.page_token")
     let digestFunction: RemoteExecutionV2.DigestFunction.Value = RemoteExecutionV2.DigestFunction.Value(rawValue: message.pointee.digest_function)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.instanceName = instanceName
-    self.rootDigest = rootDigest
-    self.pageSize = pageSize
-    self.pageToken = pageToken
-    self.digestFunction = digestFunction
-    self.unknownFields = unknownFields
+    self.init(
+      instanceName: instanceName,
+      rootDigest: rootDigest,
+      pageSize: pageSize,
+      pageToken: pageToken,
+      digestFunction: digestFunction,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2008,21 +2046,22 @@ extension RemoteExecutionV2 {
     public var nextPageToken: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.directories = []
-      self.nextPageToken = ""
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.GetTreeResponse {
+  public init() {
+    self.init(directories: [], nextPageToken: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      directories: [RemoteExecutionV2.Directory] = [],
-      nextPageToken: String = ""
-    ) {
-      self.directories = directories
-      self.nextPageToken = nextPageToken
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    directories: [RemoteExecutionV2.Directory] = [],
+    nextPageToken: String = ""
+  ) {
+    self.init(
+      directories: directories,
+      nextPageToken: nextPageToken,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -2039,9 +2078,7 @@ extension RemoteExecutionV2.GetTreeResponse {
     let directories: [RemoteExecutionV2.Directory] = try source.messages(message.pointee.n_directories, message.pointee.directories)
     let nextPageToken: String = try source.string(message.pointee.next_page_token, in: "build.bazel.remote.execution.v2.GetTreeResponse.next_page_token")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.directories = directories
-    self.nextPageToken = nextPageToken
-    self.unknownFields = unknownFields
+    self.init(directories: directories, nextPageToken: nextPageToken, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2057,18 +2094,18 @@ extension RemoteExecutionV2 {
     public var instanceName: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.instanceName = ""
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.GetCapabilitiesRequest {
+  public init() {
+    self.init(instanceName: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      instanceName: String = ""
-    ) {
-      self.instanceName = instanceName
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    instanceName: String = ""
+  ) {
+    self.init(instanceName: instanceName, unknownFields: UnknownFields())
   }
 }
 
@@ -2084,8 +2121,7 @@ extension RemoteExecutionV2.GetCapabilitiesRequest {
   ) throws(MessageDecodingError) {
     let instanceName: String = try source.string(message.pointee.instance_name, in: "build.bazel.remote.execution.v2.GetCapabilitiesRequest.instance_name")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.instanceName = instanceName
-    self.unknownFields = unknownFields
+    self.init(instanceName: instanceName, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2105,30 +2141,34 @@ extension RemoteExecutionV2 {
     public var highApiVersion: BazelSemver.SemVer?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.cacheCapabilities = nil
-      self.executionCapabilities = nil
-      self.deprecatedApiVersion = nil
-      self.lowApiVersion = nil
-      self.highApiVersion = nil
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.ServerCapabilities {
+  public init() {
+    self.init(
+      cacheCapabilities: nil,
+      executionCapabilities: nil,
+      deprecatedApiVersion: nil,
+      lowApiVersion: nil,
+      highApiVersion: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      cacheCapabilities: RemoteExecutionV2.CacheCapabilities? = nil,
-      executionCapabilities: RemoteExecutionV2.ExecutionCapabilities? = nil,
-      deprecatedApiVersion: BazelSemver.SemVer? = nil,
-      lowApiVersion: BazelSemver.SemVer? = nil,
-      highApiVersion: BazelSemver.SemVer? = nil
-    ) {
-      self.cacheCapabilities = cacheCapabilities
-      self.executionCapabilities = executionCapabilities
-      self.deprecatedApiVersion = deprecatedApiVersion
-      self.lowApiVersion = lowApiVersion
-      self.highApiVersion = highApiVersion
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    cacheCapabilities: RemoteExecutionV2.CacheCapabilities? = nil,
+    executionCapabilities: RemoteExecutionV2.ExecutionCapabilities? = nil,
+    deprecatedApiVersion: BazelSemver.SemVer? = nil,
+    lowApiVersion: BazelSemver.SemVer? = nil,
+    highApiVersion: BazelSemver.SemVer? = nil
+  ) {
+    self.init(
+      cacheCapabilities: cacheCapabilities,
+      executionCapabilities: executionCapabilities,
+      deprecatedApiVersion: deprecatedApiVersion,
+      lowApiVersion: lowApiVersion,
+      highApiVersion: highApiVersion,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -2148,12 +2188,13 @@ extension RemoteExecutionV2.ServerCapabilities {
     let lowApiVersion: BazelSemver.SemVer? = try source.message(message.pointee.low_api_version)
     let highApiVersion: BazelSemver.SemVer? = try source.message(message.pointee.high_api_version)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.cacheCapabilities = cacheCapabilities
-    self.executionCapabilities = executionCapabilities
-    self.deprecatedApiVersion = deprecatedApiVersion
-    self.lowApiVersion = lowApiVersion
-    self.highApiVersion = highApiVersion
-    self.unknownFields = unknownFields
+    self.init(
+      cacheCapabilities: cacheCapabilities,
+      executionCapabilities: executionCapabilities,
+      deprecatedApiVersion: deprecatedApiVersion,
+      lowApiVersion: lowApiVersion,
+      highApiVersion: highApiVersion,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2170,10 +2211,12 @@ extension RemoteExecutionV2 {
   /// How content is hashed.
   public struct DigestFunction: ProtobufMessage {
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.DigestFunction {
+  public init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -2188,7 +2231,7 @@ extension RemoteExecutionV2.DigestFunction {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2259,18 +2302,18 @@ extension RemoteExecutionV2 {
     public var updateEnabled: Bool
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.updateEnabled = false
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.ActionCacheUpdateCapabilities {
+  public init() {
+    self.init(updateEnabled: false, unknownFields: UnknownFields())
+  }
 
-    public init(
-      updateEnabled: Bool = false
-    ) {
-      self.updateEnabled = updateEnabled
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    updateEnabled: Bool = false
+  ) {
+    self.init(updateEnabled: updateEnabled, unknownFields: UnknownFields())
   }
 }
 
@@ -2286,8 +2329,7 @@ extension RemoteExecutionV2.ActionCacheUpdateCapabilities {
   ) throws(MessageDecodingError) {
     let updateEnabled: Bool = message.pointee.update_enabled != 0
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.updateEnabled = updateEnabled
-    self.unknownFields = unknownFields
+    self.init(updateEnabled: updateEnabled, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2302,18 +2344,18 @@ extension RemoteExecutionV2 {
     public var priorities: [RemoteExecutionV2.PriorityCapabilities.PriorityRange]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.priorities = []
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.PriorityCapabilities {
+  public init() {
+    self.init(priorities: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      priorities: [RemoteExecutionV2.PriorityCapabilities.PriorityRange] = []
-    ) {
-      self.priorities = priorities
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    priorities: [RemoteExecutionV2.PriorityCapabilities.PriorityRange] = []
+  ) {
+    self.init(priorities: priorities, unknownFields: UnknownFields())
   }
 }
 
@@ -2329,8 +2371,7 @@ extension RemoteExecutionV2.PriorityCapabilities {
   ) throws(MessageDecodingError) {
     let priorities: [RemoteExecutionV2.PriorityCapabilities.PriorityRange] = try source.messages(message.pointee.n_priorities, message.pointee.priorities)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.priorities = priorities
-    self.unknownFields = unknownFields
+    self.init(priorities: priorities, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2346,21 +2387,19 @@ extension RemoteExecutionV2.PriorityCapabilities {
     public var maxPriority: Int32
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.minPriority = 0
-      self.maxPriority = 0
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.PriorityCapabilities.PriorityRange {
+  public init() {
+    self.init(minPriority: 0, maxPriority: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      minPriority: Int32 = 0,
-      maxPriority: Int32 = 0
-    ) {
-      self.minPriority = minPriority
-      self.maxPriority = maxPriority
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    minPriority: Int32 = 0,
+    maxPriority: Int32 = 0
+  ) {
+    self.init(minPriority: minPriority, maxPriority: maxPriority, unknownFields: UnknownFields())
   }
 }
 
@@ -2377,9 +2416,7 @@ extension RemoteExecutionV2.PriorityCapabilities.PriorityRange {
     let minPriority: Int32 = message.pointee.min_priority
     let maxPriority: Int32 = message.pointee.max_priority
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.minPriority = minPriority
-    self.maxPriority = maxPriority
-    self.unknownFields = unknownFields
+    self.init(minPriority: minPriority, maxPriority: maxPriority, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2393,10 +2430,12 @@ extension RemoteExecutionV2 {
   /// What is done with symbolic links to absolute paths.
   public struct SymlinkAbsolutePathStrategy: ProtobufMessage {
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.SymlinkAbsolutePathStrategy {
+  public init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -2411,7 +2450,7 @@ extension RemoteExecutionV2.SymlinkAbsolutePathStrategy {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2455,10 +2494,12 @@ extension RemoteExecutionV2 {
   /// How data is compressed.
   public struct Compressor: ProtobufMessage {
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.Compressor {
+  public init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -2473,7 +2514,7 @@ extension RemoteExecutionV2.Compressor {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2537,51 +2578,55 @@ extension RemoteExecutionV2 {
     public var repMaxCdcParams: RemoteExecutionV2.RepMaxCdcParams?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.digestFunctions = []
-      self.actionCacheUpdateCapabilities = nil
-      self.cachePriorityCapabilities = nil
-      self.maxBatchTotalSizeBytes = 0
-      self.symlinkAbsolutePathStrategy = .unknown
-      self.supportedCompressors = []
-      self.supportedBatchUpdateCompressors = []
-      self.maxCasBlobSizeBytes = 0
-      self.splitBlobSupport = false
-      self.spliceBlobSupport = false
-      self.fastCdc2020Params = nil
-      self.repMaxCdcParams = nil
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.CacheCapabilities {
+  public init() {
+    self.init(
+      digestFunctions: [],
+      actionCacheUpdateCapabilities: nil,
+      cachePriorityCapabilities: nil,
+      maxBatchTotalSizeBytes: 0,
+      symlinkAbsolutePathStrategy: .unknown,
+      supportedCompressors: [],
+      supportedBatchUpdateCompressors: [],
+      maxCasBlobSizeBytes: 0,
+      splitBlobSupport: false,
+      spliceBlobSupport: false,
+      fastCdc2020Params: nil,
+      repMaxCdcParams: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      digestFunctions: [RemoteExecutionV2.DigestFunction.Value] = [],
-      actionCacheUpdateCapabilities: RemoteExecutionV2.ActionCacheUpdateCapabilities? = nil,
-      cachePriorityCapabilities: RemoteExecutionV2.PriorityCapabilities? = nil,
-      maxBatchTotalSizeBytes: Int64 = 0,
-      symlinkAbsolutePathStrategy: RemoteExecutionV2.SymlinkAbsolutePathStrategy.Value = .unknown,
-      supportedCompressors: [RemoteExecutionV2.Compressor.Value] = [],
-      supportedBatchUpdateCompressors: [RemoteExecutionV2.Compressor.Value] = [],
-      maxCasBlobSizeBytes: Int64 = 0,
-      splitBlobSupport: Bool = false,
-      spliceBlobSupport: Bool = false,
-      fastCdc2020Params: RemoteExecutionV2.FastCdc2020Params? = nil,
-      repMaxCdcParams: RemoteExecutionV2.RepMaxCdcParams? = nil
-    ) {
-      self.digestFunctions = digestFunctions
-      self.actionCacheUpdateCapabilities = actionCacheUpdateCapabilities
-      self.cachePriorityCapabilities = cachePriorityCapabilities
-      self.maxBatchTotalSizeBytes = maxBatchTotalSizeBytes
-      self.symlinkAbsolutePathStrategy = symlinkAbsolutePathStrategy
-      self.supportedCompressors = supportedCompressors
-      self.supportedBatchUpdateCompressors = supportedBatchUpdateCompressors
-      self.maxCasBlobSizeBytes = maxCasBlobSizeBytes
-      self.splitBlobSupport = splitBlobSupport
-      self.spliceBlobSupport = spliceBlobSupport
-      self.fastCdc2020Params = fastCdc2020Params
-      self.repMaxCdcParams = repMaxCdcParams
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    digestFunctions: [RemoteExecutionV2.DigestFunction.Value] = [],
+    actionCacheUpdateCapabilities: RemoteExecutionV2.ActionCacheUpdateCapabilities? = nil,
+    cachePriorityCapabilities: RemoteExecutionV2.PriorityCapabilities? = nil,
+    maxBatchTotalSizeBytes: Int64 = 0,
+    symlinkAbsolutePathStrategy: RemoteExecutionV2.SymlinkAbsolutePathStrategy.Value = .unknown,
+    supportedCompressors: [RemoteExecutionV2.Compressor.Value] = [],
+    supportedBatchUpdateCompressors: [RemoteExecutionV2.Compressor.Value] = [],
+    maxCasBlobSizeBytes: Int64 = 0,
+    splitBlobSupport: Bool = false,
+    spliceBlobSupport: Bool = false,
+    fastCdc2020Params: RemoteExecutionV2.FastCdc2020Params? = nil,
+    repMaxCdcParams: RemoteExecutionV2.RepMaxCdcParams? = nil
+  ) {
+    self.init(
+      digestFunctions: digestFunctions,
+      actionCacheUpdateCapabilities: actionCacheUpdateCapabilities,
+      cachePriorityCapabilities: cachePriorityCapabilities,
+      maxBatchTotalSizeBytes: maxBatchTotalSizeBytes,
+      symlinkAbsolutePathStrategy: symlinkAbsolutePathStrategy,
+      supportedCompressors: supportedCompressors,
+      supportedBatchUpdateCompressors: supportedBatchUpdateCompressors,
+      maxCasBlobSizeBytes: maxCasBlobSizeBytes,
+      splitBlobSupport: splitBlobSupport,
+      spliceBlobSupport: spliceBlobSupport,
+      fastCdc2020Params: fastCdc2020Params,
+      repMaxCdcParams: repMaxCdcParams,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -2608,19 +2653,20 @@ extension RemoteExecutionV2.CacheCapabilities {
     let fastCdc2020Params: RemoteExecutionV2.FastCdc2020Params? = try source.message(message.pointee.fast_cdc_2020_params)
     let repMaxCdcParams: RemoteExecutionV2.RepMaxCdcParams? = try source.message(message.pointee.rep_max_cdc_params)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.digestFunctions = digestFunctions
-    self.actionCacheUpdateCapabilities = actionCacheUpdateCapabilities
-    self.cachePriorityCapabilities = cachePriorityCapabilities
-    self.maxBatchTotalSizeBytes = maxBatchTotalSizeBytes
-    self.symlinkAbsolutePathStrategy = symlinkAbsolutePathStrategy
-    self.supportedCompressors = supportedCompressors
-    self.supportedBatchUpdateCompressors = supportedBatchUpdateCompressors
-    self.maxCasBlobSizeBytes = maxCasBlobSizeBytes
-    self.splitBlobSupport = splitBlobSupport
-    self.spliceBlobSupport = spliceBlobSupport
-    self.fastCdc2020Params = fastCdc2020Params
-    self.repMaxCdcParams = repMaxCdcParams
-    self.unknownFields = unknownFields
+    self.init(
+      digestFunctions: digestFunctions,
+      actionCacheUpdateCapabilities: actionCacheUpdateCapabilities,
+      cachePriorityCapabilities: cachePriorityCapabilities,
+      maxBatchTotalSizeBytes: maxBatchTotalSizeBytes,
+      symlinkAbsolutePathStrategy: symlinkAbsolutePathStrategy,
+      supportedCompressors: supportedCompressors,
+      supportedBatchUpdateCompressors: supportedBatchUpdateCompressors,
+      maxCasBlobSizeBytes: maxCasBlobSizeBytes,
+      splitBlobSupport: splitBlobSupport,
+      spliceBlobSupport: spliceBlobSupport,
+      fastCdc2020Params: fastCdc2020Params,
+      repMaxCdcParams: repMaxCdcParams,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2647,21 +2693,19 @@ extension RemoteExecutionV2 {
     public var seed: UInt32
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.avgChunkSizeBytes = 0
-      self.seed = 0
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.FastCdc2020Params {
+  public init() {
+    self.init(avgChunkSizeBytes: 0, seed: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      avgChunkSizeBytes: UInt64 = 0,
-      seed: UInt32 = 0
-    ) {
-      self.avgChunkSizeBytes = avgChunkSizeBytes
-      self.seed = seed
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    avgChunkSizeBytes: UInt64 = 0,
+    seed: UInt32 = 0
+  ) {
+    self.init(avgChunkSizeBytes: avgChunkSizeBytes, seed: seed, unknownFields: UnknownFields())
   }
 }
 
@@ -2678,9 +2722,7 @@ extension RemoteExecutionV2.FastCdc2020Params {
     let avgChunkSizeBytes: UInt64 = message.pointee.avg_chunk_size_bytes
     let seed: UInt32 = message.pointee.seed
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.avgChunkSizeBytes = avgChunkSizeBytes
-    self.seed = seed
-    self.unknownFields = unknownFields
+    self.init(avgChunkSizeBytes: avgChunkSizeBytes, seed: seed, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2697,21 +2739,22 @@ extension RemoteExecutionV2 {
     public var horizonSizeBytes: UInt64
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.minChunkSizeBytes = 0
-      self.horizonSizeBytes = 0
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.RepMaxCdcParams {
+  public init() {
+    self.init(minChunkSizeBytes: 0, horizonSizeBytes: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      minChunkSizeBytes: UInt64 = 0,
-      horizonSizeBytes: UInt64 = 0
-    ) {
-      self.minChunkSizeBytes = minChunkSizeBytes
-      self.horizonSizeBytes = horizonSizeBytes
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    minChunkSizeBytes: UInt64 = 0,
+    horizonSizeBytes: UInt64 = 0
+  ) {
+    self.init(
+      minChunkSizeBytes: minChunkSizeBytes,
+      horizonSizeBytes: horizonSizeBytes,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -2728,9 +2771,10 @@ extension RemoteExecutionV2.RepMaxCdcParams {
     let minChunkSizeBytes: UInt64 = message.pointee.min_chunk_size_bytes
     let horizonSizeBytes: UInt64 = message.pointee.horizon_size_bytes
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.minChunkSizeBytes = minChunkSizeBytes
-    self.horizonSizeBytes = horizonSizeBytes
-    self.unknownFields = unknownFields
+    self.init(
+      minChunkSizeBytes: minChunkSizeBytes,
+      horizonSizeBytes: horizonSizeBytes,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2751,30 +2795,34 @@ extension RemoteExecutionV2 {
     public var digestFunctions: [RemoteExecutionV2.DigestFunction.Value]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.digestFunction = .unknown
-      self.execEnabled = false
-      self.executionPriorityCapabilities = nil
-      self.supportedNodeProperties = []
-      self.digestFunctions = []
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.ExecutionCapabilities {
+  public init() {
+    self.init(
+      digestFunction: .unknown,
+      execEnabled: false,
+      executionPriorityCapabilities: nil,
+      supportedNodeProperties: [],
+      digestFunctions: [],
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      digestFunction: RemoteExecutionV2.DigestFunction.Value = .unknown,
-      execEnabled: Bool = false,
-      executionPriorityCapabilities: RemoteExecutionV2.PriorityCapabilities? = nil,
-      supportedNodeProperties: [String] = [],
-      digestFunctions: [RemoteExecutionV2.DigestFunction.Value] = []
-    ) {
-      self.digestFunction = digestFunction
-      self.execEnabled = execEnabled
-      self.executionPriorityCapabilities = executionPriorityCapabilities
-      self.supportedNodeProperties = supportedNodeProperties
-      self.digestFunctions = digestFunctions
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    digestFunction: RemoteExecutionV2.DigestFunction.Value = .unknown,
+    execEnabled: Bool = false,
+    executionPriorityCapabilities: RemoteExecutionV2.PriorityCapabilities? = nil,
+    supportedNodeProperties: [String] = [],
+    digestFunctions: [RemoteExecutionV2.DigestFunction.Value] = []
+  ) {
+    self.init(
+      digestFunction: digestFunction,
+      execEnabled: execEnabled,
+      executionPriorityCapabilities: executionPriorityCapabilities,
+      supportedNodeProperties: supportedNodeProperties,
+      digestFunctions: digestFunctions,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -2794,12 +2842,13 @@ extension RemoteExecutionV2.ExecutionCapabilities {
     let supportedNodeProperties: [String] = try source.strings(message.pointee.n_supported_node_properties, message.pointee.supported_node_properties, in: "build.bazel.remote.execution.v2.ExecutionCapabilities.supported_node_properties")
     let digestFunctions: [RemoteExecutionV2.DigestFunction.Value] = source.enums(message.pointee.n_digest_functions, message.pointee.digest_functions)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.digestFunction = digestFunction
-    self.execEnabled = execEnabled
-    self.executionPriorityCapabilities = executionPriorityCapabilities
-    self.supportedNodeProperties = supportedNodeProperties
-    self.digestFunctions = digestFunctions
-    self.unknownFields = unknownFields
+    self.init(
+      digestFunction: digestFunction,
+      execEnabled: execEnabled,
+      executionPriorityCapabilities: executionPriorityCapabilities,
+      supportedNodeProperties: supportedNodeProperties,
+      digestFunctions: digestFunctions,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2819,21 +2868,19 @@ extension RemoteExecutionV2 {
     public var toolVersion: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.toolName = ""
-      self.toolVersion = ""
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.ToolDetails {
+  public init() {
+    self.init(toolName: "", toolVersion: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      toolName: String = "",
-      toolVersion: String = ""
-    ) {
-      self.toolName = toolName
-      self.toolVersion = toolVersion
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    toolName: String = "",
+    toolVersion: String = ""
+  ) {
+    self.init(toolName: toolName, toolVersion: toolVersion, unknownFields: UnknownFields())
   }
 }
 
@@ -2850,9 +2897,7 @@ extension RemoteExecutionV2.ToolDetails {
     let toolName: String = try source.string(message.pointee.tool_name, in: "build.bazel.remote.execution.v2.ToolDetails.tool_name")
     let toolVersion: String = try source.string(message.pointee.tool_version, in: "build.bazel.remote.execution.v2.ToolDetails.tool_version")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.toolName = toolName
-    self.toolVersion = toolVersion
-    self.unknownFields = unknownFields
+    self.init(toolName: toolName, toolVersion: toolVersion, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -2875,36 +2920,40 @@ extension RemoteExecutionV2 {
     public var configurationID: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.toolDetails = nil
-      self.actionID = ""
-      self.toolInvocationID = ""
-      self.correlatedInvocationsID = ""
-      self.actionMnemonic = ""
-      self.targetID = ""
-      self.configurationID = ""
-      self.unknownFields = UnknownFields()
-    }
+extension RemoteExecutionV2.RequestMetadata {
+  public init() {
+    self.init(
+      toolDetails: nil,
+      actionID: "",
+      toolInvocationID: "",
+      correlatedInvocationsID: "",
+      actionMnemonic: "",
+      targetID: "",
+      configurationID: "",
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      toolDetails: RemoteExecutionV2.ToolDetails? = nil,
-      actionID: String = "",
-      toolInvocationID: String = "",
-      correlatedInvocationsID: String = "",
-      actionMnemonic: String = "",
-      targetID: String = "",
-      configurationID: String = ""
-    ) {
-      self.toolDetails = toolDetails
-      self.actionID = actionID
-      self.toolInvocationID = toolInvocationID
-      self.correlatedInvocationsID = correlatedInvocationsID
-      self.actionMnemonic = actionMnemonic
-      self.targetID = targetID
-      self.configurationID = configurationID
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    toolDetails: RemoteExecutionV2.ToolDetails? = nil,
+    actionID: String = "",
+    toolInvocationID: String = "",
+    correlatedInvocationsID: String = "",
+    actionMnemonic: String = "",
+    targetID: String = "",
+    configurationID: String = ""
+  ) {
+    self.init(
+      toolDetails: toolDetails,
+      actionID: actionID,
+      toolInvocationID: toolInvocationID,
+      correlatedInvocationsID: correlatedInvocationsID,
+      actionMnemonic: actionMnemonic,
+      targetID: targetID,
+      configurationID: configurationID,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -2926,14 +2975,15 @@ extension RemoteExecutionV2.RequestMetadata {
     let targetID: String = try source.string(message.pointee.target_id, in: "build.bazel.remote.execution.v2.RequestMetadata.target_id")
     let configurationID: String = try source.string(message.pointee.configuration_id, in: "build.bazel.remote.execution.v2.RequestMetadata.configuration_id")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.toolDetails = toolDetails
-    self.actionID = actionID
-    self.toolInvocationID = toolInvocationID
-    self.correlatedInvocationsID = correlatedInvocationsID
-    self.actionMnemonic = actionMnemonic
-    self.targetID = targetID
-    self.configurationID = configurationID
-    self.unknownFields = unknownFields
+    self.init(
+      toolDetails: toolDetails,
+      actionID: actionID,
+      toolInvocationID: toolInvocationID,
+      correlatedInvocationsID: correlatedInvocationsID,
+      actionMnemonic: actionMnemonic,
+      targetID: targetID,
+      configurationID: configurationID,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -16,27 +16,26 @@ extension BazelSemver {
     public var prerelease: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.major = 0
-      self.minor = 0
-      self.patch = 0
-      self.prerelease = ""
-      self.unknownFields = UnknownFields()
-    }
+extension BazelSemver.SemVer {
+  public init() {
+    self.init(major: 0, minor: 0, patch: 0, prerelease: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      major: Int32 = 0,
-      minor: Int32 = 0,
-      patch: Int32 = 0,
-      prerelease: String = ""
-    ) {
-      self.major = major
-      self.minor = minor
-      self.patch = patch
-      self.prerelease = prerelease
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    major: Int32 = 0,
+    minor: Int32 = 0,
+    patch: Int32 = 0,
+    prerelease: String = ""
+  ) {
+    self.init(
+      major: major,
+      minor: minor,
+      patch: patch,
+      prerelease: prerelease,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -55,11 +54,12 @@ extension BazelSemver.SemVer {
     let patch: Int32 = message.pointee.patch
     let prerelease: String = try source.string(message.pointee.prerelease, in: "build.bazel.semver.SemVer.prerelease")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.major = major
-    self.minor = minor
-    self.patch = patch
-    self.prerelease = prerelease
-    self.unknownFields = unknownFields
+    self.init(
+      major: major,
+      minor: minor,
+      patch: patch,
+      prerelease: prerelease,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -16,24 +16,24 @@ extension ByteStreamV1 {
     public var readLimit: Int64
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.resourceName = ""
-      self.readOffset = 0
-      self.readLimit = 0
-      self.unknownFields = UnknownFields()
-    }
+extension ByteStreamV1.ReadRequest {
+  public init() {
+    self.init(resourceName: "", readOffset: 0, readLimit: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      resourceName: String = "",
-      readOffset: Int64 = 0,
-      readLimit: Int64 = 0
-    ) {
-      self.resourceName = resourceName
-      self.readOffset = readOffset
-      self.readLimit = readLimit
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    resourceName: String = "",
+    readOffset: Int64 = 0,
+    readLimit: Int64 = 0
+  ) {
+    self.init(
+      resourceName: resourceName,
+      readOffset: readOffset,
+      readLimit: readLimit,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -51,10 +51,11 @@ extension ByteStreamV1.ReadRequest {
     let readOffset: Int64 = message.pointee.read_offset
     let readLimit: Int64 = message.pointee.read_limit
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.resourceName = resourceName
-    self.readOffset = readOffset
-    self.readLimit = readLimit
-    self.unknownFields = unknownFields
+    self.init(
+      resourceName: resourceName,
+      readOffset: readOffset,
+      readLimit: readLimit,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -72,18 +73,18 @@ extension ByteStreamV1 {
     public var data: [UInt8]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.data = []
-      self.unknownFields = UnknownFields()
-    }
+extension ByteStreamV1.ReadResponse {
+  public init() {
+    self.init(data: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      data: [UInt8] = []
-    ) {
-      self.data = data
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    data: [UInt8] = []
+  ) {
+    self.init(data: data, unknownFields: UnknownFields())
   }
 }
 
@@ -99,8 +100,7 @@ extension ByteStreamV1.ReadResponse {
   ) throws(MessageDecodingError) {
     let data: [UInt8] = source.bytes(message.pointee.data)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.data = data
-    self.unknownFields = unknownFields
+    self.init(data: data, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -121,27 +121,31 @@ extension ByteStreamV1 {
     public var data: [UInt8]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.resourceName = ""
-      self.writeOffset = 0
-      self.finishWrite = false
-      self.data = []
-      self.unknownFields = UnknownFields()
-    }
+extension ByteStreamV1.WriteRequest {
+  public init() {
+    self.init(
+      resourceName: "",
+      writeOffset: 0,
+      finishWrite: false,
+      data: [],
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      resourceName: String = "",
-      writeOffset: Int64 = 0,
-      finishWrite: Bool = false,
-      data: [UInt8] = []
-    ) {
-      self.resourceName = resourceName
-      self.writeOffset = writeOffset
-      self.finishWrite = finishWrite
-      self.data = data
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    resourceName: String = "",
+    writeOffset: Int64 = 0,
+    finishWrite: Bool = false,
+    data: [UInt8] = []
+  ) {
+    self.init(
+      resourceName: resourceName,
+      writeOffset: writeOffset,
+      finishWrite: finishWrite,
+      data: data,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -160,11 +164,12 @@ extension ByteStreamV1.WriteRequest {
     let finishWrite: Bool = message.pointee.finish_write != 0
     let data: [UInt8] = source.bytes(message.pointee.data)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.resourceName = resourceName
-    self.writeOffset = writeOffset
-    self.finishWrite = finishWrite
-    self.data = data
-    self.unknownFields = unknownFields
+    self.init(
+      resourceName: resourceName,
+      writeOffset: writeOffset,
+      finishWrite: finishWrite,
+      data: data,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -183,18 +188,18 @@ extension ByteStreamV1 {
     public var committedSize: Int64
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.committedSize = 0
-      self.unknownFields = UnknownFields()
-    }
+extension ByteStreamV1.WriteResponse {
+  public init() {
+    self.init(committedSize: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      committedSize: Int64 = 0
-    ) {
-      self.committedSize = committedSize
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    committedSize: Int64 = 0
+  ) {
+    self.init(committedSize: committedSize, unknownFields: UnknownFields())
   }
 }
 
@@ -210,8 +215,7 @@ extension ByteStreamV1.WriteResponse {
   ) throws(MessageDecodingError) {
     let committedSize: Int64 = message.pointee.committed_size
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.committedSize = committedSize
-    self.unknownFields = unknownFields
+    self.init(committedSize: committedSize, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -226,18 +230,18 @@ extension ByteStreamV1 {
     public var resourceName: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.resourceName = ""
-      self.unknownFields = UnknownFields()
-    }
+extension ByteStreamV1.QueryWriteStatusRequest {
+  public init() {
+    self.init(resourceName: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      resourceName: String = ""
-    ) {
-      self.resourceName = resourceName
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    resourceName: String = ""
+  ) {
+    self.init(resourceName: resourceName, unknownFields: UnknownFields())
   }
 }
 
@@ -253,8 +257,7 @@ extension ByteStreamV1.QueryWriteStatusRequest {
   ) throws(MessageDecodingError) {
     let resourceName: String = try source.string(message.pointee.resource_name, in: "google.bytestream.QueryWriteStatusRequest.resource_name")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.resourceName = resourceName
-    self.unknownFields = unknownFields
+    self.init(resourceName: resourceName, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -271,21 +274,19 @@ extension ByteStreamV1 {
     public var complete: Bool
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.committedSize = 0
-      self.complete = false
-      self.unknownFields = UnknownFields()
-    }
+extension ByteStreamV1.QueryWriteStatusResponse {
+  public init() {
+    self.init(committedSize: 0, complete: false, unknownFields: UnknownFields())
+  }
 
-    public init(
-      committedSize: Int64 = 0,
-      complete: Bool = false
-    ) {
-      self.committedSize = committedSize
-      self.complete = complete
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    committedSize: Int64 = 0,
+    complete: Bool = false
+  ) {
+    self.init(committedSize: committedSize, complete: complete, unknownFields: UnknownFields())
   }
 }
 
@@ -302,9 +303,7 @@ extension ByteStreamV1.QueryWriteStatusResponse {
     let committedSize: Int64 = message.pointee.committed_size
     let complete: Bool = message.pointee.complete != 0
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.committedSize = committedSize
-    self.complete = complete
-    self.unknownFields = unknownFields
+    self.init(committedSize: committedSize, complete: complete, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -15,18 +15,18 @@ extension DatastoreV1 {
     public var aggregateProperties: [String: DatastoreV1.Value]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.aggregateProperties = [:]
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.AggregationResult {
+  public init() {
+    self.init(aggregateProperties: [:], unknownFields: UnknownFields())
+  }
 
-    public init(
-      aggregateProperties: [String: DatastoreV1.Value] = [:]
-    ) {
-      self.aggregateProperties = aggregateProperties
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    aggregateProperties: [String: DatastoreV1.Value] = [:]
+  ) {
+    self.init(aggregateProperties: aggregateProperties, unknownFields: UnknownFields())
   }
 }
 
@@ -48,8 +48,7 @@ extension DatastoreV1.AggregationResult {
       try source.add(value, of: key, to: &aggregateProperties, in: "google.datastore.v1.AggregationResult.aggregate_properties")
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.aggregateProperties = aggregateProperties
-    self.unknownFields = unknownFields
+    self.init(aggregateProperties: aggregateProperties, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -71,24 +70,28 @@ extension DatastoreV1 {
     public var readTime: GoogleProtobuf.Timestamp?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.aggregationResults = []
-      self.moreResults = .unspecified
-      self.readTime = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.AggregationResultBatch {
+  public init() {
+    self.init(
+      aggregationResults: [],
+      moreResults: .unspecified,
+      readTime: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      aggregationResults: [DatastoreV1.AggregationResult] = [],
-      moreResults: DatastoreV1.QueryResultBatch.MoreResultsType = .unspecified,
-      readTime: GoogleProtobuf.Timestamp? = nil
-    ) {
-      self.aggregationResults = aggregationResults
-      self.moreResults = moreResults
-      self.readTime = readTime
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    aggregationResults: [DatastoreV1.AggregationResult] = [],
+    moreResults: DatastoreV1.QueryResultBatch.MoreResultsType = .unspecified,
+    readTime: GoogleProtobuf.Timestamp? = nil
+  ) {
+    self.init(
+      aggregationResults: aggregationResults,
+      moreResults: moreResults,
+      readTime: readTime,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -106,10 +109,11 @@ extension DatastoreV1.AggregationResultBatch {
     let moreResults: DatastoreV1.QueryResultBatch.MoreResultsType = DatastoreV1.QueryResultBatch.MoreResultsType(rawValue: message.pointee.more_results)
     let readTime: GoogleProtobuf.Timestamp? = try source.message(message.pointee.read_time)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.aggregationResults = aggregationResults
-    self.moreResults = moreResults
-    self.readTime = readTime
-    self.unknownFields = unknownFields
+    self.init(
+      aggregationResults: aggregationResults,
+      moreResults: moreResults,
+      readTime: readTime,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

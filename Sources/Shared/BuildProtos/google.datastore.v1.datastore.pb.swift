@@ -21,33 +21,37 @@ extension DatastoreV1 {
     public var requestOptions: DatastoreV1.RequestOptions?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.projectID = ""
-      self.databaseID = ""
-      self.readOptions = nil
-      self.keys = []
-      self.propertyMask = nil
-      self.requestOptions = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.LookupRequest {
+  public init() {
+    self.init(
+      projectID: "",
+      databaseID: "",
+      readOptions: nil,
+      keys: [],
+      propertyMask: nil,
+      requestOptions: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      projectID: String = "",
-      databaseID: String = "",
-      readOptions: DatastoreV1.ReadOptions? = nil,
-      keys: [DatastoreV1.Key] = [],
-      propertyMask: DatastoreV1.PropertyMask? = nil,
-      requestOptions: DatastoreV1.RequestOptions? = nil
-    ) {
-      self.projectID = projectID
-      self.databaseID = databaseID
-      self.readOptions = readOptions
-      self.keys = keys
-      self.propertyMask = propertyMask
-      self.requestOptions = requestOptions
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    projectID: String = "",
+    databaseID: String = "",
+    readOptions: DatastoreV1.ReadOptions? = nil,
+    keys: [DatastoreV1.Key] = [],
+    propertyMask: DatastoreV1.PropertyMask? = nil,
+    requestOptions: DatastoreV1.RequestOptions? = nil
+  ) {
+    self.init(
+      projectID: projectID,
+      databaseID: databaseID,
+      readOptions: readOptions,
+      keys: keys,
+      propertyMask: propertyMask,
+      requestOptions: requestOptions,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -68,13 +72,14 @@ extension DatastoreV1.LookupRequest {
     let propertyMask: DatastoreV1.PropertyMask? = try source.message(message.pointee.property_mask)
     let requestOptions: DatastoreV1.RequestOptions? = try source.message(message.pointee.request_options)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.projectID = projectID
-    self.databaseID = databaseID
-    self.readOptions = readOptions
-    self.keys = keys
-    self.propertyMask = propertyMask
-    self.requestOptions = requestOptions
-    self.unknownFields = unknownFields
+    self.init(
+      projectID: projectID,
+      databaseID: databaseID,
+      readOptions: readOptions,
+      keys: keys,
+      propertyMask: propertyMask,
+      requestOptions: requestOptions,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -101,30 +106,34 @@ extension DatastoreV1 {
     public var readTime: GoogleProtobuf.Timestamp?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.found = []
-      self.missing = []
-      self.deferred = []
-      self.transaction = []
-      self.readTime = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.LookupResponse {
+  public init() {
+    self.init(
+      found: [],
+      missing: [],
+      deferred: [],
+      transaction: [],
+      readTime: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      found: [DatastoreV1.EntityResult] = [],
-      missing: [DatastoreV1.EntityResult] = [],
-      deferred: [DatastoreV1.Key] = [],
-      transaction: [UInt8] = [],
-      readTime: GoogleProtobuf.Timestamp? = nil
-    ) {
-      self.found = found
-      self.missing = missing
-      self.deferred = deferred
-      self.transaction = transaction
-      self.readTime = readTime
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    found: [DatastoreV1.EntityResult] = [],
+    missing: [DatastoreV1.EntityResult] = [],
+    deferred: [DatastoreV1.Key] = [],
+    transaction: [UInt8] = [],
+    readTime: GoogleProtobuf.Timestamp? = nil
+  ) {
+    self.init(
+      found: found,
+      missing: missing,
+      deferred: deferred,
+      transaction: transaction,
+      readTime: readTime,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -144,12 +153,13 @@ extension DatastoreV1.LookupResponse {
     let transaction: [UInt8] = source.bytes(message.pointee.transaction)
     let readTime: GoogleProtobuf.Timestamp? = try source.message(message.pointee.read_time)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.found = found
-    self.missing = missing
-    self.deferred = deferred
-    self.transaction = transaction
-    self.readTime = readTime
-    self.unknownFields = unknownFields
+    self.init(
+      found: found,
+      missing: missing,
+      deferred: deferred,
+      transaction: transaction,
+      readTime: readTime,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -176,39 +186,43 @@ extension DatastoreV1 {
     public var requestOptions: DatastoreV1.RequestOptions?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.projectID = ""
-      self.databaseID = ""
-      self.partitionID = nil
-      self.readOptions = nil
-      self.queryType = nil
-      self.propertyMask = nil
-      self.explainOptions = nil
-      self.requestOptions = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.RunQueryRequest {
+  public init() {
+    self.init(
+      projectID: "",
+      databaseID: "",
+      partitionID: nil,
+      readOptions: nil,
+      queryType: nil,
+      propertyMask: nil,
+      explainOptions: nil,
+      requestOptions: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      projectID: String = "",
-      databaseID: String = "",
-      partitionID: DatastoreV1.PartitionId? = nil,
-      readOptions: DatastoreV1.ReadOptions? = nil,
-      queryType: QueryType? = nil,
-      propertyMask: DatastoreV1.PropertyMask? = nil,
-      explainOptions: DatastoreV1.ExplainOptions? = nil,
-      requestOptions: DatastoreV1.RequestOptions? = nil
-    ) {
-      self.projectID = projectID
-      self.databaseID = databaseID
-      self.partitionID = partitionID
-      self.readOptions = readOptions
-      self.queryType = queryType
-      self.propertyMask = propertyMask
-      self.explainOptions = explainOptions
-      self.requestOptions = requestOptions
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    projectID: String = "",
+    databaseID: String = "",
+    partitionID: DatastoreV1.PartitionId? = nil,
+    readOptions: DatastoreV1.ReadOptions? = nil,
+    queryType: QueryType? = nil,
+    propertyMask: DatastoreV1.PropertyMask? = nil,
+    explainOptions: DatastoreV1.ExplainOptions? = nil,
+    requestOptions: DatastoreV1.RequestOptions? = nil
+  ) {
+    self.init(
+      projectID: projectID,
+      databaseID: databaseID,
+      partitionID: partitionID,
+      readOptions: readOptions,
+      queryType: queryType,
+      propertyMask: propertyMask,
+      explainOptions: explainOptions,
+      requestOptions: requestOptions,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -244,15 +258,16 @@ extension DatastoreV1.RunQueryRequest {
     let explainOptions: DatastoreV1.ExplainOptions? = try source.message(message.pointee.explain_options)
     let requestOptions: DatastoreV1.RequestOptions? = try source.message(message.pointee.request_options)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.projectID = projectID
-    self.databaseID = databaseID
-    self.partitionID = partitionID
-    self.readOptions = readOptions
-    self.queryType = queryType
-    self.propertyMask = propertyMask
-    self.explainOptions = explainOptions
-    self.requestOptions = requestOptions
-    self.unknownFields = unknownFields
+    self.init(
+      projectID: projectID,
+      databaseID: databaseID,
+      partitionID: partitionID,
+      readOptions: readOptions,
+      queryType: queryType,
+      propertyMask: propertyMask,
+      explainOptions: explainOptions,
+      requestOptions: requestOptions,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -287,27 +302,31 @@ extension DatastoreV1 {
     public var explainMetrics: DatastoreV1.ExplainMetrics?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.batch = nil
-      self.query = nil
-      self.transaction = []
-      self.explainMetrics = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.RunQueryResponse {
+  public init() {
+    self.init(
+      batch: nil,
+      query: nil,
+      transaction: [],
+      explainMetrics: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      batch: DatastoreV1.QueryResultBatch? = nil,
-      query: DatastoreV1.Query? = nil,
-      transaction: [UInt8] = [],
-      explainMetrics: DatastoreV1.ExplainMetrics? = nil
-    ) {
-      self.batch = batch
-      self.query = query
-      self.transaction = transaction
-      self.explainMetrics = explainMetrics
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    batch: DatastoreV1.QueryResultBatch? = nil,
+    query: DatastoreV1.Query? = nil,
+    transaction: [UInt8] = [],
+    explainMetrics: DatastoreV1.ExplainMetrics? = nil
+  ) {
+    self.init(
+      batch: batch,
+      query: query,
+      transaction: transaction,
+      explainMetrics: explainMetrics,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -326,11 +345,12 @@ extension DatastoreV1.RunQueryResponse {
     let transaction: [UInt8] = source.bytes(message.pointee.transaction)
     let explainMetrics: DatastoreV1.ExplainMetrics? = try source.message(message.pointee.explain_metrics)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.batch = batch
-    self.query = query
-    self.transaction = transaction
-    self.explainMetrics = explainMetrics
-    self.unknownFields = unknownFields
+    self.init(
+      batch: batch,
+      query: query,
+      transaction: transaction,
+      explainMetrics: explainMetrics,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -354,36 +374,40 @@ extension DatastoreV1 {
     public var requestOptions: DatastoreV1.RequestOptions?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.projectID = ""
-      self.databaseID = ""
-      self.partitionID = nil
-      self.readOptions = nil
-      self.queryType = nil
-      self.explainOptions = nil
-      self.requestOptions = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.RunAggregationQueryRequest {
+  public init() {
+    self.init(
+      projectID: "",
+      databaseID: "",
+      partitionID: nil,
+      readOptions: nil,
+      queryType: nil,
+      explainOptions: nil,
+      requestOptions: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      projectID: String = "",
-      databaseID: String = "",
-      partitionID: DatastoreV1.PartitionId? = nil,
-      readOptions: DatastoreV1.ReadOptions? = nil,
-      queryType: QueryType? = nil,
-      explainOptions: DatastoreV1.ExplainOptions? = nil,
-      requestOptions: DatastoreV1.RequestOptions? = nil
-    ) {
-      self.projectID = projectID
-      self.databaseID = databaseID
-      self.partitionID = partitionID
-      self.readOptions = readOptions
-      self.queryType = queryType
-      self.explainOptions = explainOptions
-      self.requestOptions = requestOptions
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    projectID: String = "",
+    databaseID: String = "",
+    partitionID: DatastoreV1.PartitionId? = nil,
+    readOptions: DatastoreV1.ReadOptions? = nil,
+    queryType: QueryType? = nil,
+    explainOptions: DatastoreV1.ExplainOptions? = nil,
+    requestOptions: DatastoreV1.RequestOptions? = nil
+  ) {
+    self.init(
+      projectID: projectID,
+      databaseID: databaseID,
+      partitionID: partitionID,
+      readOptions: readOptions,
+      queryType: queryType,
+      explainOptions: explainOptions,
+      requestOptions: requestOptions,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -418,14 +442,15 @@ extension DatastoreV1.RunAggregationQueryRequest {
     let explainOptions: DatastoreV1.ExplainOptions? = try source.message(message.pointee.explain_options)
     let requestOptions: DatastoreV1.RequestOptions? = try source.message(message.pointee.request_options)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.projectID = projectID
-    self.databaseID = databaseID
-    self.partitionID = partitionID
-    self.readOptions = readOptions
-    self.queryType = queryType
-    self.explainOptions = explainOptions
-    self.requestOptions = requestOptions
-    self.unknownFields = unknownFields
+    self.init(
+      projectID: projectID,
+      databaseID: databaseID,
+      partitionID: partitionID,
+      readOptions: readOptions,
+      queryType: queryType,
+      explainOptions: explainOptions,
+      requestOptions: requestOptions,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -458,27 +483,31 @@ extension DatastoreV1 {
     public var explainMetrics: DatastoreV1.ExplainMetrics?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.batch = nil
-      self.query = nil
-      self.transaction = []
-      self.explainMetrics = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.RunAggregationQueryResponse {
+  public init() {
+    self.init(
+      batch: nil,
+      query: nil,
+      transaction: [],
+      explainMetrics: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      batch: DatastoreV1.AggregationResultBatch? = nil,
-      query: DatastoreV1.AggregationQuery? = nil,
-      transaction: [UInt8] = [],
-      explainMetrics: DatastoreV1.ExplainMetrics? = nil
-    ) {
-      self.batch = batch
-      self.query = query
-      self.transaction = transaction
-      self.explainMetrics = explainMetrics
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    batch: DatastoreV1.AggregationResultBatch? = nil,
+    query: DatastoreV1.AggregationQuery? = nil,
+    transaction: [UInt8] = [],
+    explainMetrics: DatastoreV1.ExplainMetrics? = nil
+  ) {
+    self.init(
+      batch: batch,
+      query: query,
+      transaction: transaction,
+      explainMetrics: explainMetrics,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -497,11 +526,12 @@ extension DatastoreV1.RunAggregationQueryResponse {
     let transaction: [UInt8] = source.bytes(message.pointee.transaction)
     let explainMetrics: DatastoreV1.ExplainMetrics? = try source.message(message.pointee.explain_metrics)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.batch = batch
-    self.query = query
-    self.transaction = transaction
-    self.explainMetrics = explainMetrics
-    self.unknownFields = unknownFields
+    self.init(
+      batch: batch,
+      query: query,
+      transaction: transaction,
+      explainMetrics: explainMetrics,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -522,27 +552,31 @@ extension DatastoreV1 {
     public var requestOptions: DatastoreV1.RequestOptions?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.projectID = ""
-      self.databaseID = ""
-      self.transactionOptions = nil
-      self.requestOptions = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.BeginTransactionRequest {
+  public init() {
+    self.init(
+      projectID: "",
+      databaseID: "",
+      transactionOptions: nil,
+      requestOptions: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      projectID: String = "",
-      databaseID: String = "",
-      transactionOptions: DatastoreV1.TransactionOptions? = nil,
-      requestOptions: DatastoreV1.RequestOptions? = nil
-    ) {
-      self.projectID = projectID
-      self.databaseID = databaseID
-      self.transactionOptions = transactionOptions
-      self.requestOptions = requestOptions
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    projectID: String = "",
+    databaseID: String = "",
+    transactionOptions: DatastoreV1.TransactionOptions? = nil,
+    requestOptions: DatastoreV1.RequestOptions? = nil
+  ) {
+    self.init(
+      projectID: projectID,
+      databaseID: databaseID,
+      transactionOptions: transactionOptions,
+      requestOptions: requestOptions,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -561,11 +595,12 @@ extension DatastoreV1.BeginTransactionRequest {
     let transactionOptions: DatastoreV1.TransactionOptions? = try source.message(message.pointee.transaction_options)
     let requestOptions: DatastoreV1.RequestOptions? = try source.message(message.pointee.request_options)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.projectID = projectID
-    self.databaseID = databaseID
-    self.transactionOptions = transactionOptions
-    self.requestOptions = requestOptions
-    self.unknownFields = unknownFields
+    self.init(
+      projectID: projectID,
+      databaseID: databaseID,
+      transactionOptions: transactionOptions,
+      requestOptions: requestOptions,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -584,18 +619,18 @@ extension DatastoreV1 {
     public var transaction: [UInt8]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.transaction = []
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.BeginTransactionResponse {
+  public init() {
+    self.init(transaction: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      transaction: [UInt8] = []
-    ) {
-      self.transaction = transaction
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    transaction: [UInt8] = []
+  ) {
+    self.init(transaction: transaction, unknownFields: UnknownFields())
   }
 }
 
@@ -611,8 +646,7 @@ extension DatastoreV1.BeginTransactionResponse {
   ) throws(MessageDecodingError) {
     let transaction: [UInt8] = source.bytes(message.pointee.transaction)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.transaction = transaction
-    self.unknownFields = unknownFields
+    self.init(transaction: transaction, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -630,27 +664,31 @@ extension DatastoreV1 {
     public var requestOptions: DatastoreV1.RequestOptions?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.projectID = ""
-      self.databaseID = ""
-      self.transaction = []
-      self.requestOptions = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.RollbackRequest {
+  public init() {
+    self.init(
+      projectID: "",
+      databaseID: "",
+      transaction: [],
+      requestOptions: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      projectID: String = "",
-      databaseID: String = "",
-      transaction: [UInt8] = [],
-      requestOptions: DatastoreV1.RequestOptions? = nil
-    ) {
-      self.projectID = projectID
-      self.databaseID = databaseID
-      self.transaction = transaction
-      self.requestOptions = requestOptions
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    projectID: String = "",
+    databaseID: String = "",
+    transaction: [UInt8] = [],
+    requestOptions: DatastoreV1.RequestOptions? = nil
+  ) {
+    self.init(
+      projectID: projectID,
+      databaseID: databaseID,
+      transaction: transaction,
+      requestOptions: requestOptions,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -669,11 +707,12 @@ extension DatastoreV1.RollbackRequest {
     let transaction: [UInt8] = source.bytes(message.pointee.transaction)
     let requestOptions: DatastoreV1.RequestOptions? = try source.message(message.pointee.request_options)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.projectID = projectID
-    self.databaseID = databaseID
-    self.transaction = transaction
-    self.requestOptions = requestOptions
-    self.unknownFields = unknownFields
+    self.init(
+      projectID: projectID,
+      databaseID: databaseID,
+      transaction: transaction,
+      requestOptions: requestOptions,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -689,10 +728,12 @@ extension DatastoreV1 {
   /// `google.datastore.v1.RollbackResponse`.
   public struct RollbackResponse: ProtobufMessage {
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.RollbackResponse {
+  public init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -707,7 +748,7 @@ extension DatastoreV1.RollbackResponse {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -728,33 +769,37 @@ extension DatastoreV1 {
     public var requestOptions: DatastoreV1.RequestOptions?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.projectID = ""
-      self.databaseID = ""
-      self.mode = .unspecified
-      self.transactionSelector = nil
-      self.mutations = []
-      self.requestOptions = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.CommitRequest {
+  public init() {
+    self.init(
+      projectID: "",
+      databaseID: "",
+      mode: .unspecified,
+      transactionSelector: nil,
+      mutations: [],
+      requestOptions: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      projectID: String = "",
-      databaseID: String = "",
-      mode: DatastoreV1.CommitRequest.Mode = .unspecified,
-      transactionSelector: TransactionSelector? = nil,
-      mutations: [DatastoreV1.Mutation] = [],
-      requestOptions: DatastoreV1.RequestOptions? = nil
-    ) {
-      self.projectID = projectID
-      self.databaseID = databaseID
-      self.mode = mode
-      self.transactionSelector = transactionSelector
-      self.mutations = mutations
-      self.requestOptions = requestOptions
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    projectID: String = "",
+    databaseID: String = "",
+    mode: DatastoreV1.CommitRequest.Mode = .unspecified,
+    transactionSelector: TransactionSelector? = nil,
+    mutations: [DatastoreV1.Mutation] = [],
+    requestOptions: DatastoreV1.RequestOptions? = nil
+  ) {
+    self.init(
+      projectID: projectID,
+      databaseID: databaseID,
+      mode: mode,
+      transactionSelector: transactionSelector,
+      mutations: mutations,
+      requestOptions: requestOptions,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -789,13 +834,14 @@ extension DatastoreV1.CommitRequest {
     let mutations: [DatastoreV1.Mutation] = try source.messages(message.pointee.n_mutations, message.pointee.mutations)
     let requestOptions: DatastoreV1.RequestOptions? = try source.message(message.pointee.request_options)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.projectID = projectID
-    self.databaseID = databaseID
-    self.mode = mode
-    self.transactionSelector = transactionSelector
-    self.mutations = mutations
-    self.requestOptions = requestOptions
-    self.unknownFields = unknownFields
+    self.init(
+      projectID: projectID,
+      databaseID: databaseID,
+      mode: mode,
+      transactionSelector: transactionSelector,
+      mutations: mutations,
+      requestOptions: requestOptions,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -860,24 +906,24 @@ extension DatastoreV1 {
     public var commitTime: GoogleProtobuf.Timestamp?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.mutationResults = []
-      self.indexUpdates = 0
-      self.commitTime = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.CommitResponse {
+  public init() {
+    self.init(mutationResults: [], indexUpdates: 0, commitTime: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      mutationResults: [DatastoreV1.MutationResult] = [],
-      indexUpdates: Int32 = 0,
-      commitTime: GoogleProtobuf.Timestamp? = nil
-    ) {
-      self.mutationResults = mutationResults
-      self.indexUpdates = indexUpdates
-      self.commitTime = commitTime
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    mutationResults: [DatastoreV1.MutationResult] = [],
+    indexUpdates: Int32 = 0,
+    commitTime: GoogleProtobuf.Timestamp? = nil
+  ) {
+    self.init(
+      mutationResults: mutationResults,
+      indexUpdates: indexUpdates,
+      commitTime: commitTime,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -895,10 +941,11 @@ extension DatastoreV1.CommitResponse {
     let indexUpdates: Int32 = message.pointee.index_updates
     let commitTime: GoogleProtobuf.Timestamp? = try source.message(message.pointee.commit_time)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.mutationResults = mutationResults
-    self.indexUpdates = indexUpdates
-    self.commitTime = commitTime
-    self.unknownFields = unknownFields
+    self.init(
+      mutationResults: mutationResults,
+      indexUpdates: indexUpdates,
+      commitTime: commitTime,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -919,27 +966,31 @@ extension DatastoreV1 {
     public var requestOptions: DatastoreV1.RequestOptions?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.projectID = ""
-      self.databaseID = ""
-      self.keys = []
-      self.requestOptions = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.AllocateIdsRequest {
+  public init() {
+    self.init(
+      projectID: "",
+      databaseID: "",
+      keys: [],
+      requestOptions: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      projectID: String = "",
-      databaseID: String = "",
-      keys: [DatastoreV1.Key] = [],
-      requestOptions: DatastoreV1.RequestOptions? = nil
-    ) {
-      self.projectID = projectID
-      self.databaseID = databaseID
-      self.keys = keys
-      self.requestOptions = requestOptions
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    projectID: String = "",
+    databaseID: String = "",
+    keys: [DatastoreV1.Key] = [],
+    requestOptions: DatastoreV1.RequestOptions? = nil
+  ) {
+    self.init(
+      projectID: projectID,
+      databaseID: databaseID,
+      keys: keys,
+      requestOptions: requestOptions,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -958,11 +1009,12 @@ extension DatastoreV1.AllocateIdsRequest {
     let keys: [DatastoreV1.Key] = try source.messages(message.pointee.n_keys, message.pointee.keys)
     let requestOptions: DatastoreV1.RequestOptions? = try source.message(message.pointee.request_options)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.projectID = projectID
-    self.databaseID = databaseID
-    self.keys = keys
-    self.requestOptions = requestOptions
-    self.unknownFields = unknownFields
+    self.init(
+      projectID: projectID,
+      databaseID: databaseID,
+      keys: keys,
+      requestOptions: requestOptions,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -981,18 +1033,18 @@ extension DatastoreV1 {
     public var keys: [DatastoreV1.Key]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.keys = []
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.AllocateIdsResponse {
+  public init() {
+    self.init(keys: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      keys: [DatastoreV1.Key] = []
-    ) {
-      self.keys = keys
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    keys: [DatastoreV1.Key] = []
+  ) {
+    self.init(keys: keys, unknownFields: UnknownFields())
   }
 }
 
@@ -1008,8 +1060,7 @@ extension DatastoreV1.AllocateIdsResponse {
   ) throws(MessageDecodingError) {
     let keys: [DatastoreV1.Key] = try source.messages(message.pointee.n_keys, message.pointee.keys)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.keys = keys
-    self.unknownFields = unknownFields
+    self.init(keys: keys, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1028,27 +1079,31 @@ extension DatastoreV1 {
     public var requestOptions: DatastoreV1.RequestOptions?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.projectID = ""
-      self.databaseID = ""
-      self.keys = []
-      self.requestOptions = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.ReserveIdsRequest {
+  public init() {
+    self.init(
+      projectID: "",
+      databaseID: "",
+      keys: [],
+      requestOptions: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      projectID: String = "",
-      databaseID: String = "",
-      keys: [DatastoreV1.Key] = [],
-      requestOptions: DatastoreV1.RequestOptions? = nil
-    ) {
-      self.projectID = projectID
-      self.databaseID = databaseID
-      self.keys = keys
-      self.requestOptions = requestOptions
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    projectID: String = "",
+    databaseID: String = "",
+    keys: [DatastoreV1.Key] = [],
+    requestOptions: DatastoreV1.RequestOptions? = nil
+  ) {
+    self.init(
+      projectID: projectID,
+      databaseID: databaseID,
+      keys: keys,
+      requestOptions: requestOptions,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -1067,11 +1122,12 @@ extension DatastoreV1.ReserveIdsRequest {
     let keys: [DatastoreV1.Key] = try source.messages(message.pointee.n_keys, message.pointee.keys)
     let requestOptions: DatastoreV1.RequestOptions? = try source.message(message.pointee.request_options)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.projectID = projectID
-    self.databaseID = databaseID
-    self.keys = keys
-    self.requestOptions = requestOptions
-    self.unknownFields = unknownFields
+    self.init(
+      projectID: projectID,
+      databaseID: databaseID,
+      keys: keys,
+      requestOptions: requestOptions,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1087,10 +1143,12 @@ extension DatastoreV1 {
   /// `google.datastore.v1.ReserveIdsResponse`.
   public struct ReserveIdsResponse: ProtobufMessage {
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.ReserveIdsResponse {
+  public init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -1105,7 +1163,7 @@ extension DatastoreV1.ReserveIdsResponse {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1127,30 +1185,34 @@ extension DatastoreV1 {
     public var propertyTransforms: [DatastoreV1.PropertyTransform]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.operation = nil
-      self.conflictDetectionStrategy = nil
-      self.conflictResolutionStrategy = .strategyUnspecified
-      self.propertyMask = nil
-      self.propertyTransforms = []
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.Mutation {
+  public init() {
+    self.init(
+      operation: nil,
+      conflictDetectionStrategy: nil,
+      conflictResolutionStrategy: .strategyUnspecified,
+      propertyMask: nil,
+      propertyTransforms: [],
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      operation: Operation? = nil,
-      conflictDetectionStrategy: ConflictDetectionStrategy? = nil,
-      conflictResolutionStrategy: DatastoreV1.Mutation.ConflictResolutionStrategy = .strategyUnspecified,
-      propertyMask: DatastoreV1.PropertyMask? = nil,
-      propertyTransforms: [DatastoreV1.PropertyTransform] = []
-    ) {
-      self.operation = operation
-      self.conflictDetectionStrategy = conflictDetectionStrategy
-      self.conflictResolutionStrategy = conflictResolutionStrategy
-      self.propertyMask = propertyMask
-      self.propertyTransforms = propertyTransforms
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    operation: Operation? = nil,
+    conflictDetectionStrategy: ConflictDetectionStrategy? = nil,
+    conflictResolutionStrategy: DatastoreV1.Mutation.ConflictResolutionStrategy = .strategyUnspecified,
+    propertyMask: DatastoreV1.PropertyMask? = nil,
+    propertyTransforms: [DatastoreV1.PropertyTransform] = []
+  ) {
+    self.init(
+      operation: operation,
+      conflictDetectionStrategy: conflictDetectionStrategy,
+      conflictResolutionStrategy: conflictResolutionStrategy,
+      propertyMask: propertyMask,
+      propertyTransforms: propertyTransforms,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -1205,12 +1267,13 @@ extension DatastoreV1.Mutation {
     let propertyMask: DatastoreV1.PropertyMask? = try source.message(message.pointee.property_mask)
     let propertyTransforms: [DatastoreV1.PropertyTransform] = try source.messages(message.pointee.n_property_transforms, message.pointee.property_transforms)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.operation = operation
-    self.conflictDetectionStrategy = conflictDetectionStrategy
-    self.conflictResolutionStrategy = conflictResolutionStrategy
-    self.propertyMask = propertyMask
-    self.propertyTransforms = propertyTransforms
-    self.unknownFields = unknownFields
+    self.init(
+      operation: operation,
+      conflictDetectionStrategy: conflictDetectionStrategy,
+      conflictResolutionStrategy: conflictResolutionStrategy,
+      propertyMask: propertyMask,
+      propertyTransforms: propertyTransforms,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1286,21 +1349,19 @@ extension DatastoreV1 {
     public var transformType: TransformType?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.property = ""
-      self.transformType = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.PropertyTransform {
+  public init() {
+    self.init(property: "", transformType: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      property: String = "",
-      transformType: TransformType? = nil
-    ) {
-      self.property = property
-      self.transformType = transformType
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    property: String = "",
+    transformType: TransformType? = nil
+  ) {
+    self.init(property: property, transformType: transformType, unknownFields: UnknownFields())
   }
 }
 
@@ -1339,9 +1400,7 @@ extension DatastoreV1.PropertyTransform {
     default: transformType = nil
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.property = property
-    self.transformType = transformType
-    self.unknownFields = unknownFields
+    self.init(property: property, transformType: transformType, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1415,33 +1474,37 @@ extension DatastoreV1 {
     public var transformResults: [DatastoreV1.Value]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.key = nil
-      self.version = 0
-      self.createTime = nil
-      self.updateTime = nil
-      self.conflictDetected = false
-      self.transformResults = []
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.MutationResult {
+  public init() {
+    self.init(
+      key: nil,
+      version: 0,
+      createTime: nil,
+      updateTime: nil,
+      conflictDetected: false,
+      transformResults: [],
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      key: DatastoreV1.Key? = nil,
-      version: Int64 = 0,
-      createTime: GoogleProtobuf.Timestamp? = nil,
-      updateTime: GoogleProtobuf.Timestamp? = nil,
-      conflictDetected: Bool = false,
-      transformResults: [DatastoreV1.Value] = []
-    ) {
-      self.key = key
-      self.version = version
-      self.createTime = createTime
-      self.updateTime = updateTime
-      self.conflictDetected = conflictDetected
-      self.transformResults = transformResults
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    key: DatastoreV1.Key? = nil,
+    version: Int64 = 0,
+    createTime: GoogleProtobuf.Timestamp? = nil,
+    updateTime: GoogleProtobuf.Timestamp? = nil,
+    conflictDetected: Bool = false,
+    transformResults: [DatastoreV1.Value] = []
+  ) {
+    self.init(
+      key: key,
+      version: version,
+      createTime: createTime,
+      updateTime: updateTime,
+      conflictDetected: conflictDetected,
+      transformResults: transformResults,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -1462,13 +1525,14 @@ extension DatastoreV1.MutationResult {
     let conflictDetected: Bool = message.pointee.conflict_detected != 0
     let transformResults: [DatastoreV1.Value] = try source.messages(message.pointee.n_transform_results, message.pointee.transform_results)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.key = keyField
-    self.version = version
-    self.createTime = createTime
-    self.updateTime = updateTime
-    self.conflictDetected = conflictDetected
-    self.transformResults = transformResults
-    self.unknownFields = unknownFields
+    self.init(
+      key: keyField,
+      version: version,
+      createTime: createTime,
+      updateTime: updateTime,
+      conflictDetected: conflictDetected,
+      transformResults: transformResults,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1489,18 +1553,18 @@ extension DatastoreV1 {
     public var paths: [String]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.paths = []
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.PropertyMask {
+  public init() {
+    self.init(paths: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      paths: [String] = []
-    ) {
-      self.paths = paths
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    paths: [String] = []
+  ) {
+    self.init(paths: paths, unknownFields: UnknownFields())
   }
 }
 
@@ -1516,8 +1580,7 @@ extension DatastoreV1.PropertyMask {
   ) throws(MessageDecodingError) {
     let paths: [String] = try source.strings(message.pointee.n_paths, message.pointee.paths, in: "google.datastore.v1.PropertyMask.paths")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.paths = paths
-    self.unknownFields = unknownFields
+    self.init(paths: paths, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1532,18 +1595,18 @@ extension DatastoreV1 {
     public var consistencyType: ConsistencyType?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.consistencyType = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.ReadOptions {
+  public init() {
+    self.init(consistencyType: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      consistencyType: ConsistencyType? = nil
-    ) {
-      self.consistencyType = consistencyType
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    consistencyType: ConsistencyType? = nil
+  ) {
+    self.init(consistencyType: consistencyType, unknownFields: UnknownFields())
   }
 }
 
@@ -1577,8 +1640,7 @@ extension DatastoreV1.ReadOptions {
     default: consistencyType = nil
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.consistencyType = consistencyType
-    self.unknownFields = unknownFields
+    self.init(consistencyType: consistencyType, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1639,18 +1701,18 @@ extension DatastoreV1 {
     public var mode: Mode?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.mode = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.TransactionOptions {
+  public init() {
+    self.init(mode: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      mode: Mode? = nil
-    ) {
-      self.mode = mode
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    mode: Mode? = nil
+  ) {
+    self.init(mode: mode, unknownFields: UnknownFields())
   }
 }
 
@@ -1679,8 +1741,7 @@ extension DatastoreV1.TransactionOptions {
     default: mode = nil
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.mode = mode
-    self.unknownFields = unknownFields
+    self.init(mode: mode, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1704,18 +1765,18 @@ extension DatastoreV1.TransactionOptions {
     public var previousTransaction: [UInt8]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.previousTransaction = []
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.TransactionOptions.ReadWrite {
+  public init() {
+    self.init(previousTransaction: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      previousTransaction: [UInt8] = []
-    ) {
-      self.previousTransaction = previousTransaction
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    previousTransaction: [UInt8] = []
+  ) {
+    self.init(previousTransaction: previousTransaction, unknownFields: UnknownFields())
   }
 }
 
@@ -1731,8 +1792,7 @@ extension DatastoreV1.TransactionOptions.ReadWrite {
   ) throws(MessageDecodingError) {
     let previousTransaction: [UInt8] = source.bytes(message.pointee.previous_transaction)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.previousTransaction = previousTransaction
-    self.unknownFields = unknownFields
+    self.init(previousTransaction: previousTransaction, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1747,18 +1807,18 @@ extension DatastoreV1.TransactionOptions {
     public var readTime: GoogleProtobuf.Timestamp?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.readTime = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.TransactionOptions.ReadOnly {
+  public init() {
+    self.init(readTime: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      readTime: GoogleProtobuf.Timestamp? = nil
-    ) {
-      self.readTime = readTime
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    readTime: GoogleProtobuf.Timestamp? = nil
+  ) {
+    self.init(readTime: readTime, unknownFields: UnknownFields())
   }
 }
 
@@ -1774,8 +1834,7 @@ extension DatastoreV1.TransactionOptions.ReadOnly {
   ) throws(MessageDecodingError) {
     let readTime: GoogleProtobuf.Timestamp? = try source.message(message.pointee.read_time)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.readTime = readTime
-    self.unknownFields = unknownFields
+    self.init(readTime: readTime, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1791,18 +1850,18 @@ extension DatastoreV1 {
     public var requestTags: [String]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.requestTags = []
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.RequestOptions {
+  public init() {
+    self.init(requestTags: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      requestTags: [String] = []
-    ) {
-      self.requestTags = requestTags
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    requestTags: [String] = []
+  ) {
+    self.init(requestTags: requestTags, unknownFields: UnknownFields())
   }
 }
 
@@ -1818,8 +1877,7 @@ extension DatastoreV1.RequestOptions {
   ) throws(MessageDecodingError) {
     let requestTags: [String] = try source.strings(message.pointee.n_request_tags, message.pointee.request_tags, in: "google.datastore.v1.RequestOptions.request_tags")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.requestTags = requestTags
-    self.unknownFields = unknownFields
+    self.init(requestTags: requestTags, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -18,24 +18,24 @@ extension DatastoreV1 {
     public var namespaceID: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.projectID = ""
-      self.databaseID = ""
-      self.namespaceID = ""
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.PartitionId {
+  public init() {
+    self.init(projectID: "", databaseID: "", namespaceID: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      projectID: String = "",
-      databaseID: String = "",
-      namespaceID: String = ""
-    ) {
-      self.projectID = projectID
-      self.databaseID = databaseID
-      self.namespaceID = namespaceID
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    projectID: String = "",
+    databaseID: String = "",
+    namespaceID: String = ""
+  ) {
+    self.init(
+      projectID: projectID,
+      databaseID: databaseID,
+      namespaceID: namespaceID,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -53,10 +53,11 @@ extension DatastoreV1.PartitionId {
     let databaseID: String = try source.string(message.pointee.database_id, in: "google.datastore.v1.PartitionId.database_id")
     let namespaceID: String = try source.string(message.pointee.namespace_id, in: "google.datastore.v1.PartitionId.namespace_id")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.projectID = projectID
-    self.databaseID = databaseID
-    self.namespaceID = namespaceID
-    self.unknownFields = unknownFields
+    self.init(
+      projectID: projectID,
+      databaseID: databaseID,
+      namespaceID: namespaceID,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -75,21 +76,19 @@ extension DatastoreV1 {
     public var path: [DatastoreV1.Key.PathElement]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.partitionID = nil
-      self.path = []
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.Key {
+  public init() {
+    self.init(partitionID: nil, path: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      partitionID: DatastoreV1.PartitionId? = nil,
-      path: [DatastoreV1.Key.PathElement] = []
-    ) {
-      self.partitionID = partitionID
-      self.path = path
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    partitionID: DatastoreV1.PartitionId? = nil,
+    path: [DatastoreV1.Key.PathElement] = []
+  ) {
+    self.init(partitionID: partitionID, path: path, unknownFields: UnknownFields())
   }
 }
 
@@ -106,9 +105,7 @@ extension DatastoreV1.Key {
     let partitionID: DatastoreV1.PartitionId? = try source.message(message.pointee.partition_id)
     let path: [DatastoreV1.Key.PathElement] = try source.messages(message.pointee.n_path, message.pointee.path)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.partitionID = partitionID
-    self.path = path
-    self.unknownFields = unknownFields
+    self.init(partitionID: partitionID, path: path, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -126,21 +123,19 @@ extension DatastoreV1.Key {
     public var idType: IdType?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.kind = ""
-      self.idType = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.Key.PathElement {
+  public init() {
+    self.init(kind: "", idType: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      kind: String = "",
-      idType: IdType? = nil
-    ) {
-      self.kind = kind
-      self.idType = idType
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    kind: String = "",
+    idType: IdType? = nil
+  ) {
+    self.init(kind: kind, idType: idType, unknownFields: UnknownFields())
   }
 }
 
@@ -170,9 +165,7 @@ extension DatastoreV1.Key.PathElement {
     default: idType = nil
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.kind = kind
-    self.idType = idType
-    self.unknownFields = unknownFields
+    self.init(kind: kind, idType: idType, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -197,18 +190,18 @@ extension DatastoreV1 {
     public var values: [DatastoreV1.Value]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.values = []
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.ArrayValue {
+  public init() {
+    self.init(values: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      values: [DatastoreV1.Value] = []
-    ) {
-      self.values = values
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    values: [DatastoreV1.Value] = []
+  ) {
+    self.init(values: values, unknownFields: UnknownFields())
   }
 }
 
@@ -224,8 +217,7 @@ extension DatastoreV1.ArrayValue {
   ) throws(MessageDecodingError) {
     let values: [DatastoreV1.Value] = try source.messages(message.pointee.n_values, message.pointee.values)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.values = values
-    self.unknownFields = unknownFields
+    self.init(values: values, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -244,24 +236,24 @@ extension DatastoreV1 {
     public var excludeFromIndexes: Bool
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.valueType = nil
-      self.meaning = 0
-      self.excludeFromIndexes = false
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.Value {
+  public init() {
+    self.init(valueType: nil, meaning: 0, excludeFromIndexes: false, unknownFields: UnknownFields())
+  }
 
-    public init(
-      valueType: ValueType? = nil,
-      meaning: Int32 = 0,
-      excludeFromIndexes: Bool = false
-    ) {
-      self.valueType = valueType
-      self.meaning = meaning
-      self.excludeFromIndexes = excludeFromIndexes
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    valueType: ValueType? = nil,
+    meaning: Int32 = 0,
+    excludeFromIndexes: Bool = false
+  ) {
+    self.init(
+      valueType: valueType,
+      meaning: meaning,
+      excludeFromIndexes: excludeFromIndexes,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -312,10 +304,11 @@ extension DatastoreV1.Value {
     let meaning: Int32 = message.pointee.meaning
     let excludeFromIndexes: Bool = message.pointee.exclude_from_indexes != 0
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.valueType = valueType
-    self.meaning = meaning
-    self.excludeFromIndexes = excludeFromIndexes
-    self.unknownFields = unknownFields
+    self.init(
+      valueType: valueType,
+      meaning: meaning,
+      excludeFromIndexes: excludeFromIndexes,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -369,21 +362,19 @@ extension DatastoreV1 {
     public var properties: [String: DatastoreV1.Value]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.key = nil
-      self.properties = [:]
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.Entity {
+  public init() {
+    self.init(key: nil, properties: [:], unknownFields: UnknownFields())
+  }
 
-    public init(
-      key: DatastoreV1.Key? = nil,
-      properties: [String: DatastoreV1.Value] = [:]
-    ) {
-      self.key = key
-      self.properties = properties
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    key: DatastoreV1.Key? = nil,
+    properties: [String: DatastoreV1.Value] = [:]
+  ) {
+    self.init(key: key, properties: properties, unknownFields: UnknownFields())
   }
 }
 
@@ -406,9 +397,7 @@ extension DatastoreV1.Entity {
       try source.add(value, of: key, to: &properties, in: "google.datastore.v1.Entity.properties")
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.key = keyField
-    self.properties = properties
-    self.unknownFields = unknownFields
+    self.init(key: keyField, properties: properties, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -20,30 +20,34 @@ extension DatastoreV1 {
     public var cursor: [UInt8]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.entity = nil
-      self.version = 0
-      self.createTime = nil
-      self.updateTime = nil
-      self.cursor = []
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.EntityResult {
+  public init() {
+    self.init(
+      entity: nil,
+      version: 0,
+      createTime: nil,
+      updateTime: nil,
+      cursor: [],
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      entity: DatastoreV1.Entity? = nil,
-      version: Int64 = 0,
-      createTime: GoogleProtobuf.Timestamp? = nil,
-      updateTime: GoogleProtobuf.Timestamp? = nil,
-      cursor: [UInt8] = []
-    ) {
-      self.entity = entity
-      self.version = version
-      self.createTime = createTime
-      self.updateTime = updateTime
-      self.cursor = cursor
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    entity: DatastoreV1.Entity? = nil,
+    version: Int64 = 0,
+    createTime: GoogleProtobuf.Timestamp? = nil,
+    updateTime: GoogleProtobuf.Timestamp? = nil,
+    cursor: [UInt8] = []
+  ) {
+    self.init(
+      entity: entity,
+      version: version,
+      createTime: createTime,
+      updateTime: updateTime,
+      cursor: cursor,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -63,12 +67,13 @@ extension DatastoreV1.EntityResult {
     let updateTime: GoogleProtobuf.Timestamp? = try source.message(message.pointee.update_time)
     let cursor: [UInt8] = source.bytes(message.pointee.cursor)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.entity = entity
-    self.version = version
-    self.createTime = createTime
-    self.updateTime = updateTime
-    self.cursor = cursor
-    self.unknownFields = unknownFields
+    self.init(
+      entity: entity,
+      version: version,
+      createTime: createTime,
+      updateTime: updateTime,
+      cursor: cursor,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -138,45 +143,49 @@ extension DatastoreV1 {
     public var findNearest: DatastoreV1.FindNearest?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.projection = []
-      self.kind = []
-      self.filter = nil
-      self.order = []
-      self.distinctOn = []
-      self.startCursor = []
-      self.endCursor = []
-      self.offset = 0
-      self.limit = nil
-      self.findNearest = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.Query {
+  public init() {
+    self.init(
+      projection: [],
+      kind: [],
+      filter: nil,
+      order: [],
+      distinctOn: [],
+      startCursor: [],
+      endCursor: [],
+      offset: 0,
+      limit: nil,
+      findNearest: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      projection: [DatastoreV1.Projection] = [],
-      kind: [DatastoreV1.KindExpression] = [],
-      filter: DatastoreV1.Filter? = nil,
-      order: [DatastoreV1.PropertyOrder] = [],
-      distinctOn: [DatastoreV1.PropertyReference] = [],
-      startCursor: [UInt8] = [],
-      endCursor: [UInt8] = [],
-      offset: Int32 = 0,
-      limit: GoogleProtobuf.Int32Value? = nil,
-      findNearest: DatastoreV1.FindNearest? = nil
-    ) {
-      self.projection = projection
-      self.kind = kind
-      self.filter = filter
-      self.order = order
-      self.distinctOn = distinctOn
-      self.startCursor = startCursor
-      self.endCursor = endCursor
-      self.offset = offset
-      self.limit = limit
-      self.findNearest = findNearest
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    projection: [DatastoreV1.Projection] = [],
+    kind: [DatastoreV1.KindExpression] = [],
+    filter: DatastoreV1.Filter? = nil,
+    order: [DatastoreV1.PropertyOrder] = [],
+    distinctOn: [DatastoreV1.PropertyReference] = [],
+    startCursor: [UInt8] = [],
+    endCursor: [UInt8] = [],
+    offset: Int32 = 0,
+    limit: GoogleProtobuf.Int32Value? = nil,
+    findNearest: DatastoreV1.FindNearest? = nil
+  ) {
+    self.init(
+      projection: projection,
+      kind: kind,
+      filter: filter,
+      order: order,
+      distinctOn: distinctOn,
+      startCursor: startCursor,
+      endCursor: endCursor,
+      offset: offset,
+      limit: limit,
+      findNearest: findNearest,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -201,17 +210,18 @@ extension DatastoreV1.Query {
     let limit: GoogleProtobuf.Int32Value? = try source.message(message.pointee.limit)
     let findNearest: DatastoreV1.FindNearest? = try source.message(message.pointee.find_nearest)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.projection = projection
-    self.kind = kind
-    self.filter = filter
-    self.order = order
-    self.distinctOn = distinctOn
-    self.startCursor = startCursor
-    self.endCursor = endCursor
-    self.offset = offset
-    self.limit = limit
-    self.findNearest = findNearest
-    self.unknownFields = unknownFields
+    self.init(
+      projection: projection,
+      kind: kind,
+      filter: filter,
+      order: order,
+      distinctOn: distinctOn,
+      startCursor: startCursor,
+      endCursor: endCursor,
+      offset: offset,
+      limit: limit,
+      findNearest: findNearest,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -237,21 +247,19 @@ extension DatastoreV1 {
     public var aggregations: [DatastoreV1.AggregationQuery.Aggregation]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.nestedQuery = nil
-      self.aggregations = []
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.AggregationQuery {
+  public init() {
+    self.init(nestedQuery: nil, aggregations: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      nestedQuery: DatastoreV1.Query? = nil,
-      aggregations: [DatastoreV1.AggregationQuery.Aggregation] = []
-    ) {
-      self.nestedQuery = nestedQuery
-      self.aggregations = aggregations
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    nestedQuery: DatastoreV1.Query? = nil,
+    aggregations: [DatastoreV1.AggregationQuery.Aggregation] = []
+  ) {
+    self.init(nestedQuery: nestedQuery, aggregations: aggregations, unknownFields: UnknownFields())
   }
 }
 
@@ -273,9 +281,7 @@ extension DatastoreV1.AggregationQuery {
     }
     let aggregations: [DatastoreV1.AggregationQuery.Aggregation] = try source.messages(message.pointee.n_aggregations, message.pointee.aggregations)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.nestedQuery = nestedQuery
-    self.aggregations = aggregations
-    self.unknownFields = unknownFields
+    self.init(nestedQuery: nestedQuery, aggregations: aggregations, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -296,21 +302,19 @@ extension DatastoreV1.AggregationQuery {
     public var alias: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.operator = nil
-      self.alias = ""
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.AggregationQuery.Aggregation {
+  public init() {
+    self.init(operator: nil, alias: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      `operator`: Operator? = nil,
-      alias: String = ""
-    ) {
-      self.operator = `operator`
-      self.alias = alias
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    `operator`: Operator? = nil,
+    alias: String = ""
+  ) {
+    self.init(operator: `operator`, alias: alias, unknownFields: UnknownFields())
   }
 }
 
@@ -342,9 +346,7 @@ extension DatastoreV1.AggregationQuery.Aggregation {
     }
     let alias: String = try source.string(message.pointee.alias, in: "google.datastore.v1.AggregationQuery.Aggregation.alias")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.operator = `operator`
-    self.alias = alias
-    self.unknownFields = unknownFields
+    self.init(operator: `operator`, alias: alias, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -372,18 +374,18 @@ extension DatastoreV1.AggregationQuery.Aggregation {
     public var upTo: GoogleProtobuf.Int64Value?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.upTo = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.AggregationQuery.Aggregation.Count {
+  public init() {
+    self.init(upTo: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      upTo: GoogleProtobuf.Int64Value? = nil
-    ) {
-      self.upTo = upTo
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    upTo: GoogleProtobuf.Int64Value? = nil
+  ) {
+    self.init(upTo: upTo, unknownFields: UnknownFields())
   }
 }
 
@@ -399,8 +401,7 @@ extension DatastoreV1.AggregationQuery.Aggregation.Count {
   ) throws(MessageDecodingError) {
     let upTo: GoogleProtobuf.Int64Value? = try source.message(message.pointee.up_to)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.upTo = upTo
-    self.unknownFields = unknownFields
+    self.init(upTo: upTo, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -415,18 +416,18 @@ extension DatastoreV1.AggregationQuery.Aggregation {
     public var property: DatastoreV1.PropertyReference?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.property = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.AggregationQuery.Aggregation.Sum {
+  public init() {
+    self.init(property: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      property: DatastoreV1.PropertyReference? = nil
-    ) {
-      self.property = property
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    property: DatastoreV1.PropertyReference? = nil
+  ) {
+    self.init(property: property, unknownFields: UnknownFields())
   }
 }
 
@@ -442,8 +443,7 @@ extension DatastoreV1.AggregationQuery.Aggregation.Sum {
   ) throws(MessageDecodingError) {
     let property: DatastoreV1.PropertyReference? = try source.message(message.pointee.property)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.property = property
-    self.unknownFields = unknownFields
+    self.init(property: property, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -458,18 +458,18 @@ extension DatastoreV1.AggregationQuery.Aggregation {
     public var property: DatastoreV1.PropertyReference?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.property = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.AggregationQuery.Aggregation.Avg {
+  public init() {
+    self.init(property: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      property: DatastoreV1.PropertyReference? = nil
-    ) {
-      self.property = property
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    property: DatastoreV1.PropertyReference? = nil
+  ) {
+    self.init(property: property, unknownFields: UnknownFields())
   }
 }
 
@@ -485,8 +485,7 @@ extension DatastoreV1.AggregationQuery.Aggregation.Avg {
   ) throws(MessageDecodingError) {
     let property: DatastoreV1.PropertyReference? = try source.message(message.pointee.property)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.property = property
-    self.unknownFields = unknownFields
+    self.init(property: property, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -501,18 +500,18 @@ extension DatastoreV1 {
     public var name: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.name = ""
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.KindExpression {
+  public init() {
+    self.init(name: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      name: String = ""
-    ) {
-      self.name = name
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    name: String = ""
+  ) {
+    self.init(name: name, unknownFields: UnknownFields())
   }
 }
 
@@ -528,8 +527,7 @@ extension DatastoreV1.KindExpression {
   ) throws(MessageDecodingError) {
     let name: String = try source.string(message.pointee.name, in: "google.datastore.v1.KindExpression.name")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.name = name
-    self.unknownFields = unknownFields
+    self.init(name: name, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -544,18 +542,18 @@ extension DatastoreV1 {
     public var name: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.name = ""
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.PropertyReference {
+  public init() {
+    self.init(name: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      name: String = ""
-    ) {
-      self.name = name
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    name: String = ""
+  ) {
+    self.init(name: name, unknownFields: UnknownFields())
   }
 }
 
@@ -571,8 +569,7 @@ extension DatastoreV1.PropertyReference {
   ) throws(MessageDecodingError) {
     let name: String = try source.string(message.pointee.name, in: "google.datastore.v1.PropertyReference.name")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.name = name
-    self.unknownFields = unknownFields
+    self.init(name: name, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -587,18 +584,18 @@ extension DatastoreV1 {
     public var property: DatastoreV1.PropertyReference?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.property = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.Projection {
+  public init() {
+    self.init(property: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      property: DatastoreV1.PropertyReference? = nil
-    ) {
-      self.property = property
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    property: DatastoreV1.PropertyReference? = nil
+  ) {
+    self.init(property: property, unknownFields: UnknownFields())
   }
 }
 
@@ -614,8 +611,7 @@ extension DatastoreV1.Projection {
   ) throws(MessageDecodingError) {
     let property: DatastoreV1.PropertyReference? = try source.message(message.pointee.property)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.property = property
-    self.unknownFields = unknownFields
+    self.init(property: property, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -632,21 +628,19 @@ extension DatastoreV1 {
     public var direction: DatastoreV1.PropertyOrder.Direction
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.property = nil
-      self.direction = .unspecified
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.PropertyOrder {
+  public init() {
+    self.init(property: nil, direction: .unspecified, unknownFields: UnknownFields())
+  }
 
-    public init(
-      property: DatastoreV1.PropertyReference? = nil,
-      direction: DatastoreV1.PropertyOrder.Direction = .unspecified
-    ) {
-      self.property = property
-      self.direction = direction
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    property: DatastoreV1.PropertyReference? = nil,
+    direction: DatastoreV1.PropertyOrder.Direction = .unspecified
+  ) {
+    self.init(property: property, direction: direction, unknownFields: UnknownFields())
   }
 }
 
@@ -663,9 +657,7 @@ extension DatastoreV1.PropertyOrder {
     let property: DatastoreV1.PropertyReference? = try source.message(message.pointee.property)
     let direction: DatastoreV1.PropertyOrder.Direction = DatastoreV1.PropertyOrder.Direction(rawValue: message.pointee.direction)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.property = property
-    self.direction = direction
-    self.unknownFields = unknownFields
+    self.init(property: property, direction: direction, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -713,18 +705,18 @@ extension DatastoreV1 {
     public var filterType: FilterType?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.filterType = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.Filter {
+  public init() {
+    self.init(filterType: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      filterType: FilterType? = nil
-    ) {
-      self.filterType = filterType
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    filterType: FilterType? = nil
+  ) {
+    self.init(filterType: filterType, unknownFields: UnknownFields())
   }
 }
 
@@ -753,8 +745,7 @@ extension DatastoreV1.Filter {
     default: filterType = nil
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.filterType = filterType
-    self.unknownFields = unknownFields
+    self.init(filterType: filterType, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -778,21 +769,19 @@ extension DatastoreV1 {
     public var filters: [DatastoreV1.Filter]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.op = .unspecified
-      self.filters = []
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.CompositeFilter {
+  public init() {
+    self.init(op: .unspecified, filters: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      op: DatastoreV1.CompositeFilter.Operator = .unspecified,
-      filters: [DatastoreV1.Filter] = []
-    ) {
-      self.op = op
-      self.filters = filters
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    op: DatastoreV1.CompositeFilter.Operator = .unspecified,
+    filters: [DatastoreV1.Filter] = []
+  ) {
+    self.init(op: op, filters: filters, unknownFields: UnknownFields())
   }
 }
 
@@ -809,9 +798,7 @@ extension DatastoreV1.CompositeFilter {
     let op: DatastoreV1.CompositeFilter.Operator = DatastoreV1.CompositeFilter.Operator(rawValue: message.pointee.op)
     let filters: [DatastoreV1.Filter] = try source.messages(message.pointee.n_filters, message.pointee.filters)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.op = op
-    self.filters = filters
-    self.unknownFields = unknownFields
+    self.init(op: op, filters: filters, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -861,24 +848,20 @@ extension DatastoreV1 {
     public var value: DatastoreV1.Value?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.property = nil
-      self.op = .unspecified
-      self.value = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.PropertyFilter {
+  public init() {
+    self.init(property: nil, op: .unspecified, value: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      property: DatastoreV1.PropertyReference? = nil,
-      op: DatastoreV1.PropertyFilter.Operator = .unspecified,
-      value: DatastoreV1.Value? = nil
-    ) {
-      self.property = property
-      self.op = op
-      self.value = value
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    property: DatastoreV1.PropertyReference? = nil,
+    op: DatastoreV1.PropertyFilter.Operator = .unspecified,
+    value: DatastoreV1.Value? = nil
+  ) {
+    self.init(property: property, op: op, value: value, unknownFields: UnknownFields())
   }
 }
 
@@ -896,10 +879,7 @@ extension DatastoreV1.PropertyFilter {
     let op: DatastoreV1.PropertyFilter.Operator = DatastoreV1.PropertyFilter.Operator(rawValue: message.pointee.op)
     let valueField: DatastoreV1.Value? = try source.message(message.pointee.value)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.property = property
-    self.op = op
-    self.value = valueField
-    self.unknownFields = unknownFields
+    self.init(property: property, op: op, value: valueField, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -978,33 +958,37 @@ extension DatastoreV1 {
     public var distanceThreshold: GoogleProtobuf.DoubleValue?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.vectorProperty = nil
-      self.queryVector = nil
-      self.distanceMeasure = .unspecified
-      self.limit = nil
-      self.distanceResultProperty = ""
-      self.distanceThreshold = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.FindNearest {
+  public init() {
+    self.init(
+      vectorProperty: nil,
+      queryVector: nil,
+      distanceMeasure: .unspecified,
+      limit: nil,
+      distanceResultProperty: "",
+      distanceThreshold: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      vectorProperty: DatastoreV1.PropertyReference? = nil,
-      queryVector: DatastoreV1.Value? = nil,
-      distanceMeasure: DatastoreV1.FindNearest.DistanceMeasure = .unspecified,
-      limit: GoogleProtobuf.Int32Value? = nil,
-      distanceResultProperty: String = "",
-      distanceThreshold: GoogleProtobuf.DoubleValue? = nil
-    ) {
-      self.vectorProperty = vectorProperty
-      self.queryVector = queryVector
-      self.distanceMeasure = distanceMeasure
-      self.limit = limit
-      self.distanceResultProperty = distanceResultProperty
-      self.distanceThreshold = distanceThreshold
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    vectorProperty: DatastoreV1.PropertyReference? = nil,
+    queryVector: DatastoreV1.Value? = nil,
+    distanceMeasure: DatastoreV1.FindNearest.DistanceMeasure = .unspecified,
+    limit: GoogleProtobuf.Int32Value? = nil,
+    distanceResultProperty: String = "",
+    distanceThreshold: GoogleProtobuf.DoubleValue? = nil
+  ) {
+    self.init(
+      vectorProperty: vectorProperty,
+      queryVector: queryVector,
+      distanceMeasure: distanceMeasure,
+      limit: limit,
+      distanceResultProperty: distanceResultProperty,
+      distanceThreshold: distanceThreshold,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -1025,13 +1009,14 @@ extension DatastoreV1.FindNearest {
     let distanceResultProperty: String = try source.string(message.pointee.distance_result_property, in: "google.datastore.v1.FindNearest.distance_result_property")
     let distanceThreshold: GoogleProtobuf.DoubleValue? = try source.message(message.pointee.distance_threshold)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.vectorProperty = vectorProperty
-    self.queryVector = queryVector
-    self.distanceMeasure = distanceMeasure
-    self.limit = limit
-    self.distanceResultProperty = distanceResultProperty
-    self.distanceThreshold = distanceThreshold
-    self.unknownFields = unknownFields
+    self.init(
+      vectorProperty: vectorProperty,
+      queryVector: queryVector,
+      distanceMeasure: distanceMeasure,
+      limit: limit,
+      distanceResultProperty: distanceResultProperty,
+      distanceThreshold: distanceThreshold,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1092,27 +1077,31 @@ extension DatastoreV1 {
     public var positionalBindings: [DatastoreV1.GqlQueryParameter]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.queryString = ""
-      self.allowLiterals = false
-      self.namedBindings = [:]
-      self.positionalBindings = []
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.GqlQuery {
+  public init() {
+    self.init(
+      queryString: "",
+      allowLiterals: false,
+      namedBindings: [:],
+      positionalBindings: [],
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      queryString: String = "",
-      allowLiterals: Bool = false,
-      namedBindings: [String: DatastoreV1.GqlQueryParameter] = [:],
-      positionalBindings: [DatastoreV1.GqlQueryParameter] = []
-    ) {
-      self.queryString = queryString
-      self.allowLiterals = allowLiterals
-      self.namedBindings = namedBindings
-      self.positionalBindings = positionalBindings
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    queryString: String = "",
+    allowLiterals: Bool = false,
+    namedBindings: [String: DatastoreV1.GqlQueryParameter] = [:],
+    positionalBindings: [DatastoreV1.GqlQueryParameter] = []
+  ) {
+    self.init(
+      queryString: queryString,
+      allowLiterals: allowLiterals,
+      namedBindings: namedBindings,
+      positionalBindings: positionalBindings,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -1137,11 +1126,12 @@ extension DatastoreV1.GqlQuery {
     }
     let positionalBindings: [DatastoreV1.GqlQueryParameter] = try source.messages(message.pointee.n_positional_bindings, message.pointee.positional_bindings)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.queryString = queryString
-    self.allowLiterals = allowLiterals
-    self.namedBindings = namedBindings
-    self.positionalBindings = positionalBindings
-    self.unknownFields = unknownFields
+    self.init(
+      queryString: queryString,
+      allowLiterals: allowLiterals,
+      namedBindings: namedBindings,
+      positionalBindings: positionalBindings,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1162,18 +1152,18 @@ extension DatastoreV1 {
     public var parameterType: ParameterType?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.parameterType = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.GqlQueryParameter {
+  public init() {
+    self.init(parameterType: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      parameterType: ParameterType? = nil
-    ) {
-      self.parameterType = parameterType
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    parameterType: ParameterType? = nil
+  ) {
+    self.init(parameterType: parameterType, unknownFields: UnknownFields())
   }
 }
 
@@ -1202,8 +1192,7 @@ extension DatastoreV1.GqlQueryParameter {
     default: parameterType = nil
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.parameterType = parameterType
-    self.unknownFields = unknownFields
+    self.init(parameterType: parameterType, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1236,39 +1225,43 @@ extension DatastoreV1 {
     public var readTime: GoogleProtobuf.Timestamp?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.skippedResults = 0
-      self.skippedCursor = []
-      self.entityResultType = .unspecified
-      self.entityResults = []
-      self.endCursor = []
-      self.moreResults = .unspecified
-      self.snapshotVersion = 0
-      self.readTime = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.QueryResultBatch {
+  public init() {
+    self.init(
+      skippedResults: 0,
+      skippedCursor: [],
+      entityResultType: .unspecified,
+      entityResults: [],
+      endCursor: [],
+      moreResults: .unspecified,
+      snapshotVersion: 0,
+      readTime: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      skippedResults: Int32 = 0,
-      skippedCursor: [UInt8] = [],
-      entityResultType: DatastoreV1.EntityResult.ResultType = .unspecified,
-      entityResults: [DatastoreV1.EntityResult] = [],
-      endCursor: [UInt8] = [],
-      moreResults: DatastoreV1.QueryResultBatch.MoreResultsType = .unspecified,
-      snapshotVersion: Int64 = 0,
-      readTime: GoogleProtobuf.Timestamp? = nil
-    ) {
-      self.skippedResults = skippedResults
-      self.skippedCursor = skippedCursor
-      self.entityResultType = entityResultType
-      self.entityResults = entityResults
-      self.endCursor = endCursor
-      self.moreResults = moreResults
-      self.snapshotVersion = snapshotVersion
-      self.readTime = readTime
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    skippedResults: Int32 = 0,
+    skippedCursor: [UInt8] = [],
+    entityResultType: DatastoreV1.EntityResult.ResultType = .unspecified,
+    entityResults: [DatastoreV1.EntityResult] = [],
+    endCursor: [UInt8] = [],
+    moreResults: DatastoreV1.QueryResultBatch.MoreResultsType = .unspecified,
+    snapshotVersion: Int64 = 0,
+    readTime: GoogleProtobuf.Timestamp? = nil
+  ) {
+    self.init(
+      skippedResults: skippedResults,
+      skippedCursor: skippedCursor,
+      entityResultType: entityResultType,
+      entityResults: entityResults,
+      endCursor: endCursor,
+      moreResults: moreResults,
+      snapshotVersion: snapshotVersion,
+      readTime: readTime,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -1291,15 +1284,16 @@ extension DatastoreV1.QueryResultBatch {
     let snapshotVersion: Int64 = message.pointee.snapshot_version
     let readTime: GoogleProtobuf.Timestamp? = try source.message(message.pointee.read_time)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.skippedResults = skippedResults
-    self.skippedCursor = skippedCursor
-    self.entityResultType = entityResultType
-    self.entityResults = entityResults
-    self.endCursor = endCursor
-    self.moreResults = moreResults
-    self.snapshotVersion = snapshotVersion
-    self.readTime = readTime
-    self.unknownFields = unknownFields
+    self.init(
+      skippedResults: skippedResults,
+      skippedCursor: skippedCursor,
+      entityResultType: entityResultType,
+      entityResults: entityResults,
+      endCursor: endCursor,
+      moreResults: moreResults,
+      snapshotVersion: snapshotVersion,
+      readTime: readTime,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

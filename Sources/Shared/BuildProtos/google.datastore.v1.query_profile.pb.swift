@@ -15,18 +15,18 @@ extension DatastoreV1 {
     public var analyze: Bool
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.analyze = false
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.ExplainOptions {
+  public init() {
+    self.init(analyze: false, unknownFields: UnknownFields())
+  }
 
-    public init(
-      analyze: Bool = false
-    ) {
-      self.analyze = analyze
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    analyze: Bool = false
+  ) {
+    self.init(analyze: analyze, unknownFields: UnknownFields())
   }
 }
 
@@ -42,8 +42,7 @@ extension DatastoreV1.ExplainOptions {
   ) throws(MessageDecodingError) {
     let analyze: Bool = message.pointee.analyze != 0
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.analyze = analyze
-    self.unknownFields = unknownFields
+    self.init(analyze: analyze, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -59,21 +58,22 @@ extension DatastoreV1 {
     public var executionStats: DatastoreV1.ExecutionStats?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.planSummary = nil
-      self.executionStats = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.ExplainMetrics {
+  public init() {
+    self.init(planSummary: nil, executionStats: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      planSummary: DatastoreV1.PlanSummary? = nil,
-      executionStats: DatastoreV1.ExecutionStats? = nil
-    ) {
-      self.planSummary = planSummary
-      self.executionStats = executionStats
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    planSummary: DatastoreV1.PlanSummary? = nil,
+    executionStats: DatastoreV1.ExecutionStats? = nil
+  ) {
+    self.init(
+      planSummary: planSummary,
+      executionStats: executionStats,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -90,9 +90,10 @@ extension DatastoreV1.ExplainMetrics {
     let planSummary: DatastoreV1.PlanSummary? = try source.message(message.pointee.plan_summary)
     let executionStats: DatastoreV1.ExecutionStats? = try source.message(message.pointee.execution_stats)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.planSummary = planSummary
-    self.executionStats = executionStats
-    self.unknownFields = unknownFields
+    self.init(
+      planSummary: planSummary,
+      executionStats: executionStats,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -109,18 +110,18 @@ extension DatastoreV1 {
     public var indexesUsed: [GoogleProtobuf.Struct]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.indexesUsed = []
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.PlanSummary {
+  public init() {
+    self.init(indexesUsed: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      indexesUsed: [GoogleProtobuf.Struct] = []
-    ) {
-      self.indexesUsed = indexesUsed
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    indexesUsed: [GoogleProtobuf.Struct] = []
+  ) {
+    self.init(indexesUsed: indexesUsed, unknownFields: UnknownFields())
   }
 }
 
@@ -136,8 +137,7 @@ extension DatastoreV1.PlanSummary {
   ) throws(MessageDecodingError) {
     let indexesUsed: [GoogleProtobuf.Struct] = try source.messages(message.pointee.n_indexes_used, message.pointee.indexes_used)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.indexesUsed = indexesUsed
-    self.unknownFields = unknownFields
+    self.init(indexesUsed: indexesUsed, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -155,27 +155,31 @@ extension DatastoreV1 {
     public var debugStats: GoogleProtobuf.Struct?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.resultsReturned = 0
-      self.executionDuration = nil
-      self.readOperations = 0
-      self.debugStats = nil
-      self.unknownFields = UnknownFields()
-    }
+extension DatastoreV1.ExecutionStats {
+  public init() {
+    self.init(
+      resultsReturned: 0,
+      executionDuration: nil,
+      readOperations: 0,
+      debugStats: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      resultsReturned: Int64 = 0,
-      executionDuration: GoogleProtobuf.Duration? = nil,
-      readOperations: Int64 = 0,
-      debugStats: GoogleProtobuf.Struct? = nil
-    ) {
-      self.resultsReturned = resultsReturned
-      self.executionDuration = executionDuration
-      self.readOperations = readOperations
-      self.debugStats = debugStats
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    resultsReturned: Int64 = 0,
+    executionDuration: GoogleProtobuf.Duration? = nil,
+    readOperations: Int64 = 0,
+    debugStats: GoogleProtobuf.Struct? = nil
+  ) {
+    self.init(
+      resultsReturned: resultsReturned,
+      executionDuration: executionDuration,
+      readOperations: readOperations,
+      debugStats: debugStats,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -194,11 +198,12 @@ extension DatastoreV1.ExecutionStats {
     let readOperations: Int64 = message.pointee.read_operations
     let debugStats: GoogleProtobuf.Struct? = try source.message(message.pointee.debug_stats)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.resultsReturned = resultsReturned
-    self.executionDuration = executionDuration
-    self.readOperations = readOperations
-    self.debugStats = debugStats
-    self.unknownFields = unknownFields
+    self.init(
+      resultsReturned: resultsReturned,
+      executionDuration: executionDuration,
+      readOperations: readOperations,
+      debugStats: debugStats,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -15,21 +15,19 @@ extension GoogleType {
     public var longitude: Double
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.latitude = 0
-      self.longitude = 0
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleType.LatLng {
+  public init() {
+    self.init(latitude: 0, longitude: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      latitude: Double = 0,
-      longitude: Double = 0
-    ) {
-      self.latitude = latitude
-      self.longitude = longitude
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    latitude: Double = 0,
+    longitude: Double = 0
+  ) {
+    self.init(latitude: latitude, longitude: longitude, unknownFields: UnknownFields())
   }
 }
 
@@ -46,9 +44,7 @@ extension GoogleType.LatLng {
     let latitude: Double = message.pointee.latitude
     let longitude: Double = message.pointee.longitude
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.latitude = latitude
-    self.longitude = longitude
-    self.unknownFields = unknownFields
+    self.init(latitude: latitude, longitude: longitude, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -99,36 +99,40 @@ extension AllocatorV1 {
     public var expiresAt: GoogleProtobuf.Timestamp?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.id = ""
-      self.executorID = ""
-      self.executorAddress = ""
-      self.resources = nil
-      self.fencingToken = 0
-      self.requestID = ""
-      self.expiresAt = nil
-      self.unknownFields = UnknownFields()
-    }
+extension AllocatorV1.Lease {
+  public init() {
+    self.init(
+      id: "",
+      executorID: "",
+      executorAddress: "",
+      resources: nil,
+      fencingToken: 0,
+      requestID: "",
+      expiresAt: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      id: String = "",
-      executorID: String = "",
-      executorAddress: String = "",
-      resources: TypesV1.Resources? = nil,
-      fencingToken: Int64 = 0,
-      requestID: String = "",
-      expiresAt: GoogleProtobuf.Timestamp? = nil
-    ) {
-      self.id = id
-      self.executorID = executorID
-      self.executorAddress = executorAddress
-      self.resources = resources
-      self.fencingToken = fencingToken
-      self.requestID = requestID
-      self.expiresAt = expiresAt
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    id: String = "",
+    executorID: String = "",
+    executorAddress: String = "",
+    resources: TypesV1.Resources? = nil,
+    fencingToken: Int64 = 0,
+    requestID: String = "",
+    expiresAt: GoogleProtobuf.Timestamp? = nil
+  ) {
+    self.init(
+      id: id,
+      executorID: executorID,
+      executorAddress: executorAddress,
+      resources: resources,
+      fencingToken: fencingToken,
+      requestID: requestID,
+      expiresAt: expiresAt,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -150,14 +154,15 @@ extension AllocatorV1.Lease {
     let requestID: String = try source.string(message.pointee.request_id, in: "millrace.allocator.v1.Lease.request_id")
     let expiresAt: GoogleProtobuf.Timestamp? = try source.message(message.pointee.expires_at)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.id = id
-    self.executorID = executorID
-    self.executorAddress = executorAddress
-    self.resources = resources
-    self.fencingToken = fencingToken
-    self.requestID = requestID
-    self.expiresAt = expiresAt
-    self.unknownFields = unknownFields
+    self.init(
+      id: id,
+      executorID: executorID,
+      executorAddress: executorAddress,
+      resources: resources,
+      fencingToken: fencingToken,
+      requestID: requestID,
+      expiresAt: expiresAt,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -196,48 +201,52 @@ extension AllocatorV1 {
     public var newestFencingToken: Int64
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.executorID = ""
-      self.incarnation = ""
-      self.address = ""
-      self.pool = ""
-      self.labels = []
-      self.capacity = nil
-      self.leases = []
-      self.draining = false
-      self.warmProjects = []
-      self.used = nil
-      self.newestFencingToken = 0
-      self.unknownFields = UnknownFields()
-    }
+extension AllocatorV1.HeartbeatRequest {
+  public init() {
+    self.init(
+      executorID: "",
+      incarnation: "",
+      address: "",
+      pool: "",
+      labels: [],
+      capacity: nil,
+      leases: [],
+      draining: false,
+      warmProjects: [],
+      used: nil,
+      newestFencingToken: 0,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      executorID: String = "",
-      incarnation: String = "",
-      address: String = "",
-      pool: String = "",
-      labels: [String] = [],
-      capacity: TypesV1.Resources? = nil,
-      leases: [AllocatorV1.HeldLease] = [],
-      draining: Bool = false,
-      warmProjects: [String] = [],
-      used: TypesV1.Resources? = nil,
-      newestFencingToken: Int64 = 0
-    ) {
-      self.executorID = executorID
-      self.incarnation = incarnation
-      self.address = address
-      self.pool = pool
-      self.labels = labels
-      self.capacity = capacity
-      self.leases = leases
-      self.draining = draining
-      self.warmProjects = warmProjects
-      self.used = used
-      self.newestFencingToken = newestFencingToken
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    executorID: String = "",
+    incarnation: String = "",
+    address: String = "",
+    pool: String = "",
+    labels: [String] = [],
+    capacity: TypesV1.Resources? = nil,
+    leases: [AllocatorV1.HeldLease] = [],
+    draining: Bool = false,
+    warmProjects: [String] = [],
+    used: TypesV1.Resources? = nil,
+    newestFencingToken: Int64 = 0
+  ) {
+    self.init(
+      executorID: executorID,
+      incarnation: incarnation,
+      address: address,
+      pool: pool,
+      labels: labels,
+      capacity: capacity,
+      leases: leases,
+      draining: draining,
+      warmProjects: warmProjects,
+      used: used,
+      newestFencingToken: newestFencingToken,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -263,18 +272,19 @@ extension AllocatorV1.HeartbeatRequest {
     let used: TypesV1.Resources? = try source.message(message.pointee.used)
     let newestFencingToken: Int64 = message.pointee.newest_fencing_token
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.executorID = executorID
-    self.incarnation = incarnation
-    self.address = address
-    self.pool = pool
-    self.labels = labels
-    self.capacity = capacity
-    self.leases = leases
-    self.draining = draining
-    self.warmProjects = warmProjects
-    self.used = used
-    self.newestFencingToken = newestFencingToken
-    self.unknownFields = unknownFields
+    self.init(
+      executorID: executorID,
+      incarnation: incarnation,
+      address: address,
+      pool: pool,
+      labels: labels,
+      capacity: capacity,
+      leases: leases,
+      draining: draining,
+      warmProjects: warmProjects,
+      used: used,
+      newestFencingToken: newestFencingToken,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -303,30 +313,34 @@ extension AllocatorV1 {
     public var project: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.leaseID = ""
-      self.requestID = ""
-      self.fencingToken = 0
-      self.resources = nil
-      self.project = ""
-      self.unknownFields = UnknownFields()
-    }
+extension AllocatorV1.HeldLease {
+  public init() {
+    self.init(
+      leaseID: "",
+      requestID: "",
+      fencingToken: 0,
+      resources: nil,
+      project: "",
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      leaseID: String = "",
-      requestID: String = "",
-      fencingToken: Int64 = 0,
-      resources: TypesV1.Resources? = nil,
-      project: String = ""
-    ) {
-      self.leaseID = leaseID
-      self.requestID = requestID
-      self.fencingToken = fencingToken
-      self.resources = resources
-      self.project = project
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    leaseID: String = "",
+    requestID: String = "",
+    fencingToken: Int64 = 0,
+    resources: TypesV1.Resources? = nil,
+    project: String = ""
+  ) {
+    self.init(
+      leaseID: leaseID,
+      requestID: requestID,
+      fencingToken: fencingToken,
+      resources: resources,
+      project: project,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -346,12 +360,13 @@ extension AllocatorV1.HeldLease {
     let resources: TypesV1.Resources? = try source.message(message.pointee.resources)
     let project: String = try source.string(message.pointee.project, in: "millrace.allocator.v1.HeldLease.project")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.leaseID = leaseID
-    self.requestID = requestID
-    self.fencingToken = fencingToken
-    self.resources = resources
-    self.project = project
-    self.unknownFields = unknownFields
+    self.init(
+      leaseID: leaseID,
+      requestID: requestID,
+      fencingToken: fencingToken,
+      resources: resources,
+      project: project,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -375,24 +390,24 @@ extension AllocatorV1 {
     public var lostAfter: GoogleProtobuf.Duration?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.stopLeaseIds = []
-      self.nextHeartbeat = nil
-      self.lostAfter = nil
-      self.unknownFields = UnknownFields()
-    }
+extension AllocatorV1.HeartbeatResponse {
+  public init() {
+    self.init(stopLeaseIds: [], nextHeartbeat: nil, lostAfter: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      stopLeaseIds: [String] = [],
-      nextHeartbeat: GoogleProtobuf.Duration? = nil,
-      lostAfter: GoogleProtobuf.Duration? = nil
-    ) {
-      self.stopLeaseIds = stopLeaseIds
-      self.nextHeartbeat = nextHeartbeat
-      self.lostAfter = lostAfter
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    stopLeaseIds: [String] = [],
+    nextHeartbeat: GoogleProtobuf.Duration? = nil,
+    lostAfter: GoogleProtobuf.Duration? = nil
+  ) {
+    self.init(
+      stopLeaseIds: stopLeaseIds,
+      nextHeartbeat: nextHeartbeat,
+      lostAfter: lostAfter,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -410,10 +425,11 @@ extension AllocatorV1.HeartbeatResponse {
     let nextHeartbeat: GoogleProtobuf.Duration? = try source.message(message.pointee.next_heartbeat)
     let lostAfter: GoogleProtobuf.Duration? = try source.message(message.pointee.lost_after)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.stopLeaseIds = stopLeaseIds
-    self.nextHeartbeat = nextHeartbeat
-    self.lostAfter = lostAfter
-    self.unknownFields = unknownFields
+    self.init(
+      stopLeaseIds: stopLeaseIds,
+      nextHeartbeat: nextHeartbeat,
+      lostAfter: lostAfter,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -431,21 +447,19 @@ extension AllocatorV1 {
     public var incarnation: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.executorID = ""
-      self.incarnation = ""
-      self.unknownFields = UnknownFields()
-    }
+extension AllocatorV1.DeregisterRequest {
+  public init() {
+    self.init(executorID: "", incarnation: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      executorID: String = "",
-      incarnation: String = ""
-    ) {
-      self.executorID = executorID
-      self.incarnation = incarnation
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    executorID: String = "",
+    incarnation: String = ""
+  ) {
+    self.init(executorID: executorID, incarnation: incarnation, unknownFields: UnknownFields())
   }
 }
 
@@ -462,9 +476,7 @@ extension AllocatorV1.DeregisterRequest {
     let executorID: String = try source.string(message.pointee.executor_id, in: "millrace.allocator.v1.DeregisterRequest.executor_id")
     let incarnation: String = try source.string(message.pointee.incarnation, in: "millrace.allocator.v1.DeregisterRequest.incarnation")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.executorID = executorID
-    self.incarnation = incarnation
-    self.unknownFields = unknownFields
+    self.init(executorID: executorID, incarnation: incarnation, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -478,10 +490,12 @@ extension AllocatorV1 {
   /// `millrace.allocator.v1.DeregisterResponse`.
   public struct DeregisterResponse: ProtobufMessage {
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.unknownFields = UnknownFields()
-    }
+extension AllocatorV1.DeregisterResponse {
+  public init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -496,7 +510,7 @@ extension AllocatorV1.DeregisterResponse {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -510,18 +524,18 @@ extension AllocatorV1 {
     public var change: Change?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.change = nil
-      self.unknownFields = UnknownFields()
-    }
+extension AllocatorV1.AcquireRequest {
+  public init() {
+    self.init(change: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      change: Change? = nil
-    ) {
-      self.change = change
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    change: Change? = nil
+  ) {
+    self.init(change: change, unknownFields: UnknownFields())
   }
 }
 
@@ -555,8 +569,7 @@ extension AllocatorV1.AcquireRequest {
     default: change = nil
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.change = change
-    self.unknownFields = unknownFields
+    self.init(change: change, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -588,24 +601,24 @@ extension AllocatorV1 {
     public var executorID: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.leaseID = ""
-      self.requestID = ""
-      self.executorID = ""
-      self.unknownFields = UnknownFields()
-    }
+extension AllocatorV1.Hold {
+  public init() {
+    self.init(leaseID: "", requestID: "", executorID: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      leaseID: String = "",
-      requestID: String = "",
-      executorID: String = ""
-    ) {
-      self.leaseID = leaseID
-      self.requestID = requestID
-      self.executorID = executorID
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    leaseID: String = "",
+    requestID: String = "",
+    executorID: String = ""
+  ) {
+    self.init(
+      leaseID: leaseID,
+      requestID: requestID,
+      executorID: executorID,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -623,10 +636,11 @@ extension AllocatorV1.Hold {
     let requestID: String = try source.string(message.pointee.request_id, in: "millrace.allocator.v1.Hold.request_id")
     let executorID: String = try source.string(message.pointee.executor_id, in: "millrace.allocator.v1.Hold.executor_id")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.leaseID = leaseID
-    self.requestID = requestID
-    self.executorID = executorID
-    self.unknownFields = unknownFields
+    self.init(
+      leaseID: leaseID,
+      requestID: requestID,
+      executorID: executorID,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -655,36 +669,40 @@ extension AllocatorV1 {
     public var avoidExecutorIds: [String]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.requestID = ""
-      self.project = ""
-      self.pool = ""
-      self.labels = []
-      self.resources = nil
-      self.rank = 0
-      self.avoidExecutorIds = []
-      self.unknownFields = UnknownFields()
-    }
+extension AllocatorV1.Demand {
+  public init() {
+    self.init(
+      requestID: "",
+      project: "",
+      pool: "",
+      labels: [],
+      resources: nil,
+      rank: 0,
+      avoidExecutorIds: [],
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      requestID: String = "",
-      project: String = "",
-      pool: String = "",
-      labels: [String] = [],
-      resources: TypesV1.Resources? = nil,
-      rank: Int64 = 0,
-      avoidExecutorIds: [String] = []
-    ) {
-      self.requestID = requestID
-      self.project = project
-      self.pool = pool
-      self.labels = labels
-      self.resources = resources
-      self.rank = rank
-      self.avoidExecutorIds = avoidExecutorIds
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    requestID: String = "",
+    project: String = "",
+    pool: String = "",
+    labels: [String] = [],
+    resources: TypesV1.Resources? = nil,
+    rank: Int64 = 0,
+    avoidExecutorIds: [String] = []
+  ) {
+    self.init(
+      requestID: requestID,
+      project: project,
+      pool: pool,
+      labels: labels,
+      resources: resources,
+      rank: rank,
+      avoidExecutorIds: avoidExecutorIds,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -706,14 +724,15 @@ extension AllocatorV1.Demand {
     let rank: Int64 = message.pointee.rank
     let avoidExecutorIds: [String] = try source.strings(message.pointee.n_avoid_executor_ids, message.pointee.avoid_executor_ids, in: "millrace.allocator.v1.Demand.avoid_executor_ids")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.requestID = requestID
-    self.project = project
-    self.pool = pool
-    self.labels = labels
-    self.resources = resources
-    self.rank = rank
-    self.avoidExecutorIds = avoidExecutorIds
-    self.unknownFields = unknownFields
+    self.init(
+      requestID: requestID,
+      project: project,
+      pool: pool,
+      labels: labels,
+      resources: resources,
+      rank: rank,
+      avoidExecutorIds: avoidExecutorIds,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -734,18 +753,18 @@ extension AllocatorV1 {
     public var event: Event?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.event = nil
-      self.unknownFields = UnknownFields()
-    }
+extension AllocatorV1.AcquireResponse {
+  public init() {
+    self.init(event: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      event: Event? = nil
-    ) {
-      self.event = event
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    event: Event? = nil
+  ) {
+    self.init(event: event, unknownFields: UnknownFields())
   }
 }
 
@@ -780,8 +799,7 @@ extension AllocatorV1.AcquireResponse {
     default: event = nil
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.event = event
-    self.unknownFields = unknownFields
+    self.init(event: event, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -812,21 +830,19 @@ extension AllocatorV1 {
     public var reason: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.requestID = ""
-      self.reason = ""
-      self.unknownFields = UnknownFields()
-    }
+extension AllocatorV1.Unsatisfiable {
+  public init() {
+    self.init(requestID: "", reason: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      requestID: String = "",
-      reason: String = ""
-    ) {
-      self.requestID = requestID
-      self.reason = reason
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    requestID: String = "",
+    reason: String = ""
+  ) {
+    self.init(requestID: requestID, reason: reason, unknownFields: UnknownFields())
   }
 }
 
@@ -843,9 +859,7 @@ extension AllocatorV1.Unsatisfiable {
     let requestID: String = try source.string(message.pointee.request_id, in: "millrace.allocator.v1.Unsatisfiable.request_id")
     let reason: String = try source.string(message.pointee.reason, in: "millrace.allocator.v1.Unsatisfiable.reason")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.requestID = requestID
-    self.reason = reason
-    self.unknownFields = unknownFields
+    self.init(requestID: requestID, reason: reason, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -862,21 +876,19 @@ extension AllocatorV1 {
     public var reason: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.requestID = ""
-      self.reason = ""
-      self.unknownFields = UnknownFields()
-    }
+extension AllocatorV1.Waiting {
+  public init() {
+    self.init(requestID: "", reason: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      requestID: String = "",
-      reason: String = ""
-    ) {
-      self.requestID = requestID
-      self.reason = reason
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    requestID: String = "",
+    reason: String = ""
+  ) {
+    self.init(requestID: requestID, reason: reason, unknownFields: UnknownFields())
   }
 }
 
@@ -893,9 +905,7 @@ extension AllocatorV1.Waiting {
     let requestID: String = try source.string(message.pointee.request_id, in: "millrace.allocator.v1.Waiting.request_id")
     let reason: String = try source.string(message.pointee.reason, in: "millrace.allocator.v1.Waiting.reason")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.requestID = requestID
-    self.reason = reason
-    self.unknownFields = unknownFields
+    self.init(requestID: requestID, reason: reason, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -915,30 +925,34 @@ extension AllocatorV1 {
     public var message: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.leaseID = ""
-      self.requestID = ""
-      self.executorID = ""
-      self.cause = .unspecified
-      self.message = ""
-      self.unknownFields = UnknownFields()
-    }
+extension AllocatorV1.LeaseLost {
+  public init() {
+    self.init(
+      leaseID: "",
+      requestID: "",
+      executorID: "",
+      cause: .unspecified,
+      message: "",
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      leaseID: String = "",
-      requestID: String = "",
-      executorID: String = "",
-      cause: AllocatorV1.LeaseLostCause = .unspecified,
-      message: String = ""
-    ) {
-      self.leaseID = leaseID
-      self.requestID = requestID
-      self.executorID = executorID
-      self.cause = cause
-      self.message = message
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    leaseID: String = "",
+    requestID: String = "",
+    executorID: String = "",
+    cause: AllocatorV1.LeaseLostCause = .unspecified,
+    message: String = ""
+  ) {
+    self.init(
+      leaseID: leaseID,
+      requestID: requestID,
+      executorID: executorID,
+      cause: cause,
+      message: message,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -958,12 +972,13 @@ extension AllocatorV1.LeaseLost {
     let cause: AllocatorV1.LeaseLostCause = AllocatorV1.LeaseLostCause(rawValue: message.pointee.cause)
     let messageField: String = try source.string(message.pointee.message, in: "millrace.allocator.v1.LeaseLost.message")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.leaseID = leaseID
-    self.requestID = requestID
-    self.executorID = executorID
-    self.cause = cause
-    self.message = messageField
-    self.unknownFields = unknownFields
+    self.init(
+      leaseID: leaseID,
+      requestID: requestID,
+      executorID: executorID,
+      cause: cause,
+      message: messageField,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -982,18 +997,18 @@ extension AllocatorV1 {
     public var leaseIds: [String]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.leaseIds = []
-      self.unknownFields = UnknownFields()
-    }
+extension AllocatorV1.ReleaseRequest {
+  public init() {
+    self.init(leaseIds: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      leaseIds: [String] = []
-    ) {
-      self.leaseIds = leaseIds
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    leaseIds: [String] = []
+  ) {
+    self.init(leaseIds: leaseIds, unknownFields: UnknownFields())
   }
 }
 
@@ -1009,8 +1024,7 @@ extension AllocatorV1.ReleaseRequest {
   ) throws(MessageDecodingError) {
     let leaseIds: [String] = try source.strings(message.pointee.n_lease_ids, message.pointee.lease_ids, in: "millrace.allocator.v1.ReleaseRequest.lease_ids")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.leaseIds = leaseIds
-    self.unknownFields = unknownFields
+    self.init(leaseIds: leaseIds, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1023,10 +1037,12 @@ extension AllocatorV1 {
   /// `millrace.allocator.v1.ReleaseResponse`.
   public struct ReleaseResponse: ProtobufMessage {
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.unknownFields = UnknownFields()
-    }
+extension AllocatorV1.ReleaseResponse {
+  public init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -1041,7 +1057,7 @@ extension AllocatorV1.ReleaseResponse {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1055,18 +1071,18 @@ extension AllocatorV1 {
     public var pool: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.pool = ""
-      self.unknownFields = UnknownFields()
-    }
+extension AllocatorV1.ListExecutorsRequest {
+  public init() {
+    self.init(pool: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      pool: String = ""
-    ) {
-      self.pool = pool
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    pool: String = ""
+  ) {
+    self.init(pool: pool, unknownFields: UnknownFields())
   }
 }
 
@@ -1082,8 +1098,7 @@ extension AllocatorV1.ListExecutorsRequest {
   ) throws(MessageDecodingError) {
     let pool: String = try source.string(message.pointee.pool, in: "millrace.allocator.v1.ListExecutorsRequest.pool")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.pool = pool
-    self.unknownFields = unknownFields
+    self.init(pool: pool, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1098,18 +1113,18 @@ extension AllocatorV1 {
     public var executors: [AllocatorV1.Executor]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.executors = []
-      self.unknownFields = UnknownFields()
-    }
+extension AllocatorV1.ListExecutorsResponse {
+  public init() {
+    self.init(executors: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      executors: [AllocatorV1.Executor] = []
-    ) {
-      self.executors = executors
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    executors: [AllocatorV1.Executor] = []
+  ) {
+    self.init(executors: executors, unknownFields: UnknownFields())
   }
 }
 
@@ -1125,8 +1140,7 @@ extension AllocatorV1.ListExecutorsResponse {
   ) throws(MessageDecodingError) {
     let executors: [AllocatorV1.Executor] = try source.messages(message.pointee.n_executors, message.pointee.executors)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.executors = executors
-    self.unknownFields = unknownFields
+    self.init(executors: executors, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1149,42 +1163,46 @@ extension AllocatorV1 {
     public var lastHeartbeat: GoogleProtobuf.Timestamp?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.id = ""
-      self.address = ""
-      self.pool = ""
-      self.labels = []
-      self.state = .unspecified
-      self.capacity = nil
-      self.leased = nil
-      self.leases = []
-      self.lastHeartbeat = nil
-      self.unknownFields = UnknownFields()
-    }
+extension AllocatorV1.Executor {
+  public init() {
+    self.init(
+      id: "",
+      address: "",
+      pool: "",
+      labels: [],
+      state: .unspecified,
+      capacity: nil,
+      leased: nil,
+      leases: [],
+      lastHeartbeat: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      id: String = "",
-      address: String = "",
-      pool: String = "",
-      labels: [String] = [],
-      state: AllocatorV1.ExecutorState = .unspecified,
-      capacity: TypesV1.Resources? = nil,
-      leased: TypesV1.Resources? = nil,
-      leases: [AllocatorV1.Lease] = [],
-      lastHeartbeat: GoogleProtobuf.Timestamp? = nil
-    ) {
-      self.id = id
-      self.address = address
-      self.pool = pool
-      self.labels = labels
-      self.state = state
-      self.capacity = capacity
-      self.leased = leased
-      self.leases = leases
-      self.lastHeartbeat = lastHeartbeat
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    id: String = "",
+    address: String = "",
+    pool: String = "",
+    labels: [String] = [],
+    state: AllocatorV1.ExecutorState = .unspecified,
+    capacity: TypesV1.Resources? = nil,
+    leased: TypesV1.Resources? = nil,
+    leases: [AllocatorV1.Lease] = [],
+    lastHeartbeat: GoogleProtobuf.Timestamp? = nil
+  ) {
+    self.init(
+      id: id,
+      address: address,
+      pool: pool,
+      labels: labels,
+      state: state,
+      capacity: capacity,
+      leased: leased,
+      leases: leases,
+      lastHeartbeat: lastHeartbeat,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -1208,16 +1226,17 @@ extension AllocatorV1.Executor {
     let leases: [AllocatorV1.Lease] = try source.messages(message.pointee.n_leases, message.pointee.leases)
     let lastHeartbeat: GoogleProtobuf.Timestamp? = try source.message(message.pointee.last_heartbeat)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.id = id
-    self.address = address
-    self.pool = pool
-    self.labels = labels
-    self.state = state
-    self.capacity = capacity
-    self.leased = leased
-    self.leases = leases
-    self.lastHeartbeat = lastHeartbeat
-    self.unknownFields = unknownFields
+    self.init(
+      id: id,
+      address: address,
+      pool: pool,
+      labels: labels,
+      state: state,
+      capacity: capacity,
+      leased: leased,
+      leases: leases,
+      lastHeartbeat: lastHeartbeat,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

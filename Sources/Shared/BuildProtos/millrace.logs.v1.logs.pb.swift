@@ -17,27 +17,21 @@ extension LogsV1 {
     public var seal: Bool
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.name = ""
-      self.offset = 0
-      self.data = []
-      self.seal = false
-      self.unknownFields = UnknownFields()
-    }
+extension LogsV1.AppendLogRequest {
+  public init() {
+    self.init(name: "", offset: 0, data: [], seal: false, unknownFields: UnknownFields())
+  }
 
-    public init(
-      name: String = "",
-      offset: Int64 = 0,
-      data: [UInt8] = [],
-      seal: Bool = false
-    ) {
-      self.name = name
-      self.offset = offset
-      self.data = data
-      self.seal = seal
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    name: String = "",
+    offset: Int64 = 0,
+    data: [UInt8] = [],
+    seal: Bool = false
+  ) {
+    self.init(name: name, offset: offset, data: data, seal: seal, unknownFields: UnknownFields())
   }
 }
 
@@ -56,11 +50,7 @@ extension LogsV1.AppendLogRequest {
     let data: [UInt8] = source.bytes(message.pointee.data)
     let seal: Bool = message.pointee.seal != 0
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.name = name
-    self.offset = offset
-    self.data = data
-    self.seal = seal
-    self.unknownFields = unknownFields
+    self.init(name: name, offset: offset, data: data, seal: seal, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -81,21 +71,19 @@ extension LogsV1 {
     public var digest: TypesV1.BlobDigest?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.sizeBytes = 0
-      self.digest = nil
-      self.unknownFields = UnknownFields()
-    }
+extension LogsV1.AppendLogResponse {
+  public init() {
+    self.init(sizeBytes: 0, digest: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      sizeBytes: Int64 = 0,
-      digest: TypesV1.BlobDigest? = nil
-    ) {
-      self.sizeBytes = sizeBytes
-      self.digest = digest
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    sizeBytes: Int64 = 0,
+    digest: TypesV1.BlobDigest? = nil
+  ) {
+    self.init(sizeBytes: sizeBytes, digest: digest, unknownFields: UnknownFields())
   }
 }
 
@@ -112,9 +100,7 @@ extension LogsV1.AppendLogResponse {
     let sizeBytes: Int64 = message.pointee.size_bytes
     let digest: TypesV1.BlobDigest? = try source.message(message.pointee.digest)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.sizeBytes = sizeBytes
-    self.digest = digest
-    self.unknownFields = unknownFields
+    self.init(sizeBytes: sizeBytes, digest: digest, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -134,27 +120,26 @@ extension LogsV1 {
     public var follow: Bool
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.name = ""
-      self.offset = 0
-      self.limit = 0
-      self.follow = false
-      self.unknownFields = UnknownFields()
-    }
+extension LogsV1.ReadLogRequest {
+  public init() {
+    self.init(name: "", offset: 0, limit: 0, follow: false, unknownFields: UnknownFields())
+  }
 
-    public init(
-      name: String = "",
-      offset: Int64 = 0,
-      limit: Int64 = 0,
-      follow: Bool = false
-    ) {
-      self.name = name
-      self.offset = offset
-      self.limit = limit
-      self.follow = follow
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    name: String = "",
+    offset: Int64 = 0,
+    limit: Int64 = 0,
+    follow: Bool = false
+  ) {
+    self.init(
+      name: name,
+      offset: offset,
+      limit: limit,
+      follow: follow,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -173,11 +158,12 @@ extension LogsV1.ReadLogRequest {
     let limit: Int64 = message.pointee.limit
     let follow: Bool = message.pointee.follow != 0
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.name = name
-    self.offset = offset
-    self.limit = limit
-    self.follow = follow
-    self.unknownFields = unknownFields
+    self.init(
+      name: name,
+      offset: offset,
+      limit: limit,
+      follow: follow,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -199,24 +185,20 @@ extension LogsV1 {
     public var complete: Bool
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.offset = 0
-      self.data = []
-      self.complete = false
-      self.unknownFields = UnknownFields()
-    }
+extension LogsV1.ReadLogResponse {
+  public init() {
+    self.init(offset: 0, data: [], complete: false, unknownFields: UnknownFields())
+  }
 
-    public init(
-      offset: Int64 = 0,
-      data: [UInt8] = [],
-      complete: Bool = false
-    ) {
-      self.offset = offset
-      self.data = data
-      self.complete = complete
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    offset: Int64 = 0,
+    data: [UInt8] = [],
+    complete: Bool = false
+  ) {
+    self.init(offset: offset, data: data, complete: complete, unknownFields: UnknownFields())
   }
 }
 
@@ -234,10 +216,7 @@ extension LogsV1.ReadLogResponse {
     let data: [UInt8] = source.bytes(message.pointee.data)
     let complete: Bool = message.pointee.complete != 0
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.offset = offset
-    self.data = data
-    self.complete = complete
-    self.unknownFields = unknownFields
+    self.init(offset: offset, data: data, complete: complete, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -254,18 +233,18 @@ extension LogsV1 {
     public var name: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.name = ""
-      self.unknownFields = UnknownFields()
-    }
+extension LogsV1.GetLogRequest {
+  public init() {
+    self.init(name: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      name: String = ""
-    ) {
-      self.name = name
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    name: String = ""
+  ) {
+    self.init(name: name, unknownFields: UnknownFields())
   }
 }
 
@@ -281,8 +260,7 @@ extension LogsV1.GetLogRequest {
   ) throws(MessageDecodingError) {
     let name: String = try source.string(message.pointee.name, in: "millrace.logs.v1.GetLogRequest.name")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.name = name
-    self.unknownFields = unknownFields
+    self.init(name: name, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -299,24 +277,20 @@ extension LogsV1 {
     public var digest: TypesV1.BlobDigest?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.sizeBytes = 0
-      self.sealed = false
-      self.digest = nil
-      self.unknownFields = UnknownFields()
-    }
+extension LogsV1.GetLogResponse {
+  public init() {
+    self.init(sizeBytes: 0, sealed: false, digest: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      sizeBytes: Int64 = 0,
-      sealed: Bool = false,
-      digest: TypesV1.BlobDigest? = nil
-    ) {
-      self.sizeBytes = sizeBytes
-      self.sealed = sealed
-      self.digest = digest
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    sizeBytes: Int64 = 0,
+    sealed: Bool = false,
+    digest: TypesV1.BlobDigest? = nil
+  ) {
+    self.init(sizeBytes: sizeBytes, sealed: sealed, digest: digest, unknownFields: UnknownFields())
   }
 }
 
@@ -334,10 +308,7 @@ extension LogsV1.GetLogResponse {
     let sealed: Bool = message.pointee.sealed != 0
     let digest: TypesV1.BlobDigest? = try source.message(message.pointee.digest)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.sizeBytes = sizeBytes
-    self.sealed = sealed
-    self.digest = digest
-    self.unknownFields = unknownFields
+    self.init(sizeBytes: sizeBytes, sealed: sealed, digest: digest, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

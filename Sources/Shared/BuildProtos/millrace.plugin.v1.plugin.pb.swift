@@ -46,21 +46,19 @@ extension PluginV1 {
     public var call: Call?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.callID = 0
-      self.call = nil
-      self.unknownFields = UnknownFields()
-    }
+extension PluginV1.HostMessage {
+  public init() {
+    self.init(callID: 0, call: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      callID: UInt64 = 0,
-      call: Call? = nil
-    ) {
-      self.callID = callID
-      self.call = call
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    callID: UInt64 = 0,
+    call: Call? = nil
+  ) {
+    self.init(callID: callID, call: call, unknownFields: UnknownFields())
   }
 }
 
@@ -92,9 +90,7 @@ extension PluginV1.HostMessage {
     default: call = nil
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.callID = callID
-    self.call = call
-    self.unknownFields = unknownFields
+    self.init(callID: callID, call: call, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -122,21 +118,19 @@ extension PluginV1 {
     public var answer: Answer?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.callID = 0
-      self.answer = nil
-      self.unknownFields = UnknownFields()
-    }
+extension PluginV1.PluginMessage {
+  public init() {
+    self.init(callID: 0, answer: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      callID: UInt64 = 0,
-      answer: Answer? = nil
-    ) {
-      self.callID = callID
-      self.answer = answer
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    callID: UInt64 = 0,
+    answer: Answer? = nil
+  ) {
+    self.init(callID: callID, answer: answer, unknownFields: UnknownFields())
   }
 }
 
@@ -166,9 +160,7 @@ extension PluginV1.PluginMessage {
     default: answer = nil
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.callID = callID
-    self.answer = answer
-    self.unknownFields = unknownFields
+    self.init(callID: callID, answer: answer, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -193,18 +185,18 @@ extension PluginV1 {
     public var contractVersion: Int32
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.contractVersion = 0
-      self.unknownFields = UnknownFields()
-    }
+extension PluginV1.DescribeRequest {
+  public init() {
+    self.init(contractVersion: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      contractVersion: Int32 = 0
-    ) {
-      self.contractVersion = contractVersion
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    contractVersion: Int32 = 0
+  ) {
+    self.init(contractVersion: contractVersion, unknownFields: UnknownFields())
   }
 }
 
@@ -220,8 +212,7 @@ extension PluginV1.DescribeRequest {
   ) throws(MessageDecodingError) {
     let contractVersion: Int32 = message.pointee.contract_version
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.contractVersion = contractVersion
-    self.unknownFields = unknownFields
+    self.init(contractVersion: contractVersion, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -244,33 +235,37 @@ extension PluginV1 {
     public var wantsSourceArchive: Bool
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.name = ""
-      self.version = ""
-      self.kind = .unspecified
-      self.inputsSchema = ""
-      self.contractVersion = 0
-      self.wantsSourceArchive = false
-      self.unknownFields = UnknownFields()
-    }
+extension PluginV1.DescribeResponse {
+  public init() {
+    self.init(
+      name: "",
+      version: "",
+      kind: .unspecified,
+      inputsSchema: "",
+      contractVersion: 0,
+      wantsSourceArchive: false,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      name: String = "",
-      version: String = "",
-      kind: PluginV1.PluginKind = .unspecified,
-      inputsSchema: String = "",
-      contractVersion: Int32 = 0,
-      wantsSourceArchive: Bool = false
-    ) {
-      self.name = name
-      self.version = version
-      self.kind = kind
-      self.inputsSchema = inputsSchema
-      self.contractVersion = contractVersion
-      self.wantsSourceArchive = wantsSourceArchive
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    name: String = "",
+    version: String = "",
+    kind: PluginV1.PluginKind = .unspecified,
+    inputsSchema: String = "",
+    contractVersion: Int32 = 0,
+    wantsSourceArchive: Bool = false
+  ) {
+    self.init(
+      name: name,
+      version: version,
+      kind: kind,
+      inputsSchema: inputsSchema,
+      contractVersion: contractVersion,
+      wantsSourceArchive: wantsSourceArchive,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -291,13 +286,14 @@ extension PluginV1.DescribeResponse {
     let contractVersion: Int32 = message.pointee.contract_version
     let wantsSourceArchive: Bool = message.pointee.wants_source_archive != 0
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.name = name
-    self.version = version
-    self.kind = kind
-    self.inputsSchema = inputsSchema
-    self.contractVersion = contractVersion
-    self.wantsSourceArchive = wantsSourceArchive
-    self.unknownFields = unknownFields
+    self.init(
+      name: name,
+      version: version,
+      kind: kind,
+      inputsSchema: inputsSchema,
+      contractVersion: contractVersion,
+      wantsSourceArchive: wantsSourceArchive,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -334,54 +330,58 @@ extension PluginV1 {
     public var idempotencyID: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.buildID = ""
-      self.jobID = ""
-      self.stepID = ""
-      self.attempt = 0
-      self.project = ""
-      self.inputs = [:]
-      self.env = [:]
-      self.workspace = ""
-      self.scratch = ""
-      self.source = nil
-      self.sourceArchive = ""
-      self.build = []
-      self.idempotencyID = ""
-      self.unknownFields = UnknownFields()
-    }
+extension PluginV1.BuildContext {
+  public init() {
+    self.init(
+      buildID: "",
+      jobID: "",
+      stepID: "",
+      attempt: 0,
+      project: "",
+      inputs: [:],
+      env: [:],
+      workspace: "",
+      scratch: "",
+      source: nil,
+      sourceArchive: "",
+      build: [],
+      idempotencyID: "",
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      buildID: String = "",
-      jobID: String = "",
-      stepID: String = "",
-      attempt: Int32 = 0,
-      project: String = "",
-      inputs: [String: String] = [:],
-      env: [String: String] = [:],
-      workspace: String = "",
-      scratch: String = "",
-      source: TypesV1.Source? = nil,
-      sourceArchive: String = "",
-      build: [UInt8] = [],
-      idempotencyID: String = ""
-    ) {
-      self.buildID = buildID
-      self.jobID = jobID
-      self.stepID = stepID
-      self.attempt = attempt
-      self.project = project
-      self.inputs = inputs
-      self.env = env
-      self.workspace = workspace
-      self.scratch = scratch
-      self.source = source
-      self.sourceArchive = sourceArchive
-      self.build = build
-      self.idempotencyID = idempotencyID
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    buildID: String = "",
+    jobID: String = "",
+    stepID: String = "",
+    attempt: Int32 = 0,
+    project: String = "",
+    inputs: [String: String] = [:],
+    env: [String: String] = [:],
+    workspace: String = "",
+    scratch: String = "",
+    source: TypesV1.Source? = nil,
+    sourceArchive: String = "",
+    build: [UInt8] = [],
+    idempotencyID: String = ""
+  ) {
+    self.init(
+      buildID: buildID,
+      jobID: jobID,
+      stepID: stepID,
+      attempt: attempt,
+      project: project,
+      inputs: inputs,
+      env: env,
+      workspace: workspace,
+      scratch: scratch,
+      source: source,
+      sourceArchive: sourceArchive,
+      build: build,
+      idempotencyID: idempotencyID,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -421,20 +421,21 @@ extension PluginV1.BuildContext {
     let build: [UInt8] = source.bytes(message.pointee.build)
     let idempotencyID: String = try source.string(message.pointee.idempotency_id, in: "millrace.plugin.v1.BuildContext.idempotency_id")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.buildID = buildID
-    self.jobID = jobID
-    self.stepID = stepID
-    self.attempt = attempt
-    self.project = project
-    self.inputs = inputs
-    self.env = env
-    self.workspace = workspace
-    self.scratch = scratch
-    self.source = sourceField
-    self.sourceArchive = sourceArchive
-    self.build = build
-    self.idempotencyID = idempotencyID
-    self.unknownFields = unknownFields
+    self.init(
+      buildID: buildID,
+      jobID: jobID,
+      stepID: stepID,
+      attempt: attempt,
+      project: project,
+      inputs: inputs,
+      env: env,
+      workspace: workspace,
+      scratch: scratch,
+      source: sourceField,
+      sourceArchive: sourceArchive,
+      build: build,
+      idempotencyID: idempotencyID,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -467,18 +468,18 @@ extension PluginV1 {
     public var reason: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.reason = ""
-      self.unknownFields = UnknownFields()
-    }
+extension PluginV1.CancelRequest {
+  public init() {
+    self.init(reason: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      reason: String = ""
-    ) {
-      self.reason = reason
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    reason: String = ""
+  ) {
+    self.init(reason: reason, unknownFields: UnknownFields())
   }
 }
 
@@ -494,8 +495,7 @@ extension PluginV1.CancelRequest {
   ) throws(MessageDecodingError) {
     let reason: String = try source.string(message.pointee.reason, in: "millrace.plugin.v1.CancelRequest.reason")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.reason = reason
-    self.unknownFields = unknownFields
+    self.init(reason: reason, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -510,18 +510,18 @@ extension PluginV1 {
     public var event: Event?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.event = nil
-      self.unknownFields = UnknownFields()
-    }
+extension PluginV1.StepEvent {
+  public init() {
+    self.init(event: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      event: Event? = nil
-    ) {
-      self.event = event
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    event: Event? = nil
+  ) {
+    self.init(event: event, unknownFields: UnknownFields())
   }
 }
 
@@ -556,8 +556,7 @@ extension PluginV1.StepEvent {
     default: event = nil
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.event = event
-    self.unknownFields = unknownFields
+    self.init(event: event, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -586,18 +585,18 @@ extension PluginV1 {
     public var data: [UInt8]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.data = []
-      self.unknownFields = UnknownFields()
-    }
+extension PluginV1.LogOutput {
+  public init() {
+    self.init(data: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      data: [UInt8] = []
-    ) {
-      self.data = data
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    data: [UInt8] = []
+  ) {
+    self.init(data: data, unknownFields: UnknownFields())
   }
 }
 
@@ -613,8 +612,7 @@ extension PluginV1.LogOutput {
   ) throws(MessageDecodingError) {
     let data: [UInt8] = source.bytes(message.pointee.data)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.data = data
-    self.unknownFields = unknownFields
+    self.init(data: data, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -631,21 +629,19 @@ extension PluginV1 {
     public var path: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.name = ""
-      self.path = ""
-      self.unknownFields = UnknownFields()
-    }
+extension PluginV1.ArtifactFile {
+  public init() {
+    self.init(name: "", path: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      name: String = "",
-      path: String = ""
-    ) {
-      self.name = name
-      self.path = path
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    name: String = "",
+    path: String = ""
+  ) {
+    self.init(name: name, path: path, unknownFields: UnknownFields())
   }
 }
 
@@ -662,9 +658,7 @@ extension PluginV1.ArtifactFile {
     let name: String = try source.string(message.pointee.name, in: "millrace.plugin.v1.ArtifactFile.name")
     let path: String = try source.string(message.pointee.path, in: "millrace.plugin.v1.ArtifactFile.path")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.name = name
-    self.path = path
-    self.unknownFields = unknownFields
+    self.init(name: name, path: path, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -681,21 +675,19 @@ extension PluginV1 {
     public var value: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.name = ""
-      self.value = ""
-      self.unknownFields = UnknownFields()
-    }
+extension PluginV1.StepOutput {
+  public init() {
+    self.init(name: "", value: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      name: String = "",
-      value: String = ""
-    ) {
-      self.name = name
-      self.value = value
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    name: String = "",
+    value: String = ""
+  ) {
+    self.init(name: name, value: value, unknownFields: UnknownFields())
   }
 }
 
@@ -712,9 +704,7 @@ extension PluginV1.StepOutput {
     let name: String = try source.string(message.pointee.name, in: "millrace.plugin.v1.StepOutput.name")
     let valueField: String = try source.string(message.pointee.value, in: "millrace.plugin.v1.StepOutput.value")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.name = name
-    self.value = valueField
-    self.unknownFields = unknownFields
+    self.init(name: name, value: valueField, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -733,24 +723,24 @@ extension PluginV1 {
     public var retryable: Bool
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.succeeded = false
-      self.message = ""
-      self.retryable = false
-      self.unknownFields = UnknownFields()
-    }
+extension PluginV1.StepFinished {
+  public init() {
+    self.init(succeeded: false, message: "", retryable: false, unknownFields: UnknownFields())
+  }
 
-    public init(
-      succeeded: Bool = false,
-      message: String = "",
-      retryable: Bool = false
-    ) {
-      self.succeeded = succeeded
-      self.message = message
-      self.retryable = retryable
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    succeeded: Bool = false,
+    message: String = "",
+    retryable: Bool = false
+  ) {
+    self.init(
+      succeeded: succeeded,
+      message: message,
+      retryable: retryable,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -768,10 +758,11 @@ extension PluginV1.StepFinished {
     let messageField: String = try source.string(message.pointee.message, in: "millrace.plugin.v1.StepFinished.message")
     let retryable: Bool = message.pointee.retryable != 0
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.succeeded = succeeded
-    self.message = messageField
-    self.retryable = retryable
-    self.unknownFields = unknownFields
+    self.init(
+      succeeded: succeeded,
+      message: messageField,
+      retryable: retryable,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

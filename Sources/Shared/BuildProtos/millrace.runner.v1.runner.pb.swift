@@ -35,63 +35,67 @@ extension RunnerV1 {
     public var build: [UInt8]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.attemptID = ""
-      self.buildID = ""
-      self.jobID = ""
-      self.attempt = 0
-      self.project = ""
-      self.leaseID = ""
-      self.fencingToken = 0
-      self.resources = nil
-      self.env = [:]
-      self.timeout = nil
-      self.steps = []
-      self.source = nil
-      self.logName = ""
-      self.matrix = [:]
-      self.name = ""
-      self.build = []
-      self.unknownFields = UnknownFields()
-    }
+extension RunnerV1.JobSpec {
+  public init() {
+    self.init(
+      attemptID: "",
+      buildID: "",
+      jobID: "",
+      attempt: 0,
+      project: "",
+      leaseID: "",
+      fencingToken: 0,
+      resources: nil,
+      env: [:],
+      timeout: nil,
+      steps: [],
+      source: nil,
+      logName: "",
+      matrix: [:],
+      name: "",
+      build: [],
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      attemptID: String = "",
-      buildID: String = "",
-      jobID: String = "",
-      attempt: Int32 = 0,
-      project: String = "",
-      leaseID: String = "",
-      fencingToken: Int64 = 0,
-      resources: TypesV1.Resources? = nil,
-      env: [String: String] = [:],
-      timeout: GoogleProtobuf.Duration? = nil,
-      steps: [RunnerV1.StepSpec] = [],
-      source: TypesV1.Source? = nil,
-      logName: String = "",
-      matrix: [String: String] = [:],
-      name: String = "",
-      build: [UInt8] = []
-    ) {
-      self.attemptID = attemptID
-      self.buildID = buildID
-      self.jobID = jobID
-      self.attempt = attempt
-      self.project = project
-      self.leaseID = leaseID
-      self.fencingToken = fencingToken
-      self.resources = resources
-      self.env = env
-      self.timeout = timeout
-      self.steps = steps
-      self.source = source
-      self.logName = logName
-      self.matrix = matrix
-      self.name = name
-      self.build = build
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    attemptID: String = "",
+    buildID: String = "",
+    jobID: String = "",
+    attempt: Int32 = 0,
+    project: String = "",
+    leaseID: String = "",
+    fencingToken: Int64 = 0,
+    resources: TypesV1.Resources? = nil,
+    env: [String: String] = [:],
+    timeout: GoogleProtobuf.Duration? = nil,
+    steps: [RunnerV1.StepSpec] = [],
+    source: TypesV1.Source? = nil,
+    logName: String = "",
+    matrix: [String: String] = [:],
+    name: String = "",
+    build: [UInt8] = []
+  ) {
+    self.init(
+      attemptID: attemptID,
+      buildID: buildID,
+      jobID: jobID,
+      attempt: attempt,
+      project: project,
+      leaseID: leaseID,
+      fencingToken: fencingToken,
+      resources: resources,
+      env: env,
+      timeout: timeout,
+      steps: steps,
+      source: source,
+      logName: logName,
+      matrix: matrix,
+      name: name,
+      build: build,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -134,23 +138,24 @@ extension RunnerV1.JobSpec {
     let name: String = try source.string(message.pointee.name, in: "millrace.runner.v1.JobSpec.name")
     let build: [UInt8] = source.bytes(message.pointee.build)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.attemptID = attemptID
-    self.buildID = buildID
-    self.jobID = jobID
-    self.attempt = attempt
-    self.project = project
-    self.leaseID = leaseID
-    self.fencingToken = fencingToken
-    self.resources = resources
-    self.env = env
-    self.timeout = timeout
-    self.steps = steps
-    self.source = sourceField
-    self.logName = logName
-    self.matrix = matrix
-    self.name = name
-    self.build = build
-    self.unknownFields = unknownFields
+    self.init(
+      attemptID: attemptID,
+      buildID: buildID,
+      jobID: jobID,
+      attempt: attempt,
+      project: project,
+      leaseID: leaseID,
+      fencingToken: fencingToken,
+      resources: resources,
+      env: env,
+      timeout: timeout,
+      steps: steps,
+      source: sourceField,
+      logName: logName,
+      matrix: matrix,
+      name: name,
+      build: build,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -199,45 +204,49 @@ extension RunnerV1 {
     public var shell: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.id = ""
-      self.name = ""
-      self.action = nil
-      self.with = [:]
-      self.env = [:]
-      self.condition = ""
-      self.continueOnError = false
-      self.timeout = nil
-      self.workingDirectory = ""
-      self.shell = ""
-      self.unknownFields = UnknownFields()
-    }
+extension RunnerV1.StepSpec {
+  public init() {
+    self.init(
+      id: "",
+      name: "",
+      action: nil,
+      with: [:],
+      env: [:],
+      condition: "",
+      continueOnError: false,
+      timeout: nil,
+      workingDirectory: "",
+      shell: "",
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      id: String = "",
-      name: String = "",
-      action: Action? = nil,
-      with: [String: String] = [:],
-      env: [String: String] = [:],
-      condition: String = "",
-      continueOnError: Bool = false,
-      timeout: GoogleProtobuf.Duration? = nil,
-      workingDirectory: String = "",
-      shell: String = ""
-    ) {
-      self.id = id
-      self.name = name
-      self.action = action
-      self.with = with
-      self.env = env
-      self.condition = condition
-      self.continueOnError = continueOnError
-      self.timeout = timeout
-      self.workingDirectory = workingDirectory
-      self.shell = shell
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    id: String = "",
+    name: String = "",
+    action: Action? = nil,
+    with: [String: String] = [:],
+    env: [String: String] = [:],
+    condition: String = "",
+    continueOnError: Bool = false,
+    timeout: GoogleProtobuf.Duration? = nil,
+    workingDirectory: String = "",
+    shell: String = ""
+  ) {
+    self.init(
+      id: id,
+      name: name,
+      action: action,
+      with: with,
+      env: env,
+      condition: condition,
+      continueOnError: continueOnError,
+      timeout: timeout,
+      workingDirectory: workingDirectory,
+      shell: shell,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -289,17 +298,18 @@ extension RunnerV1.StepSpec {
     let workingDirectory: String = try source.string(message.pointee.working_directory, in: "millrace.runner.v1.StepSpec.working_directory")
     let shell: String = try source.string(message.pointee.shell, in: "millrace.runner.v1.StepSpec.shell")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.id = id
-    self.name = name
-    self.action = action
-    self.with = with
-    self.env = env
-    self.condition = condition
-    self.continueOnError = continueOnError
-    self.timeout = timeout
-    self.workingDirectory = workingDirectory
-    self.shell = shell
-    self.unknownFields = unknownFields
+    self.init(
+      id: id,
+      name: name,
+      action: action,
+      with: with,
+      env: env,
+      condition: condition,
+      continueOnError: continueOnError,
+      timeout: timeout,
+      workingDirectory: workingDirectory,
+      shell: shell,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -337,18 +347,18 @@ extension RunnerV1 {
     public var job: RunnerV1.JobSpec?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.job = nil
-      self.unknownFields = UnknownFields()
-    }
+extension RunnerV1.RunJobRequest {
+  public init() {
+    self.init(job: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      job: RunnerV1.JobSpec? = nil
-    ) {
-      self.job = job
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    job: RunnerV1.JobSpec? = nil
+  ) {
+    self.init(job: job, unknownFields: UnknownFields())
   }
 }
 
@@ -364,8 +374,7 @@ extension RunnerV1.RunJobRequest {
   ) throws(MessageDecodingError) {
     let job: RunnerV1.JobSpec? = try source.message(message.pointee.job)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.job = job
-    self.unknownFields = unknownFields
+    self.init(job: job, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -380,18 +389,18 @@ extension RunnerV1 {
     public var event: RunnerV1.JobEvent?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.event = nil
-      self.unknownFields = UnknownFields()
-    }
+extension RunnerV1.RunJobResponse {
+  public init() {
+    self.init(event: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      event: RunnerV1.JobEvent? = nil
-    ) {
-      self.event = event
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    event: RunnerV1.JobEvent? = nil
+  ) {
+    self.init(event: event, unknownFields: UnknownFields())
   }
 }
 
@@ -407,8 +416,7 @@ extension RunnerV1.RunJobResponse {
   ) throws(MessageDecodingError) {
     let event: RunnerV1.JobEvent? = try source.message(message.pointee.event)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.event = event
-    self.unknownFields = unknownFields
+    self.init(event: event, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -425,21 +433,19 @@ extension RunnerV1 {
     public var afterSequence: Int64
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.attemptID = ""
-      self.afterSequence = 0
-      self.unknownFields = UnknownFields()
-    }
+extension RunnerV1.AttachJobRequest {
+  public init() {
+    self.init(attemptID: "", afterSequence: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      attemptID: String = "",
-      afterSequence: Int64 = 0
-    ) {
-      self.attemptID = attemptID
-      self.afterSequence = afterSequence
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    attemptID: String = "",
+    afterSequence: Int64 = 0
+  ) {
+    self.init(attemptID: attemptID, afterSequence: afterSequence, unknownFields: UnknownFields())
   }
 }
 
@@ -456,9 +462,7 @@ extension RunnerV1.AttachJobRequest {
     let attemptID: String = try source.string(message.pointee.attempt_id, in: "millrace.runner.v1.AttachJobRequest.attempt_id")
     let afterSequence: Int64 = message.pointee.after_sequence
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.attemptID = attemptID
-    self.afterSequence = afterSequence
-    self.unknownFields = unknownFields
+    self.init(attemptID: attemptID, afterSequence: afterSequence, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -474,18 +478,18 @@ extension RunnerV1 {
     public var event: RunnerV1.JobEvent?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.event = nil
-      self.unknownFields = UnknownFields()
-    }
+extension RunnerV1.AttachJobResponse {
+  public init() {
+    self.init(event: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      event: RunnerV1.JobEvent? = nil
-    ) {
-      self.event = event
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    event: RunnerV1.JobEvent? = nil
+  ) {
+    self.init(event: event, unknownFields: UnknownFields())
   }
 }
 
@@ -501,8 +505,7 @@ extension RunnerV1.AttachJobResponse {
   ) throws(MessageDecodingError) {
     let event: RunnerV1.JobEvent? = try source.message(message.pointee.event)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.event = event
-    self.unknownFields = unknownFields
+    self.init(event: event, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -519,24 +522,20 @@ extension RunnerV1 {
     public var what: What?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.sequence = 0
-      self.time = nil
-      self.what = nil
-      self.unknownFields = UnknownFields()
-    }
+extension RunnerV1.JobEvent {
+  public init() {
+    self.init(sequence: 0, time: nil, what: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      sequence: Int64 = 0,
-      time: GoogleProtobuf.Timestamp? = nil,
-      what: What? = nil
-    ) {
-      self.sequence = sequence
-      self.time = time
-      self.what = what
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    sequence: Int64 = 0,
+    time: GoogleProtobuf.Timestamp? = nil,
+    what: What? = nil
+  ) {
+    self.init(sequence: sequence, time: time, what: what, unknownFields: UnknownFields())
   }
 }
 
@@ -574,10 +573,7 @@ extension RunnerV1.JobEvent {
     default: what = nil
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.sequence = sequence
-    self.time = time
-    self.what = what
-    self.unknownFields = unknownFields
+    self.init(sequence: sequence, time: time, what: what, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -608,18 +604,18 @@ extension RunnerV1 {
     public var executorID: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.executorID = ""
-      self.unknownFields = UnknownFields()
-    }
+extension RunnerV1.JobAccepted {
+  public init() {
+    self.init(executorID: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      executorID: String = ""
-    ) {
-      self.executorID = executorID
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    executorID: String = ""
+  ) {
+    self.init(executorID: executorID, unknownFields: UnknownFields())
   }
 }
 
@@ -635,8 +631,7 @@ extension RunnerV1.JobAccepted {
   ) throws(MessageDecodingError) {
     let executorID: String = try source.string(message.pointee.executor_id, in: "millrace.runner.v1.JobAccepted.executor_id")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.executorID = executorID
-    self.unknownFields = unknownFields
+    self.init(executorID: executorID, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -655,27 +650,31 @@ extension RunnerV1 {
     public var logBytes: Int64
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.outcome = .unspecified
-      self.message = ""
-      self.usage = nil
-      self.logBytes = 0
-      self.unknownFields = UnknownFields()
-    }
+extension RunnerV1.JobFinished {
+  public init() {
+    self.init(
+      outcome: .unspecified,
+      message: "",
+      usage: nil,
+      logBytes: 0,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      outcome: TypesV1.Outcome = .unspecified,
-      message: String = "",
-      usage: TypesV1.Usage? = nil,
-      logBytes: Int64 = 0
-    ) {
-      self.outcome = outcome
-      self.message = message
-      self.usage = usage
-      self.logBytes = logBytes
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    outcome: TypesV1.Outcome = .unspecified,
+    message: String = "",
+    usage: TypesV1.Usage? = nil,
+    logBytes: Int64 = 0
+  ) {
+    self.init(
+      outcome: outcome,
+      message: message,
+      usage: usage,
+      logBytes: logBytes,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -694,11 +693,12 @@ extension RunnerV1.JobFinished {
     let usage: TypesV1.Usage? = try source.message(message.pointee.usage)
     let logBytes: Int64 = message.pointee.log_bytes
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.outcome = outcome
-    self.message = messageField
-    self.usage = usage
-    self.logBytes = logBytes
-    self.unknownFields = unknownFields
+    self.init(
+      outcome: outcome,
+      message: messageField,
+      usage: usage,
+      logBytes: logBytes,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -720,24 +720,24 @@ extension RunnerV1 {
     public var outcome: TypesV1.Outcome
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.attemptID = ""
-      self.reason = ""
-      self.outcome = .unspecified
-      self.unknownFields = UnknownFields()
-    }
+extension RunnerV1.StopJobRequest {
+  public init() {
+    self.init(attemptID: "", reason: "", outcome: .unspecified, unknownFields: UnknownFields())
+  }
 
-    public init(
-      attemptID: String = "",
-      reason: String = "",
-      outcome: TypesV1.Outcome = .unspecified
-    ) {
-      self.attemptID = attemptID
-      self.reason = reason
-      self.outcome = outcome
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    attemptID: String = "",
+    reason: String = "",
+    outcome: TypesV1.Outcome = .unspecified
+  ) {
+    self.init(
+      attemptID: attemptID,
+      reason: reason,
+      outcome: outcome,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -755,10 +755,7 @@ extension RunnerV1.StopJobRequest {
     let reason: String = try source.string(message.pointee.reason, in: "millrace.runner.v1.StopJobRequest.reason")
     let outcome: TypesV1.Outcome = TypesV1.Outcome(rawValue: message.pointee.outcome)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.attemptID = attemptID
-    self.reason = reason
-    self.outcome = outcome
-    self.unknownFields = unknownFields
+    self.init(attemptID: attemptID, reason: reason, outcome: outcome, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -773,10 +770,12 @@ extension RunnerV1 {
   /// `millrace.runner.v1.StopJobResponse`.
   public struct StopJobResponse: ProtobufMessage {
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.unknownFields = UnknownFields()
-    }
+extension RunnerV1.StopJobResponse {
+  public init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -791,7 +790,7 @@ extension RunnerV1.StopJobResponse {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -803,10 +802,12 @@ extension RunnerV1 {
   /// `millrace.runner.v1.ListJobsRequest`.
   public struct ListJobsRequest: ProtobufMessage {
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.unknownFields = UnknownFields()
-    }
+extension RunnerV1.ListJobsRequest {
+  public init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -821,7 +822,7 @@ extension RunnerV1.ListJobsRequest {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -835,18 +836,18 @@ extension RunnerV1 {
     public var jobs: [RunnerV1.HeldJob]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.jobs = []
-      self.unknownFields = UnknownFields()
-    }
+extension RunnerV1.ListJobsResponse {
+  public init() {
+    self.init(jobs: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      jobs: [RunnerV1.HeldJob] = []
-    ) {
-      self.jobs = jobs
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    jobs: [RunnerV1.HeldJob] = []
+  ) {
+    self.init(jobs: jobs, unknownFields: UnknownFields())
   }
 }
 
@@ -862,8 +863,7 @@ extension RunnerV1.ListJobsResponse {
   ) throws(MessageDecodingError) {
     let jobs: [RunnerV1.HeldJob] = try source.messages(message.pointee.n_jobs, message.pointee.jobs)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.jobs = jobs
-    self.unknownFields = unknownFields
+    self.init(jobs: jobs, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -882,30 +882,34 @@ extension RunnerV1 {
     public var finished: Bool
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.attemptID = ""
-      self.leaseID = ""
-      self.fencingToken = 0
-      self.lastSequence = 0
-      self.finished = false
-      self.unknownFields = UnknownFields()
-    }
+extension RunnerV1.HeldJob {
+  public init() {
+    self.init(
+      attemptID: "",
+      leaseID: "",
+      fencingToken: 0,
+      lastSequence: 0,
+      finished: false,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      attemptID: String = "",
-      leaseID: String = "",
-      fencingToken: Int64 = 0,
-      lastSequence: Int64 = 0,
-      finished: Bool = false
-    ) {
-      self.attemptID = attemptID
-      self.leaseID = leaseID
-      self.fencingToken = fencingToken
-      self.lastSequence = lastSequence
-      self.finished = finished
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    attemptID: String = "",
+    leaseID: String = "",
+    fencingToken: Int64 = 0,
+    lastSequence: Int64 = 0,
+    finished: Bool = false
+  ) {
+    self.init(
+      attemptID: attemptID,
+      leaseID: leaseID,
+      fencingToken: fencingToken,
+      lastSequence: lastSequence,
+      finished: finished,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -925,12 +929,13 @@ extension RunnerV1.HeldJob {
     let lastSequence: Int64 = message.pointee.last_sequence
     let finished: Bool = message.pointee.finished != 0
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.attemptID = attemptID
-    self.leaseID = leaseID
-    self.fencingToken = fencingToken
-    self.lastSequence = lastSequence
-    self.finished = finished
-    self.unknownFields = unknownFields
+    self.init(
+      attemptID: attemptID,
+      leaseID: leaseID,
+      fencingToken: fencingToken,
+      lastSequence: lastSequence,
+      finished: finished,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

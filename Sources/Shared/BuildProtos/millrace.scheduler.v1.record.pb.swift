@@ -38,51 +38,55 @@ extension SchedulerV1 {
     public var shortened: Bool
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.format = 0
-      self.owner = ""
-      self.build = nil
-      self.pipeline = nil
-      self.plans = []
-      self.heldAttemptIds = []
-      self.round = 0
-      self.env = [:]
-      self.notificationPlans = []
-      self.earlierAttempts = []
-      self.fingerprint = ""
-      self.shortened = false
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.BuildRecord {
+  public init() {
+    self.init(
+      format: 0,
+      owner: "",
+      build: nil,
+      pipeline: nil,
+      plans: [],
+      heldAttemptIds: [],
+      round: 0,
+      env: [:],
+      notificationPlans: [],
+      earlierAttempts: [],
+      fingerprint: "",
+      shortened: false,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      format: Int32 = 0,
-      owner: String = "",
-      build: SchedulerV1.Build? = nil,
-      pipeline: SchedulerV1.PipelineRecord? = nil,
-      plans: [Int32] = [],
-      heldAttemptIds: [String] = [],
-      round: Int32 = 0,
-      env: [String: String] = [:],
-      notificationPlans: [Int32] = [],
-      earlierAttempts: [Int32] = [],
-      fingerprint: String = "",
-      shortened: Bool = false
-    ) {
-      self.format = format
-      self.owner = owner
-      self.build = build
-      self.pipeline = pipeline
-      self.plans = plans
-      self.heldAttemptIds = heldAttemptIds
-      self.round = round
-      self.env = env
-      self.notificationPlans = notificationPlans
-      self.earlierAttempts = earlierAttempts
-      self.fingerprint = fingerprint
-      self.shortened = shortened
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    format: Int32 = 0,
+    owner: String = "",
+    build: SchedulerV1.Build? = nil,
+    pipeline: SchedulerV1.PipelineRecord? = nil,
+    plans: [Int32] = [],
+    heldAttemptIds: [String] = [],
+    round: Int32 = 0,
+    env: [String: String] = [:],
+    notificationPlans: [Int32] = [],
+    earlierAttempts: [Int32] = [],
+    fingerprint: String = "",
+    shortened: Bool = false
+  ) {
+    self.init(
+      format: format,
+      owner: owner,
+      build: build,
+      pipeline: pipeline,
+      plans: plans,
+      heldAttemptIds: heldAttemptIds,
+      round: round,
+      env: env,
+      notificationPlans: notificationPlans,
+      earlierAttempts: earlierAttempts,
+      fingerprint: fingerprint,
+      shortened: shortened,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -115,19 +119,20 @@ extension SchedulerV1.BuildRecord {
     let fingerprint: String = try source.string(message.pointee.fingerprint, in: "millrace.scheduler.v1.BuildRecord.fingerprint")
     let shortened: Bool = message.pointee.shortened != 0
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.format = format
-    self.owner = owner
-    self.build = build
-    self.pipeline = pipeline
-    self.plans = plans
-    self.heldAttemptIds = heldAttemptIds
-    self.round = round
-    self.env = env
-    self.notificationPlans = notificationPlans
-    self.earlierAttempts = earlierAttempts
-    self.fingerprint = fingerprint
-    self.shortened = shortened
-    self.unknownFields = unknownFields
+    self.init(
+      format: format,
+      owner: owner,
+      build: build,
+      pipeline: pipeline,
+      plans: plans,
+      heldAttemptIds: heldAttemptIds,
+      round: round,
+      env: env,
+      notificationPlans: notificationPlans,
+      earlierAttempts: earlierAttempts,
+      fingerprint: fingerprint,
+      shortened: shortened,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -160,30 +165,34 @@ extension SchedulerV1 {
     public var notifications: [SchedulerV1.NotificationPlan]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.name = ""
-      self.env = [:]
-      self.concurrency = nil
-      self.jobs = []
-      self.notifications = []
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.PipelineRecord {
+  public init() {
+    self.init(
+      name: "",
+      env: [:],
+      concurrency: nil,
+      jobs: [],
+      notifications: [],
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      name: String = "",
-      env: [String: String] = [:],
-      concurrency: SchedulerV1.ConcurrencyRecord? = nil,
-      jobs: [SchedulerV1.JobPlan] = [],
-      notifications: [SchedulerV1.NotificationPlan] = []
-    ) {
-      self.name = name
-      self.env = env
-      self.concurrency = concurrency
-      self.jobs = jobs
-      self.notifications = notifications
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    name: String = "",
+    env: [String: String] = [:],
+    concurrency: SchedulerV1.ConcurrencyRecord? = nil,
+    jobs: [SchedulerV1.JobPlan] = [],
+    notifications: [SchedulerV1.NotificationPlan] = []
+  ) {
+    self.init(
+      name: name,
+      env: env,
+      concurrency: concurrency,
+      jobs: jobs,
+      notifications: notifications,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -209,12 +218,13 @@ extension SchedulerV1.PipelineRecord {
     let jobs: [SchedulerV1.JobPlan] = try source.messages(message.pointee.n_jobs, message.pointee.jobs)
     let notifications: [SchedulerV1.NotificationPlan] = try source.messages(message.pointee.n_notifications, message.pointee.notifications)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.name = name
-    self.env = env
-    self.concurrency = concurrency
-    self.jobs = jobs
-    self.notifications = notifications
-    self.unknownFields = unknownFields
+    self.init(
+      name: name,
+      env: env,
+      concurrency: concurrency,
+      jobs: jobs,
+      notifications: notifications,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -237,21 +247,19 @@ extension SchedulerV1 {
     public var cancelInProgress: Bool
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.group = ""
-      self.cancelInProgress = false
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.ConcurrencyRecord {
+  public init() {
+    self.init(group: "", cancelInProgress: false, unknownFields: UnknownFields())
+  }
 
-    public init(
-      group: String = "",
-      cancelInProgress: Bool = false
-    ) {
-      self.group = group
-      self.cancelInProgress = cancelInProgress
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    group: String = "",
+    cancelInProgress: Bool = false
+  ) {
+    self.init(group: group, cancelInProgress: cancelInProgress, unknownFields: UnknownFields())
   }
 }
 
@@ -268,9 +276,7 @@ extension SchedulerV1.ConcurrencyRecord {
     let group: String = try source.string(message.pointee.group, in: "millrace.scheduler.v1.ConcurrencyRecord.group")
     let cancelInProgress: Bool = message.pointee.cancel_in_progress != 0
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.group = group
-    self.cancelInProgress = cancelInProgress
-    self.unknownFields = unknownFields
+    self.init(group: group, cancelInProgress: cancelInProgress, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -297,45 +303,49 @@ extension SchedulerV1 {
     public var pool: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.key = ""
-      self.needs = []
-      self.env = [:]
-      self.timeout = nil
-      self.retry = nil
-      self.condition = ""
-      self.steps = []
-      self.failFast = false
-      self.maxParallel = 0
-      self.pool = ""
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.JobPlan {
+  public init() {
+    self.init(
+      key: "",
+      needs: [],
+      env: [:],
+      timeout: nil,
+      retry: nil,
+      condition: "",
+      steps: [],
+      failFast: false,
+      maxParallel: 0,
+      pool: "",
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      key: String = "",
-      needs: [String] = [],
-      env: [String: String] = [:],
-      timeout: GoogleProtobuf.Duration? = nil,
-      retry: SchedulerV1.RetryPlan? = nil,
-      condition: String = "",
-      steps: [RunnerV1.StepSpec] = [],
-      failFast: Bool = false,
-      maxParallel: Int32 = 0,
-      pool: String = ""
-    ) {
-      self.key = key
-      self.needs = needs
-      self.env = env
-      self.timeout = timeout
-      self.retry = retry
-      self.condition = condition
-      self.steps = steps
-      self.failFast = failFast
-      self.maxParallel = maxParallel
-      self.pool = pool
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    key: String = "",
+    needs: [String] = [],
+    env: [String: String] = [:],
+    timeout: GoogleProtobuf.Duration? = nil,
+    retry: SchedulerV1.RetryPlan? = nil,
+    condition: String = "",
+    steps: [RunnerV1.StepSpec] = [],
+    failFast: Bool = false,
+    maxParallel: Int32 = 0,
+    pool: String = ""
+  ) {
+    self.init(
+      key: key,
+      needs: needs,
+      env: env,
+      timeout: timeout,
+      retry: retry,
+      condition: condition,
+      steps: steps,
+      failFast: failFast,
+      maxParallel: maxParallel,
+      pool: pool,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -366,17 +376,18 @@ extension SchedulerV1.JobPlan {
     let maxParallel: Int32 = message.pointee.max_parallel
     let pool: String = try source.string(message.pointee.pool, in: "millrace.scheduler.v1.JobPlan.pool")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.key = keyField
-    self.needs = needs
-    self.env = env
-    self.timeout = timeout
-    self.retry = retry
-    self.condition = condition
-    self.steps = steps
-    self.failFast = failFast
-    self.maxParallel = maxParallel
-    self.pool = pool
-    self.unknownFields = unknownFields
+    self.init(
+      key: keyField,
+      needs: needs,
+      env: env,
+      timeout: timeout,
+      retry: retry,
+      condition: condition,
+      steps: steps,
+      failFast: failFast,
+      maxParallel: maxParallel,
+      pool: pool,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -405,21 +416,19 @@ extension SchedulerV1 {
     public var outcomes: [TypesV1.Outcome]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.limit = 0
-      self.outcomes = []
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.RetryPlan {
+  public init() {
+    self.init(limit: 0, outcomes: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      limit: Int32 = 0,
-      outcomes: [TypesV1.Outcome] = []
-    ) {
-      self.limit = limit
-      self.outcomes = outcomes
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    limit: Int32 = 0,
+    outcomes: [TypesV1.Outcome] = []
+  ) {
+    self.init(limit: limit, outcomes: outcomes, unknownFields: UnknownFields())
   }
 }
 
@@ -436,9 +445,7 @@ extension SchedulerV1.RetryPlan {
     let limit: Int32 = message.pointee.limit
     let outcomes: [TypesV1.Outcome] = source.enums(message.pointee.n_outcomes, message.pointee.outcomes)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.limit = limit
-    self.outcomes = outcomes
-    self.unknownFields = unknownFields
+    self.init(limit: limit, outcomes: outcomes, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -458,27 +465,31 @@ extension SchedulerV1 {
     public var onFailure: Bool
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.uses = ""
-      self.with = [:]
-      self.onSuccess = false
-      self.onFailure = false
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.NotificationPlan {
+  public init() {
+    self.init(
+      uses: "",
+      with: [:],
+      onSuccess: false,
+      onFailure: false,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      uses: String = "",
-      with: [String: String] = [:],
-      onSuccess: Bool = false,
-      onFailure: Bool = false
-    ) {
-      self.uses = uses
-      self.with = with
-      self.onSuccess = onSuccess
-      self.onFailure = onFailure
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    uses: String = "",
+    with: [String: String] = [:],
+    onSuccess: Bool = false,
+    onFailure: Bool = false
+  ) {
+    self.init(
+      uses: uses,
+      with: with,
+      onSuccess: onSuccess,
+      onFailure: onFailure,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -503,11 +514,12 @@ extension SchedulerV1.NotificationPlan {
     let onSuccess: Bool = message.pointee.on_success != 0
     let onFailure: Bool = message.pointee.on_failure != 0
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.uses = uses
-    self.with = with
-    self.onSuccess = onSuccess
-    self.onFailure = onFailure
-    self.unknownFields = unknownFields
+    self.init(
+      uses: uses,
+      with: with,
+      onSuccess: onSuccess,
+      onFailure: onFailure,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -146,60 +146,64 @@ extension SchedulerV1 {
     public var message: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.id = ""
-      self.project = ""
-      self.name = ""
-      self.state = .unspecified
-      self.outcome = .unspecified
-      self.revision = 0
-      self.createdAt = nil
-      self.startedAt = nil
-      self.finishedAt = nil
-      self.jobs = []
-      self.source = nil
-      self.priority = 0
-      self.annotations = [:]
-      self.notifications = []
-      self.message = ""
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.Build {
+  public init() {
+    self.init(
+      id: "",
+      project: "",
+      name: "",
+      state: .unspecified,
+      outcome: .unspecified,
+      revision: 0,
+      createdAt: nil,
+      startedAt: nil,
+      finishedAt: nil,
+      jobs: [],
+      source: nil,
+      priority: 0,
+      annotations: [:],
+      notifications: [],
+      message: "",
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      id: String = "",
-      project: String = "",
-      name: String = "",
-      state: SchedulerV1.BuildState = .unspecified,
-      outcome: TypesV1.Outcome = .unspecified,
-      revision: Int64 = 0,
-      createdAt: GoogleProtobuf.Timestamp? = nil,
-      startedAt: GoogleProtobuf.Timestamp? = nil,
-      finishedAt: GoogleProtobuf.Timestamp? = nil,
-      jobs: [SchedulerV1.Job] = [],
-      source: TypesV1.Source? = nil,
-      priority: Int32 = 0,
-      annotations: [String: String] = [:],
-      notifications: [SchedulerV1.Notification] = [],
-      message: String = ""
-    ) {
-      self.id = id
-      self.project = project
-      self.name = name
-      self.state = state
-      self.outcome = outcome
-      self.revision = revision
-      self.createdAt = createdAt
-      self.startedAt = startedAt
-      self.finishedAt = finishedAt
-      self.jobs = jobs
-      self.source = source
-      self.priority = priority
-      self.annotations = annotations
-      self.notifications = notifications
-      self.message = message
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    id: String = "",
+    project: String = "",
+    name: String = "",
+    state: SchedulerV1.BuildState = .unspecified,
+    outcome: TypesV1.Outcome = .unspecified,
+    revision: Int64 = 0,
+    createdAt: GoogleProtobuf.Timestamp? = nil,
+    startedAt: GoogleProtobuf.Timestamp? = nil,
+    finishedAt: GoogleProtobuf.Timestamp? = nil,
+    jobs: [SchedulerV1.Job] = [],
+    source: TypesV1.Source? = nil,
+    priority: Int32 = 0,
+    annotations: [String: String] = [:],
+    notifications: [SchedulerV1.Notification] = [],
+    message: String = ""
+  ) {
+    self.init(
+      id: id,
+      project: project,
+      name: name,
+      state: state,
+      outcome: outcome,
+      revision: revision,
+      createdAt: createdAt,
+      startedAt: startedAt,
+      finishedAt: finishedAt,
+      jobs: jobs,
+      source: source,
+      priority: priority,
+      annotations: annotations,
+      notifications: notifications,
+      message: message,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -235,22 +239,23 @@ extension SchedulerV1.Build {
     let notifications: [SchedulerV1.Notification] = try source.messages(message.pointee.n_notifications, message.pointee.notifications)
     let messageField: String = try source.string(message.pointee.message, in: "millrace.scheduler.v1.Build.message")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.id = id
-    self.project = project
-    self.name = name
-    self.state = state
-    self.outcome = outcome
-    self.revision = revision
-    self.createdAt = createdAt
-    self.startedAt = startedAt
-    self.finishedAt = finishedAt
-    self.jobs = jobs
-    self.source = sourceField
-    self.priority = priority
-    self.annotations = annotations
-    self.notifications = notifications
-    self.message = messageField
-    self.unknownFields = unknownFields
+    self.init(
+      id: id,
+      project: project,
+      name: name,
+      state: state,
+      outcome: outcome,
+      revision: revision,
+      createdAt: createdAt,
+      startedAt: startedAt,
+      finishedAt: finishedAt,
+      jobs: jobs,
+      source: sourceField,
+      priority: priority,
+      annotations: annotations,
+      notifications: notifications,
+      message: messageField,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -298,48 +303,52 @@ extension SchedulerV1 {
     public var resources: TypesV1.Resources?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.id = ""
-      self.name = ""
-      self.needs = []
-      self.state = .unspecified
-      self.outcome = .unspecified
-      self.attempts = []
-      self.waitingFor = ""
-      self.matrix = [:]
-      self.message = ""
-      self.runsOn = []
-      self.resources = nil
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.Job {
+  public init() {
+    self.init(
+      id: "",
+      name: "",
+      needs: [],
+      state: .unspecified,
+      outcome: .unspecified,
+      attempts: [],
+      waitingFor: "",
+      matrix: [:],
+      message: "",
+      runsOn: [],
+      resources: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      id: String = "",
-      name: String = "",
-      needs: [String] = [],
-      state: SchedulerV1.JobState = .unspecified,
-      outcome: TypesV1.Outcome = .unspecified,
-      attempts: [SchedulerV1.Attempt] = [],
-      waitingFor: String = "",
-      matrix: [String: String] = [:],
-      message: String = "",
-      runsOn: [String] = [],
-      resources: TypesV1.Resources? = nil
-    ) {
-      self.id = id
-      self.name = name
-      self.needs = needs
-      self.state = state
-      self.outcome = outcome
-      self.attempts = attempts
-      self.waitingFor = waitingFor
-      self.matrix = matrix
-      self.message = message
-      self.runsOn = runsOn
-      self.resources = resources
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    id: String = "",
+    name: String = "",
+    needs: [String] = [],
+    state: SchedulerV1.JobState = .unspecified,
+    outcome: TypesV1.Outcome = .unspecified,
+    attempts: [SchedulerV1.Attempt] = [],
+    waitingFor: String = "",
+    matrix: [String: String] = [:],
+    message: String = "",
+    runsOn: [String] = [],
+    resources: TypesV1.Resources? = nil
+  ) {
+    self.init(
+      id: id,
+      name: name,
+      needs: needs,
+      state: state,
+      outcome: outcome,
+      attempts: attempts,
+      waitingFor: waitingFor,
+      matrix: matrix,
+      message: message,
+      runsOn: runsOn,
+      resources: resources,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -371,18 +380,19 @@ extension SchedulerV1.Job {
     let runsOn: [String] = try source.strings(message.pointee.n_runs_on, message.pointee.runs_on, in: "millrace.scheduler.v1.Job.runs_on")
     let resources: TypesV1.Resources? = try source.message(message.pointee.resources)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.id = id
-    self.name = name
-    self.needs = needs
-    self.state = state
-    self.outcome = outcome
-    self.attempts = attempts
-    self.waitingFor = waitingFor
-    self.matrix = matrix
-    self.message = messageField
-    self.runsOn = runsOn
-    self.resources = resources
-    self.unknownFields = unknownFields
+    self.init(
+      id: id,
+      name: name,
+      needs: needs,
+      state: state,
+      outcome: outcome,
+      attempts: attempts,
+      waitingFor: waitingFor,
+      matrix: matrix,
+      message: messageField,
+      runsOn: runsOn,
+      resources: resources,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -427,57 +437,61 @@ extension SchedulerV1 {
     public var logName: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.number = 0
-      self.id = ""
-      self.executorID = ""
-      self.executorAddress = ""
-      self.fencingToken = 0
-      self.leaseID = ""
-      self.outcome = .unspecified
-      self.message = ""
-      self.startedAt = nil
-      self.finishedAt = nil
-      self.steps = []
-      self.artifacts = []
-      self.usage = nil
-      self.logName = ""
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.Attempt {
+  public init() {
+    self.init(
+      number: 0,
+      id: "",
+      executorID: "",
+      executorAddress: "",
+      fencingToken: 0,
+      leaseID: "",
+      outcome: .unspecified,
+      message: "",
+      startedAt: nil,
+      finishedAt: nil,
+      steps: [],
+      artifacts: [],
+      usage: nil,
+      logName: "",
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      number: Int32 = 0,
-      id: String = "",
-      executorID: String = "",
-      executorAddress: String = "",
-      fencingToken: Int64 = 0,
-      leaseID: String = "",
-      outcome: TypesV1.Outcome = .unspecified,
-      message: String = "",
-      startedAt: GoogleProtobuf.Timestamp? = nil,
-      finishedAt: GoogleProtobuf.Timestamp? = nil,
-      steps: [TypesV1.StepStatus] = [],
-      artifacts: [TypesV1.Artifact] = [],
-      usage: TypesV1.Usage? = nil,
-      logName: String = ""
-    ) {
-      self.number = number
-      self.id = id
-      self.executorID = executorID
-      self.executorAddress = executorAddress
-      self.fencingToken = fencingToken
-      self.leaseID = leaseID
-      self.outcome = outcome
-      self.message = message
-      self.startedAt = startedAt
-      self.finishedAt = finishedAt
-      self.steps = steps
-      self.artifacts = artifacts
-      self.usage = usage
-      self.logName = logName
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    number: Int32 = 0,
+    id: String = "",
+    executorID: String = "",
+    executorAddress: String = "",
+    fencingToken: Int64 = 0,
+    leaseID: String = "",
+    outcome: TypesV1.Outcome = .unspecified,
+    message: String = "",
+    startedAt: GoogleProtobuf.Timestamp? = nil,
+    finishedAt: GoogleProtobuf.Timestamp? = nil,
+    steps: [TypesV1.StepStatus] = [],
+    artifacts: [TypesV1.Artifact] = [],
+    usage: TypesV1.Usage? = nil,
+    logName: String = ""
+  ) {
+    self.init(
+      number: number,
+      id: id,
+      executorID: executorID,
+      executorAddress: executorAddress,
+      fencingToken: fencingToken,
+      leaseID: leaseID,
+      outcome: outcome,
+      message: message,
+      startedAt: startedAt,
+      finishedAt: finishedAt,
+      steps: steps,
+      artifacts: artifacts,
+      usage: usage,
+      logName: logName,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -506,21 +520,22 @@ extension SchedulerV1.Attempt {
     let usage: TypesV1.Usage? = try source.message(message.pointee.usage)
     let logName: String = try source.string(message.pointee.log_name, in: "millrace.scheduler.v1.Attempt.log_name")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.number = number
-    self.id = id
-    self.executorID = executorID
-    self.executorAddress = executorAddress
-    self.fencingToken = fencingToken
-    self.leaseID = leaseID
-    self.outcome = outcome
-    self.message = messageField
-    self.startedAt = startedAt
-    self.finishedAt = finishedAt
-    self.steps = steps
-    self.artifacts = artifacts
-    self.usage = usage
-    self.logName = logName
-    self.unknownFields = unknownFields
+    self.init(
+      number: number,
+      id: id,
+      executorID: executorID,
+      executorAddress: executorAddress,
+      fencingToken: fencingToken,
+      leaseID: leaseID,
+      outcome: outcome,
+      message: messageField,
+      startedAt: startedAt,
+      finishedAt: finishedAt,
+      steps: steps,
+      artifacts: artifacts,
+      usage: usage,
+      logName: logName,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -554,30 +569,34 @@ extension SchedulerV1 {
     public var message: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.id = ""
-      self.uses = ""
-      self.state = .unspecified
-      self.attempts = 0
-      self.message = ""
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.Notification {
+  public init() {
+    self.init(
+      id: "",
+      uses: "",
+      state: .unspecified,
+      attempts: 0,
+      message: "",
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      id: String = "",
-      uses: String = "",
-      state: SchedulerV1.NotificationState = .unspecified,
-      attempts: Int32 = 0,
-      message: String = ""
-    ) {
-      self.id = id
-      self.uses = uses
-      self.state = state
-      self.attempts = attempts
-      self.message = message
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    id: String = "",
+    uses: String = "",
+    state: SchedulerV1.NotificationState = .unspecified,
+    attempts: Int32 = 0,
+    message: String = ""
+  ) {
+    self.init(
+      id: id,
+      uses: uses,
+      state: state,
+      attempts: attempts,
+      message: message,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -597,12 +616,13 @@ extension SchedulerV1.Notification {
     let attempts: Int32 = message.pointee.attempts
     let messageField: String = try source.string(message.pointee.message, in: "millrace.scheduler.v1.Notification.message")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.id = id
-    self.uses = uses
-    self.state = state
-    self.attempts = attempts
-    self.message = messageField
-    self.unknownFields = unknownFields
+    self.init(
+      id: id,
+      uses: uses,
+      state: state,
+      attempts: attempts,
+      message: messageField,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -634,39 +654,43 @@ extension SchedulerV1 {
     public var annotations: [String: String]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.project = ""
-      self.idempotencyKey = ""
-      self.pipeline = []
-      self.pipelinePath = ""
-      self.source = nil
-      self.env = [:]
-      self.priority = 0
-      self.annotations = [:]
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.SubmitBuildRequest {
+  public init() {
+    self.init(
+      project: "",
+      idempotencyKey: "",
+      pipeline: [],
+      pipelinePath: "",
+      source: nil,
+      env: [:],
+      priority: 0,
+      annotations: [:],
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      project: String = "",
-      idempotencyKey: String = "",
-      pipeline: [UInt8] = [],
-      pipelinePath: String = "",
-      source: TypesV1.Source? = nil,
-      env: [String: String] = [:],
-      priority: Int32 = 0,
-      annotations: [String: String] = [:]
-    ) {
-      self.project = project
-      self.idempotencyKey = idempotencyKey
-      self.pipeline = pipeline
-      self.pipelinePath = pipelinePath
-      self.source = source
-      self.env = env
-      self.priority = priority
-      self.annotations = annotations
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    project: String = "",
+    idempotencyKey: String = "",
+    pipeline: [UInt8] = [],
+    pipelinePath: String = "",
+    source: TypesV1.Source? = nil,
+    env: [String: String] = [:],
+    priority: Int32 = 0,
+    annotations: [String: String] = [:]
+  ) {
+    self.init(
+      project: project,
+      idempotencyKey: idempotencyKey,
+      pipeline: pipeline,
+      pipelinePath: pipelinePath,
+      source: source,
+      env: env,
+      priority: priority,
+      annotations: annotations,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -701,15 +725,16 @@ extension SchedulerV1.SubmitBuildRequest {
       try source.add(value, of: key, to: &annotations, in: "millrace.scheduler.v1.SubmitBuildRequest.annotations")
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.project = project
-    self.idempotencyKey = idempotencyKey
-    self.pipeline = pipeline
-    self.pipelinePath = pipelinePath
-    self.source = sourceField
-    self.env = env
-    self.priority = priority
-    self.annotations = annotations
-    self.unknownFields = unknownFields
+    self.init(
+      project: project,
+      idempotencyKey: idempotencyKey,
+      pipeline: pipeline,
+      pipelinePath: pipelinePath,
+      source: sourceField,
+      env: env,
+      priority: priority,
+      annotations: annotations,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -739,21 +764,19 @@ extension SchedulerV1 {
     public var existed: Bool
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.build = nil
-      self.existed = false
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.SubmitBuildResponse {
+  public init() {
+    self.init(build: nil, existed: false, unknownFields: UnknownFields())
+  }
 
-    public init(
-      build: SchedulerV1.Build? = nil,
-      existed: Bool = false
-    ) {
-      self.build = build
-      self.existed = existed
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    build: SchedulerV1.Build? = nil,
+    existed: Bool = false
+  ) {
+    self.init(build: build, existed: existed, unknownFields: UnknownFields())
   }
 }
 
@@ -770,9 +793,7 @@ extension SchedulerV1.SubmitBuildResponse {
     let build: SchedulerV1.Build? = try source.message(message.pointee.build)
     let existed: Bool = message.pointee.existed != 0
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.build = build
-    self.existed = existed
-    self.unknownFields = unknownFields
+    self.init(build: build, existed: existed, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -793,27 +814,26 @@ extension SchedulerV1 {
     public var suggestion: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.line = 0
-      self.column = 0
-      self.message = ""
-      self.suggestion = ""
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.PipelineMistake {
+  public init() {
+    self.init(line: 0, column: 0, message: "", suggestion: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      line: Int32 = 0,
-      column: Int32 = 0,
-      message: String = "",
-      suggestion: String = ""
-    ) {
-      self.line = line
-      self.column = column
-      self.message = message
-      self.suggestion = suggestion
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    line: Int32 = 0,
+    column: Int32 = 0,
+    message: String = "",
+    suggestion: String = ""
+  ) {
+    self.init(
+      line: line,
+      column: column,
+      message: message,
+      suggestion: suggestion,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -832,11 +852,12 @@ extension SchedulerV1.PipelineMistake {
     let messageField: String = try source.string(message.pointee.message, in: "millrace.scheduler.v1.PipelineMistake.message")
     let suggestion: String = try source.string(message.pointee.suggestion, in: "millrace.scheduler.v1.PipelineMistake.suggestion")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.line = line
-    self.column = column
-    self.message = messageField
-    self.suggestion = suggestion
-    self.unknownFields = unknownFields
+    self.init(
+      line: line,
+      column: column,
+      message: messageField,
+      suggestion: suggestion,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -855,21 +876,19 @@ extension SchedulerV1 {
     public var mistakes: [SchedulerV1.PipelineMistake]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.path = ""
-      self.mistakes = []
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.PipelineMistakes {
+  public init() {
+    self.init(path: "", mistakes: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      path: String = "",
-      mistakes: [SchedulerV1.PipelineMistake] = []
-    ) {
-      self.path = path
-      self.mistakes = mistakes
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    path: String = "",
+    mistakes: [SchedulerV1.PipelineMistake] = []
+  ) {
+    self.init(path: path, mistakes: mistakes, unknownFields: UnknownFields())
   }
 }
 
@@ -886,9 +905,7 @@ extension SchedulerV1.PipelineMistakes {
     let path: String = try source.string(message.pointee.path, in: "millrace.scheduler.v1.PipelineMistakes.path")
     let mistakes: [SchedulerV1.PipelineMistake] = try source.messages(message.pointee.n_mistakes, message.pointee.mistakes)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.path = path
-    self.mistakes = mistakes
-    self.unknownFields = unknownFields
+    self.init(path: path, mistakes: mistakes, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -904,18 +921,18 @@ extension SchedulerV1 {
     public var buildID: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.buildID = ""
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.GetBuildRequest {
+  public init() {
+    self.init(buildID: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      buildID: String = ""
-    ) {
-      self.buildID = buildID
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    buildID: String = ""
+  ) {
+    self.init(buildID: buildID, unknownFields: UnknownFields())
   }
 }
 
@@ -931,8 +948,7 @@ extension SchedulerV1.GetBuildRequest {
   ) throws(MessageDecodingError) {
     let buildID: String = try source.string(message.pointee.build_id, in: "millrace.scheduler.v1.GetBuildRequest.build_id")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.buildID = buildID
-    self.unknownFields = unknownFields
+    self.init(buildID: buildID, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -947,18 +963,18 @@ extension SchedulerV1 {
     public var build: SchedulerV1.Build?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.build = nil
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.GetBuildResponse {
+  public init() {
+    self.init(build: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      build: SchedulerV1.Build? = nil
-    ) {
-      self.build = build
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    build: SchedulerV1.Build? = nil
+  ) {
+    self.init(build: build, unknownFields: UnknownFields())
   }
 }
 
@@ -974,8 +990,7 @@ extension SchedulerV1.GetBuildResponse {
   ) throws(MessageDecodingError) {
     let build: SchedulerV1.Build? = try source.message(message.pointee.build)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.build = build
-    self.unknownFields = unknownFields
+    self.init(build: build, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -996,27 +1011,31 @@ extension SchedulerV1 {
     public var active: Bool
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.project = ""
-      self.pageSize = 0
-      self.pageToken = ""
-      self.active = false
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.ListBuildsRequest {
+  public init() {
+    self.init(
+      project: "",
+      pageSize: 0,
+      pageToken: "",
+      active: false,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      project: String = "",
-      pageSize: Int32 = 0,
-      pageToken: String = "",
-      active: Bool = false
-    ) {
-      self.project = project
-      self.pageSize = pageSize
-      self.pageToken = pageToken
-      self.active = active
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    project: String = "",
+    pageSize: Int32 = 0,
+    pageToken: String = "",
+    active: Bool = false
+  ) {
+    self.init(
+      project: project,
+      pageSize: pageSize,
+      pageToken: pageToken,
+      active: active,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -1035,11 +1054,12 @@ extension SchedulerV1.ListBuildsRequest {
     let pageToken: String = try source.string(message.pointee.page_token, in: "millrace.scheduler.v1.ListBuildsRequest.page_token")
     let active: Bool = message.pointee.active != 0
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.project = project
-    self.pageSize = pageSize
-    self.pageToken = pageToken
-    self.active = active
-    self.unknownFields = unknownFields
+    self.init(
+      project: project,
+      pageSize: pageSize,
+      pageToken: pageToken,
+      active: active,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1059,21 +1079,19 @@ extension SchedulerV1 {
     public var nextPageToken: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.builds = []
-      self.nextPageToken = ""
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.ListBuildsResponse {
+  public init() {
+    self.init(builds: [], nextPageToken: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      builds: [SchedulerV1.Build] = [],
-      nextPageToken: String = ""
-    ) {
-      self.builds = builds
-      self.nextPageToken = nextPageToken
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    builds: [SchedulerV1.Build] = [],
+    nextPageToken: String = ""
+  ) {
+    self.init(builds: builds, nextPageToken: nextPageToken, unknownFields: UnknownFields())
   }
 }
 
@@ -1090,9 +1108,7 @@ extension SchedulerV1.ListBuildsResponse {
     let builds: [SchedulerV1.Build] = try source.messages(message.pointee.n_builds, message.pointee.builds)
     let nextPageToken: String = try source.string(message.pointee.next_page_token, in: "millrace.scheduler.v1.ListBuildsResponse.next_page_token")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.builds = builds
-    self.nextPageToken = nextPageToken
-    self.unknownFields = unknownFields
+    self.init(builds: builds, nextPageToken: nextPageToken, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1110,21 +1126,19 @@ extension SchedulerV1 {
     public var afterRevision: Int64
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.buildID = ""
-      self.afterRevision = 0
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.WatchBuildRequest {
+  public init() {
+    self.init(buildID: "", afterRevision: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      buildID: String = "",
-      afterRevision: Int64 = 0
-    ) {
-      self.buildID = buildID
-      self.afterRevision = afterRevision
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    buildID: String = "",
+    afterRevision: Int64 = 0
+  ) {
+    self.init(buildID: buildID, afterRevision: afterRevision, unknownFields: UnknownFields())
   }
 }
 
@@ -1141,9 +1155,7 @@ extension SchedulerV1.WatchBuildRequest {
     let buildID: String = try source.string(message.pointee.build_id, in: "millrace.scheduler.v1.WatchBuildRequest.build_id")
     let afterRevision: Int64 = message.pointee.after_revision
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.buildID = buildID
-    self.afterRevision = afterRevision
-    self.unknownFields = unknownFields
+    self.init(buildID: buildID, afterRevision: afterRevision, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1159,18 +1171,18 @@ extension SchedulerV1 {
     public var build: SchedulerV1.Build?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.build = nil
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.WatchBuildResponse {
+  public init() {
+    self.init(build: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      build: SchedulerV1.Build? = nil
-    ) {
-      self.build = build
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    build: SchedulerV1.Build? = nil
+  ) {
+    self.init(build: build, unknownFields: UnknownFields())
   }
 }
 
@@ -1186,8 +1198,7 @@ extension SchedulerV1.WatchBuildResponse {
   ) throws(MessageDecodingError) {
     let build: SchedulerV1.Build? = try source.message(message.pointee.build)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.build = build
-    self.unknownFields = unknownFields
+    self.init(build: build, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1203,21 +1214,19 @@ extension SchedulerV1 {
     public var reason: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.buildID = ""
-      self.reason = ""
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.CancelBuildRequest {
+  public init() {
+    self.init(buildID: "", reason: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      buildID: String = "",
-      reason: String = ""
-    ) {
-      self.buildID = buildID
-      self.reason = reason
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    buildID: String = "",
+    reason: String = ""
+  ) {
+    self.init(buildID: buildID, reason: reason, unknownFields: UnknownFields())
   }
 }
 
@@ -1234,9 +1243,7 @@ extension SchedulerV1.CancelBuildRequest {
     let buildID: String = try source.string(message.pointee.build_id, in: "millrace.scheduler.v1.CancelBuildRequest.build_id")
     let reason: String = try source.string(message.pointee.reason, in: "millrace.scheduler.v1.CancelBuildRequest.reason")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.buildID = buildID
-    self.reason = reason
-    self.unknownFields = unknownFields
+    self.init(buildID: buildID, reason: reason, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1252,18 +1259,18 @@ extension SchedulerV1 {
     public var build: SchedulerV1.Build?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.build = nil
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.CancelBuildResponse {
+  public init() {
+    self.init(build: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      build: SchedulerV1.Build? = nil
-    ) {
-      self.build = build
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    build: SchedulerV1.Build? = nil
+  ) {
+    self.init(build: build, unknownFields: UnknownFields())
   }
 }
 
@@ -1279,8 +1286,7 @@ extension SchedulerV1.CancelBuildResponse {
   ) throws(MessageDecodingError) {
     let build: SchedulerV1.Build? = try source.message(message.pointee.build)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.build = build
-    self.unknownFields = unknownFields
+    self.init(build: build, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1297,21 +1303,19 @@ extension SchedulerV1 {
     public var jobIds: [String]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.buildID = ""
-      self.jobIds = []
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.RetryBuildRequest {
+  public init() {
+    self.init(buildID: "", jobIds: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      buildID: String = "",
-      jobIds: [String] = []
-    ) {
-      self.buildID = buildID
-      self.jobIds = jobIds
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    buildID: String = "",
+    jobIds: [String] = []
+  ) {
+    self.init(buildID: buildID, jobIds: jobIds, unknownFields: UnknownFields())
   }
 }
 
@@ -1328,9 +1332,7 @@ extension SchedulerV1.RetryBuildRequest {
     let buildID: String = try source.string(message.pointee.build_id, in: "millrace.scheduler.v1.RetryBuildRequest.build_id")
     let jobIds: [String] = try source.strings(message.pointee.n_job_ids, message.pointee.job_ids, in: "millrace.scheduler.v1.RetryBuildRequest.job_ids")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.buildID = buildID
-    self.jobIds = jobIds
-    self.unknownFields = unknownFields
+    self.init(buildID: buildID, jobIds: jobIds, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1346,18 +1348,18 @@ extension SchedulerV1 {
     public var build: SchedulerV1.Build?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.build = nil
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.RetryBuildResponse {
+  public init() {
+    self.init(build: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      build: SchedulerV1.Build? = nil
-    ) {
-      self.build = build
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    build: SchedulerV1.Build? = nil
+  ) {
+    self.init(build: build, unknownFields: UnknownFields())
   }
 }
 
@@ -1373,8 +1375,7 @@ extension SchedulerV1.RetryBuildResponse {
   ) throws(MessageDecodingError) {
     let build: SchedulerV1.Build? = try source.message(message.pointee.build)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.build = build
-    self.unknownFields = unknownFields
+    self.init(build: build, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1389,18 +1390,18 @@ extension SchedulerV1 {
     public var buildID: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.buildID = ""
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.ExplainBuildRequest {
+  public init() {
+    self.init(buildID: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      buildID: String = ""
-    ) {
-      self.buildID = buildID
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    buildID: String = ""
+  ) {
+    self.init(buildID: buildID, unknownFields: UnknownFields())
   }
 }
 
@@ -1416,8 +1417,7 @@ extension SchedulerV1.ExplainBuildRequest {
   ) throws(MessageDecodingError) {
     let buildID: String = try source.string(message.pointee.build_id, in: "millrace.scheduler.v1.ExplainBuildRequest.build_id")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.buildID = buildID
-    self.unknownFields = unknownFields
+    self.init(buildID: buildID, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1438,24 +1438,20 @@ extension SchedulerV1 {
     public var remaining: GoogleProtobuf.Duration?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.build = nil
-      self.jobs = []
-      self.remaining = nil
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.ExplainBuildResponse {
+  public init() {
+    self.init(build: nil, jobs: [], remaining: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      build: SchedulerV1.Build? = nil,
-      jobs: [SchedulerV1.JobExplanation] = [],
-      remaining: GoogleProtobuf.Duration? = nil
-    ) {
-      self.build = build
-      self.jobs = jobs
-      self.remaining = remaining
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    build: SchedulerV1.Build? = nil,
+    jobs: [SchedulerV1.JobExplanation] = [],
+    remaining: GoogleProtobuf.Duration? = nil
+  ) {
+    self.init(build: build, jobs: jobs, remaining: remaining, unknownFields: UnknownFields())
   }
 }
 
@@ -1473,10 +1469,7 @@ extension SchedulerV1.ExplainBuildResponse {
     let jobs: [SchedulerV1.JobExplanation] = try source.messages(message.pointee.n_jobs, message.pointee.jobs)
     let remaining: GoogleProtobuf.Duration? = try source.message(message.pointee.remaining)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.build = build
-    self.jobs = jobs
-    self.remaining = remaining
-    self.unknownFields = unknownFields
+    self.init(build: build, jobs: jobs, remaining: remaining, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -1504,33 +1497,37 @@ extension SchedulerV1 {
     public var typicalDuration: GoogleProtobuf.Duration?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.jobID = ""
-      self.position = 0
-      self.queueLength = 0
-      self.waited = nil
-      self.estimatedWait = nil
-      self.typicalDuration = nil
-      self.unknownFields = UnknownFields()
-    }
+extension SchedulerV1.JobExplanation {
+  public init() {
+    self.init(
+      jobID: "",
+      position: 0,
+      queueLength: 0,
+      waited: nil,
+      estimatedWait: nil,
+      typicalDuration: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      jobID: String = "",
-      position: Int32 = 0,
-      queueLength: Int32 = 0,
-      waited: GoogleProtobuf.Duration? = nil,
-      estimatedWait: GoogleProtobuf.Duration? = nil,
-      typicalDuration: GoogleProtobuf.Duration? = nil
-    ) {
-      self.jobID = jobID
-      self.position = position
-      self.queueLength = queueLength
-      self.waited = waited
-      self.estimatedWait = estimatedWait
-      self.typicalDuration = typicalDuration
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    jobID: String = "",
+    position: Int32 = 0,
+    queueLength: Int32 = 0,
+    waited: GoogleProtobuf.Duration? = nil,
+    estimatedWait: GoogleProtobuf.Duration? = nil,
+    typicalDuration: GoogleProtobuf.Duration? = nil
+  ) {
+    self.init(
+      jobID: jobID,
+      position: position,
+      queueLength: queueLength,
+      waited: waited,
+      estimatedWait: estimatedWait,
+      typicalDuration: typicalDuration,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -1551,13 +1548,14 @@ extension SchedulerV1.JobExplanation {
     let estimatedWait: GoogleProtobuf.Duration? = try source.message(message.pointee.estimated_wait)
     let typicalDuration: GoogleProtobuf.Duration? = try source.message(message.pointee.typical_duration)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.jobID = jobID
-    self.position = position
-    self.queueLength = queueLength
-    self.waited = waited
-    self.estimatedWait = estimatedWait
-    self.typicalDuration = typicalDuration
-    self.unknownFields = unknownFields
+    self.init(
+      jobID: jobID,
+      position: position,
+      queueLength: queueLength,
+      waited: waited,
+      estimatedWait: estimatedWait,
+      typicalDuration: typicalDuration,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -113,24 +113,24 @@ extension TypesV1 {
     public var slots: Int32
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.cpuMillis = 0
-      self.memoryBytes = 0
-      self.slots = 0
-      self.unknownFields = UnknownFields()
-    }
+extension TypesV1.Resources {
+  public init() {
+    self.init(cpuMillis: 0, memoryBytes: 0, slots: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      cpuMillis: Int64 = 0,
-      memoryBytes: Int64 = 0,
-      slots: Int32 = 0
-    ) {
-      self.cpuMillis = cpuMillis
-      self.memoryBytes = memoryBytes
-      self.slots = slots
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    cpuMillis: Int64 = 0,
+    memoryBytes: Int64 = 0,
+    slots: Int32 = 0
+  ) {
+    self.init(
+      cpuMillis: cpuMillis,
+      memoryBytes: memoryBytes,
+      slots: slots,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -148,10 +148,11 @@ extension TypesV1.Resources {
     let memoryBytes: Int64 = message.pointee.memory_bytes
     let slots: Int32 = message.pointee.slots
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.cpuMillis = cpuMillis
-    self.memoryBytes = memoryBytes
-    self.slots = slots
-    self.unknownFields = unknownFields
+    self.init(
+      cpuMillis: cpuMillis,
+      memoryBytes: memoryBytes,
+      slots: slots,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -173,24 +174,24 @@ extension TypesV1 {
     public var wallMicros: Int64
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.cpuMicros = 0
-      self.peakMemoryBytes = 0
-      self.wallMicros = 0
-      self.unknownFields = UnknownFields()
-    }
+extension TypesV1.Usage {
+  public init() {
+    self.init(cpuMicros: 0, peakMemoryBytes: 0, wallMicros: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      cpuMicros: Int64 = 0,
-      peakMemoryBytes: Int64 = 0,
-      wallMicros: Int64 = 0
-    ) {
-      self.cpuMicros = cpuMicros
-      self.peakMemoryBytes = peakMemoryBytes
-      self.wallMicros = wallMicros
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    cpuMicros: Int64 = 0,
+    peakMemoryBytes: Int64 = 0,
+    wallMicros: Int64 = 0
+  ) {
+    self.init(
+      cpuMicros: cpuMicros,
+      peakMemoryBytes: peakMemoryBytes,
+      wallMicros: wallMicros,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -208,10 +209,11 @@ extension TypesV1.Usage {
     let peakMemoryBytes: Int64 = message.pointee.peak_memory_bytes
     let wallMicros: Int64 = message.pointee.wall_micros
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.cpuMicros = cpuMicros
-    self.peakMemoryBytes = peakMemoryBytes
-    self.wallMicros = wallMicros
-    self.unknownFields = unknownFields
+    self.init(
+      cpuMicros: cpuMicros,
+      peakMemoryBytes: peakMemoryBytes,
+      wallMicros: wallMicros,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -229,21 +231,19 @@ extension TypesV1 {
     public var sizeBytes: Int64
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.hash = ""
-      self.sizeBytes = 0
-      self.unknownFields = UnknownFields()
-    }
+extension TypesV1.BlobDigest {
+  public init() {
+    self.init(hash: "", sizeBytes: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      hash: String = "",
-      sizeBytes: Int64 = 0
-    ) {
-      self.hash = hash
-      self.sizeBytes = sizeBytes
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    hash: String = "",
+    sizeBytes: Int64 = 0
+  ) {
+    self.init(hash: hash, sizeBytes: sizeBytes, unknownFields: UnknownFields())
   }
 }
 
@@ -260,9 +260,7 @@ extension TypesV1.BlobDigest {
     let hash: String = try source.string(message.pointee.hash, in: "millrace.types.v1.BlobDigest.hash")
     let sizeBytes: Int64 = message.pointee.size_bytes
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.hash = hash
-    self.sizeBytes = sizeBytes
-    self.unknownFields = unknownFields
+    self.init(hash: hash, sizeBytes: sizeBytes, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -278,18 +276,18 @@ extension TypesV1 {
     public var origin: Origin?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.origin = nil
-      self.unknownFields = UnknownFields()
-    }
+extension TypesV1.Source {
+  public init() {
+    self.init(origin: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      origin: Origin? = nil
-    ) {
-      self.origin = origin
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    origin: Origin? = nil
+  ) {
+    self.init(origin: origin, unknownFields: UnknownFields())
   }
 }
 
@@ -320,8 +318,7 @@ extension TypesV1.Source {
     default: origin = nil
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.origin = origin
-    self.unknownFields = unknownFields
+    self.init(origin: origin, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -347,21 +344,19 @@ extension TypesV1 {
     public var revision: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.url = ""
-      self.revision = ""
-      self.unknownFields = UnknownFields()
-    }
+extension TypesV1.GitSource {
+  public init() {
+    self.init(url: "", revision: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      url: String = "",
-      revision: String = ""
-    ) {
-      self.url = url
-      self.revision = revision
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    url: String = "",
+    revision: String = ""
+  ) {
+    self.init(url: url, revision: revision, unknownFields: UnknownFields())
   }
 }
 
@@ -378,9 +373,7 @@ extension TypesV1.GitSource {
     let url: String = try source.string(message.pointee.url, in: "millrace.types.v1.GitSource.url")
     let revision: String = try source.string(message.pointee.revision, in: "millrace.types.v1.GitSource.revision")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.url = url
-    self.revision = revision
-    self.unknownFields = unknownFields
+    self.init(url: url, revision: revision, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -414,54 +407,58 @@ extension TypesV1 {
     public var logEnd: Int64
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.index = 0
-      self.id = ""
-      self.name = ""
-      self.state = .unspecified
-      self.outcome = .unspecified
-      self.exitCode = 0
-      self.signal = 0
-      self.message = ""
-      self.startedAt = nil
-      self.finishedAt = nil
-      self.usage = nil
-      self.logStart = 0
-      self.logEnd = 0
-      self.unknownFields = UnknownFields()
-    }
+extension TypesV1.StepStatus {
+  public init() {
+    self.init(
+      index: 0,
+      id: "",
+      name: "",
+      state: .unspecified,
+      outcome: .unspecified,
+      exitCode: 0,
+      signal: 0,
+      message: "",
+      startedAt: nil,
+      finishedAt: nil,
+      usage: nil,
+      logStart: 0,
+      logEnd: 0,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      index: Int32 = 0,
-      id: String = "",
-      name: String = "",
-      state: TypesV1.StepState = .unspecified,
-      outcome: TypesV1.Outcome = .unspecified,
-      exitCode: Int32 = 0,
-      signal: Int32 = 0,
-      message: String = "",
-      startedAt: GoogleProtobuf.Timestamp? = nil,
-      finishedAt: GoogleProtobuf.Timestamp? = nil,
-      usage: TypesV1.Usage? = nil,
-      logStart: Int64 = 0,
-      logEnd: Int64 = 0
-    ) {
-      self.index = index
-      self.id = id
-      self.name = name
-      self.state = state
-      self.outcome = outcome
-      self.exitCode = exitCode
-      self.signal = signal
-      self.message = message
-      self.startedAt = startedAt
-      self.finishedAt = finishedAt
-      self.usage = usage
-      self.logStart = logStart
-      self.logEnd = logEnd
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    index: Int32 = 0,
+    id: String = "",
+    name: String = "",
+    state: TypesV1.StepState = .unspecified,
+    outcome: TypesV1.Outcome = .unspecified,
+    exitCode: Int32 = 0,
+    signal: Int32 = 0,
+    message: String = "",
+    startedAt: GoogleProtobuf.Timestamp? = nil,
+    finishedAt: GoogleProtobuf.Timestamp? = nil,
+    usage: TypesV1.Usage? = nil,
+    logStart: Int64 = 0,
+    logEnd: Int64 = 0
+  ) {
+    self.init(
+      index: index,
+      id: id,
+      name: name,
+      state: state,
+      outcome: outcome,
+      exitCode: exitCode,
+      signal: signal,
+      message: message,
+      startedAt: startedAt,
+      finishedAt: finishedAt,
+      usage: usage,
+      logStart: logStart,
+      logEnd: logEnd,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -489,20 +486,21 @@ extension TypesV1.StepStatus {
     let logStart: Int64 = message.pointee.log_start
     let logEnd: Int64 = message.pointee.log_end
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.index = index
-    self.id = id
-    self.name = name
-    self.state = state
-    self.outcome = outcome
-    self.exitCode = exitCode
-    self.signal = signal
-    self.message = messageField
-    self.startedAt = startedAt
-    self.finishedAt = finishedAt
-    self.usage = usage
-    self.logStart = logStart
-    self.logEnd = logEnd
-    self.unknownFields = unknownFields
+    self.init(
+      index: index,
+      id: id,
+      name: name,
+      state: state,
+      outcome: outcome,
+      exitCode: exitCode,
+      signal: signal,
+      message: messageField,
+      startedAt: startedAt,
+      finishedAt: finishedAt,
+      usage: usage,
+      logStart: logStart,
+      logEnd: logEnd,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -534,27 +532,21 @@ extension TypesV1 {
     public var mode: UInt32
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.name = ""
-      self.path = ""
-      self.digest = nil
-      self.mode = 0
-      self.unknownFields = UnknownFields()
-    }
+extension TypesV1.Artifact {
+  public init() {
+    self.init(name: "", path: "", digest: nil, mode: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      name: String = "",
-      path: String = "",
-      digest: TypesV1.BlobDigest? = nil,
-      mode: UInt32 = 0
-    ) {
-      self.name = name
-      self.path = path
-      self.digest = digest
-      self.mode = mode
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    name: String = "",
+    path: String = "",
+    digest: TypesV1.BlobDigest? = nil,
+    mode: UInt32 = 0
+  ) {
+    self.init(name: name, path: path, digest: digest, mode: mode, unknownFields: UnknownFields())
   }
 }
 
@@ -573,11 +565,7 @@ extension TypesV1.Artifact {
     let digest: TypesV1.BlobDigest? = try source.message(message.pointee.digest)
     let mode: UInt32 = message.pointee.mode
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.name = name
-    self.path = path
-    self.digest = digest
-    self.mode = mode
-    self.unknownFields = unknownFields
+    self.init(name: name, path: path, digest: digest, mode: mode, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

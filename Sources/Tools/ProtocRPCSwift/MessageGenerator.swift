@@ -140,41 +140,19 @@ struct MessageGenerator {
       throw GeneratorError(
         "\(self.model.fullName): two fields have the same name in Swift: \(names)")
     }
-    let inits = self.visibility
     try text.block("extension \(scope)") { (text) throws(GeneratorError) in
       text.document(self.model.comment, fallback: "`\(self.model.fullName)`.")
       let conformance = self.known("ProtobufMessage")
-      try text.block("\(inits) struct \(name): \(conformance)") { (text) throws(GeneratorError) in
+      try text.block("\(self.visibility) struct \(name): \(conformance)") {
+        (text) throws(GeneratorError) in
         for member in members { try self.declare(member, &text) }
         if !members.isEmpty { text.line() }
         let unknown = self.known("UnknownFields")
-        text.line("\(inits) var unknownFields: \(unknown)")
-        text.line()
-        try text.block("\(inits) init()") { (text) throws(GeneratorError) in
-          for member in members {
-            text.line("\(self.storage(member)) = \(try self.memberDefault(member))")
-          }
-          text.line("self.unknownFields = \(unknown)()")
-        }
-        if !members.isEmpty {
-          text.line()
-          text.line("\(inits) init(")
-          for (index, member) in members.enumerated() {
-            let comma = index + 1 < members.count ? "," : ""
-            text.line(
-              "  \(Naming.quoted(self.memberName(member))): \(try self.memberType(member)) = "
-                + "\(try self.memberDefault(member))\(comma)")
-          }
-          text.block(")") { text in
-            for member in members {
-              let value = Naming.quoted(self.memberName(member))
-              text.line("\(self.storage(member)) = \(self.wrap(member, value))")
-            }
-            text.line("self.unknownFields = \(unknown)()")
-          }
-        }
+        text.line("\(self.visibility) var unknownFields: \(unknown)")
       }
     }
+    text.line()
+    try self.writeInitializers(&text, "\(scope).\(name)", members)
     for case .oneof(let oneof, let fields) in members {
       text.line()
       try self.writeOneof(oneof, fields, &text, in: "\(scope).\(name)")
@@ -183,12 +161,50 @@ struct MessageGenerator {
     try self.writeBridge(&text, "\(scope).\(name)", members)
   }
 
-  /// Where a member is stored, with `self`.
-  private func storage(_ member: Member) -> String {
-    if let field = self.indirectField(member) {
-      return "self.indirect\(Naming.upperFirst(Naming.member(field.name)))"
+  /// In an extension, for the struct to keep the initializer of all of its members that Swift makes: with that, a
+  /// message is made where it belongs, and with one of ours it is copied there.
+  private func writeInitializers(
+    _ text: inout SwiftText, _ name: String, _ members: [Member]
+  ) throws(GeneratorError) {
+    let v = self.visibility
+    let unknown = "unknownFields: \(self.known("UnknownFields"))()"
+    try text.block("extension \(name)") { (text) throws(GeneratorError) in
+      try text.block("\(v) init()") { (text) throws(GeneratorError) in
+        var values: [String] = []
+        for member in members {
+          values.append("\(self.label(member)): \(try self.memberDefault(member))")
+        }
+        text.call("self.init", values + [unknown])
+      }
+      guard !members.isEmpty else { return }
+      text.line()
+      text.line("\(v) init(")
+      for (index, member) in members.enumerated() {
+        let comma = index + 1 < members.count ? "," : ""
+        text.line(
+          "  \(Naming.quoted(self.memberName(member))): \(try self.memberType(member)) = "
+            + "\(try self.memberDefault(member))\(comma)")
+      }
+      text.block(")") { text in
+        text.call(
+          "self.init",
+          members.map {
+            "\(self.label($0)): \(self.wrap($0, Naming.quoted(self.memberName($0))))"
+          } + [unknown])
+      }
     }
-    return "self.\(self.memberName(member))"
+  }
+
+  /// What a member is stored as.
+  private func stored(_ member: Member) -> String {
+    guard let field = self.indirectField(member) else { return self.memberName(member) }
+    return "indirect\(Naming.upperFirst(Naming.member(field.name)))"
+  }
+
+  /// As a label of an argument, where other keywords are words like any.
+  private func label(_ member: Member) -> String {
+    let name = self.stored(member)
+    return ["inout", "let", "var"].contains(name) ? Naming.quoted(name) : name
   }
 
   private func wrap(_ member: Member, _ value: String) -> String {
@@ -267,8 +283,9 @@ struct MessageGenerator {
         (text) throws(GeneratorError) in
         for member in members { try self.read(member, &text) }
         text.line("let unknownFields = try source.unknownFields(message.pointee.base)")
-        for member in members { text.line("\(self.storage(member)) = \(self.local(member))") }
-        text.line("self.unknownFields = unknownFields")
+        text.call(
+          "self.init",
+          members.map { "\(self.label($0)): \(self.local($0))" } + ["unknownFields: unknownFields"])
       }
       text.line()
       try text.block(
@@ -398,7 +415,7 @@ struct MessageGenerator {
   }
 
   private func write(_ member: Member, _ text: inout SwiftText) throws(GeneratorError) {
-    let value = self.storage(member)
+    let value = "self.\(self.stored(member))"
     switch member {
     case .field(let field):
       let c = "message.pointee.\(Naming.cMember(field.name))"

@@ -19,6 +19,16 @@ struct SwiftText {
     self.line("}")
   }
 
+  /// A call, on one line where it fits.
+  mutating func call(_ function: String, _ arguments: [String]) {
+    let whole = "\(function)(\(arguments.joined(separator: ", ")))"
+    guard whole.count + 2 * self.depth > 100 else { return self.line(whole) }
+    self.line("\(function)(")
+    for (index, argument) in arguments.enumerated() {
+      self.line("  \(argument)\(index + 1 < arguments.count ? "," : ")")")
+    }
+  }
+
   /// `case` lines stand one level out.
   mutating func caseLine(_ line: String) {
     self.depth -= 1

@@ -122,21 +122,19 @@ extension GoogleProtobuf {
     public var value: [UInt8]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.typeURL = ""
-      self.value = []
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleProtobuf.AnyMessage {
+  public init() {
+    self.init(typeURL: "", value: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      typeURL: String = "",
-      value: [UInt8] = []
-    ) {
-      self.typeURL = typeURL
-      self.value = value
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    typeURL: String = "",
+    value: [UInt8] = []
+  ) {
+    self.init(typeURL: typeURL, value: value, unknownFields: UnknownFields())
   }
 }
 
@@ -153,9 +151,7 @@ extension GoogleProtobuf.AnyMessage {
     let typeURL: String = try source.string(message.pointee.type_url, in: "google.protobuf.Any.type_url")
     let valueField: [UInt8] = source.bytes(message.pointee.value)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.typeURL = typeURL
-    self.value = valueField
-    self.unknownFields = unknownFields
+    self.init(typeURL: typeURL, value: valueField, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

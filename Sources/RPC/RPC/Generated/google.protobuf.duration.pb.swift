@@ -79,21 +79,19 @@ extension GoogleProtobuf {
     public var nanos: Int32
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.seconds = 0
-      self.nanos = 0
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleProtobuf.Duration {
+  public init() {
+    self.init(seconds: 0, nanos: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      seconds: Int64 = 0,
-      nanos: Int32 = 0
-    ) {
-      self.seconds = seconds
-      self.nanos = nanos
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    seconds: Int64 = 0,
+    nanos: Int32 = 0
+  ) {
+    self.init(seconds: seconds, nanos: nanos, unknownFields: UnknownFields())
   }
 }
 
@@ -110,9 +108,7 @@ extension GoogleProtobuf.Duration {
     let seconds: Int64 = message.pointee.seconds
     let nanos: Int32 = message.pointee.nanos
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.seconds = seconds
-    self.nanos = nanos
-    self.unknownFields = unknownFields
+    self.init(seconds: seconds, nanos: nanos, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -16,10 +16,12 @@ extension GoogleProtobuf {
   ///     }
   public struct Empty: ProtobufMessage {
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleProtobuf.Empty {
+  public init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -34,7 +36,7 @@ extension GoogleProtobuf.Empty {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -211,18 +211,18 @@ extension GoogleProtobuf {
     public var paths: [String]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.paths = []
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleProtobuf.FieldMask {
+  public init() {
+    self.init(paths: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      paths: [String] = []
-    ) {
-      self.paths = paths
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    paths: [String] = []
+  ) {
+    self.init(paths: paths, unknownFields: UnknownFields())
   }
 }
 
@@ -238,8 +238,7 @@ extension GoogleProtobuf.FieldMask {
   ) throws(MessageDecodingError) {
     let paths: [String] = try source.strings(message.pointee.n_paths, message.pointee.paths, in: "google.protobuf.FieldMask.paths")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.paths = paths
-    self.unknownFields = unknownFields
+    self.init(paths: paths, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

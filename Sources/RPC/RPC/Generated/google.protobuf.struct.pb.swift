@@ -50,18 +50,18 @@ extension GoogleProtobuf {
     public var fields: [String: GoogleProtobuf.Value]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.fields = [:]
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleProtobuf.Struct {
+  public init() {
+    self.init(fields: [:], unknownFields: UnknownFields())
+  }
 
-    public init(
-      fields: [String: GoogleProtobuf.Value] = [:]
-    ) {
-      self.fields = fields
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    fields: [String: GoogleProtobuf.Value] = [:]
+  ) {
+    self.init(fields: fields, unknownFields: UnknownFields())
   }
 }
 
@@ -83,8 +83,7 @@ extension GoogleProtobuf.Struct {
       try source.add(value, of: key, to: &fields, in: "google.protobuf.Struct.fields")
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.fields = fields
-    self.unknownFields = unknownFields
+    self.init(fields: fields, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -108,18 +107,18 @@ extension GoogleProtobuf {
     public var kind: Kind?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.kind = nil
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleProtobuf.Value {
+  public init() {
+    self.init(kind: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      kind: Kind? = nil
-    ) {
-      self.kind = kind
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    kind: Kind? = nil
+  ) {
+    self.init(kind: kind, unknownFields: UnknownFields())
   }
 }
 
@@ -162,8 +161,7 @@ extension GoogleProtobuf.Value {
     default: kind = nil
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.kind = kind
-    self.unknownFields = unknownFields
+    self.init(kind: kind, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -201,18 +199,18 @@ extension GoogleProtobuf {
     public var values: [GoogleProtobuf.Value]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.values = []
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleProtobuf.ListValue {
+  public init() {
+    self.init(values: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      values: [GoogleProtobuf.Value] = []
-    ) {
-      self.values = values
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    values: [GoogleProtobuf.Value] = []
+  ) {
+    self.init(values: values, unknownFields: UnknownFields())
   }
 }
 
@@ -228,8 +226,7 @@ extension GoogleProtobuf.ListValue {
   ) throws(MessageDecodingError) {
     let values: [GoogleProtobuf.Value] = try source.messages(message.pointee.n_values, message.pointee.values)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.values = values
-    self.unknownFields = unknownFields
+    self.init(values: values, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -15,18 +15,18 @@ extension GoogleProtobuf {
     public var value: Double
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.value = 0
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleProtobuf.DoubleValue {
+  public init() {
+    self.init(value: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      value: Double = 0
-    ) {
-      self.value = value
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    value: Double = 0
+  ) {
+    self.init(value: value, unknownFields: UnknownFields())
   }
 }
 
@@ -42,8 +42,7 @@ extension GoogleProtobuf.DoubleValue {
   ) throws(MessageDecodingError) {
     let valueField: Double = message.pointee.value
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.value = valueField
-    self.unknownFields = unknownFields
+    self.init(value: valueField, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -62,18 +61,18 @@ extension GoogleProtobuf {
     public var value: Float
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.value = 0
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleProtobuf.FloatValue {
+  public init() {
+    self.init(value: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      value: Float = 0
-    ) {
-      self.value = value
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    value: Float = 0
+  ) {
+    self.init(value: value, unknownFields: UnknownFields())
   }
 }
 
@@ -89,8 +88,7 @@ extension GoogleProtobuf.FloatValue {
   ) throws(MessageDecodingError) {
     let valueField: Float = message.pointee.value
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.value = valueField
-    self.unknownFields = unknownFields
+    self.init(value: valueField, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -109,18 +107,18 @@ extension GoogleProtobuf {
     public var value: Int64
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.value = 0
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleProtobuf.Int64Value {
+  public init() {
+    self.init(value: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      value: Int64 = 0
-    ) {
-      self.value = value
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    value: Int64 = 0
+  ) {
+    self.init(value: value, unknownFields: UnknownFields())
   }
 }
 
@@ -136,8 +134,7 @@ extension GoogleProtobuf.Int64Value {
   ) throws(MessageDecodingError) {
     let valueField: Int64 = message.pointee.value
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.value = valueField
-    self.unknownFields = unknownFields
+    self.init(value: valueField, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -155,18 +152,18 @@ extension GoogleProtobuf {
     public var value: UInt64
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.value = 0
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleProtobuf.UInt64Value {
+  public init() {
+    self.init(value: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      value: UInt64 = 0
-    ) {
-      self.value = value
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    value: UInt64 = 0
+  ) {
+    self.init(value: value, unknownFields: UnknownFields())
   }
 }
 
@@ -182,8 +179,7 @@ extension GoogleProtobuf.UInt64Value {
   ) throws(MessageDecodingError) {
     let valueField: UInt64 = message.pointee.value
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.value = valueField
-    self.unknownFields = unknownFields
+    self.init(value: valueField, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -201,18 +197,18 @@ extension GoogleProtobuf {
     public var value: Int32
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.value = 0
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleProtobuf.Int32Value {
+  public init() {
+    self.init(value: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      value: Int32 = 0
-    ) {
-      self.value = value
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    value: Int32 = 0
+  ) {
+    self.init(value: value, unknownFields: UnknownFields())
   }
 }
 
@@ -228,8 +224,7 @@ extension GoogleProtobuf.Int32Value {
   ) throws(MessageDecodingError) {
     let valueField: Int32 = message.pointee.value
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.value = valueField
-    self.unknownFields = unknownFields
+    self.init(value: valueField, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -247,18 +242,18 @@ extension GoogleProtobuf {
     public var value: UInt32
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.value = 0
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleProtobuf.UInt32Value {
+  public init() {
+    self.init(value: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      value: UInt32 = 0
-    ) {
-      self.value = value
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    value: UInt32 = 0
+  ) {
+    self.init(value: value, unknownFields: UnknownFields())
   }
 }
 
@@ -274,8 +269,7 @@ extension GoogleProtobuf.UInt32Value {
   ) throws(MessageDecodingError) {
     let valueField: UInt32 = message.pointee.value
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.value = valueField
-    self.unknownFields = unknownFields
+    self.init(value: valueField, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -293,18 +287,18 @@ extension GoogleProtobuf {
     public var value: Bool
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.value = false
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleProtobuf.BoolValue {
+  public init() {
+    self.init(value: false, unknownFields: UnknownFields())
+  }
 
-    public init(
-      value: Bool = false
-    ) {
-      self.value = value
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    value: Bool = false
+  ) {
+    self.init(value: value, unknownFields: UnknownFields())
   }
 }
 
@@ -320,8 +314,7 @@ extension GoogleProtobuf.BoolValue {
   ) throws(MessageDecodingError) {
     let valueField: Bool = message.pointee.value != 0
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.value = valueField
-    self.unknownFields = unknownFields
+    self.init(value: valueField, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -339,18 +332,18 @@ extension GoogleProtobuf {
     public var value: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.value = ""
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleProtobuf.StringValue {
+  public init() {
+    self.init(value: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      value: String = ""
-    ) {
-      self.value = value
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    value: String = ""
+  ) {
+    self.init(value: value, unknownFields: UnknownFields())
   }
 }
 
@@ -366,8 +359,7 @@ extension GoogleProtobuf.StringValue {
   ) throws(MessageDecodingError) {
     let valueField: String = try source.string(message.pointee.value, in: "google.protobuf.StringValue.value")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.value = valueField
-    self.unknownFields = unknownFields
+    self.init(value: valueField, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -385,18 +377,18 @@ extension GoogleProtobuf {
     public var value: [UInt8]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.value = []
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleProtobuf.BytesValue {
+  public init() {
+    self.init(value: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      value: [UInt8] = []
-    ) {
-      self.value = value
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    value: [UInt8] = []
+  ) {
+    self.init(value: value, unknownFields: UnknownFields())
   }
 }
 
@@ -412,8 +404,7 @@ extension GoogleProtobuf.BytesValue {
   ) throws(MessageDecodingError) {
     let valueField: [UInt8] = source.bytes(message.pointee.value)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.value = valueField
-    self.unknownFields = unknownFields
+    self.init(value: valueField, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -17,24 +17,20 @@ extension GoogleRPC {
     public var metadata: [String: String]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.reason = ""
-      self.domain = ""
-      self.metadata = [:]
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleRPC.ErrorInfo {
+  public init() {
+    self.init(reason: "", domain: "", metadata: [:], unknownFields: UnknownFields())
+  }
 
-    public init(
-      reason: String = "",
-      domain: String = "",
-      metadata: [String: String] = [:]
-    ) {
-      self.reason = reason
-      self.domain = domain
-      self.metadata = metadata
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    reason: String = "",
+    domain: String = "",
+    metadata: [String: String] = [:]
+  ) {
+    self.init(reason: reason, domain: domain, metadata: metadata, unknownFields: UnknownFields())
   }
 }
 
@@ -58,10 +54,7 @@ extension GoogleRPC.ErrorInfo {
       try source.add(value, of: key, to: &metadata, in: "google.rpc.ErrorInfo.metadata")
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.reason = reason
-    self.domain = domain
-    self.metadata = metadata
-    self.unknownFields = unknownFields
+    self.init(reason: reason, domain: domain, metadata: metadata, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -82,18 +75,18 @@ extension GoogleRPC {
     public var retryDelay: GoogleProtobuf.Duration?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.retryDelay = nil
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleRPC.RetryInfo {
+  public init() {
+    self.init(retryDelay: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      retryDelay: GoogleProtobuf.Duration? = nil
-    ) {
-      self.retryDelay = retryDelay
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    retryDelay: GoogleProtobuf.Duration? = nil
+  ) {
+    self.init(retryDelay: retryDelay, unknownFields: UnknownFields())
   }
 }
 
@@ -109,8 +102,7 @@ extension GoogleRPC.RetryInfo {
   ) throws(MessageDecodingError) {
     let retryDelay: GoogleProtobuf.Duration? = try source.message(message.pointee.retry_delay)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.retryDelay = retryDelay
-    self.unknownFields = unknownFields
+    self.init(retryDelay: retryDelay, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -126,21 +118,19 @@ extension GoogleRPC {
     public var detail: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.stackEntries = []
-      self.detail = ""
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleRPC.DebugInfo {
+  public init() {
+    self.init(stackEntries: [], detail: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      stackEntries: [String] = [],
-      detail: String = ""
-    ) {
-      self.stackEntries = stackEntries
-      self.detail = detail
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    stackEntries: [String] = [],
+    detail: String = ""
+  ) {
+    self.init(stackEntries: stackEntries, detail: detail, unknownFields: UnknownFields())
   }
 }
 
@@ -157,9 +147,7 @@ extension GoogleRPC.DebugInfo {
     let stackEntries: [String] = try source.strings(message.pointee.n_stack_entries, message.pointee.stack_entries, in: "google.rpc.DebugInfo.stack_entries")
     let detail: String = try source.string(message.pointee.detail, in: "google.rpc.DebugInfo.detail")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.stackEntries = stackEntries
-    self.detail = detail
-    self.unknownFields = unknownFields
+    self.init(stackEntries: stackEntries, detail: detail, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -175,18 +163,18 @@ extension GoogleRPC {
     public var violations: [GoogleRPC.QuotaFailure.Violation]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.violations = []
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleRPC.QuotaFailure {
+  public init() {
+    self.init(violations: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      violations: [GoogleRPC.QuotaFailure.Violation] = []
-    ) {
-      self.violations = violations
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    violations: [GoogleRPC.QuotaFailure.Violation] = []
+  ) {
+    self.init(violations: violations, unknownFields: UnknownFields())
   }
 }
 
@@ -202,8 +190,7 @@ extension GoogleRPC.QuotaFailure {
   ) throws(MessageDecodingError) {
     let violations: [GoogleRPC.QuotaFailure.Violation] = try source.messages(message.pointee.n_violations, message.pointee.violations)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.violations = violations
-    self.unknownFields = unknownFields
+    self.init(violations: violations, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -226,39 +213,43 @@ extension GoogleRPC.QuotaFailure {
     public var futureQuotaValue: Int64?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.subject = ""
-      self.description = ""
-      self.apiService = ""
-      self.quotaMetric = ""
-      self.quotaID = ""
-      self.quotaDimensions = [:]
-      self.quotaValue = 0
-      self.futureQuotaValue = nil
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleRPC.QuotaFailure.Violation {
+  public init() {
+    self.init(
+      subject: "",
+      description: "",
+      apiService: "",
+      quotaMetric: "",
+      quotaID: "",
+      quotaDimensions: [:],
+      quotaValue: 0,
+      futureQuotaValue: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      subject: String = "",
-      description: String = "",
-      apiService: String = "",
-      quotaMetric: String = "",
-      quotaID: String = "",
-      quotaDimensions: [String: String] = [:],
-      quotaValue: Int64 = 0,
-      futureQuotaValue: Int64? = nil
-    ) {
-      self.subject = subject
-      self.description = description
-      self.apiService = apiService
-      self.quotaMetric = quotaMetric
-      self.quotaID = quotaID
-      self.quotaDimensions = quotaDimensions
-      self.quotaValue = quotaValue
-      self.futureQuotaValue = futureQuotaValue
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    subject: String = "",
+    description: String = "",
+    apiService: String = "",
+    quotaMetric: String = "",
+    quotaID: String = "",
+    quotaDimensions: [String: String] = [:],
+    quotaValue: Int64 = 0,
+    futureQuotaValue: Int64? = nil
+  ) {
+    self.init(
+      subject: subject,
+      description: description,
+      apiService: apiService,
+      quotaMetric: quotaMetric,
+      quotaID: quotaID,
+      quotaDimensions: quotaDimensions,
+      quotaValue: quotaValue,
+      futureQuotaValue: futureQuotaValue,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -292,15 +283,16 @@ extension GoogleRPC.QuotaFailure.Violation {
       futureQuotaValue = nil
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.subject = subject
-    self.description = description
-    self.apiService = apiService
-    self.quotaMetric = quotaMetric
-    self.quotaID = quotaID
-    self.quotaDimensions = quotaDimensions
-    self.quotaValue = quotaValue
-    self.futureQuotaValue = futureQuotaValue
-    self.unknownFields = unknownFields
+    self.init(
+      subject: subject,
+      description: description,
+      apiService: apiService,
+      quotaMetric: quotaMetric,
+      quotaID: quotaID,
+      quotaDimensions: quotaDimensions,
+      quotaValue: quotaValue,
+      futureQuotaValue: futureQuotaValue,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -328,18 +320,18 @@ extension GoogleRPC {
     public var violations: [GoogleRPC.PreconditionFailure.Violation]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.violations = []
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleRPC.PreconditionFailure {
+  public init() {
+    self.init(violations: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      violations: [GoogleRPC.PreconditionFailure.Violation] = []
-    ) {
-      self.violations = violations
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    violations: [GoogleRPC.PreconditionFailure.Violation] = []
+  ) {
+    self.init(violations: violations, unknownFields: UnknownFields())
   }
 }
 
@@ -355,8 +347,7 @@ extension GoogleRPC.PreconditionFailure {
   ) throws(MessageDecodingError) {
     let violations: [GoogleRPC.PreconditionFailure.Violation] = try source.messages(message.pointee.n_violations, message.pointee.violations)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.violations = violations
-    self.unknownFields = unknownFields
+    self.init(violations: violations, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -375,24 +366,24 @@ extension GoogleRPC.PreconditionFailure {
     public var description: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.type = ""
-      self.subject = ""
-      self.description = ""
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleRPC.PreconditionFailure.Violation {
+  public init() {
+    self.init(type: "", subject: "", description: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      type: String = "",
-      subject: String = "",
-      description: String = ""
-    ) {
-      self.type = type
-      self.subject = subject
-      self.description = description
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    type: String = "",
+    subject: String = "",
+    description: String = ""
+  ) {
+    self.init(
+      type: type,
+      subject: subject,
+      description: description,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -410,10 +401,7 @@ extension GoogleRPC.PreconditionFailure.Violation {
     let subject: String = try source.string(message.pointee.subject, in: "google.rpc.PreconditionFailure.Violation.subject")
     let description: String = try source.string(message.pointee.description, in: "google.rpc.PreconditionFailure.Violation.description")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.type = type
-    self.subject = subject
-    self.description = description
-    self.unknownFields = unknownFields
+    self.init(type: type, subject: subject, description: description, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -430,18 +418,18 @@ extension GoogleRPC {
     public var fieldViolations: [GoogleRPC.BadRequest.FieldViolation]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.fieldViolations = []
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleRPC.BadRequest {
+  public init() {
+    self.init(fieldViolations: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      fieldViolations: [GoogleRPC.BadRequest.FieldViolation] = []
-    ) {
-      self.fieldViolations = fieldViolations
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    fieldViolations: [GoogleRPC.BadRequest.FieldViolation] = []
+  ) {
+    self.init(fieldViolations: fieldViolations, unknownFields: UnknownFields())
   }
 }
 
@@ -457,8 +445,7 @@ extension GoogleRPC.BadRequest {
   ) throws(MessageDecodingError) {
     let fieldViolations: [GoogleRPC.BadRequest.FieldViolation] = try source.messages(message.pointee.n_field_violations, message.pointee.field_violations)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.fieldViolations = fieldViolations
-    self.unknownFields = unknownFields
+    self.init(fieldViolations: fieldViolations, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -478,27 +465,31 @@ extension GoogleRPC.BadRequest {
     public var localizedMessage: GoogleRPC.LocalizedMessage?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.field = ""
-      self.description = ""
-      self.reason = ""
-      self.localizedMessage = nil
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleRPC.BadRequest.FieldViolation {
+  public init() {
+    self.init(
+      field: "",
+      description: "",
+      reason: "",
+      localizedMessage: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      field: String = "",
-      description: String = "",
-      reason: String = "",
-      localizedMessage: GoogleRPC.LocalizedMessage? = nil
-    ) {
-      self.field = field
-      self.description = description
-      self.reason = reason
-      self.localizedMessage = localizedMessage
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    field: String = "",
+    description: String = "",
+    reason: String = "",
+    localizedMessage: GoogleRPC.LocalizedMessage? = nil
+  ) {
+    self.init(
+      field: field,
+      description: description,
+      reason: reason,
+      localizedMessage: localizedMessage,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -517,11 +508,12 @@ extension GoogleRPC.BadRequest.FieldViolation {
     let reason: String = try source.string(message.pointee.reason, in: "google.rpc.BadRequest.FieldViolation.reason")
     let localizedMessage: GoogleRPC.LocalizedMessage? = try source.message(message.pointee.localized_message)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.field = field
-    self.description = description
-    self.reason = reason
-    self.localizedMessage = localizedMessage
-    self.unknownFields = unknownFields
+    self.init(
+      field: field,
+      description: description,
+      reason: reason,
+      localizedMessage: localizedMessage,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -540,21 +532,19 @@ extension GoogleRPC {
     public var servingData: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.requestID = ""
-      self.servingData = ""
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleRPC.RequestInfo {
+  public init() {
+    self.init(requestID: "", servingData: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      requestID: String = "",
-      servingData: String = ""
-    ) {
-      self.requestID = requestID
-      self.servingData = servingData
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    requestID: String = "",
+    servingData: String = ""
+  ) {
+    self.init(requestID: requestID, servingData: servingData, unknownFields: UnknownFields())
   }
 }
 
@@ -571,9 +561,7 @@ extension GoogleRPC.RequestInfo {
     let requestID: String = try source.string(message.pointee.request_id, in: "google.rpc.RequestInfo.request_id")
     let servingData: String = try source.string(message.pointee.serving_data, in: "google.rpc.RequestInfo.serving_data")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.requestID = requestID
-    self.servingData = servingData
-    self.unknownFields = unknownFields
+    self.init(requestID: requestID, servingData: servingData, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -592,27 +580,31 @@ extension GoogleRPC {
     public var description: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.resourceType = ""
-      self.resourceName = ""
-      self.owner = ""
-      self.description = ""
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleRPC.ResourceInfo {
+  public init() {
+    self.init(
+      resourceType: "",
+      resourceName: "",
+      owner: "",
+      description: "",
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      resourceType: String = "",
-      resourceName: String = "",
-      owner: String = "",
-      description: String = ""
-    ) {
-      self.resourceType = resourceType
-      self.resourceName = resourceName
-      self.owner = owner
-      self.description = description
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    resourceType: String = "",
+    resourceName: String = "",
+    owner: String = "",
+    description: String = ""
+  ) {
+    self.init(
+      resourceType: resourceType,
+      resourceName: resourceName,
+      owner: owner,
+      description: description,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -631,11 +623,12 @@ extension GoogleRPC.ResourceInfo {
     let owner: String = try source.string(message.pointee.owner, in: "google.rpc.ResourceInfo.owner")
     let description: String = try source.string(message.pointee.description, in: "google.rpc.ResourceInfo.description")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.resourceType = resourceType
-    self.resourceName = resourceName
-    self.owner = owner
-    self.description = description
-    self.unknownFields = unknownFields
+    self.init(
+      resourceType: resourceType,
+      resourceName: resourceName,
+      owner: owner,
+      description: description,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -653,18 +646,18 @@ extension GoogleRPC {
     public var links: [GoogleRPC.Help.Link]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.links = []
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleRPC.Help {
+  public init() {
+    self.init(links: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      links: [GoogleRPC.Help.Link] = []
-    ) {
-      self.links = links
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    links: [GoogleRPC.Help.Link] = []
+  ) {
+    self.init(links: links, unknownFields: UnknownFields())
   }
 }
 
@@ -680,8 +673,7 @@ extension GoogleRPC.Help {
   ) throws(MessageDecodingError) {
     let links: [GoogleRPC.Help.Link] = try source.messages(message.pointee.n_links, message.pointee.links)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.links = links
-    self.unknownFields = unknownFields
+    self.init(links: links, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -697,21 +689,19 @@ extension GoogleRPC.Help {
     public var url: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.description = ""
-      self.url = ""
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleRPC.Help.Link {
+  public init() {
+    self.init(description: "", url: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      description: String = "",
-      url: String = ""
-    ) {
-      self.description = description
-      self.url = url
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    description: String = "",
+    url: String = ""
+  ) {
+    self.init(description: description, url: url, unknownFields: UnknownFields())
   }
 }
 
@@ -728,9 +718,7 @@ extension GoogleRPC.Help.Link {
     let description: String = try source.string(message.pointee.description, in: "google.rpc.Help.Link.description")
     let url: String = try source.string(message.pointee.url, in: "google.rpc.Help.Link.url")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.description = description
-    self.url = url
-    self.unknownFields = unknownFields
+    self.init(description: description, url: url, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -748,21 +736,19 @@ extension GoogleRPC {
     public var message: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.locale = ""
-      self.message = ""
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleRPC.LocalizedMessage {
+  public init() {
+    self.init(locale: "", message: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      locale: String = "",
-      message: String = ""
-    ) {
-      self.locale = locale
-      self.message = message
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    locale: String = "",
+    message: String = ""
+  ) {
+    self.init(locale: locale, message: message, unknownFields: UnknownFields())
   }
 }
 
@@ -779,9 +765,7 @@ extension GoogleRPC.LocalizedMessage {
     let locale: String = try source.string(message.pointee.locale, in: "google.rpc.LocalizedMessage.locale")
     let messageField: String = try source.string(message.pointee.message, in: "google.rpc.LocalizedMessage.message")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.locale = locale
-    self.message = messageField
-    self.unknownFields = unknownFields
+    self.init(locale: locale, message: messageField, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -17,24 +17,20 @@ extension GoogleRPC {
     public var details: [GoogleProtobuf.AnyMessage]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.code = 0
-      self.message = ""
-      self.details = []
-      self.unknownFields = UnknownFields()
-    }
+extension GoogleRPC.Status {
+  public init() {
+    self.init(code: 0, message: "", details: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      code: Int32 = 0,
-      message: String = "",
-      details: [GoogleProtobuf.AnyMessage] = []
-    ) {
-      self.code = code
-      self.message = message
-      self.details = details
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    code: Int32 = 0,
+    message: String = "",
+    details: [GoogleProtobuf.AnyMessage] = []
+  ) {
+    self.init(code: code, message: message, details: details, unknownFields: UnknownFields())
   }
 }
 
@@ -52,10 +48,7 @@ extension GoogleRPC.Status {
     let messageField: String = try source.string(message.pointee.message, in: "google.rpc.Status.message")
     let details: [GoogleProtobuf.AnyMessage] = try source.messages(message.pointee.n_details, message.pointee.details)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.code = code
-    self.message = messageField
-    self.details = details
-    self.unknownFields = unknownFields
+    self.init(code: code, message: messageField, details: details, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -13,18 +13,18 @@ extension HealthV1 {
     public var service: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.service = ""
-      self.unknownFields = UnknownFields()
-    }
+extension HealthV1.HealthCheckRequest {
+  public init() {
+    self.init(service: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      service: String = ""
-    ) {
-      self.service = service
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    service: String = ""
+  ) {
+    self.init(service: service, unknownFields: UnknownFields())
   }
 }
 
@@ -40,8 +40,7 @@ extension HealthV1.HealthCheckRequest {
   ) throws(MessageDecodingError) {
     let service: String = try source.string(message.pointee.service, in: "grpc.health.v1.HealthCheckRequest.service")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.service = service
-    self.unknownFields = unknownFields
+    self.init(service: service, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -56,18 +55,18 @@ extension HealthV1 {
     public var status: HealthV1.HealthCheckResponse.ServingStatus
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.status = .unknown
-      self.unknownFields = UnknownFields()
-    }
+extension HealthV1.HealthCheckResponse {
+  public init() {
+    self.init(status: .unknown, unknownFields: UnknownFields())
+  }
 
-    public init(
-      status: HealthV1.HealthCheckResponse.ServingStatus = .unknown
-    ) {
-      self.status = status
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    status: HealthV1.HealthCheckResponse.ServingStatus = .unknown
+  ) {
+    self.init(status: status, unknownFields: UnknownFields())
   }
 }
 
@@ -83,8 +82,7 @@ extension HealthV1.HealthCheckResponse {
   ) throws(MessageDecodingError) {
     let status: HealthV1.HealthCheckResponse.ServingStatus = HealthV1.HealthCheckResponse.ServingStatus(rawValue: message.pointee.status)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.status = status
-    self.unknownFields = unknownFields
+    self.init(status: status, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -133,10 +131,12 @@ extension HealthV1 {
   /// `grpc.health.v1.HealthListRequest`.
   public struct HealthListRequest: ProtobufMessage {
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.unknownFields = UnknownFields()
-    }
+extension HealthV1.HealthListRequest {
+  public init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -151,7 +151,7 @@ extension HealthV1.HealthListRequest {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -166,18 +166,18 @@ extension HealthV1 {
     public var statuses: [String: HealthV1.HealthCheckResponse]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.statuses = [:]
-      self.unknownFields = UnknownFields()
-    }
+extension HealthV1.HealthListResponse {
+  public init() {
+    self.init(statuses: [:], unknownFields: UnknownFields())
+  }
 
-    public init(
-      statuses: [String: HealthV1.HealthCheckResponse] = [:]
-    ) {
-      self.statuses = statuses
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    statuses: [String: HealthV1.HealthCheckResponse] = [:]
+  ) {
+    self.init(statuses: statuses, unknownFields: UnknownFields())
   }
 }
 
@@ -199,8 +199,7 @@ extension HealthV1.HealthListResponse {
       try source.add(value, of: key, to: &statuses, in: "grpc.health.v1.HealthListResponse.statuses")
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.statuses = statuses
-    self.unknownFields = unknownFields
+    self.init(statuses: statuses, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

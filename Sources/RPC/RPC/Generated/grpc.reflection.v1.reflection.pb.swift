@@ -13,21 +13,19 @@ extension ReflectionV1 {
     public var messageRequest: MessageRequest?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.host = ""
-      self.messageRequest = nil
-      self.unknownFields = UnknownFields()
-    }
+extension ReflectionV1.ServerReflectionRequest {
+  public init() {
+    self.init(host: "", messageRequest: nil, unknownFields: UnknownFields())
+  }
 
-    public init(
-      host: String = "",
-      messageRequest: MessageRequest? = nil
-    ) {
-      self.host = host
-      self.messageRequest = messageRequest
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    host: String = "",
+    messageRequest: MessageRequest? = nil
+  ) {
+    self.init(host: host, messageRequest: messageRequest, unknownFields: UnknownFields())
   }
 }
 
@@ -68,9 +66,7 @@ extension ReflectionV1.ServerReflectionRequest {
     default: messageRequest = nil
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.host = host
-    self.messageRequest = messageRequest
-    self.unknownFields = unknownFields
+    self.init(host: host, messageRequest: messageRequest, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -105,21 +101,22 @@ extension ReflectionV1 {
     public var extensionNumber: Int32
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.containingType = ""
-      self.extensionNumber = 0
-      self.unknownFields = UnknownFields()
-    }
+extension ReflectionV1.ExtensionRequest {
+  public init() {
+    self.init(containingType: "", extensionNumber: 0, unknownFields: UnknownFields())
+  }
 
-    public init(
-      containingType: String = "",
-      extensionNumber: Int32 = 0
-    ) {
-      self.containingType = containingType
-      self.extensionNumber = extensionNumber
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    containingType: String = "",
+    extensionNumber: Int32 = 0
+  ) {
+    self.init(
+      containingType: containingType,
+      extensionNumber: extensionNumber,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -136,9 +133,10 @@ extension ReflectionV1.ExtensionRequest {
     let containingType: String = try source.string(message.pointee.containing_type, in: "grpc.reflection.v1.ExtensionRequest.containing_type")
     let extensionNumber: Int32 = message.pointee.extension_number
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.containingType = containingType
-    self.extensionNumber = extensionNumber
-    self.unknownFields = unknownFields
+    self.init(
+      containingType: containingType,
+      extensionNumber: extensionNumber,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -156,24 +154,28 @@ extension ReflectionV1 {
     public var messageResponse: MessageResponse?
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.validHost = ""
-      self.originalRequest = nil
-      self.messageResponse = nil
-      self.unknownFields = UnknownFields()
-    }
+extension ReflectionV1.ServerReflectionResponse {
+  public init() {
+    self.init(
+      validHost: "",
+      originalRequest: nil,
+      messageResponse: nil,
+      unknownFields: UnknownFields())
+  }
 
-    public init(
-      validHost: String = "",
-      originalRequest: ReflectionV1.ServerReflectionRequest? = nil,
-      messageResponse: MessageResponse? = nil
-    ) {
-      self.validHost = validHost
-      self.originalRequest = originalRequest
-      self.messageResponse = messageResponse
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    validHost: String = "",
+    originalRequest: ReflectionV1.ServerReflectionRequest? = nil,
+    messageResponse: MessageResponse? = nil
+  ) {
+    self.init(
+      validHost: validHost,
+      originalRequest: originalRequest,
+      messageResponse: messageResponse,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -209,10 +211,11 @@ extension ReflectionV1.ServerReflectionResponse {
     default: messageResponse = nil
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.validHost = validHost
-    self.originalRequest = originalRequest
-    self.messageResponse = messageResponse
-    self.unknownFields = unknownFields
+    self.init(
+      validHost: validHost,
+      originalRequest: originalRequest,
+      messageResponse: messageResponse,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -244,18 +247,18 @@ extension ReflectionV1 {
     public var fileDescriptorProto: [[UInt8]]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.fileDescriptorProto = []
-      self.unknownFields = UnknownFields()
-    }
+extension ReflectionV1.FileDescriptorResponse {
+  public init() {
+    self.init(fileDescriptorProto: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      fileDescriptorProto: [[UInt8]] = []
-    ) {
-      self.fileDescriptorProto = fileDescriptorProto
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    fileDescriptorProto: [[UInt8]] = []
+  ) {
+    self.init(fileDescriptorProto: fileDescriptorProto, unknownFields: UnknownFields())
   }
 }
 
@@ -271,8 +274,7 @@ extension ReflectionV1.FileDescriptorResponse {
   ) throws(MessageDecodingError) {
     let fileDescriptorProto: [[UInt8]] = source.bytes(message.pointee.n_file_descriptor_proto, message.pointee.file_descriptor_proto)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.fileDescriptorProto = fileDescriptorProto
-    self.unknownFields = unknownFields
+    self.init(fileDescriptorProto: fileDescriptorProto, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -289,21 +291,22 @@ extension ReflectionV1 {
     public var extensionNumber: [Int32]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.baseTypeName = ""
-      self.extensionNumber = []
-      self.unknownFields = UnknownFields()
-    }
+extension ReflectionV1.ExtensionNumberResponse {
+  public init() {
+    self.init(baseTypeName: "", extensionNumber: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      baseTypeName: String = "",
-      extensionNumber: [Int32] = []
-    ) {
-      self.baseTypeName = baseTypeName
-      self.extensionNumber = extensionNumber
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    baseTypeName: String = "",
+    extensionNumber: [Int32] = []
+  ) {
+    self.init(
+      baseTypeName: baseTypeName,
+      extensionNumber: extensionNumber,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -320,9 +323,10 @@ extension ReflectionV1.ExtensionNumberResponse {
     let baseTypeName: String = try source.string(message.pointee.base_type_name, in: "grpc.reflection.v1.ExtensionNumberResponse.base_type_name")
     let extensionNumber: [Int32] = source.numbers(message.pointee.n_extension_number, message.pointee.extension_number)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.baseTypeName = baseTypeName
-    self.extensionNumber = extensionNumber
-    self.unknownFields = unknownFields
+    self.init(
+      baseTypeName: baseTypeName,
+      extensionNumber: extensionNumber,
+      unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -338,18 +342,18 @@ extension ReflectionV1 {
     public var service: [ReflectionV1.ServiceResponse]
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.service = []
-      self.unknownFields = UnknownFields()
-    }
+extension ReflectionV1.ListServiceResponse {
+  public init() {
+    self.init(service: [], unknownFields: UnknownFields())
+  }
 
-    public init(
-      service: [ReflectionV1.ServiceResponse] = []
-    ) {
-      self.service = service
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    service: [ReflectionV1.ServiceResponse] = []
+  ) {
+    self.init(service: service, unknownFields: UnknownFields())
   }
 }
 
@@ -365,8 +369,7 @@ extension ReflectionV1.ListServiceResponse {
   ) throws(MessageDecodingError) {
     let service: [ReflectionV1.ServiceResponse] = try source.messages(message.pointee.n_service, message.pointee.service)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.service = service
-    self.unknownFields = unknownFields
+    self.init(service: service, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -382,18 +385,18 @@ extension ReflectionV1 {
     public var name: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.name = ""
-      self.unknownFields = UnknownFields()
-    }
+extension ReflectionV1.ServiceResponse {
+  public init() {
+    self.init(name: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      name: String = ""
-    ) {
-      self.name = name
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    name: String = ""
+  ) {
+    self.init(name: name, unknownFields: UnknownFields())
   }
 }
 
@@ -409,8 +412,7 @@ extension ReflectionV1.ServiceResponse {
   ) throws(MessageDecodingError) {
     let name: String = try source.string(message.pointee.name, in: "grpc.reflection.v1.ServiceResponse.name")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.name = name
-    self.unknownFields = unknownFields
+    self.init(name: name, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -427,21 +429,19 @@ extension ReflectionV1 {
     public var errorMessage: String
 
     public var unknownFields: UnknownFields
+  }
+}
 
-    public init() {
-      self.errorCode = 0
-      self.errorMessage = ""
-      self.unknownFields = UnknownFields()
-    }
+extension ReflectionV1.ErrorResponse {
+  public init() {
+    self.init(errorCode: 0, errorMessage: "", unknownFields: UnknownFields())
+  }
 
-    public init(
-      errorCode: Int32 = 0,
-      errorMessage: String = ""
-    ) {
-      self.errorCode = errorCode
-      self.errorMessage = errorMessage
-      self.unknownFields = UnknownFields()
-    }
+  public init(
+    errorCode: Int32 = 0,
+    errorMessage: String = ""
+  ) {
+    self.init(errorCode: errorCode, errorMessage: errorMessage, unknownFields: UnknownFields())
   }
 }
 
@@ -458,9 +458,7 @@ extension ReflectionV1.ErrorResponse {
     let errorCode: Int32 = message.pointee.error_code
     let errorMessage: String = try source.string(message.pointee.error_message, in: "grpc.reflection.v1.ErrorResponse.error_message")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.errorCode = errorCode
-    self.errorMessage = errorMessage
-    self.unknownFields = unknownFields
+    self.init(errorCode: errorCode, errorMessage: errorMessage, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -14,21 +14,19 @@ extension GreeterV1 {
     package var times: Int32
 
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.name = ""
-      self.times = 0
-      self.unknownFields = UnknownFields()
-    }
+extension GreeterV1.HelloRequest {
+  package init() {
+    self.init(name: "", times: 0, unknownFields: UnknownFields())
+  }
 
-    package init(
-      name: String = "",
-      times: Int32 = 0
-    ) {
-      self.name = name
-      self.times = times
-      self.unknownFields = UnknownFields()
-    }
+  package init(
+    name: String = "",
+    times: Int32 = 0
+  ) {
+    self.init(name: name, times: times, unknownFields: UnknownFields())
   }
 }
 
@@ -45,9 +43,7 @@ extension GreeterV1.HelloRequest {
     let name: String = try source.string(message.pointee.name, in: "testing.greeter.v1.HelloRequest.name")
     let times: Int32 = message.pointee.times
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.name = name
-    self.times = times
-    self.unknownFields = unknownFields
+    self.init(name: name, times: times, unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
@@ -63,18 +59,18 @@ extension GreeterV1 {
     package var text: String
 
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.text = ""
-      self.unknownFields = UnknownFields()
-    }
+extension GreeterV1.HelloReply {
+  package init() {
+    self.init(text: "", unknownFields: UnknownFields())
+  }
 
-    package init(
-      text: String = ""
-    ) {
-      self.text = text
-      self.unknownFields = UnknownFields()
-    }
+  package init(
+    text: String = ""
+  ) {
+    self.init(text: text, unknownFields: UnknownFields())
   }
 }
 
@@ -90,8 +86,7 @@ extension GreeterV1.HelloReply {
   ) throws(MessageDecodingError) {
     let text: String = try source.string(message.pointee.text, in: "testing.greeter.v1.HelloReply.text")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.text = text
-    self.unknownFields = unknownFields
+    self.init(text: text, unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {

@@ -122,195 +122,199 @@ extension EverythingV1 {
     package var last: Swift.String
 
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.aDouble = 0
-      self.aFloat = 0
-      self.anInt64 = 0
-      self.aUint64 = 0
-      self.anInt32 = 0
-      self.aFixed64 = 0
-      self.aFixed32 = 0
-      self.aBool = false
-      self.aString = ""
-      self.someBytes = []
-      self.aUint32 = 0
-      self.anSfixed32 = 0
-      self.anSfixed64 = 0
-      self.anSint32 = 0
-      self.anSint64 = 0
-      self.aColour = .unspecified
-      self.aPoint = nil
-      self.doubles = []
-      self.floats = []
-      self.int64s = []
-      self.uint64s = []
-      self.int32s = []
-      self.fixed64s = []
-      self.fixed32s = []
-      self.bools = []
-      self.strings = []
-      self.byteStrings = []
-      self.uint32s = []
-      self.sfixed32s = []
-      self.sfixed64s = []
-      self.sint32s = []
-      self.sint64s = []
-      self.colours = []
-      self.points = []
-      self.unpacked = []
-      self.unpackedColours = []
-      self.maybeDouble = nil
-      self.maybeInt64 = nil
-      self.maybeBool = nil
-      self.maybeString = nil
-      self.maybeBytes = nil
-      self.maybeColour = nil
-      self.maybePoint = nil
-      self.byInt32 = [:]
-      self.byInt64 = [:]
-      self.byUint32 = [:]
-      self.byUint64 = [:]
-      self.bySint32 = [:]
-      self.bySint64 = [:]
-      self.byFixed32 = [:]
-      self.byFixed64 = [:]
-      self.bySfixed32 = [:]
-      self.bySfixed64 = [:]
-      self.byBool = [:]
-      self.byString = [:]
-      self.choice = nil
-      self.only = nil
-      self.time = nil
-      self.anyJSON = nil
-      self.last = ""
-      self.unknownFields = UnknownFields()
-    }
+extension EverythingV1.Everything {
+  package init() {
+    self.init(
+      aDouble: 0,
+      aFloat: 0,
+      anInt64: 0,
+      aUint64: 0,
+      anInt32: 0,
+      aFixed64: 0,
+      aFixed32: 0,
+      aBool: false,
+      aString: "",
+      someBytes: [],
+      aUint32: 0,
+      anSfixed32: 0,
+      anSfixed64: 0,
+      anSint32: 0,
+      anSint64: 0,
+      aColour: .unspecified,
+      aPoint: nil,
+      doubles: [],
+      floats: [],
+      int64s: [],
+      uint64s: [],
+      int32s: [],
+      fixed64s: [],
+      fixed32s: [],
+      bools: [],
+      strings: [],
+      byteStrings: [],
+      uint32s: [],
+      sfixed32s: [],
+      sfixed64s: [],
+      sint32s: [],
+      sint64s: [],
+      colours: [],
+      points: [],
+      unpacked: [],
+      unpackedColours: [],
+      maybeDouble: nil,
+      maybeInt64: nil,
+      maybeBool: nil,
+      maybeString: nil,
+      maybeBytes: nil,
+      maybeColour: nil,
+      maybePoint: nil,
+      byInt32: [:],
+      byInt64: [:],
+      byUint32: [:],
+      byUint64: [:],
+      bySint32: [:],
+      bySint64: [:],
+      byFixed32: [:],
+      byFixed64: [:],
+      bySfixed32: [:],
+      bySfixed64: [:],
+      byBool: [:],
+      byString: [:],
+      choice: nil,
+      only: nil,
+      time: nil,
+      anyJSON: nil,
+      last: "",
+      unknownFields: UnknownFields())
+  }
 
-    package init(
-      aDouble: Double = 0,
-      aFloat: Float = 0,
-      anInt64: Int64 = 0,
-      aUint64: UInt64 = 0,
-      anInt32: Swift.Int32 = 0,
-      aFixed64: UInt64 = 0,
-      aFixed32: UInt32 = 0,
-      aBool: Bool = false,
-      aString: Swift.String = "",
-      someBytes: [UInt8] = [],
-      aUint32: UInt32 = 0,
-      anSfixed32: Swift.Int32 = 0,
-      anSfixed64: Int64 = 0,
-      anSint32: Swift.Int32 = 0,
-      anSint64: Int64 = 0,
-      aColour: EverythingV1.Colour = .unspecified,
-      aPoint: EverythingV1.Point? = nil,
-      doubles: [Double] = [],
-      floats: [Float] = [],
-      int64s: [Int64] = [],
-      uint64s: [UInt64] = [],
-      int32s: [Swift.Int32] = [],
-      fixed64s: [UInt64] = [],
-      fixed32s: [UInt32] = [],
-      bools: [Bool] = [],
-      strings: [Swift.String] = [],
-      byteStrings: [[UInt8]] = [],
-      uint32s: [UInt32] = [],
-      sfixed32s: [Swift.Int32] = [],
-      sfixed64s: [Int64] = [],
-      sint32s: [Swift.Int32] = [],
-      sint64s: [Int64] = [],
-      colours: [EverythingV1.Colour] = [],
-      points: [EverythingV1.Point] = [],
-      unpacked: [Swift.Int32] = [],
-      unpackedColours: [EverythingV1.Colour] = [],
-      maybeDouble: Double? = nil,
-      maybeInt64: Int64? = nil,
-      maybeBool: Bool? = nil,
-      maybeString: Swift.String? = nil,
-      maybeBytes: [UInt8]? = nil,
-      maybeColour: EverythingV1.Colour? = nil,
-      maybePoint: EverythingV1.Point? = nil,
-      byInt32: [Swift.Int32: Swift.String] = [:],
-      byInt64: [Int64: [UInt8]] = [:],
-      byUint32: [UInt32: Double] = [:],
-      byUint64: [UInt64: Bool] = [:],
-      bySint32: [Swift.Int32: EverythingV1.Colour] = [:],
-      bySint64: [Int64: EverythingV1.Point] = [:],
-      byFixed32: [UInt32: Float] = [:],
-      byFixed64: [UInt64: UInt32] = [:],
-      bySfixed32: [Swift.Int32: Int64] = [:],
-      bySfixed64: [Int64: UInt64] = [:],
-      byBool: [Bool: Swift.Int32] = [:],
-      byString: [Swift.String: EverythingV1.Everything] = [:],
-      choice: Choice? = nil,
-      only: Swift.String? = nil,
-      time: GoogleProtobuf.Timestamp? = nil,
-      anyJSON: GoogleProtobuf.Value? = nil,
-      last: Swift.String = ""
-    ) {
-      self.aDouble = aDouble
-      self.aFloat = aFloat
-      self.anInt64 = anInt64
-      self.aUint64 = aUint64
-      self.anInt32 = anInt32
-      self.aFixed64 = aFixed64
-      self.aFixed32 = aFixed32
-      self.aBool = aBool
-      self.aString = aString
-      self.someBytes = someBytes
-      self.aUint32 = aUint32
-      self.anSfixed32 = anSfixed32
-      self.anSfixed64 = anSfixed64
-      self.anSint32 = anSint32
-      self.anSint64 = anSint64
-      self.aColour = aColour
-      self.aPoint = aPoint
-      self.doubles = doubles
-      self.floats = floats
-      self.int64s = int64s
-      self.uint64s = uint64s
-      self.int32s = int32s
-      self.fixed64s = fixed64s
-      self.fixed32s = fixed32s
-      self.bools = bools
-      self.strings = strings
-      self.byteStrings = byteStrings
-      self.uint32s = uint32s
-      self.sfixed32s = sfixed32s
-      self.sfixed64s = sfixed64s
-      self.sint32s = sint32s
-      self.sint64s = sint64s
-      self.colours = colours
-      self.points = points
-      self.unpacked = unpacked
-      self.unpackedColours = unpackedColours
-      self.maybeDouble = maybeDouble
-      self.maybeInt64 = maybeInt64
-      self.maybeBool = maybeBool
-      self.maybeString = maybeString
-      self.maybeBytes = maybeBytes
-      self.maybeColour = maybeColour
-      self.maybePoint = maybePoint
-      self.byInt32 = byInt32
-      self.byInt64 = byInt64
-      self.byUint32 = byUint32
-      self.byUint64 = byUint64
-      self.bySint32 = bySint32
-      self.bySint64 = bySint64
-      self.byFixed32 = byFixed32
-      self.byFixed64 = byFixed64
-      self.bySfixed32 = bySfixed32
-      self.bySfixed64 = bySfixed64
-      self.byBool = byBool
-      self.byString = byString
-      self.choice = choice
-      self.only = only
-      self.time = time
-      self.anyJSON = anyJSON
-      self.last = last
-      self.unknownFields = UnknownFields()
-    }
+  package init(
+    aDouble: Double = 0,
+    aFloat: Float = 0,
+    anInt64: Int64 = 0,
+    aUint64: UInt64 = 0,
+    anInt32: Swift.Int32 = 0,
+    aFixed64: UInt64 = 0,
+    aFixed32: UInt32 = 0,
+    aBool: Bool = false,
+    aString: Swift.String = "",
+    someBytes: [UInt8] = [],
+    aUint32: UInt32 = 0,
+    anSfixed32: Swift.Int32 = 0,
+    anSfixed64: Int64 = 0,
+    anSint32: Swift.Int32 = 0,
+    anSint64: Int64 = 0,
+    aColour: EverythingV1.Colour = .unspecified,
+    aPoint: EverythingV1.Point? = nil,
+    doubles: [Double] = [],
+    floats: [Float] = [],
+    int64s: [Int64] = [],
+    uint64s: [UInt64] = [],
+    int32s: [Swift.Int32] = [],
+    fixed64s: [UInt64] = [],
+    fixed32s: [UInt32] = [],
+    bools: [Bool] = [],
+    strings: [Swift.String] = [],
+    byteStrings: [[UInt8]] = [],
+    uint32s: [UInt32] = [],
+    sfixed32s: [Swift.Int32] = [],
+    sfixed64s: [Int64] = [],
+    sint32s: [Swift.Int32] = [],
+    sint64s: [Int64] = [],
+    colours: [EverythingV1.Colour] = [],
+    points: [EverythingV1.Point] = [],
+    unpacked: [Swift.Int32] = [],
+    unpackedColours: [EverythingV1.Colour] = [],
+    maybeDouble: Double? = nil,
+    maybeInt64: Int64? = nil,
+    maybeBool: Bool? = nil,
+    maybeString: Swift.String? = nil,
+    maybeBytes: [UInt8]? = nil,
+    maybeColour: EverythingV1.Colour? = nil,
+    maybePoint: EverythingV1.Point? = nil,
+    byInt32: [Swift.Int32: Swift.String] = [:],
+    byInt64: [Int64: [UInt8]] = [:],
+    byUint32: [UInt32: Double] = [:],
+    byUint64: [UInt64: Bool] = [:],
+    bySint32: [Swift.Int32: EverythingV1.Colour] = [:],
+    bySint64: [Int64: EverythingV1.Point] = [:],
+    byFixed32: [UInt32: Float] = [:],
+    byFixed64: [UInt64: UInt32] = [:],
+    bySfixed32: [Swift.Int32: Int64] = [:],
+    bySfixed64: [Int64: UInt64] = [:],
+    byBool: [Bool: Swift.Int32] = [:],
+    byString: [Swift.String: EverythingV1.Everything] = [:],
+    choice: Choice? = nil,
+    only: Swift.String? = nil,
+    time: GoogleProtobuf.Timestamp? = nil,
+    anyJSON: GoogleProtobuf.Value? = nil,
+    last: Swift.String = ""
+  ) {
+    self.init(
+      aDouble: aDouble,
+      aFloat: aFloat,
+      anInt64: anInt64,
+      aUint64: aUint64,
+      anInt32: anInt32,
+      aFixed64: aFixed64,
+      aFixed32: aFixed32,
+      aBool: aBool,
+      aString: aString,
+      someBytes: someBytes,
+      aUint32: aUint32,
+      anSfixed32: anSfixed32,
+      anSfixed64: anSfixed64,
+      anSint32: anSint32,
+      anSint64: anSint64,
+      aColour: aColour,
+      aPoint: aPoint,
+      doubles: doubles,
+      floats: floats,
+      int64s: int64s,
+      uint64s: uint64s,
+      int32s: int32s,
+      fixed64s: fixed64s,
+      fixed32s: fixed32s,
+      bools: bools,
+      strings: strings,
+      byteStrings: byteStrings,
+      uint32s: uint32s,
+      sfixed32s: sfixed32s,
+      sfixed64s: sfixed64s,
+      sint32s: sint32s,
+      sint64s: sint64s,
+      colours: colours,
+      points: points,
+      unpacked: unpacked,
+      unpackedColours: unpackedColours,
+      maybeDouble: maybeDouble,
+      maybeInt64: maybeInt64,
+      maybeBool: maybeBool,
+      maybeString: maybeString,
+      maybeBytes: maybeBytes,
+      maybeColour: maybeColour,
+      maybePoint: maybePoint,
+      byInt32: byInt32,
+      byInt64: byInt64,
+      byUint32: byUint32,
+      byUint64: byUint64,
+      bySint32: bySint32,
+      bySint64: bySint64,
+      byFixed32: byFixed32,
+      byFixed64: byFixed64,
+      bySfixed32: bySfixed32,
+      bySfixed64: bySfixed64,
+      byBool: byBool,
+      byString: byString,
+      choice: choice,
+      only: only,
+      time: time,
+      anyJSON: anyJSON,
+      last: last,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -522,67 +526,68 @@ extension EverythingV1.Everything {
     let anyJSON: GoogleProtobuf.Value? = try source.message(message.pointee.any_json)
     let last: Swift.String = try source.string(message.pointee.last, in: "testing.everything.v1.Everything.last")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.aDouble = aDouble
-    self.aFloat = aFloat
-    self.anInt64 = anInt64
-    self.aUint64 = aUint64
-    self.anInt32 = anInt32
-    self.aFixed64 = aFixed64
-    self.aFixed32 = aFixed32
-    self.aBool = aBool
-    self.aString = aString
-    self.someBytes = someBytes
-    self.aUint32 = aUint32
-    self.anSfixed32 = anSfixed32
-    self.anSfixed64 = anSfixed64
-    self.anSint32 = anSint32
-    self.anSint64 = anSint64
-    self.aColour = aColour
-    self.aPoint = aPoint
-    self.doubles = doubles
-    self.floats = floats
-    self.int64s = int64s
-    self.uint64s = uint64s
-    self.int32s = int32s
-    self.fixed64s = fixed64s
-    self.fixed32s = fixed32s
-    self.bools = bools
-    self.strings = strings
-    self.byteStrings = byteStrings
-    self.uint32s = uint32s
-    self.sfixed32s = sfixed32s
-    self.sfixed64s = sfixed64s
-    self.sint32s = sint32s
-    self.sint64s = sint64s
-    self.colours = colours
-    self.points = points
-    self.unpacked = unpacked
-    self.unpackedColours = unpackedColours
-    self.maybeDouble = maybeDouble
-    self.maybeInt64 = maybeInt64
-    self.maybeBool = maybeBool
-    self.maybeString = maybeString
-    self.maybeBytes = maybeBytes
-    self.maybeColour = maybeColour
-    self.maybePoint = maybePoint
-    self.byInt32 = byInt32
-    self.byInt64 = byInt64
-    self.byUint32 = byUint32
-    self.byUint64 = byUint64
-    self.bySint32 = bySint32
-    self.bySint64 = bySint64
-    self.byFixed32 = byFixed32
-    self.byFixed64 = byFixed64
-    self.bySfixed32 = bySfixed32
-    self.bySfixed64 = bySfixed64
-    self.byBool = byBool
-    self.byString = byString
-    self.choice = choice
-    self.only = only
-    self.time = time
-    self.anyJSON = anyJSON
-    self.last = last
-    self.unknownFields = unknownFields
+    self.init(
+      aDouble: aDouble,
+      aFloat: aFloat,
+      anInt64: anInt64,
+      aUint64: aUint64,
+      anInt32: anInt32,
+      aFixed64: aFixed64,
+      aFixed32: aFixed32,
+      aBool: aBool,
+      aString: aString,
+      someBytes: someBytes,
+      aUint32: aUint32,
+      anSfixed32: anSfixed32,
+      anSfixed64: anSfixed64,
+      anSint32: anSint32,
+      anSint64: anSint64,
+      aColour: aColour,
+      aPoint: aPoint,
+      doubles: doubles,
+      floats: floats,
+      int64s: int64s,
+      uint64s: uint64s,
+      int32s: int32s,
+      fixed64s: fixed64s,
+      fixed32s: fixed32s,
+      bools: bools,
+      strings: strings,
+      byteStrings: byteStrings,
+      uint32s: uint32s,
+      sfixed32s: sfixed32s,
+      sfixed64s: sfixed64s,
+      sint32s: sint32s,
+      sint64s: sint64s,
+      colours: colours,
+      points: points,
+      unpacked: unpacked,
+      unpackedColours: unpackedColours,
+      maybeDouble: maybeDouble,
+      maybeInt64: maybeInt64,
+      maybeBool: maybeBool,
+      maybeString: maybeString,
+      maybeBytes: maybeBytes,
+      maybeColour: maybeColour,
+      maybePoint: maybePoint,
+      byInt32: byInt32,
+      byInt64: byInt64,
+      byUint32: byUint32,
+      byUint64: byUint64,
+      bySint32: bySint32,
+      bySint64: bySint64,
+      byFixed32: byFixed32,
+      byFixed64: byFixed64,
+      bySfixed32: bySfixed32,
+      bySfixed64: bySfixed64,
+      byBool: byBool,
+      byString: byString,
+      choice: choice,
+      only: only,
+      time: time,
+      anyJSON: anyJSON,
+      last: last,
+      unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -744,21 +749,19 @@ extension EverythingV1 {
     package var y: Swift.Int32
 
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.x = 0
-      self.y = 0
-      self.unknownFields = UnknownFields()
-    }
+extension EverythingV1.Point {
+  package init() {
+    self.init(x: 0, y: 0, unknownFields: UnknownFields())
+  }
 
-    package init(
-      x: Swift.Int32 = 0,
-      y: Swift.Int32 = 0
-    ) {
-      self.x = x
-      self.y = y
-      self.unknownFields = UnknownFields()
-    }
+  package init(
+    x: Swift.Int32 = 0,
+    y: Swift.Int32 = 0
+  ) {
+    self.init(x: x, y: y, unknownFields: UnknownFields())
   }
 }
 
@@ -775,9 +778,7 @@ extension EverythingV1.Point {
     let x: Swift.Int32 = message.pointee.x
     let y: Swift.Int32 = message.pointee.y
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.x = x
-    self.y = y
-    self.unknownFields = unknownFields
+    self.init(x: x, y: y, unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -807,33 +808,37 @@ extension EverythingV1 {
     package var other: Other?
 
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.label = ""
-      self.indirectLeft = nil
-      self.indirectRight = nil
-      self.children = []
-      self.named = [:]
-      self.other = nil
-      self.unknownFields = UnknownFields()
-    }
+extension EverythingV1.Tree {
+  package init() {
+    self.init(
+      label: "",
+      indirectLeft: nil,
+      indirectRight: nil,
+      children: [],
+      named: [:],
+      other: nil,
+      unknownFields: UnknownFields())
+  }
 
-    package init(
-      label: Swift.String = "",
-      left: EverythingV1.Tree? = nil,
-      right: EverythingV1.Tree? = nil,
-      children: [EverythingV1.Tree] = [],
-      named: [Swift.String: EverythingV1.Tree] = [:],
-      other: Other? = nil
-    ) {
-      self.label = label
-      self.indirectLeft = left.map { .value($0) }
-      self.indirectRight = right.map { .value($0) }
-      self.children = children
-      self.named = named
-      self.other = other
-      self.unknownFields = UnknownFields()
-    }
+  package init(
+    label: Swift.String = "",
+    left: EverythingV1.Tree? = nil,
+    right: EverythingV1.Tree? = nil,
+    children: [EverythingV1.Tree] = [],
+    named: [Swift.String: EverythingV1.Tree] = [:],
+    other: Other? = nil
+  ) {
+    self.init(
+      label: label,
+      indirectLeft: left.map { .value($0) },
+      indirectRight: right.map { .value($0) },
+      children: children,
+      named: named,
+      other: other,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -878,13 +883,14 @@ extension EverythingV1.Tree {
     default: other = nil
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.label = label
-    self.indirectLeft = left
-    self.indirectRight = right
-    self.children = children
-    self.named = named
-    self.other = other
-    self.unknownFields = unknownFields
+    self.init(
+      label: label,
+      indirectLeft: left,
+      indirectRight: right,
+      children: children,
+      named: named,
+      other: other,
+      unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -923,21 +929,19 @@ extension EverythingV1.Tree {
     package var depth: EverythingV1.Tree.Wrapper.Depth
 
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.indirectTree = nil
-      self.depth = .shallow
-      self.unknownFields = UnknownFields()
-    }
+extension EverythingV1.Tree.Wrapper {
+  package init() {
+    self.init(indirectTree: nil, depth: .shallow, unknownFields: UnknownFields())
+  }
 
-    package init(
-      tree: EverythingV1.Tree? = nil,
-      depth: EverythingV1.Tree.Wrapper.Depth = .shallow
-    ) {
-      self.indirectTree = tree.map { .value($0) }
-      self.depth = depth
-      self.unknownFields = UnknownFields()
-    }
+  package init(
+    tree: EverythingV1.Tree? = nil,
+    depth: EverythingV1.Tree.Wrapper.Depth = .shallow
+  ) {
+    self.init(indirectTree: tree.map { .value($0) }, depth: depth, unknownFields: UnknownFields())
   }
 }
 
@@ -954,9 +958,7 @@ extension EverythingV1.Tree.Wrapper {
     let tree: Indirect<EverythingV1.Tree>? = try source.indirectMessage(message.pointee.tree)
     let depth: EverythingV1.Tree.Wrapper.Depth = EverythingV1.Tree.Wrapper.Depth(rawValue: message.pointee.depth)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.indirectTree = tree
-    self.depth = depth
-    self.unknownFields = unknownFields
+    self.init(indirectTree: tree, depth: depth, unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1001,18 +1003,18 @@ extension EverythingV1 {
     package var links: [EverythingV1.Chain]
 
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.links = []
-      self.unknownFields = UnknownFields()
-    }
+extension EverythingV1.Chain {
+  package init() {
+    self.init(links: [], unknownFields: UnknownFields())
+  }
 
-    package init(
-      links: [EverythingV1.Chain] = []
-    ) {
-      self.links = links
-      self.unknownFields = UnknownFields()
-    }
+  package init(
+    links: [EverythingV1.Chain] = []
+  ) {
+    self.init(links: links, unknownFields: UnknownFields())
   }
 }
 
@@ -1028,8 +1030,7 @@ extension EverythingV1.Chain {
   ) throws(MessageDecodingError) {
     let links: [EverythingV1.Chain] = try source.messages(message.pointee.n_links, message.pointee.links)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.links = links
-    self.unknownFields = unknownFields
+    self.init(links: links, unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1074,108 +1075,112 @@ extension EverythingV1 {
     package var `switch`: Switch?
 
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.base = ""
-      self.initField = ""
-      self.selfField = ""
-      self.type = ""
-      self.class = ""
-      self.hash = ""
-      self.description = ""
-      self.hashValueField = ""
-      self.unknownFieldsField = ""
-      self.nItems = ""
-      self.items = []
-      self.message = ""
-      self.source = ""
-      self.arena = ""
-      self.int = ""
-      self.in = ""
-      self.default = ""
-      self.encoded = ""
-      self.scalerMetadata = ""
-      self.buildID = ""
-      self.leaseIds = []
-      self.usesURL = ""
-      self.value = ""
-      self.key = ""
-      self.map = ""
-      self.entry = ""
-      self.entries = [:]
-      self.choiceCase = ""
-      self.messageNameField = ""
-      self.inout = ""
-      self.switch = nil
-      self.unknownFields = UnknownFields()
-    }
+extension EverythingV1.Words {
+  package init() {
+    self.init(
+      base: "",
+      initField: "",
+      selfField: "",
+      type: "",
+      class: "",
+      hash: "",
+      description: "",
+      hashValueField: "",
+      unknownFieldsField: "",
+      nItems: "",
+      items: [],
+      message: "",
+      source: "",
+      arena: "",
+      int: "",
+      in: "",
+      default: "",
+      encoded: "",
+      scalerMetadata: "",
+      buildID: "",
+      leaseIds: [],
+      usesURL: "",
+      value: "",
+      key: "",
+      map: "",
+      entry: "",
+      entries: [:],
+      choiceCase: "",
+      messageNameField: "",
+      `inout`: "",
+      switch: nil,
+      unknownFields: UnknownFields())
+  }
 
-    package init(
-      base: Swift.String = "",
-      initField: Swift.String = "",
-      selfField: Swift.String = "",
-      type: Swift.String = "",
-      `class`: Swift.String = "",
-      hash: Swift.String = "",
-      description: Swift.String = "",
-      hashValueField: Swift.String = "",
-      unknownFieldsField: Swift.String = "",
-      nItems: Swift.String = "",
-      items: [Swift.String] = [],
-      message: Swift.String = "",
-      source: Swift.String = "",
-      arena: Swift.String = "",
-      int: Swift.String = "",
-      `in`: Swift.String = "",
-      `default`: Swift.String = "",
-      encoded: Swift.String = "",
-      scalerMetadata: Swift.String = "",
-      buildID: Swift.String = "",
-      leaseIds: [Swift.String] = [],
-      usesURL: Swift.String = "",
-      value: Swift.String = "",
-      key: Swift.String = "",
-      map: Swift.String = "",
-      entry: Swift.String = "",
-      entries: [Swift.String: Swift.String] = [:],
-      choiceCase: Swift.String = "",
-      messageNameField: Swift.String = "",
-      `inout`: Swift.String = "",
-      `switch`: Switch? = nil
-    ) {
-      self.base = base
-      self.initField = initField
-      self.selfField = selfField
-      self.type = type
-      self.class = `class`
-      self.hash = hash
-      self.description = description
-      self.hashValueField = hashValueField
-      self.unknownFieldsField = unknownFieldsField
-      self.nItems = nItems
-      self.items = items
-      self.message = message
-      self.source = source
-      self.arena = arena
-      self.int = int
-      self.in = `in`
-      self.default = `default`
-      self.encoded = encoded
-      self.scalerMetadata = scalerMetadata
-      self.buildID = buildID
-      self.leaseIds = leaseIds
-      self.usesURL = usesURL
-      self.value = value
-      self.key = key
-      self.map = map
-      self.entry = entry
-      self.entries = entries
-      self.choiceCase = choiceCase
-      self.messageNameField = messageNameField
-      self.inout = `inout`
-      self.switch = `switch`
-      self.unknownFields = UnknownFields()
-    }
+  package init(
+    base: Swift.String = "",
+    initField: Swift.String = "",
+    selfField: Swift.String = "",
+    type: Swift.String = "",
+    `class`: Swift.String = "",
+    hash: Swift.String = "",
+    description: Swift.String = "",
+    hashValueField: Swift.String = "",
+    unknownFieldsField: Swift.String = "",
+    nItems: Swift.String = "",
+    items: [Swift.String] = [],
+    message: Swift.String = "",
+    source: Swift.String = "",
+    arena: Swift.String = "",
+    int: Swift.String = "",
+    `in`: Swift.String = "",
+    `default`: Swift.String = "",
+    encoded: Swift.String = "",
+    scalerMetadata: Swift.String = "",
+    buildID: Swift.String = "",
+    leaseIds: [Swift.String] = [],
+    usesURL: Swift.String = "",
+    value: Swift.String = "",
+    key: Swift.String = "",
+    map: Swift.String = "",
+    entry: Swift.String = "",
+    entries: [Swift.String: Swift.String] = [:],
+    choiceCase: Swift.String = "",
+    messageNameField: Swift.String = "",
+    `inout`: Swift.String = "",
+    `switch`: Switch? = nil
+  ) {
+    self.init(
+      base: base,
+      initField: initField,
+      selfField: selfField,
+      type: type,
+      class: `class`,
+      hash: hash,
+      description: description,
+      hashValueField: hashValueField,
+      unknownFieldsField: unknownFieldsField,
+      nItems: nItems,
+      items: items,
+      message: message,
+      source: source,
+      arena: arena,
+      int: int,
+      in: `in`,
+      default: `default`,
+      encoded: encoded,
+      scalerMetadata: scalerMetadata,
+      buildID: buildID,
+      leaseIds: leaseIds,
+      usesURL: usesURL,
+      value: value,
+      key: key,
+      map: map,
+      entry: entry,
+      entries: entries,
+      choiceCase: choiceCase,
+      messageNameField: messageNameField,
+      `inout`: `inout`,
+      switch: `switch`,
+      unknownFields: UnknownFields())
   }
 }
 
@@ -1240,38 +1245,39 @@ extension EverythingV1.Words {
     default: `switch` = nil
     }
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.base = base
-    self.initField = initField
-    self.selfField = selfField
-    self.type = type
-    self.class = `class`
-    self.hash = hash
-    self.description = description
-    self.hashValueField = hashValueField
-    self.unknownFieldsField = unknownFieldsField
-    self.nItems = nItems
-    self.items = items
-    self.message = messageField
-    self.source = sourceField
-    self.arena = arena
-    self.int = int
-    self.in = `in`
-    self.default = `default`
-    self.encoded = encoded
-    self.scalerMetadata = scalerMetadata
-    self.buildID = buildID
-    self.leaseIds = leaseIds
-    self.usesURL = usesURL
-    self.value = valueField
-    self.key = keyField
-    self.map = map
-    self.entry = entryField
-    self.entries = entries
-    self.choiceCase = choiceCase
-    self.messageNameField = messageNameField
-    self.inout = `inout`
-    self.switch = `switch`
-    self.unknownFields = unknownFields
+    self.init(
+      base: base,
+      initField: initField,
+      selfField: selfField,
+      type: type,
+      class: `class`,
+      hash: hash,
+      description: description,
+      hashValueField: hashValueField,
+      unknownFieldsField: unknownFieldsField,
+      nItems: nItems,
+      items: items,
+      message: messageField,
+      source: sourceField,
+      arena: arena,
+      int: int,
+      in: `in`,
+      default: `default`,
+      encoded: encoded,
+      scalerMetadata: scalerMetadata,
+      buildID: buildID,
+      leaseIds: leaseIds,
+      usesURL: usesURL,
+      value: valueField,
+      key: keyField,
+      map: map,
+      entry: entryField,
+      entries: entries,
+      choiceCase: choiceCase,
+      messageNameField: messageNameField,
+      `inout`: `inout`,
+      switch: `switch`,
+      unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1328,21 +1334,19 @@ extension EverythingV1 {
     package var number: EverythingV1.Int32?
 
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.text = ""
-      self.number = nil
-      self.unknownFields = UnknownFields()
-    }
+extension EverythingV1.String {
+  package init() {
+    self.init(text: "", number: nil, unknownFields: UnknownFields())
+  }
 
-    package init(
-      text: Swift.String = "",
-      number: EverythingV1.Int32? = nil
-    ) {
-      self.text = text
-      self.number = number
-      self.unknownFields = UnknownFields()
-    }
+  package init(
+    text: Swift.String = "",
+    number: EverythingV1.Int32? = nil
+  ) {
+    self.init(text: text, number: number, unknownFields: UnknownFields())
   }
 }
 
@@ -1359,9 +1363,7 @@ extension EverythingV1.String {
     let text: Swift.String = try source.string(message.pointee.text, in: "testing.everything.v1.String.text")
     let number: EverythingV1.Int32? = try source.message(message.pointee.number)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.text = text
-    self.number = number
-    self.unknownFields = unknownFields
+    self.init(text: text, number: number, unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1377,18 +1379,18 @@ extension EverythingV1 {
     package var value: Swift.Int32
 
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.value = 0
-      self.unknownFields = UnknownFields()
-    }
+extension EverythingV1.Int32 {
+  package init() {
+    self.init(value: 0, unknownFields: UnknownFields())
+  }
 
-    package init(
-      value: Swift.Int32 = 0
-    ) {
-      self.value = value
-      self.unknownFields = UnknownFields()
-    }
+  package init(
+    value: Swift.Int32 = 0
+  ) {
+    self.init(value: value, unknownFields: UnknownFields())
   }
 }
 
@@ -1404,8 +1406,7 @@ extension EverythingV1.Int32 {
   ) throws(MessageDecodingError) {
     let valueField: Swift.Int32 = message.pointee.value
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.value = valueField
-    self.unknownFields = unknownFields
+    self.init(value: valueField, unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1420,18 +1421,18 @@ extension EverythingV1 {
     package var name: Swift.String
 
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.name = ""
-      self.unknownFields = UnknownFields()
-    }
+extension EverythingV1.TypeMessage {
+  package init() {
+    self.init(name: "", unknownFields: UnknownFields())
+  }
 
-    package init(
-      name: Swift.String = ""
-    ) {
-      self.name = name
-      self.unknownFields = UnknownFields()
-    }
+  package init(
+    name: Swift.String = ""
+  ) {
+    self.init(name: name, unknownFields: UnknownFields())
   }
 }
 
@@ -1447,8 +1448,7 @@ extension EverythingV1.TypeMessage {
   ) throws(MessageDecodingError) {
     let name: Swift.String = try source.string(message.pointee.name, in: "testing.everything.v1.Type.name")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.name = name
-    self.unknownFields = unknownFields
+    self.init(name: name, unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1463,18 +1463,18 @@ extension EverythingV1 {
     package var value: [UInt8]
 
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.value = []
-      self.unknownFields = UnknownFields()
-    }
+extension EverythingV1.AnyMessage {
+  package init() {
+    self.init(value: [], unknownFields: UnknownFields())
+  }
 
-    package init(
-      value: [UInt8] = []
-    ) {
-      self.value = value
-      self.unknownFields = UnknownFields()
-    }
+  package init(
+    value: [UInt8] = []
+  ) {
+    self.init(value: value, unknownFields: UnknownFields())
   }
 }
 
@@ -1490,8 +1490,7 @@ extension EverythingV1.AnyMessage {
   ) throws(MessageDecodingError) {
     let valueField: [UInt8] = source.bytes(message.pointee.value)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.value = valueField
-    self.unknownFields = unknownFields
+    self.init(value: valueField, unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1506,18 +1505,18 @@ extension EverythingV1 {
     package var text: EverythingV1.String?
 
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.text = nil
-      self.unknownFields = UnknownFields()
-    }
+extension EverythingV1.Arena {
+  package init() {
+    self.init(text: nil, unknownFields: UnknownFields())
+  }
 
-    package init(
-      text: EverythingV1.String? = nil
-    ) {
-      self.text = text
-      self.unknownFields = UnknownFields()
-    }
+  package init(
+    text: EverythingV1.String? = nil
+  ) {
+    self.init(text: text, unknownFields: UnknownFields())
   }
 }
 
@@ -1533,8 +1532,7 @@ extension EverythingV1.Arena {
   ) throws(MessageDecodingError) {
     let text: EverythingV1.String? = try source.message(message.pointee.text)
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.text = text
-    self.unknownFields = unknownFields
+    self.init(text: text, unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1547,10 +1545,12 @@ extension EverythingV1 {
   /// `testing.everything.v1.Empty`.
   package struct Empty: ProtobufMessage {
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.unknownFields = UnknownFields()
-    }
+extension EverythingV1.Empty {
+  package init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -1565,7 +1565,7 @@ extension EverythingV1.Empty {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1577,10 +1577,12 @@ extension EverythingV1 {
   /// What services are made of is theirs to name, too.
   package struct BidirectionalCall: ProtobufMessage {
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.unknownFields = UnknownFields()
-    }
+extension EverythingV1.BidirectionalCall {
+  package init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -1595,7 +1597,7 @@ extension EverythingV1.BidirectionalCall {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1607,10 +1609,12 @@ extension EverythingV1 {
   /// `testing.everything.v1.ClientStreamingCall`.
   package struct ClientStreamingCall: ProtobufMessage {
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.unknownFields = UnknownFields()
-    }
+extension EverythingV1.ClientStreamingCall {
+  package init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -1625,7 +1629,7 @@ extension EverythingV1.ClientStreamingCall {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1637,10 +1641,12 @@ extension EverythingV1 {
   /// `testing.everything.v1.RPCChannel`.
   package struct RPCChannel: ProtobufMessage {
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.unknownFields = UnknownFields()
-    }
+extension EverythingV1.RPCChannel {
+  package init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -1655,7 +1661,7 @@ extension EverythingV1.RPCChannel {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1667,10 +1673,12 @@ extension EverythingV1 {
   /// `testing.everything.v1.RPCService`.
   package struct RPCService: ProtobufMessage {
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.unknownFields = UnknownFields()
-    }
+extension EverythingV1.RPCService {
+  package init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -1685,7 +1693,7 @@ extension EverythingV1.RPCService {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1697,10 +1705,12 @@ extension EverythingV1 {
   /// `testing.everything.v1.RequestStream`.
   package struct RequestStream: ProtobufMessage {
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.unknownFields = UnknownFields()
-    }
+extension EverythingV1.RequestStream {
+  package init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -1715,7 +1725,7 @@ extension EverythingV1.RequestStream {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1727,10 +1737,12 @@ extension EverythingV1 {
   /// `testing.everything.v1.ResponseStream`.
   package struct ResponseStream: ProtobufMessage {
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.unknownFields = UnknownFields()
-    }
+extension EverythingV1.ResponseStream {
+  package init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -1745,7 +1757,7 @@ extension EverythingV1.ResponseStream {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1757,10 +1769,12 @@ extension EverythingV1 {
   /// `testing.everything.v1.ResponseWriter`.
   package struct ResponseWriter: ProtobufMessage {
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.unknownFields = UnknownFields()
-    }
+extension EverythingV1.ResponseWriter {
+  package init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -1775,7 +1789,7 @@ extension EverythingV1.ResponseWriter {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1787,10 +1801,12 @@ extension EverythingV1 {
   /// `testing.everything.v1.Router`.
   package struct Router: ProtobufMessage {
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.unknownFields = UnknownFields()
-    }
+extension EverythingV1.Router {
+  package init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -1805,7 +1821,7 @@ extension EverythingV1.Router {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
@@ -1817,10 +1833,12 @@ extension EverythingV1 {
   /// `testing.everything.v1.ServerContext`.
   package struct ServerContext: ProtobufMessage {
     package var unknownFields: UnknownFields
+  }
+}
 
-    package init() {
-      self.unknownFields = UnknownFields()
-    }
+extension EverythingV1.ServerContext {
+  package init() {
+    self.init(unknownFields: UnknownFields())
   }
 }
 
@@ -1835,7 +1853,7 @@ extension EverythingV1.ServerContext {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.unknownFields = unknownFields
+    self.init(unknownFields: unknownFields)
   }
 
   package func write(to message: UnsafeMutablePointer<CMessage>, _ arena: RPCProtobuf.Arena) {
