@@ -48,12 +48,12 @@ extension Echo {
     >("/echo.Echo/Stream")
 
     @usableFromInline
-    struct UnaryServing<Served: Echo.EchoService>: UnaryHandler {
+    struct UnaryServing<Served_: Echo.EchoService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 

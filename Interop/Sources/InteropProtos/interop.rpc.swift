@@ -94,12 +94,12 @@ extension Interop {
     >("/grpc.testing.TestService/UnimplementedCall")
 
     @usableFromInline
-    struct EmptyCallServing<Served: Interop.TestService>: UnaryHandler {
+    struct EmptyCallServing<Served_: Interop.TestService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -112,12 +112,12 @@ extension Interop {
     }
 
     @usableFromInline
-    struct UnaryCallServing<Served: Interop.TestService>: UnaryHandler {
+    struct UnaryCallServing<Served_: Interop.TestService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -130,12 +130,12 @@ extension Interop {
     }
 
     @usableFromInline
-    struct CacheableUnaryCallServing<Served: Interop.TestService>: UnaryHandler {
+    struct CacheableUnaryCallServing<Served_: Interop.TestService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -148,12 +148,12 @@ extension Interop {
     }
 
     @usableFromInline
-    struct UnimplementedCallServing<Served: Interop.TestService>: UnaryHandler {
+    struct UnimplementedCallServing<Served_: Interop.TestService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -263,12 +263,12 @@ extension Interop {
     >("/grpc.testing.UnimplementedService/UnimplementedCall")
 
     @usableFromInline
-    struct UnimplementedCallServing<Served: Interop.UnimplementedService>: UnaryHandler {
+    struct UnimplementedCallServing<Served_: Interop.UnimplementedService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 

@@ -112,7 +112,7 @@ package final class HTTP2Session {
     ]
     switch role {
     case .server:
-      // ``RequestRules``.
+      // ``RequestRules`` says which are malformed instead, once for each list that is another.
       nghttp2_option_set_no_http_messaging(options, 1)
       let made = self.memory.withFunctions {
         nghttp2_session_server_new3(&session, HTTP2Callbacks.server.pointer, nil, options, $0)

@@ -189,7 +189,7 @@ extension HTTP2Session {
     }
     self.openHeaders = id
     self.withStream(id) { stream in
-      if !isRequest { self.requestRules = RequestRules(trailersOf: stream.contentLength) }
+      if !isRequest { self.requestRules = RequestRules(trailersOf: stream.request) }
       // A call's. Others, of streams that are over, pay for nothing.
       self.emptyFrames.putBack()
       stream.headersBegan()
@@ -262,14 +262,13 @@ extension HTTP2Session {
     if !areAsBefore {
       self.headersDiffer(id: id)
       if self.role == .server, !self.requestRules.isWhole(endOfStream: endOfStream) {
-        self.headerMemory.end(isKnown: false, contentLength: nil)
+        self.headerMemory.end(isKnown: false, RequestRules.Request())
         return self.malformed(id: id)
       }
     }
     var isKnown = false
     self.withStream(id) { stream in
-      stream.contentLength =
-        areAsBefore ? self.headerMemory.contentLength : self.requestRules.contentLength
+      stream.request = areAsBefore ? self.headerMemory.request : self.requestRules.request
       if endOfStream, !stream.hasWholeBody { return self.malformed(id: id) }
       if self.headerListBytes > self.maximumHeaderListBytes {
         stream.headersTooLarge(bytes: self.headerListBytes, limit: self.maximumHeaderListBytes)
@@ -281,7 +280,7 @@ extension HTTP2Session {
       }
       if endOfStream, !stream.isClosed { stream.endReceived() }
     }
-    self.headerMemory.end(isKnown: isKnown, contentLength: self.requestRules.contentLength)
+    self.headerMemory.end(isKnown: isKnown, self.requestRules.request)
   }
 
   func dataReceived(id: Int32, _ bytes: UnsafeRawBufferPointer) {

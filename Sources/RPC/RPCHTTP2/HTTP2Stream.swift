@@ -65,8 +65,8 @@ open class HTTP2Stream {
   @exclusivity(unchecked) final var consumedBytes = 0
   /// Bytes for which the window was opened before they came.
   @exclusivity(unchecked) final var prepaidBytes = 0
-  /// What a request says of its body's length, in bytes, and how many have come.
-  @exclusivity(unchecked) final var contentLength: Int?
+  /// What the request says, and how many bytes of its body have come.
+  @exclusivity(unchecked) final var request = RequestRules.Request()
   @exclusivity(unchecked) final var bodyBytes = 0
   /// Whether ``knowsHeaders()`` was said of the list that has just ended.
   @exclusivity(unchecked) final var headersAreKnown = false
@@ -89,7 +89,7 @@ open class HTTP2Stream {
     self.drainedAtCheck = nil
     self.consumedBytes = 0
     self.prepaidBytes = 0
-    self.contentLength = nil
+    self.request = RequestRules.Request()
     self.bodyBytes = 0
     self.slot = -1
   }
@@ -97,11 +97,13 @@ open class HTTP2Stream {
   /// So much more of the body has come; false: it is more than there is.
   final func mayHaveBody(_ count: Int) -> Bool {
     self.bodyBytes += count
-    return self.contentLength.map { self.bodyBytes <= $0 } ?? true
+    return self.request.contentLength.map { self.bodyBytes <= $0 } ?? true
   }
 
   /// What has come is what was to come.
-  final var hasWholeBody: Bool { self.contentLength.map { $0 == self.bodyBytes } ?? true }
+  final var hasWholeBody: Bool {
+    self.request.contentLength.map { $0 == self.bodyBytes } ?? true
+  }
 
   // What the owner, a module away, does and asks all the time. Straight at what is stored, each of these
   // and ``isClosed`` would ask the runtime whether somebody else is at it.

@@ -23,8 +23,8 @@ struct HeaderMemory: ~Copyable {
 
   /// The list of the request before, whole.
   private var fields: [Field] = []
-  /// What it says of its body's length.
-  private(set) var contentLength: Int?
+  /// What it says.
+  private(set) var request = RequestRules.Request()
   /// The list that comes, where it is another.
   private var coming: [Field] = []
   private var comingBytes = 0
@@ -126,7 +126,7 @@ struct HeaderMemory: ~Copyable {
   /// The list has come whole.
   ///
   /// - Parameter isKnown: Whoever was told of it knows it again.
-  mutating func end(isKnown: Bool, contentLength: Int?) {
+  mutating func end(isKnown: Bool, _ request: RequestRules.Request) {
     if self.isWholeAsBefore {
       self.misses = 0
       return
@@ -138,7 +138,7 @@ struct HeaderMemory: ~Copyable {
     self.fields.removeAll(keepingCapacity: true)
     if isKnown, self.isRecording {
       swap(&self.fields, &self.coming)
-      self.contentLength = contentLength
+      self.request = request
     }
     self.forgetComing()
   }

@@ -25,15 +25,30 @@ struct RequestRules {
   private var isHTTP = false
   private var isPathAbsolute = false
   private var isPathAsterisk = false
-  /// The body's, in bytes, where the request says it.
-  private(set) var contentLength: Int?
+  private var contentLength: Int?
+
+  /// What a request's header list says that is of use behind it.
+  struct Request {
+    /// The body's, in bytes, where it is said.
+    var contentLength: Int?
+    var hasHost = false
+  }
 
   init() {}
 
-  /// For the trailers of a request that said so much of its body.
-  init(trailersOf contentLength: Int?) {
+  /// For the trailers of a request.
+  init(trailersOf request: Request) {
     self.isRequest = false
-    self.contentLength = contentLength
+    self.contentLength = request.contentLength
+    if request.hasHost { self.seen = .host }
+  }
+
+  /// What a list that is whole says.
+  var request: Request {
+    // nghttp2 looks at no CONNECT's, for there it means nothing (RFC 9110, section 9.3.6).
+    Request(
+      contentLength: self.isConnect ? nil : self.contentLength,
+      hasHost: self.seen.contains(.host))
   }
 
   /// Whether the list may have this field behind those before; if not, the request is malformed.

@@ -130,7 +130,14 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   @usableFromInline var maximumMessageBytes: Int { self.terms.maximumRequestBytes }
   @usableFromInline
   var outboundBytes: Int {
-    self.committedInPlace?._withUnsafeGuaranteedRef { $0.outbound.count } ?? self.replay.count
+    if let committed = self.committedInPlace {
+      return committed._withUnsafeGuaranteedRef { $0.outbound.count }
+    }
+    // What attempts have sent is kept, and does not wait.
+    if self.attempts.isEmpty { return self.replay.count }
+    return self.attempts.reduce(0) {
+      max($0, $1.outbound.count + self.replay.count - $1.replayed)
+    }
   }
 
   // MARK: - From the channel

@@ -1,25 +1,26 @@
 import RPCCore
 
-/// A handler that is due, as one object with the context that it sees: what is handed from queue to task is
-/// one reference.
+/// A handler that is due, and all that it is given: one reference, from queue to task. It goes when the handler
+/// has ended; a context may be kept for longer.
 @usableFromInline
-class HandlerJob: ServerContext, @unchecked Sendable {
+class HandlerJob: @unchecked Sendable {
   /// Runs the handler and ends the call.
   @usableFromInline typealias Body = @Sendable (HandlerJob) async -> Void
 
-  // Safe: the one is constant, the other touched on the loop only.
+  // Safe: constant, or touched on the loop only.
   @usableFromInline final let stream: ServerStream
-  /// Nil once it runs: what it keeps may keep the context.
+  @usableFromInline final let context: ServerContext
   final var body: Body?
 
   @usableFromInline
   init(_ stream: ServerStream) {
     self.stream = stream
-    super.init(stream.takeContents())
+    self.context = stream.makeContext()
   }
 
   // Not inlined, for within a task each look at a field would count references.
 
+  /// - Returns: Whether the task is to be cancelled: the call has ended already.
   @inline(never)
   final func begin(in task: HandlerTask) -> (Body, isToBeCancelled: Bool) {
     (self.body.take()!, self.stream.handlerBegan(in: task))
@@ -94,7 +95,7 @@ final class HandlerTask: @unchecked Sendable {
       while let job = self.executor.nextHandler() {
         let (body, isToBeCancelled) = job.begin(in: self)
         if isToBeCancelled { current.cancel() }
-        await ServerContext.$current.withValue(job) { await body(job) }
+        await ServerContext.$current.withValue(job.context) { await body(job) }
         job.end()
         if self.isToBeCancelled || current.isCancelled { return }
       }

@@ -46,7 +46,7 @@ final class MessageQueue<Message: Sendable>: @unchecked Sendable {
   static var defaultBound: Int { 256 << 10 }
   /// What a message takes beside its bytes: most of them are allocations of their own when decoded.
   @usableFromInline
-  static var messageBytes: Int { MemoryLayout<Received>.stride + 48 }
+  static var messageBytes: Int { MemoryLayout<Received?>.stride + 48 }
   /// Less than this is not worth counting.
   @usableFromInline
   static var smallestCount: Int { 16 << 10 }
@@ -71,7 +71,7 @@ final class MessageQueue<Message: Sendable>: @unchecked Sendable {
 
   /// Adds a message; false when the queue is full, and `roomAgain` follows.
   @inlinable
-  func append(_ message: __owned Message, bytes: Int, isCompressed: Bool = false) -> Bool {
+  func append(_ message: consuming Message, bytes: Int, isCompressed: Bool = false) -> Bool {
     var message: Received? = Received(message: message, isCompressed: isCompressed)
     let (reader, hasRoom) = self.state.withLock { state in
       guard state.ending == nil else { return (UnsafeContinuation<Void, any Error>?.none, true) }

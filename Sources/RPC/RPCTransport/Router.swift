@@ -66,11 +66,11 @@ public struct Router: Sendable {
       let job = unsafeDowncast(job, to: RequestJob<Handler.Request>.self)
       do {
         guard job.stream.isIntercepted else {
-          return job.stream.finish(with: try await handler.handle(job.request, job))
+          return job.stream.finish(with: try await handler.handle(job.request, job.context))
         }
         var response = Handler.Response?.none
-        try await intercepted(by: job.stream.interceptors, job) {
-          response = try await handler.handle(job.request, job)
+        try await intercepted(by: job.stream.interceptors, job.context) {
+          response = try await handler.handle(job.request, job.context)
         }
         guard let response else { throw keptFromHandler }
         job.stream.finish(with: response)

@@ -1,7 +1,8 @@
 import RPCCore
 
 extension ServerStream {
-  /// Ends a call of which a request is no message: the client's fault.
+  /// Ends a call of which a request is no message: the client's fault. Each shape decodes for itself, for a
+  /// message that comes out of a common function is copied.
   @usableFromInline
   func isNoMessage(_ name: String, _ error: any Error) {
     self.breakOff(RPCError(.internalError, "the request is no \(name): \(error)"))
@@ -13,18 +14,18 @@ extension ServerStream {
     _ handler: @escaping @Sendable (ServerContext, StreamWriter) async throws -> Void
   ) {
     let job = HandlerJob(self)
-    let writer = self.makeWriter(job)
+    let writer = self.makeWriter(job.context)
     self.run(job) { job in
       do {
         if job.stream.isIntercepted {
           var hasRun = false
-          try await intercepted(by: job.stream.interceptors, job) {
-            try await handler(job, writer)
+          try await intercepted(by: job.stream.interceptors, job.context) {
+            try await handler(job.context, writer)
             hasRun = true
           }
           guard hasRun else { throw keptFromHandler }
         } else {
-          try await handler(job, writer)
+          try await handler(job.context, writer)
         }
         job.stream.finish()
       } catch {

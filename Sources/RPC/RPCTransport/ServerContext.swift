@@ -2,9 +2,7 @@ import RPCCore
 import Synchronization
 
 /// What a handler knows of the call it serves, and what it may say beside its messages.
-public class ServerContext: @unchecked Sendable {
-  // Safe: what is not constant is in a mutex or atomic; what a job adds is constant.
-
+public final class ServerContext: Sendable {
   /// The call that the current task serves: calls that it makes end by the same deadline.
   @TaskLocal public static var current: ServerContext?
 
@@ -22,13 +20,13 @@ public class ServerContext: @unchecked Sendable {
   private let contents: Contents
 
   /// `/package.Service/Method`.
-  public final var method: String { self.contents.method }
+  public var method: String { self.contents.method }
   /// What the client sent with the request.
-  public final var metadata: Metadata { self.contents.metadata.fields }
+  public var metadata: Metadata { self.contents.metadata.fields }
   /// When the client stops waiting; the handler's task is cancelled then.
-  public final var deadline: Deadline? { self.contents.deadline }
+  public var deadline: Deadline? { self.contents.deadline }
   /// Whether the request of a call that has only one came compressed.
-  public final var requestWasCompressed: Bool { self.contents.requestWasCompressed }
+  public var requestWasCompressed: Bool { self.contents.requestWasCompressed }
 
   /// What most calls do without.
   private struct Extras {
@@ -53,35 +51,35 @@ public class ServerContext: @unchecked Sendable {
     self.contents = contents
   }
 
-  private final var compression: Compression {
+  private var compression: Compression {
     let contents = self.contents
     return contents.accepted.contains(contents.compression) ? contents.compression : .identity
   }
 
   /// The client's address, for people: `[IPv4]127.0.0.1/127.0.0.1:4711`, `unix socket`.
-  public final var peer: String { self.contents.peer.address }
+  public var peer: String { self.contents.peer.address }
 
   /// The connection, told from others as long as it lives.
-  package final var connectionID: ObjectIdentifier { ObjectIdentifier(self.contents.peer) }
+  package var connectionID: ObjectIdentifier { ObjectIdentifier(self.contents.peer) }
 
   /// Who the client proved to be, with mutual TLS.
-  public final var peerIdentity: PeerIdentity? { self.contents.peer.identity }
+  public var peerIdentity: PeerIdentity? { self.contents.peer.identity }
 
   /// Sets what is sent before the first response, or before an error. Without effect once that has
   /// gone out. Names that are not the application's are left out; see ``RPCCore/Metadata``.
-  public final func setInitialMetadata(_ metadata: Metadata) {
+  public func setInitialMetadata(_ metadata: Metadata) {
     self.change { $0.initial = metadata }
   }
 
   /// Sets what is sent with the status. Names that are not the application's are left out; see
   /// ``RPCCore/Metadata``.
-  public final func setTrailingMetadata(_ metadata: Metadata) {
+  public func setTrailingMetadata(_ metadata: Metadata) {
     self.change { $0.trailing = metadata }
   }
 
   /// How responses are compressed; what the client does not understand is not used. Without effect
   /// once the first response has gone out.
-  public final var responseCompression: Compression {
+  public var responseCompression: Compression {
     get { self.extras.withLock { $0?.compression } ?? self.compression }
     set {
       guard self.contents.accepted.contains(newValue), !self.isAnswered.load(ordering: .acquiring)
@@ -91,14 +89,14 @@ public class ServerContext: @unchecked Sendable {
   }
 
   /// What interceptors leave for handlers.
-  public final subscript<Key: ServerContextKey>(key: Key.Type) -> Key.Value? {
+  public subscript<Key: ServerContextKey>(key: Key.Type) -> Key.Value? {
     get { self.extras.withLock { $0?.values[ObjectIdentifier(key)] as? Key.Value } }
     set { self.change { $0.values[ObjectIdentifier(key)] = newValue } }
   }
 
   /// Has a closure called, once, when the call is over: on the connection's event loop, or at once if
   /// the client has left already.
-  public final func onEnd(_ body: @escaping @Sendable (CallSummary) -> Void) {
+  public func onEnd(_ body: @escaping @Sendable (CallSummary) -> Void) {
     var summary: CallSummary?
     self.change { extras in
       summary = extras.summary
@@ -108,11 +106,11 @@ public class ServerContext: @unchecked Sendable {
   }
 
   /// The call is over, and its handler is not: those who ask from now on are told at once.
-  final func endedEarly(_ summary: CallSummary) {
+  func endedEarly(_ summary: CallSummary) {
     self.change { $0.summary = summary }
   }
 
-  private final func change(_ body: (inout Extras) -> Void) {
+  private func change(_ body: (inout Extras) -> Void) {
     self.isTouched.store(true, ordering: .releasing)
     self.extras.withLock { extras in
       var changed = extras ?? Extras(compression: self.compression)
@@ -123,16 +121,16 @@ public class ServerContext: @unchecked Sendable {
   }
 
   /// The response's headers go out: what they say stays so.
-  final func answerBegins() { self.isAnswered.store(true, ordering: .releasing) }
+  func answerBegins() { self.isAnswered.store(true, ordering: .releasing) }
 
   /// Nothing was set that goes to the client, and nobody waits for the end.
-  final var isPlain: Bool { !self.isTouched.load(ordering: .acquiring) }
+  var isPlain: Bool { !self.isTouched.load(ordering: .acquiring) }
 
-  final var initialMetadata: Metadata { self.extras.withLock { $0?.initial } ?? Metadata() }
-  final var trailingMetadata: Metadata { self.extras.withLock { $0?.trailing } ?? Metadata() }
+  var initialMetadata: Metadata { self.extras.withLock { $0?.initial } ?? Metadata() }
+  var trailingMetadata: Metadata { self.extras.withLock { $0?.trailing } ?? Metadata() }
 
   /// Those who wait for the end; nobody afterwards.
-  final func takeObservers() -> [@Sendable (CallSummary) -> Void] {
+  func takeObservers() -> [@Sendable (CallSummary) -> Void] {
     self.extras.withLock { extras in
       guard let observers = extras?.observers, !observers.isEmpty else { return [] }
       extras?.observers = []

@@ -431,15 +431,19 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
 
   // MARK: - From the call
 
-  /// What the handler's view of the call says of it.
-  func takeContents() -> ServerContext.Contents {
-    ServerContext.Contents(
+  /// The handler's view of the call. Made when the handler is about to begin.
+  func makeContext() -> ServerContext {
+    let contents = ServerContext.Contents(
       method: self.call.route?._withUnsafeGuaranteedRef { $0.path } ?? "",
       metadata: self.head.takeMetadata(like: &self.server.lastMetadata),
       deadline: self.call.deadline, peer: self.server.peer,
       compression: self.server.configuration.responseCompression,
       accepted: self.head.acceptedEncodings,
       requestWasCompressed: self.call.received.compressed > 0)
+    let context = ServerContext(contents)
+    self.call.context = context
+    if self.call.isObserved { self.forEachObserver { $0.callBegan() } }
+    return context
   }
 
   func forEachObserver(_ body: (any MethodObserver) -> Void) {
@@ -453,8 +457,6 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
   func run(_ job: consuming HandlerJob, _ body: @escaping HandlerJob.Body) {
     job.body = body
     self.handlerPhase = .due
-    self.call.context = job
-    if self.call.isObserved { self.forEachObserver { $0.callBegan() } }
     self.executor.serve(consume job)
   }
 
@@ -525,6 +527,7 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
   /// - Returns: What the call is to end with, for it holds more than there is room for.
   private func heldTooMuch() -> RPCError? {
     var held = self.call.givenBytes + self.deframer.heldBytes + self.outboundCount
+    // Not bound to a name, which would count a reference for each message.
     if self.call.sink != nil { held += self.call.sink!.heldBytes() }
     if held < Self.smallestHeld { held = 0 }
     let more = held - self.call.heldBytes

@@ -49,12 +49,12 @@ extension RemoteExecutionV2 {
     >("/build.bazel.remote.execution.v2.ActionCache/UpdateActionResult")
 
     @usableFromInline
-    struct GetActionResultServing<Served: RemoteExecutionV2.ActionCacheService>: UnaryHandler {
+    struct GetActionResultServing<Served_: RemoteExecutionV2.ActionCacheService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -67,12 +67,12 @@ extension RemoteExecutionV2 {
     }
 
     @usableFromInline
-    struct UpdateActionResultServing<Served: RemoteExecutionV2.ActionCacheService>: UnaryHandler {
+    struct UpdateActionResultServing<Served_: RemoteExecutionV2.ActionCacheService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -179,12 +179,12 @@ extension RemoteExecutionV2 {
     >("/build.bazel.remote.execution.v2.ContentAddressableStorage/GetTree")
 
     @usableFromInline
-    struct FindMissingBlobsServing<Served: RemoteExecutionV2.ContentAddressableStorageService>: UnaryHandler {
+    struct FindMissingBlobsServing<Served_: RemoteExecutionV2.ContentAddressableStorageService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -197,12 +197,12 @@ extension RemoteExecutionV2 {
     }
 
     @usableFromInline
-    struct BatchUpdateBlobsServing<Served: RemoteExecutionV2.ContentAddressableStorageService>: UnaryHandler {
+    struct BatchUpdateBlobsServing<Served_: RemoteExecutionV2.ContentAddressableStorageService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -215,12 +215,12 @@ extension RemoteExecutionV2 {
     }
 
     @usableFromInline
-    struct BatchReadBlobsServing<Served: RemoteExecutionV2.ContentAddressableStorageService>: UnaryHandler {
+    struct BatchReadBlobsServing<Served_: RemoteExecutionV2.ContentAddressableStorageService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -312,12 +312,12 @@ extension RemoteExecutionV2 {
     >("/build.bazel.remote.execution.v2.Capabilities/GetCapabilities")
 
     @usableFromInline
-    struct GetCapabilitiesServing<Served: RemoteExecutionV2.CapabilitiesService>: UnaryHandler {
+    struct GetCapabilitiesServing<Served_: RemoteExecutionV2.CapabilitiesService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 

@@ -61,12 +61,12 @@ extension ByteStreamV1 {
     >("/google.bytestream.ByteStream/QueryWriteStatus")
 
     @usableFromInline
-    struct QueryWriteStatusServing<Served: ByteStreamV1.ByteStreamService>: UnaryHandler {
+    struct QueryWriteStatusServing<Served_: ByteStreamV1.ByteStreamService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 

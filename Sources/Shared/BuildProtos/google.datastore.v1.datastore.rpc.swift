@@ -103,12 +103,12 @@ extension DatastoreV1 {
     >("/google.datastore.v1.Datastore/ReserveIds")
 
     @usableFromInline
-    struct LookupServing<Served: DatastoreV1.DatastoreService>: UnaryHandler {
+    struct LookupServing<Served_: DatastoreV1.DatastoreService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -121,12 +121,12 @@ extension DatastoreV1 {
     }
 
     @usableFromInline
-    struct RunQueryServing<Served: DatastoreV1.DatastoreService>: UnaryHandler {
+    struct RunQueryServing<Served_: DatastoreV1.DatastoreService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -139,12 +139,12 @@ extension DatastoreV1 {
     }
 
     @usableFromInline
-    struct RunAggregationQueryServing<Served: DatastoreV1.DatastoreService>: UnaryHandler {
+    struct RunAggregationQueryServing<Served_: DatastoreV1.DatastoreService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -157,12 +157,12 @@ extension DatastoreV1 {
     }
 
     @usableFromInline
-    struct BeginTransactionServing<Served: DatastoreV1.DatastoreService>: UnaryHandler {
+    struct BeginTransactionServing<Served_: DatastoreV1.DatastoreService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -175,12 +175,12 @@ extension DatastoreV1 {
     }
 
     @usableFromInline
-    struct CommitServing<Served: DatastoreV1.DatastoreService>: UnaryHandler {
+    struct CommitServing<Served_: DatastoreV1.DatastoreService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -193,12 +193,12 @@ extension DatastoreV1 {
     }
 
     @usableFromInline
-    struct RollbackServing<Served: DatastoreV1.DatastoreService>: UnaryHandler {
+    struct RollbackServing<Served_: DatastoreV1.DatastoreService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -211,12 +211,12 @@ extension DatastoreV1 {
     }
 
     @usableFromInline
-    struct AllocateIdsServing<Served: DatastoreV1.DatastoreService>: UnaryHandler {
+    struct AllocateIdsServing<Served_: DatastoreV1.DatastoreService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -229,12 +229,12 @@ extension DatastoreV1 {
     }
 
     @usableFromInline
-    struct ReserveIdsServing<Served: DatastoreV1.DatastoreService>: UnaryHandler {
+    struct ReserveIdsServing<Served_: DatastoreV1.DatastoreService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 

@@ -82,12 +82,12 @@ extension AllocatorV1 {
     >("/millrace.allocator.v1.AllocatorService/ListExecutors")
 
     @usableFromInline
-    struct HeartbeatServing<Served: AllocatorV1.AllocatorService>: UnaryHandler {
+    struct HeartbeatServing<Served_: AllocatorV1.AllocatorService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -100,12 +100,12 @@ extension AllocatorV1 {
     }
 
     @usableFromInline
-    struct DeregisterServing<Served: AllocatorV1.AllocatorService>: UnaryHandler {
+    struct DeregisterServing<Served_: AllocatorV1.AllocatorService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -118,12 +118,12 @@ extension AllocatorV1 {
     }
 
     @usableFromInline
-    struct ReleaseServing<Served: AllocatorV1.AllocatorService>: UnaryHandler {
+    struct ReleaseServing<Served_: AllocatorV1.AllocatorService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -136,12 +136,12 @@ extension AllocatorV1 {
     }
 
     @usableFromInline
-    struct ListExecutorsServing<Served: AllocatorV1.AllocatorService>: UnaryHandler {
+    struct ListExecutorsServing<Served_: AllocatorV1.AllocatorService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 

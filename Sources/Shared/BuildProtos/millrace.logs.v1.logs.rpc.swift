@@ -63,12 +63,12 @@ extension LogsV1 {
     >("/millrace.logs.v1.LogService/GetLog")
 
     @usableFromInline
-    struct GetLogServing<Served: LogsV1.LogService>: UnaryHandler {
+    struct GetLogServing<Served_: LogsV1.LogService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 

@@ -74,12 +74,12 @@ extension RunnerV1 {
     >("/millrace.runner.v1.RunnerService/ListJobs")
 
     @usableFromInline
-    struct StopJobServing<Served: RunnerV1.RunnerService>: UnaryHandler {
+    struct StopJobServing<Served_: RunnerV1.RunnerService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -92,12 +92,12 @@ extension RunnerV1 {
     }
 
     @usableFromInline
-    struct ListJobsServing<Served: RunnerV1.RunnerService>: UnaryHandler {
+    struct ListJobsServing<Served_: RunnerV1.RunnerService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 

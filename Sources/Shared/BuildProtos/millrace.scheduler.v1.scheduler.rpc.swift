@@ -104,12 +104,12 @@ extension SchedulerV1 {
     >("/millrace.scheduler.v1.SchedulerService/ExplainBuild")
 
     @usableFromInline
-    struct SubmitBuildServing<Served: SchedulerV1.SchedulerService>: UnaryHandler {
+    struct SubmitBuildServing<Served_: SchedulerV1.SchedulerService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -122,12 +122,12 @@ extension SchedulerV1 {
     }
 
     @usableFromInline
-    struct GetBuildServing<Served: SchedulerV1.SchedulerService>: UnaryHandler {
+    struct GetBuildServing<Served_: SchedulerV1.SchedulerService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -140,12 +140,12 @@ extension SchedulerV1 {
     }
 
     @usableFromInline
-    struct ListBuildsServing<Served: SchedulerV1.SchedulerService>: UnaryHandler {
+    struct ListBuildsServing<Served_: SchedulerV1.SchedulerService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -158,12 +158,12 @@ extension SchedulerV1 {
     }
 
     @usableFromInline
-    struct CancelBuildServing<Served: SchedulerV1.SchedulerService>: UnaryHandler {
+    struct CancelBuildServing<Served_: SchedulerV1.SchedulerService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -176,12 +176,12 @@ extension SchedulerV1 {
     }
 
     @usableFromInline
-    struct RetryBuildServing<Served: SchedulerV1.SchedulerService>: UnaryHandler {
+    struct RetryBuildServing<Served_: SchedulerV1.SchedulerService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -194,12 +194,12 @@ extension SchedulerV1 {
     }
 
     @usableFromInline
-    struct ExplainBuildServing<Served: SchedulerV1.SchedulerService>: UnaryHandler {
+    struct ExplainBuildServing<Served_: SchedulerV1.SchedulerService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 

@@ -143,15 +143,15 @@ struct ServiceGenerator {
     let (input, output) = (try self.types[method.input], try self.types[method.output])
     if isPublic { text.line("@usableFromInline") }
     text.block(
-      "struct \(self.handlerName(method))<Served: \(self.namespace).\(self.protocolName)>: "
+      "struct \(self.handlerName(method))<Served_: \(self.namespace).\(self.protocolName)>: "
         + self.known("UnaryHandler")
     ) { text in
       if isPublic { text.line("@usableFromInline") }
-      text.line("let service: Served")
+      text.line("let service: Served_")
       text.line()
       if isPublic {
         text.line("@inlinable")
-        text.block("init(service: Served)") { $0.line("self.service = service") }
+        text.block("init(service: Served_)") { $0.line("self.service = service") }
         text.line()
         text.line("@inlinable")
       }

@@ -237,7 +237,7 @@ import Testing
       await stuck.wait()
       // Enough turns for a sender that is not held back to send everything.
       for _ in 0..<50 { _ = try await channel.unary(Methods.unary, Blob("turn")) }
-      // 1 MiB of window, queues of 256 KiB on both sides, and what is under way.
+      // 1 MiB of window, queues of 64 KiB and 256 KiB, and what is under way.
       #expect(sent.withLock { $0 } < 5_000)
       var received = 1
       while try await iterator.next() != nil { received += 1 }

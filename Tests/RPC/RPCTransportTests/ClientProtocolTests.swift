@@ -1,3 +1,5 @@
+import NIOCore
+import NIOPosix
 import RPCCompression
 import RPCCore
 import RPCTesting
@@ -492,5 +494,31 @@ import Testing
     try await peer.send(.reset, stream: head.stream, body: ScriptedPeer.bytes(0))
     #expect(try await call.finish().text == "enough")
     await channel.close()
+  }
+  /// What is kept for another attempt does not wait to be sent: a sender that wrote message by message, each
+  /// behind a turn of the loop, would take a frame for each.
+  @Test func aStreamOfRequestsGoesOutInFewFramesWhileTheServerIsSilent() async throws {
+    let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+    let (channel, peers) = ScriptedPeer.server(group: group)
+    let call: ClientStreamingCall<Blob, Blob> = try await channel.clientStreaming(Methods.client)
+    let message = Blob([UInt8](repeating: 7, count: 95))
+    let sender = Task(executorPreference: group.next().callExecutor) {
+      for _ in 0..<2_000 { try await call.send(message) }
+      return try await call.finish().text
+    }
+    let peer = try await peers.next()
+    let head = try #require(try await peer.frame(.headers))
+    var (frames, bytes) = (0, 0)
+    while bytes < 2_000 * 100, let data = try await peer.frame(.data) {
+      frames += 1
+      bytes += data.body.count
+    }
+    #expect(frames < 500)
+    try await peer.respond(stream: head.stream)
+    try await peer.send(message: Array("done".utf8), stream: head.stream)
+    try await peer.end(stream: head.stream)
+    #expect(try await sender.value == "done")
+    await channel.close()
+    try await group.shutdownGracefully()
   }
 }

@@ -1,3 +1,4 @@
+import NIOPosix
 import RPCCompression
 import RPCCore
 import RPCTesting
@@ -444,5 +445,59 @@ import Testing
     #expect(error?.code == .internalError)
     #expect(count == 3 * 16_380 / 5)
     await channel.close()
+  }
+
+  /// The contexts of calls, which an application may keep.
+  private static let contexts = Mutex<[ServerContext]>([])
+
+  private struct Keeping: RPCService {
+    static let method = MethodDescriptor<Counted, Blob>("/test.Test/Keep")
+    var descriptor: ServiceDescriptor { TestService().descriptor }
+    func registerMethods(with router: inout Router) {
+      router.unary(Self.method) { _, context in
+        HeldMemoryTests.contexts.withLock { $0.append(context) }
+        return Blob("taken by nobody")
+      }
+    }
+  }
+
+  /// A request that says how many of it there are.
+  private struct Counted: RPCMessage {
+    static let alive = Mutex(0)
+    private final class Token: Sendable {
+      init() { Counted.alive.withLock { $0 += 1 } }
+      deinit { Counted.alive.withLock { $0 -= 1 } }
+    }
+    static var messageName: String { "test.Counted" }
+    private let token = Token()
+    init() {}
+    init(decoding bytes: UnsafeRawBufferPointer) throws(MessageDecodingError) {}
+    func encode<Refusal: Error>(
+      reserving: (Int) throws(Refusal) -> UnsafeMutableRawPointer
+    ) throws(Refusal) { _ = try reserving(0) }
+    static func == (one: Counted, other: Counted) -> Bool { one.token === other.token }
+    func hash(into hasher: inout Hasher) { hasher.combine(ObjectIdentifier(self.token)) }
+  }
+
+  // It counts against the limits as long as its handler runs, so it must not be kept for longer.
+  @Test func aRequestGoesWithItsHandlerWhoeverKeepsItsContextOrTakesNoResponse() async throws {
+    let server = RPCServer(
+      services: [Keeping()], configuration: RPCServer.Configuration(),
+      group: MultiThreadedEventLoopGroup.singleton)
+    let address = try await server.listen(on: .tcp(host: "127.0.0.1", port: 0))
+    let peer = try await ScriptedPeer.client(of: address, greets: false)
+    try await peer.send(bytes: Self.greeting)
+    try await peer.send(.settings, body: Self.window(0))
+    for index in 0..<5 as Range<UInt32> {
+      try await peer.begin(Keeping.method, stream: index * 2 + 1)
+      try await peer.send(message: [], stream: index * 2 + 1, ends: true)
+      #expect(try await peer.frame(.headers)?["grpc-status"] == nil)
+    }
+    #expect(try await Self.answers(peer, [.data, .headers]).isEmpty)
+    #expect(Self.contexts.withLock { $0.count } == 5)
+    #expect(Counted.alive.withLock { $0 } == 0)
+    Self.contexts.withLock { $0 = [] }
+    await peer.close()
+    await server.shutdown(grace: .zero)
   }
 }

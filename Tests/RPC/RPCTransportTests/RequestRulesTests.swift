@@ -16,16 +16,26 @@ struct RequestRulesTests {
     var body: Int?
     var trailers: Fields?
     var trailersEnd = true
+    /// The header list's bytes that come in HEADERS; the others come in CONTINUATION.
+    var cut: Int?
+    /// Bytes of padding on each DATA frame; nil: it has no such flag.
+    var padding: UInt8?
 
     /// Its frames; RFC 9113, section 4.1.
     func frames(stream: UInt32) -> [UInt8] {
       let endsAtOnce = self.body == nil && self.trailers == nil
+      let block = ScriptedPeer.block(self.fields)
+      let cut = min(self.cut ?? block.count, block.count)
+      let end: UInt8 = endsAtOnce ? 1 : 0
       var bytes = RequestRulesTests.frame(
-        1, endsAtOnce ? 5 : 4, stream, ScriptedPeer.block(self.fields))
+        1, end + (cut < block.count ? 0 : 4), stream, Array(block[..<cut]))
+      if cut < block.count { bytes += RequestRulesTests.frame(9, 4, stream, Array(block[cut...])) }
       if let body = self.body {
         let isLast = self.trailers == nil
+        var data = Array(repeating: 0x61 as UInt8, count: body)
+        if let padding { data = [padding] + data + Array(repeating: 0, count: Int(padding)) }
         bytes += RequestRulesTests.frame(
-          0, isLast ? 1 : 0, stream, Array(repeating: 0x61, count: body))
+          0, (isLast ? 1 : 0) + (self.padding == nil ? 0 : 8), stream, data)
       }
       if let trailers = self.trailers {
         bytes += RequestRulesTests.frame(
@@ -128,8 +138,10 @@ struct RequestRulesTests {
   }
 
   /// Sends requests on one connection, so that lists come again, and compares.
+  ///
+  /// - Parameter split: So many bytes of a request come in a read of their own.
   private func compare(
-    _ requests: [Request], _ label: String = ""
+    _ requests: [Request], _ label: String = "", split: (Request) -> Int = { _ in 0 }
   ) throws -> (reset: Int, taken: Int) {
     var configuration = HTTP2Session.Configuration()
     configuration.maximumConcurrentStreams = 100_000
@@ -149,9 +161,11 @@ struct RequestRulesTests {
     for (index, request) in requests.enumerated() {
       let stream = UInt32(2 * index + 1)
       let bytes = request.frames(stream: stream)
-      let (ours, theirs) = (
-        Self.resets(in: try answer(bytes)), Self.resets(in: oracle.answer(bytes))
-      )
+      let first = min(max(split(request), 0), bytes.count)
+      let ours = Self.resets(
+        in: try answer(Array(bytes[..<first])) + answer(Array(bytes[first...])))
+      let theirs = Self.resets(in: oracle.answer(bytes))
+      try #require(!session.isInHeaders, "\(request) \(label)")
       try #require(ours == theirs, "\(request) \(label)")
       if ours[stream] == nil {
         let sent = request.fields.map { "\($0.0)=\($0.1)" }
@@ -210,9 +224,12 @@ struct RequestRulesTests {
 
   @Test func bodiesAndTheirLength() throws {
     let sized = Self.usual + [("content-length", "3")]
+    let connect: Fields = [
+      (":method", "CONNECT"), (":authority", "x"), ("content-length", "3"),
+    ]
     var requests: [Request] = []
     for body in [nil, 0, 2, 3, 4] {
-      for fields in [Self.usual, sized] {
+      for fields in [Self.usual, sized, connect] {
         // Twice: the second time as before.
         for _ in 0..<2 {
           requests += [
@@ -221,6 +238,9 @@ struct RequestRulesTests {
             Request(fields: fields, body: body, trailers: [("more", "1")], trailersEnd: false),
             Request(fields: fields, body: body, trailers: [("content-length", "3")]),
             Request(fields: fields, body: body, trailers: [(":path", "/")]),
+            Request(fields: fields, body: body, trailers: [("host", "x")]),
+            Request(fields: fields + [("host", "y")], body: body, trailers: [("host", "x")]),
+            Request(fields: fields, body: body, padding: 5),
           ]
         }
       }
@@ -251,9 +271,14 @@ struct RequestRulesTests {
         }
       }
       last = fields
-      return Request(fields: fields, body: Int.random(in: 0..<4, using: &random))
+      return Request(
+        fields: fields, body: Int.random(in: 0..<4, using: &random),
+        cut: Bool.random(using: &random) ? nil : Int.random(in: 0..<120, using: &random),
+        padding: Bool.random(using: &random) ? nil : UInt8.random(in: 0..<9, using: &random))
     }
-    let count = try self.compare(requests, "seed \(seed)")
+    let count = try self.compare(requests, "seed \(seed)") { _ in
+      Int.random(in: 0..<200, using: &random)
+    }
     #expect(count.reset > 500 && count.taken > 500)
   }
 

@@ -61,12 +61,12 @@ extension HealthV1 {
     >("/grpc.health.v1.Health/Watch")
 
     @usableFromInline
-    struct CheckServing<Served: HealthV1.HealthService>: UnaryHandler {
+    struct CheckServing<Served_: HealthV1.HealthService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 
@@ -79,12 +79,12 @@ extension HealthV1 {
     }
 
     @usableFromInline
-    struct ListServing<Served: HealthV1.HealthService>: UnaryHandler {
+    struct ListServing<Served_: HealthV1.HealthService>: UnaryHandler {
       @usableFromInline
-      let service: Served
+      let service: Served_
 
       @inlinable
-      init(service: Served) {
+      init(service: Served_) {
         self.service = service
       }
 

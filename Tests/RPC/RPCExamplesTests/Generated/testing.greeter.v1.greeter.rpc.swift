@@ -37,8 +37,8 @@ extension GreeterV1 {
       GreeterV1.HelloRequest, GreeterV1.HelloReply
     >("/testing.greeter.v1.Greeter/SayHello")
 
-    struct SayHelloServing<Served: GreeterV1.GreeterService>: UnaryHandler {
-      let service: Served
+    struct SayHelloServing<Served_: GreeterV1.GreeterService>: UnaryHandler {
+      let service: Served_
 
       func handle(
         _ request: GreeterV1.HelloRequest, _ context: ServerContext

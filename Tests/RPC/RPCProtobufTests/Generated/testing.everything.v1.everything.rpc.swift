@@ -75,8 +75,8 @@ extension EverythingV1 {
       EverythingV1.Empty, GoogleProtobuf.Value
     >("/testing.everything.v1.EverythingService/Import")
 
-    struct GetServing<Served: EverythingV1.EverythingService>: UnaryHandler {
-      let service: Served
+    struct GetServing<Served_: EverythingV1.EverythingService>: UnaryHandler {
+      let service: Served_
 
       func handle(
         _ request: EverythingV1.Point, _ context: RPCTransport.ServerContext
@@ -85,8 +85,8 @@ extension EverythingV1 {
       }
     }
 
-    struct ImportServing<Served: EverythingV1.EverythingService>: UnaryHandler {
-      let service: Served
+    struct ImportServing<Served_: EverythingV1.EverythingService>: UnaryHandler {
+      let service: Served_
 
       func handle(
         _ request: EverythingV1.Empty, _ context: RPCTransport.ServerContext
