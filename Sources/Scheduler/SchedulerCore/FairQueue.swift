@@ -8,12 +8,21 @@ package struct Work: Hashable, Sendable {
     case notification(Int)
   }
 
-  package var build: BuildID
-  package var item: Item
+  package let build: BuildID
+  // Of a million that wait, each is kept twice: half as large as an `Item`.
+  private let number: Int32
+  private let isNotification: Bool
+
+  package var item: Item {
+    self.isNotification ? .notification(Int(self.number)) : .job(Int(self.number))
+  }
 
   package init(build: BuildID, item: Item) {
     self.build = build
-    self.item = item
+    switch item {
+    case .job(let number): (self.number, self.isNotification) = (Int32(number), false)
+    case .notification(let number): (self.number, self.isNotification) = (Int32(number), true)
+    }
   }
 }
 
@@ -47,6 +56,33 @@ struct FairQueue: Sendable {
     }
   }
 
+  /// An entry as it is kept among those of its priority and its project.
+  private struct Waiting: Sendable, Comparable {
+    let work: Work
+    let age: Timestamp
+    let since: Timestamp
+    let ticket: Ticket
+
+    init(_ entry: Entry) {
+      self.work = entry.work
+      self.age = entry.age
+      self.since = entry.since
+      self.ticket = entry.ticket
+    }
+
+    func entry(of project: ProjectID, priority: Int32) -> Entry {
+      Entry(
+        work: self.work, priority: priority, project: project, age: self.age, since: self.since,
+        ticket: self.ticket)
+    }
+
+    static func == (left: Self, right: Self) -> Bool { left.ticket == right.ticket }
+
+    static func < (left: Self, right: Self) -> Bool {
+      (left.age, left.ticket) < (right.age, right.ticket)
+    }
+  }
+
   /// A project's place among the others.
   private struct Turn: Comparable, Sendable {
     var share: Double
@@ -68,9 +104,14 @@ struct FairQueue: Sendable {
     var priority: Int32
     /// All entries, those too that were taken out of the middle.
     var count = 0
-    var projects: [ProjectID: Heap<Entry>] = [:]
+    var projects: [ProjectID: Heap<Waiting>] = [:]
     var turns: Heap<Turn> = []
     var stamps: [ProjectID: UInt64] = [:]
+
+    /// What is first of a project, those taken out of the middle among them.
+    func head(of project: ProjectID) -> Entry? {
+      self.projects[project]?.min?.entry(of: project, priority: self.priority)
+    }
   }
 
   /// Greatest priority first.
@@ -84,8 +125,8 @@ struct FairQueue: Sendable {
 
   mutating func insert(_ entry: Entry, share: Double) {
     let index = self.levelIndex(of: entry.priority)
-    let isHead = self.levels[index].projects[entry.project]?.min.map { entry < $0 } ?? true
-    self.levels[index].projects[entry.project, default: []].insert(entry)
+    let isHead = self.levels[index].head(of: entry.project).map { entry < $0 } ?? true
+    self.levels[index].projects[entry.project, default: []].insert(Waiting(entry))
     self.levels[index].count += 1
     self.count += 1
     if isHead { self.takeTurn(entry.project, at: index, share: share) }
@@ -100,7 +141,7 @@ struct FairQueue: Sendable {
   mutating func first(of project: ProjectID) -> Entry? {
     for index in self.levels.indices {
       self.dropRemoved(of: project, at: index)
-      if let head = self.levels[index].projects[project]?.min { return head }
+      if let head = self.levels[index].head(of: project) { return head }
     }
     return nil
   }
@@ -179,7 +220,7 @@ struct FairQueue: Sendable {
       var turns: Heap<Upcoming> = []
       for (project, entries) in level.projects {
         let share = share(project)
-        guard share.isFinite, let head = entries.min else { continue }
+        guard share.isFinite, let head = level.head(of: project) else { continue }
         let left = limit - due.count
         let count = entries.unordered.lazy.filter { !self.removed.contains($0.ticket) }
           .prefix(left).count
@@ -223,7 +264,7 @@ struct FairQueue: Sendable {
   }
 
   private mutating func takeTurn(_ project: ProjectID, at index: Int, share: Double) {
-    guard let head = self.levels[index].projects[project]?.min else { return }
+    guard let head = self.levels[index].head(of: project) else { return }
     self.nextStamp += 1
     self.levels[index].stamps[project] = self.nextStamp
     self.levels[index].turns.insert(Turn(share: share, head: head, stamp: self.nextStamp))
@@ -266,7 +307,7 @@ struct FairQueue: Sendable {
       }
       let now = share(project)
       if turn.share == now, !self.removed.contains(turn.head.ticket),
-        self.levels[index].projects[project]?.min == turn.head
+        self.levels[index].projects[project]?.min?.ticket == turn.head.ticket
       {
         return now.isFinite ? turn.head : nil
       }

@@ -9,11 +9,20 @@ import OrderedCollections
 /// however long the demand was open, and the window of open demands bounds nothing but traffic.
 /// Shapes have windows of their own: work that cannot be placed blocks no other.
 struct ReadyQueue: Sendable {
-  /// Where work stands.
-  private struct Place: Sendable {
-    let shared: SharedShape
+  /// Where a project's work of one shape stands: one for all of it, for a million pieces may wait.
+  private final class Place: Sendable {
+    let shape: Shape
     let project: ProjectID
-    var shape: Shape { self.shared.value }
+
+    init(_ shape: Shape, _ project: ProjectID) {
+      self.shape = shape
+      self.project = project
+    }
+  }
+
+  private struct Presence: Sendable {
+    let place: Place
+    var count = 0
   }
 
   private struct Arrival: Comparable, Sendable {
@@ -33,7 +42,7 @@ struct ReadyQueue: Sendable {
   private var shapes: [DemandID: Shape] = [:]
   private var places: [Ticket: Place] = [:]
   /// In which lines a project has work, and how much.
-  private var presence: [ProjectID: [Shape: Int]] = [:]
+  private var presence: [ProjectID: [Shape: Presence]] = [:]
   /// What each project holds.
   private var usage: [ProjectID: Resources] = [:]
   private var limits: Limits
@@ -81,11 +90,14 @@ struct ReadyQueue: Sendable {
       ticket: self.nextTicket)
     self.arrivals.insert(Arrival(ticket: self.nextTicket, since: since, work: work))
     let turn = self.turn(of: project, for: shape)
-    var line = self.lines.removeValue(forKey: shape) ?? Line(shape: SharedShape(shape))
+    var line = self.lines.removeValue(forKey: shape) ?? Line(shape: shape)
     line.waiting.insert(entry, share: turn)
-    self.places[self.nextTicket] = Place(shared: line.shape, project: project)
     self.lines[shape] = line
-    self.presence[project, default: [:]][shape, default: 0] += 1
+    var presence =
+      self.presence[project]?[shape] ?? Presence(place: Place(shape, project))
+    presence.count += 1
+    self.presence[project, default: [:]][shape] = presence
+    self.places[self.nextTicket] = presence.place
     self.roomMoved(project, shape)
     self.touched.append(shape)
     return self.nextTicket
@@ -105,8 +117,10 @@ struct ReadyQueue: Sendable {
         self.claimMoved(in: scope)
       }
     }
-    let left = (self.presence[place.project]?[place.shape] ?? 1) - 1
-    self.presence[place.project]?[place.shape] = left > 0 ? left : nil
+    self.presence[place.project]?[place.shape]?.count -= 1
+    if self.presence[place.project]?[place.shape]?.count ?? 0 <= 0 {
+      self.presence[place.project]?[place.shape] = nil
+    }
     if self.presence[place.project]?.isEmpty ?? false { self.presence[place.project] = nil }
     self.roomMoved(place.project, place.shape)
     self.dropArrivals()
@@ -259,7 +273,7 @@ struct ReadyQueue: Sendable {
   }
 
   private func room(of project: ProjectID, _ shape: Shape) -> Int {
-    let count = self.presence[project]?[shape] ?? 0
+    let count = self.presence[project]?[shape]?.count ?? 0
     return count == 0 ? 0 : self.limits.room(of: project, shape, atMost: count)
   }
 
@@ -487,7 +501,7 @@ struct ReadyQueue: Sendable {
     let rank = Self.rank(of: due)
     line.open[id] = Asked(priority: due.priority, rank: rank, round: self.round)
     effects.append(
-      .demand(Demand(id: id, shape: line.shape.value, project: due.project, rank: rank)))
+      .demand(Demand(id: id, shape: line.shape, project: due.project, rank: rank)))
   }
 
   /// What is due behind so many others, the first of which is `head`: if all were the same
@@ -496,7 +510,7 @@ struct ReadyQueue: Sendable {
     FairQueue.Due(
       project: head.project, priority: line.waiting.priority(behind: count, from: head),
       share: self.share(of: head.project)
-        + Double(count) * self.cost(of: line.shape.value, to: head.project))
+        + Double(count) * self.cost(of: line.shape, to: head.project))
   }
 
   /// By how much one lease more makes a project's share greater.

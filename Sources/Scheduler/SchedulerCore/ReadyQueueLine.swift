@@ -12,7 +12,7 @@ extension ReadyQueue {
 
   struct Line: Sendable {
     var waiting = FairQueue()
-    let shape: SharedShape
+    let shape: Shape
     /// In the order they were sent.
     var open: OrderedDictionary<DemandID, Asked> = [:]
     /// Why it waits, in the allocator's words.
@@ -24,7 +24,7 @@ extension ReadyQueue {
     var lastGrant: Timestamp?
     var pace: Duration?
 
-    init(shape: SharedShape) {
+    init(shape: Shape) {
       self.shape = shape
     }
 
@@ -43,11 +43,5 @@ extension ReadyQueue {
       }
       self.lastGrant = now
     }
-  }
-
-  /// A shape that all of its line refer to: a million places must not hold a million copies.
-  final class SharedShape: Sendable {
-    let value: Shape
-    init(_ value: Shape) { self.value = value }
   }
 }

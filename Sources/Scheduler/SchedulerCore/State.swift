@@ -8,9 +8,6 @@ package struct BuildRecord: Hashable, Sendable {
   package var id: BuildID
   package var project: ProjectID
   package var name: String
-  package var state = State.queued
-  /// Set when it is finished.
-  package var outcome: Outcome?
   /// Why it did not succeed, in one sentence.
   package var message = ""
   /// Grows with every change; see ``Revision``.
@@ -19,8 +16,6 @@ package struct BuildRecord: Hashable, Sendable {
   package var startedAt: Timestamp?
   package var finishedAt: Timestamp?
   package var source: Source?
-  /// Higher is sooner.
-  package var priority: Int32
   package var annotations: [String: String]
   /// From the submitter, below what the pipeline says.
   package var environment: [String: String]
@@ -29,14 +24,20 @@ package struct BuildRecord: Hashable, Sendable {
   package var group = ""
   package var jobs: [JobRecord]
   package var notifications: [NotificationRecord] = []
-  /// How often it was finished and then retried.
-  package var round: Int32 = 0
-  /// The submission's. Nil: unknown.
-  package var fingerprint: Fingerprint?
-  /// Attempts were left out because the record had become too large.
-  package var isShortened = false
   /// The scheduler process that wrote it.
   package var owner: String
+  /// The submission's. Nil: unknown.
+  package var fingerprint: Fingerprint?
+  // What is small stands together: a million of these may wait.
+  package var state = State.queued
+  /// Set when it is finished.
+  package var outcome: Outcome?
+  /// Attempts were left out because the record had become too large.
+  package var isShortened = false
+  /// Higher is sooner.
+  package var priority: Int32
+  /// How often it was finished and then retried.
+  package var round: Int32 = 0
 
   package init(
     id: BuildID, project: ProjectID, name: String, createdAt: Timestamp, source: Source? = nil,
