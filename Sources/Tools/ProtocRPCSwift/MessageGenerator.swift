@@ -204,7 +204,7 @@ struct MessageGenerator {
   /// As a label of an argument, where other keywords are words like any.
   private func label(_ member: Member) -> String {
     let name = self.stored(member)
-    return ["inout", "let", "var"].contains(name) ? Naming.quoted(name) : name
+    return name == "inout" ? Naming.quoted(name) : name
   }
 
   private func wrap(_ member: Member, _ value: String) -> String {

@@ -6,6 +6,11 @@ struct TakenNames {
   /// Throws if something in the file would have the name of something else.
   mutating func take(_ file: FileModel) throws(GeneratorError) {
     let namespace = TypeTable.namespace(of: file)
+    if TypeTable.typeNames(of: file).contains(namespace) {
+      throw GeneratorError(
+        "\(file.name): its swift_prefix \(namespace) is the name of a type in it: one needs another name"
+      )
+    }
     for message in file.messages { try self.take(message, in: namespace) }
     for value in file.enums { try self.take(value, in: namespace) }
     for service in file.services {

@@ -42,7 +42,23 @@ struct TypeTable {
 
   static func namespace(of file: FileModel) -> String {
     if let prefix = file.swiftPrefix, !prefix.isEmpty { return prefix }
-    return Naming.namespace(file.package)
+    let name = Naming.namespace(file.package)
+    return self.typeNames(of: file).contains(name) ? name + "Protos" : name
+  }
+
+  /// What the types that are made of a file are called, without what they are in: a namespace of that name
+  /// could not be spoken of within such a type.
+  static func typeNames(of file: FileModel) -> Set<String> {
+    var names = Set(file.enums.map { Naming.type($0.name) })
+    names.formUnion(file.services.flatMap { ServiceGenerator.typeNames(of: $0) })
+    func add(_ message: MessageModel) {
+      names.insert(Naming.type(message.name))
+      names.formUnion(message.enums.map { Naming.type($0.name) })
+      names.formUnion(message.enumOneofs.map { message.oneofType($0) })
+      message.messages.forEach(add)
+    }
+    file.messages.forEach(add)
+    return names
   }
 
   subscript(name: String) -> Entry {

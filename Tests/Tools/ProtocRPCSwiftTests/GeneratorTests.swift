@@ -222,6 +222,33 @@ import Testing
     #expect(text.contains("public var cMessage: CMessageOneof?"))
   }
 
+  /// `User.Address` within a `struct User` would be looked for in that.
+  @Test func aNamespaceIsNotCalledLikeATypeInIt() throws {
+    let address = P.field("address", 1, .message, type: ".user.Address")
+    let choice = [P.field("a", 2, .string, oneof: 0), P.field("b", 3, .string, oneof: 0)]
+    let files = [
+      P.file(
+        "own.proto", package: "user",
+        messages: [P.message("Address"), P.message("User", [address])]),
+      P.file(
+        "own.proto", package: "user",
+        messages: [P.message("Address"), P.message("M", [address] + choice, oneofs: ["user"])]),
+      P.file(
+        "own.proto", package: "user",
+        messages: [P.message("Address"), P.message("M", [address], nested: [P.message("User")])]),
+    ]
+    for file in files {
+      let made = try P.generate([file])
+      #expect(made["own.pb.swift"]?.contains("var address: UserProtos.Address?") == true)
+      #expect(made["Namespaces.pb.swift"]?.contains("enum UserProtos") == true)
+    }
+    let other = P.file(
+      "own.proto", package: "user",
+      messages: [P.message("Address"), P.message("Person", [address])])
+    let text = try #require(try P.generate([other])["own.pb.swift"])
+    #expect(text.contains("var address: User.Address?"))
+  }
+
   @Test func protosWithoutAPackageAreCalledThat() throws {
     let file = P.file("own.proto", package: "", messages: [P.message("M")])
     let text = try #require(try P.generate([file])["Namespaces.pb.swift"])
