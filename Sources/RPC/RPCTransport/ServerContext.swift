@@ -6,27 +6,16 @@ public final class ServerContext: Sendable {
   /// The call that the current task serves: calls that it makes end by the same deadline.
   @TaskLocal public static var current: ServerContext?
 
-  /// What it says of the call.
-  struct Contents: Sendable {
-    let method: String
-    let metadata: RequestMetadata
-    let deadline: Deadline?
-    let peer: ConnectionPeer
-    let compression: Compression
-    let accepted: AcceptedEncodings
-    let requestWasCompressed: Bool
-  }
-
-  private let contents: Contents
-
   /// `/package.Service/Method`.
-  public var method: String { self.contents.method }
+  public let method: String
   /// What the client sent with the request.
-  public var metadata: Metadata { self.contents.metadata.fields }
+  public var metadata: Metadata { self.requestMetadata.fields }
   /// When the client stops waiting; the handler's task is cancelled then.
-  public var deadline: Deadline? { self.contents.deadline }
+  public let deadline: Deadline?
   /// Whether the request of a call that has only one came compressed.
-  public var requestWasCompressed: Bool { self.contents.requestWasCompressed }
+  public let requestWasCompressed: Bool
+  private let requestMetadata: RequestMetadata
+  private let connectionPeer: ConnectionPeer
 
   /// What most calls do without.
   private struct Extras {
@@ -44,26 +33,31 @@ public final class ServerContext: Sendable {
   private let isTouched: Atomic<Bool>
   /// The response's headers have gone out.
   private let isAnswered = Atomic(false)
+  private let compression: Compression
+  private let accepted: AcceptedEncodings
 
-  init(_ contents: consuming Contents) {
-    self.isTouched = Atomic(
-      contents.compression != .identity && contents.accepted.contains(contents.compression))
-    self.contents = contents
-  }
-
-  private var compression: Compression {
-    let contents = self.contents
-    return contents.accepted.contains(contents.compression) ? contents.compression : .identity
+  init(
+    method: String, metadata: RequestMetadata, deadline: Deadline?, peer: ConnectionPeer,
+    compression: Compression, accepted: AcceptedEncodings, requestWasCompressed: Bool
+  ) {
+    self.method = method
+    self.requestMetadata = metadata
+    self.deadline = deadline
+    self.connectionPeer = peer
+    self.accepted = accepted
+    self.requestWasCompressed = requestWasCompressed
+    self.compression = accepted.contains(compression) ? compression : .identity
+    self.isTouched = Atomic(self.compression != .identity)
   }
 
   /// The client's address, for people: `[IPv4]127.0.0.1/127.0.0.1:4711`, `unix socket`.
-  public var peer: String { self.contents.peer.address }
+  public var peer: String { self.connectionPeer.address }
 
   /// The connection, told from others as long as it lives.
-  package var connectionID: ObjectIdentifier { ObjectIdentifier(self.contents.peer) }
+  package var connectionID: ObjectIdentifier { ObjectIdentifier(self.connectionPeer) }
 
   /// Who the client proved to be, with mutual TLS.
-  public var peerIdentity: PeerIdentity? { self.contents.peer.identity }
+  public var peerIdentity: PeerIdentity? { self.connectionPeer.identity }
 
   /// Sets what is sent before the first response, or before an error. Without effect once that has
   /// gone out. Names that are not the application's are left out; see ``RPCCore/Metadata``.
@@ -82,7 +76,7 @@ public final class ServerContext: Sendable {
   public var responseCompression: Compression {
     get { self.extras.withLock { $0?.compression } ?? self.compression }
     set {
-      guard self.contents.accepted.contains(newValue), !self.isAnswered.load(ordering: .acquiring)
+      guard self.accepted.contains(newValue), !self.isAnswered.load(ordering: .acquiring)
       else { return }
       self.change { $0.compression = newValue }
     }

@@ -433,14 +433,13 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
 
   /// The handler's view of the call. Made when the handler is about to begin.
   func makeContext() -> ServerContext {
-    let contents = ServerContext.Contents(
+    let context = ServerContext(
       method: self.call.route?._withUnsafeGuaranteedRef { $0.path } ?? "",
       metadata: self.head.takeMetadata(like: &self.server.lastMetadata),
       deadline: self.call.deadline, peer: self.server.peer,
       compression: self.server.configuration.responseCompression,
       accepted: self.head.acceptedEncodings,
       requestWasCompressed: self.call.received.compressed > 0)
-    let context = ServerContext(contents)
     self.call.context = context
     if self.call.isObserved { self.forEachObserver { $0.callBegan() } }
     return context

@@ -9,32 +9,6 @@ import OrderedCollections
 /// however long the demand was open, and the window of open demands bounds nothing but traffic.
 /// Shapes have windows of their own: work that cannot be placed blocks no other.
 struct ReadyQueue: Sendable {
-  /// Where a project's work of one shape stands: one for all of it, for a million pieces may wait.
-  private final class Place: Sendable {
-    let shape: Shape
-    let project: ProjectID
-
-    init(_ shape: Shape, _ project: ProjectID) {
-      self.shape = shape
-      self.project = project
-    }
-  }
-
-  private struct Presence: Sendable {
-    let place: Place
-    var count = 0
-  }
-
-  private struct Arrival: Comparable, Sendable {
-    let ticket: Ticket
-    let since: Timestamp
-    let work: Work
-
-    static func < (left: Self, right: Self) -> Bool {
-      (left.since, left.ticket) < (right.since, right.ticket)
-    }
-  }
-
   private let policy: Policy
   /// Makes this process' demands differ from those of every other.
   private let owner: String

@@ -2,6 +2,32 @@ import Domain
 import OrderedCollections
 
 extension ReadyQueue {
+  /// Where a project's work of one shape stands: one for all of it, for a million pieces may wait.
+  final class Place: Sendable {
+    let shape: Shape
+    let project: ProjectID
+
+    init(_ shape: Shape, _ project: ProjectID) {
+      self.shape = shape
+      self.project = project
+    }
+  }
+
+  struct Presence: Sendable {
+    let place: Place
+    var count = 0
+  }
+
+  struct Arrival: Comparable, Sendable {
+    let ticket: Ticket
+    let since: Timestamp
+    let work: Work
+
+    static func < (left: Self, right: Self) -> Bool {
+      (left.since, left.ticket) < (right.since, right.ticket)
+    }
+  }
+
   /// What the allocator was told with a demand.
   struct Asked: Sendable {
     var priority: Int32
