@@ -104,12 +104,12 @@ struct BuildMachine: Sendable {
         // Whoever had it before let it go first in its group.
         self.record.jobs[index].state = .blocked
         out.isDirty = true
-      } else {
+      } else if !self.resting.contains(.job(index)) {
         out.afterCommit.append(.enqueue(.job(index)))
       }
     }
     for (index, notification) in self.record.notifications.enumerated()
-    where notification.state == .pending {
+    where notification.state == .pending && !self.resting.contains(.notification(index)) {
       out.afterCommit.append(.enqueue(.notification(index)))
     }
     if !self.isHeldBack { self.settleAll(at: now, &out) }
@@ -382,7 +382,8 @@ struct BuildMachine: Sendable {
     return resources
   }
 
-  /// The shape of the lease that a piece of work needs; nil if it is not to be done any more.
+  /// The shape of the lease that a piece of work needs; nil if it is not to be done any more, or under
+  /// way.
   func shape(of item: Work.Item, _ policy: Policy) -> Shape? {
     switch item {
     case .job(let index):
@@ -394,7 +395,10 @@ struct BuildMachine: Sendable {
         pool: self.record.pipeline.jobs[job.leg.plan].pool, labels: job.leg.labels,
         resources: self.resources(of: index, policy), avoid: Array(Set(lost.map(\.executor))))
     case .notification(let index):
-      guard self.record.notifications[index].state == .pending else { return nil }
+      // Its record does not say that it is being sent.
+      guard self.record.notifications[index].state == .pending,
+        !self.live.values.contains(where: { $0.item == item })
+      else { return nil }
       var shape = Shape(pool: "", labels: [], resources: policy.notificationResources)
       shape.isForJobs = false
       return shape

@@ -527,6 +527,49 @@ func aNewerBuildOfAGroupCanEndTheOlder() {
   #expect(bench.record("1").outcome == .succeeded)
 }
 
+/// A scheduler that has read one record and not the last: news of that build come in between.
+private func benchThatReads(_ stored: StoredBuild) -> Bench {
+  var bench = Bench()
+  bench.store[stored.record.id] = stored
+  bench.scheduler = Scheduler(owner: "two")
+  _ = bench.take()
+  bench.feed { $0.recovered(stored, at: $1) }
+  return bench
+}
+
+@Test func aNotificationThatIsBeingSentWhenTheLastRecordIsReadGoesOutOnce() throws {
+  var bench = Bench()
+  _ = bench.submit("1", pipeline(job("a"), notify: [Pipeline.Notification(uses: "webhook")]))
+  let granted = bench.grant()
+  let order = try #require(granted)
+  bench = benchThatReads(try #require(bench.store["1"]))
+  bench.end(order.attempt)
+  let sent = bench.grant()
+  let sending = try #require(sent)
+  bench.feed { $0.recoveryFinished(at: $1) }
+  #expect(bench.grant() == nil)
+  #expect(bench.scheduler.heldLeases == 1)
+  bench.end(sending.attempt)
+  #expect(bench.record("1").notifications[0].state == .delivered)
+  #expect(bench.scheduler.heldLeases == 0)
+}
+
+@Test func whatRestsWhenTheLastRecordIsReadRestsOn() throws {
+  var bench = Bench()
+  _ = bench.submit("1", pipeline(job("a"), notify: [Pipeline.Notification(uses: "webhook")]))
+  let granted = bench.grant()
+  let order = try #require(granted)
+  bench = benchThatReads(try #require(bench.store["1"]))
+  bench.end(order.attempt)
+  let sent = bench.grant()
+  bench.end(try #require(sent).attempt, .failed, message: "no answer")
+  bench.feed { $0.recoveryFinished(at: $1) }
+  #expect(bench.grant() == nil)
+  bench.advance(.seconds(300))
+  let again = bench.grant()
+  #expect(again?.number == 2)
+}
+
 /// Other schedulers' demands stand beside ours at the allocator, which knows their ranks only.
 @Test
 func aDemandIsToldAnewWhenItsProjectHoldsLess() {
