@@ -60,7 +60,7 @@ struct EchoServer: ParsableCommand {
 
 /// Looks at a call's metadata, as those do that authenticate.
 struct Passing: ServerInterceptor {
-  func intercept(_ context: ServerContext, proceed: @concurrent () async throws -> Void)
+  func intercept(_ context: ServerContext, proceed: Proceed)
     async throws
   {
     if context.metadata["authorization"] == "nobody" {

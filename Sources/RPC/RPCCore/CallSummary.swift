@@ -5,7 +5,12 @@ public struct CallSummary: Sendable, Hashable {
   /// The status that the call ended with.
   public var code: StatusCode
   /// From the call's beginning to its end.
-  public var duration: Duration
+  public var duration: Duration {
+    get { .nanoseconds(self.nanoseconds) }
+    set { self.nanoseconds = newValue.wholeNanoseconds }
+  }
+  /// The same, for those who would only take a `Duration`'s 128 bits apart again.
+  package var nanoseconds: Int64
   /// Requests on a client, responses on a server.
   public var sentMessages: Int
   /// Messages with their prefixes, as they were sent; compressed if they were.
@@ -25,14 +30,33 @@ public struct CallSummary: Sendable, Hashable {
     sentBytes: Int = 0, receivedMessages: Int = 0, receivedBytes: Int = 0,
     receivedCompressedMessages: Int = 0, attempts: Int = 1
   ) {
+    self.init(
+      method: method, code: code, nanoseconds: duration.wholeNanoseconds,
+      sentMessages: sentMessages, sentBytes: sentBytes, receivedMessages: receivedMessages,
+      receivedBytes: receivedBytes, receivedCompressedMessages: receivedCompressedMessages,
+      attempts: attempts)
+  }
+
+  package init(
+    method: String, code: StatusCode, nanoseconds: Int64, sentMessages: Int,
+    sentBytes: Int, receivedMessages: Int, receivedBytes: Int,
+    receivedCompressedMessages: Int, attempts: Int = 1
+  ) {
     self.method = method
     self.code = code
-    self.duration = duration
+    self.nanoseconds = nanoseconds
     self.sentMessages = sentMessages
     self.sentBytes = sentBytes
     self.receivedMessages = receivedMessages
     self.receivedBytes = receivedBytes
     self.receivedCompressedMessages = receivedCompressedMessages
     self.attempts = attempts
+  }
+}
+
+extension Duration {
+  fileprivate var wholeNanoseconds: Int64 {
+    let (seconds, attoseconds) = self.components
+    return seconds * 1_000_000_000 + attoseconds / 1_000_000_000
   }
 }

@@ -71,34 +71,34 @@ private final class MethodTable: Sendable {
   }
 }
 
+/// By the factory's own handlers: what swift-metrics puts before them is generic, and not made for the integers
+/// at hand.
 private final class MethodMetrics: MethodObserver {
-  private let startedCounter: Counter
-  private let durations: [Timer]
-  private let received: Recorder
-  private let sent: Recorder
+  private let started: any CounterHandler
+  private let durations: [any TimerHandler]
+  private let received: any RecorderHandler
+  private let sent: any RecorderHandler
 
   init(_ path: String, prefix: String, factory: any MetricsFactory) {
     let method = [("grpc.method", String(path.dropFirst()))]
-    self.startedCounter = Counter(
-      label: "\(prefix).started", dimensions: method, factory: factory)
+    self.started = factory.makeCounter(label: "\(prefix).started", dimensions: method)
     self.durations = StatusCode.allCases.map { code in
-      Timer(
-        label: "\(prefix).duration", dimensions: method + [("grpc.status", code.description)],
-        preferredDisplayUnit: .seconds, factory: factory)
+      let timer = factory.makeTimer(
+        label: "\(prefix).duration", dimensions: method + [("grpc.status", code.description)])
+      timer.preferDisplayUnit(.seconds)
+      return timer
     }
-    self.received = Recorder(
-      label: "\(prefix).rcvd_total_compressed_message_size", dimensions: method, factory: factory)
-    self.sent = Recorder(
-      label: "\(prefix).sent_total_compressed_message_size", dimensions: method, factory: factory)
+    self.received = factory.makeRecorder(
+      label: "\(prefix).rcvd_total_compressed_message_size", dimensions: method, aggregate: true)
+    self.sent = factory.makeRecorder(
+      label: "\(prefix).sent_total_compressed_message_size", dimensions: method, aggregate: true)
   }
 
-  func callBegan() { self.startedCounter.increment() }
+  func callBegan() { self.started.increment(by: 1) }
 
   func callEnded(_ summary: CallSummary) {
-    let (seconds, attoseconds) = summary.duration.components
-    self.durations[summary.code.rawValue].recordNanoseconds(
-      seconds * 1_000_000_000 + attoseconds / 1_000_000_000)
-    self.received.record(summary.receivedBytes)
-    self.sent.record(summary.sentBytes)
+    self.durations[summary.code.rawValue].recordNanoseconds(summary.nanoseconds)
+    self.received.record(Int64(summary.receivedBytes))
+    self.sent.record(Int64(summary.sentBytes))
   }
 }

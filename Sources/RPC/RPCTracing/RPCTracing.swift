@@ -17,7 +17,7 @@ public struct ServerTracing: ServerInterceptor {
 
   /// Runs the handler within a span, which is the current one for what it does.
   public func intercept(
-    _ context: ServerContext, proceed: @concurrent () async throws -> Void
+    _ context: ServerContext, proceed: Proceed
   ) async throws {
     let trace = IncomingTrace(context.metadata)
     let instrument = InstrumentationSystem.instrument

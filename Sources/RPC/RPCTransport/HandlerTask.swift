@@ -6,11 +6,17 @@ import RPCCore
 class HandlerJob: @unchecked Sendable {
   /// Runs the handler and ends the call.
   @usableFromInline typealias Body = @Sendable (HandlerJob) async -> Void
+  /// Runs the handler alone, behind interceptors.
+  @usableFromInline typealias Handler = @Sendable (HandlerJob) async throws -> Void
 
   // Safe: constant, or touched on the loop only.
   @usableFromInline final let stream: ServerStream
   @usableFromInline final let context: ServerContext
   final var body: Body?
+  /// How many interceptors have been reached, and the handler.
+  @exclusivity(unchecked) private final var reached: Int32 = 0
+  /// The handler has returned; what it returned is with the stream.
+  @exclusivity(unchecked) @usableFromInline final var hasRun = false
 
   @usableFromInline
   init(_ stream: ServerStream) {
@@ -26,8 +32,19 @@ class HandlerJob: @unchecked Sendable {
     (self.body.take()!, self.stream.handlerBegan(in: task))
   }
 
+  /// The call is over: nobody reaches the handler any more.
   @inline(never)
-  final func end() { self.stream.handlerEnded() }
+  final func end() {
+    self.reached = .max
+    self.stream.handlerEnded()
+  }
+
+  /// Whether what stands behind so many interceptors is to run: once.
+  final func passes(_ place: Int32) -> Bool {
+    guard self.reached == place else { return false }
+    self.reached += 1
+    return true
+  }
 }
 
 /// The handler of a call with one request.

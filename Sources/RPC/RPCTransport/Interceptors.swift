@@ -3,7 +3,7 @@ import RPCCore
 /// Stands before every call that a server serves: authentication, limits, logs, metrics, traces.
 ///
 ///     struct TokenCheck: ServerInterceptor {
-///       func intercept(_ context: ServerContext, proceed: () async throws -> Void) async throws {
+///       func intercept(_ context: ServerContext, proceed: Proceed) async throws {
 ///         guard context.metadata["authorization"] == "Bearer \(token)" else {
 ///           throw RPCError(.unauthenticated, "the token is missing or wrong")
 ///         }
@@ -11,18 +11,85 @@ import RPCCore
 ///       }
 ///     }
 ///
-/// It runs in the call's task, on its connection's event loop, and must not block it. A module with
-/// `NonisolatedNonsendingByDefault` writes `proceed: @concurrent () async throws -> Void`.
+/// It runs in the call's task, on its connection's event loop, and must not block it.
 public protocol ServerInterceptor: Sendable {
   /// Runs in the place of the call's handler.
   ///
   /// - Parameters:
   ///   - context: The call, as its handler sees it.
-  ///   - proceed: Runs the interceptors behind this one and then the handler. To be called at most
-  ///     once: the second time it throws `internalError` and runs nothing. What it throws is the call's error unless something else is thrown in its place.
-  func intercept(
-    _ context: ServerContext, proceed: @concurrent () async throws -> Void
-  ) async throws
+  ///   - proceed: Runs the interceptors behind this one and then the handler. What it throws is the
+  ///     call's error unless something else is thrown in its place.
+  func intercept(_ context: ServerContext, proceed: Proceed) async throws
+}
+
+/// What an interceptor stands before: the interceptors behind it, and then the handler. It is good for
+/// as long as the interceptor runs.
+///
+/// A type and no closure: a closure's type would say where it runs, which each module has to spell after its own
+/// settings, and to come back from each would cost a look, under a lock, for the executor that a task prefers.
+public struct Proceed {
+  private let job: HandlerJob
+  private let handler: HandlerJob.Handler
+  /// How many interceptors stand before what it runs.
+  private let place: Int32
+
+  fileprivate init(_ job: HandlerJob, _ handler: @escaping HandlerJob.Handler, past place: Int32) {
+    self.job = job
+    self.handler = handler
+    self.place = place
+  }
+
+  /// Runs the interceptors behind this one and then the handler. To be called at most once: the second
+  /// time it throws `internalError` and runs nothing.
+  public func callAsFunction() async throws {
+    // A module in an older language mode may call it from wherever it likes.
+    guard self.job.stream.executor.inEventLoop else {
+      return try await Self.proceed(self.job, self.handler, past: self.place)
+    }
+    let interceptors = self.job.stream.interceptors
+    let place = Int(self.place)
+    guard self.job.passes(self.place) else {
+      throw RPCError(
+        .internalError,
+        "the interceptor \(type(of: interceptors[place - 1])) has called proceed more than once, or "
+          + "after its call")
+    }
+    if place < interceptors.count {
+      let next = Proceed(self.job, self.handler, past: self.place + 1)
+      try await interceptors[place].intercept(self.job.context, proceed: next)
+    } else {
+      try await self.handler(self.job)
+      self.job.hasRun = true
+    }
+  }
+
+  @concurrent private static func proceed(
+    _ job: HandlerJob, _ handler: @escaping HandlerJob.Handler, past place: Int32
+  ) async throws {
+    try await withTaskExecutorPreference(job.stream.executor) {
+      try await Proceed(job, handler, past: place)()
+    }
+  }
+}
+
+/// What a call ends with whose interceptor has not thrown and not gone on either.
+private let keptFromHandler = RPCError(
+  .internalError, "an interceptor has kept the call from its handler")
+
+extension HandlerJob {
+  /// Runs a handler behind its server's interceptors, and ends the call.
+  @usableFromInline
+  static func intercepted(_ handler: @escaping Handler) -> Body {
+    { job in
+      do {
+        try await Proceed(job, handler, past: 0)()
+        guard job.hasRun else { throw keptFromHandler }
+        job.stream.finish()
+      } catch {
+        job.stream.fail(error)
+      }
+    }
+  }
 }
 
 /// Hears of every call of a method that a server has, also of those that end before their handler,
@@ -93,32 +160,4 @@ public struct OutgoingCall: Sendable {
 public protocol ServerContextKey {
   /// What is kept under the key.
   associatedtype Value: Sendable
-}
-
-/// What a call ends with whose interceptor has not thrown and not gone on either.
-@usableFromInline let keptFromHandler = RPCError(
-  .internalError, "an interceptor has kept the call from its handler")
-
-/// Runs a handler behind interceptors. Without a frame that is not needed: behind each a task asks, under a
-/// lock, which executor it prefers.
-@usableFromInline
-func intercepted(
-  by interceptors: ArraySlice<any ServerInterceptor>, _ context: ServerContext,
-  _ handler: () async throws -> Void
-) async throws {
-  guard let first = interceptors.first else { return try await handler() }
-  let others = interceptors.dropFirst()
-  var hasProceeded = false
-  try await first.intercept(context) {
-    guard !hasProceeded else {
-      throw RPCError(
-        .internalError, "the interceptor \(type(of: first)) has called proceed more than once")
-    }
-    hasProceeded = true
-    if others.isEmpty {
-      try await handler()
-    } else {
-      try await intercepted(by: others, context, handler)
-    }
-  }
 }

@@ -62,24 +62,23 @@ public struct Router: Sendable {
   public mutating func unary<Handler: UnaryHandler>(
     _ method: MethodDescriptor<Handler.Request, Handler.Response>, by handler: Handler
   ) {
-    let body: HandlerJob.Body = { job in
-      let job = unsafeDowncast(job, to: RequestJob<Handler.Request>.self)
+    typealias Job = RequestJob<Handler.Request>
+    let plain: HandlerJob.Body = { job in
+      let job = unsafeDowncast(job, to: Job.self)
       do {
-        guard job.stream.isIntercepted else {
-          return job.stream.finish(with: try await handler.handle(job.request, job.context))
-        }
-        var response = Handler.Response?.none
-        try await intercepted(by: job.stream.interceptors, job.context) {
-          response = try await handler.handle(job.request, job.context)
-        }
-        guard let response else { throw keptFromHandler }
-        job.stream.finish(with: response)
+        job.stream.finish(with: try await handler.handle(job.request, job.context))
       } catch {
         job.stream.fail(error)
       }
     }
+    let intercepted = HandlerJob.intercepted { job in
+      let job = unsafeDowncast(job, to: Job.self)
+      try job.stream.hold(try await handler.handle(job.request, job.context))
+    }
     self.addSingle(method.path) { stream, bytes in
-      if let job = RequestJob<Handler.Request>(bytes, stream) { stream.run(consume job, body) }
+      if let job = Job(bytes, stream) {
+        stream.run(consume job, stream.isIntercepted ? intercepted : plain)
+      }
     }
   }
 

@@ -15,21 +15,16 @@ extension ServerStream {
   ) {
     let job = HandlerJob(self)
     let writer = self.makeWriter(job.context)
-    self.run(job) { job in
-      do {
-        if job.stream.isIntercepted {
-          var hasRun = false
-          try await intercepted(by: job.stream.interceptors, job.context) {
-            try await handler(job.context, writer)
-            hasRun = true
-          }
-          guard hasRun else { throw keptFromHandler }
-        } else {
+    if self.isIntercepted {
+      self.run(job, HandlerJob.intercepted { try await handler($0.context, writer) })
+    } else {
+      self.run(job) { job in
+        do {
           try await handler(job.context, writer)
+          job.stream.finish()
+        } catch {
+          job.stream.fail(error)
         }
-        job.stream.finish()
-      } catch {
-        job.stream.fail(error)
       }
     }
   }

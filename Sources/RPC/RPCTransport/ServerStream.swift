@@ -82,6 +82,8 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
     var received = (messages: 0, bytes: 0, compressed: 0)
     /// The one response, which does not go through the writer.
     var responseBytes: Int?
+    /// What it was compressed by, if it was taken before the end: it is too late to say otherwise.
+    var encoding: Compression?
     /// How it ended; nil while it has not.
     var code: StatusCode?
     /// What the call ends with, whatever its handler says: it wanted to say too much.
@@ -499,10 +501,7 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
   @usableFromInline
   var isIntercepted: Bool { !self.server.configuration.interceptors.isEmpty }
 
-  @usableFromInline
-  var interceptors: ArraySlice<any ServerInterceptor> {
-    self.server.configuration.interceptors[...]
-  }
+  var interceptors: [any ServerInterceptor] { self.server.configuration.interceptors }
 
   /// The way in for messages from any executor. Made by a call of a streaming shape before its
   /// handler begins, and there from then on.

@@ -50,17 +50,37 @@ extension ServerStream {
   func finish(with response: some RPCMessage) {
     guard !self.isFinished else { return }
     do throws(RPCError) {
-      if self.compressesResponse {
-        let plain = try encoded(response, limit: self.maximumMessageBytes)
-        return try self.finish(compressing: plain)
-      }
-      try response.encode(
-        reserving: { size throws(RPCError) in try self.reserveResponse(size) },
-        parting: { size throws(RPCError) in try self.partResponse(size) })
+      try self.encode(response)
     } catch {
       return self.fail(error)
     }
     self.finish()
+  }
+
+  /// Takes the one response before the call ends: interceptors may still want to say something else.
+  @inlinable
+  func hold(_ response: some RPCMessage) throws(RPCError) {
+    guard !self.isFinished else { return }
+    try self.encode(response)
+    self.responseHeld()
+  }
+
+  @usableFromInline
+  func responseHeld() {
+    self.call.encoding = self.compression
+    _ = self.makesRoomForResponse()
+  }
+
+  @inlinable
+  @inline(__always)
+  func encode(_ response: some RPCMessage) throws(RPCError) {
+    if self.compressesResponse {
+      try self.compress(try encoded(response, limit: self.maximumMessageBytes))
+    } else {
+      try response.encode(
+        reserving: { size throws(RPCError) in try self.reserveResponse(size) },
+        parting: { size throws(RPCError) in try self.partResponse(size) })
+    }
   }
 
   @usableFromInline var compressesResponse: Bool { self.compression != .identity }
@@ -90,11 +110,17 @@ extension ServerStream {
   }
 
   @usableFromInline
-  func finish(compressing response: [UInt8]) throws(RPCError) {
+  func compress(_ response: [UInt8]) throws(RPCError) {
     let small = response.withUnsafeBytes { MessageCodec.compress($0, self.compression) }
     _ = try self.beginResponse(small.count, room: 0, isCompressed: true)
     self.take(small)
-    self.finish()
+  }
+
+  /// Somebody has something else to say than the response.
+  private func dropResponse() {
+    guard !self.call.headersSent else { return }
+    self.call.responseBytes = nil
+    self.clearOutbound()
   }
 
   /// Ends the call well, behind the responses that were sent.
@@ -132,6 +158,7 @@ extension ServerStream {
   @usableFromInline
   func fail(_ error: RPCError) {
     guard !self.isFinished else { return }
+    if self.call.responseBytes != nil { self.dropResponse() }
     self.call.code = error.code
     self.call.writer?.transfer(to: self)
     // What was transferred may have been too much.
@@ -230,7 +257,7 @@ extension ServerStream {
     var fields = HeaderFields()
     fields.add(":status", "200")
     fields.add("content-type", "application/grpc")
-    let compression = self.compression
+    let compression = self.call.encoding ?? self.compression
     if compression != .identity { fields.add("grpc-encoding", compression.header) }
     if let metadata = self.context?.initialMetadata {
       var all = HeaderFields()
@@ -260,7 +287,7 @@ extension ServerStream {
     }
     let summary = CallSummary(
       method: route._withUnsafeGuaranteedRef { $0.path }, code: code,
-      duration: Duration(.now()) - Duration(self.call.began), sentMessages: sent.messages,
+      nanoseconds: (.now() - self.call.began).nanoseconds, sentMessages: sent.messages,
       sentBytes: sent.bytes, receivedMessages: self.call.received.messages,
       receivedBytes: self.call.received.bytes,
       receivedCompressedMessages: self.call.received.compressed)

@@ -11,7 +11,7 @@ import Testing
 struct CallLog: ServerInterceptor, ClientInterceptor {
   let log: @Sendable (String) -> Void
 
-  func intercept(_ context: ServerContext, proceed: () async throws -> Void) async throws {
+  func intercept(_ context: ServerContext, proceed: Proceed) async throws {
     context.onEnd { self.log("served \($0.method): \($0.code) after \($0.duration)") }
     try await proceed()
   }

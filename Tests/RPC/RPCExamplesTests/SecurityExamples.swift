@@ -10,7 +10,7 @@ enum CurrentUser: ServerContextKey { typealias Value = String }
 struct Authentication: ServerInterceptor {
   let users: [String: String]
 
-  func intercept(_ context: ServerContext, proceed: () async throws -> Void) async throws {
+  func intercept(_ context: ServerContext, proceed: Proceed) async throws {
     guard let token = context.metadata["authorization"], let user = self.users[token] else {
       throw RPCError(.unauthenticated, "the token is missing, or nobody's")
     }

@@ -64,7 +64,7 @@ import Tracing
   private struct Recording: ServerInterceptor {
     let seen: (@Sendable (Metadata) -> Void)
     func intercept(
-      _ context: ServerContext, proceed: () async throws -> Void
+      _ context: ServerContext, proceed: Proceed
     ) async throws {
       self.seen(context.metadata)
       try await proceed()

@@ -1,3 +1,4 @@
+import Glibc
 import RPCCore
 import RPCTesting
 import RPCTransport
@@ -9,7 +10,7 @@ import Testing
 
   private struct TokenCheck: ServerInterceptor {
     func intercept(
-      _ context: ServerContext, proceed: () async throws -> Void
+      _ context: ServerContext, proceed: Proceed
     ) async throws {
       guard let token = context.metadata["authorization"] else {
         throw RPCError(.unauthenticated, "there is no token")
@@ -23,7 +24,7 @@ import Testing
     let name: String
     let log: Log
     func intercept(
-      _ context: ServerContext, proceed: () async throws -> Void
+      _ context: ServerContext, proceed: Proceed
     ) async throws {
       log.add("\(name) before")
       context.onEnd { summary in log.add("\(name) end \(summary.code)") }
@@ -169,7 +170,7 @@ import Testing
 
   private struct Twice: ServerInterceptor {
     func intercept(
-      _ context: ServerContext, proceed: () async throws -> Void
+      _ context: ServerContext, proceed: Proceed
     ) async throws {
       try await proceed()
       try await proceed()
@@ -194,7 +195,9 @@ import Testing
         try await channel.unary(Methods.unary, Blob())
       }
       #expect(error?.code == .internalError)
-      #expect(error?.message == "the interceptor Twice has called proceed more than once")
+      #expect(
+        error?.message
+          == "the interceptor Twice has called proceed more than once, or after its call")
       let call: BidirectionalCall<Blob, Blob> = try await channel.bidirectional(Methods.both)
       var answers: [String] = []
       await #expect(throws: RPCError.self) {
@@ -207,7 +210,7 @@ import Testing
 
   private struct Silent: ServerInterceptor {
     func intercept(
-      _ context: ServerContext, proceed: () async throws -> Void
+      _ context: ServerContext, proceed: Proceed
     ) async throws {}
   }
 
@@ -238,10 +241,119 @@ import Testing
 
   private struct Passing: ServerInterceptor {
     func intercept(
-      _ context: ServerContext, proceed: () async throws -> Void
+      _ context: ServerContext, proceed: Proceed
     ) async throws {
       try await proceed()
     }
+  }
+
+  /// Does something when the handler has returned.
+  private struct Afterwards: ServerInterceptor {
+    let then: @Sendable (ServerContext) throws -> Void
+
+    func intercept(_ context: ServerContext, proceed: Proceed) async throws {
+      try await proceed()
+      try self.then(context)
+    }
+  }
+
+  @Test(arguments: [5, 200_000])
+  func aResponseThatAnInterceptorThrowsAwayIsNotSent(bytes: Int) async throws {
+    let summaries = Mutex<[CallSummary]>([])
+    var service = TestService()
+    service.unary = { request, context in
+      context.onEnd { summary in summaries.withLock { $0.append(summary) } }
+      return Blob(String(repeating: "x", count: bytes))
+    }
+    var configuration = RPCServer.Configuration()
+    configuration.interceptors = [
+      Afterwards { context in
+        if context.metadata["refuse"] != nil { throw RPCError(.dataLoss, "not this") }
+      }
+    ]
+    try await withInMemoryServer([service], configuration: configuration) { channel in
+      let error = await #expect(throws: RPCError.self) {
+        try await channel.unary(
+          Methods.unary, Blob(), options: CallOptions(metadata: ["refuse": "yes"]))
+      }
+      #expect(error == RPCError(.dataLoss, "not this"))
+      // What was thrown away does not stand before the next response.
+      let next = try await channel.unary(Methods.unary, Blob())
+      #expect(next.text.utf8.count == bytes)
+    }
+    try await waitUntil { summaries.withLock { $0.count } == 2 }
+    #expect(summaries.withLock { $0.map(\.code) } == [.dataLoss, .ok])
+    #expect(summaries.withLock { $0.map(\.sentMessages) } == [0, 1])
+  }
+
+  @Test(arguments: [Compression.gzip, .identity])
+  func aResponseIsReadWhateverIsSaidOfItsCompressionBehindIt(before: Compression) async throws {
+    var service = TestService()
+    let text = String(repeating: "again ", count: 1_000)
+    service.unary = { _, context in
+      context.responseCompression = before
+      return Blob(text)
+    }
+    var configuration = RPCServer.Configuration()
+    configuration.interceptors = [
+      Afterwards { $0.responseCompression = before == .gzip ? .identity : .gzip }
+    ]
+    try await withInMemoryServer([service], configuration: configuration) { channel in
+      let response = try await channel.unary(Methods.unary, Blob())
+      #expect(response.text == text)
+    }
+  }
+
+  /// Modules in older language modes are let to take it anywhere.
+  private struct Smuggled: @unchecked Sendable {
+    let proceed: Proceed
+    @MainActor func onMainActor() async throws { try await self.proceed() }
+  }
+
+  private final class Smuggler: ServerInterceptor {
+    let kept = Mutex<Smuggled?>(nil)
+    func intercept(_ context: ServerContext, proceed: Proceed) async throws {
+      let smuggled = Smuggled(proceed: proceed)
+      guard context.metadata["keep"] == nil else {
+        return self.kept.withLock { $0 = smuggled }
+      }
+      try await smuggled.onMainActor()
+    }
+  }
+
+  /// Stays where it is called.
+  private struct Staying: ServerInterceptor {
+    let begun: @Sendable () -> Void
+    nonisolated(nonsending) func intercept(
+      _ context: ServerContext, proceed: Proceed
+    ) async throws {
+      self.begun()
+      try await proceed()
+    }
+  }
+
+  @Test func whatStandsBehindAnInterceptorRunsOnItsLoopAndNeverAfterTheCall() async throws {
+    let isOnMainThread = Mutex<[Bool]>([])
+    let main = await MainActor.run { pthread_self() }
+    let smuggler = Smuggler()
+    var configuration = RPCServer.Configuration()
+    configuration.interceptors = [
+      smuggler, Staying { isOnMainThread.withLock { $0.append(pthread_self() == main) } },
+    ]
+    try await withInMemoryServer([TestService()], configuration: configuration) { channel in
+      let first = try await channel.unary(Methods.unary, Blob("a"))
+      #expect(first.text == "a")
+      await #expect(throws: RPCError.self) {
+        try await channel.unary(
+          Methods.unary, Blob(), options: CallOptions(metadata: ["keep": "yes"]))
+      }
+      let kept = try #require(smuggler.kept.withLock { $0 })
+      let error = await #expect(throws: RPCError.self) { try await kept.proceed() }
+      #expect(error?.code == .internalError)
+      let second = try await channel.unary(Methods.unary, Blob("b"))
+      #expect(second.text == "b")
+    }
+    #expect(isOnMainThread.withLock { $0 } == [false, false])
   }
 
   private struct Refusing: ClientInterceptor {
