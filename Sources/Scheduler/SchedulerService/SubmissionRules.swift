@@ -55,10 +55,22 @@ enum SubmissionRules {
     }
   }
 
-  /// The same project and key are the same build, for ever: its id is 100 bits of their hash.
+  /// The same project and key are the same build, for ever: its id is 100 bits of their hash, or, where
+  /// the key says when it was chosen, that time and 50 bits: builds that come together then stand together
+  /// in the datastore.
   static func buildID(project: String, key: String) -> BuildID {
     // No project has a NUL, so no other pair has the same bytes.
-    BuildID(self.fingerprint(of: Array(project.utf8) + [0] + Array(key.utf8)).text)
+    let hash = self.fingerprint(of: Array(project.utf8) + [0] + Array(key.utf8)).text
+    guard let milliseconds = TimeOrderedKey.milliseconds(of: key) else { return BuildID(hash) }
+    return BuildID(self.sortable(milliseconds) + hash.suffix(hash.count - self.timeCharacters))
+  }
+
+  private static let timeCharacters = 10
+
+  /// 48 bits in base32hex (RFC 4648, section 7), which sorts as they do.
+  private static func sortable(_ bits: UInt64) -> String {
+    let digits = String(bits, radix: 32)
+    return String(repeating: "0", count: self.timeCharacters - digits.count) + digits
   }
 
   /// Of all that makes one build another: what it runs, on what, with what, how soon.

@@ -640,7 +640,8 @@ extension SchedulerV1 {
   public struct SubmitBuildRequest: ProtobufMessage {
     /// 1 to 200 characters: letters, digits and `-_./`.
     public var project: String
-    /// Chosen by the caller; required, at most 256 characters.
+    /// Chosen by the caller; required, at most 256 characters. A UUID of version 7 (RFC 9562) serves best:
+    /// its time begins the build's id, so that builds sort by it and come together in the datastore.
     public var idempotencyKey: String
     /// The text of a millrace.yaml; at most 1 MiB.
     public var pipeline: [UInt8]

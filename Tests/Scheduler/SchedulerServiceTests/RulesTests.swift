@@ -96,3 +96,20 @@ func aWrongSettingIsNamed(_ values: [String: String]) throws {
   #expect(policy.standardProjectLimit == RunningLimit(memory: .gibibytes(4)))
   #expect(policy.poolLimits == ["big": RunningLimit(jobs: 7)])
 }
+
+@Test func aBuildIsCalledByItsKeyForEver() {
+  // Stored records are found by these.
+  #expect(SubmissionRules.buildID(project: "p", key: "k") == "o5xjyzb2cs26shidtj33")
+  let first = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f"
+  #expect(SubmissionRules.buildID(project: "p", key: first) == "01fshe4udgjf547r55i3")
+  #expect(SubmissionRules.buildID(project: "q", key: first) == "01fshe4udgdl7ey4rtic")
+}
+
+@Test func idsOfTimedKeysSortByThem() {
+  let ids = [0, 31, 32, 1_764_000_000_000, 1_764_000_000_001, 1 << 48 - 1].map { time in
+    SubmissionRules.buildID(
+      project: "p", key: TimeOrderedKey.make(at: Timestamp(microseconds: time * 1_000)))
+  }
+  #expect(ids == ids.sorted())
+  #expect(ids.allSatisfy { $0.rawValue.utf8.count == 20 })
+}

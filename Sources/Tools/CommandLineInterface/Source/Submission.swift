@@ -1,4 +1,5 @@
 import BuildProtos
+import Domain
 import Glibc
 import PipelineSyntax
 import RPC
@@ -45,7 +46,7 @@ struct Submission: Sendable {
     }
     let request = SchedulerV1.SubmitBuildRequest(
       project: self.project ?? Self.projectName(directory),
-      idempotencyKey: self.idempotencyKey ?? Self.randomKey(),
+      idempotencyKey: self.idempotencyKey ?? Self.newKey(),
       pipeline: pipeline, pipelinePath: self.pipelinePath,
       source: TypesV1.Source(
         origin: .archive(TypesV1.BlobDigest(hash: archive.hash, sizeBytes: archive.size))),
@@ -201,6 +202,12 @@ struct Submission: Sendable {
       return isAllowed ? Character(scalar) : "-"
     }
     return String(name.prefix(200))
+  }
+
+  private static func newKey() -> String {
+    let now = currentTime()
+    return TimeOrderedKey.make(
+      at: Timestamp(microseconds: now.seconds * 1_000_000 + Int64(now.nanos) / 1_000))
   }
 
   /// 128 random bits.
