@@ -13,7 +13,7 @@ public struct CallSummary: Sendable, Hashable {
   package var nanoseconds: Int64
   /// Requests on a client, responses on a server.
   public var sentMessages: Int
-  /// Messages with their prefixes, as they were sent; compressed if they were.
+  /// Messages as they were sent, compressed if they were, without prefixes.
   public var sentBytes: Int
   /// Responses on a client, requests on a server.
   public var receivedMessages: Int
@@ -21,7 +21,7 @@ public struct CallSummary: Sendable, Hashable {
   public var receivedBytes: Int
   /// How many of the messages that came were compressed.
   public var receivedCompressedMessages: Int
-  /// Attempts that were made; 1 on a server.
+  /// Attempts that were made; 0: the call was refused before, or waited in vain for a connection. 1 on a server.
   public var attempts: Int
 
   /// A summary, for tests of what reads them.

@@ -13,18 +13,31 @@ import RPCTransport
 
 extension RPCServer {
   /// A channel to this server that needs no address: each of its connections is a pair of sockets
-  /// within the process. Everything else is as with any other channel.
+  /// within the process. There is no TLS, whatever the configurations say of it; everything else is as with any
+  /// other channel.
   ///
   ///     let server = RPCServer(services: [Greeter()])
   ///     let greeter = GreeterClient(server.inMemoryChannel())
   ///     #expect(try await greeter.sayHello(HelloRequest(name: "you")).text == "Hello, you")
+  ///
+  /// - Parameter peerIdentity: Who handlers find at the other end, in the place of a certificate. A server that
+  ///   requires one of its clients refuses a channel without.
   public func inMemoryChannel(
     configuration: RPCChannel.Configuration = RPCChannel.Configuration(),
+    peerIdentity: PeerIdentity? = nil,
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
   ) -> RPCChannel {
-    RPCChannel(
-      to: .inMemory, configuration: configuration,
-      dialer: InMemoryDialer(group: group) { channel in try self.accept(channel) }, group: group)
+    let dialer = InMemoryDialer(group: group) { channel in
+      if self.requiresClientCertificates, peerIdentity == nil { throw NoPeerIdentity() }
+      try self.accept(channel, identity: peerIdentity)
+    }
+    return RPCChannel(to: .inMemory, configuration: configuration, dialer: dialer, group: group)
+  }
+}
+
+private struct NoPeerIdentity: Error, CustomStringConvertible {
+  var description: String {
+    "the server requires a certificate of its clients; in memory, a channel's peerIdentity stands for it"
   }
 }
 
@@ -40,11 +53,12 @@ public func withInMemoryServer<Result>(
   _ services: [any RPCService],
   configuration: RPCServer.Configuration = RPCServer.Configuration(),
   channelConfiguration: RPCChannel.Configuration = RPCChannel.Configuration(),
-  _ body: (RPCChannel) async throws -> Result
+  peerIdentity: PeerIdentity? = nil, _ body: (RPCChannel) async throws -> Result
 ) async throws -> Result {
   let server = RPCServer(services: services, configuration: configuration)
   if let mistake = server.mistake { throw mistake }
-  let channel = server.inMemoryChannel(configuration: channelConfiguration)
+  let channel = server.inMemoryChannel(
+    configuration: channelConfiguration, peerIdentity: peerIdentity)
   do {
     let result = try await body(channel)
     await channel.close()

@@ -31,21 +31,22 @@ public struct ServerTracing: ServerInterceptor {
       return
     }
     instrument.extract(context.metadata, into: &outer, using: MetadataExtractor())
-    try await withSpan(
-      String(context.method.dropFirst()), context: outer, ofKind: .server
-    ) { span in
-      span.setRPCAttributes(context.method)
-      span.attributes["network.peer.address"] = context.peer
-      do {
-        try await proceed()
-        span.attributes["rpc.grpc.status_code"] = StatusCode.ok.rawValue
-      } catch {
-        let code =
-          (error as? RPCError)?.code ?? (error is CancellationError ? .cancelled : .unknown)
-        span.attributes["rpc.grpc.status_code"] = code.rawValue
-        if code.isServersFault { span.setStatus(SpanStatus(code: .error, message: "\(error)")) }
-        throw error
+    let span = startSpan(String(context.method.dropFirst()), context: outer, ofKind: .server)
+    span.setRPCAttributes(context.method)
+    span.setPeer(context.peer)
+    // The call's status, and not what its handler comes to: a deadline ends calls whose handlers run on.
+    context.onEnd { summary in
+      span.attributes["rpc.grpc.status_code"] = summary.code.rawValue
+      if summary.code.isServersFault {
+        span.setStatus(SpanStatus(code: .error, message: "\(summary.code)"))
       }
+      span.end()
+    }
+    do {
+      try await ServiceContext.withValue(span.context) { try await proceed() }
+    } catch {
+      span.recordError(error)
+      throw error
     }
   }
 }
@@ -62,7 +63,7 @@ public struct ClientTracing: ClientInterceptor {
     let outer = ServiceContext.current ?? .topLevel
     let span = startSpan(String(call.method.dropFirst()), context: outer, ofKind: .client)
     span.setRPCAttributes(call.method)
-    span.attributes["server.address"] = "\(call.target)"
+    span.setServer(call.target)
     InstrumentationSystem.instrument.inject(
       span.context, into: &call.options.metadata, using: MetadataInjector())
     if call.options.metadata["traceparent"] == nil, let trace = outer.incomingTrace {
@@ -131,6 +132,28 @@ private struct MetadataInjector: Injector {
 }
 
 extension Span {
+  fileprivate func setServer(_ target: ChannelTarget) {
+    if case .name(let host, let port) = target.kind {
+      self.attributes["server.address"] = host
+      self.attributes["server.port"] = port
+    } else {
+      self.attributes["server.address"] = "\(target)"
+    }
+  }
+
+  /// - Parameter text: `127.0.0.1:4711`, `[::1]:4711`, `unix socket`.
+  fileprivate func setPeer(_ text: String) {
+    guard let colon = text.lastIndex(of: ":"), let port = Int(text[text.index(after: colon)...])
+    else {
+      self.attributes["network.transport"] = "unix"
+      return
+    }
+    self.attributes["network.peer.address"] =
+      text[..<colon].trimmingPrefix("[").prefix { $0 != "]" }
+      .description
+    self.attributes["network.peer.port"] = port
+  }
+
   fileprivate func setRPCAttributes(_ path: String) {
     let parts = path.split(separator: "/")
     self.attributes["rpc.system"] = "grpc"

@@ -147,9 +147,13 @@ final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
       case .startWaitingCalls: self.startWaitingCalls()
       case .failWaitingCalls(let reason):
         let error = self.unavailable(reason)
-        for stream in self.waitingInOrder where !stream.waitsForReady {
-          self.forget(stream)
-          stream.notConnected(error)
+        for stream in self.waitingInOrder {
+          if stream.waitsForReady {
+            stream.stillWaits(reason)
+          } else {
+            self.forget(stream)
+            stream.notConnected(error)
+          }
         }
       }
     }
@@ -275,7 +279,9 @@ final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
     if wasReady {
       self.lost(connection)
     } else if let link = self.linkOf[ObjectIdentifier(connection)] {
-      self.ended(link, connection, "it does not speak HTTP/2 (\(reason))")
+      self.ended(
+        link, connection,
+        connection.failsInTLS ? reason : "it does not speak HTTP/2 (\(reason))")
     }
     self.reportClosed()
   }

@@ -66,10 +66,14 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   /// Attempts that are planned: a delay that runs, or a place among the waiting calls.
   @exclusivity(unchecked) private var planned = 0
   private var lastError: RPCError?
+  /// Why the call still waits for its first connection.
+  private var whyNotReady: String?
   private var hedgeTimer: LoopTimer?
   private var retryTimers: [LoopTimer] = []
   @exclusivity(unchecked) private var deadlineTimer: LoopTimer?
   @exclusivity(unchecked) private var received = (messages: 0, bytes: 0, compressed: 0)
+  /// What the one request takes; nil: they come from the writer.
+  @exclusivity(unchecked) private var requestBytes: Int?
   /// Tells the channel that a call that waits needs to wait no more.
   @exclusivity(unchecked) var onFinish: (() -> Void)?
 
@@ -107,6 +111,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     guard size <= self.maximumMessageBytes else { throw tooLarge(size, self.maximumMessageBytes) }
     let target = self.replay.reserve(room + MessageDeframer.prefixBytes)
     writePrefix(size, to: target)
+    self.requestBytes = size
     self.wantsEnd = true
     return target + MessageDeframer.prefixBytes
   }
@@ -120,6 +125,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
 
   @usableFromInline
   func setRequest(framed bytes: [UInt8]) {
+    self.requestBytes = bytes.count - MessageDeframer.prefixBytes
     self.replay.append(bytes)
     self.wantsEnd = true
   }
@@ -447,8 +453,15 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   // MARK: -
 
   private var deadlineError: RPCError {
-    RPCError(
-      .deadlineExceeded, "\(self.terms.path) took longer than \(self.terms.timeout ?? .zero)")
+    let waited = self.whyNotReady.map { ", and there was no connection: \($0)" } ?? ""
+    return RPCError(
+      .deadlineExceeded,
+      "\(self.terms.path) took longer than \(self.terms.timeout ?? .zero)\(waited)")
+  }
+
+  /// There is no connection yet, and this call may wait for one.
+  func stillWaits(_ reason: String) {
+    if self.attempts.isEmpty { self.whyNotReady = reason }
   }
 
   private func finish(_ result: Result<Metadata, RPCError>) {
@@ -476,14 +489,18 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
 
   private func summarize(_ result: Result<Metadata, RPCError>) {
     guard !self.terms.onEnd.isEmpty else { return }
-    let sent = self.writer.sent
+    var sent = self.writer.sent
+    if let bytes = self.requestBytes, self.retries.attempts > 0 {
+      sent.messages += 1
+      sent.bytes += bytes
+    }
     var code = StatusCode.ok
     if case .failure(let error) = result { code = error.code }
     let summary = CallSummary(
       method: self.terms.path, code: code, duration: self.terms.began.duration(to: .now),
       sentMessages: sent.messages, sentBytes: sent.bytes, receivedMessages: self.received.messages,
       receivedBytes: self.received.bytes,
-      receivedCompressedMessages: self.received.compressed, attempts: max(1, self.retries.attempts))
+      receivedCompressedMessages: self.received.compressed, attempts: self.retries.attempts)
     for observer in self.terms.onEnd { observer(summary) }
   }
 }

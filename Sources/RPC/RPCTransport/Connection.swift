@@ -104,6 +104,8 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   private var acknowledgedAtCheck: UInt64?
   /// Why we end it, if it is we who do.
   private var ownReason: String?
+  /// What lies below HTTP/2 has failed.
+  private(set) var failsInTLS = false
   /// When bytes of the peer's came last.
   private(set) var lastReadTime = NIODeadline.now()
   private var turnBegan = NIODeadline.now()
@@ -114,10 +116,12 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   /// What came and has to wait for the next turn; nil: nothing does.
   private var backlog: ByteBuffer?
 
+  /// - Parameter peerIdentity: Who the peer is, where no TLS tells.
   init(
     _ role: HTTP2Session.Role, executor: LoopExecutor, configuration: HTTP2Session.Configuration,
-    life: ConnectionLife.Limits, owner: any ConnectionOwner
+    life: ConnectionLife.Limits, owner: any ConnectionOwner, peerIdentity: PeerIdentity? = nil
   ) {
+    self.givenIdentity = peerIdentity
     self.role = role
     self.limits = life
     self.executor = executor
@@ -127,10 +131,13 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   }
 
   /// The peer's address, for people.
-  var peer: String { self.context?.channel.remoteAddress?.description ?? "unix socket" }
+  var peer: String { peerText(self.context?.channel.remoteAddress) }
+
+  private let givenIdentity: PeerIdentity?
 
   /// Who the peer proved to be; nil without TLS or without a certificate.
   private(set) lazy var peerIdentity: PeerIdentity? = {
+    if let given = self.givenIdentity { return given }
     let handler = try? self.context?.pipeline.syncOperations.handler(type: NIOSSLServerHandler.self)
     return handler?.peerCertificate.flatMap { PeerIdentity($0) }
   }()
@@ -222,6 +229,9 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   }
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
+    if error is NIOSSLError || error is BoringSSLError || error is WrongServer {
+      self.failsInTLS = true
+    }
     self.close(describe(error))
   }
 
@@ -403,7 +413,9 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     let isSilent = self.phase == .silent
     // Whoever reads what has arrived says so, for it opens its windows.
     if isSilent { departure.lastProgress = max(departure.lastProgress, self.lastReadTime) }
-    let patience = isSilent ? self.owner.closeTimeout : self.owner.stalledTimeout
+    // Before it has said a word, behind a handshake perhaps, there is nothing that it could take.
+    let isBrief = isSilent || !self.owner.isGreeted
+    let patience = isBrief ? self.owner.closeTimeout : self.owner.stalledTimeout
     // But not for ever, by a byte now and then.
     let isLate =
       departure.arrival.map { now - $0 >= TimeAmount(self.owner.stalledTimeout) } ?? false
@@ -567,9 +579,19 @@ func describe(_ error: any Error) -> String {
     return "the file of that name is no socket"
   case NIOSSLError.handshakeFailed(let cause):
     return "the TLS handshake failed: \(reasons(cause))"
+  case let error as BoringSSLError:
+    return "TLS failed: \(reasons(error))"
   default:
     return "\(error)"
   }
+}
+
+/// An address as it is written: `127.0.0.1:4711`, `[::1]:4711`.
+func peerText(_ address: SocketAddress?) -> String {
+  guard let address, let host = address.ipAddress, let port = address.port else {
+    return "unix socket"
+  }
+  return host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
 }
 
 /// What BoringSSL calls what it met, without the lines of its source: `WRONG_VERSION_NUMBER`.

@@ -69,10 +69,13 @@ struct SocketDialer: Dialer {
       .channelOption(.writeBufferWaterMark, value: .init(low: 64 << 10, high: 256 << 10))
       .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: 64 << 10))
       .channelInitializer { channel in
-        channel.eventLoop.makeCompletedFuture {
-          if let tls {
-            try channel.pipeline.syncOperations.addHandler(tls.makeHandler())
+        guard let tls else {
+          return channel.eventLoop.makeCompletedFuture {
+            try channel.pipeline.syncOperations.addHandler(handler)
           }
+        }
+        return tls.current(on: channel.eventLoop).flatMapThrowing { context in
+          try tls.addHandlers(of: context, to: address, channel)
           try channel.pipeline.syncOperations.addHandler(handler)
         }
       }

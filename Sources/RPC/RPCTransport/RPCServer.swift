@@ -1,5 +1,6 @@
 import NIOCore
 import NIOPosix
+import NIOSSL
 import RPCCore
 import RPCHTTP2
 import Synchronization
@@ -199,7 +200,12 @@ public final class RPCServer: Sendable {
         .recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: 64 << 10)
       )
       .childChannelInitializer { channel in
-        channel.eventLoop.makeCompletedFuture { try self.accept(channel) }
+        guard let tls = self.tls.withLock({ $0 }) else {
+          return channel.eventLoop.makeCompletedFuture { try self.accept(channel) }
+        }
+        return tls.current(on: channel.eventLoop).flatMapThrowing { context in
+          try self.accept(channel, tls: context)
+        }
       }
     let channel: any Channel
     do {
@@ -274,15 +280,25 @@ public final class RPCServer: Sendable {
     }
   }
 
+  package var requiresClientCertificates: Bool {
+    if case .required? = self.configuration.tls?.clientCertificates { true } else { false }
+  }
+
   /// Serves a connection that was made elsewhere. On its loop.
-  package func accept(_ channel: any Channel) throws {
+  ///
+  /// - Parameters:
+  ///   - tls: What it is to begin with.
+  ///   - identity: Who is at the other end, where no TLS tells.
+  package func accept(
+    _ channel: any Channel, tls: NIOSSLContext? = nil, identity: PeerIdentity? = nil
+  ) throws {
     if let mistake = self.mistake { throw mistake }
     let id = ObjectIdentifier(channel)
     let owner = ServerConnection(
       router: self.router, configuration: self.configuration, load: self.load)
     let connection = Connection(
       .server, executor: .of(channel.eventLoop), configuration: self.http2, life: self.life,
-      owner: owner)
+      owner: owner, peerIdentity: identity)
     owner.connection = connection
     let (isLate, isFull) = self.state.withLock { state in
       guard state.connections.count < self.configuration.maximumConnections else {
@@ -293,15 +309,15 @@ public final class RPCServer: Sendable {
     }
     if isFull {
       self.load.attacked(
-        by: channel.remoteAddress?.description ?? "unix socket",
+        by: peerText(channel.remoteAddress),
         "\(self.configuration.maximumConnections) connections are open already")
       throw TooManyConnections()
     }
     // Not only when it was active before: while the listener closes, what it has just accepted is
     // closed without having begun.
     channel.closeFuture.whenComplete { _ in self.closed(id) }
-    if let tls = self.tls.withLock({ $0 }) {
-      try channel.pipeline.syncOperations.addHandler(tls.makeHandler())
+    if let tls {
+      try channel.pipeline.syncOperations.addHandler(NIOSSLServerHandler(context: tls))
     }
     try channel.pipeline.syncOperations.addHandler(connection)
     if isLate { owner.beginShutdown() }

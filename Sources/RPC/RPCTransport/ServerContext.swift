@@ -50,7 +50,7 @@ public final class ServerContext: Sendable {
     self.isTouched = Atomic(self.compression != .identity)
   }
 
-  /// The client's address, for people: `[IPv4]127.0.0.1/127.0.0.1:4711`, `unix socket`.
+  /// The client's address, for people: `127.0.0.1:4711`, `[::1]:4711`, `unix socket`.
   public var peer: String { self.connectionPeer.address }
 
   /// The connection, told from others as long as it lives.

@@ -105,7 +105,7 @@ extension ServerStream {
     guard size <= self.maximumMessageBytes else { throw tooLarge(size, self.maximumMessageBytes) }
     let target = self.reserveOutboundBytes(room + MessageDeframer.prefixBytes)
     writePrefix(size, isCompressed: isCompressed, to: target)
-    self.call.responseBytes = size + MessageDeframer.prefixBytes
+    self.call.responseBytes = size
     return target + MessageDeframer.prefixBytes
   }
 

@@ -73,7 +73,7 @@ final class StreamWriter: @unchecked Sendable {
     return context.isPlain ? .identity : context.responseCompression
   }
 
-  /// Messages that were sent, and their bytes with the prefixes. On the loop.
+  /// Messages that were sent, and their bytes without prefixes. On the loop.
   var sent: (messages: Int, bytes: Int) {
     let elsewhere = self.state.withLock { ($0.sentMessages, $0.sentBytes) }
     return (self.sentOnLoop.messages + elsewhere.0, self.sentOnLoop.bytes + elsewhere.1)
@@ -142,7 +142,7 @@ final class StreamWriter: @unchecked Sendable {
     }
     writePrefix(size, to: target)
     self.sentOnLoop.messages += 1
-    self.sentOnLoop.bytes += size + MessageDeframer.prefixBytes
+    self.sentOnLoop.bytes += size
     return target + MessageDeframer.prefixBytes
   }
 
@@ -207,7 +207,7 @@ final class StreamWriter: @unchecked Sendable {
       if let refusal = Self.refusal(state) { throw refusal }
       if state.queued.isEmpty { state.queued = bytes } else { state.queued += bytes }
       state.sentMessages += 1
-      state.sentBytes += bytes.count
+      state.sentBytes += bytes.count - MessageDeframer.prefixBytes
       self.update(state)
       let waiting = state.queued.count + self.outboundBytes.load(ordering: .relaxed)
       defer { state.transferIsDue = true }

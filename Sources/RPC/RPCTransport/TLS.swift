@@ -40,7 +40,8 @@ public struct ServerTLS: Sendable {
   public var identity: TLSIdentity
   /// Whom it serves.
   public var clientCertificates: ClientCertificates
-  /// Files are looked at, when a connection comes, no more often than this.
+  /// Files are looked at, when a connection comes, no more often than this. What has changed counts for that
+  /// connection already.
   public var reloadInterval = Duration.seconds(10)
   /// Told when changed files cannot be used; those before them stay in use.
   public var reloadFailed: (@Sendable (TLSError) -> Void)?
@@ -68,10 +69,12 @@ public struct ClientTLS: Sendable {
   public var trustRoots: TrustRoots
   /// For servers that want one: mutual TLS.
   public var identity: TLSIdentity?
-  /// The name that the server's certificate must be for; nil: the target's host. A certificate for
-  /// the very address that was connected to will do, too.
+  /// The name or the address that the server's certificate must be for; nil: the target's host, or the
+  /// address that is connected to where the target names none, or `localhost` for a unix socket. Only alternative
+  /// names count (RFC 9525): names for a name, addresses for an address.
   public var serverName: String?
-  /// Files are looked at, when a connection is made, no more often than this.
+  /// Files are looked at, when a connection is made, no more often than this. What has changed counts for that
+  /// connection already.
   public var reloadInterval = Duration.seconds(10)
   /// Told when changed files cannot be used; those before them stay in use.
   public var reloadFailed: (@Sendable (TLSError) -> Void)?
@@ -102,23 +105,45 @@ public struct PeerIdentity: Sendable, Hashable {
   public let dnsNames: [String]
   /// Its URIs: where SPIFFE puts a workload's name.
   public let uris: [String]
+  /// Its IP addresses, as `inet_ntop` writes them.
+  public let addresses: [String]
+
+  /// One to test handlers with, in memory.
+  public init(
+    certificate: [UInt8] = [], dnsNames: [String] = [], uris: [String] = [],
+    addresses: [String] = []
+  ) {
+    self.certificate = certificate
+    self.dnsNames = dnsNames
+    self.uris = uris
+    self.addresses = addresses
+  }
 
   init?(_ certificate: NIOSSLCertificate) {
     guard let bytes = try? certificate.toDERBytes() else { return nil }
-    self.certificate = bytes
     var dnsNames: [String] = []
     var uris: [String] = []
+    var addresses: [String] = []
     for name in certificate._subjectAlternativeNames() {
-      let text = name.contents.withUnsafeBufferPointer { String(decoding: $0, as: UTF8.self) }
+      let contents = Array(name.contents)
       switch name.nameType {
-      case .dnsName: dnsNames.append(text)
-      case .uri: uris.append(text)
+      case .dnsName: dnsNames.append(String(decoding: contents, as: UTF8.self))
+      case .uri: uris.append(String(decoding: contents, as: UTF8.self))
+      case .ipAddress: if let text = addressText(contents) { addresses.append(text) }
       default: break
       }
     }
-    self.dnsNames = dnsNames
-    self.uris = uris
+    self.init(certificate: bytes, dnsNames: dnsNames, uris: uris, addresses: addresses)
   }
+}
+
+/// An address in network order, as it is written; nil if it is none.
+private func addressText(_ bytes: [UInt8]) -> String? {
+  guard bytes.count == 4 || bytes.count == 16 else { return nil }
+  var text = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
+  let family = bytes.count == 4 ? AF_INET : AF_INET6
+  guard inet_ntop(family, bytes, &text, socklen_t(text.count)) != nil else { return nil }
+  return String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
 }
 
 // MARK: -
@@ -129,7 +154,8 @@ private final class ReloadingContext: Sendable {
     var context: NIOSSLContext?
     var stamps: [Stamp]
     var checkedAt: ContinuousClock.Instant
-    var isReloading = false
+    /// Connections that wait for changed files to be read; nil: none are.
+    var waiting: [EventLoopPromise<NIOSSLContext>]?
   }
 
   /// What tells a changed file from an unchanged one.
@@ -156,52 +182,60 @@ private final class ReloadingContext: Sendable {
     self.state = Mutex(State(stamps: [], checkedAt: .now))
   }
 
-  /// The context for a new connection. Files that have changed are read beside it and used by the
-  /// connections that come then.
-  func current() throws(TLSError) -> NIOSSLContext {
-    let known = self.state.withLock { $0.context }
-    guard let known else {
-      let stamps = self.files.map(Self.stamp)
-      let context = try self.make()
-      self.state.withLock { state in
-        state.context = context
-        state.stamps = stamps
-        state.checkedAt = .now
-      }
-      return context
-    }
-    let isDue = self.state.withLock { state in
-      guard !state.isReloading, state.checkedAt.duration(to: .now) >= self.interval else {
-        return false
-      }
+  /// Reads the files for the first time, if nobody has. Blocks.
+  func load() throws(TLSError) {
+    guard self.state.withLock({ $0.context == nil }) else { return }
+    let stamps = self.files.map(Self.stamp)
+    let context = try self.make()
+    self.state.withLock { state in
+      state.context = context
+      state.stamps = stamps
       state.checkedAt = .now
-      return true
     }
-    if isDue { self.reloadIfChanged() }
-    return known
   }
 
-  private func reloadIfChanged() {
-    let stamps = self.files.map(Self.stamp)
-    let hasChanged = self.state.withLock { state in
-      guard state.stamps != stamps else { return false }
-      state.isReloading = true
-      return true
+  /// The context for a new connection. One that comes when the files have changed waits until they are read,
+  /// beside the loop: who has been told that a certificate counts no more must not be let in once again.
+  func current(on eventLoop: any EventLoop) -> EventLoopFuture<NIOSSLContext> {
+    let promise = eventLoop.makePromise(of: NIOSSLContext.self)
+    let (known, isDue) = self.state.withLock { state -> (NIOSSLContext?, Bool) in
+      if state.waiting != nil {
+        state.waiting?.append(promise)
+        return (nil, false)
+      }
+      guard let context = state.context, state.checkedAt.duration(to: .now) < self.interval else {
+        state.waiting = [promise]
+        return (nil, true)
+      }
+      return (context, false)
     }
-    guard hasChanged else { return }
-    NIOThreadPool.singleton.submit { _ in
-      do throws(TLSError) {
-        let context = try self.make()
-        self.state.withLock { state in
-          state.context = context
-          state.stamps = stamps
-          state.isReloading = false
-        }
-      } catch {
-        self.state.withLock { $0.isReloading = false }
-        self.reloadFailed?(error)
+    if let known { promise.succeed(known) }
+    if isDue { NIOThreadPool.singleton.submit { _ in self.reload() } }
+    return promise.futureResult
+  }
+
+  private func reload() {
+    let stamps = self.files.map(Self.stamp)
+    let known = self.state.withLock { $0.stamps == stamps ? $0.context : nil }
+    var result = known.map { Result<NIOSSLContext, TLSError>.success($0) }
+    if result == nil { result = Result { () throws(TLSError) in try self.make() } }
+    let (waiting, answer) = self.state.withLock { state in
+      state.checkedAt = .now
+      if case .success(let context)? = result {
+        state.context = context
+        state.stamps = stamps
+      }
+      defer { state.waiting = nil }
+      return (state.waiting ?? [], state.context)
+    }
+    if case .failure(let error)? = result {
+      if answer != nil { self.reloadFailed?(error) }
+      guard answer != nil else {
+        for promise in waiting { promise.fail(error) }
+        return
       }
     }
+    if let answer { for promise in waiting { promise.succeed(answer) } }
   }
 
   private static func stamp(_ file: String) -> Stamp {
@@ -241,18 +275,21 @@ final class ServerTLSContext: Sendable {
       }
       return try makeContext(configuration)
     }
-    _ = try self.context.current()
+    try self.context.load()
   }
 
-  func makeHandler() throws(TLSError) -> NIOSSLServerHandler {
-    NIOSSLServerHandler(context: try self.context.current())
+  /// What a new connection begins with.
+  func current(on eventLoop: any EventLoop) -> EventLoopFuture<NIOSSLContext> {
+    self.context.current(on: eventLoop)
   }
 }
 
 /// A client's TLS. What is wrong with its files fails connections, with the reason.
 final class ClientTLSContext: Sendable {
   private let context: ReloadingContext
-  private let serverName: String?
+  /// Nil: each address' own.
+  private let identity: ServerIdentity?
+  private let isAnybody: Bool
 
   init(_ tls: ClientTLS, host: String?) {
     var files: [String] = []
@@ -260,8 +297,8 @@ final class ClientTLSContext: Sendable {
       files += [identity.certificateChainFile, identity.privateKeyFile]
     }
     if case .file(let roots) = tls.trustRoots { files.append(roots) }
-    self.serverName = tls.serverName ?? host
-    let hasName = self.serverName != nil
+    self.identity = (tls.serverName ?? host).map { ServerIdentity($0) }
+    self.isAnybody = tls.trustRoots == .anybody
     self.context = ReloadingContext(
       files: files, interval: tls.reloadInterval, reloadFailed: tls.reloadFailed
     ) { () throws(TLSError) in
@@ -273,7 +310,8 @@ final class ClientTLSContext: Sendable {
       case .file(let roots): configuration.trustRoots = .certificates(try loadCertificates(roots))
       case .anybody: configuration.certificateVerification = .none
       }
-      if !hasName, configuration.certificateVerification == .fullVerification {
+      // Who it is for is looked at by ``ServerNameCheck``.
+      if configuration.certificateVerification == .fullVerification {
         configuration.certificateVerification = .noHostnameVerification
       }
       if let identity = tls.identity {
@@ -285,14 +323,25 @@ final class ClientTLSContext: Sendable {
     }
   }
 
-  func makeHandler() throws -> NIOSSLClientHandler {
-    let context = try self.context.current()
-    // Server names are no addresses: RFC 6066, section 3. The certificate is checked all the same.
-    do {
-      return try NIOSSLClientHandler(context: context, serverHostname: self.serverName)
-    } catch let error as NIOSSLExtraError where error == .cannotUseIPAddressInSNI {
-      return try NIOSSLClientHandler(context: context, serverHostname: nil)
-    }
+  /// What a new connection begins with.
+  func current(on eventLoop: any EventLoop) -> EventLoopFuture<NIOSSLContext> {
+    self.context.current(on: eventLoop)
+  }
+
+  /// Puts TLS to an address in front of what is added behind. On the channel's loop.
+  func addHandlers(
+    of context: NIOSSLContext, to address: ListenAddress, _ channel: any Channel
+  ) throws {
+    let identity =
+      switch address {
+      case .tcp(let host, _): self.identity ?? ServerIdentity(host)
+      case .unix: self.identity ?? .name("localhost")
+      }
+    let tls = try NIOSSLClientHandler(
+      context: context, serverHostname: identity.serverNameIndication)
+    try channel.pipeline.syncOperations.addHandler(tls)
+    guard !self.isAnybody else { return }
+    try channel.pipeline.syncOperations.addHandler(ServerNameCheck(identity))
   }
 }
 

@@ -36,7 +36,12 @@ import Tracing
       #expect(missing.values.count == 1)
       let sent = try metrics.expectRecorder(
         "\(side).sent_total_compressed_message_size", method)
-      #expect(sent.values.count == 4)
+      let received = try metrics.expectRecorder(
+        "\(side).rcvd_total_compressed_message_size", method)
+      let isClient = side == "grpc.client.call"
+      // `status: SERVING` is two bytes, `service: "none"` six.
+      #expect((isClient ? sent : received).values.sorted() == [0, 0, 0, 6])
+      #expect((isClient ? received : sent).values.sorted() == [0, 2, 2, 2])
     }
   }
 
@@ -115,5 +120,8 @@ import Tracing
     // Each call is one trace over both servers.
     #expect(Set(spans.map(\.spanContext.traceID)).count == 2)
     #expect(spans.contains { $0.attributes.get("rpc.grpc.status_code") == .int64(5) })
+    // NOT_FOUND is no fault of the server.
+    #expect(spans.filter { $0.kind == .server }.allSatisfy { $0.status == nil })
+    #expect(spans.contains { $0.kind == .server && !$0.errors.isEmpty })
   }
 }
