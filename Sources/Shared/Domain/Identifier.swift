@@ -1,4 +1,5 @@
-/// A name for one thing of one kind, so that a build's id cannot be passed where a lease's is due.
+/// A name for one thing of one kind, so that a job's id cannot be passed where a lease's is due. A build's is a
+/// ``BuildID``.
 package struct Identifier<Kind>: Hashable, Sendable, Comparable, CustomStringConvertible {
   package let rawValue: String
 
@@ -23,7 +24,6 @@ extension Identifier: ExpressibleByStringLiteral, ExpressibleByUnicodeScalarLite
 
 /// The kinds of things that have identifiers.
 package enum IdentifierKind {
-  package enum Build {}
   package enum Project {}
   package enum Job {}
   package enum Attempt {}
@@ -32,8 +32,6 @@ package enum IdentifierKind {
   package enum Notification {}
 }
 
-/// One run of a pipeline for a project.
-package typealias BuildID = Identifier<IdentifierKind.Build>
 /// Whose builds these are; the unit of fair sharing and of partitioning.
 package typealias ProjectID = Identifier<IdentifierKind.Project>
 /// A node of one build's graph. Unique within its build only.
