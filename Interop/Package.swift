@@ -35,16 +35,17 @@ let package = Package(
       name: "rpc-conformance",
       dependencies: ["ConformanceProtos", .product(name: "RPC", package: "millrace")],
       swiftSettings: settings),
+    .target(name: "InteropArguments", swiftSettings: settings),
     .executableTarget(
       name: "rpc-interop-server",
       dependencies: [
-        "InteropProtos", .product(name: "RPC", package: "millrace"),
+        "InteropArguments", "InteropProtos", .product(name: "RPC", package: "millrace"),
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ], swiftSettings: settings),
     .executableTarget(
       name: "rpc-interop-client",
       dependencies: [
-        "InteropProtos", .product(name: "RPC", package: "millrace"),
+        "InteropArguments", "InteropProtos", .product(name: "RPC", package: "millrace"),
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ], swiftSettings: settings),
   ]

@@ -37,14 +37,14 @@ struct Mismatch: Error, CustomStringConvertible {
 }
 
 /// `doc/interop-test-descriptions.md` of the gRPC project, "Client".
-struct Cases {
+struct Cases: Sendable {
   private static let requestSizes = [27_182, 8, 1_828, 45_904]
   private static let responseSizes: [Int32] = [31_415, 9, 2_653, 58_979]
 
   private static let concurrentCalls = 100
 
   let channel: RPCChannel
-  private let connect: ([any ClientInterceptor]) throws -> RPCChannel
+  private let connect: @Sendable ([any ClientInterceptor]) throws -> RPCChannel
   /// Whether the server tells requests that should be compressed from those that are.
   private let probesCompression: Bool
   private let soak: Soak
@@ -53,7 +53,8 @@ struct Cases {
   private let compressed = CallOptions(timeout: .seconds(20), compression: .gzip)
 
   init(
-    connect: @escaping ([any ClientInterceptor]) throws -> RPCChannel, probesCompression: Bool,
+    connect: @escaping @Sendable ([any ClientInterceptor]) throws -> RPCChannel,
+    probesCompression: Bool,
     soak: Soak
   ) throws {
     self.channel = try connect([])

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Glibc
+import InteropArguments
 import RPC
 
 /// Serves gRPC's interoperability tests, with health and reflection.
@@ -11,7 +12,7 @@ struct InteropServer: AsyncParsableCommand {
   @Option(name: .customLong("port"), help: "The port on 127.0.0.1; 0 takes a free one.")
   var port = 0
 
-  @Option(name: .customLong("use_tls"), defaultAsFlag: true, help: "Serve TLS.")
+  @Option(name: .customLong("use_tls"), help: "true, or by itself: serve TLS.")
   var useTLS: Bool?
 
   @Option(name: .customLong("tls_cert_file"), help: "The certificate chain, as PEM.")
@@ -19,6 +20,10 @@ struct InteropServer: AsyncParsableCommand {
 
   @Option(name: .customLong("tls_key_file"), help: "Its private key, as PEM.")
   var keyFile: String?
+
+  static func main() async {
+    await self.main(spelledOut(CommandLine.arguments.dropFirst(), flags: ["--use_tls"]))
+  }
 
   func validate() throws {
     if self.useTLS == true && (self.certificateFile == nil || self.keyFile == nil) {

@@ -31,34 +31,44 @@ public struct ChannelTarget: Sendable, Hashable {
   /// - Throws: ``ListenAddress/ParseError``: the text is none; the error says why.
   public init(_ text: String) throws(ListenAddress.ParseError) {
     self.text = text
-    if text.hasPrefix("dns:") {
-      var rest = text.dropFirst("dns:".count)
+    let scheme = Self.schemes.first { text.hasPrefix($0.prefix) }
+    let expected = scheme?.expected ?? "HOST:PORT or unix:PATH"
+    var rest = text.dropFirst(scheme?.prefix.count ?? 0)
+    switch scheme?.prefix {
+    case "dns:":
       if rest.hasPrefix("//") {
         rest = rest.dropFirst(2)
         guard let slash = rest.firstIndex(of: "/") else {
-          throw ListenAddress.ParseError(text: text, reason: "dns:// is followed by a third slash")
+          throw ListenAddress.ParseError(
+            text: text, reason: "dns:// is followed by a third slash", expected: expected)
         }
         guard slash == rest.startIndex else {
           throw ListenAddress.ParseError(
-            text: text, reason: "a name server of its own (\(rest[..<slash])) cannot be asked")
+            text: text, reason: "a name server of its own (\(rest[..<slash])) cannot be asked",
+            expected: expected)
         }
         rest = rest.dropFirst()
       }
-      self.kind = try Self.name(String(rest), of: text)
-    } else if text.hasPrefix("ipv4:") || text.hasPrefix("ipv6:") {
+      guard case .tcp(let host, let port) = try Self.address(rest, of: text, expected) else {
+        throw ListenAddress.ParseError(
+          text: text, reason: "dns: is followed by HOST:PORT", expected: expected)
+      }
+      self.kind = .name(host: host, port: port)
+    case "ipv4:", "ipv6:":
       var addresses: [ListenAddress] = []
-      for part in text.dropFirst(5).split(separator: ",", omittingEmptySubsequences: false) {
-        let address = try Self.address(String(part), of: text)
+      for part in rest.split(separator: ",", omittingEmptySubsequences: false) {
+        let address = try Self.address(part, of: text, expected)
         guard case .tcp(let host, _) = address,
-          text.hasPrefix("ipv4:") ? Self.isIPv4(host) : Self.isIPv6(host)
+          scheme?.prefix == "ipv4:" ? ListenAddress.isIPv4(host) : ListenAddress.isIPv6(host)
         else {
           throw ListenAddress.ParseError(
-            text: text, reason: "\"\(part)\" is no address of \(text.prefix(4)) with a port")
+            text: text, reason: "\"\(part)\" is no address of \(text.prefix(4)) with a port",
+            expected: expected)
         }
         addresses.append(address)
       }
       self.kind = .addresses(addresses)
-    } else {
+    default:
       let address = try ListenAddress(text)
       self.kind =
         if case .tcp(let host, let port) = address {
@@ -67,8 +77,17 @@ public struct ChannelTarget: Sendable, Hashable {
           .addresses([address])
         }
     }
-    if let mistake = self.mistake { throw ListenAddress.ParseError(text: text, reason: mistake) }
+    if let mistake = self.mistake {
+      throw ListenAddress.ParseError(text: text, reason: mistake, expected: expected)
+    }
   }
+
+  /// What a text may begin with, beside what ``ListenAddress`` reads.
+  private static let schemes = [
+    (prefix: "dns:", expected: "dns:HOST:PORT or dns:///HOST:PORT"),
+    (prefix: "ipv4:", expected: "ipv4:ADDRESS:PORT, or several with commas between"),
+    (prefix: "ipv6:", expected: "ipv6:[ADDRESS]:PORT, or several with commas between"),
+  ]
 
   /// Why nobody can connect to it; nil: it looks right.
   package var mistake: String? {
@@ -78,33 +97,13 @@ public struct ChannelTarget: Sendable, Hashable {
     }
   }
 
-  private static func isIPv4(_ host: String) -> Bool {
-    let parts = host.split(separator: ".", omittingEmptySubsequences: false)
-    return parts.count == 4
-      && parts.allSatisfy { part in
-        part.utf8.allSatisfy { (0x30...0x39).contains($0) } && UInt8(part) != nil
-      }
-  }
-
-  /// What cannot be a name; the system has the last word.
-  private static func isIPv6(_ host: String) -> Bool { host.contains(":") }
-
-  private static func name(
-    _ rest: String, of text: String
-  ) throws(ListenAddress.ParseError) -> Kind {
-    guard case .tcp(let host, let port) = try Self.address(rest, of: text) else {
-      throw ListenAddress.ParseError(text: text, reason: "dns: is followed by HOST:PORT")
-    }
-    return .name(host: host, port: port)
-  }
-
   private static func address(
-    _ part: String, of text: String
+    _ part: Substring, of text: String, _ expected: String
   ) throws(ListenAddress.ParseError) -> ListenAddress {
     do {
-      return try ListenAddress(part)
+      return try ListenAddress(String(part))
     } catch {
-      throw ListenAddress.ParseError(text: text, reason: error.reason)
+      throw ListenAddress.ParseError(text: text, reason: error.reason, expected: expected)
     }
   }
 

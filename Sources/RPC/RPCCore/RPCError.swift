@@ -33,11 +33,15 @@ public struct RPCError: Error, Sendable, Hashable {
   }
 
   /// How long the caller should wait before it tries again: from zero to a year, in milliseconds.
-  /// What a server sends beyond that is taken for a year.
+  /// What a server sends beyond that is taken for a year. Nil: it says nothing, or something that is no
+  /// such number, which asks that the call be made no more.
   public var retryDelay: Duration? {
     get {
-      guard let text = self.metadata["grpc-retry-pushback-ms"], let count = Int64(text), count >= 0
+      guard let text = self.metadata["grpc-retry-pushback-ms"], !text.isEmpty,
+        text.utf8.allSatisfy({ (0x30...0x39).contains($0) })
       else { return nil }
+      // Digits that are no `Int64` are more than any.
+      guard let count = Int64(text) else { return Self.longestRetryDelay }
       return min(.milliseconds(count), Self.longestRetryDelay)
     }
     set {

@@ -81,6 +81,10 @@ struct InMemoryDialer: Dialer {
   let group: any EventLoopGroup
   /// Takes the other end, on its loop.
   let accept: @Sendable (any Channel) throws -> Void
+  /// Told when nobody comes any more.
+  var onClose: @Sendable () -> Void = {}
+
+  func channelClosed() { self.onClose() }
 
   func resolve(
     _ target: ChannelTarget, on eventLoop: any EventLoop,

@@ -140,14 +140,16 @@ public final class ScriptedPeer: Sendable {
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
   ) -> (channel: RPCChannel, peers: Peers) {
     let peers = Peers()
-    let dialer = InMemoryDialer(group: group) { channel in
-      let inbox = Inbox()
-      try channel.pipeline.syncOperations.addHandler(inbox)
-      try channel.syncOptions?.setOption(.autoRead, value: false)
-      let peer = ScriptedPeer(channel, inbox)
-      if greets { channel.writeAndFlush(ByteBuffer(bytes: Self.settings), promise: nil) }
-      peers.add(peer)
-    }
+    let dialer = InMemoryDialer(
+      group: group,
+      accept: { channel in
+        let inbox = Inbox()
+        try channel.pipeline.syncOperations.addHandler(inbox)
+        try channel.syncOptions?.setOption(.autoRead, value: false)
+        let peer = ScriptedPeer(channel, inbox)
+        if greets { channel.writeAndFlush(ByteBuffer(bytes: Self.settings), promise: nil) }
+        peers.add(peer)
+      }, onClose: { peers.end() })
     let channel = RPCChannel(
       to: .inMemory, configuration: configuration, dialer: dialer, group: group)
     return (channel, peers)
@@ -155,22 +157,50 @@ public final class ScriptedPeer: Sendable {
 
   /// Scripted servers, one for each connection of a channel.
   public final class Peers: Sendable {
+    /// There is no next server.
+    public struct EndedError: Error, Sendable, Hashable, CustomStringConvertible {
+      /// What has ended, for people.
+      public var description: String { "the channel was closed: it connects to no further server" }
+    }
+
+    private typealias Taker = CheckedContinuation<ScriptedPeer, any Error>
+
     private struct State {
       var waiting: [ScriptedPeer] = []
-      var takers: [CheckedContinuation<ScriptedPeer, Never>] = []
+      var takers: [(id: Int, continuation: Taker)] = []
+      var nextTaker = 0
+      var isEnded = false
     }
 
     private let state = Mutex(State())
 
     /// The server of the next connection.
+    ///
+    /// - Throws: ``EndedError``: the channel is closed, and every server of its connections taken;
+    ///   `CancellationError`: the task was cancelled.
     public func next() async throws -> ScriptedPeer {
-      let peer = await withCheckedContinuation { continuation in
-        let peer = self.state.withLock { state -> ScriptedPeer? in
-          if !state.waiting.isEmpty { return state.waiting.removeFirst() }
-          state.takers.append(continuation)
-          return nil
+      let id = self.state.withLock { state in
+        state.nextTaker += 1
+        return state.nextTaker
+      }
+      let peer = try await withTaskCancellationHandler {
+        try await withCheckedThrowingContinuation { continuation in
+          let result = self.state.withLock { state -> Result<ScriptedPeer, any Error>? in
+            // Whoever cancels behind this finds the taker there.
+            if Task.isCancelled { return .failure(CancellationError()) }
+            if !state.waiting.isEmpty { return .success(state.waiting.removeFirst()) }
+            if state.isEnded { return .failure(EndedError()) }
+            state.takers.append((id, continuation))
+            return nil
+          }
+          if let result { continuation.resume(with: result) }
         }
-        if let peer { continuation.resume(returning: peer) }
+      } onCancel: {
+        let taker = self.state.withLock { state -> Taker? in
+          guard let index = state.takers.firstIndex(where: { $0.id == id }) else { return nil }
+          return state.takers.remove(at: index).continuation
+        }
+        taker?.resume(throwing: CancellationError())
       }
       // The preface is no frame.
       try await peer.skip(24)
@@ -178,12 +208,22 @@ public final class ScriptedPeer: Sendable {
     }
 
     func add(_ peer: ScriptedPeer) {
-      let taker = self.state.withLock { state -> CheckedContinuation<ScriptedPeer, Never>? in
-        if !state.takers.isEmpty { return state.takers.removeFirst() }
+      let taker = self.state.withLock { state -> Taker? in
+        if !state.takers.isEmpty { return state.takers.removeFirst().continuation }
         state.waiting.append(peer)
         return nil
       }
       taker?.resume(returning: peer)
+    }
+
+    /// Nobody connects any more.
+    func end() {
+      let takers = self.state.withLock { state -> [Taker] in
+        state.isEnded = true
+        defer { state.takers = [] }
+        return state.takers.map(\.continuation)
+      }
+      for taker in takers { taker.resume(throwing: EndedError()) }
     }
   }
 
@@ -252,10 +292,21 @@ public final class ScriptedPeer: Sendable {
 
   // MARK: Hearing something
 
-  /// The next frame; nil once the peer has closed. Nothing is read but for this.
+  /// The next frame; nil once the peer has ended its side of the connection, or either has closed it.
+  /// Nothing is read but for this. Who asks first is answered first.
+  ///
+  /// - Throws: `CancellationError`: the task was cancelled; the frame is left for the next who asks.
   public func frame() async throws -> Frame? {
     let (channel, inbox) = (self.channel, self.inbox)
-    return try await channel.eventLoop.flatSubmit { inbox.frame(channel) }.get()
+    let promise = channel.eventLoop.makePromise(of: Frame?.self)
+    return try await withTaskCancellationHandler {
+      channel.eventLoop.execute { inbox.answer(promise, from: channel) }
+      // One that came before was told too early.
+      if Task.isCancelled { channel.eventLoop.execute { inbox.giveUp(promise) } }
+      return try await promise.futureResult.get()
+    } onCancel: {
+      channel.eventLoop.execute { inbox.giveUp(promise) }
+    }
   }
 
   /// The first frame of a kind and all before it thrown away; nil if there is none.
@@ -333,15 +384,22 @@ private final class Inbox: ChannelInboundHandler, @unchecked Sendable {
   var skipping = 0
   private var bytes = ByteBuffer()
   private let headers = HeaderDecoder()
-  private var isClosed = false
-  private var waiter: EventLoopPromise<ScriptedPeer.Frame?>?
+  /// Nothing comes any more.
+  private var isAtEnd = false
+  private var waiters: [EventLoopPromise<ScriptedPeer.Frame?>] = []
 
-  func frame(_ channel: any Channel) -> EventLoopFuture<ScriptedPeer.Frame?> {
-    let promise = channel.eventLoop.makePromise(of: ScriptedPeer.Frame?.self)
-    self.waiter = promise
+  /// Answers with the next frame, now or when it is there.
+  func answer(_ promise: EventLoopPromise<ScriptedPeer.Frame?>, from channel: any Channel) {
+    self.waiters.append(promise)
     self.answer()
-    if self.waiter != nil { channel.read() }
-    return promise.futureResult
+    if !self.waiters.isEmpty { channel.read() }
+  }
+
+  /// Nobody wants that answer any more.
+  func giveUp(_ promise: EventLoopPromise<ScriptedPeer.Frame?>) {
+    guard let index = self.waiters.firstIndex(of: promise) else { return }
+    self.waiters.remove(at: index)
+    promise.fail(CancellationError())
   }
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
@@ -351,11 +409,19 @@ private final class Inbox: ChannelInboundHandler, @unchecked Sendable {
 
   func channelReadComplete(context: ChannelHandlerContext) {
     self.answer()
-    if self.waiter != nil { context.read() }
+    if !self.waiters.isEmpty { context.read() }
+  }
+
+  func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+    if case .inputClosed? = event as? ChannelEvent {
+      self.isAtEnd = true
+      self.answer()
+    }
+    context.fireUserInboundEventTriggered(event)
   }
 
   func channelInactive(context: ChannelHandlerContext) {
-    self.isClosed = true
+    self.isAtEnd = true
     self.answer()
   }
 
@@ -363,33 +429,38 @@ private final class Inbox: ChannelInboundHandler, @unchecked Sendable {
     context.close(promise: nil)
   }
 
+  /// Gives what is there to those who wait for it.
   private func answer() {
-    guard let waiter = self.waiter else { return }
+    while let waiter = self.waiters.first {
+      let frame = self.nextFrame()
+      guard frame != nil || self.isAtEnd else { return }
+      self.waiters.removeFirst()
+      waiter.succeed(frame)
+    }
+  }
+
+  /// Nil: it is not whole yet.
+  private func nextFrame() -> ScriptedPeer.Frame? {
     let skipped = min(self.skipping, self.bytes.readableBytes)
     self.bytes.moveReaderIndex(forwardBy: skipped)
     self.skipping -= skipped
     let start = self.bytes.readerIndex
-    if self.skipping == 0, let head = self.bytes.getBytes(at: start, length: 9) {
-      let length = head[..<3].reduce(0) { $0 << 8 | Int($1) }
-      if let body = self.bytes.getBytes(at: start + 9, length: length) {
-        self.bytes.moveReaderIndex(forwardBy: 9 + length)
-        if self.bytes.readableBytes == 0 { self.bytes.clear() }
-        self.waiter = nil
-        var frame = ScriptedPeer.Frame(
-          type: head[3], flags: head[4],
-          stream: head[5...].reduce(0) { $0 << 8 | UInt32($1) } & 0x7fff_ffff, body: body)
-        // A list over several frames is the test's own to put together.
-        if frame.kind == .headers, frame.flags & 4 != 0 {
-          frame.fields = (self.headers.decode(body) ?? []).map {
-            ScriptedPeer.Frame.Field(name: $0.name, value: $0.value)
-          }
-        }
-        return waiter.succeed(frame)
+    guard self.skipping == 0, let head = self.bytes.getBytes(at: start, length: 9) else {
+      return nil
+    }
+    let length = head[..<3].reduce(0) { $0 << 8 | Int($1) }
+    guard let body = self.bytes.getBytes(at: start + 9, length: length) else { return nil }
+    self.bytes.moveReaderIndex(forwardBy: 9 + length)
+    if self.bytes.readableBytes == 0 { self.bytes.clear() }
+    var frame = ScriptedPeer.Frame(
+      type: head[3], flags: head[4],
+      stream: head[5...].reduce(0) { $0 << 8 | UInt32($1) } & 0x7fff_ffff, body: body)
+    // A list over several frames is the test's own to put together.
+    if frame.kind == .headers, frame.flags & 4 != 0 {
+      frame.fields = (self.headers.decode(body) ?? []).map {
+        ScriptedPeer.Frame.Field(name: $0.name, value: $0.value)
       }
     }
-    if self.isClosed {
-      self.waiter = nil
-      waiter.succeed(nil)
-    }
+    return frame
   }
 }

@@ -85,11 +85,12 @@ struct IncomingTrace: Sendable {
   var parent: String
   var state: String?
 
-  /// Nil if there is no `traceparent`, or it is none.
+  /// Nil if there is no `traceparent`, or several, or it is none.
   init?(_ metadata: Metadata) {
-    guard let parent = metadata["traceparent"], Self.isParent(parent) else { return nil }
-    self.parent = parent
-    self.state = metadata["tracestate"]
+    let parents = metadata.values(for: "traceparent")
+    guard parents.count == 1, Self.isParent(parents[0]) else { return nil }
+    self.parent = parents[0]
+    self.state = metadata.combined("tracestate")
   }
 
   /// `version-trace-span-flags`, each in lower-case hexadecimal, trace and span not all zeros.
@@ -120,8 +121,17 @@ extension ServiceContext {
   }
 }
 
-private struct MetadataExtractor: Extractor {
-  func extract(key: String, from carrier: Metadata) -> String? { carrier[key] }
+extension Metadata {
+  /// A field that came in several parts, as one list in their order (RFC 9110, section 5.3; Trace Context,
+  /// section 3.3.1.1).
+  fileprivate func combined(_ name: String) -> String? {
+    let values = self.values(for: name)
+    return values.count > 1 ? values.joined(separator: ",") : values.first
+  }
+}
+
+struct MetadataExtractor: Extractor {
+  func extract(key: String, from carrier: Metadata) -> String? { carrier.combined(key) }
 }
 
 private struct MetadataInjector: Injector {

@@ -291,6 +291,7 @@ final class ChannelCore: ClientConnectionOwner, @unchecked Sendable {
   func shutDown(_ done: @escaping () -> Void) {
     self.isShutDown = true
     self.machine.shutDown()
+    self.dialer.channelClosed()
     self.onClosed.append(done)
     for stream in self.waitingInOrder + Array(self.retried.values) {
       stream.cancel(self.closedError)

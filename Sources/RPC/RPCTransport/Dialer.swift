@@ -26,6 +26,12 @@ package protocol Dialer: Sendable {
   func connect(
     to address: ListenAddress, _ handler: any ChannelHandler & Sendable,
     on eventLoop: any EventLoop, _ done: @escaping (DialError?) -> Void)
+  /// The channel is closed, and asks for nothing any more.
+  func channelClosed()
+}
+
+extension Dialer {
+  package func channelClosed() {}
 }
 
 /// Sockets of the system, with TLS if that is configured.

@@ -371,6 +371,7 @@ import Testing
     ("localhost:1", "localhost:1"), ("dns:localhost:1", "localhost:1"),
     ("dns:///localhost:1", "localhost:1"), ("ipv4:10.0.0.1:1,10.0.0.2:2", "10.0.0.1:1"),
     ("ipv6:[::1]:1", "[::1]:1"), ("unix:/run/x", "localhost"), ("unix:///run/x", "localhost"),
+    ("ipv6:[fe80::1%eth0]:1", "[fe80::1%eth0]:1"),
   ])
   func textsMeanTargets(text: String, authority: String) throws {
     let target = try ChannelTarget(text)
@@ -380,6 +381,8 @@ import Testing
 
   @Test(arguments: [
     "", "localhost", "dns://8.8.8.8/x:1", "dns:x", "ipv4:1.2.3.4", "localhost:99999",
+    "ipv6:[::zz]:80", "ipv6:[a:b]:1", "[localhost]:80", "ipv4:[1.2.3.4]:5", "unix://host/path",
+    "unix:///", "unix-abstract:123", "ipv4:127.0.0.010:5", "ipv4:1.2.3.4:5,[::1]:6",
   ])
   func othersAreRefused(text: String) {
     let error = #expect(throws: ListenAddress.ParseError.self) { try ChannelTarget(text) }

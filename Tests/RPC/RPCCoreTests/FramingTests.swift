@@ -243,12 +243,15 @@ import Testing
   @Test func aRetryDelayIsAYearAtMostWhoeverSetsIt() {
     let year = Duration.seconds(31_536_000)
     #expect(RPCError(.unavailable, "busy", retryDelay: .seconds(Int64.max) * 8).retryDelay == year)
-    for text in ["31536000001", "9223372036999", "9223372036854775807"] {
+    for text in [
+      "31536000001", "9223372036999", "9223372036854775807", "9223372036854775808",
+      "99999999999999999999999",
+    ] {
       let error = RPCError(
         .unavailable, "busy", metadata: ["grpc-retry-pushback-ms": "\(text)"])
       #expect(error.retryDelay == year)
     }
-    for text in ["-1", "x", "9223372036854775808"] {
+    for text in ["-1", "x", "", "1.5", "+1", "-99999999999999999999999"] {
       let error = RPCError(
         .unavailable, "busy", metadata: ["grpc-retry-pushback-ms": "\(text)"])
       #expect(error.retryDelay == nil)
@@ -262,6 +265,8 @@ import Testing
     ("[::1]:0", .tcp(host: "::1", port: 0)), ("host:65535", .tcp(host: "host", port: 65_535)),
     ("unix:/run/a.sock", .unix(path: "/run/a.sock")), ("unix:a", .unix(path: "a")),
     ("unix:///run/a.sock", .unix(path: "/run/a.sock")),
+    ("[fe80::1%eth0]:80", .tcp(host: "fe80::1%eth0", port: 80)),
+    ("[::ffff:1.2.3.4]:80", .tcp(host: "::ffff:1.2.3.4", port: 80)),
   ])
   func anAddressIsRead(text: String, address: ListenAddress) throws {
     #expect(try ListenAddress(text) == address)
@@ -271,6 +276,13 @@ import Testing
     ("", "no port"), ("host", "no port"), ("host:", "the port \"\""), (":80", "host is empty"),
     ("host:65536", "65536"), ("host:http", "http"), ("::1:80", "square brackets"),
     ("unix:", "path is empty"), ("unix:" + String(repeating: "x", count: 108), "108 bytes"),
+    ("[localhost]:80", "\"localhost\" in square brackets is no address of IPv6"),
+    ("[1.2.3.4]:80", "\"1.2.3.4\" in square brackets"), ("[]:80", "\"\" in square brackets"),
+    ("[a:b]:80", "\"a:b\" is no address of IPv6"), ("[::zz]:80", "\"::zz\" is no address"),
+    ("[::1%]:80", "\"::1%\" is no address"), ("[::1]", "there is no port"),
+    ("unix://host/path", "on no other host (host); expected unix:PATH or unix:///PATH"),
+    ("unix:///", "the path \"/\" is a folder's"), ("unix:/run/", "\"/run/\" is a folder's"),
+    ("unix://", "the path is empty"), ("unix-abstract:123", "unix-abstract: is not supported"),
   ])
   func whatIsNoAddressIsToldWhy(text: String, reason: String) {
     let error = #expect(throws: ListenAddress.ParseError.self) { try ListenAddress(text) }

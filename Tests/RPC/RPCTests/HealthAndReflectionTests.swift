@@ -83,4 +83,69 @@ import Testing
       #expect(answers == 1)
     }
   }
+
+  /// What a server's reflection says to questions, one for each.
+  private static func answers(
+    _ services: [any RPCService], _ questions: [ReflectionV1.ServerReflectionRequest.MessageRequest]
+  ) async throws -> [ReflectionV1.ServerReflectionResponse.MessageResponse?] {
+    try await withInMemoryServer(services) { channel in
+      let call = try await ReflectionV1.ServerReflectionClient(channel).serverReflectionInfo()
+      for question in questions {
+        try await call.send(ReflectionV1.ServerReflectionRequest(messageRequest: question))
+      }
+      await call.finishSending()
+      var answers: [ReflectionV1.ServerReflectionResponse.MessageResponse?] = []
+      for try await response in call.responses { answers.append(response.messageResponse) }
+      return answers
+    }
+  }
+
+  @Test func reflectionListsWhatTheServerHasAndNoMore() async throws {
+    for isBoth in [false, true] {
+      let reflection = ReflectionService(services: [HealthService()])
+      let alpha: [any RPCService] = isBoth ? [reflection.alpha] : []
+      let answers = try await Self.answers(
+        [HealthService(), reflection] + alpha, [.listServices("")])
+      guard case .listServicesResponse(let list) = answers.first else {
+        Issue.record("no list of services")
+        return
+      }
+      #expect(
+        list.service.map(\.name) == [
+          "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection",
+        ] + (isBoth ? ["grpc.reflection.v1alpha.ServerReflection"] : []))
+    }
+  }
+
+  @Test func onlyMessagesAreAskedForTheirExtensions() async throws {
+    let messages = [
+      "grpc.health.v1.HealthCheckRequest", "grpc.health.v1.HealthListResponse.StatusesEntry",
+    ]
+    let others = [
+      "grpc.health.v1.Health", "grpc.health.v1.Health.Check",
+      "grpc.health.v1.HealthCheckRequest.service",
+      "grpc.health.v1.HealthCheckResponse.ServingStatus",
+      "grpc.health.v1.None", "",
+    ]
+    let answers = try await Self.answers(
+      [ReflectionService(services: [HealthService()])],
+      (messages + others).map { .allExtensionNumbersOfType($0) })
+    try #require(answers.count == messages.count + others.count)
+    for (name, answer) in zip(messages, answers) {
+      guard case .allExtensionNumbersResponse(let numbers) = answer else {
+        Issue.record("no numbers for \(name)")
+        continue
+      }
+      #expect(numbers.baseTypeName == name)
+      #expect(numbers.extensionNumber.isEmpty)
+    }
+    for (name, answer) in zip(others, answers.dropFirst(messages.count)) {
+      guard case .errorResponse(let error) = answer else {
+        Issue.record("no error for \(name)")
+        continue
+      }
+      #expect(error.errorCode == Int32(StatusCode.notFound.rawValue))
+      #expect(error.errorMessage == "there is no message \"\(name)\"")
+    }
+  }
 }

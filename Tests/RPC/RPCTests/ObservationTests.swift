@@ -5,10 +5,11 @@ import MetricsTestKit
 import RPC
 import RPCMetrics
 import RPCTesting
-import RPCTracing
 import ServiceContextModule
 import Testing
 import Tracing
+
+@testable import RPCTracing
 
 @Suite(.serialized) struct ObservationTests {
   @Test func callsAreCountedAndTimedOnBothSides() async throws {
@@ -42,6 +43,30 @@ import Tracing
       // `status: SERVING` is two bytes, `service: "none"` six.
       #expect((isClient ? sent : received).values.sorted() == [0, 0, 0, 6])
       #expect((isClient ? received : sent).values.sorted() == [0, 2, 2, 2])
+    }
+  }
+
+  @Test func aTraceStateInSeveralFieldsIsOneList() {
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    let metadata: Metadata = [
+      "tracestate": "a=1,b=2", "traceparent": parent, "tracestate": "c=3", "tracestate": "d=4",
+    ]
+    let trace = IncomingTrace(metadata)
+    #expect(trace?.parent == parent)
+    #expect(trace?.state == "a=1,b=2,c=3,d=4")
+    #expect(IncomingTrace(["traceparent": parent])?.state == nil)
+    // A tracer sees the same.
+    let extractor = MetadataExtractor()
+    #expect(extractor.extract(key: "tracestate", from: metadata) == "a=1,b=2,c=3,d=4")
+    #expect(extractor.extract(key: "traceparent", from: metadata) == parent)
+    #expect(extractor.extract(key: "baggage", from: metadata) == nil)
+  }
+
+  @Test func twoTraceParentsAreNone() {
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    let other = "00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    for second in [parent, other, "none"] {
+      #expect(IncomingTrace(["traceparent": parent, "traceparent": second]) == nil)
     }
   }
 

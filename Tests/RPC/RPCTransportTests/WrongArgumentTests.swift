@@ -303,6 +303,7 @@ import Testing
     (ListenAddress.tcp(host: "127.0.0.1", port: 70_000), "the port 70000"),
     (.tcp(host: "localhost", port: 0), "the port 0"), (.tcp(host: "", port: 1), "host is empty"),
     (.unix(path: String(repeating: "x", count: 200)), "200 bytes"),
+    (.tcp(host: "a:b", port: 80), "\"a:b\" is no address of IPv6"),
   ])
   func callsToAnAddressThatIsNoneAreToldSo(address: ListenAddress, words: String) async throws {
     let error = await Self.callError(RPCChannel(to: address))
@@ -318,6 +319,15 @@ import Testing
     ("ipv4:unix:/a", "\"unix:/a\" is no address of ipv4"),
     ("ipv6:1.2.3.4:80", "\"1.2.3.4:80\" is no address of ipv6"), ("ipv4:", "there is no port"),
     ("a b:80", "\"a b\""), ("host/path:80", "\"host/path\""), ("unix:a\0b", "a zero"),
+    ("localhost", "there is no port; expected HOST:PORT or unix:PATH"),
+    ("dns:localhost", "there is no port; expected dns:HOST:PORT or dns:///HOST:PORT"),
+    ("dns:[localhost]:80", "\"localhost\" in square brackets is no address of IPv6; expected dns:"),
+    ("ipv4:127.0.0.010:80", "\"127.0.0.010:80\" is no address of ipv4"),
+    ("ipv4:1.2.3.4", "there is no port; expected ipv4:ADDRESS:PORT, or several"),
+    ("ipv6:[::1]", "there is no port; expected ipv6:[ADDRESS]:PORT, or several"),
+    ("ipv6:[a:b]:1", "\"a:b\" is no address of IPv6; expected ipv6:[ADDRESS]:PORT"),
+    ("unix://host/path", "on no other host (host); expected unix:PATH or unix:///PATH"),
+    ("unix-abstract:123", "unix-abstract: is not supported"),
   ])
   func aTargetThatIsNoneIsToldWhy(text: String, words: String) {
     let error = #expect(throws: ListenAddress.ParseError.self) { try RPCChannel(to: text) }
