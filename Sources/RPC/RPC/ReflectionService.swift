@@ -8,7 +8,7 @@ import Synchronization
 public struct ReflectionService: ReflectionV1.ServerReflectionService {
   private typealias Answer = ReflectionV1.ServerReflectionResponse.MessageResponse
 
-  /// Which of the two reflections servers have.
+  /// Which of the two reflections its server has; of one that several servers share, any of them.
   fileprivate final class Offered: Sendable {
     private let names = Mutex<Set<String>>([])
 

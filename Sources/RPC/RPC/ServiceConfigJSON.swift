@@ -370,7 +370,9 @@ private struct JSONField {
       switch self.value {
       case .whole(let number): StatusCode(rawValue: number)
       case .number(let number): Int(exactly: number).flatMap(StatusCode.init(rawValue:))
-      case .text(let name): StatusCode.allCases.first { $0.description == name.uppercased() }
+      case .text(let name):
+        Int(name).flatMap(StatusCode.init(rawValue:))
+          ?? StatusCode.allCases.first { $0.description == name.uppercased() }
       default: nil
       }
     guard let code, code != .ok else {

@@ -57,6 +57,9 @@ public struct CallSummary: Sendable, Hashable {
 extension Duration {
   fileprivate var wholeNanoseconds: Int64 {
     let (seconds, attoseconds) = self.components
-    return seconds * 1_000_000_000 + attoseconds / 1_000_000_000
+    let (whole, isTooMuch) = seconds.multipliedReportingOverflow(by: 1_000_000_000)
+    let (sum, overflows) = whole.addingReportingOverflow(attoseconds / 1_000_000_000)
+    // 292 years are for ever.
+    return isTooMuch || overflows ? (seconds < 0 ? .min : .max) : sum
   }
 }

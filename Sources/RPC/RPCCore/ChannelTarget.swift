@@ -116,13 +116,9 @@ public struct ChannelTarget: Sendable, Hashable {
     }
   }
 
-  /// The host that a certificate must be for; nil: a unix socket has none.
+  /// The host that a certificate must be for; nil: each address is its own.
   package var host: String? {
-    switch self.kind {
-    case .name(let host, _): host
-    case .addresses(let addresses):
-      if case .tcp(let host, _)? = addresses.first { host } else { nil }
-    }
+    if case .name(let host, _) = self.kind { host } else { nil }
   }
 }
 

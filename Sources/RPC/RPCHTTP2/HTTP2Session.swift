@@ -266,6 +266,7 @@ package final class HTTP2Session {
   /// Sends a response's headers; the body follows from the stream's outbound queue.
   package func submitResponse(_ fields: borrowing HeaderFields, on stream: HTTP2Stream) {
     guard !stream.isClosed else { return }
+    stream.outboundIsHeld = false
     let result = fields.withNameValues { list, count in
       var provider = Self.provider
       return nghttp2_submit_response(self.session, stream.id, list, count, &provider)
@@ -276,6 +277,7 @@ package final class HTTP2Session {
   /// The same with headers that never change.
   package func submitResponse(_ fields: ConstantHeaderFields, on stream: HTTP2Stream) {
     guard !stream.isClosed else { return }
+    stream.outboundIsHeld = false
     var provider = Self.provider
     self.resetOnError(
       nghttp2_submit_response(self.session, stream.id, fields.list, fields.count, &provider),
@@ -464,7 +466,8 @@ package final class HTTP2Session {
         count += 1
         continue
       }
-      let isWaiting = !stream.outbound.isEmpty || stream.ending.isWaiting
+      let isOffered = !stream.outbound.isEmpty && !stream.outboundIsHeld
+      let isWaiting = isOffered || stream.ending.isWaiting
       defer { stream.drainedAtCheck = unread && isWaiting ? stream.drainedBytes : nil }
       guard unread, let before = stream.drainedAtCheck, isWaiting,
         stream.drainedBytes - before < minimum, !(stream.waitsForTurn && turnsGoRound),

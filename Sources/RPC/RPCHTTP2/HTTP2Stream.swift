@@ -37,6 +37,8 @@ open class HTTP2Stream {
   @exclusivity(unchecked) package internal(set) final var id: Int32 = -1
   /// The bytes that go out as the peer's window allows.
   @exclusivity(unchecked) package final var outbound = BodyQueue()
+  /// Nothing of that is offered to the peer yet.
+  @exclusivity(unchecked) package final var outboundIsHeld = false
   @exclusivity(unchecked) final var ending = Ending.open
   /// The data provider has nothing to give and must be resumed.
   @exclusivity(unchecked) final var isDeferred = false
@@ -116,7 +118,10 @@ open class HTTP2Stream {
     self.outbound.append(bytes)
   }
   package final func appendOutboundBytes(_ array: [UInt8]) { self.outbound.append(array) }
-  package final func clearOutbound() { self.outbound.clear() }
+  package final func clearOutbound() {
+    self.outbound.clear()
+    self.outboundIsHeld = false
+  }
   /// Said in ``headersEnded(endOfStream:)``: ``headersAreAsBefore()`` is enough should they come again.
   package final func knowsHeaders() { self.headersAreKnown = true }
 

@@ -66,6 +66,8 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   /// Attempts that are planned: a delay that runs, or a place among the waiting calls.
   @exclusivity(unchecked) private var planned = 0
   private var lastError: RPCError?
+  /// An attempt was made on a connection.
+  @exclusivity(unchecked) private var hasStarted = false
   /// Why the call still waits for its first connection.
   private var whyNotReady: String?
   private var hedgeTimer: LoopTimer?
@@ -215,6 +217,8 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
       self.pump(attempt)
     }
     attempt.submit(fields)
+    self.hasStarted = true
+    self.whyNotReady = nil
     if self.wantsEnd { attempt.endOutbound() }
     self.planHedge(after: nextHedge)
   }
@@ -461,7 +465,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
 
   /// There is no connection yet, and this call may wait for one.
   func stillWaits(_ reason: String) {
-    if self.attempts.isEmpty { self.whyNotReady = reason }
+    if !self.hasStarted { self.whyNotReady = reason }
   }
 
   private func finish(_ result: Result<Metadata, RPCError>) {
@@ -490,7 +494,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   private func summarize(_ result: Result<Metadata, RPCError>) {
     guard !self.terms.onEnd.isEmpty else { return }
     var sent = self.writer.sent
-    if let bytes = self.requestBytes, self.retries.attempts > 0 {
+    if let bytes = self.requestBytes, self.hasStarted {
       sent.messages += 1
       sent.bytes += bytes
     }
@@ -500,7 +504,8 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
       method: self.terms.path, code: code, duration: self.terms.began.duration(to: .now),
       sentMessages: sent.messages, sentBytes: sent.bytes, receivedMessages: self.received.messages,
       receivedBytes: self.received.bytes,
-      receivedCompressedMessages: self.received.compressed, attempts: self.retries.attempts)
+      receivedCompressedMessages: self.received.compressed,
+      attempts: self.hasStarted ? self.retries.attempts : 0)
     for observer in self.terms.onEnd { observer(summary) }
   }
 }

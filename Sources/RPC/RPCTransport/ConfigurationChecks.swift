@@ -58,7 +58,11 @@ extension RPCChannel.Configuration {
     try settings.positive("idleTimeout", self.idleTimeout)
     try settings.number("maximumHeaderListBytes", self.maximumHeaderListBytes, from: 1)
     try settings.number("maximumStreamWindow", self.maximumStreamWindow, from: 1)
-    try settings.within("tls").headerText("serverName", self.tls?.serverName)
+    if let name = self.tls?.serverName {
+      try settings.within("tls").require(
+        (try? ServerIdentity(name)) != nil, "serverName", "\"\(name)\"",
+        expected: ServerIdentity.expected)
+    }
     try settings.within("tls").notNegative("reloadInterval", self.tls?.reloadInterval)
   }
 }

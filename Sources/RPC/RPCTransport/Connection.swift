@@ -229,8 +229,10 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   }
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
-    if error is NIOSSLError || error is BoringSSLError || error is WrongServer {
-      self.failsInTLS = true
+    switch error {
+    case NIOSSLError.uncleanShutdown: break
+    case is NIOSSLError, is BoringSSLError, is WrongServer: self.failsInTLS = true
+    default: break
     }
     self.close(describe(error))
   }
@@ -579,6 +581,8 @@ func describe(_ error: any Error) -> String {
     return "the file of that name is no socket"
   case NIOSSLError.handshakeFailed(let cause):
     return "the TLS handshake failed: \(reasons(cause))"
+  case NIOSSLError.uncleanShutdown:
+    return "the peer closed the connection without a word"
   case let error as BoringSSLError:
     return "TLS failed: \(reasons(error))"
   default:

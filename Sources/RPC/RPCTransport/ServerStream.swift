@@ -408,7 +408,10 @@ final class ServerStream: HTTP2Stream, @unchecked Sendable {
     let wasFinished = self.isFinished
     self.call.phase = .finished
     if !wasFinished, self.call.code == nil { self.call.code = .cancelled }
-    self.summarize(isEarly: !wasFinished)
+    // A response that an interceptor still holds.
+    if !wasFinished, !self.call.headersSent { self.call.responseBytes = nil }
+    // Whoever asks from now on asks after the end, also where it was the server's.
+    self.summarize(isEarly: !wasFinished || self.hasHandler)
     if !wasFinished {
       let error = RPCError(.cancelled, "the client left the call")
       self.call.writer?.close(error)

@@ -67,7 +67,7 @@ extension ServerStream {
 
   @usableFromInline
   func responseHeld() {
-    self.call.encoding = self.compression
+    self.outboundIsHeld = true
     _ = self.makesRoomForResponse()
   }
 
@@ -83,7 +83,14 @@ extension ServerStream {
     }
   }
 
-  @usableFromInline var compressesResponse: Bool { self.compression != .identity }
+  /// Asked once for a response: a context is anybody's, and what its headers say must be so.
+  @usableFromInline
+  var compressesResponse: Bool {
+    if self.isPlain { return false }
+    let compression = self.compression
+    self.call.encoding = compression
+    return compression != .identity
+  }
 
   /// Where the one response goes, behind its prefix.
   @usableFromInline
@@ -111,7 +118,9 @@ extension ServerStream {
 
   @usableFromInline
   func compress(_ response: [UInt8]) throws(RPCError) {
-    let small = response.withUnsafeBytes { MessageCodec.compress($0, self.compression) }
+    let small = response.withUnsafeBytes {
+      MessageCodec.compress($0, self.call.encoding ?? .identity)
+    }
     _ = try self.beginResponse(small.count, room: 0, isCompressed: true)
     self.take(small)
   }

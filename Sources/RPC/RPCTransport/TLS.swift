@@ -203,39 +203,46 @@ private final class ReloadingContext: Sendable {
         state.waiting?.append(promise)
         return (nil, false)
       }
-      guard let context = state.context, state.checkedAt.duration(to: .now) < self.interval else {
-        state.waiting = [promise]
-        return (nil, true)
+      if let context = state.context {
+        if state.checkedAt.duration(to: .now) < self.interval { return (context, false) }
+        state.checkedAt = .now
+        if state.stamps == self.files.map(Self.stamp) { return (context, false) }
       }
-      return (context, false)
+      state.waiting = [promise]
+      return (nil, true)
     }
-    if let known { promise.succeed(known) }
+    if let known {
+      promise.succeed(known)
+    } else {
+      // A file system may hang.
+      let timer = eventLoop.scheduleTask(in: Self.patience) {
+        promise.fail(
+          TLSError("\(self.files.joined(separator: ", ")) could not be read in \(Self.patience)"))
+      }
+      promise.futureResult.whenComplete { _ in timer.cancel() }
+    }
     if isDue { NIOThreadPool.singleton.submit { _ in self.reload() } }
     return promise.futureResult
   }
 
+  private static let patience = TimeAmount.seconds(10)
+
   private func reload() {
     let stamps = self.files.map(Self.stamp)
-    let known = self.state.withLock { $0.stamps == stamps ? $0.context : nil }
-    var result = known.map { Result<NIOSSLContext, TLSError>.success($0) }
-    if result == nil { result = Result { () throws(TLSError) in try self.make() } }
-    let (waiting, answer) = self.state.withLock { state in
-      state.checkedAt = .now
-      if case .success(let context)? = result {
+    let result = Result { () throws(TLSError) in try self.make() }
+    let (waiting, known) = self.state.withLock { state in
+      if case .success(let context) = result {
         state.context = context
         state.stamps = stamps
       }
+      state.checkedAt = .now
       defer { state.waiting = nil }
       return (state.waiting ?? [], state.context)
     }
-    if case .failure(let error)? = result {
-      if answer != nil { self.reloadFailed?(error) }
-      guard answer != nil else {
-        for promise in waiting { promise.fail(error) }
-        return
-      }
+    if case .failure(let error) = result, known != nil { self.reloadFailed?(error) }
+    for promise in waiting {
+      promise.completeWith(known.map { .success($0) } ?? result.mapError { $0 })
     }
-    if let answer { for promise in waiting { promise.succeed(answer) } }
   }
 
   private static func stamp(_ file: String) -> Stamp {
@@ -288,7 +295,7 @@ final class ServerTLSContext: Sendable {
 final class ClientTLSContext: Sendable {
   private let context: ReloadingContext
   /// Nil: each address' own.
-  private let identity: ServerIdentity?
+  private let serverName: String?
   private let isAnybody: Bool
 
   init(_ tls: ClientTLS, host: String?) {
@@ -297,7 +304,7 @@ final class ClientTLSContext: Sendable {
       files += [identity.certificateChainFile, identity.privateKeyFile]
     }
     if case .file(let roots) = tls.trustRoots { files.append(roots) }
-    self.identity = (tls.serverName ?? host).map { ServerIdentity($0) }
+    self.serverName = tls.serverName ?? host
     self.isAnybody = tls.trustRoots == .anybody
     self.context = ReloadingContext(
       files: files, interval: tls.reloadInterval, reloadFailed: tls.reloadFailed
@@ -310,7 +317,7 @@ final class ClientTLSContext: Sendable {
       case .file(let roots): configuration.trustRoots = .certificates(try loadCertificates(roots))
       case .anybody: configuration.certificateVerification = .none
       }
-      // Who it is for is looked at by ``ServerNameCheck``.
+      // Who it is for is looked at by ``ServerIdentity``.
       if configuration.certificateVerification == .fullVerification {
         configuration.certificateVerification = .noHostnameVerification
       }
@@ -334,14 +341,30 @@ final class ClientTLSContext: Sendable {
   ) throws {
     let identity =
       switch address {
-      case .tcp(let host, _): self.identity ?? ServerIdentity(host)
-      case .unix: self.identity ?? .name("localhost")
+      case .tcp(let host, _): try ServerIdentity(self.serverName ?? host)
+      case .unix: try ServerIdentity(self.serverName ?? "localhost")
       }
-    let tls = try NIOSSLClientHandler(
-      context: context, serverHostname: identity.serverNameIndication)
-    try channel.pipeline.syncOperations.addHandler(tls)
-    guard !self.isAnybody else { return }
-    try channel.pipeline.syncOperations.addHandler(ServerNameCheck(identity))
+    let name = identity.serverNameIndication
+    guard !self.isAnybody else {
+      let handler = try NIOSSLClientHandler(context: context, serverHostname: name)
+      return try channel.pipeline.syncOperations.addHandler(handler)
+    }
+    // Asked before the client's last words of the handshake are out, its own certificate among them.
+    let gate = HandshakeGate()
+    let handler = try NIOSSLClientHandler._makeSSLClientHandler(
+      context: context, serverHostname: name
+    ) { certificate, channel in
+      let shown = PeerIdentity(certificate) ?? PeerIdentity()
+      guard identity.isNamed(by: shown) else {
+        gate.isShut = true
+        return channel.eventLoop.makeFailedFuture(
+          WrongServer(wanted: identity, certificate: shown))
+      }
+      channel.pipeline.syncOperations.removeHandler(gate, promise: nil)
+      return channel.eventLoop.makeSucceededVoidFuture()
+    }
+    try channel.pipeline.syncOperations.addHandler(gate)
+    try channel.pipeline.syncOperations.addHandler(handler)
   }
 }
 

@@ -46,7 +46,9 @@ extension Scheduler {
   ) {
     let id = submission.id
     if let record = self.builds[id]?.machine.record {
-      if let conflict = record.conflict(withSubmission: submission.fingerprint) {
+      if let conflict = record.conflict(
+        withSubmission: submission.fingerprint, of: submission.project)
+      {
         effects.append(.answer(waiter, conflict))
         return
       }
@@ -236,7 +238,13 @@ extension BuildRecord {
   }
 
   /// What the submitter of that fingerprint is told if this is another build; nil if it is its own.
-  func conflict(withSubmission fingerprint: Fingerprint?) -> Answer? {
+  func conflict(withSubmission fingerprint: Fingerprint?, of project: ProjectID) -> Answer? {
+    // Two keys that come to the same id.
+    guard self.project == project else {
+      return .alreadyExists(
+        "build \(self.id), which the idempotency key comes to, is another project's; choose another key"
+      )
+    }
     guard let own = self.fingerprint, let fingerprint, own != fingerprint else { return nil }
     return .alreadyExists(
       "the idempotency key was used for build \(self.id), whose pipeline, source, environment or "

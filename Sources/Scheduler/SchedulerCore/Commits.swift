@@ -44,6 +44,7 @@ extension Scheduler {
     case .enqueue(let item):
       // Cancelled between the decision and its commit: a harmless race.
       guard self.builds.values[index].machine.tickets[item] == nil,
+        !self.builds.values[index].machine.resting.contains(item),
         self.partitions[self.builds.values[index].partition] != .closing,
         let shape = self.builds.values[index].machine.shape(of: item, self.policy)
       else { return }
@@ -333,7 +334,8 @@ extension Scheduler {
     self.adopt(stored, at: now, &effects)
     self.joinGroup(id)
     self.change(id, at: now, &effects) { $0.resume(at: now, $2, &$1) }
-    let conflict = stored.record.conflict(withSubmission: entry.machine.record.fingerprint)
+    let conflict = stored.record.conflict(
+      withSubmission: entry.machine.record.fingerprint, of: entry.machine.record.project)
     for waiter in answers {
       let answer = conflict ?? .build(self.shown(id) ?? stored.record, existed: true)
       effects.append(.answer(waiter, answer))

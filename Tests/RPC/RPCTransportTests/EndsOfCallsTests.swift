@@ -261,6 +261,28 @@ import Testing
     }
   }
 
+  @Test func whoAsksAfterAnEndThatWasTheServersIsToldOfItToo() async throws {
+    let code = Mutex<StatusCode?>(nil)
+    let go = Signal()
+    var service = TestService()
+    service.unary = { request, context in
+      await go.wait()
+      context.onEnd { summary in code.withLock { $0 = summary.code } }
+      return request
+    }
+    try await withPeer(service) { peer in
+      try await peer.sendHeaders(
+        ScriptedPeer.requestFields(Methods.unary.path) + [("grpc-timeout", "50m")], stream: 1,
+        endsStream: false)
+      try await peer.send(message: [], ends: true)
+      let end = try #require(try await peer.frame(.headers))
+      #expect(end.fields.contains { $0.name == "grpc-status" && $0.value == "4" })
+      await go.set()
+      try await waitUntil { code.withLock { $0 } != nil }
+    }
+    #expect(code.withLock { $0 } == .deadlineExceeded)
+  }
+
   /// With the client's side open, a server need not reset the stream: the client does.
   @Test(arguments: [0, 5, 14]) func aCallThatTheServerEndsFirstLeavesNoStream(status: Int)
     async throws

@@ -286,6 +286,60 @@ import Testing
     #expect(summaries.withLock { $0.map(\.sentMessages) } == [0, 1])
   }
 
+  @Test func aResponseThatIsHeldWhenTheClientLeavesIsNotSent() async throws {
+    let summary = Mutex<CallSummary?>(nil)
+    let (held, go) = (Signal(), Signal())
+    struct Holding: ServerInterceptor {
+      let held: Signal
+      let go: Signal
+      func intercept(_ context: ServerContext, proceed: Proceed) async throws {
+        try await proceed()
+        await self.held.set()
+        await self.go.wait()
+      }
+    }
+    var service = TestService()
+    service.unary = { request, context in
+      context.onEnd { end in summary.withLock { $0 = end } }
+      return request
+    }
+    var configuration = RPCServer.Configuration()
+    configuration.interceptors = [Holding(held: held, go: go)]
+    try await withInMemoryServer([service], configuration: configuration) { channel in
+      let call = Task { try await channel.unary(Methods.unary, Blob("x")) }
+      await held.wait()
+      call.cancel()
+      _ = try? await call.value
+      try await waitUntil { summary.withLock { $0 } != nil }
+      await go.set()
+    }
+    #expect(summary.withLock { $0?.code } == .cancelled)
+    #expect(summary.withLock { $0?.sentMessages } == 0)
+  }
+
+  @Test func aCallThatFoundNoServerSentNothing() async throws {
+    let counting = Counting()
+    var configuration = RPCChannel.Configuration()
+    configuration.interceptors = [counting]
+    let channel = RPCChannel(to: ownAddress(), configuration: configuration)
+    await #expect(throws: RPCError.self) { try await channel.unary(Methods.unary, Blob("four")) }
+    await channel.close()
+    let end = counting.summaries.withLock { $0.first }
+    #expect(end?.code == .unavailable)
+    #expect(end?.attempts == 0)
+    #expect(end?.sentMessages == 0)
+  }
+
+  @Test func aSummaryOfAnyDurationCanBeMade() {
+    for (duration, expected) in [
+      (Duration.seconds(1.5), Duration.seconds(1.5)),
+      (.seconds(Int64.max), .nanoseconds(Int64.max)),
+      (.seconds(Int64.min), .nanoseconds(Int64.min)),
+    ] {
+      #expect(CallSummary(method: "/a/b", code: .ok, duration: duration).duration == expected)
+    }
+  }
+
   @Test(arguments: [Compression.gzip, .identity])
   func aResponseIsReadWhateverIsSaidOfItsCompressionBehindIt(before: Compression) async throws {
     var service = TestService()

@@ -59,6 +59,8 @@ import Testing
     let (channel, peers) = ScriptedPeer.server()
     let call = Task { try await channel.unary(Methods.unary, Blob()) }
     let first = try await peers.next()
+    // A call that has not gone out would go to the next one.
+    #expect(try await first.frame(.headers) != nil)
     await first.close()
     await #expect(throws: RPCError.self) { try await call.value }
     let again = Task {
@@ -111,6 +113,8 @@ import Testing
     let (channel, peers) = ScriptedPeer.server()
     let call = Task { try await channel.unary(Methods.unary, Blob()) }
     let peer = try await peers.next()
+    // A call that has not gone out would go to the next one.
+    #expect(try await peer.frame(.headers) != nil)
     let waits = Task { try await peer.frame(.reset) }
     await Task.yield()
     await peer.close()

@@ -1,6 +1,7 @@
 import NIOCore
 import NIOPosix
 import NIOSSL
+import NIOTLS
 import RPCCore
 import RPCTesting
 import Synchronization
@@ -195,19 +196,108 @@ import Testing
     ("a.example", ["*.example"], false), ("a.b.example", ["a*.b.example"], false),
     (".b.example", ["*.b.example"], false), ("a.b.example", ["*"], false),
     ("a.b.example", ["a.*.example"], false), ("a.b.example", [], false),
-    ("127.0.0.1", ["127.0.0.1"], false),
+    ("127.0.0.1", ["127.0.0.1"], false), ("xn--bcher-kva.example", ["XN--bcher-kva.example"], true),
+    // The Kelvin sign, in lower case a k, and what a C string ends with.
+    ("bank.example", ["ban\u{212a}.example"], false),
+    ("bank.example", ["bank.example\0.evil.example", "bank.example\0"], false),
   ])
-  func aCertificateIsForTheNamesInIt(name: String, dnsNames: [String], isIt: Bool) {
-    #expect(ServerIdentity(name).isNamed(by: PeerIdentity(dnsNames: dnsNames)) == isIt)
+  func aCertificateIsForTheNamesInIt(name: String, dnsNames: [String], isIt: Bool) throws {
+    #expect(try ServerIdentity(name).isNamed(by: PeerIdentity(dnsNames: dnsNames)) == isIt)
   }
 
   @Test(arguments: [
     ("127.0.0.1", "127.0.0.1", true), ("127.0.0.1", "127.0.0.2", false),
     ("::1", "0:0:0:0:0:0:0:1", true), ("::1", "::ffff:127.0.0.1", false),
-    ("localhost", "127.0.0.1", false),
+    ("localhost", "127.0.0.1", false), ("[::1]", "::1", true), ("fe80::1%eth0", "fe80::1", true),
   ])
-  func aCertificateIsForTheAddressesInIt(host: String, address: String, isIt: Bool) {
-    #expect(ServerIdentity(host).isNamed(by: PeerIdentity(addresses: [address])) == isIt)
+  func aCertificateIsForTheAddressesInIt(host: String, address: String, isIt: Bool) throws {
+    #expect(try ServerIdentity(host).isNamed(by: PeerIdentity(addresses: [address])) == isIt)
+  }
+
+  @Test(arguments: ["b\u{fc}cher.example", "a b", "", "."])
+  func whatNoCertificateIsForIsNoServerName(name: String) async throws {
+    try await withServer(
+      configuration: Self.server(), channelConfiguration: Self.client(serverName: name)
+    ) { channel, _ in
+      let error = await #expect(throws: RPCError.self) {
+        try await channel.unary(Methods.unary, Blob())
+      }
+      #expect(
+        error?.message.contains("tls.serverName is \"\(name)\"; expected an address") == true,
+        "\(error!)")
+    }
+  }
+
+  @Test(.timeLimit(.minutes(1)))
+  func eachOfSeveralAddressesHasACertificateOfItsOwn() async throws {
+    let callers = Mutex<Set<String>>([])
+    var servers: [RPCServer] = []
+    var ports: [Int] = []
+    for (name, host) in [("address", "127.0.0.1"), ("neighbour", "127.0.0.2")] {
+      var service = TestService()
+      service.unary = { request, _ in
+        _ = callers.withLock { $0.insert(name) }
+        return request
+      }
+      let server = RPCServer(services: [service], configuration: Self.server(identity: name))
+      guard case .tcp(_, let port) = try await server.listen(on: .tcp(host: host, port: 0)) else {
+        return
+      }
+      servers.append(server)
+      ports.append(port)
+    }
+    var configuration = Self.client(serverName: nil)
+    configuration.serviceConfig.loadBalancing = .roundRobin
+    let channel = RPCChannel(
+      to: try ChannelTarget("ipv4:127.0.0.1:\(ports[0]),127.0.0.2:\(ports[1])"),
+      configuration: configuration)
+    try await waitUntil {
+      _ = try await channel.unary(Methods.unary, Blob())
+      return callers.withLock { $0 } == ["address", "neighbour"]
+    }
+    await channel.close()
+    for server in servers { await server.shutdown(grace: .seconds(1)) }
+  }
+
+  private final class Handshakes: ChannelInboundHandler, Sendable {
+    typealias InboundIn = ByteBuffer
+    let count = Mutex(0)
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+      if case .handshakeCompleted? = event as? TLSUserEvent { self.count.withLock { $0 += 1 } }
+    }
+  }
+
+  /// With TLS 1.3 a client that has heard the server's last word of the handshake may show its certificate.
+  @Test(.timeLimit(.minutes(1)))
+  func aWrongServerDoesNotGetTheClientsCertificate() async throws {
+    var configuration = TLSConfiguration.makeServerConfiguration(
+      certificateChain: try NIOSSLCertificate.fromPEMFile(Self.file("address.pem"))
+        .map { .certificate($0) },
+      privateKey: .privateKey(try NIOSSLPrivateKey(file: Self.file("address.key"), format: .pem)))
+    configuration.applicationProtocols = ["h2"]
+    configuration.certificateVerification = .noHostnameVerification
+    configuration.trustRoots = .file(Self.file("authority.pem"))
+    let context = try NIOSSLContext(configuration: configuration)
+    let handshakes = Handshakes()
+    let server = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+      .childChannelInitializer { channel in
+        channel.eventLoop.makeCompletedFuture {
+          try channel.pipeline.syncOperations.addHandler(NIOSSLServerHandler(context: context))
+          try channel.pipeline.syncOperations.addHandler(handshakes)
+        }
+      }
+      .bind(host: "127.0.0.1", port: 0).get()
+    let address = ListenAddress.tcp(host: "127.0.0.1", port: server.localAddress!.port!)
+    for (name, isRight) in [("localhost", false), ("127.0.0.1", true)] {
+      var configuration = Self.client(identity: "client", serverName: name)
+      configuration.connectTimeout = .seconds(2)
+      let channel = RPCChannel(to: address, configuration: configuration)
+      _ = try? await channel.unary(
+        Methods.unary, Blob(), options: CallOptions(timeout: .seconds(2)))
+      await channel.close()
+      #expect(handshakes.count.withLock { $0 > 0 } == isRight)
+    }
+    try await server.close()
   }
 
   @Test func aCallThatWaitsInVainSaysWhatItWaitedFor() async throws {

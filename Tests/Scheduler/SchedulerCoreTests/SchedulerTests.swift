@@ -554,6 +554,41 @@ private func benchThatReads(_ stored: StoredBuild) -> Bench {
   #expect(bench.scheduler.heldLeases == 0)
 }
 
+/// Whose rest is not committed when the last record is read.
+@Test func aJobThatIsToRestWhenTheLastRecordIsReadRests() throws {
+  var bench = Bench()
+  _ = bench.submit("1", pipeline(job("a", retry: Pipeline.Retry())))
+  for lease in ["l1", "l2"] {
+    _ = bench.grant()
+    if lease == "l1" {
+      bench.feed { $0.leaseLost(LeaseID(lease), .executorGone, message: "gone", at: $1) }
+    }
+  }
+  bench = benchThatReads(try #require(bench.store["1"]))
+  bench.holdsWrites = true
+  // The second time in a row: now it rests.
+  bench.feed { $0.leaseLost("l2", .executorGone, message: "gone", at: $1) }
+  bench.feed { $0.recoveryFinished(at: $1) }
+  bench.holdsWrites = false
+  bench.release()
+  #expect(bench.record("1").jobs[0].state == .queued)
+  #expect(bench.grant() == nil)
+  bench.advance(.seconds(300))
+  let again = bench.grant()
+  #expect(again?.number == 3)
+}
+
+@Test func anIDThatIsAnotherProjectsIsRefused() {
+  var bench = Bench()
+  _ = bench.submit("1", project: "p", pipeline(job("a")))
+  let waiter = bench.submit("1", project: "q", pipeline(job("a")))
+  guard case .alreadyExists(let why)? = bench.take().answers[waiter] else {
+    Issue.record("it is not refused")
+    return
+  }
+  #expect(why.contains("is another project's"))
+}
+
 @Test func whatRestsWhenTheLastRecordIsReadRestsOn() throws {
   var bench = Bench()
   _ = bench.submit("1", pipeline(job("a"), notify: [Pipeline.Notification(uses: "webhook")]))

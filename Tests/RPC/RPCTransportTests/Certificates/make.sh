@@ -20,5 +20,6 @@ authority stranger
 certificate server authority DNS:localhost
 certificate successor authority DNS:localhost,DNS:successor
 certificate address authority IP:127.0.0.1
+certificate neighbour authority IP:127.0.0.2
 certificate client authority DNS:client,URI:spiffe://millrace.test/client
 rm -f ./*.srl authority.key stranger.key
