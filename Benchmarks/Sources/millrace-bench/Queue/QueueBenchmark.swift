@@ -44,7 +44,8 @@ struct QueueBenchmark: Sendable {
         begin..<begin + self.sample, scheduler, &report)
       Progress.say("submitting \(end - begin - self.sample) more")
       if begin + self.sample < end {
-        _ = try await self.submit(begin + self.sample..<end, scheduler, &report)
+        report.fillingPerSecond = try await self.submit(
+          begin + self.sample..<end, scheduler, &report)
       }
       Progress.say("submitting the last \(self.sample)")
       report.fullPerSecond = try await self.submit(end..<self.count, scheduler, &report)

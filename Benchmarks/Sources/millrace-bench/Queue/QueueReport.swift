@@ -1,8 +1,9 @@
 /// What a measurement of a queue found. Encoded, it is what `--output json` prints.
 struct QueueReport: Encodable, Sendable {
   var count: Int
-  /// Builds answered each second while the queue was empty, and when it was nearly full.
+  /// Builds answered each second while the queue was empty, on the way, and when it was nearly full.
   var emptyPerSecond = 0.0
+  var fillingPerSecond = 0.0
   var fullPerSecond = 0.0
   /// The most that the scheduler has had resident.
   var memoryBytes: Int64 = 0
@@ -29,7 +30,7 @@ struct QueueReport: Encodable, Sendable {
     return """
       queued      \(self.count) builds of one job; \(self.refusals) times refused
       submitted   \(Int(self.emptyPerSecond))/s to an empty queue, \(Int(self.fullPerSecond))/s to a full one \
-      (\((ratio * 100).rounded() / 100))
+      (\((ratio * 100).rounded() / 100)), \(Int(self.fillingPerSecond))/s on the way
       memory      \(mebibytes(self.memoryBytes)) of the scheduler
       joined      a second one serves all calls after \(tenths(self.joinSeconds)) s
       taken over  after the first was killed: \(tenths(self.takeOverSeconds)) s
