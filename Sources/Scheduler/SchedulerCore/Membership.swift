@@ -181,6 +181,7 @@ package struct Membership: Sendable {
   private var renewalDue = Duration.zero
   private var lookDue = Duration.zero
   private var lastLook: Duration?
+  private var lastLookBegan: Duration?
   /// Who had our address when the process first looked around: it is dead.
   private var predecessors: Set<ReplicaID>?
   private var plan: Change?
@@ -325,8 +326,10 @@ package struct Membership: Sendable {
 
   // MARK: The others
 
+  /// A look that was overtaken by a later one tells nothing: whoever has come between is not in it.
   package mutating func looked(_ view: View, begunAt begin: Duration, endedAt end: Duration) {
-    guard self.phase == .inside else { return }
+    guard self.phase == .inside, self.lastLookBegan.map({ $0 <= begin }) ?? true else { return }
+    self.lastLookBegan = begin
     let isWatching = self.lastLook.map { begin - $0 <= self.policy.longestGap } ?? false
     self.lastLook = end
     self.lookDue = end + self.policy.lookInterval

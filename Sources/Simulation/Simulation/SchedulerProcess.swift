@@ -43,6 +43,8 @@ final class SchedulerProcess: Process {
     var session: ReplicaID?
     var lastSession = 1
     var isStepping = false
+    /// Something was heard while a step was being chosen.
+    var hasNews = false
     var hasLeft = false
     /// Another number whenever what was at hand of a partition is void.
     var generations = Array(repeating: 0, count: Partition.count)

@@ -22,9 +22,19 @@ extension SchedulerProcess {
 
   /// Takes the next step, if none is under way.
   func turn() {
-    guard !self.memory.isStepping, !self.memory.hasLeft else { return }
-    let step = self.memory.membership.next(at: self.elapsed)
-    self.settle()
+    guard !self.memory.hasLeft else { return }
+    // What a step tells of may lead here again, before it is carried out.
+    guard !self.memory.isStepping else {
+      self.memory.hasNews = true
+      return
+    }
+    self.memory.isStepping = true
+    var step = Membership.Step.look
+    repeat {
+      self.memory.hasNews = false
+      step = self.memory.membership.next(at: self.elapsed)
+      self.settle()
+    } while self.memory.hasNews && !self.memory.membership.hasLeft
     if self.memory.membership.hasLeft {
       self.memory.hasLeft = true
       return self.kill()
@@ -32,11 +42,11 @@ extension SchedulerProcess {
     self.memory.turns += 1
     let turn = self.memory.turns
     if case .wait(let until) = step {
+      self.memory.isStepping = false
       return self.after(min(until - self.elapsed, .seconds(60))) {
         if self.memory.turns == turn { self.turn() }
       }
     }
-    self.memory.isStepping = true
     self.carryOut(step) {
       self.memory.isStepping = false
       self.turn()

@@ -232,3 +232,26 @@ func twoNeverSpeakForOnePartitionWhateverHappens() {
     #expect(owned.reduce(0, +) == 64 && owned.max()! - owned.min()! <= 1, "seed \(seed): \(owned)")
   }
 }
+
+@Test func aLookThatWasOvertakenTellsNothing() {
+  var core = Membership(id: "one", address: "a:1")
+  let other = Membership.Replica(id: "two", address: "b:1")
+  _ = core.next(at: .zero)
+  core.joined(begunAt: .zero)
+  var table = PartitionTable()
+  for partition in Partition.all { table.give(partition, to: "two") }
+  let (mine, theirs) = (
+    Membership.Sighting(replica: core.me, version: 2),
+    Membership.Sighting(replica: other, version: 1)
+  )
+  core.looked(
+    .init(table: table, version: 3, replicas: [mine, theirs]), begunAt: .milliseconds(20),
+    endedAt: .milliseconds(30))
+  core.looked(
+    .init(table: table, version: 3, replicas: [mine]), begunAt: .milliseconds(10),
+    endedAt: .milliseconds(40))
+  if case .change(let change) = core.next(at: .milliseconds(41)) {
+    Issue.record("it takes what is another's: \(change)")
+  }
+  #expect(core.peerCount == 1)
+}
