@@ -136,6 +136,9 @@ extension RetryPolicy {
       self.backoffMultiplier, expected: "a number above 0")
     try settings.require(
       !self.retryableCodes.isEmpty, "retryableCodes", "empty", expected: "one status at least")
+    try settings.require(
+      !self.retryableCodes.contains(.ok), "retryableCodes", "OK among others",
+      expected: "statuses of calls that failed")
   }
 }
 

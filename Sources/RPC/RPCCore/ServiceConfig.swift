@@ -153,7 +153,7 @@ public struct HedgingPolicy: Sendable, Hashable {
 /// Stops retries while most calls fail: each failure takes a token, each success brings back
 /// `tokenRatio`, and retries are made while more than half of the tokens are there.
 public struct RetryThrottling: Sendable, Hashable {
-  /// From 1 to 1,000.
+  /// Above 0, up to 1,000.
   public var maximumTokens: Double
   /// What a success brings back.
   public var tokenRatio: Double

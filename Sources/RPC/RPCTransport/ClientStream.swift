@@ -66,6 +66,8 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   /// Attempts that are planned: a delay that runs, or a place among the waiting calls.
   @exclusivity(unchecked) private var planned = 0
   private var lastError: RPCError?
+  /// A request has gone out, or its headers.
+  @exclusivity(unchecked) private var hasLeft = false
   /// An attempt was made on a connection.
   @exclusivity(unchecked) private var hasStarted = false
   /// Why the call still waits for its first connection.
@@ -304,6 +306,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
 
   func attemptEnded(_ attempt: ClientAttempt, _ end: AttemptEnd) {
     self.attempts.removeAll { $0 === attempt }
+    if attempt.hasLeft { self.hasLeft = true }
     // The server answered before it had the whole request: the rest is not wanted.
     if !attempt.hasEnded { attempt.abandon() }
     guard !self.isFinished else { return }
@@ -480,7 +483,10 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
     case .success(let trailing): self.terms.received?.callEnded(trailing)
     case .failure(let error): self.terms.received?.callEnded(error.metadata)
     }
-    for attempt in self.attempts { attempt.abandon() }
+    for attempt in self.attempts {
+      if attempt.hasLeft { self.hasLeft = true }
+      attempt.abandon()
+    }
     self.attempts = []
     self.committed = nil
     let call = self.call
@@ -494,7 +500,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   private func summarize(_ result: Result<Metadata, RPCError>) {
     guard !self.terms.onEnd.isEmpty else { return }
     var sent = self.writer.sent
-    if let bytes = self.requestBytes, self.hasStarted {
+    if let bytes = self.requestBytes, self.hasLeft {
       sent.messages += 1
       sent.bytes += bytes
     }
@@ -505,7 +511,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
       sentMessages: sent.messages, sentBytes: sent.bytes, receivedMessages: self.received.messages,
       receivedBytes: self.received.bytes,
       receivedCompressedMessages: self.received.compressed,
-      attempts: self.hasStarted ? self.retries.attempts : 0)
+      attempts: self.hasLeft ? self.retries.attempts : 0)
     for observer in self.terms.onEnd { observer(summary) }
   }
 }

@@ -452,6 +452,8 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     self.condemn(reason)
   }
 
+  var isClosed: Bool { self.phase == .closed }
+
   func close(_ reason: String) {
     // The first reason to end it counts.
     if self.ownReason == nil || self.phase == .connecting || self.phase == .open {
@@ -575,6 +577,8 @@ func describe(_ error: any Error) -> String {
     return systemMessage(error.errnoCode)
   case ChannelError.connectTimeout(let amount):
     return "no answer within \(Duration.nanoseconds(amount.nanoseconds))"
+  case let error as DialError:
+    return error.reason
   case let error as SocketAddressError.UnknownHost:
     return "the host \"\(error.host)\" cannot be resolved: \(error.errorDescription)"
   case is UnixDomainSocketPathWrongType:

@@ -81,6 +81,10 @@ struct SocketDialer: Dialer {
           }
         }
         return tls.current(on: channel.eventLoop).flatMapThrowing { context in
+          // While the files were read. Once the socket is connected it would be too late to say so.
+          if (handler as? Connection)?.isClosed == true {
+            throw DialError("nobody wants the connection any more")
+          }
           try tls.addHandlers(of: context, to: address, channel)
           try channel.pipeline.syncOperations.addHandler(handler)
         }

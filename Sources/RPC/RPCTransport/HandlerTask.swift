@@ -39,6 +39,9 @@ class HandlerJob: @unchecked Sendable {
     self.stream.handlerEnded()
   }
 
+  /// Whether what stands behind so many interceptors was to run.
+  final func hasReached(_ place: Int) -> Bool { self.reached > place }
+
   /// Whether what stands behind so many interceptors is to run: once.
   final func passes(_ place: Int32) -> Bool {
     guard self.reached == place else { return false }

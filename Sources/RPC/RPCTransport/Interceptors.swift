@@ -76,14 +76,20 @@ public struct Proceed {
 private let keptFromHandler = RPCError(
   .internalError, "an interceptor has kept the call from its handler")
 
+/// What a call ends with whose handler failed, and an interceptor said nothing of it.
+private let keptError = RPCError(
+  .internalError, "an interceptor has kept the handler's error to itself")
+
 extension HandlerJob {
+  private var reachesHandler: Bool { self.hasReached(self.stream.interceptors.count) }
+
   /// Runs a handler behind its server's interceptors, and ends the call.
   @usableFromInline
   static func intercepted(_ handler: @escaping Handler) -> Body {
     { job in
       do {
         try await Proceed(job, handler, past: 0)()
-        guard job.hasRun else { throw keptFromHandler }
+        guard job.hasRun else { throw job.reachesHandler ? keptError : keptFromHandler }
         job.stream.finish()
       } catch {
         job.stream.fail(error)

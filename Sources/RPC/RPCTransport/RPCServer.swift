@@ -130,6 +130,8 @@ public final class RPCServer: Sendable {
   private struct State {
     var listeners: [any Channel] = []
     var connections: [ObjectIdentifier: ServerConnection] = [:]
+    /// Accepted, and waiting for changed certificates to be read.
+    var waiting: [ObjectIdentifier: any Channel] = [:]
     var isShuttingDown = false
     var drained: [CheckedContinuation<Void, Never>] = []
   }
@@ -203,9 +205,13 @@ public final class RPCServer: Sendable {
         guard let tls = self.tls.withLock({ $0 }) else {
           return channel.eventLoop.makeCompletedFuture { try self.accept(channel) }
         }
-        return tls.current(on: channel.eventLoop).flatMapThrowing { context in
-          try self.accept(channel, tls: context)
+        do {
+          try self.waits(channel)
+        } catch {
+          return channel.eventLoop.makeFailedFuture(error)
         }
+        return tls.current(on: channel.eventLoop).always { _ in self.waitsNoMore(channel) }
+          .flatMapThrowing { context in try self.accept(channel, tls: context) }
       }
     let channel: any Channel
     do {
@@ -253,10 +259,11 @@ public final class RPCServer: Sendable {
   /// - Parameter grace: Calls that are still open then are cancelled; at once if it is not above
   ///   zero.
   public func shutdown(grace: Duration) async {
-    let (listeners, connections) = self.state.withLock { state in
+    let (listeners, connections, waiting) = self.state.withLock { state in
       state.isShuttingDown = true
-      return (state.listeners, Array(state.connections.values))
+      return (state.listeners, Array(state.connections.values), Array(state.waiting.values))
     }
+    for channel in waiting { channel.close(promise: nil) }
     for listener in listeners { try? await listener.close() }
     for connection in connections {
       connection.connection?.executor.execute { connection.beginShutdown() }
@@ -307,12 +314,7 @@ public final class RPCServer: Sendable {
       state.connections[id] = owner
       return (state.isShuttingDown, false)
     }
-    if isFull {
-      self.load.attacked(
-        by: peerText(channel.remoteAddress),
-        "\(self.configuration.maximumConnections) connections are open already")
-      throw TooManyConnections()
-    }
+    if isFull { throw self.tooManyConnections(channel) }
     // Not only when it was active before: while the listener closes, what it has just accepted is
     // closed without having begun.
     channel.closeFuture.whenComplete { _ in self.closed(id) }
@@ -321,6 +323,31 @@ public final class RPCServer: Sendable {
     }
     try channel.pipeline.syncOperations.addHandler(connection)
     if isLate { owner.beginShutdown() }
+  }
+
+  /// A connection that is to begin with TLS is one from when it is accepted.
+  private func waits(_ channel: any Channel) throws {
+    let (isFull, isLate) = self.state.withLock { state in
+      let count = state.connections.count + state.waiting.count
+      guard !state.isShuttingDown, count < self.configuration.maximumConnections else {
+        return (!state.isShuttingDown, state.isShuttingDown)
+      }
+      state.waiting[ObjectIdentifier(channel)] = channel
+      return (false, false)
+    }
+    if isLate { throw ChannelError.ioOnClosedChannel }
+    if isFull { throw self.tooManyConnections(channel) }
+  }
+
+  private func waitsNoMore(_ channel: any Channel) {
+    self.state.withLock { $0.waiting[ObjectIdentifier(channel)] = nil }
+  }
+
+  private func tooManyConnections(_ channel: any Channel) -> TooManyConnections {
+    self.load.attacked(
+      by: peerText(channel.remoteAddress),
+      "\(self.configuration.maximumConnections) connections are open already")
+    return TooManyConnections()
   }
 
   private struct TooManyConnections: Error {}

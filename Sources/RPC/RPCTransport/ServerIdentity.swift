@@ -75,7 +75,9 @@ enum ServerIdentity: Hashable, Sendable {
 private func dnsName(_ text: String) -> String? {
   var bytes = Array(text.utf8)
   if bytes.last == UInt8(ascii: ".") { bytes.removeLast() }
-  guard !bytes.isEmpty else { return nil }
+  // RFC 1035, section 2.3.4.
+  let labels = bytes.split(separator: UInt8(ascii: "."), omittingEmptySubsequences: false)
+  guard bytes.count <= 253, labels.allSatisfy({ (1...63).contains($0.count) }) else { return nil }
   for index in bytes.indices {
     switch bytes[index] {
     case UInt8(ascii: "A")...UInt8(ascii: "Z"): bytes[index] |= 0x20

@@ -330,6 +330,46 @@ import Testing
     #expect(end?.sentMessages == 0)
   }
 
+  @Test func aCallThatNeverLeftSentNothing() async throws {
+    let counting = Counting()
+    var configuration = RPCChannel.Configuration()
+    configuration.interceptors = [counting]
+    let (channel, peers) = ScriptedPeer.server(configuration: configuration, greets: false)
+    let call = Task {
+      try await channel.unary(
+        Methods.unary, Blob("four"), options: CallOptions(timeout: .milliseconds(500)))
+    }
+    let peer = try await peers.next()
+    // No streams at all: SETTINGS_MAX_CONCURRENT_STREAMS is 0.
+    try await peer.send(.settings, flags: 0, stream: 0, body: [0, 3, 0, 0, 0, 0])
+    await #expect(throws: RPCError.self) { try await call.value }
+    await channel.close()
+    let end = counting.summaries.withLock { $0.first }
+    #expect(end?.code == .deadlineExceeded)
+    #expect(end?.attempts == 0)
+    #expect(end?.sentMessages == 0)
+  }
+
+  private struct Swallowing: ServerInterceptor {
+    func intercept(_ context: ServerContext, proceed: Proceed) async throws {
+      try? await proceed()
+    }
+  }
+
+  @Test func anErrorThatAnInterceptorKeepsToItselfIsNoResponse() async throws {
+    var service = TestService()
+    service.unary = { _, _ in throw RPCError(.notFound, "nothing") }
+    var configuration = RPCServer.Configuration()
+    configuration.interceptors = [Swallowing()]
+    try await withInMemoryServer([service], configuration: configuration) { channel in
+      let error = await #expect(throws: RPCError.self) {
+        try await channel.unary(Methods.unary, Blob())
+      }
+      #expect(error?.code == .internalError)
+      #expect(error?.message == "an interceptor has kept the handler's error to itself")
+    }
+  }
+
   @Test func aSummaryOfAnyDurationCanBeMade() {
     for (duration, expected) in [
       (Duration.seconds(1.5), Duration.seconds(1.5)),
