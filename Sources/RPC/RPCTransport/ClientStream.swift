@@ -68,9 +68,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   private var lastError: RPCError?
   /// A request has gone out, or its headers.
   @exclusivity(unchecked) private var hasLeft = false
-  /// An attempt was made on a connection.
-  @exclusivity(unchecked) private var hasStarted = false
-  /// Why the call still waits for its first connection.
+  /// Why the call still waits for a connection.
   private var whyNotReady: String?
   private var hedgeTimer: LoopTimer?
   private var retryTimers: [LoopTimer] = []
@@ -219,7 +217,6 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
       self.pump(attempt)
     }
     attempt.submit(fields)
-    self.hasStarted = true
     self.whyNotReady = nil
     if self.wantsEnd { attempt.endOutbound() }
     self.planHedge(after: nextHedge)
@@ -467,9 +464,7 @@ final class ClientStream: OutboundStream, @unchecked Sendable {
   }
 
   /// There is no connection yet, and this call may wait for one.
-  func stillWaits(_ reason: String) {
-    if !self.hasStarted { self.whyNotReady = reason }
-  }
+  func stillWaits(_ reason: String) { self.whyNotReady = reason }
 
   private func finish(_ result: Result<Metadata, RPCError>) {
     guard !self.isFinished else { return }

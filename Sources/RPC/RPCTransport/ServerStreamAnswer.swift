@@ -127,7 +127,7 @@ extension ServerStream {
 
   /// Somebody has something else to say than the response.
   private func dropResponse() {
-    guard !self.call.headersSent else { return }
+    guard self.call.responseBytes != nil, !self.call.headersSent else { return }
     self.call.responseBytes = nil
     self.clearOutbound()
   }
@@ -167,7 +167,7 @@ extension ServerStream {
   @usableFromInline
   func fail(_ error: RPCError) {
     guard !self.isFinished else { return }
-    if self.call.responseBytes != nil { self.dropResponse() }
+    self.dropResponse()
     self.call.code = error.code
     self.call.writer?.transfer(to: self)
     // What was transferred may have been too much.

@@ -537,7 +537,8 @@ private func benchThatReads(_ stored: StoredBuild) -> Bench {
   return bench
 }
 
-@Test func aNotificationThatIsBeingSentWhenTheLastRecordIsReadGoesOutOnce() throws {
+/// The same, behind the end of a build whose notification is being sent.
+private func benchThatSendsWhileItReads() throws -> (Bench, RunOrder) {
   var bench = Bench()
   _ = bench.submit("1", pipeline(job("a"), notify: [Pipeline.Notification(uses: "webhook")]))
   let granted = bench.grant()
@@ -545,7 +546,11 @@ private func benchThatReads(_ stored: StoredBuild) -> Bench {
   bench = benchThatReads(try #require(bench.store["1"]))
   bench.end(order.attempt)
   let sent = bench.grant()
-  let sending = try #require(sent)
+  return (bench, try #require(sent))
+}
+
+@Test func aNotificationThatIsBeingSentWhenTheLastRecordIsReadGoesOutOnce() throws {
+  var (bench, sending) = try benchThatSendsWhileItReads()
   bench.feed { $0.recoveryFinished(at: $1) }
   #expect(bench.grant() == nil)
   #expect(bench.scheduler.heldLeases == 1)
@@ -590,14 +595,8 @@ private func benchThatReads(_ stored: StoredBuild) -> Bench {
 }
 
 @Test func whatRestsWhenTheLastRecordIsReadRestsOn() throws {
-  var bench = Bench()
-  _ = bench.submit("1", pipeline(job("a"), notify: [Pipeline.Notification(uses: "webhook")]))
-  let granted = bench.grant()
-  let order = try #require(granted)
-  bench = benchThatReads(try #require(bench.store["1"]))
-  bench.end(order.attempt)
-  let sent = bench.grant()
-  bench.end(try #require(sent).attempt, .failed, message: "no answer")
+  var (bench, sending) = try benchThatSendsWhileItReads()
+  bench.end(sending.attempt, .failed, message: "no answer")
   bench.feed { $0.recoveryFinished(at: $1) }
   #expect(bench.grant() == nil)
   bench.advance(.seconds(300))
