@@ -201,7 +201,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   private func readEnds() {
     let begin = NIODeadline.now()
     // What the calls wrote goes out with what the session has to say.
-    self.executor.drain(flushing: self)
+    self.executor.readEnds(of: self)
     self.executor.turns.worked(.now() - begin, on: self.takenBytes)
     self.takenBytes = 0
     self.isReading = false
@@ -254,7 +254,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
         defer { self.isReceiving = false }
         try bytes.readWithUnsafeReadableBytes { all in
           let slice = UnsafeRawBufferPointer(rebasing: all.prefix(LoopTurns.sliceBytes))
-          try session.receive(slice)
+          try self.executor.take { try session.receive(slice) }
           self.takenBytes += slice.count
           return slice.count
         }
@@ -270,6 +270,12 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
         }
         self.flush()
         return self.close(reason)
+      }
+      if self.executor.isWorkDue {
+        // A flush that fails closes the connection, and reads before what has come since.
+        self.backlog = bytes.readableBytes > 0 ? bytes : nil
+        self.executor.runDue(from: self)
+        bytes = self.backlog.take() ?? ByteBuffer()
       }
       let end = NIODeadline.now()
       self.executor.turns.worked(end - now, on: LoopTurns.sliceBytes)

@@ -3,8 +3,9 @@ import Synchronization
 
 /// Runs tasks on an event loop, so that a call never leaves the loop of its connection.
 ///
-/// Jobs that are made on the loop run at the end of the current read, and handlers of calls behind them; the
-/// connections that they wrote to are flushed behind every few of them: many calls, one system call.
+/// Jobs that are made on the loop run behind the slice of a read that made them, and handlers of calls behind
+/// them, while what they were given is in the cache; the connections that they wrote to are flushed behind every
+/// few of them: many calls, one system call.
 /// `@unchecked Sendable`: what is not in a mutex is touched on the loop only.
 @usableFromInline
 final class LoopExecutor: TaskExecutor, @unchecked Sendable {
@@ -20,6 +21,10 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   @exclusivity(unchecked) private var dirtyConnections: [Connection] = []
   @exclusivity(unchecked) private var isScheduled = false
   @exclusivity(unchecked) private var isDraining = false
+  /// A slice is being taken: what it makes due is run behind it.
+  @exclusivity(unchecked) private var isTaking = false
+  /// Jobs and handlers of the current read that nothing was flushed behind.
+  @exclusivity(unchecked) private var unflushed = 0
   /// Handlers that are due, from `firstHandler` on.
   @exclusivity(unchecked) private var handlers: [HandlerJob?] = []
   @exclusivity(unchecked) private var firstHandler = 0
@@ -76,7 +81,7 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
     if self.inEventLoop { body() } else { self.eventLoop.execute(body) }
   }
 
-  /// Runs a handler at the end of the current read, with all others that are due then.
+  /// Runs a handler behind the slice that is being taken, with all others that are due then.
   func serve(_ job: consuming HandlerJob) {
     self.handlers.append(consume job)
     self.schedule()
@@ -87,13 +92,13 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
     guard let began = self.turnBegan, self.firstHandler < self.handlers.count else { return nil }
     let count = self.firstHandler
     // Behind the first, and then as often as costs little: the rest may be other work than those before.
-    if count == 1 || count > 0 && count.isMultiple(of: Self.handlersBetweenLooks) {
-      if .now() - began > LoopTurns.handlersTurn {
-        self.turnBegan = nil
-        return nil
-      }
-      if count.isMultiple(of: Self.jobsBetweenFlushes) { self.flush(self.connectionInTurn) }
+    if count == 1 || count > 0 && count.isMultiple(of: Self.handlersBetweenLooks),
+      .now() - began > LoopTurns.handlersTurn
+    {
+      self.turnBegan = nil
+      return nil
     }
+    self.flushAtTimes()
     self.firstHandler += 1
     return self.handlers[count].take()
   }
@@ -131,21 +136,50 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
     self.schedule()
   }
 
-  /// Runs what is due, then flushes what it wrote to; in a long burst also the connection that is
-  /// being read from, whose own flush follows.
-  func drain(flushing connection: Connection? = nil) {
-    self.eventLoop.assertInEventLoop()
-    // From within a flush between two jobs, for NIO reads what is left when a write fails: the drain
-    // that flushes goes on with what is due.
+  /// Takes a slice of what was read; ``runDue(from:)`` follows if work is due.
+  func take(_ slice: () throws -> Void) rethrows {
+    self.isTaking = true
+    do {
+      try slice()
+    } catch {
+      self.isTaking = false
+      self.schedule()
+      throw error
+    }
+    self.isTaking = false
+  }
+
+  /// Runs what is due behind a slice, and flushes what it wrote to; in a long burst also the connection that is
+  /// being read from, whose own flush follows at the end of the read.
+  func runDue(from connection: Connection) { self.run(from: connection) }
+
+  /// Nothing more was read from a connection for now, which is to be flushed.
+  func readEnds(of connection: Connection) {
+    if self.isWorkDue { self.run(from: connection) }
+    self.unflushed = 0
+  }
+
+  var isWorkDue: Bool {
+    !(self.handlers.isEmpty && self.jobs.isEmpty && self.dirtyConnections.isEmpty)
+  }
+
+  private func drain() {
     guard !self.isDraining else { return }
-    self.isDraining = true
-    defer { self.isDraining = false }
-    self.isScheduled = false
     let foreign = self.foreignJobs.withLock { jobs in
       if jobs.isEmpty { return [UnownedJob]() }
       defer { jobs.removeAll() }
       return jobs
     }
+    self.run(foreign, from: nil)
+  }
+
+  private func run(_ foreign: [UnownedJob] = [], from connection: Connection?) {
+    self.eventLoop.assertInEventLoop()
+    // From within a flush between two jobs, for NIO reads what is left when a write fails: the drain
+    // that flushes goes on with what is due.
+    guard !self.isDraining else { return }
+    self.isDraining = true
+    self.isScheduled = false
     for job in foreign {
       job.runSynchronously(on: self.asUnownedTaskExecutor())
     }
@@ -155,15 +189,23 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
       self.turns.jobsHaveRun()
     }
     self.connectionInTurn = connection
-    for (index, job) in self.running.enumerated() {
+    for job in self.running {
       job.runSynchronously(on: self.asUnownedTaskExecutor())
-      if (index + 1) % Self.jobsBetweenFlushes == 0 { self.flush(connection) }
+      self.flushAtTimes()
     }
     self.running.removeAll(keepingCapacity: true)
     self.serveHandlers()
     self.connectionInTurn = nil
     self.flush(nil)
-    if !self.jobs.isEmpty { self.schedule() }
+    self.isDraining = false
+    if self.isWorkDue { self.schedule() }
+  }
+
+  private func flushAtTimes() {
+    self.unflushed += 1
+    guard self.unflushed >= Self.jobsBetweenFlushes else { return }
+    self.unflushed = 0
+    self.flush(self.connectionInTurn)
   }
 
   private func flush(_ connection: Connection?) {
@@ -172,7 +214,7 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
   }
 
   private func schedule() {
-    guard !self.isScheduled else { return }
+    guard !self.isScheduled, !self.isTaking, !self.isDraining else { return }
     self.isScheduled = true
     self.eventLoop.execute { self.drain() }
   }

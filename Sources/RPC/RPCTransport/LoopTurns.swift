@@ -16,9 +16,9 @@ final class LoopTurns: @unchecked Sendable {
   /// How long handlers that are due together may keep it: longer, for answers that are made in one turn go
   /// out beside each other.
   static let handlersTurn = TimeAmount.milliseconds(20)
-  /// What a slice of bytes is, which are looked at together: room for one message that is made of a
-  /// thousandth of its size.
-  static let sliceBytes = 4 << 10
+  /// What a slice of bytes is, which are taken together, and behind which the calls that it brought are served: more
+  /// than a dozen small ones. A thousandth of a compressed message may be one.
+  static let sliceBytes = 2 << 10
   /// What takes longer than this for each slice counts for all of the loop's connections together.
   /// Calls that are no work take a fraction of it.
   private static let slowSlice = TimeAmount.milliseconds(1)

@@ -154,7 +154,7 @@ private final class ReloadingContext: Sendable {
     var context: NIOSSLContext?
     var stamps: [Stamp]
     var checkedAt: ContinuousClock.Instant
-    /// Connections that wait for changed files to be read; nil: none are.
+    /// Connections that wait for the files to be looked at; nil: nobody does so.
     var waiting: [EventLoopPromise<NIOSSLContext>]?
   }
 
@@ -194,42 +194,41 @@ private final class ReloadingContext: Sendable {
     }
   }
 
-  /// The context for a new connection. One that comes when the files have changed waits until they are read,
+  /// The context for a new connection. One that comes when the files are to be looked at waits until they are,
   /// beside the loop: who has been told that a certificate counts no more must not be let in once again.
   func current(on eventLoop: any EventLoop) -> EventLoopFuture<NIOSSLContext> {
     let promise = eventLoop.makePromise(of: NIOSSLContext.self)
     let (known, isDue) = self.state.withLock { state -> (NIOSSLContext?, Bool) in
-      if state.waiting != nil {
-        state.waiting?.append(promise)
-        return (nil, false)
+      if let context = state.context, state.waiting == nil,
+        self.files.isEmpty || state.checkedAt.duration(to: .now) < self.interval
+      {
+        return (context, false)
       }
-      if let context = state.context {
-        if state.checkedAt.duration(to: .now) < self.interval { return (context, false) }
-        state.checkedAt = .now
-        if state.stamps == self.files.map(Self.stamp) { return (context, false) }
-      }
-      state.waiting = [promise]
-      return (nil, true)
+      let isDue = state.waiting == nil
+      state.waiting = (state.waiting ?? []) + [promise]
+      return (nil, isDue)
     }
     if let known {
       promise.succeed(known)
     } else {
       // A file system may hang.
-      let timer = eventLoop.scheduleTask(in: Self.patience) {
+      let timer = eventLoop.scheduleTask(in: TimeAmount(Self.patience)) {
         promise.fail(
           TLSError("\(self.files.joined(separator: ", ")) could not be read in \(Self.patience)"))
       }
       promise.futureResult.whenComplete { _ in timer.cancel() }
     }
-    if isDue { NIOThreadPool.singleton.submit { _ in self.reload() } }
+    if isDue { NIOThreadPool.singleton.submit { _ in self.reloadIfChanged() } }
     return promise.futureResult
   }
 
-  private static let patience = TimeAmount.seconds(10)
+  private static let patience = Duration.seconds(10)
 
-  private func reload() {
+  private func reloadIfChanged() {
     let stamps = self.files.map(Self.stamp)
-    let result = Result { () throws(TLSError) in try self.make() }
+    let unchanged = self.state.withLock { $0.stamps == stamps ? $0.context : nil }
+    let result =
+      unchanged.map { .success($0) } ?? Result { () throws(TLSError) in try self.make() }
     let (waiting, known) = self.state.withLock { state in
       if case .success(let context) = result {
         state.context = context
