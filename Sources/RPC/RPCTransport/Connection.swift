@@ -108,13 +108,13 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   private(set) var failsInTLS = false
   /// When bytes of the peer's came last.
   private(set) var lastReadTime = NIODeadline.now()
-  private var turnBegan = NIODeadline.now()
+  @exclusivity(unchecked) private var turnBegan = NIODeadline.now()
   /// The header list that has begun and not ended, by its number, and when it began.
   private var openHeaders: (number: Int, since: NIODeadline)?
   /// Since the last read ended.
   @exclusivity(unchecked) private var takenBytes = 0
   /// What came and has to wait for the next turn; nil: nothing does.
-  private var backlog: ByteBuffer?
+  @exclusivity(unchecked) private var backlog: ByteBuffer?
 
   /// - Parameter peerIdentity: Who the peer is, where no TLS tells.
   init(
