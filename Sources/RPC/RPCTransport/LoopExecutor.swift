@@ -163,7 +163,8 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
     !(self.handlers.isEmpty && self.jobs.isEmpty && self.dirtyConnections.isEmpty)
   }
 
-  private func drain() {
+  /// Runs what is due, also what others than the loop have made, and flushes what it wrote to.
+  func drain() {
     guard !self.isDraining else { return }
     let foreign = self.foreignJobs.withLock { jobs in
       if jobs.isEmpty { return [UnownedJob]() }
