@@ -193,4 +193,83 @@ import Testing
     }
     await channel.close()
   }
+
+  // What the first answers led to goes out before the last ones are looked at, to a server that has gone.
+  @Test func answersCountThatWereReadTogetherWithTheEndOfTheConnection() async throws {
+    let count = 400
+    let loop = MultiThreadedEventLoopGroup.singleton.next()
+    let listener = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+      .childChannelInitializer { channel in
+        channel.eventLoop.makeCompletedFuture {
+          try channel.pipeline.syncOperations.addHandler(Farewell(calls: count))
+        }
+      }
+      .bind(host: "127.0.0.1", port: 0).get()
+    let channel = RPCChannel(
+      to: .tcp(host: "127.0.0.1", port: listener.localAddress!.port!), group: loop)
+    let answered = await withTaskGroup(of: Bool.self) { group in
+      for _ in 0..<count {
+        group.addTask(executorPreference: loop.callExecutor) {
+          let isAnswered = (try? await channel.unary(Methods.unary, Blob())) != nil
+          _ = try? await channel.unary(Methods.unary, Blob())
+          return isAnswered
+        }
+      }
+      return await group.reduce(0) { $0 + ($1 ? 1 : 0) }
+    }
+    #expect(answered == count)
+    await channel.close()
+    try await listener.closeFuture.get()
+  }
+}
+
+/// Answers calls when it has so many, all at once, and goes with its listener.
+private final class Farewell: ChannelInboundHandler {
+  typealias InboundIn = ByteBuffer
+  typealias OutboundOut = ByteBuffer
+  private static let preface = 24
+  private let calls: Int
+  private var bytes: [UInt8] = []
+  /// Where the next frame begins.
+  private var position = Farewell.preface
+  private var streams: [UInt32] = []
+
+  init(calls: Int) { self.calls = calls }
+
+  func channelActive(context: ChannelHandlerContext) {
+    // SETTINGS_MAX_CONCURRENT_STREAMS.
+    let settings = [0, 3] + ScriptedPeer.bytes(UInt32(self.calls))
+    self.send(ScriptedPeer.frame(.settings, body: settings), context)
+  }
+
+  func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+    self.bytes += self.unwrapInboundIn(data).readableBytesView
+    while self.position + 9 <= self.bytes.count {
+      func number(at offset: Int, bytes: Int) -> Int {
+        self.bytes[(self.position + offset)...].prefix(bytes).reduce(0) { $0 << 8 | Int($1) }
+      }
+      let end = self.position + 9 + number(at: 0, bytes: 3)
+      guard end <= self.bytes.count else { return }
+      let isLastOfRequest = number(at: 3, bytes: 1) == 0 && number(at: 4, bytes: 1) & 1 == 1
+      if isLastOfRequest { self.streams.append(UInt32(number(at: 5, bytes: 4))) }
+      self.position = end
+    }
+    guard self.streams.count == self.calls else { return }
+    let head = [(":status", "200"), ("content-type", "application/grpc")]
+    var answers: [UInt8] = []
+    for stream in self.streams {
+      answers += ScriptedPeer.frame(
+        .headers, flags: 4, stream: stream, body: ScriptedPeer.block(head))
+      answers += ScriptedPeer.frame(.data, stream: stream, body: [0] + ScriptedPeer.bytes(0))
+      answers += ScriptedPeer.frame(
+        .headers, flags: 5, stream: stream, body: ScriptedPeer.block([("grpc-status", "0")]))
+    }
+    context.channel.parent?.close(promise: nil)
+    self.send(answers, context)
+    context.close(promise: nil)
+  }
+
+  private func send(_ bytes: [UInt8], _ context: ChannelHandlerContext) {
+    context.writeAndFlush(self.wrapOutboundOut(ByteBuffer(bytes: bytes)), promise: nil)
+  }
 }
