@@ -146,5 +146,8 @@ extension HedgingPolicy {
   fileprivate func check(_ settings: SettingsCheck) throws(ConfigurationError) {
     try settings.number("maximumAttempts", self.maximumAttempts, from: 2)
     try settings.notNegative("delay", self.delay)
+    try settings.require(
+      !self.nonFatalCodes.contains(.ok), "nonFatalCodes", "OK among others",
+      expected: "statuses of calls that failed")
   }
 }

@@ -28,11 +28,16 @@ extension RPCServer {
     group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
   ) -> RPCChannel {
     let dialer = InMemoryDialer(group: group) { channel in
+      if self.isShuttingDown { throw NotServing() }
       if self.requiresClientCertificates, peerIdentity == nil { throw NoPeerIdentity() }
       try self.accept(channel, identity: peerIdentity)
     }
     return RPCChannel(to: .inMemory, configuration: configuration, dialer: dialer, group: group)
   }
+}
+
+private struct NotServing: Error, CustomStringConvertible {
+  var description: String { "the server was shut down" }
 }
 
 private struct NoPeerIdentity: Error, CustomStringConvertible {

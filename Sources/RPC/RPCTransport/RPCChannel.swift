@@ -296,13 +296,14 @@ public final class RPCChannel: Sendable {
       for interceptor in self.configuration.interceptors { try await interceptor.intercept(&call) }
       return try self.terms(path, call.options, call.observers, since: begin)
     } catch {
-      // Those who were asked before wait for the end.
+      // Those who were asked before wait for the end, on the loop.
       let error =
         error as? RPCError
         ?? (error is CancellationError
           ? RPCError(.cancelled, "the calling task was cancelled")
           : RPCError(.unknown, "\(error)"))
-      call.ended(with: error.code)
+      try? await self.core.executor.eventLoop.submit { [call] in call.ended(with: error.code) }
+        .get()
       throw error
     }
   }

@@ -287,6 +287,8 @@ public final class RPCServer: Sendable {
     }
   }
 
+  package var isShuttingDown: Bool { self.state.withLock { $0.isShuttingDown } }
+
   package var requiresClientCertificates: Bool {
     if case .required? = self.configuration.tls?.clientCertificates { true } else { false }
   }

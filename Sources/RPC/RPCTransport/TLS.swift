@@ -2,6 +2,7 @@ import NIOCore
 import NIOPosix
 import NIOSSL
 import RPCCore
+import RPCHTTP2
 import Synchronization
 
 #if canImport(Glibc)
@@ -371,6 +372,7 @@ private func load(
   _ identity: TLSIdentity
 ) throws(TLSError) -> ([NIOSSLCertificateSource], NIOSSLPrivateKeySource) {
   let chain = try loadCertificates(identity.certificateChainFile)
+  try checkName(identity.privateKeyFile)
   do {
     let key = try NIOSSLPrivateKey(file: identity.privateKeyFile, format: .pem)
     return (chain.map { .certificate($0) }, .privateKey(key))
@@ -382,12 +384,20 @@ private func load(
 }
 
 private func loadCertificates(_ file: String) throws(TLSError) -> [NIOSSLCertificate] {
+  try checkName(file)
   do {
     let certificates = try NIOSSLCertificate.fromPEMFile(file)
     guard !certificates.isEmpty else { throw TLSError("no certificate is in \(file)") }
     return certificates
   } catch {
     throw error as? TLSError ?? TLSError("the certificates \(file) cannot be read: \(reason(file))")
+  }
+}
+
+/// The system would open the file of the name up to the first NUL.
+private func checkName(_ file: String) throws(TLSError) {
+  guard !file.utf8.contains(0) else {
+    throw TLSError("the file \(printable(file)) cannot be: its name has a NUL")
   }
 }
 

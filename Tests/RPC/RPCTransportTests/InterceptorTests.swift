@@ -1,4 +1,5 @@
 import Glibc
+import NIOPosix
 import RPCCore
 import RPCTesting
 import RPCTransport
@@ -459,7 +460,10 @@ import Testing
   private final class Counting: ClientInterceptor {
     let summaries = Mutex<[CallSummary]>([])
     func intercept(_ call: inout OutgoingCall) async throws {
-      call.onEnd { summary in self.summaries.withLock { $0.append(summary) } }
+      call.onEnd { summary in
+        #expect(MultiThreadedEventLoopGroup.currentEventLoop != nil)
+        self.summaries.withLock { $0.append(summary) }
+      }
     }
   }
 
@@ -492,8 +496,8 @@ import Testing
         try await channel.unary(Methods.unary, Blob())
       }
       #expect(error?.message == "not from here")
+      #expect(other.summaries.withLock { $0.map(\.code) } == [.failedPrecondition])
     }
-    #expect(other.summaries.withLock { $0.map(\.code) } == [.failedPrecondition])
   }
 }
 

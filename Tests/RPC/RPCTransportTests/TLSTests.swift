@@ -113,6 +113,10 @@ import Testing
     await channel.close()
     await stranger.close()
     await server.shutdown(grace: .seconds(1))
+    let late = server.inMemoryChannel(peerIdentity: client)
+    let end = await #expect(throws: RPCError.self) { try await late.unary(Methods.unary, Blob()) }
+    #expect(end?.message.contains("the server was shut down") == true)
+    await late.close()
   }
 
   @Test func aServerOfAStrangerIsNotTrusted() async throws {
@@ -349,6 +353,46 @@ import Testing
       try await other.listen(on: ListenAddress("127.0.0.1:0"))
     }
     await other.shutdown(grace: .zero)
+
+    configuration.tls?.identity.privateKeyFile = Self.file("server.key\0.backup")
+    let last = RPCServer(services: [TestService()], configuration: configuration)
+    let mistake = await #expect(throws: TLSError.self) {
+      try await last.listen(on: ListenAddress("127.0.0.1:0"))
+    }
+    #expect(mistake?.description.contains("has a NUL") == true)
+    await last.shutdown(grace: .zero)
+  }
+
+  /// A file system that hangs.
+  @Test(.timeLimit(.minutes(1)))
+  func connectionsThatWaitForCertificatesCountAndEndWithTheServer() async throws {
+    let certificate = "/tmp/millrace-tls-\(getpid())-\(UInt32.random(in: .min ... .max)).pem"
+    defer { unlink(certificate) }
+    try Self.copy("server.pem", to: certificate)
+    var configuration = Self.server()
+    configuration.tls?.identity.certificateChainFile = certificate
+    configuration.tls?.reloadInterval = .zero
+    configuration.maximumConnections = 2
+    let server = RPCServer(services: [TestService()], configuration: configuration)
+    guard case .tcp(let host, let port) = try await server.listen(on: ListenAddress("127.0.0.1:0"))
+    else { return }
+    unlink(certificate)
+    try #require(mkfifo(certificate, 0o600) == 0)
+    let group = MultiThreadedEventLoopGroup.singleton
+    let waiting = [
+      try await ClientBootstrap(group: group).connect(host: host, port: port).get(),
+      try await ClientBootstrap(group: group).connect(host: host, port: port).get(),
+    ]
+    let tooMany = try await ClientBootstrap(group: group).connect(host: host, port: port).get()
+    try await tooMany.closeFuture.get()
+    for channel in waiting { #expect(channel.isActive) }
+    let begin = ContinuousClock.now
+    await server.shutdown(grace: .seconds(30))
+    for channel in waiting { try await channel.closeFuture.get() }
+    // Sooner than the certificate is given up.
+    #expect(begin.duration(to: .now) < .seconds(8))
+    // Whoever reads the certificate gets an end.
+    close(open(certificate, O_WRONLY))
   }
 
   @Test func changedFilesAreUsedByTheNextConnection() async throws {

@@ -272,11 +272,18 @@ import Testing
     .service("resilience.retry.retryableCodes is empty") {
       $0.resilience = .retry(RetryPolicy(maximumAttempts: 2, retryableCodes: []))
     },
+    .service("resilience.retry.retryableCodes is OK among others") {
+      $0.resilience = .retry(RetryPolicy(maximumAttempts: 2, retryableCodes: [.ok, .aborted]))
+    },
     .service("resilience.hedge.maximumAttempts is 0") {
       $0.resilience = .hedge(HedgingPolicy(maximumAttempts: 0, delay: .zero))
     },
     .service("resilience.hedge.delay is -1.0 seconds") {
       $0.resilience = .hedge(HedgingPolicy(maximumAttempts: 2, delay: .seconds(-1)))
+    },
+    .service("resilience.hedge.nonFatalCodes is OK among others") {
+      $0.resilience = .hedge(
+        HedgingPolicy(maximumAttempts: 2, delay: .zero, nonFatalCodes: [.ok]))
     },
     .init("ServiceConfig.retryThrottling.maximumTokens is 1001.0") {
       $0.serviceConfig.retryThrottling = RetryThrottling(maximumTokens: 1_001, tokenRatio: 1)
