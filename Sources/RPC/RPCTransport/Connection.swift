@@ -108,7 +108,8 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   private(set) var failsInTLS = false
   /// When bytes of the peer's came last.
   private(set) var lastReadTime = NIODeadline.now()
-  @exclusivity(unchecked) private var turnBegan = NIODeadline.now()
+  /// Nil: it has as long as it takes.
+  @exclusivity(unchecked) private var turn: Turn?
   /// The header list that has begun and not ended, by its number, and when it began.
   private var openHeaders: (number: Int, since: NIODeadline)?
   /// Since the last read ended.
@@ -181,7 +182,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     var bytes = self.unwrapInboundIn(data)
     self.lastReadTime = .now()
     self.executor.turns.heard()
-    if !self.isReading { self.turnBegan = self.lastReadTime }
+    if !self.isReading { self.turn = Turn(began: self.lastReadTime) }
     self.isReading = true
     if self.backlog != nil {
       self.backlog?.writeBuffer(&bytes)
@@ -239,6 +240,17 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
 
   // MARK: - Turns
 
+  /// What of the loop's time a connection has had since the loop looked at its sockets.
+  private struct Turn {
+    let began: NIODeadline
+    /// Calls were served meanwhile, which has a bound of its own.
+    var served = TimeAmount.zero
+
+    func isOver(at now: NIODeadline) -> Bool {
+      self.served > LoopTurns.handlersTurn || now - self.began - self.served > LoopTurns.turn
+    }
+  }
+
   /// Of a connection that has had a turn, so that others go on before it for some rests.
   private static let weightOfTurn = 1 << 20
 
@@ -246,7 +258,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   private func take(_ bytes: consuming ByteBuffer, at now: NIODeadline) {
     var now = now
     while let session = self.session, bytes.readableBytes > 0 {
-      guard now - self.turnBegan <= LoopTurns.turn else {
+      if self.turn?.isOver(at: now) ?? false {
         return self.rest(with: bytes, weight: Self.weightOfTurn)
       }
       do {
@@ -271,13 +283,16 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
         self.flush()
         return self.close(reason)
       }
+      var end = NIODeadline.now()
       if self.executor.isWorkDue {
         // A flush that fails closes the connection, and reads before what has come since.
         self.backlog = bytes.readableBytes > 0 ? bytes : nil
         self.executor.runDue(from: self)
         bytes = self.backlog.take() ?? ByteBuffer()
+        let taken = end
+        end = .now()
+        self.turn?.served += end - taken
       }
-      let end = NIODeadline.now()
       self.executor.turns.worked(end - now, on: LoopTurns.sliceBytes)
       now = end
     }
@@ -292,9 +307,10 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   /// The next turn.
   func goOn() {
     guard self.session != nil, let bytes = self.backlog.take() else { return }
-    self.turnBegan = .now()
+    let now = NIODeadline.now()
+    self.turn = Turn(began: now)
     self.isReading = true
-    self.take(bytes, at: self.turnBegan)
+    self.take(bytes, at: now)
     self.readEnds()
     if self.backlog == nil { self.readsFromSocket(true) }
   }
@@ -302,7 +318,7 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
   /// A server's last answers count though it has closed the connection behind them.
   private func takeLastBacklog() {
     guard self.role == .client, let bytes = self.backlog.take() else { return }
-    self.turnBegan = .distantFuture
+    self.turn = nil
     self.isReading = true
     self.take(bytes, at: .now())
     self.isReading = false
