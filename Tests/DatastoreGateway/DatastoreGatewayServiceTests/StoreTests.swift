@@ -109,6 +109,43 @@ private func withFolder(_ body: (TestFolder) async throws -> Void) async throws 
     }
   }
 
+  @Test func theLogStaysShortWhileTheWriterNeverRests() async throws {
+    try await withFolder { folder in
+      let pages = 64
+      let store = try open(folder) { $0.checkpointPages = pages }
+      @Sendable func write(_ ids: Range<Int64>) async throws {
+        try await withThrowingTaskGroup(of: Void.self) { group in
+          for id in ids {
+            group.addTask {
+              _ = try await store.commit(put(entity(key("K", id), ["b": blob(4_000, 1)])))
+            }
+            if id % 8 == 0 { try await group.waitForAll() }
+          }
+          try await group.waitForAll()
+        }
+      }
+      func logBytes() throws -> Int {
+        var status = stat()
+        try #require(stat("\(folder.file)-wal", &status) == 0)
+        return Int(status.st_size)
+      }
+      try await write(1..<1_000)
+      #expect(try logBytes() < 6 * pages * 4_096)
+
+      // What a reader needs stays.
+      let reader = try raw(folder)
+      try reader.execute("BEGIN")
+      _ = try reader.integer("SELECT count(*) FROM entities")
+      try await write(1_000..<1_400)
+      #expect(try logBytes() > 6 * pages * 4_096)
+      try reader.execute("ROLLBACK")
+      try await write(1_400..<1_600)
+      #expect(try logBytes() < 6 * pages * 4_096)
+      let found = try await store.lookup((1..<1_600).map { try address($0) })
+      #expect(found.entities.allSatisfy { $0 != nil })
+    }
+  }
+
   @Test func beyondItsQueueTheStorePushesBack() async throws {
     try await withFolder { folder in
       let store = try open(folder) {

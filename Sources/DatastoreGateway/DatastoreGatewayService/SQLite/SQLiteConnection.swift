@@ -13,6 +13,8 @@ final class SQLiteConnection {
 
   let path: String
   private let handle: OpaquePointer
+  /// Pages that the log had behind this connection's last commit; 0 unless ``leaveLog()`` was called.
+  private(set) var logPages = 0
   /// Prepared and at rest; one that is stepped is not among them.
   private var idle: [String: [SQLiteStatement]] = [:]
   /// Those of texts that stand in the code, by where they stand: a text's hash would cost more
@@ -121,6 +123,19 @@ final class SQLiteConnection {
       return statement.integer(0)
     }
   }
+
+  /// Commits of this connection move the log no more, however long it is.
+  func leaveLog() {
+    sqlite3_wal_hook(
+      self.handle,
+      { context, _, _, pages in
+        Unmanaged<SQLiteConnection>.fromOpaque(context!).takeUnretainedValue().logPages = Int(pages)
+        return SQLITE_OK
+      }, Unmanaged.passUnretained(self).toOpaque())
+  }
+
+  /// Moves the log into the file, as far as no reader needs what is there.
+  func moveLog() throws(StoreFailure) { try self.execute("PRAGMA wal_checkpoint(PASSIVE)") }
 
   var lastInsertedRow: Int64 { sqlite3_last_insert_rowid(self.handle) }
   var isInTransaction: Bool { sqlite3_get_autocommit(self.handle) == 0 }

@@ -16,9 +16,8 @@ package final class SQLiteStore: GroupWrittenStore {
     package var readers = 4
     package var limits = StoreLimits()
     package var policy = Policy()
-    /// Pages of 4 KiB that the log takes before it is moved into the file: 64 MiB. A page that was
-    /// written many times is moved once. More makes moving rarer, restarts longer and the pause
-    /// larger.
+    /// Pages of 4 KiB that the log takes before it begins to be moved into the file: 64 MiB. A page that was
+    /// written many times is moved once. More makes moving rarer, and restarts longer.
     package var checkpointPages = 16_384
     /// How long a call waits for another process that holds the file.
     package var lockPatience = Duration.seconds(2)

@@ -18,6 +18,11 @@ final class SQLiteWriter: BatchWriter {
   private let past: SQLitePast
   private let cache: SQLiteCache
   private let clock: @Sendable () -> Timestamp
+  private let checkpointer: SQLiteCheckpointer
+  /// How long the log may be.
+  private let checkpointPages: Int
+  /// How long it was when it was last moved; 0 once it has begun anew.
+  private var movedPages = 0
   /// The greatest version that was given.
   private(set) var lastVersion: Int64
   /// For transactions that have queried a collection.
@@ -34,16 +39,19 @@ final class SQLiteWriter: BatchWriter {
   ) throws(StoreFailure) {
     self.connection = try SQLiteConnection(
       path: configuration.path, mode: .readWrite, lockPatience: configuration.lockPatience)
-    let checkpointPages = configuration.checkpointPages
+    self.checkpointPages = configuration.checkpointPages
     self.policy = configuration.policy
     self.past = past
     self.cache = cache
     self.clock = clock
     try self.connection.execute("PRAGMA journal_mode = WAL")
     try self.connection.execute("PRAGMA synchronous = FULL")
-    try self.connection.execute(text: "PRAGMA wal_autocheckpoint = \(checkpointPages)")
+    self.connection.leaveLog()
+    self.checkpointer = try SQLiteCheckpointer(
+      path: configuration.path, lockPatience: configuration.lockPatience)
     // After a checkpoint the log gives back what it took beyond twice its usual size.
-    try self.connection.execute(text: "PRAGMA journal_size_limit = \(checkpointPages * 4_096 * 2)")
+    try self.connection.execute(
+      text: "PRAGMA journal_size_limit = \(self.checkpointPages * 4_096 * 2)")
     try self.connection.execute(text: "PRAGMA cache_size = -\(Self.cacheKibibytes)")
     try self.connection.execute("PRAGMA temp_store = MEMORY")
     // What was deleted is overwritten in time; Debian's library would do so at once.
@@ -61,6 +69,7 @@ final class SQLiteWriter: BatchWriter {
   }
 
   func write(_ batch: [WriterWork]) throws(StoreFailure) -> [WriterOutcome] {
+    self.keepLogShort()
     let versionBefore = self.lastVersion
     try self.connection.execute("BEGIN IMMEDIATE")
     var isCommitting = false
@@ -96,6 +105,27 @@ final class SQLiteWriter: BatchWriter {
           .outcomeUnknown, "\(failure); whether the commit will be there is not known")
       }
       throw failure
+    }
+  }
+
+  /// Has the log moved into the file when it is long, most of it beside this thread.
+  private func keepLogShort() {
+    let pages = self.connection.logPages
+    // The disk takes less than is written.
+    if pages >= self.checkpointPages * 4 { self.checkpointer.wait() }
+    switch self.checkpointer.phase {
+    case .moving: break
+    case .moved:
+      // What fails is tried again when there is more.
+      try? self.connection.moveLog()
+      self.checkpointer.rest()
+      self.movedPages = pages
+    case .resting:
+      if pages < self.movedPages { self.movedPages = 0 }
+      // A log that a reader still needs grows, and is not looked at behind every commit.
+      if pages >= max(self.checkpointPages, self.movedPages + self.checkpointPages / 4) {
+        self.checkpointer.begin()
+      }
     }
   }
 
