@@ -88,6 +88,11 @@ final class ClientConnection: ConnectionOwner, @unchecked Sendable {
 
   func peerTakesNothing() {}
 
+  func connectionCloses() {
+    guard self.isGreeted, let connection = self.connection else { return }
+    self.channel.connectionRetired(connection, tooManyPings: false)
+  }
+
   func connectionWillClose(_ reason: String) {
     self.lossReason = self.complaint ?? reason
   }

@@ -27,6 +27,8 @@ protocol ConnectionOwner: HTTP2SessionDelegate {
   func callsStalled(_ count: Int)
   /// The peer takes nothing at all: the connection ends.
   func peerTakesNothing()
+  /// The connection is being closed, which TLS may take a while for.
+  func connectionCloses()
   /// The connection is gone; its streams are told next.
   func connectionWillClose(_ reason: String)
   /// The connection is gone; every stream has been told.
@@ -34,6 +36,8 @@ protocol ConnectionOwner: HTTP2SessionDelegate {
 }
 
 extension ConnectionOwner {
+  func connectionCloses() {}
+
   func goAwaySent(code: UInt32, text: String) {
     self.connection?.blamedPeer("this side ended it with \(self.goAwayInWords(code, text))")
   }
@@ -481,7 +485,9 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     if self.ownReason == nil || self.phase == .connecting || self.phase == .open {
       self.ownReason = reason
     }
+    let wasOpen = self.phase != .closed
     self.phase = .closed
+    if wasOpen { self.owner.connectionCloses() }
     self.context?.close(promise: nil)
   }
 

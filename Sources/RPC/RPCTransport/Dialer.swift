@@ -70,6 +70,7 @@ struct SocketDialer: Dialer {
     on eventLoop: any EventLoop, _ done: @escaping (DialError?) -> Void
   ) {
     let tls = self.tls
+    let patience = self.connectTimeout
     let bootstrap = ClientBootstrap(group: eventLoop)
       .connectTimeout(TimeAmount(self.connectTimeout))
       .channelOption(.writeBufferWaterMark, value: .init(low: 64 << 10, high: 256 << 10))
@@ -80,7 +81,7 @@ struct SocketDialer: Dialer {
             try channel.pipeline.syncOperations.addHandler(handler)
           }
         }
-        return tls.current(on: channel.eventLoop).flatMapThrowing { context in
+        return tls.current(on: channel.eventLoop, patience: patience).flatMapThrowing { context in
           // While the files were read. Once the socket is connected it would be too late to say so.
           if (handler as? Connection)?.isClosed == true {
             throw DialError("nobody wants the connection any more")

@@ -23,7 +23,8 @@ public protocol ServerInterceptor: Sendable {
 }
 
 /// What an interceptor stands before: the interceptors behind it, and then the handler. It is good for
-/// as long as the interceptor runs.
+/// as long as the interceptor runs. A child task may call it (`group.addTask { try await proceed() }`), for a time
+/// limit; a `@Sendable` closure may not keep it.
 ///
 /// A type and no closure: a closure's type would say where it runs, which each module has to spell after its own
 /// settings, and to come back from each would cost a look, under a lock, for the executor that a task prefers.

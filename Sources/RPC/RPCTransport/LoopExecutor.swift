@@ -151,11 +151,11 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
 
   /// Runs what is due behind a slice, and flushes what it wrote to; in a long burst also the connection that is
   /// being read from, whose own flush follows at the end of the read.
-  func runDue(from connection: Connection) { self.run(from: connection) }
+  func runDue(from connection: Connection) { self.run([], from: connection) }
 
   /// Nothing more was read from a connection for now, which is to be flushed.
   func readEnds(of connection: Connection) {
-    if self.isWorkDue { self.run(from: connection) }
+    if self.isWorkDue { self.runDue(from: connection) }
     self.unflushed = 0
   }
 
@@ -165,7 +165,7 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
 
   /// Runs what is due, also what others than the loop have made, and flushes what it wrote to.
   func drain() {
-    guard !self.isDraining else { return }
+    guard !self.isDraining else { return self.eventLoop.execute { self.drain() } }
     let foreign = self.foreignJobs.withLock { jobs in
       if jobs.isEmpty { return [UnownedJob]() }
       defer { jobs.removeAll() }
@@ -174,7 +174,8 @@ final class LoopExecutor: TaskExecutor, @unchecked Sendable {
     self.run(foreign, from: nil)
   }
 
-  private func run(_ foreign: [UnownedJob] = [], from connection: Connection?) {
+  /// - Parameter foreign: What others than the loop have made.
+  private func run(_ foreign: [UnownedJob], from connection: Connection?) {
     self.eventLoop.assertInEventLoop()
     // From within a flush between two jobs, for NIO reads what is left when a write fails: the drain
     // that flushes goes on with what is due.

@@ -61,6 +61,7 @@ public final class RPCChannel: Sendable {
   private let configuration: Configuration
   /// What is wrong with target or configuration: every call fails with it.
   private let mistake: ConfigurationError?
+  private let isClosed = Atomic(false)
 
   /// Makes a channel; nothing is connected yet.
   ///
@@ -122,15 +123,18 @@ public final class RPCChannel: Sendable {
       target: target, configuration: configuration, dialer: dialer, eventLoop: group.next())
   }
 
-  /// Makes no further calls, cancels those that are open, and closes the connections.
+  /// Makes no further calls, cancels those that are open, and closes the connections. Then the channel's group is
+  /// not needed any more.
   public func close() async {
     await withCheckedContinuation { continuation in
       let core = self.core
       core.executor.execute { core.shutDown { continuation.resume() } }
     }
+    self.isClosed.store(true, ordering: .releasing)
   }
 
   deinit {
+    if self.isClosed.load(ordering: .acquiring) { return }
     let core = self.core
     core.executor.execute { core.shutDown {} }
   }

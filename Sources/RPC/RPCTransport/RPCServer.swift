@@ -210,8 +210,11 @@ public final class RPCServer: Sendable {
         } catch {
           return channel.eventLoop.makeFailedFuture(error)
         }
-        return tls.current(on: channel.eventLoop).always { _ in self.waitsNoMore(channel) }
-          .flatMapThrowing { context in try self.accept(channel, tls: context) }
+        return tls.current(
+          on: channel.eventLoop, patience: self.configuration.handshakeTimeout
+        ).flatMapThrowing { context in
+          try self.accept(channel, tls: context)
+        }.always { _ in self.waitsNoMore(channel) }
       }
     let channel: any Channel
     do {
@@ -310,6 +313,7 @@ public final class RPCServer: Sendable {
       owner: owner, peerIdentity: identity)
     owner.connection = connection
     let (isLate, isFull) = self.state.withLock { state in
+      state.waiting[id] = nil
       guard state.connections.count < self.configuration.maximumConnections else {
         return (false, true)
       }

@@ -155,8 +155,9 @@ private final class ReloadingContext: Sendable {
     var context: NIOSSLContext?
     var stamps: [Stamp]
     var checkedAt: ContinuousClock.Instant
-    /// Connections that wait for the files to be looked at; nil: nobody does so.
-    var waiting: [EventLoopPromise<NIOSSLContext>]?
+    /// Connections that wait for the files to be looked at, by their numbers; nil: nobody does so.
+    var waiting: [Int: EventLoopPromise<NIOSSLContext>]?
+    var lastNumber = 0
   }
 
   /// What tells a changed file from an unchanged one.
@@ -197,33 +198,49 @@ private final class ReloadingContext: Sendable {
 
   /// The context for a new connection. One that comes when the files are to be looked at waits until they are,
   /// beside the loop: who has been told that a certificate counts no more must not be let in once again.
-  func current(on eventLoop: any EventLoop) -> EventLoopFuture<NIOSSLContext> {
+  ///
+  /// - Parameter patience: A file system may hang. Then there is no context, after this.
+  func current(
+    on eventLoop: any EventLoop, patience: Duration
+  ) -> EventLoopFuture<NIOSSLContext> {
     let promise = eventLoop.makePromise(of: NIOSSLContext.self)
-    let (known, isDue) = self.state.withLock { state -> (NIOSSLContext?, Bool) in
+    let (known, number, isDue) = self.state.withLock { state -> (NIOSSLContext?, Int, Bool) in
       if let context = state.context, state.waiting == nil,
         self.files.isEmpty || state.checkedAt.duration(to: .now) < self.interval
       {
-        return (context, false)
+        return (context, 0, false)
       }
       let isDue = state.waiting == nil
-      state.waiting = (state.waiting ?? []) + [promise]
-      return (nil, isDue)
+      state.lastNumber += 1
+      state.waiting = state.waiting ?? [:]
+      state.waiting?[state.lastNumber] = promise
+      return (nil, state.lastNumber, isDue)
     }
     if let known {
       promise.succeed(known)
     } else {
-      // A file system may hang.
-      let timer = eventLoop.scheduleTask(in: TimeAmount(Self.patience)) {
+      let timer = eventLoop.scheduleTask(in: TimeAmount(patience)) {
+        guard self.state.withLock({ $0.waiting?.removeValue(forKey: number) }) != nil else {
+          return
+        }
         promise.fail(
-          TLSError("\(self.files.joined(separator: ", ")) could not be read in \(Self.patience)"))
+          TLSError("\(self.files.joined(separator: ", ")) could not be read in \(patience)"))
       }
       promise.futureResult.whenComplete { _ in timer.cancel() }
     }
-    if isDue { NIOThreadPool.singleton.submit { _ in self.reloadIfChanged() } }
+    if isDue { self.look() }
     return promise.futureResult
   }
 
-  private static let patience = Duration.seconds(10)
+  /// On a thread of its own, for as long as it takes: what hangs keeps nobody else's work waiting.
+  private func look() {
+    let thread = NIOThreadPool(numberOfThreads: 1)
+    thread.start()
+    thread.submit { _ in
+      self.reloadIfChanged()
+      thread.shutdownGracefully { _ in }
+    }
+  }
 
   private func reloadIfChanged() {
     let stamps = self.files.map(Self.stamp)
@@ -237,10 +254,10 @@ private final class ReloadingContext: Sendable {
       }
       state.checkedAt = .now
       defer { state.waiting = nil }
-      return (state.waiting ?? [], state.context)
+      return (state.waiting ?? [:], state.context)
     }
     if case .failure(let error) = result, known != nil { self.reloadFailed?(error) }
-    for promise in waiting {
+    for promise in waiting.values {
       promise.completeWith(known.map { .success($0) } ?? result.mapError { $0 })
     }
   }
@@ -286,8 +303,12 @@ final class ServerTLSContext: Sendable {
   }
 
   /// What a new connection begins with.
-  func current(on eventLoop: any EventLoop) -> EventLoopFuture<NIOSSLContext> {
-    self.context.current(on: eventLoop)
+  ///
+  /// - Parameter patience: How long it may wait for it.
+  func current(
+    on eventLoop: any EventLoop, patience: Duration
+  ) -> EventLoopFuture<NIOSSLContext> {
+    self.context.current(on: eventLoop, patience: patience)
   }
 }
 
@@ -331,8 +352,12 @@ final class ClientTLSContext: Sendable {
   }
 
   /// What a new connection begins with.
-  func current(on eventLoop: any EventLoop) -> EventLoopFuture<NIOSSLContext> {
-    self.context.current(on: eventLoop)
+  ///
+  /// - Parameter patience: How long it may wait for it.
+  func current(
+    on eventLoop: any EventLoop, patience: Duration
+  ) -> EventLoopFuture<NIOSSLContext> {
+    self.context.current(on: eventLoop, patience: patience)
   }
 
   /// Puts TLS to an address in front of what is added behind. On the channel's loop.

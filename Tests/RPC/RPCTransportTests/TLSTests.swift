@@ -295,11 +295,15 @@ import Testing
       .bind(host: "127.0.0.1", port: 0).get()
     let address = ListenAddress.tcp(host: "127.0.0.1", port: server.localAddress!.port!)
     for (name, isRight) in [("localhost", false), ("127.0.0.1", true)] {
-      var configuration = Self.client(identity: "client", serverName: name)
-      configuration.connectTimeout = .seconds(2)
+      let configuration = Self.client(identity: "client", serverName: name)
+      // The server says nothing of HTTP/2, so that no call comes about with the right one either.
       let channel = RPCChannel(to: address, configuration: configuration)
-      _ = try? await channel.unary(
-        Methods.unary, Blob(), options: CallOptions(timeout: .seconds(2)))
+      let call = Task { try await channel.unary(Methods.unary, Blob()) }
+      if isRight {
+        try await waitUntil { handshakes.count.withLock { $0 > 0 } }
+      } else {
+        _ = try? await call.value
+      }
       await channel.close()
       #expect(handshakes.count.withLock { $0 > 0 } == isRight)
     }
@@ -353,35 +357,77 @@ import Testing
     await server.shutdown(grace: .zero)
   }
 
-  /// A file system that hangs.
-  @Test(.timeLimit(.minutes(1)))
-  func connectionsThatWaitForCertificatesCountAndEndWithTheServer() async throws {
+  /// Runs `body` with a server whose file system hangs, and with connections to it.
+  private static func whileCertificatesAreRead(
+    _ configuration: RPCServer.Configuration, connections count: Int,
+    _ body: (RPCServer, [any Channel]) async throws -> Void
+  ) async throws {
     let certificate = "/tmp/millrace-tls-\(getpid())-\(UInt32.random(in: .min ... .max)).pem"
     defer { unlink(certificate) }
     try Self.copy("server.pem", to: certificate)
-    var configuration = Self.server()
+    var configuration = configuration
     configuration.tls?.identity.certificateChainFile = certificate
     configuration.tls?.reloadInterval = .zero
-    configuration.maximumConnections = 2
     let server = RPCServer(services: [TestService()], configuration: configuration)
     guard case .tcp(let host, let port) = try await server.listen(on: ListenAddress("127.0.0.1:0"))
     else { return }
     unlink(certificate)
     try #require(mkfifo(certificate, 0o600) == 0)
-    let group = MultiThreadedEventLoopGroup.singleton
-    var channels: [any Channel] = []
-    for _ in 0..<3 {
-      channels.append(try await ClientBootstrap(group: group).connect(host: host, port: port).get())
-    }
-    let begin = ContinuousClock.now
-    // Each comes to its own loop: any of them may be the last.
-    try await waitUntil { channels.filter { !$0.isActive }.count == 1 }
-    await server.shutdown(grace: .seconds(30))
-    for channel in channels { try await channel.closeFuture.get() }
-    // Sooner than the certificate is given up.
-    #expect(begin.duration(to: .now) < .seconds(8))
     // Whoever reads the certificate gets an end.
-    close(open(certificate, O_WRONLY))
+    defer { close(open(certificate, O_WRONLY)) }
+    var channels: [any Channel] = []
+    for _ in 0..<count {
+      let bootstrap = ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+      channels.append(try await bootstrap.connect(host: host, port: port).get())
+    }
+    try await body(server, channels)
+  }
+
+  @Test(.timeLimit(.minutes(1)))
+  func connectionsThatWaitForCertificatesCountAndEndWithTheServer() async throws {
+    var configuration = Self.server()
+    configuration.maximumConnections = 2
+    configuration.handshakeTimeout = .seconds(30)
+    try await Self.whileCertificatesAreRead(configuration, connections: 3) { server, channels in
+      let begin = ContinuousClock.now
+      // Each comes to its own loop: any of them may be the last.
+      try await waitUntil { channels.filter { !$0.isActive }.count == 1 }
+      await server.shutdown(grace: .seconds(30))
+      for channel in channels { try await channel.closeFuture.get() }
+      // Sooner than the certificate is given up.
+      #expect(begin.duration(to: .now) < .seconds(20))
+    }
+  }
+
+  @Test(.timeLimit(.minutes(1)))
+  func whoWaitsForCertificatesIsClosedInTime() async throws {
+    var configuration = Self.server()
+    configuration.handshakeTimeout = .milliseconds(100)
+    try await Self.whileCertificatesAreRead(configuration, connections: 1) { server, channels in
+      let begin = ContinuousClock.now
+      try await channels[0].closeFuture.get()
+      #expect(begin.duration(to: .now) < .seconds(8))
+      await server.shutdown(grace: .zero)
+    }
+  }
+
+  /// TLS says goodbye, for which it waits.
+  @Test(.timeLimit(.minutes(1)), arguments: [false, true])
+  func aConnectionThatIsBeingClosedGetsNoFurtherCall(isSecure: Bool) async throws {
+    try await withServer(
+      configuration: isSecure ? Self.server() : RPCServer.Configuration(),
+      channelConfiguration: isSecure ? Self.client() : RPCChannel.Configuration()
+    ) { channel, _ in
+      _ = try await channel.unary(Methods.unary, Blob())
+      let core = channel.core
+      let call = try await core.executor.eventLoop.submit {
+        for connection in core.connections.values { connection.close("for a test") }
+        return Task.immediate(executorPreference: core.executor) {
+          try await channel.unary(Methods.unary, Blob("again"))
+        }
+      }.get()
+      #expect(try await call.value.text == "again")
+    }
   }
 
   @Test func changedFilesAreUsedByTheNextConnection() async throws {
