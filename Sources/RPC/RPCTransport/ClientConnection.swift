@@ -43,7 +43,8 @@ final class ClientConnection: ConnectionOwner, @unchecked Sendable {
   func streamBegan() -> HTTP2Stream? { nil }
 
   func settingsReceived() {
-    guard !self.isGreeted, let connection = self.connection else { return }
+    // TLS hands on what comes while it says goodbye.
+    guard !self.isGreeted, let connection = self.connection, !connection.isClosed else { return }
     self.isGreeted = true
     self.greeted = .now()
     self.idleSince = self.greeted

@@ -81,7 +81,7 @@ struct SocketDialer: Dialer {
             try channel.pipeline.syncOperations.addHandler(handler)
           }
         }
-        return tls.current(on: channel.eventLoop, patience: patience).flatMapThrowing { context in
+        return tls.current(for: channel, patience: patience).flatMapThrowing { context in
           // While the files were read. Once the socket is connected it would be too late to say so.
           if (handler as? Connection)?.isClosed == true {
             throw DialError("nobody wants the connection any more")

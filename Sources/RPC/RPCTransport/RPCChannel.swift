@@ -123,8 +123,7 @@ public final class RPCChannel: Sendable {
       target: target, configuration: configuration, dialer: dialer, eventLoop: group.next())
   }
 
-  /// Makes no further calls, cancels those that are open, and closes the connections. Then the channel's group is
-  /// not needed any more.
+  /// Makes no further calls, cancels those that are open, and closes the connections.
   public func close() async {
     await withCheckedContinuation { continuation in
       let core = self.core

@@ -77,7 +77,8 @@ public final class RPCServer: Sendable {
 
     // MARK: Time
 
-    /// From accepting a connection to the client's SETTINGS, TLS included.
+    /// From accepting a connection to the client's SETTINGS, TLS included; as long again, before that, while changed
+    /// certificates are read.
     public var handshakeTimeout = Duration.seconds(10)
     /// A request's header list takes no longer.
     public var headerTimeout = Duration.seconds(10)
@@ -211,7 +212,7 @@ public final class RPCServer: Sendable {
           return channel.eventLoop.makeFailedFuture(error)
         }
         return tls.current(
-          on: channel.eventLoop, patience: self.configuration.handshakeTimeout
+          for: channel, patience: self.configuration.handshakeTimeout
         ).flatMapThrowing { context in
           try self.accept(channel, tls: context)
         }.always { _ in self.waitsNoMore(channel) }
@@ -266,7 +267,7 @@ public final class RPCServer: Sendable {
       state.isShuttingDown = true
       return (state.listeners, Array(state.connections.values), Array(state.waiting.values))
     }
-    for channel in waiting { channel.close(promise: nil) }
+    for channel in waiting { try? await channel.close() }
     for listener in listeners { try? await listener.close() }
     for connection in connections {
       connection.connection?.executor.execute { connection.beginShutdown() }

@@ -199,11 +199,13 @@ private final class ReloadingContext: Sendable {
   /// The context for a new connection. One that comes when the files are to be looked at waits until they are,
   /// beside the loop: who has been told that a certificate counts no more must not be let in once again.
   ///
-  /// - Parameter patience: A file system may hang. Then there is no context, after this.
+  /// - Parameters:
+  ///   - channel: The connection. It waits no more when it is closed.
+  ///   - patience: A file system may hang. Then there is no context, after this.
   func current(
-    on eventLoop: any EventLoop, patience: Duration
+    for channel: any Channel, patience: Duration
   ) -> EventLoopFuture<NIOSSLContext> {
-    let promise = eventLoop.makePromise(of: NIOSSLContext.self)
+    let promise = channel.eventLoop.makePromise(of: NIOSSLContext.self)
     let (known, number, isDue) = self.state.withLock { state -> (NIOSSLContext?, Int, Bool) in
       if let context = state.context, state.waiting == nil,
         self.files.isEmpty || state.checkedAt.duration(to: .now) < self.interval
@@ -219,27 +221,27 @@ private final class ReloadingContext: Sendable {
     if let known {
       promise.succeed(known)
     } else {
-      let timer = eventLoop.scheduleTask(in: TimeAmount(patience)) {
-        guard self.state.withLock({ $0.waiting?.removeValue(forKey: number) }) != nil else {
-          return
-        }
-        promise.fail(
-          TLSError("\(self.files.joined(separator: ", ")) could not be read in \(patience)"))
+      let timer = channel.eventLoop.scheduleTask(in: TimeAmount(patience)) {
+        self.giveUp(
+          number, TLSError("\(self.files.joined(separator: ", ")) could not be read in \(patience)")
+        )
       }
       promise.futureResult.whenComplete { _ in timer.cancel() }
+      channel.closeFuture.whenComplete { _ in self.giveUp(number, ChannelError.ioOnClosedChannel) }
     }
-    if isDue { self.look() }
+    if isDue { Self.threads.submit { _ in self.reloadIfChanged() } }
     return promise.futureResult
   }
 
-  /// On a thread of its own, for as long as it takes: what hangs keeps nobody else's work waiting.
-  private func look() {
-    let thread = NIOThreadPool(numberOfThreads: 1)
-    thread.start()
-    thread.submit { _ in
-      self.reloadIfChanged()
-      thread.shutdownGracefully { _ in }
-    }
+  /// Of all contexts: a file system that hangs keeps nobody else's work waiting.
+  private static let threads: NIOThreadPool = {
+    let threads = NIOThreadPool(numberOfThreads: 4)
+    threads.start()
+    return threads
+  }()
+
+  private func giveUp(_ number: Int, _ error: any Error) {
+    self.state.withLock { $0.waiting?.removeValue(forKey: number) }?.fail(error)
   }
 
   private func reloadIfChanged() {
@@ -256,10 +258,11 @@ private final class ReloadingContext: Sendable {
       defer { state.waiting = nil }
       return (state.waiting ?? [:], state.context)
     }
-    if case .failure(let error) = result, known != nil { self.reloadFailed?(error) }
     for promise in waiting.values {
       promise.completeWith(known.map { .success($0) } ?? result.mapError { $0 })
     }
+    // It may block.
+    if case .failure(let error) = result, known != nil { self.reloadFailed?(error) }
   }
 
   private static func stamp(_ file: String) -> Stamp {
@@ -306,9 +309,9 @@ final class ServerTLSContext: Sendable {
   ///
   /// - Parameter patience: How long it may wait for it.
   func current(
-    on eventLoop: any EventLoop, patience: Duration
+    for channel: any Channel, patience: Duration
   ) -> EventLoopFuture<NIOSSLContext> {
-    self.context.current(on: eventLoop, patience: patience)
+    self.context.current(for: channel, patience: patience)
   }
 }
 
@@ -355,9 +358,9 @@ final class ClientTLSContext: Sendable {
   ///
   /// - Parameter patience: How long it may wait for it.
   func current(
-    on eventLoop: any EventLoop, patience: Duration
+    for channel: any Channel, patience: Duration
   ) -> EventLoopFuture<NIOSSLContext> {
-    self.context.current(on: eventLoop, patience: patience)
+    self.context.current(for: channel, patience: patience)
   }
 
   /// Puts TLS to an address in front of what is added behind. On the channel's loop.

@@ -3,6 +3,7 @@ import NIOPosix
 import NIOSSL
 import NIOTLS
 import RPCCore
+import RPCHTTP2
 import RPCTesting
 import Synchronization
 import Testing
@@ -339,6 +340,31 @@ import Testing
       }
     }
     await server.shutdown(grace: .seconds(1))
+  }
+
+  private final class Listening: ClientConnectionOwner, Sendable {
+    let ready = Mutex(0)
+    func connectionReady(_ connection: Connection) { self.ready.withLock { $0 += 1 } }
+    func connectionRetired(_ connection: Connection, tooManyPings: Bool) {}
+    func connectionClosed(_ connection: Connection, wasReady: Bool, _ reason: String) {}
+  }
+
+  /// TLS hands on what comes while it says goodbye.
+  @Test(arguments: [false, true])
+  func aGreetingThatComesTooLateCountsNoMore(isClosed: Bool) async throws {
+    let executor = LoopExecutor.of(MultiThreadedEventLoopGroup.singleton.next())
+    let channel = Listening()
+    try await executor.eventLoop.submit {
+      let client = ClientConnection(channel: channel)
+      let connection = Connection(
+        .client, executor: executor, configuration: HTTP2Session.Configuration(),
+        life: ConnectionLife.Limits(handshake: .seconds(10)), owner: client)
+      client.connection = connection
+      if isClosed { connection.close("it took too long") }
+      client.settingsReceived()
+      #expect(client.isGreeted == !isClosed)
+    }.get()
+    #expect(channel.ready.withLock { $0 } == (isClosed ? 0 : 1))
   }
 
   @Test(arguments: [
