@@ -485,9 +485,10 @@ final class Connection: ChannelInboundHandler, @unchecked Sendable {
     if self.ownReason == nil || self.phase == .connecting || self.phase == .open {
       self.ownReason = reason
     }
-    let wasOpen = self.phase != .closed
-    self.phase = .closed
-    if wasOpen { self.owner.connectionCloses() }
+    if self.phase != .closed {
+      self.phase = .closed
+      self.owner.connectionCloses()
+    }
     self.context?.close(promise: nil)
   }
 

@@ -334,15 +334,13 @@ public final class RPCServer: Sendable {
 
   /// A connection that is to begin with TLS is one from when it is accepted.
   private func waits(_ channel: any Channel) throws {
-    let (isFull, isLate) = self.state.withLock { state in
+    let isFull = try self.state.withLock { state in
+      if state.isShuttingDown { throw ChannelError.ioOnClosedChannel }
       let count = state.connections.count + state.waiting.count
-      guard !state.isShuttingDown, count < self.configuration.maximumConnections else {
-        return (!state.isShuttingDown, state.isShuttingDown)
-      }
+      guard count < self.configuration.maximumConnections else { return true }
       state.waiting[ObjectIdentifier(channel)] = channel
-      return (false, false)
+      return false
     }
-    if isLate { throw ChannelError.ioOnClosedChannel }
     if isFull { throw self.tooManyConnections(channel) }
   }
 

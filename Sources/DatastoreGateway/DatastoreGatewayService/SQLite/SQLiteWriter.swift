@@ -19,7 +19,7 @@ final class SQLiteWriter: BatchWriter {
   private let cache: SQLiteCache
   private let clock: @Sendable () -> Timestamp
   private let checkpointer: SQLiteCheckpointer
-  /// How long the log may be.
+  /// How long the log is when it begins to be moved.
   private let checkpointPages: Int
   /// How long it was when it was last moved; 0 once it has begun anew.
   private var movedPages = 0
