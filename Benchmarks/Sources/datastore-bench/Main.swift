@@ -12,8 +12,10 @@ struct DatastoreBench: AsyncParsableCommand {
   enum Load: String, ExpressibleByArgument, CaseIterable {
     /// Writes every entity once, in batches, and ends.
     case fill
-    /// Writes one entity, of those there are.
+    /// Writes one entity, of those there are, with another text, which has no index.
     case upsert
+    /// The same, with another number, which has one.
+    case reindex
     /// Writes `--batch` entities that were not there before.
     case batch
     /// Reads one entity by its key.
@@ -111,11 +113,18 @@ private final class Callers: @unchecked Sendable {
 
   func call(_ load: DatastoreBench.Load, _ batch: Int64) async throws {
     switch load {
-    case .upsert: try await self.write([Int64.random(in: 1...self.entities)])
+    case .upsert, .reindex:
+      // What is there already would not be written.
+      var entity = self.entity(.random(in: 1...self.entities))
+      entity.properties["text"]?.valueType = .stringValue(self.otherText())
+      if load == .reindex {
+        entity.properties["number"]?.valueType = .integerValue(.random(in: 0..<self.entities))
+      }
+      try await self.write([entity])
     case .fill, .batch:
       let first = self.entities + self.last + 1
       self.last += batch
-      try await self.write(Array(first..<(first + batch)))
+      try await self.write((first..<(first + batch)).map(self.entity))
     case .lookup:
       let answer = try await self.client.lookup(
         DatastoreV1.LookupRequest(
@@ -136,7 +145,7 @@ private final class Callers: @unchecked Sendable {
     while self.last < self.entities {
       let first = self.last + 1
       self.last = min(self.last + batch, self.entities)
-      try await self.write(Array(first...self.last))
+      try await self.write((first...self.last).map(self.entity))
     }
   }
 
@@ -156,11 +165,17 @@ private final class Callers: @unchecked Sendable {
       path: [DatastoreV1.Key.PathElement(kind: "Item", idType: .id(id))])
   }
 
-  private func write(_ ids: [Int64]) async throws {
+  /// As long as the others, unless they are short.
+  private func otherText() -> String {
+    let start = "\(UInt64.random(in: 0 ... .max))"
+    return start + self.text.dropFirst(start.utf8.count)
+  }
+
+  private func write(_ entities: [DatastoreV1.Entity]) async throws {
     _ = try await self.client.commit(
       DatastoreV1.CommitRequest(
         projectID: "bench", mode: .nonTransactional,
-        mutations: ids.map { DatastoreV1.Mutation(operation: .upsert(self.entity($0))) }),
+        mutations: entities.map { DatastoreV1.Mutation(operation: .upsert($0)) }),
       options: self.options)
   }
 

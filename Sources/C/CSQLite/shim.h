@@ -16,4 +16,12 @@ static inline int csqlite_count_no_memory(void) {
   return sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
 }
 
+/* As <fcntl.h> has it, which shows it to GNU programs only. */
+extern int sync_file_range(int, long, long, unsigned int);
+
+/* Has the disk begin with what was written there; does not wait (SYNC_FILE_RANGE_WRITE). */
+static inline int csqlite_begin_writing(int file, sqlite3_int64 offset, sqlite3_int64 count) {
+  return sync_file_range(file, (long)offset, (long)count, 2);
+}
+
 #endif

@@ -14,6 +14,9 @@ final class SQLiteCheckpointer: Sendable {
     case moved
   }
 
+  /// Each moves what came while the one before it did: the last leaves the writer little.
+  private static let passes = 3
+
   private let connection: Held<SQLiteConnection>
   private let thread = NIOThreadPool(numberOfThreads: 1)
   private let state = Mutex(Phase.resting)
@@ -35,7 +38,7 @@ final class SQLiteCheckpointer: Sendable {
     self.thread.submit { state in
       guard state == .active else { return }
       // What fails here, or is held up by a reader, is left to the next time: the log holds all of it.
-      try? self.connection.connection.moveLog()
+      for _ in 0..<Self.passes { try? self.connection.connection.moveLog() }
       self.state.withLock { $0 = .moved }
     }
   }
