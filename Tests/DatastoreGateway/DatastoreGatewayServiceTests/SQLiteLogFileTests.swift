@@ -1,4 +1,3 @@
-import CSQLite
 import DatastoreGatewayTesting
 import Glibc
 import Testing
@@ -9,7 +8,7 @@ import Testing
   /// The writer's settings, and a cache that a few rows fill: what does not fit is in the log before the commit.
   private static func writer(_ path: String) throws -> SQLiteConnection {
     let writer = try SQLiteConnection(
-      path: path, mode: .commits, lockPatience: .milliseconds(20))
+      path: path, mode: .durableWrites, lockPatience: .milliseconds(20))
     try writer.execute("PRAGMA journal_mode = WAL")
     try writer.execute("PRAGMA synchronous = FULL")
     try writer.execute("PRAGMA cache_size = 10")

@@ -7,8 +7,8 @@ import Glibc
 final class SQLiteConnection {
   enum Mode {
     case readWrite
-    /// The only one that commits, and as durable as it is: it writes its log in large pieces.
-    case commits
+    /// Synchronises its log with each commit, and writes it in large pieces (``SQLiteLogFiles``).
+    case durableWrites
     /// Reads only; the file must exist.
     case readOnly
   }
@@ -35,10 +35,10 @@ final class SQLiteConnection {
     var handle: OpaquePointer?
     let access: Int32 =
       switch mode {
-      case .readWrite, .commits: SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE
+      case .readWrite, .durableWrites: SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE
       case .readOnly: SQLITE_OPEN_READONLY
       }
-    let files = mode == .commits && SQLiteLogFiles.isRegistered ? SQLiteLogFiles.name : nil
+    let files = mode == .durableWrites && SQLiteLogFiles.isRegistered ? SQLiteLogFiles.name : nil
     let code = sqlite3_open_v2(path, &handle, access | SQLITE_OPEN_NOMUTEX, files)
     guard let handle else {
       throw StoreFailure(.other, "\(path): SQLite could not be opened: out of memory")

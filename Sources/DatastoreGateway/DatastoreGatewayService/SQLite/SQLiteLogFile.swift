@@ -77,17 +77,13 @@ private struct SQLiteLogFile {
   private mutating func write(
     _ bytes: UnsafeRawPointer, _ byteCount: Int, at offset: sqlite3_int64
   ) -> Int32 {
+    precondition(
+      byteCount <= Self.capacity, "SQLite writes \(byteCount) bytes, more than a page has")
     let isFull = self.count + byteCount > Self.capacity
     if isFull || offset != self.start + Int64(self.count) {
-      let piece = (start: self.start, count: Int64(self.count))
-      let code = self.flush()
+      let code = self.flush(goesOn: isFull)
       guard code == SQLITE_OK else { return code }
-      // A hint: what fails here fails again when the log is synchronised.
-      if isFull { _ = csqlite_begin_writing(self.descriptor, piece.start, piece.count) }
       self.start = offset
-    }
-    guard byteCount <= Self.capacity else {
-      return self.methods.xWrite(self.system, bytes, Int32(byteCount), offset)
     }
     (self.gathered + self.count).copyMemory(from: bytes, byteCount: byteCount)
     self.count += byteCount
@@ -95,13 +91,17 @@ private struct SQLiteLogFile {
   }
 
   /// What cannot be written is given up: then SQLite undoes the commit, as it does when it writes itself.
-  private mutating func flush() -> Int32 {
+  ///
+  /// - Parameter goesOn: More of the commit follows; the disk may begin with this.
+  private mutating func flush(goesOn: Bool = false) -> Int32 {
     guard self.count > 0 else { return SQLITE_OK }
-    defer {
-      self.start += Int64(self.count)
-      self.count = 0
-    }
-    return self.methods.xWrite(self.system, self.gathered, Int32(self.count), self.start)
+    let (start, count) = (self.start, self.count)
+    self.start += Int64(count)
+    self.count = 0
+    let code = self.methods.xWrite(self.system, self.gathered, Int32(count), start)
+    // A hint: what fails here fails again when the log is synchronised.
+    if goesOn { _ = csqlite_begin_writing(self.descriptor, start, Int64(count)) }
+    return code
   }
 
   /// Does something with the system's file that needs what was gathered to be in it.

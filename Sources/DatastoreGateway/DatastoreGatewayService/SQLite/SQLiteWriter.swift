@@ -38,7 +38,7 @@ final class SQLiteWriter: BatchWriter {
     clock: @escaping @Sendable () -> Timestamp
   ) throws(StoreFailure) {
     self.connection = try SQLiteConnection(
-      path: configuration.path, mode: .commits, lockPatience: configuration.lockPatience)
+      path: configuration.path, mode: .durableWrites, lockPatience: configuration.lockPatience)
     self.checkpointPages = configuration.checkpointPages
     self.policy = configuration.policy
     self.past = past
