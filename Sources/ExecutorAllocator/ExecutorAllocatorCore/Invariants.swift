@@ -29,6 +29,11 @@ extension State {
         return "stream \(id) has lease \(lease), which it does not watch"
       }
     }
+    let turns = self.turns.reduce(into: [State.Turn: Int]()) { $0[$1, default: 0] += 1 }
+    for (lease, watch) in self.watches {
+      let count = turns[Turn(lease: lease, number: watch.number)] ?? 0
+      if count != 1 { return "lease \(lease) is looked up \(count) times in each round" }
+    }
     for (lease, watch) in self.watches
     where self.streams[watch.stream]?.leases.contains(lease) != true {
       return "lease \(lease) is watched for stream \(watch.stream), which does not know it"

@@ -45,8 +45,8 @@ package struct Policy: Hashable, Sendable {
   package var standardExecutor = Resources(cpuMillis: 4_000, memory: .gibibytes(8), slots: 4)
   /// How often the reasons of waiting are looked at again.
   package var surveyInterval = Duration.seconds(1)
-  /// How often leases that schedulers count on are looked up: whoever ended one may have been
-  /// another replica.
+  /// How often each lease that schedulers count on is looked up: whoever ended it may have been
+  /// another replica. They have their turns spread over this time.
   package var checkInterval = Duration.seconds(1)
 
   /// Open demand of all streams: two days of a farm's builds; each costs some hundred bytes.
@@ -54,12 +54,12 @@ package struct Policy: Hashable, Sendable {
   /// Leases watched for all streams: more than a farm of 10,000 executors has.
   package var maximumWatchedLeases = 200_000
   /// Demands in one run of the acquire script. It starts at the smaller one and doubles while all
-  /// are granted: Redis does nothing else meanwhile (about 30 µs each), and beyond the first that
+  /// are granted: Redis does nothing else meanwhile (about 0.1 ms each), and beyond the first that
   /// finds no room the rest is in vain.
   package var smallestBatch = 4
-  package var largestBatch = 64
-  /// Leases in one run of the check script, for the same reason.
-  package var checkBatch = 500
+  package var largestBatch = 16
+  /// Leases in one run of the check script, for the same reason (some 3 µs each).
+  package var checkBatch = 100
   /// Reasons sent for one shape in one round: the first in line; the others learn theirs later.
   package var maximumExplained = 256
 

@@ -10,6 +10,13 @@ package struct State: Sendable {
   package var demands: [AttemptID: OpenDemand] = [:]
   package var pools: [PoolName: Pool] = [:]
   package var watches: [LeaseID: Watch] = [:]
+  /// Every watch's turn to be looked up, the next one first; also of those that are over, which are
+  /// dropped as they come up.
+  package var turns: Deque<Turn> = []
+  /// How many of the turns have come.
+  package var dueTurns = 0
+  /// Numbers watches in the order in which they came.
+  package var lastWatch: UInt64 = 0
   package var table = Table.lost(reason: "not connected yet")
   /// The largest fencing token seen, so that tokens grow even if the table and its clock forget.
   package var highestToken = FencingToken(0)
@@ -28,8 +35,8 @@ package struct State: Sendable {
   package var lastSweep: Timestamp?
   package var lastRetry: Timestamp?
   package var lastCheck: Timestamp?
-  /// Leases to look up next, and those being looked up.
-  package var checkQueue: Deque<LeaseID> = []
+  /// Leases that schedulers have brought up and that are looked up next, and those being looked up.
+  package var claims: Deque<LeaseID> = []
   package var checking: [HeldByScheduler]?
 
   package init() {}
@@ -78,6 +85,14 @@ package struct State: Sendable {
     package var stream: StreamID
     /// The scheduler brought it up and has no answer yet, so even a release must be told.
     package var isClaim: Bool
+    package var number: UInt64
+  }
+
+  /// A watch's place among those that are looked up in turn.
+  package struct Turn: Hashable, Sendable {
+    package var lease: LeaseID
+    /// The watch's.
+    package var number: UInt64
   }
 
   /// The open demand of one pool.

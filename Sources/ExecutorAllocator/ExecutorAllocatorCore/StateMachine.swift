@@ -50,7 +50,7 @@ package struct StateMachine: Sendable {
     case .checkFailed:
       self.state.checking = nil
       // The next round asks for all of them again.
-      self.state.checkQueue.removeAll()
+      self.state.claims.removeAll()
     case .swept(let ended, let pools):
       self.state.isSweeping = false
       self.leasesEnded(ended)
@@ -367,7 +367,9 @@ package struct StateMachine: Sendable {
     }
     self.watch(held, for: stream, isClaim: true)
     guard self.state.watches[held.lease]?.stream == stream else { return }
-    self.state.checkQueue.append(held.lease)
+    // Once the table is there, all are looked up.
+    guard self.state.table == .connected else { return }
+    self.state.claims.append(held.lease)
     self.checkNext()
   }
 
@@ -378,8 +380,16 @@ package struct StateMachine: Sendable {
       self.refuse(stream, .tooManyLeases(limit: self.policy.maximumWatchedLeases))
       return
     }
-    self.state.watches[held.lease] = State.Watch(held: held, stream: stream, isClaim: isClaim)
+    self.state.lastWatch += 1
+    let number = self.state.lastWatch
+    self.state.watches[held.lease] = State.Watch(
+      held: held, stream: stream, isClaim: isClaim, number: number)
     self.state.streams[stream]?.leases.insert(held.lease)
+    // While nothing is looked up, those that are over do not come up.
+    if self.state.turns.count > 2 * self.state.watches.count + Self.turnsInVain {
+      self.state.turns.removeAll { self.state.watches[$0.lease]?.number != $0.number }
+    }
+    self.state.turns.append(State.Turn(lease: held.lease, number: number))
   }
 
   private mutating func unwatch(_ lease: LeaseID) {
@@ -400,11 +410,38 @@ package struct StateMachine: Sendable {
     }
   }
 
+  /// So many of those that are not over, and at most, are kept.
+  private static let turnsInVain = 1_000
+
+  /// Looks up the leases whose turn has come since the last time.
+  private mutating func checkDue(at now: Timestamp) {
+    let interval = self.policy.checkInterval
+    var elapsed = interval
+    if let last = self.state.lastCheck, !Self.isDue(last, interval, now) { elapsed = now - last }
+    self.state.lastCheck = now
+    let count = Int64(self.state.turns.count)
+    let due = (count * elapsed.microseconds + interval.microseconds - 1) / interval.microseconds
+    // What is not through yet is no more than one turn of each.
+    self.state.dueTurns = min(self.state.dueTurns + Int(due), self.state.turns.count)
+    self.checkNext()
+  }
+
+  /// First what was brought up, then whose turn it is.
   private mutating func checkNext() {
     guard self.state.table == .connected, self.state.checking == nil else { return }
     var batch: [HeldByScheduler] = []
-    while batch.count < self.policy.checkBatch, let lease = self.state.checkQueue.popFirst() {
+    while batch.count < self.policy.checkBatch, let lease = self.state.claims.popFirst() {
       if let watch = self.state.watches[lease] { batch.append(watch.held) }
+    }
+    while batch.count < self.policy.checkBatch, self.state.dueTurns > 0,
+      let turn = self.state.turns.popFirst()
+    {
+      self.state.dueTurns -= 1
+      guard let watch = self.state.watches[turn.lease], watch.number == turn.number else {
+        continue
+      }
+      self.state.turns.append(turn)
+      batch.append(watch.held)
     }
     guard !batch.isEmpty else { return }
     self.state.checking = batch
@@ -460,7 +497,10 @@ package struct StateMachine: Sendable {
 
   private mutating func tableConnected(at now: Timestamp) {
     self.state.table = .connected
-    self.startCheckRound(at: now)
+    // All of them are due: much may have happened meanwhile.
+    self.state.claims.removeAll()
+    self.state.lastCheck = nil
+    self.checkDue(at: now)
     self.wake(self.state.pools.keys.sorted())
   }
 
@@ -481,9 +521,7 @@ package struct StateMachine: Sendable {
       self.state.lastSweep = now
       self.effects.append(.sweep)
     }
-    if Self.isDue(self.state.lastCheck, self.policy.checkInterval, now) {
-      self.startCheckRound(at: now)
-    }
+    self.checkDue(at: now)
     if self.state.usageRound == nil,
       Self.isDue(self.state.lastUsage, self.policy.usageInterval, now)
     {
@@ -522,15 +560,6 @@ package struct StateMachine: Sendable {
       self.state.usage = round
       self.state.usageRound = nil
     }
-  }
-
-  private mutating func startCheckRound(at now: Timestamp) {
-    self.state.lastCheck = now
-    // A round that is still going on is enough.
-    if self.state.checkQueue.isEmpty {
-      self.state.checkQueue.append(contentsOf: self.state.watches.keys.sorted())
-    }
-    self.checkNext()
   }
 
   /// Also when the clock went back: no interval lasts longer than its length because of that.

@@ -19,7 +19,7 @@ final class Driver: @unchecked Sendable {
   /// How often the core is told that time passes.
   private static let tickInterval = Duration.milliseconds(250)
   /// Leases in one run of the release script: Redis does nothing else meanwhile.
-  static let releaseBatch = 500
+  static let releaseBatch = 50
   /// Executors in one run of the list script, for the same reason.
   private static let listPage = 100
 

@@ -196,7 +196,7 @@ package struct LeaseTable: Sendable {
   }
 
   /// Executors in one look: some milliseconds' work.
-  private static let usagePage: Int64 = 500
+  private static let usagePage: Int64 = 100
 
   package func usage(behind name: String, then completion: @escaping Completion<UsagePage>) {
     var arguments = self.arguments()
@@ -234,8 +234,7 @@ package struct LeaseTable: Sendable {
       arguments.append(lease.executor.rawValue)
     }
     self.run(Scripts.check, arguments, completion) { reply in
-      guard let elements = reply.elements, elements.count == leases.count else { return nil }
-      return Self.all(elements) { Self.standing($0) }
+      reply.elements.flatMap { Self.standings($0, of: leases.count) }
     }
   }
 

@@ -59,18 +59,24 @@ extension LeaseTable {
     return self.all(elements) { $0.text.map { PoolName($0) } }
   }
 
-  static func standing(_ reply: RedisValue) -> LeaseStanding? {
-    guard let fields = reply.elements else { return nil }
-    switch fields.first?.text {
-    case "held": return .held
-    case "unknown yet": return .unknownYet
-    case "ended":
-      guard fields.count == 3, let message = fields[2].text,
-        let cause = fields[1].text.flatMap({ EndedLease.Cause(rawValue: $0) })
+  /// - Parameter replies: Of the leases that do not hold.
+  static func standings(_ replies: [RedisValue], of count: Int) -> [LeaseStanding]? {
+    var standings = [LeaseStanding](repeating: .held, count: count)
+    for reply in replies {
+      guard let fields = reply.elements, fields.count >= 2, let number = fields[0].number,
+        let place = Int(exactly: number), standings.indices.contains(place)
       else { return nil }
-      return .ended(cause, message: message)
-    default: return nil
+      switch (fields[1].text, fields.count) {
+      case ("unknown yet", 2): standings[place] = .unknownYet
+      case ("ended", 4):
+        guard let message = fields[3].text,
+          let cause = fields[2].text.flatMap({ EndedLease.Cause(rawValue: $0) })
+        else { return nil }
+        standings[place] = .ended(cause, message: message)
+      default: return nil
+      }
     }
+    return standings
   }
 
   static func survey(_ reply: RedisValue) -> PoolSurvey? {

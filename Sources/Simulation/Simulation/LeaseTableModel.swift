@@ -103,7 +103,8 @@ package struct LeaseTableModel {
   /// How long the end of a lease, and a process that was taken out, are remembered.
   private static let endedMemory = Duration.seconds(3_600)
   private static let goneMemory = Duration.seconds(60)
-  private static let warmCandidates = 16
+  private static let warmCandidates = 8
+  private static let warmFits = 3
 
   package var policy: Policy
   private(set) var executors: [ExecutorID: Executor] = [:]
@@ -266,15 +267,18 @@ package struct LeaseTableModel {
     let warm = (self.warmSince[pool]?[demand.project] ?? [:])
       .sorted { ($0.value, $0.key) > ($1.value, $1.key) }.prefix(Self.warmCandidates)
     var best: (id: ExecutorID, cpu: Int64, memory: Int64)?
+    var count = 0
     for (id, _) in warm where !avoid.contains(id) && self.isAllowed(id, demand, pool) {
       guard let executor = self.executors[id], executor.fits(demand.shape.resources),
-        !self.becameSuspect(id, at: now)
+        !self.becameSuspect(id, at: now),
+        demand.shape.labels.allSatisfy(executor.labels.contains)
       else { continue }
+      count += 1
       let free = executor.free
-      let isTighter =
-        best.map { (free.cpuMillis, free.memory.bytes >> 20) < ($0.cpu, $0.memory) } ?? true
-      guard isTighter, demand.shape.labels.allSatisfy(executor.labels.contains) else { continue }
-      best = (id, free.cpuMillis, free.memory.bytes >> 20)
+      if best.map({ (free.cpuMillis, free.memory.bytes >> 20) < ($0.cpu, $0.memory) }) ?? true {
+        best = (id, free.cpuMillis, free.memory.bytes >> 20)
+      }
+      if count == Self.warmFits { break }
     }
     return best?.id
   }

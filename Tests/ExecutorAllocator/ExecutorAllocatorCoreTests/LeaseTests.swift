@@ -131,6 +131,44 @@ import Testing
       ])
   }
 
+  @Test func eachLeaseHasItsTurnOnceInARound() {
+    var allocator = Allocator()
+    let held = (0..<10).map {
+      HeldByScheduler(lease: LeaseID("l\($0)"), request: "a", executor: "e")
+    }
+    allocator.pass(.seconds(1))
+    for one in held {
+      if !allocator.handle(.claimed(Allocator.one, one)).isEmpty {
+        allocator.handle(.checked([.held]))
+      }
+    }
+    for _ in 0..<2 {
+      var checked: [HeldByScheduler] = []
+      for _ in 0..<4 {
+        for case .check(let leases) in allocator.pass(.milliseconds(250)) {
+          #expect(leases.count <= 3)
+          checked += leases
+          allocator.handle(.checked(leases.map { _ in .held }))
+        }
+      }
+      #expect(Set(checked) == Set(held))
+    }
+  }
+
+  @Test func claimsThatAreMadeAgainAndAgainWhileTheTableIsLostAreKeptOnce() {
+    var allocator = Allocator()
+    allocator.handle(.tableLost(reason: "killed"))
+    for number in 0..<3_000 {
+      let stream = StreamID(UInt64(100 + number))
+      allocator.handle(.streamOpened(stream))
+      let held = HeldByScheduler(lease: "l", request: "a", executor: "e")
+      allocator.handle(.claimed(stream, held))
+      allocator.handle(.streamClosed(stream))
+    }
+    #expect(allocator.state.turns.count <= 1_003)
+    #expect(allocator.state.claims.isEmpty)
+  }
+
   @Test func aFailedCheckIsAskedAgain() {
     var allocator = Allocator()
     let lease = allocator.grant("a")

@@ -242,17 +242,17 @@ import Testing
 
   @Test func whatLeasesTakeIsSummedUpByPool() async throws {
     try await Farm.with { farm in
-      for number in 1...501 {
+      for number in 1...101 {
         try await farm.heartbeat(.test(ExecutorID("e\(1_000 + number)")))
       }
       try await farm.heartbeat(.test("f1", pool: "arm"))
       for number in 1...3 { _ = try await farm.acquire("\(number)") }
       let first: UsagePage = try await result { farm.table.usage(behind: "", then: $0) }
-      #expect(first.last == "e1500" && first.pools[.standard]?.executors == 500)
+      #expect(first.last == "e1100" && first.pools[.standard]?.executors == 100)
       #expect(
         first.pools[.standard]?.leased
           == Resources(cpuMillis: 3_000, memory: .gibibytes(3), slots: 3))
-      let second: UsagePage = try await result { farm.table.usage(behind: "e1500", then: $0) }
+      let second: UsagePage = try await result { farm.table.usage(behind: "e1100", then: $0) }
       let machine = PoolUsage(executors: 1, capacity: .machine, leased: .none)
       #expect(second.pools == [.standard: machine, "arm": machine])
       #expect(second.last == "f1")
@@ -391,6 +391,31 @@ import Testing
       #expect(
         try await farm.check(held, lost)
           == [.held, .ended(.expired, message: "executor e1 does not hold its job")])
+    }
+  }
+
+  @Test func amongManyLeasesThoseThatAreOverAreFound() async throws {
+    try await Farm.with { farm in
+      try await farm.sweep()
+      var held: [HeldByScheduler] = []
+      for number in 0..<60 {
+        let executor = ExecutorID("e\(number)")
+        try await farm.heartbeat(.test(executor))
+        for share in 0..<4 {
+          let lease = try #require(try await farm.acquire("\(number)/\(share)"))
+          held.append(
+            HeldByScheduler(lease: lease.id, request: lease.request, executor: lease.executor))
+        }
+      }
+      _ = try await farm.attend(.seconds(4), heartbeats: (0..<60).map { .test(ExecutorID("e\($0)")) })
+      let over = [0, 99, 100, 239]
+      let leases = over.map { held[$0].lease }
+      let _: [PoolName] = try await result { farm.table.release(leases, then: $0) }
+      let standings: [LeaseStanding] = try await result { farm.table.check(held, then: $0) }
+      for (place, standing) in standings.enumerated() {
+        let message = "its scheduler gave it back"
+        #expect(standing == (over.contains(place) ? .ended(.released, message: message) : .held))
+      }
     }
   }
 

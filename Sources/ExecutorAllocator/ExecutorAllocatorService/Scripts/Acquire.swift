@@ -21,10 +21,11 @@ extension Scripts {
     end
     local token = math.max(tonumber(redis.call('GET', key('token')) or '0'), floor)
 
-    -- How many executors that hold caches of the project are looked at: a preference, not worth
-    -- more of everybody's time.
-    local WARM_CANDIDATES = 16
-    local PAGE = 16
+    -- How many executors that hold caches of the project are looked at, and how many with room are
+    -- compared: a preference, not worth more of everybody's time.
+    local WARM_CANDIDATES, WARM_FITS = 8, 3
+    -- The first executor that the index gives fits most often.
+    local FIRST_PAGE, PAGE = 2, 16
 
     local classes_of = {}
     -- The label sets that hold all of `labels`: all executors in one, when there is nothing to ask.
@@ -80,10 +81,12 @@ extension Scripts {
             local members = key('free', pool, bucket, class)
             -- Where the search goes on: at this score, behind so many that have it.
             local from, behind, over = d.cpu * 16777216 + d.mib, 0, false
+            local count = FIRST_PAGE
             while not over do
               local page = redis.call('ZRANGEBYSCORE', members, whole(from), '+inf',
-                'WITHSCORES', 'LIMIT', behind, PAGE)
-              over = #page < 2 * PAGE
+                'WITHSCORES', 'LIMIT', behind, count)
+              over = #page < 2 * count
+              count = PAGE
               for i = 1, #page, 2 do
                 local id, score = page[i], tonumber(page[i + 1])
                 if best and (score > best_score or (score == best_score and id >= best)) then
@@ -127,12 +130,15 @@ extension Scripts {
     -- Of the executors that hold caches of the project, the tightest.
     local function find_warm(d, avoid)
       local best, best_score
+      local count = 0
       local warm = redis.call('ZREVRANGE', key('warm', pool, d.project), 0, WARM_CANDIDATES - 1)
       for _, id in ipairs(warm) do
         if allowed(id, d, avoid) then
           local fits, _, score = has_room(id, d)
-          if fits and (not best or score < best_score) and labels_match(id, d.labels) then
-            best, best_score = id, score
+          if fits and labels_match(id, d.labels) then
+            count = count + 1
+            if not best or score < best_score then best, best_score = id, score end
+            if count == WARM_FITS then break end
           end
         end
       end
@@ -284,7 +290,7 @@ extension Scripts {
           redis.call('SET', key('request', d.request), lease)
           redis.call('ZADD', key('due'), whole(expires), lease)
           redis.call('SET', key('token'), whole(token))
-          reindex(id)
+          reindex(id, -d.cpu, -d.memory, -d.slots)
           end_reservation(d)
           if waited then redis.call('HDEL', key('waits', pool), replica .. SEPARATOR .. d.kind) end
           reply = lease_reply(lease, id, token, d, expires)
@@ -310,16 +316,19 @@ extension Scripts {
     "release",
     #"""
     -- Each executor finds its new place in the index once, however many of its leases end.
-    local executors, seen = {}, {}
+    local executors, shares = {}, {}
     for i = 3, #ARGV do
       local lease = ARGV[i]
-      local ended = end_lease(lease, 'released', 'its scheduler gave it back', true)
+      local ended, cpu, memory, slots = end_lease(lease, 'released', 'its scheduler gave it back')
       if ended then
         local id = ended[3]
-        if not seen[id] then
-          seen[id] = true
+        local share = shares[id]
+        if not share then
+          share = {0, 0, 0}
+          shares[id] = share
           executors[#executors + 1] = id
         end
+        share[1], share[2], share[3] = share[1] + cpu, share[2] + memory, share[3] + slots
       else
         -- Unknown after the table was lost, perhaps: a runner that reports it must not bring it
         -- back.
@@ -331,7 +340,7 @@ extension Scripts {
     for _, id in ipairs(executors) do
       local pool = redis.call('HGET', key('executor', id), 'pool')
       if pool then
-        reindex(id)
+        reindex(id, unpack(shares[id]))
         if not known[pool] then
           known[pool] = true
           pools[#pools + 1] = pool

@@ -19,8 +19,9 @@ extension Scripts {
     local executor = key('executor', id)
     local newest = tonumber(ARGV[17])
 
+    local facts = redis.call('MGET', key('token'), key('nonce'), key('gone', id))
+    local counter, nonce, gone = tonumber(facts[1] or '0'), facts[2], facts[3]
     -- A token that nobody can have given out is made up, and would leave those to come no room.
-    local counter = tonumber(redis.call('GET', key('token')) or '0')
     local limit = math.max(counter, now + tonumber(ARGV[4]))
     if newest > limit then return {'ahead', '', ARGV[17], whole(limit)} end
     for i = 18, #ARGV, 7 do
@@ -29,7 +30,7 @@ extension Scripts {
       end
     end
 
-    if redis.call('GET', key('gone', id)) == incarnation then return {'deregistered'} end
+    if gone == incarnation then return {'deregistered'} end
 
     local ended, room = {}, 0
     local e = redis.call('HMGET', executor, 'incarnation', 'address', 'pool', 'labels', 'cpu',
@@ -104,7 +105,6 @@ extension Scripts {
 
     -- Its leases. One that is unknown and was not given out by this table is brought back: the
     -- runner's word is all that is left of it. Any other unknown one is over.
-    local nonce = redis.call('GET', key('nonce'))
     local prefix = nonce and lease_prefix(nonce)
     local function is_ours(lease) return prefix and string.sub(lease, 1, #prefix) == prefix end
     local stop, reported, largest, known = {}, {}, math.max(counter, newest), 0
@@ -122,9 +122,10 @@ extension Scripts {
           stop[#stop + 1] = lease
         else
           known = known + 1
-          begin_lease(id, lease, request, ARGV[i + 6], token, tonumber(ARGV[i + 3]),
-            tonumber(ARGV[i + 4]), tonumber(ARGV[i + 5]))
-          changed = true
+          local its_cpu, its_memory = tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4])
+          local its_slots = tonumber(ARGV[i + 5])
+          begin_lease(id, lease, request, ARGV[i + 6], token, its_cpu, its_memory, its_slots)
+          reindex(id, -its_cpu, -its_memory, -its_slots)
         end
       end
     end

@@ -93,12 +93,17 @@ package enum Scripts {
       end
     end
 
-    -- Puts the executor where its free share belongs in the index, or takes it out.
-    local function reindex(id)
-      local e = redis.call('HMGET', key('executor', id), 'pool', 'labels', 'free_cpu',
-        'free_memory', 'free_slots', 'draining', 'suspect', 'bucket')
+    -- Gives the executor room (takes it, where it is less than 0), and puts it where its free share
+    -- belongs in the index, or takes it out.
+    local function reindex(id, more_cpu, more_memory, more_slots)
+      local executor = key('executor', id)
+      local e = redis.call('HMGET', executor, 'pool', 'labels', 'free_cpu', 'free_memory',
+        'free_slots', 'draining', 'suspect', 'bucket')
       local pool, labels, old = e[1], e[2], e[8]
       local cpu, memory, slots = tonumber(e[3]), tonumber(e[4]), tonumber(e[5])
+      if more_cpu then
+        cpu, memory, slots = cpu + more_cpu, memory + more_memory, slots + more_slots
+      end
       local bucket = ''
       if e[6] == '0' and e[7] == '0' and cpu >= 0 and memory >= 0 and slots >= 1 then
         bucket = tostring(bucket_of(mebibytes(memory)))
@@ -111,7 +116,12 @@ package enum Scripts {
           if old ~= bucket then redis.call('SADD', key('buckets', pool, class), bucket) end
         end
       end
-      if old ~= bucket then redis.call('HSET', key('executor', id), 'bucket', bucket) end
+      if more_cpu then
+        redis.call('HSET', executor, 'free_cpu', whole(cpu), 'free_memory', whole(memory),
+          'free_slots', whole(slots), 'bucket', bucket)
+      elseif old ~= bucket then
+        redis.call('HSET', executor, 'bucket', bucket)
+      end
     end
 
     -- Counts executors of one kind; `state` is r(eady), s(uspect) or d(raining).
@@ -149,8 +159,9 @@ package enum Scripts {
       reindex(id)
     end
 
-    -- Ends a lease: its share is free again, and why is remembered. Answers what was ended.
-    local function end_lease(lease, cause, message, keep_index)
+    -- Ends a lease, and remembers why. Answers what was ended, and the share that whoever asks has to give
+    -- back.
+    local function end_lease(lease, cause, message)
       local l = redis.call('HMGET', key('lease', lease), 'executor', 'request', 'cpu', 'memory',
         'slots')
       local id, request = l[1], l[2]
@@ -162,26 +173,15 @@ package enum Scripts {
         redis.call('DEL', key('request', request))
       end
       redis.call('SET', key('ended', lease), cause .. SEPARATOR .. message, 'EX', ENDED_MEMORY)
-      local executor = key('executor', id)
-      if redis.call('EXISTS', executor) == 1 then
-        redis.call('HINCRBY', executor, 'free_cpu', l[3])
-        redis.call('HINCRBY', executor, 'free_memory', l[4])
-        redis.call('HINCRBY', executor, 'free_slots', l[5])
-        if not keep_index then reindex(id) end
-      end
-      return {lease, request, id, cause, message}
+      return {lease, request, id, cause, message}, tonumber(l[3]), tonumber(l[4]), tonumber(l[5])
     end
 
-    -- Writes a lease down and takes its share.
+    -- Writes a lease down. Its share is to be taken by `reindex`.
     local function begin_lease(id, lease, request, project, token, cpu, memory, slots)
       redis.call('HSET', key('lease', lease), 'executor', id, 'request', request, 'project',
         project, 'token', whole(token), 'cpu', whole(cpu), 'memory', whole(memory), 'slots',
         whole(slots))
       redis.call('SADD', key('held', id), lease)
-      local executor = key('executor', id)
-      redis.call('HINCRBY', executor, 'free_cpu', whole(-cpu))
-      redis.call('HINCRBY', executor, 'free_memory', whole(-memory))
-      redis.call('HINCRBY', executor, 'free_slots', whole(-slots))
     end
 
     -- Forgets an executor; its leases end. Answers them.
@@ -189,7 +189,7 @@ package enum Scripts {
       local ended = {}
       local executor = key('executor', id)
       for _, lease in ipairs(redis.call('SMEMBERS', key('held', id))) do
-        local done = end_lease(lease, cause, message, true)
+        local done = end_lease(lease, cause, message)
         if done then ended[#ended + 1] = done end
       end
       local name, pool = kind_of(id)

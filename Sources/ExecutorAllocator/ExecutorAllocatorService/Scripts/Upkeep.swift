@@ -52,11 +52,13 @@ extension Scripts {
       MOST_LEASES)
     for _, lease in ipairs(due) do
       local id = redis.call('HGET', key('lease', lease), 'executor')
-      local done = end_lease(lease, 'expired',
+      local done, cpu, memory, slots = end_lease(lease, 'expired',
         'executor ' .. tostring(id) .. ' does not hold its job')
       if done then
         ended[#ended + 1] = done
-        room(redis.call('HGET', key('executor', id), 'pool'))
+        local pool = redis.call('HGET', key('executor', id), 'pool')
+        if pool then reindex(id, cpu, memory, slots) end
+        room(pool)
       else
         redis.call('ZREM', key('due'), lease)
       end
@@ -77,32 +79,41 @@ extension Scripts {
     """#)
 
   /// Whether leases still hold. Arguments: now, gap, lost after, then for each: lease, executor.
-  /// Answers for each `{'held'}`, `{'unknown yet'}` or `{'ended', cause, message}`.
+  /// Answers, for each that does not, its place (the first one's is 0) and `'unknown yet'` or
+  /// `'ended', cause, message`.
   package static let check = script(
     "check",
     #"""
+    -- Leases that are looked up with one command: almost always all of them hold.
+    local PART = 100
     local excused = unattended(tonumber(ARGV[2])) or has_grace(tonumber(ARGV[3]))
     local replies = {}
-    for i = 4, #ARGV, 2 do
-      local lease, id = ARGV[i], ARGV[i + 1]
+    local function look(place)
+      local lease, id = ARGV[4 + 2 * place], ARGV[5 + 2 * place]
+      if redis.call('EXISTS', key('lease', lease)) == 1 then return end
       local reply
-      if redis.call('EXISTS', key('lease', lease)) == 1 then
-        reply = {'held'}
+      local why = redis.call('GET', key('ended', lease))
+      if why then
+        local cause, message = string.match(why, '^(.-)' .. SEPARATOR .. '(.*)$')
+        reply = {place, 'ended', cause, message}
+      elseif excused then
+        -- The table is younger than what it is asked about: executors report first.
+        reply = {place, 'unknown yet'}
+      elseif redis.call('ZSCORE', key('executors'), id) then
+        reply = {place, 'ended', 'expired', 'executor ' .. id .. ' does not hold its job'}
       else
-        local why = redis.call('GET', key('ended', lease))
-        if why then
-          local cause, message = string.match(why, '^(.-)' .. SEPARATOR .. '(.*)$')
-          reply = {'ended', cause, message}
-        elseif excused then
-          -- The table is younger than what it is asked about: executors report first.
-          reply = {'unknown yet'}
-        elseif redis.call('ZSCORE', key('executors'), id) then
-          reply = {'ended', 'expired', 'executor ' .. id .. ' does not hold its job'}
-        else
-          reply = {'ended', 'executorLost', 'executor ' .. id .. ' is not known'}
-        end
+        reply = {place, 'ended', 'executorLost', 'executor ' .. id .. ' is not known'}
       end
       replies[#replies + 1] = reply
+    end
+    local count = (#ARGV - 3) / 2
+    for first = 0, count - 1, PART do
+      local last = math.min(first + PART, count) - 1
+      local keys = {}
+      for place = first, last do keys[#keys + 1] = key('lease', ARGV[4 + 2 * place]) end
+      if redis.call('EXISTS', unpack(keys)) < #keys then
+        for place = first, last do look(place) end
+      end
     end
     return replies
     """#)
