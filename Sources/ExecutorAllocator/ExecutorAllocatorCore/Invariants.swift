@@ -29,6 +29,9 @@ extension State {
         return "stream \(id) has lease \(lease), which it does not watch"
       }
     }
+    if self.dueTurns > self.turns.count {
+      return "\(self.dueTurns) turns have come, of \(self.turns.count)"
+    }
     let turns = self.turns.reduce(into: [State.Turn: Int]()) { $0[$1, default: 0] += 1 }
     for (lease, watch) in self.watches {
       let count = turns[Turn(lease: lease, number: watch.number)] ?? 0

@@ -37,7 +37,7 @@ package struct State: Sendable {
   package var lastCheck: Timestamp?
   /// Leases that schedulers have brought up and that are looked up next, and those being looked up.
   package var claims: Deque<LeaseID> = []
-  package var checking: [HeldByScheduler]?
+  package var checking: [Watch]?
 
   package init() {}
 

@@ -49,7 +49,7 @@ package struct StateMachine: Sendable {
     case .checked(let standings): self.checked(standings)
     case .checkFailed:
       self.state.checking = nil
-      // The next round asks for all of them again.
+      // The turns of all of them come again.
       self.state.claims.removeAll()
     case .swept(let ended, let pools):
       self.state.isSweeping = false
@@ -387,7 +387,8 @@ package struct StateMachine: Sendable {
     self.state.streams[stream]?.leases.insert(held.lease)
     // While nothing is looked up, those that are over do not come up.
     if self.state.turns.count > 2 * self.state.watches.count + Self.turnsInVain {
-      self.state.turns.removeAll { self.state.watches[$0.lease]?.number != $0.number }
+      self.state.turns = Deque(self.state.turns.filter { self.watch(of: $0) != nil })
+      self.state.dueTurns = min(self.state.dueTurns, self.state.turns.count)
     }
     self.state.turns.append(State.Turn(lease: held.lease, number: number))
   }
@@ -410,8 +411,13 @@ package struct StateMachine: Sendable {
     }
   }
 
-  /// So many of those that are not over, and at most, are kept.
+  /// Turns of watches that are over are dropped when there are so many more than there are watches.
   private static let turnsInVain = 1_000
+
+  /// Nil: it is over.
+  private func watch(of turn: State.Turn) -> State.Watch? {
+    self.state.watches[turn.lease].flatMap { $0.number == turn.number ? $0 : nil }
+  }
 
   /// Looks up the leases whose turn has come since the last time.
   private mutating func checkDue(at now: Timestamp) {
@@ -429,23 +435,21 @@ package struct StateMachine: Sendable {
   /// First what was brought up, then whose turn it is.
   private mutating func checkNext() {
     guard self.state.table == .connected, self.state.checking == nil else { return }
-    var batch: [HeldByScheduler] = []
+    var batch: [State.Watch] = []
     while batch.count < self.policy.checkBatch, let lease = self.state.claims.popFirst() {
-      if let watch = self.state.watches[lease] { batch.append(watch.held) }
+      if let watch = self.state.watches[lease] { batch.append(watch) }
     }
     while batch.count < self.policy.checkBatch, self.state.dueTurns > 0,
       let turn = self.state.turns.popFirst()
     {
       self.state.dueTurns -= 1
-      guard let watch = self.state.watches[turn.lease], watch.number == turn.number else {
-        continue
-      }
+      guard let watch = self.watch(of: turn) else { continue }
       self.state.turns.append(turn)
-      batch.append(watch.held)
+      batch.append(watch)
     }
     guard !batch.isEmpty else { return }
     self.state.checking = batch
-    self.effects.append(.check(batch))
+    self.effects.append(.check(batch.map(\.held)))
   }
 
   private mutating func checked(_ standings: [LeaseStanding]) {
@@ -454,10 +458,15 @@ package struct StateMachine: Sendable {
     }
     precondition(asked.count == standings.count)
     self.state.checking = nil
-    for (held, standing) in zip(asked, standings) {
+    for (watch, standing) in zip(asked, standings) {
+      let held = watch.held
       switch standing {
-      case .held: self.state.watches[held.lease]?.isClaim = false
-      case .unknownYet: break  // The next round asks again.
+      case .held:
+        // Not what another scheduler has brought up meanwhile.
+        if watch.isClaim, self.state.watches[held.lease]?.number == watch.number {
+          self.state.watches[held.lease]?.isClaim = false
+        }
+      case .unknownYet: break  // Its turn comes again.
       case .ended(let cause, let message):
         self.leasesEnded([
           EndedLease(

@@ -195,7 +195,7 @@ package struct LeaseTable: Sendable {
     self.run(Scripts.survey, arguments, completion) { Self.survey($0) }
   }
 
-  /// Executors in one look: some milliseconds' work.
+  /// Executors in one look: less than a millisecond's work.
   private static let usagePage: Int64 = 100
 
   package func usage(behind name: String, then completion: @escaping Completion<UsagePage>) {

@@ -75,10 +75,27 @@ import Testing
       let lease = try #require(try await farm.acquire("a", shape: whole))
       #expect(try await farm.acquire("b", shape: whole) == nil)
       #expect(try await farm.release(lease) == [.standard])
-      // Again is no error and frees nothing twice.
+      // Again is no error and frees nothing twice, nor does the same twice in one call.
       #expect(try await farm.release(lease) == [])
-      #expect(try await farm.acquire("b", shape: whole) != nil)
+      let next = try #require(try await farm.acquire("b", shape: whole))
       #expect(try await farm.acquire("c", shape: whole) == nil)
+      #expect(try await farm.release(next, next) == [.standard])
+      #expect(try await farm.acquire("d", shape: whole) != nil)
+      #expect(try await farm.acquire("e", shape: whole) == nil)
+    }
+  }
+
+  @Test func theSearchGoesOnBehindManyThatDoNotFit() async throws {
+    try await Farm.with { farm in
+      let names = (10..<35).map { ExecutorID("e\($0)") }
+      for name in names { try await farm.heartbeat(.test(name)) }
+      for (number, name) in names.enumerated() {
+        let avoided = Shape(resources: .machine, avoid: Array(names.prefix(number)))
+        // All have as much room, and the first by name comes first.
+        let lease = try #require(try await farm.acquire("\(name)", shape: avoided))
+        #expect(lease.executor == name)
+        try await farm.release(lease)
+      }
     }
   }
 

@@ -407,8 +407,6 @@ import Testing
             HeldByScheduler(lease: lease.id, request: lease.request, executor: lease.executor))
         }
       }
-      let reports = (0..<60).map { Heartbeat.test(ExecutorID("e\($0)")) }
-      _ = try await farm.attend(.seconds(4), heartbeats: reports)
       let over = [0, 99, 100, 239]
       let leases = over.map { held[$0].lease }
       let _: [PoolName] = try await result { farm.table.release(leases, then: $0) }

@@ -108,6 +108,8 @@ extension Scripts {
     local prefix = nonce and lease_prefix(nonce)
     local function is_ours(lease) return prefix and string.sub(lease, 1, #prefix) == prefix end
     local stop, reported, largest, known = {}, {}, math.max(counter, newest), 0
+    -- The share of those that are brought back.
+    local taken_cpu, taken_memory, taken_slots = 0, 0, 0
     for i = 18, #ARGV, 7 do
       local lease, request, token = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
       if not reported[lease] then
@@ -125,7 +127,9 @@ extension Scripts {
           local its_cpu, its_memory = tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4])
           local its_slots = tonumber(ARGV[i + 5])
           begin_lease(id, lease, request, ARGV[i + 6], token, its_cpu, its_memory, its_slots)
-          reindex(id, -its_cpu, -its_memory, -its_slots)
+          taken_cpu, taken_memory = taken_cpu + its_cpu, taken_memory + its_memory
+          taken_slots = taken_slots + its_slots
+          changed = true
         end
       end
     end
@@ -146,7 +150,7 @@ extension Scripts {
       end
     end
 
-    if changed then reindex(id) end
+    if changed then reindex(id, -taken_cpu, -taken_memory, -taken_slots) end
     return {'recorded', room, stop, ended}
     """#)
 
