@@ -7,15 +7,16 @@ import Synchronization
 ///
 /// It never catches up with a writer that does not rest. So it has to move most of the log, and the writer the rest,
 /// behind which the log begins anew.
+///
+/// Once, and only while the log has something that is not in the file yet: until that is moved the writer cannot begin
+/// the log anew. A checkpoint that begins when all is moved already, while another connection commits, may lose commits
+/// in SQLite before 3.51.3 (https://sqlite.org/wal.html#walresetbug).
 final class SQLiteCheckpointer: Sendable {
   enum Phase {
     case resting, moving
     /// The writer has to move what came meanwhile.
     case moved
   }
-
-  /// Each moves what came while the one before it did: the last leaves the writer little.
-  private static let passes = 3
 
   private let connection: Held<SQLiteConnection>
   private let thread = NIOThreadPool(numberOfThreads: 1)
@@ -32,13 +33,13 @@ final class SQLiteCheckpointer: Sendable {
 
   var phase: Phase { self.state.withLock { $0 } }
 
-  /// Moves the log as it is now.
+  /// Moves the log as it is now, some of which is not in the file yet.
   func begin() {
     self.state.withLock { $0 = .moving }
     self.thread.submit { state in
       guard state == .active else { return }
       // What fails here, or is held up by a reader, is left to the next time: the log holds all of it.
-      for _ in 0..<Self.passes { try? self.connection.connection.moveLog() }
+      try? self.connection.connection.moveLog()
       self.state.withLock { $0 = .moved }
     }
   }

@@ -68,7 +68,7 @@ private struct SQLiteLogFile {
       to: Self(
         base: sqlite3_file(pMethods: Self.methods), system: system,
         gathered: .allocate(byteCount: Self.capacity, alignment: 4_096),
-        descriptor: path.map { Glibc.open($0, O_WRONLY | O_CLOEXEC) } ?? -1))
+        descriptor: path.map { Glibc.open($0, O_RDONLY | O_CLOEXEC) } ?? -1))
     return SQLITE_OK
   }
 
@@ -100,7 +100,7 @@ private struct SQLiteLogFile {
     self.count = 0
     let code = self.methods.xWrite(self.system, self.gathered, Int32(count), start)
     // A hint: what fails here fails again when the log is synchronised.
-    if goesOn { _ = csqlite_begin_writing(self.descriptor, start, Int64(count)) }
+    if goesOn && code == SQLITE_OK { _ = csqlite_begin_writing(self.descriptor, start, Int64(count)) }
     return code
   }
 
@@ -128,12 +128,10 @@ private struct SQLiteLogFile {
     methods.iVersion = 1
     methods.xClose = { file in
       Self.with(file) { log in
-        // The last chance; an error would tell nobody.
-        let code = log.flush()
+        // What is still gathered was not committed: nobody wants it.
         log.gathered.deallocate()
         if log.descriptor >= 0 { Glibc.close(log.descriptor) }
-        let closed = log.methods.xClose(log.system)
-        return code == SQLITE_OK ? closed : code
+        return log.methods.xClose(log.system)
       }
     }
     methods.xRead = { file, bytes, count, offset in
