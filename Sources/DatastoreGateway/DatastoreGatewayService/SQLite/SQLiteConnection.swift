@@ -166,11 +166,13 @@ final class SQLiteConnection {
     let number = sqlite3_system_errno(handle)
     if number != 0, kind != .corrupt { text += ", \(String(cString: strerror(number)))" }
     text += ") while \(action)"
-    // A full disk shows itself as a failed write too.
+    // A full disk shows itself as a failed write too. What a failed synchronisation leaves is not known, and the
+    // number may be of an earlier failure.
+    guard kind == .inputOutput, code != SQLITE_IOERR_FSYNC, code != SQLITE_IOERR_DIR_FSYNC else {
+      return StoreFailure(kind, text)
+    }
     return StoreFailure(
-      kind == .inputOutput && (number == ENOSPC || number == EDQUOT)
-        ? .full
-        : kind == .inputOutput && number == EROFS ? .readOnly : kind, text)
+      number == ENOSPC || number == EDQUOT ? .full : number == EROFS ? .readOnly : kind, text)
   }
 }
 

@@ -100,7 +100,9 @@ private struct SQLiteLogFile {
     self.count = 0
     let code = self.methods.xWrite(self.system, self.gathered, Int32(count), start)
     // A hint: what fails here fails again when the log is synchronised.
-    if goesOn && code == SQLITE_OK { _ = csqlite_begin_writing(self.descriptor, start, Int64(count)) }
+    if goesOn && code == SQLITE_OK {
+      _ = csqlite_begin_writing(self.descriptor, start, Int64(count))
+    }
     return code
   }
 
