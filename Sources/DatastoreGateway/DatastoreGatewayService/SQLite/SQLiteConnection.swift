@@ -148,6 +148,9 @@ final class SQLiteConnection {
     Self.failure(self.handle, path: self.path, during: action)
   }
 
+  /// SQLITE_IOERR_FSYNC and SQLITE_IOERR_DIR_FSYNC, macros that Swift does not see.
+  private static let failedSynchronisations = [SQLITE_IOERR | 4 << 8, SQLITE_IOERR | 5 << 8]
+
   private static func failure(
     _ handle: OpaquePointer, path: String, during action: String
   ) -> StoreFailure {
@@ -168,7 +171,7 @@ final class SQLiteConnection {
     text += ") while \(action)"
     // A full disk shows itself as a failed write too. What a failed synchronisation leaves is not known, and the
     // number may be of an earlier failure.
-    guard kind == .inputOutput, code != SQLITE_IOERR_FSYNC, code != SQLITE_IOERR_DIR_FSYNC else {
+    guard kind == .inputOutput, !Self.failedSynchronisations.contains(code) else {
       return StoreFailure(kind, text)
     }
     return StoreFailure(
