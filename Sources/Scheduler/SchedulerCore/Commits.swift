@@ -262,10 +262,10 @@ extension Scheduler {
     if let entry = self.builds[id], entry.isLoading {
       self.builds[id]?.isLoading = false
       self.builds[id]?.failures = 0
-      if let stored, stored.record.owner == self.owner,
-        stored.record.revision == entry.inFlight?.revision
+      if let stored, let own = entry.inFlight, stored.record.owner == self.owner,
+        stored.record.revision == own.revision, stored.record.createdAt == own.createdAt
       {
-        // Our own write, whose answer was lost.
+        // Our own write, whose answer was lost; not that of an earlier submission, which has another time.
         self.committed(id, stored.version, at: now, &effects)
         self.carryOut(entry.commands, on: id, at: now, &effects)
       } else {
