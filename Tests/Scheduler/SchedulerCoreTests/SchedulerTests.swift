@@ -28,6 +28,26 @@ func theSameSubmissionAgainIsTheSameBuild() {
   #expect(bench.scheduler.buildCount == 0)
 }
 
+/// The first record of such a build is its last: another submission's first record has the same revision.
+@Test
+func aBuildThatEndedAtOnceIsFoundAgainBehindOthersOfItsGroup() {
+  var bench = Bench()
+  bench.feed { scheduler, now in scheduler.acquireOpened(at: now) }
+  var skipped = grouped
+  skipped.jobs = [job("a", condition: "false")]
+  _ = bench.submit("b", skipped)
+  #expect(bench.record("b").outcome == .succeeded)
+  _ = bench.submit("c", grouped)
+  _ = bench.take()
+  bench.advance(.seconds(1))
+  let again = bench.submit("b", skipped)
+  guard case .build(let record, existed: true) = bench.take().answers[again] else {
+    return #expect(Bool(false))
+  }
+  #expect(record.outcome == .succeeded)
+  #expect(bench.record("b").outcome == .succeeded)
+}
+
 @Test
 func aSilentStoreIsTriedAgainAndItsCallersAreToldSo() {
   var bench = Bench()
