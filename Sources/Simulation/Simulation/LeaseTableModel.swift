@@ -266,18 +266,16 @@ package struct LeaseTableModel {
   ) -> ExecutorID? {
     let warm = (self.warmSince[pool]?[demand.project] ?? [:])
       .sorted { ($0.value, $0.key) > ($1.value, $1.key) }.prefix(Self.warmCandidates)
-    var best: (id: ExecutorID, cpu: Int64, memory: Int64)?
+    var best: (id: ExecutorID, free: (cpu: Int64, mebibytes: Int64))?
     var count = 0
     for (id, _) in warm where !avoid.contains(id) && self.isAllowed(id, demand, pool) {
       guard let executor = self.executors[id], executor.fits(demand.shape.resources),
         !self.becameSuspect(id, at: now),
         demand.shape.labels.allSatisfy(executor.labels.contains)
       else { continue }
+      let free = (executor.free.cpuMillis, executor.free.memory.bytes >> 20)
+      if best.map({ free < $0.free }) ?? true { best = (id, free) }
       count += 1
-      let free = executor.free
-      if best.map({ (free.cpuMillis, free.memory.bytes >> 20) < ($0.cpu, $0.memory) }) ?? true {
-        best = (id, free.cpuMillis, free.memory.bytes >> 20)
-      }
       if count == Self.warmFits { break }
     }
     return best?.id
