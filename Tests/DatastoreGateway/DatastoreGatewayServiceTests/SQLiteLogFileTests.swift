@@ -10,7 +10,6 @@ import Testing
     let writer = try SQLiteConnection(
       path: path, mode: .durableWrites, lockPatience: .milliseconds(20))
     try writer.execute("PRAGMA journal_mode = WAL")
-    try writer.execute("PRAGMA synchronous = FULL")
     try writer.execute("PRAGMA cache_size = 10")
     writer.leaveLog()
     return writer
@@ -83,5 +82,31 @@ import Testing
     try writer.execute("COMMIT")
     #expect(try reader.integer(Self.sum) == 2 * once)
     #expect(try Self.afterDeath(folder.file) == 2 * once)
+  }
+
+  @Test(arguments: [3, 40, 500] as [Int64])
+  func whatIsUndoneNeverOverwritesWhatAnotherProcessCommits(count: Int64) throws {
+    let folder = try TestFolder()
+    defer { folder.remove() }
+    let writer = try Self.writer(folder.file)
+    try writer.execute("CREATE TABLE blobs (id INTEGER PRIMARY KEY, content BLOB)")
+    // As the `sqlite3` shell of somebody who looks after the store.
+    let other = try SQLiteConnection(path: folder.file, mode: .readWrite, lockPatience: .zero)
+    let size = 5_000
+    // All is in the file: nothing that is undone has to be read from the log.
+    try writer.moveLog()
+
+    try writer.execute("BEGIN IMMEDIATE")
+    try Self.insert(count, of: size, into: writer)
+    try writer.execute("ROLLBACK")
+    try other.execute("BEGIN IMMEDIATE")
+    try Self.insert(2 * count, of: size, into: other)
+    try other.execute("COMMIT")
+    try writer.execute("BEGIN IMMEDIATE")
+    try Self.insert(1, of: size, into: writer)
+    try writer.execute("COMMIT")
+
+    let inserted = 2 * count + 1
+    #expect(try Self.afterDeath(folder.file) == inserted * 1_000_000 + inserted * Int64(size))
   }
 }

@@ -52,6 +52,9 @@ final class SQLiteConnection {
     self.handle = handle
     sqlite3_extended_result_codes(handle, 1)
     sqlite3_busy_timeout(handle, Int32(clamping: Int64(lockPatience / .milliseconds(1))))
+    guard mode == .durableWrites else { return }
+    SQLiteLogFiles.forgetWhatIsUndone(on: handle)
+    try self.execute("PRAGMA synchronous = FULL")
   }
 
   deinit {

@@ -34,6 +34,21 @@ enum SQLiteLogFiles {
     }
     return sqlite3_vfs_register(files, 0) == SQLITE_OK
   }
+
+  /// Has a connection give up what it gathered for a transaction when that is undone.
+  ///
+  /// Part of one that does not fit into the cache is written early. Written after the transaction it would overwrite
+  /// what another process has committed there meanwhile.
+  static func forgetWhatIsUndone(on connection: OpaquePointer) {
+    sqlite3_rollback_hook(
+      connection,
+      { connection in
+        var log: UnsafeMutablePointer<sqlite3_file>?
+        let code = sqlite3_file_control(
+          OpaquePointer(connection), "main", SQLITE_FCNTL_JOURNAL_POINTER, &log)
+        if code == SQLITE_OK { SQLiteLogFile.forget(log) }
+      }, UnsafeMutableRawPointer(connection))
+  }
 }
 
 /// A log that is open, in memory that SQLite gives for it; the system's file follows in the same.
@@ -106,6 +121,15 @@ private struct SQLiteLogFile {
     return code
   }
 
+  /// - Parameter file: What SQLite calls a connection's journal; of another file system if that is not a log.
+  static func forget(_ file: UnsafeMutablePointer<sqlite3_file>?) {
+    guard let file, file.pointee.pMethods == Self.methods else { return }
+    _ = Self.with(file) { log in
+      log.count = 0
+      return SQLITE_OK
+    }
+  }
+
   /// Does something with the system's file that needs what was gathered to be in it.
   private static func flushed(
     _ file: UnsafeMutablePointer<sqlite3_file>?,
@@ -116,6 +140,19 @@ private struct SQLiteLogFile {
       return code == SQLITE_OK ? body(log.methods, log.system) : code
     }
   }
+
+  /// As ``flushed(_:_:)``, for what is no writing: there SQLite takes a full disk for the end of a statement, and what
+  /// is lost here may be of earlier ones. Any other error ends the transaction.
+  private static func flushedToRead(
+    _ file: UnsafeMutablePointer<sqlite3_file>?,
+    _ body: (sqlite3_io_methods, UnsafeMutablePointer<sqlite3_file>) -> Int32
+  ) -> Int32 {
+    let code = Self.flushed(file, body)
+    return code == SQLITE_FULL ? Self.failedWrite : code
+  }
+
+  /// SQLITE_IOERR_WRITE, a macro that Swift does not see.
+  private static let failedWrite = SQLITE_IOERR | 3 << 8
 
   private static func with(
     _ file: UnsafeMutablePointer<sqlite3_file>?, _ body: (inout Self) -> Int32
@@ -137,7 +174,7 @@ private struct SQLiteLogFile {
       }
     }
     methods.xRead = { file, bytes, count, offset in
-      Self.flushed(file) { $0.xRead($1, bytes, count, offset) }
+      Self.flushedToRead(file) { $0.xRead($1, bytes, count, offset) }
     }
     methods.xWrite = { file, bytes, count, offset in
       guard let bytes else { return SQLITE_MISUSE }
@@ -145,7 +182,7 @@ private struct SQLiteLogFile {
     }
     methods.xTruncate = { file, size in Self.flushed(file) { $0.xTruncate($1, size) } }
     methods.xSync = { file, flags in Self.flushed(file) { $0.xSync($1, flags) } }
-    methods.xFileSize = { file, size in Self.flushed(file) { $0.xFileSize($1, size) } }
+    methods.xFileSize = { file, size in Self.flushedToRead(file) { $0.xFileSize($1, size) } }
     methods.xLock = { file, lock in Self.with(file) { $0.methods.xLock($0.system, lock) } }
     methods.xUnlock = { file, lock in Self.with(file) { $0.methods.xUnlock($0.system, lock) } }
     methods.xCheckReservedLock = { file, isReserved in

@@ -45,7 +45,6 @@ final class SQLiteWriter: BatchWriter {
     self.cache = cache
     self.clock = clock
     try self.connection.execute("PRAGMA journal_mode = WAL")
-    try self.connection.execute("PRAGMA synchronous = FULL")
     self.connection.leaveLog()
     self.checkpointer = try SQLiteCheckpointer(
       path: configuration.path, lockPatience: configuration.lockPatience)
