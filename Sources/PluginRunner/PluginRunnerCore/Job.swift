@@ -10,6 +10,8 @@ package struct JobSpec: Hashable, Sendable {
   package var project: ProjectID
   package var lease: LeaseID
   package var token: FencingToken
+  /// For how many attempts the lease was used before.
+  package var leaseUse: Int32
   package var resources: Resources
   /// Environment of every step; the step's own comes on top.
   package var environment: [String: String]
@@ -23,8 +25,9 @@ package struct JobSpec: Hashable, Sendable {
 
   package init(
     attempt: AttemptID, build: BuildID = "", job: JobID = "", number: Int32 = 1,
-    project: ProjectID = "", lease: LeaseID, token: FencingToken, resources: Resources,
-    environment: [String: String] = [:], timeout: Duration? = nil, steps: [StepSpec],
+    project: ProjectID = "", lease: LeaseID, token: FencingToken, leaseUse: Int32 = 0,
+    resources: Resources, environment: [String: String] = [:], timeout: Duration? = nil,
+    steps: [StepSpec],
     source: Source? = nil, logName: String = "", matrix: [String: String] = [:]
   ) {
     self.attempt = attempt
@@ -34,6 +37,7 @@ package struct JobSpec: Hashable, Sendable {
     self.project = project
     self.lease = lease
     self.token = token
+    self.leaseUse = leaseUse
     self.resources = resources
     self.environment = environment
     self.timeout = timeout

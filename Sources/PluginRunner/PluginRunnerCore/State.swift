@@ -32,10 +32,23 @@ package struct HeldJob: Hashable, Sendable {
   package var finished: Bool
 }
 
+/// What can become of an ended attempt's lease.
+package enum LeaseDisposition: Hashable, Sendable {
+  case toBeGivenBack
+  /// Another attempt would be taken under it.
+  case reusable
+  /// A later attempt was taken under it.
+  case passedOn
+}
+
 /// Why a job was not taken.
 package enum Refusal: Error, Hashable, Sendable, CustomStringConvertible {
   case draining(ExecutorID)
   case staleToken(LeaseID, offered: FencingToken, seen: FencingToken)
+  /// The lease has been used for another attempt as often as this one says, or oftener.
+  case staleUse(LeaseID, offered: Int32, seen: Int32)
+  /// Another attempt runs under the lease.
+  case leaseInUse(LeaseID, by: AttemptID)
   case noRoom(asked: Resources, free: Resources)
   case tooManySteps(Int, limit: Int)
 
@@ -45,6 +58,10 @@ package enum Refusal: Error, Hashable, Sendable, CustomStringConvertible {
       "executor \(executor) drains and takes no further jobs"
     case .staleToken(let lease, let offered, let seen):
       "fencing token \(offered) of lease \(lease) is not newer than \(seen), which was seen before"
+    case .staleUse(let lease, let offered, let seen):
+      "use \(offered) of lease \(lease) is not newer than \(seen), which was seen before"
+    case .leaseInUse(let lease, let attempt):
+      "attempt \(attempt) still runs under lease \(lease)"
     case .noRoom(let asked, let free):
       "the job asks for \(asked.cpuMillis) mCPU, \(spoken(asked.memory)) and \(asked.slots) slots; "
         + "free are \(free.cpuMillis) mCPU, \(spoken(free.memory)) and \(free.slots) slots"

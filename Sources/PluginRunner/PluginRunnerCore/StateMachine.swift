@@ -16,8 +16,14 @@ package struct PluginRunner: Sendable {
   private(set) var jobs: [AttemptID: JobMachine] = [:]
   /// Attempts that are over, oldest first.
   private(set) var finished: Deque<AttemptID> = []
-  /// The newest token seen for each lease.
-  private var tokens: [LeaseID: FencingToken] = [:]
+  /// What was seen of a lease last.
+  private struct Use {
+    var token: FencingToken
+    var number: Int32
+    var attempt: AttemptID
+  }
+
+  private var uses: [LeaseID: Use] = [:]
   /// The newest token seen at all, taken or refused; 0: none.
   package private(set) var newestToken = FencingToken(0)
   /// Those leases, oldest first.
@@ -53,8 +59,14 @@ package struct PluginRunner: Sendable {
       return []
     }
     guard !self.draining else { throw .draining(self.profile.id) }
-    if let seen = self.tokens[spec.lease], spec.token <= seen {
-      throw .staleToken(spec.lease, offered: spec.token, seen: seen)
+    if let seen = self.uses[spec.lease] {
+      if spec.token < seen.token || spec.token == seen.token && spec.leaseUse == 0 {
+        throw .staleToken(spec.lease, offered: spec.token, seen: seen.token)
+      }
+      if spec.token == seen.token, spec.leaseUse <= seen.number {
+        throw .staleUse(spec.lease, offered: spec.leaseUse, seen: seen.number)
+      }
+      if self.isRunning(seen.attempt) { throw .leaseInUse(spec.lease, by: seen.attempt) }
     }
     guard spec.steps.count <= self.policy.maximumSteps else {
       throw .tooManySteps(spec.steps.count, limit: self.policy.maximumSteps)
@@ -89,6 +101,19 @@ package struct PluginRunner: Sendable {
     return effects
   }
 
+  private func isRunning(_ attempt: AttemptID) -> Bool {
+    self.jobs[attempt].map { $0.endedAt == nil } ?? false
+  }
+
+  /// What can become of the lease of an attempt that has ended, as things are.
+  package func leaseDisposition(of attempt: AttemptID) -> LeaseDisposition {
+    guard let lease = self.jobs[attempt]?.spec.lease, let newest = self.uses[lease] else {
+      return .toBeGivenBack
+    }
+    if newest.attempt != attempt { return .passedOn }
+    return self.draining || self.isRunning(attempt) ? .toBeGivenBack : .reusable
+  }
+
   private func unknownPlugin(in spec: JobSpec) -> String? {
     for step in spec.steps {
       guard case .uses(let name) = step.action, !self.profile.plugins.contains(name) else {
@@ -103,11 +128,10 @@ package struct PluginRunner: Sendable {
   }
 
   private mutating func remember(_ spec: JobSpec) {
-    if self.tokens.updateValue(spec.token, forKey: spec.lease) == nil {
-      self.leases.append(spec.lease)
-    }
+    let use = Use(token: spec.token, number: spec.leaseUse, attempt: spec.attempt)
+    if self.uses.updateValue(use, forKey: spec.lease) == nil { self.leases.append(spec.lease) }
     if self.leases.count > self.policy.maximumRememberedLeases {
-      self.tokens[self.leases.removeFirst()] = nil
+      self.uses[self.leases.removeFirst()] = nil
     }
     self.projects.remove(spec.project)
     self.projects.append(spec.project)

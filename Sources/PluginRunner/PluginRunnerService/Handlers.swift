@@ -6,6 +6,7 @@ import RPC
 /// `millrace.runner.v1.RunnerService`: translates and asks the driver.
 struct Handlers: RunnerV1.RunnerService {
   let driver: Driver
+  let disk: DiskWatch
 
   func runJob(
     _ request: RunnerV1.RunJobRequest, responses: ResponseWriter<RunnerV1.RunJobResponse>,
@@ -19,7 +20,8 @@ struct Handlers: RunnerV1.RunnerService {
       throw RPCError(error)
     }
     try await self.driver.events(of: spec.attempt, after: 0)?.send { event in
-      try await responses.send(RunnerV1.RunJobResponse(event: RunnerV1.JobEvent(event)))
+      try await responses.send(
+        RunnerV1.RunJobResponse(event: self.message(event, of: spec.attempt)))
     }
   }
 
@@ -32,7 +34,15 @@ struct Handlers: RunnerV1.RunnerService {
       throw RPCError(.notFound, "this runner does not know the attempt \(attempt)")
     }
     try await events.send { event in
-      try await responses.send(RunnerV1.AttachJobResponse(event: RunnerV1.JobEvent(event)))
+      try await responses.send(RunnerV1.AttachJobResponse(event: self.message(event, of: attempt)))
+    }
+  }
+
+  private func message(_ event: JobEvent, of attempt: AttemptID) -> RunnerV1.JobEvent {
+    RunnerV1.JobEvent(event) {
+      let disposition = self.driver.read { $0.leaseDisposition(of: attempt) }
+      // Without room on the disk nothing new begins.
+      return disposition == .reusable && self.disk.problem != nil ? .toBeGivenBack : disposition
     }
   }
 

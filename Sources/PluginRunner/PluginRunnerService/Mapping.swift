@@ -28,6 +28,9 @@ extension JobSpec {
         .invalidArgument,
         "job.fencing_token is \(message.fencingToken), not from 1 to \(1 << 53)")
     }
+    guard message.leaseUse >= 0 else {
+      throw RPCError(.invalidArgument, "job.lease_use is \(message.leaseUse), not from 0")
+    }
     let resources = message.resources ?? TypesV1.Resources(slots: 1)
     guard resources.cpuMillis >= 0, resources.memoryBytes >= 0, resources.slots >= 0 else {
       throw RPCError(.invalidArgument, "job.resources has a negative share")
@@ -40,8 +43,8 @@ extension JobSpec {
       attempt: AttemptID(message.attemptID), build: BuildID(message.buildID),
       job: JobID(message.jobID), number: message.attempt, project: ProjectID(message.project),
       lease: LeaseID(message.leaseID), token: FencingToken(message.fencingToken),
-      resources: Resources(resources),
-      environment: message.env, timeout: try Duration(limit: message.timeout, field: "job.timeout"),
+      leaseUse: message.leaseUse, resources: Resources(resources), environment: message.env,
+      timeout: try Duration(limit: message.timeout, field: "job.timeout"),
       steps: steps, source: message.source.flatMap { Source($0) }, logName: message.logName,
       matrix: message.matrix)
   }
@@ -104,7 +107,8 @@ extension StopOrder {
 // Domain to proto: what goes out.
 
 extension RunnerV1.JobEvent {
-  init(_ event: JobEvent) {
+  /// - Parameter lease: What can become of the attempt's lease, if this is the last event.
+  init(_ event: JobEvent, lease: () -> LeaseDisposition) {
     self.init(
       sequence: event.sequence, time: GoogleProtobuf.Timestamp(event.time),
       what: {
@@ -113,17 +117,27 @@ extension RunnerV1.JobEvent {
           .accepted(RunnerV1.JobAccepted(executorID: executor.rawValue))
         case .step(let status): .step(TypesV1.StepStatus(status))
         case .artifact(let artifact): .artifact(TypesV1.Artifact(artifact))
-        case .finished(let end): .finished(RunnerV1.JobFinished(end))
+        case .finished(let end): .finished(RunnerV1.JobFinished(end, lease: lease()))
         }
       }())
   }
 }
 
 extension RunnerV1.JobFinished {
-  init(_ end: JobEnd) {
+  init(_ end: JobEnd, lease: LeaseDisposition) {
     self.init(
       outcome: TypesV1.Outcome(end.outcome), message: end.message, usage: TypesV1.Usage(end.usage),
-      logBytes: end.logBytes)
+      logBytes: end.logBytes, lease: RunnerV1.LeaseDisposition(lease))
+  }
+}
+
+extension RunnerV1.LeaseDisposition {
+  init(_ disposition: LeaseDisposition) {
+    switch disposition {
+    case .toBeGivenBack: self = .unspecified
+    case .reusable: self = .reusable
+    case .passedOn: self = .passedOn
+    }
   }
 }
 
@@ -185,7 +199,7 @@ extension RPCError {
   init(_ refusal: Refusal) {
     switch refusal {
     case .draining: self.init(.unavailable, refusal.description)
-    case .staleToken: self.init(.failedPrecondition, refusal.description)
+    case .staleToken, .staleUse, .leaseInUse: self.init(.failedPrecondition, refusal.description)
     case .noRoom:
       self.init(.resourceExhausted, refusal.description, retryDelay: .milliseconds(500))
     case .tooManySteps: self.init(.invalidArgument, refusal.description)

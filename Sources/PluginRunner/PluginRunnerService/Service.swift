@@ -94,7 +94,7 @@ package struct Runner: ServiceProgram {
     ) { Double(driver.read { $0.running }) }
   }
 
-  package var services: [any RPCService] { [Handlers(driver: self.driver)] }
+  package var services: [any RPCService] { [Handlers(driver: self.driver, disk: self.disk)] }
 
   package func run() async throws {
     let address = self.address

@@ -52,6 +52,8 @@ struct AttemptMachine: Sendable {
   let executor: ExecutorID
   let address: String
   let token: FencingToken
+  /// For how many attempts the lease was used before; of no interest for one that was recovered, whose runner has it.
+  let leaseUse: Int32
   let resources: Resources
   private var state: State
   /// The runner has said that it took it.
@@ -70,12 +72,12 @@ struct AttemptMachine: Sendable {
 
   /// A new attempt, whose record is being written.
   static func recording(
-    lease: LeaseID, executor: ExecutorID, address: String, token: FencingToken,
-    resources: Resources, deadline: Timestamp
+    _ grant: Grant, resources: Resources, deadline: Timestamp
   ) -> Self {
     Self(
-      lease: lease, executor: executor, address: address, token: token, resources: resources,
-      state: .recording, isTaken: false, deadline: deadline)
+      lease: grant.lease, executor: grant.executor, address: grant.address, token: grant.token,
+      leaseUse: grant.use, resources: resources, state: .recording, isTaken: false,
+      deadline: deadline)
   }
 
   /// An attempt that stands in a record that was read: the runner may or may not have it.
@@ -84,20 +86,21 @@ struct AttemptMachine: Sendable {
     resources: Resources, deadline: Timestamp, stoppingSince: Timestamp?
   ) -> Self {
     var machine = Self(
-      lease: lease, executor: executor, address: address, token: token, resources: resources,
-      state: .calling(failures: 0), isTaken: true, deadline: deadline)
+      lease: lease, executor: executor, address: address, token: token, leaseUse: 0,
+      resources: resources, state: .calling(failures: 0), isTaken: true, deadline: deadline)
     machine.stoppingSince = stoppingSince
     return machine
   }
 
   private init(
-    lease: LeaseID, executor: ExecutorID, address: String, token: FencingToken,
+    lease: LeaseID, executor: ExecutorID, address: String, token: FencingToken, leaseUse: Int32,
     resources: Resources, state: State, isTaken: Bool, deadline: Timestamp
   ) {
     self.lease = lease
     self.executor = executor
     self.address = address
     self.token = token
+    self.leaseUse = leaseUse
     self.resources = resources
     self.state = state
     self.isTaken = isTaken

@@ -122,7 +122,7 @@ extension Scheduler {
       }
     }
     for (attempt, live) in entry.machine.live
-    where self.leases[live.machine.lease] != attempt || self.attempts[attempt] != record.id {
+    where !self.leases.holds(attempt, live.machine.lease) || self.attempts[attempt] != record.id {
       return "lease \(live.machine.lease) is not known as attempt \(attempt)'s"
     }
     return record.isActive || !entry.machine.live.isEmpty
@@ -139,15 +139,15 @@ extension Scheduler {
   }
 
   private mutating func auditLeases(_ effects: inout [Effect]) {
-    for (lease, attempt) in self.leases.sorted(by: { $0.key < $1.key }) {
+    let held = self.leases.all.flatMap { held in held.attempts.map { (held.lease, $0) } }
+    for (lease, attempt) in held {
       let live = self.attempts[attempt].flatMap { self.builds[$0]?.machine.live[attempt] }
       guard live?.machine.lease != lease,
         self.attempts[attempt].map({ self.builds[$0] == nil }) ?? true
       else { continue }
       self.found(.lease, "lease \(lease) is held for attempt \(attempt), which nobody follows")
-      self.leases[lease] = nil
       self.attempts[attempt] = nil
-      effects.append(.release(lease))
+      if self.leases.gaveBack(lease, attempt).isFree { effects.append(.release(lease)) }
     }
   }
 }

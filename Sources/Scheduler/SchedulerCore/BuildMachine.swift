@@ -448,8 +448,7 @@ struct BuildMachine: Sendable {
     self.live[id] = Live(
       item: item,
       machine: .recording(
-        lease: grant.lease, executor: grant.executor, address: grant.address, token: grant.token,
-        resources: resources, deadline: now + limit + policy.timeoutGrace))
+        grant, resources: resources, deadline: now + limit + policy.timeoutGrace))
     out.now.append(.took(id, grant.lease, self.charge(item, resources)))
     out.touched.append(id)
   }
@@ -464,7 +463,7 @@ struct BuildMachine: Sendable {
       RunOrder(
         attempt: id, build: self.record.id, job: job, number: number,
         project: self.record.project, name: name, lease: live.machine.lease,
-        token: live.machine.token, address: live.machine.address,
+        token: live.machine.token, leaseUse: live.machine.leaseUse, address: live.machine.address,
         resources: live.machine.resources, environment: environment, timeout: timeout,
         steps: steps, source: self.record.source, logName: logName, matrix: matrix,
         subject: subject)

@@ -26,10 +26,10 @@ extension BuildMachine {
       }
       out.isProgress = true
     case .artifact(let artifact): self.keep(artifact, of: id, policy, &out)
-    case .finished(let outcome, let message, let usage):
+    case .finished(let outcome, let message, let usage, let lease):
       self.updateAttempt(id) { $0.usage = usage }
       let step = self.updateLive(id) { $0.finished(outcome, message: message) }
-      self.follow(step ?? .nothing, of: id, at: now, policy, &out)
+      self.follow(step ?? .nothing, of: id, lease: lease, at: now, policy, &out)
     }
   }
 
@@ -118,8 +118,8 @@ extension BuildMachine {
   // MARK: What follows
 
   private mutating func follow(
-    _ step: AttemptMachine.Step, of id: AttemptID, at now: Timestamp, _ policy: Policy,
-    _ out: inout BuildOutput
+    _ step: AttemptMachine.Step, of id: AttemptID, lease: LeaseDisposition = .toBeGivenBack,
+    at now: Timestamp, _ policy: Policy, _ out: inout BuildOutput
   ) {
     guard let live = self.live[id] else { return }
     let address = live.machine.address
@@ -134,7 +134,7 @@ extension BuildMachine {
           id, address: address, attempt?.outcome ?? .cancelled, reason: attempt?.message ?? ""))
       out.now.append(.attach(id, address: address, after: after))
     case .stopped:
-      self.letGo(of: id, live, &out)
+      self.letGo(of: id, live, lease: lease, &out)
       if case .job(let index) = live.item { self.executorLeft(index, at: now, &out) }
     case .ended(let verdict):
       let ending = Ending(verdict)
@@ -146,17 +146,20 @@ extension BuildMachine {
       switch live.item {
       case .job(let index):
         self.attemptEnded(id, of: index, ending, at: now, policy, &out)
-        self.letGo(of: id, live, &out)
+        self.letGo(of: id, live, lease: lease, &out)
         self.executorLeft(index, at: now, &out)
       case .notification(let index):
-        self.letGo(of: id, live, &out)
+        self.letGo(of: id, live, lease: lease, &out)
         self.notificationEnded(index, ending, policy, &out)
       }
     }
   }
 
   /// The executor is free of an attempt.
-  private mutating func letGo(of id: AttemptID, _ live: Live, _ out: inout BuildOutput) {
+  private mutating func letGo(
+    of id: AttemptID, _ live: Live, lease: LeaseDisposition = .toBeGivenBack,
+    _ out: inout BuildOutput
+  ) {
     if self.attempt(id)?.isHeld ?? false {
       self.updateAttempt(id) { $0.isHeld = false }
       out.isDirty = true
@@ -164,7 +167,7 @@ extension BuildMachine {
     _ = self.forgetLive(id)
     out.now.append(.detach(id))
     out.now.append(
-      .gaveBack(id, live.machine.lease, self.charge(live.item, live.machine.resources)))
+      .gaveBack(id, live.machine.lease, self.charge(live.item, live.machine.resources), lease))
   }
 
   /// A verdict in the words of a record.

@@ -66,14 +66,19 @@ extension Scheduler {
       self.timers.set(.work(id, item), to: nil)
     case .took(let attempt, let lease, let charge):
       self.attempts[attempt] = id
-      self.leases[lease] = attempt
+      self.leases.took(lease, attempt)
       self.queue.took(charge, project: project)
-    case .gaveBack(let attempt, let lease, let charge):
+    case .gaveBack(let attempt, let lease, let charge, let disposition):
       self.attempts[attempt] = nil
-      self.leases[lease] = nil
       self.timers.set(.attempt(attempt), to: nil)
       self.queue.gaveBack(charge, project: project)
-      effects.append(.release(lease))
+      let (isFree, origin) = self.leases.gaveBack(lease, attempt)
+      guard isFree, disposition != .passedOn else { return }
+      if disposition == .reusable, let origin {
+        self.reusable.append(origin)
+      } else {
+        effects.append(.release(lease))
+      }
     case .start(let attempt):
       self.change(id, at: now, &effects) { $0.start(attempt, at: now, $2, &$1) }
     case .end(let attempt, let outcome, let reason):
@@ -382,12 +387,12 @@ extension Scheduler {
     for (attempt, live) in entry.machine.live.sorted(by: { $0.key < $1.key }) {
       effects.append(.detach(attempt))
       self.attempts[attempt] = nil
-      self.leases[live.machine.lease] = nil
+      let (isFree, _) = self.leases.gaveBack(live.machine.lease, attempt)
       self.timers.set(.attempt(attempt), to: nil)
       let charge = entry.machine.charge(live.item, live.machine.resources)
       self.queue.gaveBack(charge, project: entry.machine.record.project)
       // The runner never heard of it, and never will.
-      if !live.machine.isRecorded { effects.append(.release(live.machine.lease)) }
+      if isFree, !live.machine.isRecorded { effects.append(.release(live.machine.lease)) }
     }
     if !keepingPlace { self.leaveGroup(id, at: now, &effects) }
     self.forget(id)

@@ -105,6 +105,8 @@ package struct RunOrder: Hashable, Sendable {
   package var name: String
   package var lease: LeaseID
   package var token: FencingToken
+  /// For how many attempts the lease was used before.
+  package var leaseUse: Int32
   package var address: String
   package var resources: Resources
   package var environment: [String: String]

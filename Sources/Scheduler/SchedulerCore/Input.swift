@@ -80,6 +80,8 @@ package struct Grant: Hashable, Sendable {
   package var executor: ExecutorID
   package var address: String
   package var token: FencingToken
+  /// For how many attempts it was used before.
+  package var use: Int32 = 0
 
   package init(
     lease: LeaseID, demand: DemandID, executor: ExecutorID, address: String, token: FencingToken
@@ -90,6 +92,15 @@ package struct Grant: Hashable, Sendable {
     self.address = address
     self.token = token
   }
+}
+
+/// What can become of an ended attempt's lease, as its runner says.
+package enum LeaseDisposition: Hashable, Sendable {
+  case toBeGivenBack
+  /// The runner would take another attempt under it.
+  case reusable
+  /// A later attempt has used it: whoever follows that one gives it back.
+  case passedOn
 }
 
 /// Why a lease is over before its release.
@@ -107,7 +118,8 @@ package struct RunnerEvent: Hashable, Sendable {
     case step(StepRecord)
     case artifact(Artifact)
     /// The last one.
-    case finished(Outcome, message: String, usage: Usage?)
+    case finished(
+      Outcome, message: String, usage: Usage?, lease: LeaseDisposition = .toBeGivenBack)
   }
 
   /// From 1, without a gap.

@@ -78,7 +78,7 @@ extension Scheduler {
         used[record.project, default: .none] += live.machine.resources
         check(self.attempts[attempt] == id, "attempt \(attempt) is not in the index")
         check(
-          self.leases[live.machine.lease] == attempt,
+          self.leases.holds(attempt, live.machine.lease),
           "lease \(live.machine.lease) is not attempt \(attempt)'s")
         check(!live.machine.isOver, "attempt \(attempt) is over and still followed")
       }
@@ -87,7 +87,9 @@ extension Scheduler {
       self.queue.count == tickets.count,
       "the queue holds \(self.queue.count), builds \(tickets.count)")
     check(self.attempts.count == liveCount, "the index holds attempts that are over")
-    check(self.leases.count == liveCount, "leases are held that nobody uses")
+    let held = self.leases.all.reduce(0) { $0 + $1.attempts.count }
+    check(held == liveCount, "leases are held that nobody uses")
+    check(self.reusable.isEmpty, "leases are neither held nor given back")
     check(self.waitingJobs == waiting, "\(self.waitingJobs) jobs counted, \(waiting) wait")
     for project in Set(used.keys).union(self.queue.projectsInUse).sorted() {
       check(

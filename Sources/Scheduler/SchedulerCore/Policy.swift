@@ -23,6 +23,13 @@ package struct Policy: Sendable {
   /// After how long it may be kept once more for work that no executor took.
   package var claimPause = Duration.seconds(600)
 
+  /// After it was granted a lease goes from one job to the next of its shape for so long, without the allocator: what
+  /// waits there, other schedulers' jobs among it, waits so much longer at most. Where jobs take longer there is nothing
+  /// to be saved.
+  package var leaseReuse = Duration.seconds(1)
+  /// Lines that are looked at then, for what goes before; where there are more the allocator decides.
+  package var maximumComparedLines = 16
+
   /// What a job asks for that says nothing of it.
   package var standardResources = Resources(cpuMillis: 1_000, memory: .gibibytes(1))
   package var standardTimeout = Duration.seconds(3_600)

@@ -172,7 +172,9 @@ struct ReadyQueue: Sendable {
 
   /// A demand was granted: the work that gets the lease. Nil if nothing waits any more, or the
   /// demand is not known.
-  mutating func granted(_ demand: DemandID, at now: Timestamp) -> FairQueue.Entry? {
+  mutating func granted(
+    _ demand: DemandID, at now: Timestamp
+  ) -> (entry: FairQueue.Entry, shape: Shape)? {
     guard let shape = self.shapes.removeValue(forKey: demand) else { return nil }
     self.lines[shape]?.open.removeValue(forKey: demand)
     self.lines[shape]?.granted(at: now)
@@ -180,7 +182,32 @@ struct ReadyQueue: Sendable {
     self.touched.append(shape)
     // A limit may have been reached since it was asked for.
     guard self.limits.room(in: shape, atMost: 1) > 0 else { return nil }
+    return self.popFirst(shape).map { ($0, shape) }
+  }
+
+  /// Work of a shape has ended, and its lease can go on: the work that gets it. Nil if there is none, or if of the
+  /// pool's other work some goes before: then the allocator knows for what there is room.
+  mutating func passedOn(_ shape: Shape, at now: Timestamp) -> FairQueue.Entry? {
+    guard self.lines.count <= self.policy.maximumComparedLines,
+      self.limits.room(in: shape, atMost: 1) > 0, let first = self.head(of: shape)
+    else { return nil }
+    let pool = Limits.name(of: shape.pool)
+    for other in Array(self.lines.keys) where other != shape && Limits.name(of: other.pool) == pool
+    {
+      guard let head = self.head(of: other) else { continue }
+      if (head.rank, head.entry) < (first.rank, first.entry) { return nil }
+    }
+    self.lines[shape]?.granted(at: now)
+    self.touched.append(shape)
     return self.popFirst(shape)
+  }
+
+  /// What is due first of a line, and the rank of a demand for it; nil if nothing waits but what limits hold back.
+  private mutating func head(of shape: Shape) -> (rank: Int64, entry: FairQueue.Entry)? {
+    let turns = self.turns(for: shape)
+    guard let entry = self.lines[shape]?.waiting.first(share: turns), let line = self.lines[shape]
+    else { return nil }
+    return (Self.rank(of: self.due(line, behind: 0, from: entry)), entry)
   }
 
   private mutating func popFirst(_ shape: Shape) -> FairQueue.Entry? {

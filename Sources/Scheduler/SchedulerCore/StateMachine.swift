@@ -21,7 +21,9 @@ package struct Scheduler: Sendable {
   var builds: [BuildID: BuildEntry] = [:]
   var queue: ReadyQueue
   /// Who holds which lease.
-  var leases: [LeaseID: AttemptID] = [:]
+  var leases = HeldLeases()
+  /// Leases that have just become free and that the next job of their shape may have.
+  var reusable: [HeldLeases.Origin] = []
   var attempts: [AttemptID: BuildID] = [:]
   var timers = Timers<TimerKey>()
   /// Builds that are read because somebody wants something of them.
@@ -143,7 +145,7 @@ package struct Scheduler: Sendable {
 
   /// A new stream to the allocator is open: what is held and wanted is told again.
   package mutating func acquireOpened(at now: Timestamp) -> [Effect] {
-    let holds = self.leases.sorted { $0.key < $1.key }.flatMap { self.hold($0.value) }
+    let holds = self.leases.all.flatMap { held in held.attempts.last.map { self.hold($0) } ?? [] }
     return holds + self.queue.openAgain()
   }
 
@@ -156,22 +158,48 @@ package struct Scheduler: Sendable {
 
   package mutating func granted(_ grant: Grant, at now: Timestamp) -> [Effect] {
     // The same grant again, on another stream.
-    if self.leases[grant.lease] != nil { return [] }
+    if self.leases.contains(grant.lease) { return [] }
     var effects: [Effect] = []
-    if let entry = self.queue.granted(grant.demand, at: now),
-      self.builds[entry.work.build]?.machine.shape(of: entry.work.item, self.policy) != nil
-    {
-      self.tally.placements += 1
-      self.tally.pickups.append(now - entry.since)
-      self.change(entry.work.build, at: now, &effects) {
-        $0.granted(entry.work.item, grant, at: now, $2, &$1)
-      }
+    if let (entry, shape) = self.queue.granted(grant.demand, at: now) {
+      let origin = HeldLeases.Origin(grant: grant, shape: shape, since: now)
+      self.give(origin, to: entry, at: now, &effects)
     } else {
       // Nobody wants it any more.
       effects.append(.release(grant.lease))
     }
     effects += self.queue.changes()
     return effects
+  }
+
+  private mutating func give(
+    _ lease: HeldLeases.Origin, to entry: FairQueue.Entry, at now: Timestamp,
+    _ effects: inout [Effect]
+  ) {
+    guard self.builds[entry.work.build]?.machine.shape(of: entry.work.item, self.policy) != nil
+    else {
+      effects.append(.release(lease.grant.lease))
+      return
+    }
+    self.tally.placements += 1
+    self.tally.pickups.append(now - entry.since)
+    self.change(entry.work.build, at: now, &effects) {
+      $0.granted(entry.work.item, lease.grant, at: now, $2, &$1)
+    }
+    self.leases.note(lease)
+  }
+
+  /// Gives leases that have become free to the next work of their shape, or back.
+  private mutating func passOn(at now: Timestamp, _ effects: inout [Effect]) {
+    while var lease = self.reusable.popLast() {
+      let isYoung = now >= lease.since && now - lease.since < self.policy.leaseReuse
+      guard isYoung, let entry = self.queue.passedOn(lease.shape, at: now) else {
+        effects.append(.release(lease.grant.lease))
+        continue
+      }
+      lease.grant.use += 1
+      self.tally.passedOn += 1
+      self.give(lease, to: entry, at: now, &effects)
+    }
   }
 
   package mutating func unsatisfiable(
@@ -209,9 +237,10 @@ package struct Scheduler: Sendable {
   package mutating func leaseLost(
     _ lease: LeaseID, _ loss: LeaseLoss, message: String, at now: Timestamp
   ) -> [Effect] {
-    guard let attempt = self.leases[lease] else { return [] }
-    return self.attemptChange(attempt, at: now) {
-      $0.leaseLost(loss, message, of: attempt, at: now, $2, &$1)
+    self.leases.attempts(under: lease).flatMap { attempt in
+      self.attemptChange(attempt, at: now) {
+        $0.leaseLost(loss, message, of: attempt, at: now, $2, &$1)
+      }
     }
   }
 
@@ -242,6 +271,7 @@ package struct Scheduler: Sendable {
     guard let build = self.attempts[attempt] else { return [] }
     var effects: [Effect] = []
     self.change(build, at: now, mayDirty: mayDirty, &effects, body)
+    if !self.reusable.isEmpty { self.passOn(at: now, &effects) }
     effects += self.queue.changes()
     return effects
   }
@@ -346,6 +376,8 @@ package struct Scheduler: Sendable {
 package struct Tally: Hashable, Sendable {
   package var submitted = 0
   package var placements = 0
+  /// Those among them for which a lease went from one job to the next.
+  package var passedOn = 0
   /// From waiting to the lease.
   package var pickups: [Duration] = []
   package var finished: [Outcome: Int] = [:]

@@ -163,7 +163,7 @@ extension RunnerV1.JobSpec {
       steps: order.steps.map { RunnerV1.StepSpec($0) },
       source: order.source.map { TypesV1.Source($0) }, logName: order.logName,
       matrix: [String: String](order.matrix), name: order.name,
-      build: order.subject.map { SchedulerV1.Build($0).encoded() } ?? [])
+      build: order.subject.map { SchedulerV1.Build($0).encoded() } ?? [], leaseUse: order.leaseUse)
   }
 }
 
@@ -194,11 +194,21 @@ extension RunnerEvent {
       // A runner that knows an outcome that we do not has not succeeded at anything we know.
       what = .finished(
         Outcome(finished.outcome) ?? .failed, message: finished.message,
-        usage: finished.usage.map { Usage($0) })
+        usage: finished.usage.map { Usage($0) }, lease: LeaseDisposition(finished.lease))
     case nil: return nil
     }
     self.init(
       sequence: event.sequence, time: event.time.map { Timestamp($0) } ?? .now, what: what)
+  }
+}
+
+extension LeaseDisposition {
+  init(_ message: RunnerV1.LeaseDisposition) {
+    switch message {
+    case .reusable: self = .reusable
+    case .passedOn: self = .passedOn
+    case .unspecified, .unrecognized: self = .toBeGivenBack
+    }
   }
 }
 

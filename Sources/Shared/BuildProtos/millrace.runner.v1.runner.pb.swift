@@ -9,6 +9,41 @@ import RPCCore
 import RPCProtobuf
 
 extension RunnerV1 {
+  /// What can become of an ended attempt's lease.
+  public enum LeaseDisposition: ProtobufEnum {
+    /// It is to be given back.
+    case unspecified
+    /// The runner would take another attempt under it.
+    case reusable
+    /// A later attempt has used it, and whoever follows that one gives it back.
+    case passedOn
+    /// A number that this program has no name for.
+    case unrecognized(Int32)
+
+    public init(rawValue: Int32) {
+      switch rawValue {
+      case 0: self = .unspecified
+      case 1: self = .reusable
+      case 2: self = .passedOn
+      default: self = .unrecognized(rawValue)
+      }
+    }
+
+    public var rawValue: Int32 {
+      switch self {
+      case .unspecified: 0
+      case .reusable: 1
+      case .passedOn: 2
+      case .unrecognized(let number): number
+      }
+    }
+
+    /// Every value that has a name.
+    public static var allCases: [LeaseDisposition] { [.unspecified, .reusable, .passedOn] }
+  }
+}
+
+extension RunnerV1 {
   /// All that is needed to run a job.
   public struct JobSpec: ProtobufMessage {
     /// Unique everywhere; the attempt's id.
@@ -33,6 +68,9 @@ extension RunnerV1 {
     /// What a notification plugin speaks of: a `millrace.scheduler.v1.Build`, encoded. Empty for
     /// ordinary jobs.
     public var build: [UInt8]
+    /// For how many attempts the lease was used before: a lease may pass from one attempt that has ended to the next
+    /// of its kind. Fences as the token does: of one lease only a greater token, or a greater use, is taken.
+    public var leaseUse: Int32
 
     public var unknownFields: UnknownFields
   }
@@ -57,6 +95,7 @@ extension RunnerV1.JobSpec {
       matrix: [:],
       name: "",
       build: [],
+      leaseUse: 0,
       unknownFields: UnknownFields())
   }
 
@@ -76,7 +115,8 @@ extension RunnerV1.JobSpec {
     logName: String = "",
     matrix: [String: String] = [:],
     name: String = "",
-    build: [UInt8] = []
+    build: [UInt8] = [],
+    leaseUse: Int32 = 0
   ) {
     self.init(
       attemptID: attemptID,
@@ -95,6 +135,7 @@ extension RunnerV1.JobSpec {
       matrix: matrix,
       name: name,
       build: build,
+      leaseUse: leaseUse,
       unknownFields: UnknownFields())
   }
 }
@@ -137,6 +178,7 @@ extension RunnerV1.JobSpec {
     }
     let name: String = try source.string(message.pointee.name, in: "millrace.runner.v1.JobSpec.name")
     let build: [UInt8] = source.bytes(message.pointee.build)
+    let leaseUse: Int32 = message.pointee.lease_use
     let unknownFields = try source.unknownFields(message.pointee.base)
     self.init(
       attemptID: attemptID,
@@ -155,6 +197,7 @@ extension RunnerV1.JobSpec {
       matrix: matrix,
       name: name,
       build: build,
+      leaseUse: leaseUse,
       unknownFields: unknownFields)
   }
 
@@ -181,6 +224,7 @@ extension RunnerV1.JobSpec {
     }
     message.pointee.name = arena.string(self.name)
     message.pointee.build = arena.bytes(self.build)
+    message.pointee.lease_use = self.leaseUse
     arena.unknownFields(self.unknownFields, &message.pointee.base)
   }
 }
@@ -648,6 +692,8 @@ extension RunnerV1 {
     public var usage: TypesV1.Usage?
     /// Size of the sealed log in bytes.
     public var logBytes: Int64
+    /// As it is when this is sent.
+    public var lease: RunnerV1.LeaseDisposition
 
     public var unknownFields: UnknownFields
   }
@@ -660,6 +706,7 @@ extension RunnerV1.JobFinished {
       message: "",
       usage: nil,
       logBytes: 0,
+      lease: .unspecified,
       unknownFields: UnknownFields())
   }
 
@@ -667,13 +714,15 @@ extension RunnerV1.JobFinished {
     outcome: TypesV1.Outcome = .unspecified,
     message: String = "",
     usage: TypesV1.Usage? = nil,
-    logBytes: Int64 = 0
+    logBytes: Int64 = 0,
+    lease: RunnerV1.LeaseDisposition = .unspecified
   ) {
     self.init(
       outcome: outcome,
       message: message,
       usage: usage,
       logBytes: logBytes,
+      lease: lease,
       unknownFields: UnknownFields())
   }
 }
@@ -692,12 +741,14 @@ extension RunnerV1.JobFinished {
     let messageField: String = try source.string(message.pointee.message, in: "millrace.runner.v1.JobFinished.message")
     let usage: TypesV1.Usage? = try source.message(message.pointee.usage)
     let logBytes: Int64 = message.pointee.log_bytes
+    let lease: RunnerV1.LeaseDisposition = RunnerV1.LeaseDisposition(rawValue: message.pointee.lease)
     let unknownFields = try source.unknownFields(message.pointee.base)
     self.init(
       outcome: outcome,
       message: messageField,
       usage: usage,
       logBytes: logBytes,
+      lease: lease,
       unknownFields: unknownFields)
   }
 
@@ -706,6 +757,7 @@ extension RunnerV1.JobFinished {
     message.pointee.message = arena.string(self.message)
     message.pointee.usage = arena.message(self.usage)
     message.pointee.log_bytes = self.logBytes
+    message.pointee.lease = self.lease.rawValue
     arena.unknownFields(self.unknownFields, &message.pointee.base)
   }
 }
@@ -955,7 +1007,7 @@ extension RunnerV1 {
     base64: """
       Ch9taWxscmFjZS9ydW5uZXIvdjEvcnVubmVyLnByb3RvEhJtaWxscmFjZS5ydW5uZXIudjEaHmdvb2dsZS9wcm90b2J1\
       Zi9kdXJhdGlvbi5wcm90bxofZ29vZ2xlL3Byb3RvYnVmL3RpbWVzdGFtcC5wcm90bxodbWlsbHJhY2UvdHlwZXMvdjEv\
-      dHlwZXMucHJvdG8i1wUKB0pvYlNwZWMSHQoKYXR0ZW1wdF9pZBgBIAEoCVIJYXR0ZW1wdElkEhkKCGJ1aWxkX2lkGAIg\
+      dHlwZXMucHJvdG8i9AUKB0pvYlNwZWMSHQoKYXR0ZW1wdF9pZBgBIAEoCVIJYXR0ZW1wdElkEhkKCGJ1aWxkX2lkGAIg\
       ASgJUgdidWlsZElkEhUKBmpvYl9pZBgDIAEoCVIFam9iSWQSGAoHYXR0ZW1wdBgEIAEoBVIHYXR0ZW1wdBIYCgdwcm9q\
       ZWN0GAUgASgJUgdwcm9qZWN0EhkKCGxlYXNlX2lkGAYgASgJUgdsZWFzZUlkEiMKDWZlbmNpbmdfdG9rZW4YByABKANS\
       DGZlbmNpbmdUb2tlbhI6CglyZXNvdXJjZXMYCCABKAsyHC5taWxscmFjZS50eXBlcy52MS5SZXNvdXJjZXNSCXJlc291\
@@ -964,40 +1016,43 @@ extension RunnerV1 {
       ZS5ydW5uZXIudjEuU3RlcFNwZWNSBXN0ZXBzEjEKBnNvdXJjZRgMIAEoCzIZLm1pbGxyYWNlLnR5cGVzLnYxLlNvdXJj\
       ZVIGc291cmNlEhkKCGxvZ19uYW1lGA0gASgJUgdsb2dOYW1lEj8KBm1hdHJpeBgOIAMoCzInLm1pbGxyYWNlLnJ1bm5l\
       ci52MS5Kb2JTcGVjLk1hdHJpeEVudHJ5UgZtYXRyaXgSEgoEbmFtZRgPIAEoCVIEbmFtZRIUCgVidWlsZBgQIAEoDFIF\
-      YnVpbGQaNgoIRW52RW50cnkSEAoDa2V5GAEgASgJUgNrZXkSFAoFdmFsdWUYAiABKAlSBXZhbHVlOgI4ARo5CgtNYXRy\
-      aXhFbnRyeRIQCgNrZXkYASABKAlSA2tleRIUCgV2YWx1ZRgCIAEoCVIFdmFsdWU6AjgBIooECghTdGVwU3BlYxIOCgJp\
-      ZBgBIAEoCVICaWQSEgoEbmFtZRgCIAEoCVIEbmFtZRISCgNydW4YAyABKAlIAFIDcnVuEhQKBHVzZXMYBCABKAlIAFIE\
-      dXNlcxI6CgR3aXRoGAUgAygLMiYubWlsbHJhY2UucnVubmVyLnYxLlN0ZXBTcGVjLldpdGhFbnRyeVIEd2l0aBI3CgNl\
-      bnYYBiADKAsyJS5taWxscmFjZS5ydW5uZXIudjEuU3RlcFNwZWMuRW52RW50cnlSA2VudhIcCgljb25kaXRpb24YByAB\
-      KAlSCWNvbmRpdGlvbhIqChFjb250aW51ZV9vbl9lcnJvchgIIAEoCFIPY29udGludWVPbkVycm9yEjMKB3RpbWVvdXQY\
-      CSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25SB3RpbWVvdXQSKwoRd29ya2luZ19kaXJlY3RvcnkYCiABKAlS\
-      EHdvcmtpbmdEaXJlY3RvcnkSFAoFc2hlbGwYCyABKAlSBXNoZWxsGjcKCVdpdGhFbnRyeRIQCgNrZXkYASABKAlSA2tl\
-      eRIUCgV2YWx1ZRgCIAEoCVIFdmFsdWU6AjgBGjYKCEVudkVudHJ5EhAKA2tleRgBIAEoCVIDa2V5EhQKBXZhbHVlGAIg\
-      ASgJUgV2YWx1ZToCOAFCCAoGYWN0aW9uIj4KDVJ1bkpvYlJlcXVlc3QSLQoDam9iGAEgASgLMhsubWlsbHJhY2UucnVu\
-      bmVyLnYxLkpvYlNwZWNSA2pvYiJECg5SdW5Kb2JSZXNwb25zZRIyCgVldmVudBgBIAEoCzIcLm1pbGxyYWNlLnJ1bm5l\
-      ci52MS5Kb2JFdmVudFIFZXZlbnQiWAoQQXR0YWNoSm9iUmVxdWVzdBIdCgphdHRlbXB0X2lkGAEgASgJUglhdHRlbXB0\
-      SWQSJQoOYWZ0ZXJfc2VxdWVuY2UYAiABKANSDWFmdGVyU2VxdWVuY2UiRwoRQXR0YWNoSm9iUmVzcG9uc2USMgoFZXZl\
-      bnQYASABKAsyHC5taWxscmFjZS5ydW5uZXIudjEuSm9iRXZlbnRSBWV2ZW50IswCCghKb2JFdmVudBIaCghzZXF1ZW5j\
-      ZRgBIAEoA1IIc2VxdWVuY2USLgoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSBHRpbWUSPQoI\
-      YWNjZXB0ZWQYAyABKAsyHy5taWxscmFjZS5ydW5uZXIudjEuSm9iQWNjZXB0ZWRIAFIIYWNjZXB0ZWQSMwoEc3RlcBgE\
-      IAEoCzIdLm1pbGxyYWNlLnR5cGVzLnYxLlN0ZXBTdGF0dXNIAFIEc3RlcBI5CghhcnRpZmFjdBgFIAEoCzIbLm1pbGxy\
-      YWNlLnR5cGVzLnYxLkFydGlmYWN0SABSCGFydGlmYWN0Ej0KCGZpbmlzaGVkGAYgASgLMh8ubWlsbHJhY2UucnVubmVy\
-      LnYxLkpvYkZpbmlzaGVkSABSCGZpbmlzaGVkQgYKBHdoYXQiLgoLSm9iQWNjZXB0ZWQSHwoLZXhlY3V0b3JfaWQYASAB\
-      KAlSCmV4ZWN1dG9ySWQiqgEKC0pvYkZpbmlzaGVkEjQKB291dGNvbWUYASABKA4yGi5taWxscmFjZS50eXBlcy52MS5P\
-      dXRjb21lUgdvdXRjb21lEhgKB21lc3NhZ2UYAiABKAlSB21lc3NhZ2USLgoFdXNhZ2UYAyABKAsyGC5taWxscmFjZS50\
-      eXBlcy52MS5Vc2FnZVIFdXNhZ2USGwoJbG9nX2J5dGVzGAQgASgDUghsb2dCeXRlcyJ9Cg5TdG9wSm9iUmVxdWVzdBId\
-      CgphdHRlbXB0X2lkGAEgASgJUglhdHRlbXB0SWQSFgoGcmVhc29uGAIgASgJUgZyZWFzb24SNAoHb3V0Y29tZRgDIAEo\
-      DjIaLm1pbGxyYWNlLnR5cGVzLnYxLk91dGNvbWVSB291dGNvbWUiEQoPU3RvcEpvYlJlc3BvbnNlIhEKD0xpc3RKb2Jz\
-      UmVxdWVzdCJDChBMaXN0Sm9ic1Jlc3BvbnNlEi8KBGpvYnMYASADKAsyGy5taWxscmFjZS5ydW5uZXIudjEuSGVsZEpv\
-      YlIEam9icyKpAQoHSGVsZEpvYhIdCgphdHRlbXB0X2lkGAEgASgJUglhdHRlbXB0SWQSGQoIbGVhc2VfaWQYAiABKAlS\
-      B2xlYXNlSWQSIwoNZmVuY2luZ190b2tlbhgDIAEoA1IMZmVuY2luZ1Rva2VuEiMKDWxhc3Rfc2VxdWVuY2UYBCABKANS\
-      DGxhc3RTZXF1ZW5jZRIaCghmaW5pc2hlZBgFIAEoCFIIZmluaXNoZWQy6QIKDVJ1bm5lclNlcnZpY2USUQoGUnVuSm9i\
-      EiEubWlsbHJhY2UucnVubmVyLnYxLlJ1bkpvYlJlcXVlc3QaIi5taWxscmFjZS5ydW5uZXIudjEuUnVuSm9iUmVzcG9u\
-      c2UwARJaCglBdHRhY2hKb2ISJC5taWxscmFjZS5ydW5uZXIudjEuQXR0YWNoSm9iUmVxdWVzdBolLm1pbGxyYWNlLnJ1\
-      bm5lci52MS5BdHRhY2hKb2JSZXNwb25zZTABElIKB1N0b3BKb2ISIi5taWxscmFjZS5ydW5uZXIudjEuU3RvcEpvYlJl\
-      cXVlc3QaIy5taWxscmFjZS5ydW5uZXIudjEuU3RvcEpvYlJlc3BvbnNlElUKCExpc3RKb2JzEiMubWlsbHJhY2UucnVu\
-      bmVyLnYxLkxpc3RKb2JzUmVxdWVzdBokLm1pbGxyYWNlLnJ1bm5lci52MS5MaXN0Sm9ic1Jlc3BvbnNlQgu6AghSdW5u\
-      ZXJWMWIGcHJvdG8z
+      YnVpbGQSGwoJbGVhc2VfdXNlGBEgASgFUghsZWFzZVVzZRo2CghFbnZFbnRyeRIQCgNrZXkYASABKAlSA2tleRIUCgV2\
+      YWx1ZRgCIAEoCVIFdmFsdWU6AjgBGjkKC01hdHJpeEVudHJ5EhAKA2tleRgBIAEoCVIDa2V5EhQKBXZhbHVlGAIgASgJ\
+      UgV2YWx1ZToCOAEiigQKCFN0ZXBTcGVjEg4KAmlkGAEgASgJUgJpZBISCgRuYW1lGAIgASgJUgRuYW1lEhIKA3J1bhgD\
+      IAEoCUgAUgNydW4SFAoEdXNlcxgEIAEoCUgAUgR1c2VzEjoKBHdpdGgYBSADKAsyJi5taWxscmFjZS5ydW5uZXIudjEu\
+      U3RlcFNwZWMuV2l0aEVudHJ5UgR3aXRoEjcKA2VudhgGIAMoCzIlLm1pbGxyYWNlLnJ1bm5lci52MS5TdGVwU3BlYy5F\
+      bnZFbnRyeVIDZW52EhwKCWNvbmRpdGlvbhgHIAEoCVIJY29uZGl0aW9uEioKEWNvbnRpbnVlX29uX2Vycm9yGAggASgI\
+      Ug9jb250aW51ZU9uRXJyb3ISMwoHdGltZW91dBgJIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvblIHdGltZW91\
+      dBIrChF3b3JraW5nX2RpcmVjdG9yeRgKIAEoCVIQd29ya2luZ0RpcmVjdG9yeRIUCgVzaGVsbBgLIAEoCVIFc2hlbGwa\
+      NwoJV2l0aEVudHJ5EhAKA2tleRgBIAEoCVIDa2V5EhQKBXZhbHVlGAIgASgJUgV2YWx1ZToCOAEaNgoIRW52RW50cnkS\
+      EAoDa2V5GAEgASgJUgNrZXkSFAoFdmFsdWUYAiABKAlSBXZhbHVlOgI4AUIICgZhY3Rpb24iPgoNUnVuSm9iUmVxdWVz\
+      dBItCgNqb2IYASABKAsyGy5taWxscmFjZS5ydW5uZXIudjEuSm9iU3BlY1IDam9iIkQKDlJ1bkpvYlJlc3BvbnNlEjIK\
+      BWV2ZW50GAEgASgLMhwubWlsbHJhY2UucnVubmVyLnYxLkpvYkV2ZW50UgVldmVudCJYChBBdHRhY2hKb2JSZXF1ZXN0\
+      Eh0KCmF0dGVtcHRfaWQYASABKAlSCWF0dGVtcHRJZBIlCg5hZnRlcl9zZXF1ZW5jZRgCIAEoA1INYWZ0ZXJTZXF1ZW5j\
+      ZSJHChFBdHRhY2hKb2JSZXNwb25zZRIyCgVldmVudBgBIAEoCzIcLm1pbGxyYWNlLnJ1bm5lci52MS5Kb2JFdmVudFIF\
+      ZXZlbnQizAIKCEpvYkV2ZW50EhoKCHNlcXVlbmNlGAEgASgDUghzZXF1ZW5jZRIuCgR0aW1lGAIgASgLMhouZ29vZ2xl\
+      LnByb3RvYnVmLlRpbWVzdGFtcFIEdGltZRI9CghhY2NlcHRlZBgDIAEoCzIfLm1pbGxyYWNlLnJ1bm5lci52MS5Kb2JB\
+      Y2NlcHRlZEgAUghhY2NlcHRlZBIzCgRzdGVwGAQgASgLMh0ubWlsbHJhY2UudHlwZXMudjEuU3RlcFN0YXR1c0gAUgRz\
+      dGVwEjkKCGFydGlmYWN0GAUgASgLMhsubWlsbHJhY2UudHlwZXMudjEuQXJ0aWZhY3RIAFIIYXJ0aWZhY3QSPQoIZmlu\
+      aXNoZWQYBiABKAsyHy5taWxscmFjZS5ydW5uZXIudjEuSm9iRmluaXNoZWRIAFIIZmluaXNoZWRCBgoEd2hhdCIuCgtK\
+      b2JBY2NlcHRlZBIfCgtleGVjdXRvcl9pZBgBIAEoCVIKZXhlY3V0b3JJZCLmAQoLSm9iRmluaXNoZWQSNAoHb3V0Y29t\
+      ZRgBIAEoDjIaLm1pbGxyYWNlLnR5cGVzLnYxLk91dGNvbWVSB291dGNvbWUSGAoHbWVzc2FnZRgCIAEoCVIHbWVzc2Fn\
+      ZRIuCgV1c2FnZRgDIAEoCzIYLm1pbGxyYWNlLnR5cGVzLnYxLlVzYWdlUgV1c2FnZRIbCglsb2dfYnl0ZXMYBCABKANS\
+      CGxvZ0J5dGVzEjoKBWxlYXNlGAUgASgOMiQubWlsbHJhY2UucnVubmVyLnYxLkxlYXNlRGlzcG9zaXRpb25SBWxlYXNl\
+      In0KDlN0b3BKb2JSZXF1ZXN0Eh0KCmF0dGVtcHRfaWQYASABKAlSCWF0dGVtcHRJZBIWCgZyZWFzb24YAiABKAlSBnJl\
+      YXNvbhI0CgdvdXRjb21lGAMgASgOMhoubWlsbHJhY2UudHlwZXMudjEuT3V0Y29tZVIHb3V0Y29tZSIRCg9TdG9wSm9i\
+      UmVzcG9uc2UiEQoPTGlzdEpvYnNSZXF1ZXN0IkMKEExpc3RKb2JzUmVzcG9uc2USLwoEam9icxgBIAMoCzIbLm1pbGxy\
+      YWNlLnJ1bm5lci52MS5IZWxkSm9iUgRqb2JzIqkBCgdIZWxkSm9iEh0KCmF0dGVtcHRfaWQYASABKAlSCWF0dGVtcHRJ\
+      ZBIZCghsZWFzZV9pZBgCIAEoCVIHbGVhc2VJZBIjCg1mZW5jaW5nX3Rva2VuGAMgASgDUgxmZW5jaW5nVG9rZW4SIwoN\
+      bGFzdF9zZXF1ZW5jZRgEIAEoA1IMbGFzdFNlcXVlbmNlEhoKCGZpbmlzaGVkGAUgASgIUghmaW5pc2hlZCp2ChBMZWFz\
+      ZURpc3Bvc2l0aW9uEiEKHUxFQVNFX0RJU1BPU0lUSU9OX1VOU1BFQ0lGSUVEEAASHgoaTEVBU0VfRElTUE9TSVRJT05f\
+      UkVVU0FCTEUQARIfChtMRUFTRV9ESVNQT1NJVElPTl9QQVNTRURfT04QAjLpAgoNUnVubmVyU2VydmljZRJRCgZSdW5K\
+      b2ISIS5taWxscmFjZS5ydW5uZXIudjEuUnVuSm9iUmVxdWVzdBoiLm1pbGxyYWNlLnJ1bm5lci52MS5SdW5Kb2JSZXNw\
+      b25zZTABEloKCUF0dGFjaEpvYhIkLm1pbGxyYWNlLnJ1bm5lci52MS5BdHRhY2hKb2JSZXF1ZXN0GiUubWlsbHJhY2Uu\
+      cnVubmVyLnYxLkF0dGFjaEpvYlJlc3BvbnNlMAESUgoHU3RvcEpvYhIiLm1pbGxyYWNlLnJ1bm5lci52MS5TdG9wSm9i\
+      UmVxdWVzdBojLm1pbGxyYWNlLnJ1bm5lci52MS5TdG9wSm9iUmVzcG9uc2USVQoITGlzdEpvYnMSIy5taWxscmFjZS5y\
+      dW5uZXIudjEuTGlzdEpvYnNSZXF1ZXN0GiQubWlsbHJhY2UucnVubmVyLnYxLkxpc3RKb2JzUmVzcG9uc2VCC7oCCFJ1\
+      bm5lclYxYgZwcm90bzM=
       """,
     symbols: [
       "millrace.runner.v1.JobSpec",
@@ -1017,6 +1072,7 @@ extension RunnerV1 {
       "millrace.runner.v1.JobSpec.matrix",
       "millrace.runner.v1.JobSpec.name",
       "millrace.runner.v1.JobSpec.build",
+      "millrace.runner.v1.JobSpec.lease_use",
       "millrace.runner.v1.JobSpec.EnvEntry",
       "millrace.runner.v1.JobSpec.EnvEntry.key",
       "millrace.runner.v1.JobSpec.EnvEntry.value",
@@ -1066,6 +1122,7 @@ extension RunnerV1 {
       "millrace.runner.v1.JobFinished.message",
       "millrace.runner.v1.JobFinished.usage",
       "millrace.runner.v1.JobFinished.log_bytes",
+      "millrace.runner.v1.JobFinished.lease",
       "millrace.runner.v1.StopJobRequest",
       "millrace.runner.v1.StopJobRequest.attempt_id",
       "millrace.runner.v1.StopJobRequest.reason",
@@ -1080,6 +1137,10 @@ extension RunnerV1 {
       "millrace.runner.v1.HeldJob.fencing_token",
       "millrace.runner.v1.HeldJob.last_sequence",
       "millrace.runner.v1.HeldJob.finished",
+      "millrace.runner.v1.LeaseDisposition",
+      "millrace.runner.v1.LEASE_DISPOSITION_UNSPECIFIED",
+      "millrace.runner.v1.LEASE_DISPOSITION_REUSABLE",
+      "millrace.runner.v1.LEASE_DISPOSITION_PASSED_ON",
       "millrace.runner.v1.RunnerService",
       "millrace.runner.v1.RunnerService.RunJob",
       "millrace.runner.v1.RunnerService.AttachJob",

@@ -16,8 +16,8 @@ final class Checker {
   private var stored: [BuildID: StoredBuild] = [:]
   private var toldRevisions: [BuildID: Int64] = [:]
   private var shownRevisions: [String: [BuildID: Int64]] = [:]
-  /// Who used a lease.
-  private var users: [LeaseID: AttemptID] = [:]
+  /// Who used a lease last, and whose use of it that was.
+  private var users: [LeaseID: (attempt: AttemptID, use: Int32)] = [:]
   private var granted: Set<LeaseID> = []
   /// The largest token that the present table has given out or heard of.
   private var largestToken = FencingToken(0)
@@ -224,10 +224,17 @@ final class Checker {
 
   /// A runner took a job: its record says so, and its lease is nobody else's.
   func accepted(_ spec: JobSpec, by runner: Runner) {
-    if let user = self.users[spec.lease], user != spec.attempt {
-      self.fail("\(spec.lease) was used for \(user), and is used for \(spec.attempt)")
+    if let user = self.users[spec.lease], user.attempt != spec.attempt {
+      if spec.leaseUse <= user.use {
+        self.fail(
+          "\(spec.lease) was used for \(user.attempt), and is used for \(spec.attempt) as if it was not"
+        )
+      }
+      if self.running[user.attempt] != nil {
+        self.fail("\(spec.lease) is used for \(spec.attempt) while \(user.attempt) runs")
+      }
     }
-    self.users[spec.lease] = spec.attempt
+    self.users[spec.lease] = (spec.attempt, spec.leaseUse)
     guard let record = self.stored[spec.build]?.record else {
       return self.fail("\(runner.name) runs \(spec.attempt) of a build that is not stored")
     }

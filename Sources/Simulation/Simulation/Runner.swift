@@ -140,7 +140,7 @@ final class Runner: Process {
       self.note("refuses \(spec.attempt): \(error)")
       switch error {
       case .draining: stream.end(.broken(error.description))
-      case .staleToken, .noRoom: stream.end(.refused(error.description))
+      case .staleToken, .staleUse, .leaseInUse, .noRoom: stream.end(.refused(error.description))
       case .tooManySteps: stream.end(.invalid(error.description))
       }
       return
@@ -181,7 +181,8 @@ final class Runner: Process {
     guard let job = self.memory.core.job(attempt) else { return watcher.stream.end(.ended) }
     for event in job.log.events(after: watcher.sequence) {
       watcher.sequence = event.sequence
-      watcher.stream.sendDown(RunnerEvent(event))
+      let lease = self.memory.core.leaseDisposition(of: attempt)
+      watcher.stream.sendDown(RunnerEvent(event, lease: lease))
     }
     if job.endedAt != nil {
       watcher.stream.end(.ended)
@@ -270,8 +271,8 @@ extension JobSpec {
   init(_ order: RunOrder) {
     self.init(
       attempt: order.attempt, build: order.build, job: order.job, number: order.number,
-      project: order.project, lease: order.lease, token: order.token, resources: order.resources,
-      environment: order.environment, timeout: order.timeout,
+      project: order.project, lease: order.lease, token: order.token, leaseUse: order.leaseUse,
+      resources: order.resources, environment: order.environment, timeout: order.timeout,
       steps: order.steps.map { step in
         let action: StepSpec.Action =
           switch step.action {
@@ -289,15 +290,28 @@ extension JobSpec {
 }
 
 extension RunnerEvent {
-  init(_ event: JobEvent) {
+  init(_ event: JobEvent, lease: PluginRunnerCore.LeaseDisposition) {
     let what: What =
       switch event.what {
       case .accepted: .accepted
       case .step(let step): .step(StepRecord(step))
       case .artifact(let artifact): .artifact(artifact)
-      case .finished(let end): .finished(end.outcome, message: end.message, usage: end.usage)
+      case .finished(let end):
+        .finished(
+          end.outcome, message: end.message, usage: end.usage,
+          lease: SchedulerCore.LeaseDisposition(lease))
       }
     self.init(sequence: event.sequence, time: event.time, what: what)
+  }
+}
+
+extension SchedulerCore.LeaseDisposition {
+  init(_ disposition: PluginRunnerCore.LeaseDisposition) {
+    switch disposition {
+    case .toBeGivenBack: self = .toBeGivenBack
+    case .reusable: self = .reusable
+    case .passedOn: self = .passedOn
+    }
   }
 }
 

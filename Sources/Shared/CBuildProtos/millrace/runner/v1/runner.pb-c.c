@@ -764,7 +764,7 @@ const ProtobufCMessageDescriptor millrace__runner__v1__job_spec__matrix_entry__d
   (ProtobufCMessageInit) millrace__runner__v1__job_spec__matrix_entry__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor millrace__runner__v1__job_spec__field_descriptors[16] =
+static const ProtobufCFieldDescriptor millrace__runner__v1__job_spec__field_descriptors[17] =
 {
   {
     "attempt_id",
@@ -958,6 +958,18 @@ static const ProtobufCFieldDescriptor millrace__runner__v1__job_spec__field_desc
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "lease_use",
+    17,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_INT32,
+    0,   /* quantifier_offset */
+    offsetof(Millrace__Runner__V1__JobSpec, lease_use),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned millrace__runner__v1__job_spec__field_indices_by_name[] = {
   3,   /* field[3] = attempt */
@@ -968,6 +980,7 @@ static const unsigned millrace__runner__v1__job_spec__field_indices_by_name[] = 
   6,   /* field[6] = fencing_token */
   2,   /* field[2] = job_id */
   5,   /* field[5] = lease_id */
+  16,   /* field[16] = lease_use */
   12,   /* field[12] = log_name */
   13,   /* field[13] = matrix */
   14,   /* field[14] = name */
@@ -980,7 +993,7 @@ static const unsigned millrace__runner__v1__job_spec__field_indices_by_name[] = 
 static const ProtobufCIntRange millrace__runner__v1__job_spec__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 16 }
+  { 0, 17 }
 };
 const ProtobufCMessageDescriptor millrace__runner__v1__job_spec__descriptor =
 {
@@ -990,7 +1003,7 @@ const ProtobufCMessageDescriptor millrace__runner__v1__job_spec__descriptor =
   "Millrace__Runner__V1__JobSpec",
   "millrace.runner.v1",
   sizeof(Millrace__Runner__V1__JobSpec),
-  16,
+  17,
   millrace__runner__v1__job_spec__field_descriptors,
   millrace__runner__v1__job_spec__field_indices_by_name,
   1,  millrace__runner__v1__job_spec__number_ranges,
@@ -1573,7 +1586,7 @@ const ProtobufCMessageDescriptor millrace__runner__v1__job_accepted__descriptor 
   (ProtobufCMessageInit) millrace__runner__v1__job_accepted__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor millrace__runner__v1__job_finished__field_descriptors[4] =
+static const ProtobufCFieldDescriptor millrace__runner__v1__job_finished__field_descriptors[5] =
 {
   {
     "outcome",
@@ -1623,8 +1636,21 @@ static const ProtobufCFieldDescriptor millrace__runner__v1__job_finished__field_
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "lease",
+    5,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_INT32,
+    0,   /* quantifier_offset */
+    offsetof(Millrace__Runner__V1__JobFinished, lease),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned millrace__runner__v1__job_finished__field_indices_by_name[] = {
+  4,   /* field[4] = lease */
   3,   /* field[3] = log_bytes */
   1,   /* field[1] = message */
   0,   /* field[0] = outcome */
@@ -1633,7 +1659,7 @@ static const unsigned millrace__runner__v1__job_finished__field_indices_by_name[
 static const ProtobufCIntRange millrace__runner__v1__job_finished__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 4 }
+  { 0, 5 }
 };
 const ProtobufCMessageDescriptor millrace__runner__v1__job_finished__descriptor =
 {
@@ -1643,7 +1669,7 @@ const ProtobufCMessageDescriptor millrace__runner__v1__job_finished__descriptor 
   "Millrace__Runner__V1__JobFinished",
   "millrace.runner.v1",
   sizeof(Millrace__Runner__V1__JobFinished),
-  4,
+  5,
   millrace__runner__v1__job_finished__field_descriptors,
   millrace__runner__v1__job_finished__field_indices_by_name,
   1,  millrace__runner__v1__job_finished__number_ranges,

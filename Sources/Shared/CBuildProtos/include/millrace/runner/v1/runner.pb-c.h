@@ -88,10 +88,11 @@ struct  Millrace__Runner__V1__JobSpec
   Millrace__Runner__V1__JobSpec__MatrixEntry **matrix;
   ProtobufCBinaryData name;
   ProtobufCBinaryData build;
+  int32_t lease_use;
 };
 #define MILLRACE__RUNNER__V1__JOB_SPEC__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&millrace__runner__v1__job_spec__descriptor) \
-    , {0,NULL}, {0,NULL}, {0,NULL}, 0, {0,NULL}, {0,NULL}, 0, NULL, 0,NULL, NULL, 0,NULL, NULL, {0,NULL}, 0,NULL, {0,NULL}, {0,NULL} }
+    , {0,NULL}, {0,NULL}, {0,NULL}, 0, {0,NULL}, {0,NULL}, 0, NULL, 0,NULL, NULL, 0,NULL, NULL, {0,NULL}, 0,NULL, {0,NULL}, {0,NULL}, 0 }
 
 
 struct  Millrace__Runner__V1__StepSpec__WithEntry
@@ -233,10 +234,11 @@ struct  Millrace__Runner__V1__JobFinished
   ProtobufCBinaryData message;
   Millrace__Types__V1__Usage *usage;
   int64_t log_bytes;
+  int32_t lease;
 };
 #define MILLRACE__RUNNER__V1__JOB_FINISHED__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&millrace__runner__v1__job_finished__descriptor) \
-    , 0, {0,NULL}, NULL, 0 }
+    , 0, {0,NULL}, NULL, 0, 0 }
 
 
 struct  Millrace__Runner__V1__StopJobRequest
