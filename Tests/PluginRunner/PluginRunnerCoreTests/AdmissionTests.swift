@@ -78,6 +78,33 @@ import Testing
     #expect(throws: Refusal.self) { _ = try world.offer(job([])) }
   }
 
+  @Test func aLeaseGoesFromOneAttemptToTheNext() throws {
+    var world = World()
+    _ = try world.offer(job([]))
+    var next = job([], attempt: "b/k/1")
+    next.leaseUse = 1
+    let early = #expect(throws: Refusal.self) { _ = try world.offer(next) }
+    #expect(early == .leaseInUse("lease-1", by: "b/j/1"))
+    #expect(world.runner.leaseDisposition(of: "b/j/1") == .toBeGivenBack)
+
+    _ = world.send(.workspacePrepared(logBytes: 0))
+    _ = world.send(.wrappedUp(logBytes: 0, problem: nil))
+    #expect(world.runner.leaseDisposition(of: "b/j/1") == .reusable)
+    _ = try world.offer(next)
+    #expect(world.runner.heldLeases.map(\.attempt) == ["b/k/1"])
+    #expect(world.runner.leaseDisposition(of: "b/j/1") == .passedOn)
+
+    _ = world.send(.workspacePrepared(logBytes: 0), to: "b/k/1")
+    _ = world.send(.wrappedUp(logBytes: 0, problem: nil), to: "b/k/1")
+    // Whoever offers the same use for another attempt does not know of this one.
+    next.attempt = "b/l/1"
+    let stale = #expect(throws: Refusal.self) { _ = try world.offer(next) }
+    #expect(stale == .staleUse("lease-1", offered: 1, seen: 1))
+    #expect(world.runner.leaseDisposition(of: "b/j/1") == .passedOn)
+    world.runner.drainBegan()
+    #expect(world.runner.leaseDisposition(of: "b/k/1") == .toBeGivenBack)
+  }
+
   @Test func aDrainingRunnerTakesNothingButStillAttaches() throws {
     var world = World()
     _ = try world.offer(job([]))

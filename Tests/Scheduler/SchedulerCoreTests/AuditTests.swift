@@ -54,7 +54,7 @@ func aPlaceInTheQueueOfNobodyIsTakenOut() {
 @Test
 func aLeaseOfNobodyIsGivenBack() {
   var bench = Bench()
-  bench.scheduler.leases["l9"] = "ghost/a/1"
+  bench.scheduler.leases.took("l9", "ghost/a/1")
   bench.audit()
   #expect(bench.found == [.lease] && bench.take().releases == ["l9"])
 }
@@ -67,7 +67,7 @@ func anAttemptThatNobodyFollowsIsAttachedToAgain() {
   _ = bench.take()
   let live = bench.scheduler.builds["b"]!.machine.forgetLive("b/a/1")!
   bench.scheduler.attempts = [:]
-  bench.scheduler.leases = [:]
+  bench.scheduler.leases = HeldLeases()
   bench.scheduler.queue.gaveBack(
     BuildOutput.Charge(resources: live.machine.resources, pool: ""), project: "p")
   bench.audit()

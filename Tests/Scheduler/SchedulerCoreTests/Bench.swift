@@ -132,7 +132,8 @@ struct Bench {
 
   /// The runner accepts an attempt and ends it.
   mutating func end(
-    _ attempt: AttemptID, _ outcome: Outcome = .succeeded, message: String = "", from: Int64 = 1
+    _ attempt: AttemptID, _ outcome: Outcome = .succeeded, message: String = "", from: Int64 = 1,
+    lease: LeaseDisposition = .toBeGivenBack
   ) {
     let now = self.now
     self.feed {
@@ -141,7 +142,8 @@ struct Bench {
     self.feed {
       $0.received(
         RunnerEvent(
-          sequence: from + 1, time: now, what: .finished(outcome, message: message, usage: nil)),
+          sequence: from + 1, time: now,
+          what: .finished(outcome, message: message, usage: nil, lease: lease)),
         of: attempt, at: $1)
     }
   }
