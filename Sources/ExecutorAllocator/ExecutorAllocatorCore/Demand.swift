@@ -74,6 +74,8 @@ package struct Lease: Hashable, Sendable {
   /// The attempt it was granted for.
   package var request: AttemptID
   package var expires: Timestamp
+  /// Others wait for room in its pool: it is to come back when its attempt ends.
+  package var isContended = false
 
   package init(
     id: LeaseID, executor: ExecutorID, address: String, resources: Resources, token: FencingToken,

@@ -25,6 +25,11 @@ extension State {
       for request in stream.demands where self.demands[request]?.stream != id {
         return "stream \(id) has demand \(request), which is not its"
       }
+      let pools = stream.demands.compactMap { self.demands[$0]?.demand.shape.pool }
+        .reduce(into: [PoolName: Int]()) { $0[$1, default: 0] += 1 }
+      if pools != stream.pools {
+        return "stream \(id) has demands in \(pools), and \(stream.pools) are counted"
+      }
       for lease in stream.leases where self.watches[lease]?.stream != id {
         return "stream \(id) has lease \(lease), which it does not watch"
       }

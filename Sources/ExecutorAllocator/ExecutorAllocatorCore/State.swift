@@ -50,6 +50,8 @@ package struct State: Sendable {
   /// One scheduler.
   package struct Stream: Hashable, Sendable {
     package var demands: Set<AttemptID> = []
+    /// How many of them there are in each pool.
+    package var pools: [PoolName: Int] = [:]
     package var leases: Set<LeaseID> = []
   }
 

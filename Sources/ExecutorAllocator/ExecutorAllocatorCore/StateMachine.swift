@@ -115,6 +115,7 @@ package struct StateMachine: Sendable {
       demand: demand, stream: stream, arrival: self.state.arrivals, phase: .waiting)
     self.state.demands[demand.request] = open
     self.state.streams[stream]?.demands.insert(demand.request)
+    self.state.streams[stream]?.pools[demand.shape.pool, default: 0] += 1
     self.enqueue(open)
     self.tryNext(demand.shape.pool)
   }
@@ -171,6 +172,8 @@ package struct StateMachine: Sendable {
   mutating func remove(_ request: AttemptID) {
     guard let open = self.state.demands.removeValue(forKey: request) else { return }
     self.state.streams[open.stream]?.demands.remove(request)
+    let left = (self.state.streams[open.stream]?.pools[open.demand.shape.pool] ?? 0) - 1
+    self.state.streams[open.stream]?.pools[open.demand.shape.pool] = left > 0 ? left : nil
     if open.phase == .waiting { self.left(open.demand.shape) }
   }
 
@@ -265,8 +268,9 @@ package struct StateMachine: Sendable {
     let batch = self.state.pools[name]?.batch ?? 0
     let withdrawn = self.endTry(name)
     var unwanted: [LeaseID] = []
+    let hasStarving = self.hasStarving(name)
     for (one, lease) in zip(tried, leases) {
-      guard let lease else {
+      guard var lease else {
         self.putBack(one)
         continue
       }
@@ -277,6 +281,7 @@ package struct StateMachine: Sendable {
         self.watch(
           HeldByScheduler(lease: lease.id, request: lease.request, executor: lease.executor),
           for: open.stream, isClaim: false)
+        lease.isContended = hasStarving || self.others(than: open.stream, waitIn: name)
         self.effects.append(.send(open.stream, .granted(lease)))
       } else if self.state.watches[lease.id] != nil {
         // The request moved to another pool meanwhile and got this very lease there.
@@ -299,6 +304,18 @@ package struct StateMachine: Sendable {
       self.survey(name, every: Self.promptSurveyInterval, at: now)
     }
     self.tryNext(name)
+  }
+
+  /// Whether an executor is kept free, or to be, for something that waits in a pool.
+  private func hasStarving(_ name: PoolName) -> Bool {
+    self.state.pools[name]?.queues.values.contains { queue in
+      queue.unmetSince.map { self.now - $0 >= self.policy.reserveAfter } ?? false
+    } ?? false
+  }
+
+  private func others(than stream: StreamID, waitIn name: PoolName) -> Bool {
+    if let elsewhere = self.state.elsewhere[name], elsewhere != .none { return true }
+    return self.state.streams.contains { $0.key != stream && $0.value.pools[name] != nil }
   }
 
   private mutating func acquireFailed(_ name: PoolName) {

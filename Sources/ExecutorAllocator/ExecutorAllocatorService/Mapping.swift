@@ -91,7 +91,8 @@ extension AllocatorV1.Lease {
     self.init(
       id: lease.id.rawValue, executorID: lease.executor.rawValue, executorAddress: lease.address,
       resources: TypesV1.Resources(lease.resources), fencingToken: lease.token.rawValue,
-      requestID: lease.request.rawValue, expiresAt: GoogleProtobuf.Timestamp(lease.expires))
+      requestID: lease.request.rawValue, expiresAt: GoogleProtobuf.Timestamp(lease.expires),
+      contended: lease.isContended)
   }
 
   /// A lease in a list of executors.

@@ -32,15 +32,6 @@ package struct HeldJob: Hashable, Sendable {
   package var finished: Bool
 }
 
-/// What can become of an ended attempt's lease.
-package enum LeaseDisposition: Hashable, Sendable {
-  case toBeGivenBack
-  /// Another attempt would be taken under it.
-  case reusable
-  /// A later attempt was taken under it.
-  case passedOn
-}
-
 /// Why a job was not taken.
 package enum Refusal: Error, Hashable, Sendable, CustomStringConvertible {
   case draining(ExecutorID)
@@ -49,6 +40,8 @@ package enum Refusal: Error, Hashable, Sendable, CustomStringConvertible {
   case staleUse(LeaseID, offered: Int32, seen: Int32)
   /// Another attempt runs under the lease.
   case leaseInUse(LeaseID, by: AttemptID)
+  /// The lease was used elsewhere before, or its end was heard of.
+  case leaseOver(LeaseID)
   case noRoom(asked: Resources, free: Resources)
   case tooManySteps(Int, limit: Int)
 
@@ -62,6 +55,8 @@ package enum Refusal: Error, Hashable, Sendable, CustomStringConvertible {
       "use \(offered) of lease \(lease) is not newer than \(seen), which was seen before"
     case .leaseInUse(let lease, let attempt):
       "attempt \(attempt) still runs under lease \(lease)"
+    case .leaseOver(let lease):
+      "lease \(lease) goes from one job to the next, and is not this executor's any more"
     case .noRoom(let asked, let free):
       "the job asks for \(asked.cpuMillis) mCPU, \(spoken(asked.memory)) and \(asked.slots) slots; "
         + "free are \(free.cpuMillis) mCPU, \(spoken(free.memory)) and \(free.slots) slots"

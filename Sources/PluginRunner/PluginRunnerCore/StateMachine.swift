@@ -21,6 +21,8 @@ package struct PluginRunner: Sendable {
     var token: FencingToken
     var number: Int32
     var attempt: AttemptID
+    /// The allocator said so.
+    var isOver = false
   }
 
   private var uses: [LeaseID: Use] = [:]
@@ -67,6 +69,10 @@ package struct PluginRunner: Sendable {
         throw .staleUse(spec.lease, offered: spec.leaseUse, seen: seen.number)
       }
       if self.isRunning(seen.attempt) { throw .leaseInUse(spec.lease, by: seen.attempt) }
+      if seen.isOver { throw .leaseOver(spec.lease) }
+    } else if spec.leaseUse > 0 {
+      // It was another process' before.
+      throw .leaseOver(spec.lease)
     }
     guard spec.steps.count <= self.policy.maximumSteps else {
       throw .tooManySteps(spec.steps.count, limit: self.policy.maximumSteps)
@@ -105,13 +111,14 @@ package struct PluginRunner: Sendable {
     self.jobs[attempt].map { $0.endedAt == nil } ?? false
   }
 
-  /// What can become of the lease of an attempt that has ended, as things are.
-  package func leaseDisposition(of attempt: AttemptID) -> LeaseDisposition {
-    guard let lease = self.jobs[attempt]?.spec.lease, let newest = self.uses[lease] else {
-      return .toBeGivenBack
-    }
-    if newest.attempt != attempt { return .passedOn }
-    return self.draining || self.isRunning(attempt) ? .toBeGivenBack : .reusable
+  /// Whether another attempt would be taken under a lease whose attempt has ended.
+  package func isReusable(_ lease: LeaseID, after attempt: AttemptID) -> Bool {
+    guard !self.draining, let use = self.uses[lease], use.attempt == attempt, !use.isOver,
+      let job = self.jobs[attempt], job.spec.lease == lease,
+      case .finished(let end)? = job.log.events.last?.what
+    else { return false }
+    // What this executor could not do for one it cannot do for the next.
+    return end.outcome != .preempted && end.outcome != .rejected
   }
 
   private func unknownPlugin(in spec: JobSpec) -> String? {
@@ -176,6 +183,7 @@ package struct PluginRunner: Sendable {
     stopping leases: [LeaseID], at now: Timestamp
   ) -> [Effect] {
     let gone = Set(leases)
+    for lease in leases { self.uses[lease]?.isOver = true }
     let executor = self.profile.id
     return self.stop(at: now) { spec in
       guard gone.contains(spec.lease) else { return nil }

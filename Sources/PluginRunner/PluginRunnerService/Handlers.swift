@@ -21,7 +21,7 @@ struct Handlers: RunnerV1.RunnerService {
     }
     try await self.driver.events(of: spec.attempt, after: 0)?.send { event in
       try await responses.send(
-        RunnerV1.RunJobResponse(event: self.message(event, of: spec.attempt)))
+        RunnerV1.RunJobResponse(event: self.message(event, of: spec.attempt, under: spec.lease)))
     }
   }
 
@@ -38,12 +38,16 @@ struct Handlers: RunnerV1.RunnerService {
     }
   }
 
-  private func message(_ event: JobEvent, of attempt: AttemptID) -> RunnerV1.JobEvent {
-    RunnerV1.JobEvent(event) {
-      let disposition = self.driver.read { $0.leaseDisposition(of: attempt) }
-      // Without room on the disk nothing new begins.
-      return disposition == .reusable && self.disk.problem != nil ? .toBeGivenBack : disposition
+  /// - Parameter lease: The caller's; nil: the attempt's own.
+  private func message(
+    _ event: JobEvent, of attempt: AttemptID, under lease: LeaseID? = nil
+  ) -> RunnerV1.JobEvent {
+    guard case .finished = event.what else { return RunnerV1.JobEvent(event) }
+    let isReusable = self.driver.read { core in
+      (lease ?? core.job(attempt)?.spec.lease).map { core.isReusable($0, after: attempt) } ?? false
     }
+    // Without room on the disk nothing new begins.
+    return RunnerV1.JobEvent(event, isLeaseReusable: isReusable && self.disk.problem == nil)
   }
 
   func stopJob(

@@ -107,8 +107,8 @@ extension StopOrder {
 // Domain to proto: what goes out.
 
 extension RunnerV1.JobEvent {
-  /// - Parameter lease: What can become of the attempt's lease, if this is the last event.
-  init(_ event: JobEvent, lease: () -> LeaseDisposition) {
+  /// - Parameter isLeaseReusable: Of interest with the last event only.
+  init(_ event: JobEvent, isLeaseReusable: Bool = false) {
     self.init(
       sequence: event.sequence, time: GoogleProtobuf.Timestamp(event.time),
       what: {
@@ -117,27 +117,18 @@ extension RunnerV1.JobEvent {
           .accepted(RunnerV1.JobAccepted(executorID: executor.rawValue))
         case .step(let status): .step(TypesV1.StepStatus(status))
         case .artifact(let artifact): .artifact(TypesV1.Artifact(artifact))
-        case .finished(let end): .finished(RunnerV1.JobFinished(end, lease: lease()))
+        case .finished(let end):
+          .finished(RunnerV1.JobFinished(end, isLeaseReusable: isLeaseReusable))
         }
       }())
   }
 }
 
 extension RunnerV1.JobFinished {
-  init(_ end: JobEnd, lease: LeaseDisposition) {
+  init(_ end: JobEnd, isLeaseReusable: Bool) {
     self.init(
       outcome: TypesV1.Outcome(end.outcome), message: end.message, usage: TypesV1.Usage(end.usage),
-      logBytes: end.logBytes, lease: RunnerV1.LeaseDisposition(lease))
-  }
-}
-
-extension RunnerV1.LeaseDisposition {
-  init(_ disposition: LeaseDisposition) {
-    switch disposition {
-    case .toBeGivenBack: self = .unspecified
-    case .reusable: self = .reusable
-    case .passedOn: self = .passedOn
-    }
+      logBytes: end.logBytes, leaseReusable: isLeaseReusable)
   }
 }
 
@@ -199,7 +190,8 @@ extension RPCError {
   init(_ refusal: Refusal) {
     switch refusal {
     case .draining: self.init(.unavailable, refusal.description)
-    case .staleToken, .staleUse, .leaseInUse: self.init(.failedPrecondition, refusal.description)
+    case .staleToken, .staleUse, .leaseInUse, .leaseOver:
+      self.init(.failedPrecondition, refusal.description)
     case .noRoom:
       self.init(.resourceExhausted, refusal.description, retryDelay: .milliseconds(500))
     case .tooManySteps: self.init(.invalidArgument, refusal.description)

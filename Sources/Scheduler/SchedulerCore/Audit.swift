@@ -122,7 +122,9 @@ extension Scheduler {
       }
     }
     for (attempt, live) in entry.machine.live
-    where !self.leases.holds(attempt, live.machine.lease) || self.attempts[attempt] != record.id {
+    where !self.leases.attempts(under: live.machine.lease).contains(attempt)
+      || self.attempts[attempt] != record.id
+    {
       return "lease \(live.machine.lease) is not known as attempt \(attempt)'s"
     }
     return record.isActive || !entry.machine.live.isEmpty
@@ -147,7 +149,10 @@ extension Scheduler {
       else { continue }
       self.found(.lease, "lease \(lease) is held for attempt \(attempt), which nobody follows")
       self.attempts[attempt] = nil
-      if self.leases.gaveBack(lease, attempt).isFree { effects.append(.release(lease)) }
+      self.handovers.remove(attempt)
+      if case .release = self.leases.gaveBack(lease, attempt, isReusable: false) {
+        effects.append(.release(lease))
+      }
     }
   }
 }

@@ -411,6 +411,18 @@ struct BuildMachine: Sendable {
     return BuildOutput.Charge(resources: resources, pool: self.record.pipeline.jobs[plan].pool)
   }
 
+  /// What the next attempt at a piece of its work is called.
+  func nextAttempt(at item: Work.Item) -> AttemptID {
+    switch item {
+    case .job(let index):
+      let job = self.record.jobs[index]
+      return AttemptID("\(self.record.id)/\(job.id)/\(job.attempts.count + 1)")
+    case .notification(let index):
+      let notification = self.record.notifications[index]
+      return AttemptID("\(self.record.id)/\(notification.id)/\(notification.attempts + 1)")
+    }
+  }
+
   /// A lease was given to a piece of its work.
   mutating func granted(
     _ item: Work.Item, _ grant: Grant, at now: Timestamp, _ policy: Policy,
@@ -423,7 +435,7 @@ struct BuildMachine: Sendable {
     switch item {
     case .job(let index):
       let number = Int32(self.record.jobs[index].attempts.count + 1)
-      id = AttemptID("\(self.record.id)/\(self.record.jobs[index].id)/\(number)")
+      id = self.nextAttempt(at: item)
       resources = self.resources(of: index, policy)
       limit = self.limit(of: index, policy)
       self.record.jobs[index].state = .running
@@ -437,9 +449,8 @@ struct BuildMachine: Sendable {
       }
       out.isDirty = true
       out.afterCommit.append(.start(id))
-    case .notification(let index):
-      let notification = self.record.notifications[index]
-      id = AttemptID("\(self.record.id)/\(notification.id)/\(notification.attempts + 1)")
+    case .notification:
+      id = self.nextAttempt(at: item)
       resources = policy.notificationResources
       limit = policy.notificationTimeout
       // It may run twice and its receiver knows: nothing need be recorded first.

@@ -26,10 +26,10 @@ extension BuildMachine {
       }
       out.isProgress = true
     case .artifact(let artifact): self.keep(artifact, of: id, policy, &out)
-    case .finished(let outcome, let message, let usage, let lease):
+    case .finished(let outcome, let message, let usage, let isReusable):
       self.updateAttempt(id) { $0.usage = usage }
       let step = self.updateLive(id) { $0.finished(outcome, message: message) }
-      self.follow(step ?? .nothing, of: id, lease: lease, at: now, policy, &out)
+      self.follow(step ?? .nothing, of: id, isReusable: isReusable, at: now, policy, &out)
     }
   }
 
@@ -118,7 +118,7 @@ extension BuildMachine {
   // MARK: What follows
 
   private mutating func follow(
-    _ step: AttemptMachine.Step, of id: AttemptID, lease: LeaseDisposition = .toBeGivenBack,
+    _ step: AttemptMachine.Step, of id: AttemptID, isReusable: Bool = false,
     at now: Timestamp, _ policy: Policy, _ out: inout BuildOutput
   ) {
     guard let live = self.live[id] else { return }
@@ -134,7 +134,7 @@ extension BuildMachine {
           id, address: address, attempt?.outcome ?? .cancelled, reason: attempt?.message ?? ""))
       out.now.append(.attach(id, address: address, after: after))
     case .stopped:
-      self.letGo(of: id, live, lease: lease, &out)
+      self.letGo(of: id, live, isReusable: isReusable, &out)
       if case .job(let index) = live.item { self.executorLeft(index, at: now, &out) }
     case .ended(let verdict):
       let ending = Ending(verdict)
@@ -146,10 +146,10 @@ extension BuildMachine {
       switch live.item {
       case .job(let index):
         self.attemptEnded(id, of: index, ending, at: now, policy, &out)
-        self.letGo(of: id, live, lease: lease, &out)
+        self.letGo(of: id, live, isReusable: isReusable, &out)
         self.executorLeft(index, at: now, &out)
       case .notification(let index):
-        self.letGo(of: id, live, lease: lease, &out)
+        self.letGo(of: id, live, isReusable: isReusable, &out)
         self.notificationEnded(index, ending, policy, &out)
       }
     }
@@ -157,7 +157,7 @@ extension BuildMachine {
 
   /// The executor is free of an attempt.
   private mutating func letGo(
-    of id: AttemptID, _ live: Live, lease: LeaseDisposition = .toBeGivenBack,
+    of id: AttemptID, _ live: Live, isReusable: Bool = false,
     _ out: inout BuildOutput
   ) {
     if self.attempt(id)?.isHeld ?? false {
@@ -167,7 +167,9 @@ extension BuildMachine {
     _ = self.forgetLive(id)
     out.now.append(.detach(id))
     out.now.append(
-      .gaveBack(id, live.machine.lease, self.charge(live.item, live.machine.resources), lease))
+      .gaveBack(
+        id, live.machine.lease, self.charge(live.item, live.machine.resources),
+        isReusable: isReusable))
   }
 
   /// A verdict in the words of a record.

@@ -9,7 +9,7 @@ struct BuildOutput: Sendable {
     /// An attempt holds a lease from now on.
     case took(AttemptID, LeaseID, Charge)
     /// An attempt's executor is free of it.
-    case gaveBack(AttemptID, LeaseID, Charge, LeaseDisposition)
+    case gaveBack(AttemptID, LeaseID, Charge, isReusable: Bool = false)
     /// The attempt's record is committed, or need not be: the runner may hear of it.
     case start(AttemptID)
     /// The attempt is to be stopped, its end being committed.

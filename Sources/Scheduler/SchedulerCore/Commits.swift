@@ -35,7 +35,7 @@ extension Scheduler {
     self.timers.set(.attempt(attempt), to: wake)
   }
 
-  private mutating func carryOut(
+  mutating func carryOut(
     _ step: BuildOutput.Step, of id: BuildID, at now: Timestamp, _ effects: inout [Effect]
   ) {
     guard let index = self.builds.index(forKey: id) else { return }
@@ -68,18 +68,19 @@ extension Scheduler {
       self.attempts[attempt] = id
       self.leases.took(lease, attempt)
       self.queue.took(charge, project: project)
-    case .gaveBack(let attempt, let lease, let charge, let disposition):
+    case .gaveBack(let attempt, let lease, let charge, let isReusable):
       self.attempts[attempt] = nil
       self.timers.set(.attempt(attempt), to: nil)
+      self.handovers.remove(attempt)
       self.queue.gaveBack(charge, project: project)
-      let (isFree, origin) = self.leases.gaveBack(lease, attempt)
-      guard isFree, disposition != .passedOn else { return }
-      if disposition == .reusable, let origin {
-        self.reusable.append(origin)
-      } else {
-        effects.append(.release(lease))
+      switch self.leases.gaveBack(lease, attempt, isReusable: isReusable) {
+      case .none: break
+      case .release: effects.append(.release(lease))
+      case .reuse(let origin): self.reusable.append((origin, attempt, id))
       }
     case .start(let attempt):
+      guard self.isLeaseFree(for: attempt) else { return self.handovers.becameDue(attempt) }
+      self.handovers.remove(attempt)
       self.change(id, at: now, &effects) { $0.start(attempt, at: now, $2, &$1) }
     case .end(let attempt, let outcome, let reason):
       self.change(id, at: now, &effects) {
@@ -171,6 +172,7 @@ extension Scheduler {
     if endsRound { self.count(record) }
     self.show(id, &effects)
     self.carryOut(deferred, of: id, at: now, &effects)
+    self.startSuccessors(of: id, at: now, &effects)
     if isFirst { self.supersede(for: record, at: now, &effects) }
     if !record.group.isEmpty {
       // The next of its group must not meet what is still being stopped. By now the build may be
@@ -387,13 +389,17 @@ extension Scheduler {
     for (attempt, live) in entry.machine.live.sorted(by: { $0.key < $1.key }) {
       effects.append(.detach(attempt))
       self.attempts[attempt] = nil
-      let (isFree, _) = self.leases.gaveBack(live.machine.lease, attempt)
+      let disposal = self.leases.gaveBack(live.machine.lease, attempt, isReusable: false)
+      self.handovers.remove(attempt)
       self.timers.set(.attempt(attempt), to: nil)
       let charge = entry.machine.charge(live.item, live.machine.resources)
       self.queue.gaveBack(charge, project: entry.machine.record.project)
       // The runner never heard of it, and never will.
-      if isFree, !live.machine.isRecorded { effects.append(.release(live.machine.lease)) }
+      if case .release = disposal, !live.machine.isRecorded {
+        effects.append(.release(live.machine.lease))
+      }
     }
+    self.giveUpSuccessors(of: id, at: now, &effects)
     if !keepingPlace { self.leaveGroup(id, at: now, &effects) }
     self.forget(id)
   }

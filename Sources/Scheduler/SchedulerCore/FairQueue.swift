@@ -125,7 +125,11 @@ struct FairQueue: Sendable {
 
   mutating func insert(_ entry: Entry, share: Double) {
     let index = self.levelIndex(of: entry.priority)
-    let isHead = self.levels[index].head(of: entry.project).map { entry < $0 } ?? true
+    let before = self.levels[index].head(of: entry.project)
+    if !self.removed.isEmpty { self.dropRemoved(of: entry.project, at: index) }
+    let head = self.levels[index].head(of: entry.project)
+    // The turn of one that was taken out says nothing of the project's share.
+    let isHead = head.map { entry < $0 || $0.ticket != before?.ticket } ?? true
     self.levels[index].projects[entry.project, default: []].insert(Waiting(entry))
     self.levels[index].count += 1
     self.count += 1

@@ -3,7 +3,7 @@ import Domain
 /// Which attempts hold which leases.
 ///
 /// A lease is one attempt's at a time. The records of an earlier owner may name it for two: the end of the one
-/// was not committed when the other had begun under the same lease.
+/// was not committed when the next had its record. The next was never begun then.
 struct HeldLeases: Sendable {
   /// What is known of a lease that was granted here.
   struct Origin: Sendable {
@@ -13,9 +13,17 @@ struct HeldLeases: Sendable {
     let since: Timestamp
   }
 
+  /// What is to become of a lease that an attempt holds no more.
+  enum Disposal: Sendable {
+    /// Another attempt holds it.
+    case none
+    case release
+    /// The next job of its shape may have it.
+    case reuse(Origin)
+  }
+
   private struct Holders: Sendable {
-    var newest: AttemptID
-    var others: [AttemptID] = []
+    var attempts: [AttemptID]
     var origin: Origin?
   }
 
@@ -23,51 +31,69 @@ struct HeldLeases: Sendable {
 
   /// Leases that are held.
   var count: Int { self.holders.count }
-  var isEmpty: Bool { self.holders.isEmpty }
 
   /// Each with its attempts, in a fixed order.
   var all: [(lease: LeaseID, attempts: [AttemptID])] {
-    self.holders.sorted { $0.key < $1.key }.map { ($0.key, $0.value.others + [$0.value.newest]) }
+    self.holders.sorted { $0.key < $1.key }.map { ($0.key, $0.value.attempts) }
   }
 
   /// Whose a lease is; empty: nobody's.
-  func attempts(under lease: LeaseID) -> [AttemptID] {
-    self.holders[lease].map { $0.others + [$0.newest] } ?? []
-  }
-
-  func contains(_ lease: LeaseID) -> Bool { self.holders[lease] != nil }
-
-  func holds(_ attempt: AttemptID, _ lease: LeaseID) -> Bool {
-    guard let known = self.holders[lease] else { return false }
-    return known.newest == attempt || known.others.contains(attempt)
-  }
+  func attempts(under lease: LeaseID) -> [AttemptID] { self.holders[lease]?.attempts ?? [] }
 
   mutating func took(_ lease: LeaseID, _ attempt: AttemptID) {
-    guard !self.holds(attempt, lease) else { return }
-    if let known = self.holders[lease] { self.holders[lease]?.others.append(known.newest) }
-    self.holders[lease, default: Holders(newest: attempt)].newest = attempt
+    guard !self.attempts(under: lease).contains(attempt) else { return }
+    self.holders[lease, default: Holders(attempts: [])].attempts.append(attempt)
   }
 
   mutating func note(_ origin: Origin) { self.holders[origin.grant.lease]?.origin = origin }
 
-  /// An attempt holds its lease no more.
-  ///
-  /// - Returns: Whether nobody else does, and what is known of it then.
-  mutating func gaveBack(
-    _ lease: LeaseID, _ attempt: AttemptID
-  ) -> (isFree: Bool, origin: Origin?) {
-    guard var known = self.holders[lease] else { return (true, nil) }
-    if known.newest != attempt {
-      known.others.removeAll { $0 == attempt }
+  /// A lease is over, though somebody may go on under it: nobody is to have it next.
+  mutating func ended(_ lease: LeaseID) { self.holders[lease]?.origin = nil }
+
+  mutating func gaveBack(_ lease: LeaseID, _ attempt: AttemptID, isReusable: Bool) -> Disposal {
+    guard var known = self.holders.removeValue(forKey: lease) else { return .release }
+    known.attempts.removeAll { $0 == attempt }
+    guard known.attempts.isEmpty else {
       self.holders[lease] = known
-      return (false, nil)
+      return .none
     }
-    if let other = known.others.popLast() {
-      known.newest = other
-      self.holders[lease] = known
-      return (false, nil)
-    }
-    self.holders[lease] = nil
-    return (true, known.origin)
+    return isReusable ? known.origin.map { .reuse($0) } ?? .release : .release
   }
+}
+
+/// Attempts that got their leases from attempts that had ended, until those ends are durable: before that no runner
+/// hears of them. Else a scheduler that takes over might give the lease back, when the one is over by all that it can
+/// read and another's runs.
+struct LeaseHandovers: Sendable {
+  struct Handover: Sendable {
+    let build: BuildID
+    let attempt: AttemptID
+    /// All else is done: the attempt begins when the earlier one's end is durable.
+    var isDue = false
+  }
+
+  private var handovers: [AttemptID: Handover] = [:]
+  private var successors: [BuildID: [AttemptID]] = [:]
+
+  var isEmpty: Bool { self.handovers.isEmpty && self.successors.isEmpty }
+  var attempts: some Sequence<AttemptID> { self.handovers.keys }
+
+  /// Where an attempt has its lease from; nil: nothing holds it up.
+  subscript(_ attempt: AttemptID) -> Handover? { self.handovers[attempt] }
+
+  mutating func add(_ attempt: AttemptID, behind earlier: AttemptID, of build: BuildID) {
+    self.handovers[attempt] = Handover(build: build, attempt: earlier)
+    self.successors[build, default: []].append(attempt)
+  }
+
+  mutating func becameDue(_ attempt: AttemptID) { self.handovers[attempt]?.isDue = true }
+
+  mutating func remove(_ attempt: AttemptID) {
+    guard let handover = self.handovers.removeValue(forKey: attempt) else { return }
+    self.successors[handover.build]?.removeAll { $0 == attempt }
+    if self.successors[handover.build]?.isEmpty ?? false { self.successors[handover.build] = nil }
+  }
+
+  /// Attempts that wait for ends of this build's.
+  func attempts(behind build: BuildID) -> [AttemptID] { self.successors[build] ?? [] }
 }

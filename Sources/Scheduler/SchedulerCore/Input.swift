@@ -82,25 +82,20 @@ package struct Grant: Hashable, Sendable {
   package var token: FencingToken
   /// For how many attempts it was used before.
   package var use: Int32 = 0
+  /// Others waited for room in its pool.
+  package var isContended: Bool
 
   package init(
-    lease: LeaseID, demand: DemandID, executor: ExecutorID, address: String, token: FencingToken
+    lease: LeaseID, demand: DemandID, executor: ExecutorID, address: String, token: FencingToken,
+    isContended: Bool = false
   ) {
+    self.isContended = isContended
     self.lease = lease
     self.demand = demand
     self.executor = executor
     self.address = address
     self.token = token
   }
-}
-
-/// What can become of an ended attempt's lease, as its runner says.
-package enum LeaseDisposition: Hashable, Sendable {
-  case toBeGivenBack
-  /// The runner would take another attempt under it.
-  case reusable
-  /// A later attempt has used it: whoever follows that one gives it back.
-  case passedOn
 }
 
 /// Why a lease is over before its release.
@@ -118,8 +113,9 @@ package struct RunnerEvent: Hashable, Sendable {
     case step(StepRecord)
     case artifact(Artifact)
     /// The last one.
-    case finished(
-      Outcome, message: String, usage: Usage?, lease: LeaseDisposition = .toBeGivenBack)
+    ///
+    /// - Parameter isLeaseReusable: Its runner would take another attempt under its lease.
+    case finished(Outcome, message: String, usage: Usage?, isLeaseReusable: Bool = false)
   }
 
   /// From 1, without a gap.

@@ -78,7 +78,7 @@ extension Scheduler {
         used[record.project, default: .none] += live.machine.resources
         check(self.attempts[attempt] == id, "attempt \(attempt) is not in the index")
         check(
-          self.leases.holds(attempt, live.machine.lease),
+          self.leases.attempts(under: live.machine.lease).contains(attempt),
           "lease \(live.machine.lease) is not attempt \(attempt)'s")
         check(!live.machine.isOver, "attempt \(attempt) is over and still followed")
       }
@@ -90,6 +90,9 @@ extension Scheduler {
     let held = self.leases.all.reduce(0) { $0 + $1.attempts.count }
     check(held == liveCount, "leases are held that nobody uses")
     check(self.reusable.isEmpty, "leases are neither held nor given back")
+    for attempt in self.handovers.attempts {
+      check(self.attempts[attempt] != nil, "\(attempt) waits for a lease and is not followed")
+    }
     check(self.waitingJobs == waiting, "\(self.waitingJobs) jobs counted, \(waiting) wait")
     for project in Set(used.keys).union(self.queue.projectsInUse).sorted() {
       check(

@@ -23,9 +23,9 @@ package struct Policy: Sendable {
   /// After how long it may be kept once more for work that no executor took.
   package var claimPause = Duration.seconds(600)
 
-  /// After it was granted a lease goes from one job to the next of its shape for so long, without the allocator: what
-  /// waits there, other schedulers' jobs among it, waits so much longer at most. Where jobs take longer there is nothing
-  /// to be saved.
+  /// For so long after it was granted a lease may go from one job to the next of its shape, without the allocator. What
+  /// comes to wait there meanwhile sees one job go before it that it would not have seen; where jobs take longer than
+  /// this there is little to be saved. Zero: never.
   package var leaseReuse = Duration.seconds(1)
   /// Lines that are looked at then, for what goes before; where there are more the allocator decides.
   package var maximumComparedLines = 16

@@ -187,7 +187,7 @@ struct ReadyQueue: Sendable {
 
   /// Work of a shape has ended, and its lease can go on: the work that gets it. Nil if there is none, or if of the
   /// pool's other work some goes before: then the allocator knows for what there is room.
-  mutating func passedOn(_ shape: Shape, at now: Timestamp) -> FairQueue.Entry? {
+  mutating func takeNext(of shape: Shape, at now: Timestamp) -> FairQueue.Entry? {
     guard self.lines.count <= self.policy.maximumComparedLines,
       self.limits.room(in: shape, atMost: 1) > 0, let first = self.head(of: shape)
     else { return nil }
@@ -198,11 +198,13 @@ struct ReadyQueue: Sendable {
       if (head.rank, head.entry) < (first.rank, first.entry) { return nil }
     }
     self.lines[shape]?.granted(at: now)
+    self.unplaced[shape] = nil
     self.touched.append(shape)
     return self.popFirst(shape)
   }
 
-  /// What is due first of a line, and the rank of a demand for it; nil if nothing waits but what limits hold back.
+  /// What is due first of a line, and the rank of a demand for it; nil if nothing waits but what projects' limits hold
+  /// back.
   private mutating func head(of shape: Shape) -> (rank: Int64, entry: FairQueue.Entry)? {
     let turns = self.turns(for: shape)
     guard let entry = self.lines[shape]?.waiting.first(share: turns), let line = self.lines[shape]

@@ -22,8 +22,9 @@ package struct Scheduler: Sendable {
   var queue: ReadyQueue
   /// Who holds which lease.
   var leases = HeldLeases()
-  /// Leases that have just become free and that the next job of their shape may have.
-  var reusable: [HeldLeases.Origin] = []
+  /// Leases that have just become free and that the next job of their shape may have, each with whose it was.
+  var reusable: [(lease: HeldLeases.Origin, attempt: AttemptID, build: BuildID)] = []
+  var handovers = LeaseHandovers()
   var attempts: [AttemptID: BuildID] = [:]
   var timers = Timers<TimerKey>()
   /// Builds that are read because somebody wants something of them.
@@ -158,7 +159,7 @@ package struct Scheduler: Sendable {
 
   package mutating func granted(_ grant: Grant, at now: Timestamp) -> [Effect] {
     // The same grant again, on another stream.
-    if self.leases.contains(grant.lease) { return [] }
+    if !self.leases.attempts(under: grant.lease).isEmpty { return [] }
     var effects: [Effect] = []
     if let (entry, shape) = self.queue.granted(grant.demand, at: now) {
       let origin = HeldLeases.Origin(grant: grant, shape: shape, since: now)
@@ -171,14 +172,16 @@ package struct Scheduler: Sendable {
     return effects
   }
 
-  private mutating func give(
+  /// - Returns: Whether it is still wanted.
+  @discardableResult
+  mutating func give(
     _ lease: HeldLeases.Origin, to entry: FairQueue.Entry, at now: Timestamp,
     _ effects: inout [Effect]
-  ) {
+  ) -> Bool {
     guard self.builds[entry.work.build]?.machine.shape(of: entry.work.item, self.policy) != nil
     else {
       effects.append(.release(lease.grant.lease))
-      return
+      return false
     }
     self.tally.placements += 1
     self.tally.pickups.append(now - entry.since)
@@ -186,20 +189,7 @@ package struct Scheduler: Sendable {
       $0.granted(entry.work.item, lease.grant, at: now, $2, &$1)
     }
     self.leases.note(lease)
-  }
-
-  /// Gives leases that have become free to the next work of their shape, or back.
-  private mutating func passOn(at now: Timestamp, _ effects: inout [Effect]) {
-    while var lease = self.reusable.popLast() {
-      let isYoung = now >= lease.since && now - lease.since < self.policy.leaseReuse
-      guard isYoung, let entry = self.queue.passedOn(lease.shape, at: now) else {
-        effects.append(.release(lease.grant.lease))
-        continue
-      }
-      lease.grant.use += 1
-      self.tally.passedOn += 1
-      self.give(lease, to: entry, at: now, &effects)
-    }
+    return true
   }
 
   package mutating func unsatisfiable(
@@ -237,7 +227,8 @@ package struct Scheduler: Sendable {
   package mutating func leaseLost(
     _ lease: LeaseID, _ loss: LeaseLoss, message: String, at now: Timestamp
   ) -> [Effect] {
-    self.leases.attempts(under: lease).flatMap { attempt in
+    self.leases.ended(lease)
+    return self.leases.attempts(under: lease).flatMap { attempt in
       self.attemptChange(attempt, at: now) {
         $0.leaseLost(loss, message, of: attempt, at: now, $2, &$1)
       }
@@ -271,7 +262,7 @@ package struct Scheduler: Sendable {
     guard let build = self.attempts[attempt] else { return [] }
     var effects: [Effect] = []
     self.change(build, at: now, mayDirty: mayDirty, &effects, body)
-    if !self.reusable.isEmpty { self.passOn(at: now, &effects) }
+    self.reuseLeases(at: now, &effects)
     effects += self.queue.changes()
     return effects
   }
@@ -377,7 +368,7 @@ package struct Tally: Hashable, Sendable {
   package var submitted = 0
   package var placements = 0
   /// Those among them for which a lease went from one job to the next.
-  package var passedOn = 0
+  package var reuses = 0
   /// From waiting to the lease.
   package var pickups: [Duration] = []
   package var finished: [Outcome: Int] = [:]

@@ -39,6 +39,10 @@ package struct Configuration: Sendable {
         "queue-timeout", default: "24h", kind: .duration,
         help: "How long a job may wait for an executor"),
       Setting(
+        "lease-reuse", default: "1s", kind: .duration,
+        help: "For how long after its grant a lease may go from one job to the next of its kind "
+          + "without the allocator; 0s is never"),
+      Setting(
         "project-weights", default: "",
         help: "Projects that are to get more or less than others, as PROJECT=WEIGHT, separated by "
           + "commas; others have 1"),
@@ -94,6 +98,7 @@ package struct Configuration: Sendable {
     if self.policy.queueTimeout <= .zero {
       throw settings.wrong("queue-timeout", "it must be above 0")
     }
+    self.policy.leaseReuse = try settings.duration("lease-reuse")
     for part in settings.string("project-weights").split(separator: ",") {
       let words = part.split(separator: "=", omittingEmptySubsequences: false)
       guard words.count == 2, !words[0].isEmpty, let weight = Double(words[1]),

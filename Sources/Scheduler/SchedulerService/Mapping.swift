@@ -194,21 +194,11 @@ extension RunnerEvent {
       // A runner that knows an outcome that we do not has not succeeded at anything we know.
       what = .finished(
         Outcome(finished.outcome) ?? .failed, message: finished.message,
-        usage: finished.usage.map { Usage($0) }, lease: LeaseDisposition(finished.lease))
+        usage: finished.usage.map { Usage($0) }, isLeaseReusable: finished.leaseReusable)
     case nil: return nil
     }
     self.init(
       sequence: event.sequence, time: event.time.map { Timestamp($0) } ?? .now, what: what)
-  }
-}
-
-extension LeaseDisposition {
-  init(_ message: RunnerV1.LeaseDisposition) {
-    switch message {
-    case .reusable: self = .reusable
-    case .passedOn: self = .passedOn
-    case .unspecified, .unrecognized: self = .toBeGivenBack
-    }
   }
 }
 
@@ -240,7 +230,7 @@ extension Grant {
     self.init(
       lease: LeaseID(lease.id), demand: DemandID(lease.requestID),
       executor: ExecutorID(lease.executorID), address: lease.executorAddress,
-      token: FencingToken(lease.fencingToken))
+      token: FencingToken(lease.fencingToken), isContended: lease.contended)
   }
 }
 

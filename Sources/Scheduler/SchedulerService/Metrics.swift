@@ -6,7 +6,7 @@ import ServiceRuntime
 struct Metrics: Sendable {
   let submitted: Counter
   let placements: Counter
-  let leasesPassedOn: Counter
+  let leaseReuses: Counter
   let finished: [Outcome: Counter]
   let attempts: [Outcome: Counter]
   let deadNotifications: Counter
@@ -45,8 +45,8 @@ struct Metrics: Sendable {
       "millrace_scheduler_builds_submitted_total", help: "Builds that were committed and answered.")
     self.placements = registry.counter(
       "millrace_scheduler_placements_total", help: "Leases that were given to waiting work.")
-    self.leasesPassedOn = registry.counter(
-      "millrace_scheduler_leases_passed_on_total",
+    self.leaseReuses = registry.counter(
+      "millrace_scheduler_lease_reuses_total",
       help: "Placements for which a lease went from a job that had ended to the next of its shape.")
     self.finished = byOutcome(
       "millrace_scheduler_builds_finished_total", "Builds whose end was committed.")
@@ -107,7 +107,7 @@ struct Metrics: Sendable {
   func record(_ tally: Tally) {
     self.submitted.increment(by: Int64(tally.submitted))
     self.placements.increment(by: Int64(tally.placements))
-    self.leasesPassedOn.increment(by: Int64(tally.passedOn))
+    self.leaseReuses.increment(by: Int64(tally.reuses))
     for wait in tally.pickups { self.pickup.observe(wait) }
     for (outcome, count) in tally.finished { self.finished[outcome]?.increment(by: Int64(count)) }
     for (outcome, count) in tally.attempts { self.attempts[outcome]?.increment(by: Int64(count)) }

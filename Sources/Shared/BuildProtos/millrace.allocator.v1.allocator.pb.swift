@@ -97,6 +97,9 @@ extension AllocatorV1 {
     /// The attempt it was granted for.
     public var requestID: String
     public var expiresAt: GoogleProtobuf.Timestamp?
+    /// When it was granted others waited for room in its pool: it is to be given back when its attempt ends. Else it may
+    /// go to the scheduler's next job of the same kind, for a short while.
+    public var contended: Bool
 
     public var unknownFields: UnknownFields
   }
@@ -112,6 +115,7 @@ extension AllocatorV1.Lease {
       fencingToken: 0,
       requestID: "",
       expiresAt: nil,
+      contended: false,
       unknownFields: UnknownFields())
   }
 
@@ -122,7 +126,8 @@ extension AllocatorV1.Lease {
     resources: TypesV1.Resources? = nil,
     fencingToken: Int64 = 0,
     requestID: String = "",
-    expiresAt: GoogleProtobuf.Timestamp? = nil
+    expiresAt: GoogleProtobuf.Timestamp? = nil,
+    contended: Bool = false
   ) {
     self.init(
       id: id,
@@ -132,6 +137,7 @@ extension AllocatorV1.Lease {
       fencingToken: fencingToken,
       requestID: requestID,
       expiresAt: expiresAt,
+      contended: contended,
       unknownFields: UnknownFields())
   }
 }
@@ -153,6 +159,7 @@ extension AllocatorV1.Lease {
     let fencingToken: Int64 = message.pointee.fencing_token
     let requestID: String = try source.string(message.pointee.request_id, in: "millrace.allocator.v1.Lease.request_id")
     let expiresAt: GoogleProtobuf.Timestamp? = try source.message(message.pointee.expires_at)
+    let contended: Bool = message.pointee.contended != 0
     let unknownFields = try source.unknownFields(message.pointee.base)
     self.init(
       id: id,
@@ -162,6 +169,7 @@ extension AllocatorV1.Lease {
       fencingToken: fencingToken,
       requestID: requestID,
       expiresAt: expiresAt,
+      contended: contended,
       unknownFields: unknownFields)
   }
 
@@ -173,6 +181,7 @@ extension AllocatorV1.Lease {
     message.pointee.fencing_token = self.fencingToken
     message.pointee.request_id = arena.string(self.requestID)
     message.pointee.expires_at = arena.message(self.expiresAt)
+    message.pointee.contended = self.contended ? 1 : 0
     arena.unknownFields(self.unknownFields, &message.pointee.base)
   }
 }
@@ -1260,61 +1269,62 @@ extension AllocatorV1 {
     base64: """
       CiVtaWxscmFjZS9hbGxvY2F0b3IvdjEvYWxsb2NhdG9yLnByb3RvEhVtaWxscmFjZS5hbGxvY2F0b3IudjEaHmdvb2ds\
       ZS9wcm90b2J1Zi9kdXJhdGlvbi5wcm90bxofZ29vZ2xlL3Byb3RvYnVmL3RpbWVzdGFtcC5wcm90bxodbWlsbHJhY2Uv\
-      dHlwZXMvdjEvdHlwZXMucHJvdG8ingIKBUxlYXNlEg4KAmlkGAEgASgJUgJpZBIfCgtleGVjdXRvcl9pZBgCIAEoCVIK\
+      dHlwZXMvdjEvdHlwZXMucHJvdG8ivAIKBUxlYXNlEg4KAmlkGAEgASgJUgJpZBIfCgtleGVjdXRvcl9pZBgCIAEoCVIK\
       ZXhlY3V0b3JJZBIpChBleGVjdXRvcl9hZGRyZXNzGAMgASgJUg9leGVjdXRvckFkZHJlc3MSOgoJcmVzb3VyY2VzGAQg\
       ASgLMhwubWlsbHJhY2UudHlwZXMudjEuUmVzb3VyY2VzUglyZXNvdXJjZXMSIwoNZmVuY2luZ190b2tlbhgFIAEoA1IM\
       ZmVuY2luZ1Rva2VuEh0KCnJlcXVlc3RfaWQYBiABKAlSCXJlcXVlc3RJZBI5CgpleHBpcmVzX2F0GAcgASgLMhouZ29v\
-      Z2xlLnByb3RvYnVmLlRpbWVzdGFtcFIJZXhwaXJlc0F0IrQDChBIZWFydGJlYXRSZXF1ZXN0Eh8KC2V4ZWN1dG9yX2lk\
-      GAEgASgJUgpleGVjdXRvcklkEiAKC2luY2FybmF0aW9uGAIgASgJUgtpbmNhcm5hdGlvbhIYCgdhZGRyZXNzGAMgASgJ\
-      UgdhZGRyZXNzEhIKBHBvb2wYBCABKAlSBHBvb2wSFgoGbGFiZWxzGAUgAygJUgZsYWJlbHMSOAoIY2FwYWNpdHkYBiAB\
-      KAsyHC5taWxscmFjZS50eXBlcy52MS5SZXNvdXJjZXNSCGNhcGFjaXR5EjgKBmxlYXNlcxgHIAMoCzIgLm1pbGxyYWNl\
-      LmFsbG9jYXRvci52MS5IZWxkTGVhc2VSBmxlYXNlcxIaCghkcmFpbmluZxgIIAEoCFIIZHJhaW5pbmcSIwoNd2FybV9w\
-      cm9qZWN0cxgJIAMoCVIMd2FybVByb2plY3RzEjAKBHVzZWQYCiABKAsyHC5taWxscmFjZS50eXBlcy52MS5SZXNvdXJj\
-      ZXNSBHVzZWQSMAoUbmV3ZXN0X2ZlbmNpbmdfdG9rZW4YCyABKANSEm5ld2VzdEZlbmNpbmdUb2tlbiLAAQoJSGVsZExl\
-      YXNlEhkKCGxlYXNlX2lkGAEgASgJUgdsZWFzZUlkEh0KCnJlcXVlc3RfaWQYAiABKAlSCXJlcXVlc3RJZBIjCg1mZW5j\
-      aW5nX3Rva2VuGAMgASgDUgxmZW5jaW5nVG9rZW4SOgoJcmVzb3VyY2VzGAQgASgLMhwubWlsbHJhY2UudHlwZXMudjEu\
-      UmVzb3VyY2VzUglyZXNvdXJjZXMSGAoHcHJvamVjdBgFIAEoCVIHcHJvamVjdCK1AQoRSGVhcnRiZWF0UmVzcG9uc2US\
-      JAoOc3RvcF9sZWFzZV9pZHMYASADKAlSDHN0b3BMZWFzZUlkcxJACg5uZXh0X2hlYXJ0YmVhdBgCIAEoCzIZLmdvb2ds\
-      ZS5wcm90b2J1Zi5EdXJhdGlvblINbmV4dEhlYXJ0YmVhdBI4Cgpsb3N0X2FmdGVyGAMgASgLMhkuZ29vZ2xlLnByb3Rv\
-      YnVmLkR1cmF0aW9uUglsb3N0QWZ0ZXIiVgoRRGVyZWdpc3RlclJlcXVlc3QSHwoLZXhlY3V0b3JfaWQYASABKAlSCmV4\
-      ZWN1dG9ySWQSIAoLaW5jYXJuYXRpb24YAiABKAlSC2luY2FybmF0aW9uIhQKEkRlcmVnaXN0ZXJSZXNwb25zZSKkAQoO\
-      QWNxdWlyZVJlcXVlc3QSNwoGZGVtYW5kGAEgASgLMh0ubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkRlbWFuZEgAUgZkZW1h\
-      bmQSHAoId2l0aGRyYXcYAiABKAlIAFIId2l0aGRyYXcSMQoEaG9sZBgDIAEoCzIbLm1pbGxyYWNlLmFsbG9jYXRvci52\
-      MS5Ib2xkSABSBGhvbGRCCAoGY2hhbmdlImEKBEhvbGQSGQoIbGVhc2VfaWQYASABKAlSB2xlYXNlSWQSHQoKcmVxdWVz\
-      dF9pZBgCIAEoCVIJcmVxdWVzdElkEh8KC2V4ZWN1dG9yX2lkGAMgASgJUgpleGVjdXRvcklkIusBCgZEZW1hbmQSHQoK\
-      cmVxdWVzdF9pZBgBIAEoCVIJcmVxdWVzdElkEhgKB3Byb2plY3QYAiABKAlSB3Byb2plY3QSEgoEcG9vbBgDIAEoCVIE\
-      cG9vbBIWCgZsYWJlbHMYBCADKAlSBmxhYmVscxI6CglyZXNvdXJjZXMYBSABKAsyHC5taWxscmFjZS50eXBlcy52MS5S\
-      ZXNvdXJjZXNSCXJlc291cmNlcxISCgRyYW5rGAYgASgDUgRyYW5rEiwKEmF2b2lkX2V4ZWN1dG9yX2lkcxgHIAMoCVIQ\
-      YXZvaWRFeGVjdXRvcklkcyKWAgoPQWNxdWlyZVJlc3BvbnNlEjgKB2dyYW50ZWQYASABKAsyHC5taWxscmFjZS5hbGxv\
-      Y2F0b3IudjEuTGVhc2VIAFIHZ3JhbnRlZBJMCg11bnNhdGlzZmlhYmxlGAIgASgLMiQubWlsbHJhY2UuYWxsb2NhdG9y\
-      LnYxLlVuc2F0aXNmaWFibGVIAFINdW5zYXRpc2ZpYWJsZRI2CgRsb3N0GAMgASgLMiAubWlsbHJhY2UuYWxsb2NhdG9y\
-      LnYxLkxlYXNlTG9zdEgAUgRsb3N0EjoKB3dhaXRpbmcYBCABKAsyHi5taWxscmFjZS5hbGxvY2F0b3IudjEuV2FpdGlu\
-      Z0gAUgd3YWl0aW5nQgcKBWV2ZW50IkYKDVVuc2F0aXNmaWFibGUSHQoKcmVxdWVzdF9pZBgBIAEoCVIJcmVxdWVzdElk\
-      EhYKBnJlYXNvbhgCIAEoCVIGcmVhc29uIkAKB1dhaXRpbmcSHQoKcmVxdWVzdF9pZBgBIAEoCVIJcmVxdWVzdElkEhYK\
-      BnJlYXNvbhgCIAEoCVIGcmVhc29uIr0BCglMZWFzZUxvc3QSGQoIbGVhc2VfaWQYASABKAlSB2xlYXNlSWQSHQoKcmVx\
-      dWVzdF9pZBgCIAEoCVIJcmVxdWVzdElkEh8KC2V4ZWN1dG9yX2lkGAMgASgJUgpleGVjdXRvcklkEjsKBWNhdXNlGAQg\
-      ASgOMiUubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkxlYXNlTG9zdENhdXNlUgVjYXVzZRIYCgdtZXNzYWdlGAUgASgJUgdt\
-      ZXNzYWdlIi0KDlJlbGVhc2VSZXF1ZXN0EhsKCWxlYXNlX2lkcxgBIAMoCVIIbGVhc2VJZHMiEQoPUmVsZWFzZVJlc3Bv\
-      bnNlIioKFExpc3RFeGVjdXRvcnNSZXF1ZXN0EhIKBHBvb2wYASABKAlSBHBvb2wiVgoVTGlzdEV4ZWN1dG9yc1Jlc3Bv\
-      bnNlEj0KCWV4ZWN1dG9ycxgBIAMoCzIfLm1pbGxyYWNlLmFsbG9jYXRvci52MS5FeGVjdXRvclIJZXhlY3V0b3JzIoUD\
-      CghFeGVjdXRvchIOCgJpZBgBIAEoCVICaWQSGAoHYWRkcmVzcxgCIAEoCVIHYWRkcmVzcxISCgRwb29sGAMgASgJUgRw\
-      b29sEhYKBmxhYmVscxgEIAMoCVIGbGFiZWxzEjoKBXN0YXRlGAUgASgOMiQubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkV4\
-      ZWN1dG9yU3RhdGVSBXN0YXRlEjgKCGNhcGFjaXR5GAYgASgLMhwubWlsbHJhY2UudHlwZXMudjEuUmVzb3VyY2VzUghj\
-      YXBhY2l0eRI0CgZsZWFzZWQYByABKAsyHC5taWxscmFjZS50eXBlcy52MS5SZXNvdXJjZXNSBmxlYXNlZBI0CgZsZWFz\
-      ZXMYCCADKAsyHC5taWxscmFjZS5hbGxvY2F0b3IudjEuTGVhc2VSBmxlYXNlcxJBCg5sYXN0X2hlYXJ0YmVhdBgJIAEo\
-      CzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSDWxhc3RIZWFydGJlYXQqnQEKDkxlYXNlTG9zdENhdXNlEiAKHExF\
-      QVNFX0xPU1RfQ0FVU0VfVU5TUEVDSUZJRUQQABIiCh5MRUFTRV9MT1NUX0NBVVNFX0VYRUNVVE9SX0xPU1QQARIcChhM\
-      RUFTRV9MT1NUX0NBVVNFX0VYUElSRUQQAhInCiNMRUFTRV9MT1NUX0NBVVNFX0VYRUNVVE9SX1JFU1RBUlRFRBADKoIB\
-      Cg1FeGVjdXRvclN0YXRlEh4KGkVYRUNVVE9SX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoURVhFQ1VUT1JfU1RBVEVfUkVB\
-      RFkQARIaChZFWEVDVVRPUl9TVEFURV9TVVNQRUNUEAISGwoXRVhFQ1VUT1JfU1RBVEVfRFJBSU5JTkcQAzL5AwoQQWxs\
-      b2NhdG9yU2VydmljZRJeCglIZWFydGJlYXQSJy5taWxscmFjZS5hbGxvY2F0b3IudjEuSGVhcnRiZWF0UmVxdWVzdBoo\
-      Lm1pbGxyYWNlLmFsbG9jYXRvci52MS5IZWFydGJlYXRSZXNwb25zZRJhCgpEZXJlZ2lzdGVyEigubWlsbHJhY2UuYWxs\
-      b2NhdG9yLnYxLkRlcmVnaXN0ZXJSZXF1ZXN0GikubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkRlcmVnaXN0ZXJSZXNwb25z\
-      ZRJcCgdBY3F1aXJlEiUubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkFjcXVpcmVSZXF1ZXN0GiYubWlsbHJhY2UuYWxsb2Nh\
-      dG9yLnYxLkFjcXVpcmVSZXNwb25zZSgBMAESWAoHUmVsZWFzZRIlLm1pbGxyYWNlLmFsbG9jYXRvci52MS5SZWxlYXNl\
-      UmVxdWVzdBomLm1pbGxyYWNlLmFsbG9jYXRvci52MS5SZWxlYXNlUmVzcG9uc2USagoNTGlzdEV4ZWN1dG9ycxIrLm1p\
-      bGxyYWNlLmFsbG9jYXRvci52MS5MaXN0RXhlY3V0b3JzUmVxdWVzdBosLm1pbGxyYWNlLmFsbG9jYXRvci52MS5MaXN0\
-      RXhlY3V0b3JzUmVzcG9uc2VCDroCC0FsbG9jYXRvclYxYgZwcm90bzM=
+      Z2xlLnByb3RvYnVmLlRpbWVzdGFtcFIJZXhwaXJlc0F0EhwKCWNvbnRlbmRlZBgIIAEoCFIJY29udGVuZGVkIrQDChBI\
+      ZWFydGJlYXRSZXF1ZXN0Eh8KC2V4ZWN1dG9yX2lkGAEgASgJUgpleGVjdXRvcklkEiAKC2luY2FybmF0aW9uGAIgASgJ\
+      UgtpbmNhcm5hdGlvbhIYCgdhZGRyZXNzGAMgASgJUgdhZGRyZXNzEhIKBHBvb2wYBCABKAlSBHBvb2wSFgoGbGFiZWxz\
+      GAUgAygJUgZsYWJlbHMSOAoIY2FwYWNpdHkYBiABKAsyHC5taWxscmFjZS50eXBlcy52MS5SZXNvdXJjZXNSCGNhcGFj\
+      aXR5EjgKBmxlYXNlcxgHIAMoCzIgLm1pbGxyYWNlLmFsbG9jYXRvci52MS5IZWxkTGVhc2VSBmxlYXNlcxIaCghkcmFp\
+      bmluZxgIIAEoCFIIZHJhaW5pbmcSIwoNd2FybV9wcm9qZWN0cxgJIAMoCVIMd2FybVByb2plY3RzEjAKBHVzZWQYCiAB\
+      KAsyHC5taWxscmFjZS50eXBlcy52MS5SZXNvdXJjZXNSBHVzZWQSMAoUbmV3ZXN0X2ZlbmNpbmdfdG9rZW4YCyABKANS\
+      Em5ld2VzdEZlbmNpbmdUb2tlbiLAAQoJSGVsZExlYXNlEhkKCGxlYXNlX2lkGAEgASgJUgdsZWFzZUlkEh0KCnJlcXVl\
+      c3RfaWQYAiABKAlSCXJlcXVlc3RJZBIjCg1mZW5jaW5nX3Rva2VuGAMgASgDUgxmZW5jaW5nVG9rZW4SOgoJcmVzb3Vy\
+      Y2VzGAQgASgLMhwubWlsbHJhY2UudHlwZXMudjEuUmVzb3VyY2VzUglyZXNvdXJjZXMSGAoHcHJvamVjdBgFIAEoCVIH\
+      cHJvamVjdCK1AQoRSGVhcnRiZWF0UmVzcG9uc2USJAoOc3RvcF9sZWFzZV9pZHMYASADKAlSDHN0b3BMZWFzZUlkcxJA\
+      Cg5uZXh0X2hlYXJ0YmVhdBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvblINbmV4dEhlYXJ0YmVhdBI4Cgps\
+      b3N0X2FmdGVyGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uUglsb3N0QWZ0ZXIiVgoRRGVyZWdpc3RlclJl\
+      cXVlc3QSHwoLZXhlY3V0b3JfaWQYASABKAlSCmV4ZWN1dG9ySWQSIAoLaW5jYXJuYXRpb24YAiABKAlSC2luY2FybmF0\
+      aW9uIhQKEkRlcmVnaXN0ZXJSZXNwb25zZSKkAQoOQWNxdWlyZVJlcXVlc3QSNwoGZGVtYW5kGAEgASgLMh0ubWlsbHJh\
+      Y2UuYWxsb2NhdG9yLnYxLkRlbWFuZEgAUgZkZW1hbmQSHAoId2l0aGRyYXcYAiABKAlIAFIId2l0aGRyYXcSMQoEaG9s\
+      ZBgDIAEoCzIbLm1pbGxyYWNlLmFsbG9jYXRvci52MS5Ib2xkSABSBGhvbGRCCAoGY2hhbmdlImEKBEhvbGQSGQoIbGVh\
+      c2VfaWQYASABKAlSB2xlYXNlSWQSHQoKcmVxdWVzdF9pZBgCIAEoCVIJcmVxdWVzdElkEh8KC2V4ZWN1dG9yX2lkGAMg\
+      ASgJUgpleGVjdXRvcklkIusBCgZEZW1hbmQSHQoKcmVxdWVzdF9pZBgBIAEoCVIJcmVxdWVzdElkEhgKB3Byb2plY3QY\
+      AiABKAlSB3Byb2plY3QSEgoEcG9vbBgDIAEoCVIEcG9vbBIWCgZsYWJlbHMYBCADKAlSBmxhYmVscxI6CglyZXNvdXJj\
+      ZXMYBSABKAsyHC5taWxscmFjZS50eXBlcy52MS5SZXNvdXJjZXNSCXJlc291cmNlcxISCgRyYW5rGAYgASgDUgRyYW5r\
+      EiwKEmF2b2lkX2V4ZWN1dG9yX2lkcxgHIAMoCVIQYXZvaWRFeGVjdXRvcklkcyKWAgoPQWNxdWlyZVJlc3BvbnNlEjgK\
+      B2dyYW50ZWQYASABKAsyHC5taWxscmFjZS5hbGxvY2F0b3IudjEuTGVhc2VIAFIHZ3JhbnRlZBJMCg11bnNhdGlzZmlh\
+      YmxlGAIgASgLMiQubWlsbHJhY2UuYWxsb2NhdG9yLnYxLlVuc2F0aXNmaWFibGVIAFINdW5zYXRpc2ZpYWJsZRI2CgRs\
+      b3N0GAMgASgLMiAubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkxlYXNlTG9zdEgAUgRsb3N0EjoKB3dhaXRpbmcYBCABKAsy\
+      Hi5taWxscmFjZS5hbGxvY2F0b3IudjEuV2FpdGluZ0gAUgd3YWl0aW5nQgcKBWV2ZW50IkYKDVVuc2F0aXNmaWFibGUS\
+      HQoKcmVxdWVzdF9pZBgBIAEoCVIJcmVxdWVzdElkEhYKBnJlYXNvbhgCIAEoCVIGcmVhc29uIkAKB1dhaXRpbmcSHQoK\
+      cmVxdWVzdF9pZBgBIAEoCVIJcmVxdWVzdElkEhYKBnJlYXNvbhgCIAEoCVIGcmVhc29uIr0BCglMZWFzZUxvc3QSGQoI\
+      bGVhc2VfaWQYASABKAlSB2xlYXNlSWQSHQoKcmVxdWVzdF9pZBgCIAEoCVIJcmVxdWVzdElkEh8KC2V4ZWN1dG9yX2lk\
+      GAMgASgJUgpleGVjdXRvcklkEjsKBWNhdXNlGAQgASgOMiUubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkxlYXNlTG9zdENh\
+      dXNlUgVjYXVzZRIYCgdtZXNzYWdlGAUgASgJUgdtZXNzYWdlIi0KDlJlbGVhc2VSZXF1ZXN0EhsKCWxlYXNlX2lkcxgB\
+      IAMoCVIIbGVhc2VJZHMiEQoPUmVsZWFzZVJlc3BvbnNlIioKFExpc3RFeGVjdXRvcnNSZXF1ZXN0EhIKBHBvb2wYASAB\
+      KAlSBHBvb2wiVgoVTGlzdEV4ZWN1dG9yc1Jlc3BvbnNlEj0KCWV4ZWN1dG9ycxgBIAMoCzIfLm1pbGxyYWNlLmFsbG9j\
+      YXRvci52MS5FeGVjdXRvclIJZXhlY3V0b3JzIoUDCghFeGVjdXRvchIOCgJpZBgBIAEoCVICaWQSGAoHYWRkcmVzcxgC\
+      IAEoCVIHYWRkcmVzcxISCgRwb29sGAMgASgJUgRwb29sEhYKBmxhYmVscxgEIAMoCVIGbGFiZWxzEjoKBXN0YXRlGAUg\
+      ASgOMiQubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkV4ZWN1dG9yU3RhdGVSBXN0YXRlEjgKCGNhcGFjaXR5GAYgASgLMhwu\
+      bWlsbHJhY2UudHlwZXMudjEuUmVzb3VyY2VzUghjYXBhY2l0eRI0CgZsZWFzZWQYByABKAsyHC5taWxscmFjZS50eXBl\
+      cy52MS5SZXNvdXJjZXNSBmxlYXNlZBI0CgZsZWFzZXMYCCADKAsyHC5taWxscmFjZS5hbGxvY2F0b3IudjEuTGVhc2VS\
+      BmxlYXNlcxJBCg5sYXN0X2hlYXJ0YmVhdBgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSDWxhc3RIZWFy\
+      dGJlYXQqnQEKDkxlYXNlTG9zdENhdXNlEiAKHExFQVNFX0xPU1RfQ0FVU0VfVU5TUEVDSUZJRUQQABIiCh5MRUFTRV9M\
+      T1NUX0NBVVNFX0VYRUNVVE9SX0xPU1QQARIcChhMRUFTRV9MT1NUX0NBVVNFX0VYUElSRUQQAhInCiNMRUFTRV9MT1NU\
+      X0NBVVNFX0VYRUNVVE9SX1JFU1RBUlRFRBADKoIBCg1FeGVjdXRvclN0YXRlEh4KGkVYRUNVVE9SX1NUQVRFX1VOU1BF\
+      Q0lGSUVEEAASGAoURVhFQ1VUT1JfU1RBVEVfUkVBRFkQARIaChZFWEVDVVRPUl9TVEFURV9TVVNQRUNUEAISGwoXRVhF\
+      Q1VUT1JfU1RBVEVfRFJBSU5JTkcQAzL5AwoQQWxsb2NhdG9yU2VydmljZRJeCglIZWFydGJlYXQSJy5taWxscmFjZS5h\
+      bGxvY2F0b3IudjEuSGVhcnRiZWF0UmVxdWVzdBooLm1pbGxyYWNlLmFsbG9jYXRvci52MS5IZWFydGJlYXRSZXNwb25z\
+      ZRJhCgpEZXJlZ2lzdGVyEigubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkRlcmVnaXN0ZXJSZXF1ZXN0GikubWlsbHJhY2Uu\
+      YWxsb2NhdG9yLnYxLkRlcmVnaXN0ZXJSZXNwb25zZRJcCgdBY3F1aXJlEiUubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkFj\
+      cXVpcmVSZXF1ZXN0GiYubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkFjcXVpcmVSZXNwb25zZSgBMAESWAoHUmVsZWFzZRIl\
+      Lm1pbGxyYWNlLmFsbG9jYXRvci52MS5SZWxlYXNlUmVxdWVzdBomLm1pbGxyYWNlLmFsbG9jYXRvci52MS5SZWxlYXNl\
+      UmVzcG9uc2USagoNTGlzdEV4ZWN1dG9ycxIrLm1pbGxyYWNlLmFsbG9jYXRvci52MS5MaXN0RXhlY3V0b3JzUmVxdWVz\
+      dBosLm1pbGxyYWNlLmFsbG9jYXRvci52MS5MaXN0RXhlY3V0b3JzUmVzcG9uc2VCDroCC0FsbG9jYXRvclYxYgZwcm90\
+      bzM=
       """,
     symbols: [
       "millrace.allocator.v1.Lease",
@@ -1325,6 +1335,7 @@ extension AllocatorV1 {
       "millrace.allocator.v1.Lease.fencing_token",
       "millrace.allocator.v1.Lease.request_id",
       "millrace.allocator.v1.Lease.expires_at",
+      "millrace.allocator.v1.Lease.contended",
       "millrace.allocator.v1.HeartbeatRequest",
       "millrace.allocator.v1.HeartbeatRequest.executor_id",
       "millrace.allocator.v1.HeartbeatRequest.incarnation",

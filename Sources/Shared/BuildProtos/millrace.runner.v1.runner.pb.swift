@@ -9,41 +9,6 @@ import RPCCore
 import RPCProtobuf
 
 extension RunnerV1 {
-  /// What can become of an ended attempt's lease.
-  public enum LeaseDisposition: ProtobufEnum {
-    /// It is to be given back.
-    case unspecified
-    /// The runner would take another attempt under it.
-    case reusable
-    /// A later attempt has used it, and whoever follows that one gives it back.
-    case passedOn
-    /// A number that this program has no name for.
-    case unrecognized(Int32)
-
-    public init(rawValue: Int32) {
-      switch rawValue {
-      case 0: self = .unspecified
-      case 1: self = .reusable
-      case 2: self = .passedOn
-      default: self = .unrecognized(rawValue)
-      }
-    }
-
-    public var rawValue: Int32 {
-      switch self {
-      case .unspecified: 0
-      case .reusable: 1
-      case .passedOn: 2
-      case .unrecognized(let number): number
-      }
-    }
-
-    /// Every value that has a name.
-    public static var allCases: [LeaseDisposition] { [.unspecified, .reusable, .passedOn] }
-  }
-}
-
-extension RunnerV1 {
   /// All that is needed to run a job.
   public struct JobSpec: ProtobufMessage {
     /// Unique everywhere; the attempt's id.
@@ -692,8 +657,8 @@ extension RunnerV1 {
     public var usage: TypesV1.Usage?
     /// Size of the sealed log in bytes.
     public var logBytes: Int64
-    /// As it is when this is sent.
-    public var lease: RunnerV1.LeaseDisposition
+    /// The runner would take another attempt under the lease, as things are when this is sent.
+    public var leaseReusable: Bool
 
     public var unknownFields: UnknownFields
   }
@@ -706,7 +671,7 @@ extension RunnerV1.JobFinished {
       message: "",
       usage: nil,
       logBytes: 0,
-      lease: .unspecified,
+      leaseReusable: false,
       unknownFields: UnknownFields())
   }
 
@@ -715,14 +680,14 @@ extension RunnerV1.JobFinished {
     message: String = "",
     usage: TypesV1.Usage? = nil,
     logBytes: Int64 = 0,
-    lease: RunnerV1.LeaseDisposition = .unspecified
+    leaseReusable: Bool = false
   ) {
     self.init(
       outcome: outcome,
       message: message,
       usage: usage,
       logBytes: logBytes,
-      lease: lease,
+      leaseReusable: leaseReusable,
       unknownFields: UnknownFields())
   }
 }
@@ -741,14 +706,14 @@ extension RunnerV1.JobFinished {
     let messageField: String = try source.string(message.pointee.message, in: "millrace.runner.v1.JobFinished.message")
     let usage: TypesV1.Usage? = try source.message(message.pointee.usage)
     let logBytes: Int64 = message.pointee.log_bytes
-    let lease: RunnerV1.LeaseDisposition = RunnerV1.LeaseDisposition(rawValue: message.pointee.lease)
+    let leaseReusable: Bool = message.pointee.lease_reusable != 0
     let unknownFields = try source.unknownFields(message.pointee.base)
     self.init(
       outcome: outcome,
       message: messageField,
       usage: usage,
       logBytes: logBytes,
-      lease: lease,
+      leaseReusable: leaseReusable,
       unknownFields: unknownFields)
   }
 
@@ -757,7 +722,7 @@ extension RunnerV1.JobFinished {
     message.pointee.message = arena.string(self.message)
     message.pointee.usage = arena.message(self.usage)
     message.pointee.log_bytes = self.logBytes
-    message.pointee.lease = self.lease.rawValue
+    message.pointee.lease_reusable = self.leaseReusable ? 1 : 0
     arena.unknownFields(self.unknownFields, &message.pointee.base)
   }
 }
@@ -1035,24 +1000,22 @@ extension RunnerV1 {
       Y2NlcHRlZEgAUghhY2NlcHRlZBIzCgRzdGVwGAQgASgLMh0ubWlsbHJhY2UudHlwZXMudjEuU3RlcFN0YXR1c0gAUgRz\
       dGVwEjkKCGFydGlmYWN0GAUgASgLMhsubWlsbHJhY2UudHlwZXMudjEuQXJ0aWZhY3RIAFIIYXJ0aWZhY3QSPQoIZmlu\
       aXNoZWQYBiABKAsyHy5taWxscmFjZS5ydW5uZXIudjEuSm9iRmluaXNoZWRIAFIIZmluaXNoZWRCBgoEd2hhdCIuCgtK\
-      b2JBY2NlcHRlZBIfCgtleGVjdXRvcl9pZBgBIAEoCVIKZXhlY3V0b3JJZCLmAQoLSm9iRmluaXNoZWQSNAoHb3V0Y29t\
+      b2JBY2NlcHRlZBIfCgtleGVjdXRvcl9pZBgBIAEoCVIKZXhlY3V0b3JJZCLRAQoLSm9iRmluaXNoZWQSNAoHb3V0Y29t\
       ZRgBIAEoDjIaLm1pbGxyYWNlLnR5cGVzLnYxLk91dGNvbWVSB291dGNvbWUSGAoHbWVzc2FnZRgCIAEoCVIHbWVzc2Fn\
       ZRIuCgV1c2FnZRgDIAEoCzIYLm1pbGxyYWNlLnR5cGVzLnYxLlVzYWdlUgV1c2FnZRIbCglsb2dfYnl0ZXMYBCABKANS\
-      CGxvZ0J5dGVzEjoKBWxlYXNlGAUgASgOMiQubWlsbHJhY2UucnVubmVyLnYxLkxlYXNlRGlzcG9zaXRpb25SBWxlYXNl\
-      In0KDlN0b3BKb2JSZXF1ZXN0Eh0KCmF0dGVtcHRfaWQYASABKAlSCWF0dGVtcHRJZBIWCgZyZWFzb24YAiABKAlSBnJl\
-      YXNvbhI0CgdvdXRjb21lGAMgASgOMhoubWlsbHJhY2UudHlwZXMudjEuT3V0Y29tZVIHb3V0Y29tZSIRCg9TdG9wSm9i\
-      UmVzcG9uc2UiEQoPTGlzdEpvYnNSZXF1ZXN0IkMKEExpc3RKb2JzUmVzcG9uc2USLwoEam9icxgBIAMoCzIbLm1pbGxy\
-      YWNlLnJ1bm5lci52MS5IZWxkSm9iUgRqb2JzIqkBCgdIZWxkSm9iEh0KCmF0dGVtcHRfaWQYASABKAlSCWF0dGVtcHRJ\
-      ZBIZCghsZWFzZV9pZBgCIAEoCVIHbGVhc2VJZBIjCg1mZW5jaW5nX3Rva2VuGAMgASgDUgxmZW5jaW5nVG9rZW4SIwoN\
-      bGFzdF9zZXF1ZW5jZRgEIAEoA1IMbGFzdFNlcXVlbmNlEhoKCGZpbmlzaGVkGAUgASgIUghmaW5pc2hlZCp2ChBMZWFz\
-      ZURpc3Bvc2l0aW9uEiEKHUxFQVNFX0RJU1BPU0lUSU9OX1VOU1BFQ0lGSUVEEAASHgoaTEVBU0VfRElTUE9TSVRJT05f\
-      UkVVU0FCTEUQARIfChtMRUFTRV9ESVNQT1NJVElPTl9QQVNTRURfT04QAjLpAgoNUnVubmVyU2VydmljZRJRCgZSdW5K\
-      b2ISIS5taWxscmFjZS5ydW5uZXIudjEuUnVuSm9iUmVxdWVzdBoiLm1pbGxyYWNlLnJ1bm5lci52MS5SdW5Kb2JSZXNw\
-      b25zZTABEloKCUF0dGFjaEpvYhIkLm1pbGxyYWNlLnJ1bm5lci52MS5BdHRhY2hKb2JSZXF1ZXN0GiUubWlsbHJhY2Uu\
-      cnVubmVyLnYxLkF0dGFjaEpvYlJlc3BvbnNlMAESUgoHU3RvcEpvYhIiLm1pbGxyYWNlLnJ1bm5lci52MS5TdG9wSm9i\
-      UmVxdWVzdBojLm1pbGxyYWNlLnJ1bm5lci52MS5TdG9wSm9iUmVzcG9uc2USVQoITGlzdEpvYnMSIy5taWxscmFjZS5y\
-      dW5uZXIudjEuTGlzdEpvYnNSZXF1ZXN0GiQubWlsbHJhY2UucnVubmVyLnYxLkxpc3RKb2JzUmVzcG9uc2VCC7oCCFJ1\
-      bm5lclYxYgZwcm90bzM=
+      CGxvZ0J5dGVzEiUKDmxlYXNlX3JldXNhYmxlGAUgASgIUg1sZWFzZVJldXNhYmxlIn0KDlN0b3BKb2JSZXF1ZXN0Eh0K\
+      CmF0dGVtcHRfaWQYASABKAlSCWF0dGVtcHRJZBIWCgZyZWFzb24YAiABKAlSBnJlYXNvbhI0CgdvdXRjb21lGAMgASgO\
+      MhoubWlsbHJhY2UudHlwZXMudjEuT3V0Y29tZVIHb3V0Y29tZSIRCg9TdG9wSm9iUmVzcG9uc2UiEQoPTGlzdEpvYnNS\
+      ZXF1ZXN0IkMKEExpc3RKb2JzUmVzcG9uc2USLwoEam9icxgBIAMoCzIbLm1pbGxyYWNlLnJ1bm5lci52MS5IZWxkSm9i\
+      UgRqb2JzIqkBCgdIZWxkSm9iEh0KCmF0dGVtcHRfaWQYASABKAlSCWF0dGVtcHRJZBIZCghsZWFzZV9pZBgCIAEoCVIH\
+      bGVhc2VJZBIjCg1mZW5jaW5nX3Rva2VuGAMgASgDUgxmZW5jaW5nVG9rZW4SIwoNbGFzdF9zZXF1ZW5jZRgEIAEoA1IM\
+      bGFzdFNlcXVlbmNlEhoKCGZpbmlzaGVkGAUgASgIUghmaW5pc2hlZDLpAgoNUnVubmVyU2VydmljZRJRCgZSdW5Kb2IS\
+      IS5taWxscmFjZS5ydW5uZXIudjEuUnVuSm9iUmVxdWVzdBoiLm1pbGxyYWNlLnJ1bm5lci52MS5SdW5Kb2JSZXNwb25z\
+      ZTABEloKCUF0dGFjaEpvYhIkLm1pbGxyYWNlLnJ1bm5lci52MS5BdHRhY2hKb2JSZXF1ZXN0GiUubWlsbHJhY2UucnVu\
+      bmVyLnYxLkF0dGFjaEpvYlJlc3BvbnNlMAESUgoHU3RvcEpvYhIiLm1pbGxyYWNlLnJ1bm5lci52MS5TdG9wSm9iUmVx\
+      dWVzdBojLm1pbGxyYWNlLnJ1bm5lci52MS5TdG9wSm9iUmVzcG9uc2USVQoITGlzdEpvYnMSIy5taWxscmFjZS5ydW5u\
+      ZXIudjEuTGlzdEpvYnNSZXF1ZXN0GiQubWlsbHJhY2UucnVubmVyLnYxLkxpc3RKb2JzUmVzcG9uc2VCC7oCCFJ1bm5l\
+      clYxYgZwcm90bzM=
       """,
     symbols: [
       "millrace.runner.v1.JobSpec",
@@ -1122,7 +1085,7 @@ extension RunnerV1 {
       "millrace.runner.v1.JobFinished.message",
       "millrace.runner.v1.JobFinished.usage",
       "millrace.runner.v1.JobFinished.log_bytes",
-      "millrace.runner.v1.JobFinished.lease",
+      "millrace.runner.v1.JobFinished.lease_reusable",
       "millrace.runner.v1.StopJobRequest",
       "millrace.runner.v1.StopJobRequest.attempt_id",
       "millrace.runner.v1.StopJobRequest.reason",
@@ -1137,10 +1100,6 @@ extension RunnerV1 {
       "millrace.runner.v1.HeldJob.fencing_token",
       "millrace.runner.v1.HeldJob.last_sequence",
       "millrace.runner.v1.HeldJob.finished",
-      "millrace.runner.v1.LeaseDisposition",
-      "millrace.runner.v1.LEASE_DISPOSITION_UNSPECIFIED",
-      "millrace.runner.v1.LEASE_DISPOSITION_REUSABLE",
-      "millrace.runner.v1.LEASE_DISPOSITION_PASSED_ON",
       "millrace.runner.v1.RunnerService",
       "millrace.runner.v1.RunnerService.RunJob",
       "millrace.runner.v1.RunnerService.AttachJob",

@@ -17,7 +17,8 @@ final class Checker {
   private var toldRevisions: [BuildID: Int64] = [:]
   private var shownRevisions: [String: [BuildID: Int64]] = [:]
   /// Who used a lease last, and whose use of it that was.
-  private var users: [LeaseID: (attempt: AttemptID, use: Int32)] = [:]
+  private var users: [LeaseID: JobSpec] = [:]
+  private var shares: [LeaseID: Resources] = [:]
   private var granted: Set<LeaseID> = []
   /// The largest token that the present table has given out or heard of.
   private var largestToken = FencingToken(0)
@@ -205,6 +206,7 @@ final class Checker {
   /// The table has given out a new lease.
   func granted(_ lease: Lease, in table: LeaseTableModel) {
     if !self.granted.insert(lease.id).inserted { self.fail("\(lease.id) was given out twice") }
+    self.shares[lease.id] = lease.resources
     guard let executor = table.executors[lease.executor] else {
       return self.fail("\(lease.id) is of executor \(lease.executor), which the table lacks")
     }
@@ -225,16 +227,21 @@ final class Checker {
   /// A runner took a job: its record says so, and its lease is nobody else's.
   func accepted(_ spec: JobSpec, by runner: Runner) {
     if let user = self.users[spec.lease], user.attempt != spec.attempt {
-      if spec.leaseUse <= user.use {
+      let stored = self.stored[user.build]?.record.jobs.flatMap(\.attempts) ?? []
+      if spec.leaseUse <= user.leaseUse {
         self.fail(
-          "\(spec.lease) was used for \(user.attempt), and is used for \(spec.attempt) as if it was not"
-        )
-      }
-      if self.running[user.attempt] != nil {
+          "\(spec.lease) was used for \(user.attempt), and is for \(spec.attempt) as if anew")
+      } else if self.running[user.attempt] != nil {
         self.fail("\(spec.lease) is used for \(spec.attempt) while \(user.attempt) runs")
+      } else if stored.contains(where: { $0.id == user.attempt && $0.isHeld }) {
+        self.fail(
+          "\(spec.attempt) runs under \(spec.lease), which is \(user.attempt)'s by its record")
       }
     }
-    self.users[spec.lease] = (spec.attempt, spec.leaseUse)
+    if let share = self.shares[spec.lease], share != spec.resources {
+      self.fail("\(spec.attempt) takes \(spec.resources) under \(spec.lease), which is of \(share)")
+    }
+    self.users[spec.lease] = spec
     guard let record = self.stored[spec.build]?.record else {
       return self.fail("\(runner.name) runs \(spec.attempt) of a build that is not stored")
     }

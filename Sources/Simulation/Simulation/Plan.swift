@@ -89,6 +89,7 @@ package struct Plan: Sendable {
         RunningLimit(jobs: 2), RunningLimit(jobs: 8), RunningLimit(cpuMillis: 9_000),
       ])
     }
+    policy.leaseReuse = random.pick([.seconds(1), .seconds(10), .seconds(60)])
     self.schedulerPolicy = policy
   }
 
@@ -97,7 +98,8 @@ package struct Plan: Sendable {
     var random = Randomness(seed: self.seed ^ 0xbeef)
     return RandomWorkload(
       seed: self.seed, count: random.int(5...40),
-      interval: .milliseconds(1)...(.milliseconds(random.pick([200, 2_000, 6_000]))))
+      interval: .milliseconds(1)...(.milliseconds(random.pick([200, 2_000, 6_000]))),
+      isUniform: random.chance(0.3))
   }
 
   /// The same farm with nothing that goes wrong.

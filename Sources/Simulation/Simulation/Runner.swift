@@ -35,8 +35,10 @@ final class Runner: Process {
   private final class Watcher {
     let stream: RunStream
     var sequence: Int64
-    init(_ stream: RunStream, after sequence: Int64) {
-      (self.stream, self.sequence) = (stream, sequence)
+    /// Under which its caller started it; nil: it attached.
+    let lease: LeaseID?
+    init(_ stream: RunStream, after sequence: Int64, under lease: LeaseID?) {
+      (self.stream, self.sequence, self.lease) = (stream, sequence, lease)
     }
   }
 
@@ -140,12 +142,13 @@ final class Runner: Process {
       self.note("refuses \(spec.attempt): \(error)")
       switch error {
       case .draining: stream.end(.broken(error.description))
-      case .staleToken, .staleUse, .leaseInUse, .noRoom: stream.end(.refused(error.description))
+      case .staleToken, .staleUse, .leaseInUse, .leaseOver, .noRoom:
+        stream.end(.refused(error.description))
       case .tooManySteps: stream.end(.invalid(error.description))
       }
       return
     }
-    self.watch(spec.attempt, after: 0, stream)
+    self.watch(spec.attempt, after: 0, under: spec.lease, stream)
   }
 
   func attach(_ attempt: AttemptID, after sequence: Int64, _ stream: RunStream) {
@@ -168,8 +171,10 @@ final class Runner: Process {
 
   // MARK: Events
 
-  private func watch(_ attempt: AttemptID, after sequence: Int64, _ stream: RunStream) {
-    let watcher = Watcher(stream, after: sequence)
+  private func watch(
+    _ attempt: AttemptID, after sequence: Int64, under lease: LeaseID? = nil, _ stream: RunStream
+  ) {
+    let watcher = Watcher(stream, after: sequence, under: lease)
     self.memory.watchers[attempt, default: []].append(watcher)
     stream.serverClosed = {
       self.memory.watchers[attempt]?.removeAll { $0 === watcher }
@@ -181,8 +186,9 @@ final class Runner: Process {
     guard let job = self.memory.core.job(attempt) else { return watcher.stream.end(.ended) }
     for event in job.log.events(after: watcher.sequence) {
       watcher.sequence = event.sequence
-      let lease = self.memory.core.leaseDisposition(of: attempt)
-      watcher.stream.sendDown(RunnerEvent(event, lease: lease))
+      let lease = watcher.lease ?? job.spec.lease
+      let isReusable = self.memory.core.isReusable(lease, after: attempt)
+      watcher.stream.sendDown(RunnerEvent(event, isLeaseReusable: isReusable))
     }
     if job.endedAt != nil {
       watcher.stream.end(.ended)
@@ -290,7 +296,7 @@ extension JobSpec {
 }
 
 extension RunnerEvent {
-  init(_ event: JobEvent, lease: PluginRunnerCore.LeaseDisposition) {
+  init(_ event: JobEvent, isLeaseReusable: Bool) {
     let what: What =
       switch event.what {
       case .accepted: .accepted
@@ -299,19 +305,9 @@ extension RunnerEvent {
       case .finished(let end):
         .finished(
           end.outcome, message: end.message, usage: end.usage,
-          lease: SchedulerCore.LeaseDisposition(lease))
+          isLeaseReusable: isLeaseReusable)
       }
     self.init(sequence: event.sequence, time: event.time, what: what)
-  }
-}
-
-extension SchedulerCore.LeaseDisposition {
-  init(_ disposition: PluginRunnerCore.LeaseDisposition) {
-    switch disposition {
-    case .toBeGivenBack: self = .toBeGivenBack
-    case .reusable: self = .reusable
-    case .passedOn: self = .passedOn
-    }
   }
 }
 

@@ -392,7 +392,7 @@ final class SchedulerProcess: Process {
     case .granted(let lease):
       let grant = Grant(
         lease: lease.id, demand: DemandID(lease.request.rawValue), executor: lease.executor,
-        address: lease.address, token: lease.token)
+        address: lease.address, token: lease.token, isContended: lease.isContended)
       self.feed { $0.granted(grant, at: $1) }
     case .unsatisfiable(let request, let reason):
       self.note("hears that \(request) is unsatisfiable: \(reason)")

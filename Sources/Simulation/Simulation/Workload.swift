@@ -121,11 +121,16 @@ package struct RandomWorkload: Workload {
   private var submitted = 0
   private let interval: ClosedRange<Duration>
   private let projects: [ProjectID]
+  private let isUniform: Bool
 
-  /// - Parameter interval: Between two arrivals.
+  /// - Parameters:
+  ///   - interval: Between two arrivals.
+  ///   - isUniform: All jobs ask for the same.
   package init(
-    seed: UInt64, count: Int, interval: ClosedRange<Duration>, projects: Int = 4
+    seed: UInt64, count: Int, interval: ClosedRange<Duration>, projects: Int = 4,
+    isUniform: Bool = false
   ) {
+    self.isUniform = isUniform
     self.random = Randomness(seed: seed ^ 0x6f_0ad)
     self.left = count
     self.interval = interval
@@ -165,6 +170,7 @@ package struct RandomWorkload: Workload {
       // No executor has it.
       if self.random.chance(0.02) { job.labels = ["quantum"] }
       if self.random.chance(0.02) { job.cpu = "500" }
+      if self.isUniform { (job.cpu, job.memory, job.labels) = ("2", nil, []) }
       if self.random.chance(0.15) {
         let values = (1...self.random.int(2...6)).map { "v\($0)" }
         job.matrix = Pipeline.Matrix(axes: [.init(name: "v", values: values)])

@@ -170,6 +170,60 @@ import Testing
       allocator.handle(.acquired(.standard, [lease])) == [.send(Allocator.two, .granted(lease))])
   }
 
+  /// Such a lease does not go from one job to the next behind the allocator's back.
+  @Test func aLeaseSaysWhetherOthersWaitForRoom() {
+    var allocator = Allocator()
+    func isContended(_ request: String) -> Bool? {
+      for case .granted(let lease) in allocator.handle(
+        .acquired(.standard, [allocator.lease(request)])
+      ).sent {
+        return lease.isContended
+      }
+      return nil
+    }
+    for request in ["a", "b", "c", "d", "e", "f"] {
+      allocator.demand(request)
+      if request == "a" { #expect(isContended(request) == false) }
+      if request == "b" {
+        // Another scheduler's, in another pool and in this one.
+        allocator.handle(.streamOpened(Allocator.two))
+        let elsewhere = Shape(pool: "gpu", resources: .small)
+        allocator.demand("other", stream: Allocator.two, shape: elsewhere)
+        #expect(isContended(request) == false)
+        allocator.demand("one", stream: Allocator.two, shape: .gpu)
+      }
+      if request == "c" {
+        #expect(isContended(request) == true)
+        allocator.handle(.withdrew(Allocator.two, "one"))
+      }
+      if request == "d" {
+        #expect(isContended(request) == false)
+        allocator.handle(.demandTold(elsewhere: [.standard: .small]))
+      }
+      if request == "e" {
+        // At another allocator.
+        #expect(isContended(request) == true)
+        allocator.handle(.demandTold(elsewhere: [:]))
+      }
+    }
+  }
+
+  /// An executor is kept free, or to be, for what has waited long.
+  @Test func aLeaseSaysWhetherSomethingStarves() {
+    var allocator = Allocator()
+    allocator.demand("large", shape: Shape(resources: .machine))
+    allocator.handle(.acquired(.standard, [nil]))
+    allocator.demand("a")
+    var leases = allocator.handle(.acquired(.standard, [allocator.lease("a")])).sent
+    guard case .granted(let first)? = leases.first else { return #expect(Bool(false)) }
+    #expect(!first.isContended)
+    allocator.now = allocator.now + Policy().reserveAfter
+    allocator.demand("b")
+    leases = allocator.handle(.acquired(.standard, [allocator.lease("b")])).sent
+    guard case .granted(let second)? = leases.first else { return #expect(Bool(false)) }
+    #expect(second.isContended)
+  }
+
   @Test func aLeaseWhoseStreamIsGoneWaitsForItsSchedulerToComeBack() {
     var allocator = Allocator()
     allocator.demand("a")

@@ -85,24 +85,46 @@ import Testing
     next.leaseUse = 1
     let early = #expect(throws: Refusal.self) { _ = try world.offer(next) }
     #expect(early == .leaseInUse("lease-1", by: "b/j/1"))
-    #expect(world.runner.leaseDisposition(of: "b/j/1") == .toBeGivenBack)
+    #expect(!world.runner.isReusable("lease-1", after: "b/j/1"))
 
-    _ = world.send(.workspacePrepared(logBytes: 0))
-    _ = world.send(.wrappedUp(logBytes: 0, problem: nil))
-    #expect(world.runner.leaseDisposition(of: "b/j/1") == .reusable)
+    world.finish("b/j/1")
+    #expect(world.runner.isReusable("lease-1", after: "b/j/1"))
+    // As whoever has the attempt under another lease asks.
+    #expect(!world.runner.isReusable("lease-2", after: "b/j/1"))
     _ = try world.offer(next)
     #expect(world.runner.heldLeases.map(\.attempt) == ["b/k/1"])
-    #expect(world.runner.leaseDisposition(of: "b/j/1") == .passedOn)
+    #expect(!world.runner.isReusable("lease-1", after: "b/j/1"))
 
-    _ = world.send(.workspacePrepared(logBytes: 0), to: "b/k/1")
-    _ = world.send(.wrappedUp(logBytes: 0, problem: nil), to: "b/k/1")
+    world.finish("b/k/1")
     // Whoever offers the same use for another attempt does not know of this one.
     next.attempt = "b/l/1"
     let stale = #expect(throws: Refusal.self) { _ = try world.offer(next) }
     #expect(stale == .staleUse("lease-1", offered: 1, seen: 1))
-    #expect(world.runner.leaseDisposition(of: "b/j/1") == .passedOn)
+    #expect(world.runner.isReusable("lease-1", after: "b/k/1"))
     world.runner.drainBegan()
-    #expect(world.runner.leaseDisposition(of: "b/k/1") == .toBeGivenBack)
+    #expect(!world.runner.isReusable("lease-1", after: "b/k/1"))
+  }
+
+  @Test func aLeaseThatIsOverGoesToNobody() throws {
+    var world = World()
+    var next = job([], attempt: "b/k/1")
+    next.leaseUse = 1
+    // The process before this one had it.
+    #expect(throws: Refusal.leaseOver("lease-1")) { _ = try world.offer(next) }
+    _ = try world.offer(job([]))
+    world.finish("b/j/1")
+    _ = world.runner.heartbeatAnswered(stopping: ["lease-1"], at: world.now)
+    #expect(!world.runner.isReusable("lease-1", after: "b/j/1"))
+    #expect(throws: Refusal.leaseOver("lease-1")) { _ = try world.offer(next) }
+  }
+
+  /// Its next job would fare no better there.
+  @Test func aLeaseOfWhatItsRunnerCouldNotDoIsNotReusable() throws {
+    var world = World()
+    _ = try world.offer(job([StepSpec(action: .uses("docker-push"))]))
+    _ = world.send(.wrappedUp(logBytes: 0, problem: nil))
+    #expect(world.end?.outcome == .rejected)
+    #expect(!world.runner.isReusable("lease-1", after: "b/j/1"))
   }
 
   @Test func aDrainingRunnerTakesNothingButStillAttaches() throws {

@@ -107,7 +107,8 @@ struct Bench {
   private(set) var open: [Demand] = []
 
   mutating func grant(
-    executor: ExecutorID = "e1", where fits: (Demand) -> Bool = { _ in true }
+    executor: ExecutorID = "e1", isContended: Bool = false,
+    where fits: (Demand) -> Bool = { _ in true }
   ) -> RunOrder? {
     for effect in self.take() {
       switch effect {
@@ -124,7 +125,8 @@ struct Bench {
     self.nextLease += 1
     let grant = Grant(
       lease: LeaseID("l\(self.nextLease)"), demand: demand.id, executor: executor,
-      address: "\(executor):1", token: FencingToken(Int64(self.nextLease)))
+      address: "\(executor):1", token: FencingToken(Int64(self.nextLease)),
+      isContended: isContended)
     self.feed { $0.granted(grant, at: $1) }
     for case .run(let order) in self.effects { return order }
     return nil
@@ -133,7 +135,7 @@ struct Bench {
   /// The runner accepts an attempt and ends it.
   mutating func end(
     _ attempt: AttemptID, _ outcome: Outcome = .succeeded, message: String = "", from: Int64 = 1,
-    lease: LeaseDisposition = .toBeGivenBack
+    isLeaseReusable: Bool = false
   ) {
     let now = self.now
     self.feed {
@@ -143,7 +145,7 @@ struct Bench {
       $0.received(
         RunnerEvent(
           sequence: from + 1, time: now,
-          what: .finished(outcome, message: message, usage: nil, lease: lease)),
+          what: .finished(outcome, message: message, usage: nil, isLeaseReusable: isLeaseReusable)),
         of: attempt, at: $1)
     }
   }

@@ -222,3 +222,18 @@ func roomThatNobodyTakesIsNotKeptForEver() {
   }
   #expect(duration < .seconds(5))
 }
+
+/// What is cancelled while its project was held back leaves nothing behind that holds back the next.
+@Test func workThatWasTakenOutHoldsBackNoOther() {
+  var bench = Bench(policy: policy(standard: RunningLimit(jobs: 1)))
+  _ = bench.submit("q1", project: "q", pipeline(job("a")))
+  _ = bench.submit("p1", project: "p", pipeline(job("a")))
+  #expect(bench.grant()?.build == "q1")
+  #expect(bench.grant()?.build == "p1")
+  _ = bench.submit("q2", project: "q", pipeline(job("a")))
+  _ = bench.submit("p2", project: "p", pipeline(job("a")))
+  _ = bench.cancel("p2")
+  bench.end("p1/a/1")
+  _ = bench.submit("p3", project: "p", pipeline(job("a")))
+  #expect(bench.grant()?.build == "p3")
+}

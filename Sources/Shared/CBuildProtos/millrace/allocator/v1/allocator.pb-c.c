@@ -818,7 +818,7 @@ void   millrace__allocator__v1__executor__free_unpacked
   assert(message->base.descriptor == &millrace__allocator__v1__executor__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
-static const ProtobufCFieldDescriptor millrace__allocator__v1__lease__field_descriptors[7] =
+static const ProtobufCFieldDescriptor millrace__allocator__v1__lease__field_descriptors[8] =
 {
   {
     "id",
@@ -904,8 +904,21 @@ static const ProtobufCFieldDescriptor millrace__allocator__v1__lease__field_desc
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "contended",
+    8,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Millrace__Allocator__V1__Lease, contended),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned millrace__allocator__v1__lease__field_indices_by_name[] = {
+  7,   /* field[7] = contended */
   2,   /* field[2] = executor_address */
   1,   /* field[1] = executor_id */
   6,   /* field[6] = expires_at */
@@ -917,7 +930,7 @@ static const unsigned millrace__allocator__v1__lease__field_indices_by_name[] = 
 static const ProtobufCIntRange millrace__allocator__v1__lease__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 7 }
+  { 0, 8 }
 };
 const ProtobufCMessageDescriptor millrace__allocator__v1__lease__descriptor =
 {
@@ -927,7 +940,7 @@ const ProtobufCMessageDescriptor millrace__allocator__v1__lease__descriptor =
   "Millrace__Allocator__V1__Lease",
   "millrace.allocator.v1",
   sizeof(Millrace__Allocator__V1__Lease),
-  7,
+  8,
   millrace__allocator__v1__lease__field_descriptors,
   millrace__allocator__v1__lease__field_indices_by_name,
   1,  millrace__allocator__v1__lease__number_ranges,

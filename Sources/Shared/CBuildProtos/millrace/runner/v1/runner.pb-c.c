@@ -1637,12 +1637,12 @@ static const ProtobufCFieldDescriptor millrace__runner__v1__job_finished__field_
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
   {
-    "lease",
+    "lease_reusable",
     5,
     PROTOBUF_C_LABEL_NONE,
-    PROTOBUF_C_TYPE_INT32,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
-    offsetof(Millrace__Runner__V1__JobFinished, lease),
+    offsetof(Millrace__Runner__V1__JobFinished, lease_reusable),
     NULL,
     NULL,
     0,             /* flags */
@@ -1650,7 +1650,7 @@ static const ProtobufCFieldDescriptor millrace__runner__v1__job_finished__field_
   },
 };
 static const unsigned millrace__runner__v1__job_finished__field_indices_by_name[] = {
-  4,   /* field[4] = lease */
+  4,   /* field[4] = lease_reusable */
   3,   /* field[3] = log_bytes */
   1,   /* field[1] = message */
   0,   /* field[0] = outcome */

@@ -54,10 +54,11 @@ struct  Millrace__Allocator__V1__Lease
   int64_t fencing_token;
   ProtobufCBinaryData request_id;
   Google__Protobuf__Timestamp *expires_at;
+  uint64_t contended;
 };
 #define MILLRACE__ALLOCATOR__V1__LEASE__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&millrace__allocator__v1__lease__descriptor) \
-    , {0,NULL}, {0,NULL}, {0,NULL}, NULL, 0, {0,NULL}, NULL }
+    , {0,NULL}, {0,NULL}, {0,NULL}, NULL, 0, {0,NULL}, NULL, 0 }
 
 
 struct  Millrace__Allocator__V1__HeartbeatRequest

@@ -234,7 +234,7 @@ struct  Millrace__Runner__V1__JobFinished
   ProtobufCBinaryData message;
   Millrace__Types__V1__Usage *usage;
   int64_t log_bytes;
-  int32_t lease;
+  uint64_t lease_reusable;
 };
 #define MILLRACE__RUNNER__V1__JOB_FINISHED__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&millrace__runner__v1__job_finished__descriptor) \
