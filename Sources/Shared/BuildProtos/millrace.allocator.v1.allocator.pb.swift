@@ -92,9 +92,10 @@ extension AllocatorV1 {
     public var resources: TypesV1.Resources?
     /// Grows with every lease, and is above all that the lease's executor has seen, whatever was lost
     /// meanwhile. A runner refuses a job whose token is not newer than the last
-    /// one it saw for that attempt's lease.
+    /// one it saw for that attempt's lease, unless the lease has come to it from an attempt that has ended
+    /// (JobSpec.lease_use).
     public var fencingToken: Int64
-    /// The attempt it was granted for.
+    /// The demand it was granted for.
     public var requestID: String
     public var expiresAt: GoogleProtobuf.Timestamp?
     /// When it was granted others waited for room in its pool: it is to be given back when its attempt ends. Else it may
