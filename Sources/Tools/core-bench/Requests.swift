@@ -38,10 +38,15 @@ struct Requests {
     return Pipeline(name: "build and test", jobs: [job])
   }
 
+  /// Twenty letters and digits, as the scheduler calls builds.
+  private static func id(_ number: Int) -> BuildID {
+    BuildID("b" + String(String(Int.max / 2 + number, radix: 36).suffix(12)) + "0123456")
+  }
+
   func submission(_ number: Int) -> Submission {
     let kind = number % self.pipelines.count
     return Submission(
-      id: BuildID("b\(number)-0123456789abcdef"), project: Self.projects[number % 200],
+      id: Self.id(number), project: Self.projects[number % 200],
       pipeline: self.pipelines[kind], legs: self.legs[kind],
       source: .git(url: "https://git.example/app-\(number % 200).git", revision: "main"),
       priority: number % 50 == 0 ? 5 : 0,
@@ -55,7 +60,7 @@ struct Requests {
     // swift-format-ignore: NeverUseForceTry
     let legs = try! pipeline.expanded(standard: SchedulerCore.Policy().standardResources)
     var record = BuildRecord(
-      id: BuildID("b\(number)-0123456789abcdef"), project: Self.projects[number % 200],
+      id: Self.id(number), project: Self.projects[number % 200],
       name: pipeline.name, createdAt: Timestamp(microseconds: Int64(number)),
       source: .git(url: "https://git.example/app-\(number % 200).git", revision: "main"),
       priority: number % 50 == 0 ? 5 : 0,
