@@ -119,6 +119,14 @@ extension EntityIndex {
     return count
   }
 
+  /// How many entities have paths in a range, counted up to the limit only.
+  func count(_ paths: ByteRange, upTo limit: Int) throws(Failure) -> Int {
+    var rows = try self.rows(of: .kind, RowRange(ofKind: paths))
+    var count = 0
+    while count < limit, try rows.next() != nil { count += 1 }
+    return count
+  }
+
   /// How many rows a range has, counted up to the limit only.
   func count(_ range: Conjunction.Range, upTo limit: Int) throws(Failure) -> Int {
     var count = 0

@@ -26,16 +26,17 @@ struct EqualityJoin<Index: EntityIndex> {
     }
   }
 
-  mutating func next() throws(Index.Failure) -> IndexRow? {
+  /// As ``RowSource/next(_:)``.
+  mutating func next(_ progress: QueryProgress) throws(Index.Failure) -> IndexRow? {
     // The first scan leads; the others follow to its path, or move it on to theirs.
-    guard let first = try self.scans[0].next() else { return nil }
+    guard let first = try self.scans[0].next(), progress.scannedRow() else { return nil }
     var target = first
     self.heads[0] = first
     var agreed = 1
     var number = 0
     while agreed < self.scans.count {
       number = (number + 1) % self.scans.count
-      guard let row = try self.advance(number, to: target.path) else { return nil }
+      guard let row = try self.advance(number, to: target.path, progress) else { return nil }
       if row.path == target.path {
         agreed += 1
       } else {
@@ -48,11 +49,11 @@ struct EqualityJoin<Index: EntityIndex> {
 
   /// Moves a scan to the first row at or beyond a path.
   private mutating func advance(
-    _ number: Int, to path: PathBytes
+    _ number: Int, to path: PathBytes, _ progress: QueryProgress
   ) throws(Index.Failure) -> IndexRow? {
     if let head = self.heads[number], !self.isBefore(head.path, path) { return head }
     for _ in 0..<Index.rowsBeforeLeap {
-      guard let row = try self.scans[number].next() else { return nil }
+      guard let row = try self.scans[number].next(), progress.scannedRow() else { return nil }
       if !self.isBefore(row.path, path) {
         self.heads[number] = row
         return row
@@ -64,7 +65,7 @@ struct EqualityJoin<Index: EntityIndex> {
     let equality = self.equalities[number]
     self.scans[number] = try self.index.rows(
       of: .property(equality.property), RowRange(equality, paths, isReversed: self.isReversed))
-    let row = try self.scans[number].next()
+    guard let row = try self.scans[number].next(), progress.scannedRow() else { return nil }
     self.heads[number] = row
     return row
   }

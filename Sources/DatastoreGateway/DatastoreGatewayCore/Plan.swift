@@ -45,6 +45,8 @@ extension Plan {
   package enum Rows: Hashable, Sendable {
     case equality(Conjunction.Equality)
     case range(Conjunction.Range)
+    /// Of the kind, with these paths.
+    case paths(ByteRange)
   }
 
   /// - Parameter rowCount: How many rows there are, counted up to the limit only.
@@ -68,6 +70,9 @@ extension Plan {
         of: term, besides: first.property, limit: policy.sortedInMemoryRows, rowCount)
       {
         self.init(source: .range(range), isReversed: false, sorting: .all, needsEntity: true)
+      } else if try Self.isSmall(term.paths.hull, limit: policy.sortedInMemoryRows, rowCount) {
+        // The children of one ancestor, most of the time.
+        self.init(source: .kind, isReversed: false, sorting: .all, needsEntity: true)
       } else {
         let isWhole = orders.count == 1 && query.isKeyDescending == first.isDescending
         self.init(
@@ -96,6 +101,13 @@ extension Plan {
       return true
     }
     return false
+  }
+
+  private static func isSmall<Failure: Error>(
+    _ paths: ByteRange, limit: Int, _ rowCount: (Rows, Int) throws(Failure) -> Int
+  ) throws(Failure) -> Bool {
+    guard paths != ByteRange() else { return false }
+    return try rowCount(.paths(paths), limit + 1) <= limit
   }
 
   /// A property whose inequalities leave few rows, so that these are read and sorted rather than all

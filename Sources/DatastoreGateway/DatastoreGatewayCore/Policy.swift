@@ -13,6 +13,8 @@ package struct Policy: Sendable, Hashable {
   package var maximumMutations = 50_000
   package var maximumRequestBytes = 10 << 20
   package var maximumNesting = 20
+  /// Transforms of one entity in a commit.
+  package var maximumTransforms = 500
   package var maximumIndexEntries = 20_000
   package var maximumFilters = 100
   package var maximumDisjunctions = 30

@@ -14,6 +14,11 @@ package struct PropertyPath: Hashable, Sendable {
         "Invalid property path \"\(text)\". A name is letters, digits and underscores, or anything "
           + "between backquotes.")
     }
+    if names.count > policy.maximumNesting + 1 {
+      throw .invalid(
+        "A property path has \(names.count) names, and entities are nested at most "
+          + "\(policy.maximumNesting) levels deep.")
+    }
     for name in names where name.byteCount > policy.maximumNameBytes {
       throw .invalid(
         "The property_mask.property.name is longer than \(policy.maximumNameBytes) bytes.")

@@ -28,6 +28,7 @@ package struct QueryPlan: Hashable, Sendable {
           switch rows {
           case .equality(let equality): try index.count(equality, upTo: limit)
           case .range(let range): try index.count(range, upTo: limit)
+          case .paths(let paths): try index.count(paths, upTo: limit)
           }
         }
         self.parts.append(Part(collection: collection, term: term, plan: plan))

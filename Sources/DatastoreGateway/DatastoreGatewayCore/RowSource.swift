@@ -24,11 +24,7 @@ enum RowSource<Index: EntityIndex> {
         return
       }
       self = .scan(
-        try index.rows(
-          of: .kind,
-          RowRange(
-            lower: RowRange.bound(paths.lower, below: []),
-            upper: RowRange.bound(paths.upper, below: []), isReversed: place.plan.isReversed)))
+        try index.rows(of: .kind, RowRange(ofKind: paths, isReversed: place.plan.isReversed)))
     case .equalities(let equalities):
       guard let paths = place.paths() else {
         self = .done
@@ -94,25 +90,28 @@ enum RowSource<Index: EntityIndex> {
       : try index.rows(of: property, range, having: others)
   }
 
-  mutating func next() throws(Index.Failure) -> IndexRow? {
+  /// - Parameter progress: Told of each row that is looked at.
+  /// - Returns: The next row; nil at the end, or where the query is to end.
+  mutating func next(_ progress: QueryProgress) throws(Index.Failure) -> IndexRow? {
     switch self {
     case .done: return nil
     case .one(let row):
       self = .done
-      return row
+      return progress.scannedRow() ? row : nil
     case .scan(var rows):
       defer { self = .scan(rows) }
-      return try rows.next()
+      guard let row = try rows.next(), progress.scannedRow() else { return nil }
+      return row
     case .scans(var rows, let property, var ranges, let filtered, let index):
       defer { self = .scans(rows, property, ranges, filtered, index) }
       while true {
-        if let row = try rows.next() { return row }
+        if let row = try rows.next() { return progress.scannedRow() ? row : nil }
         guard let range = ranges.popLast() else { return nil }
         rows = try Self.rows(of: property, range, having: filtered, on: index)
       }
     case .probed(var source, let index, let probed):
       defer { self = .probed(source, index, probed) }
-      search: while let row = try source.next() {
+      search: while let row = try source.next(progress) {
         for equality in probed
         where try index.row(of: equality.property, value: equality.value, at: row.path) == nil {
           continue search
@@ -122,7 +121,7 @@ enum RowSource<Index: EntityIndex> {
       return nil
     case .joined(var join):
       defer { self = .joined(join) }
-      return try join.next()
+      return try join.next(progress)
     }
   }
 }
@@ -135,6 +134,13 @@ extension RowRange {
     self.init(
       lower: Self.bound(paths.lower, below: equality.value),
       upper: Self.bound(paths.upper, below: equality.value), isReversed: isReversed)
+  }
+
+  /// The rows of a kind's index with paths in a range.
+  init(ofKind paths: ByteRange, isReversed: Bool = false) {
+    self.init(
+      lower: Self.bound(paths.lower, below: []), upper: Self.bound(paths.upper, below: []),
+      isReversed: isReversed)
   }
 
   /// The rows of a range of values.

@@ -97,9 +97,8 @@ struct TermResults<Index: EntityIndex> {
       while let candidate = self.ofRow.popLast() {
         if self.place.query.isBetweenCursors(candidate.position) { return candidate }
       }
-      guard let row = try self.rows.next() else { return nil }
-      if !self.progress.scannedRow() {
-        self.wasCut = true
+      guard let row = try self.rows.next(self.progress) else {
+        if self.progress.wasCancelled { self.wasCut = true }
         return nil
       }
       self.ofRow = try self.candidates(row)

@@ -39,10 +39,12 @@ package struct TransactionTable: Sendable {
     }
   }
 
-  private struct Transaction: Sendable {
+  fileprivate struct Transaction: Sendable {
     var isReadOnly: Bool
     /// What all of its reads see; `nil` where each sees what is.
     var moment: Int64?
+    /// Whether the store keeps that for it.
+    var isHeld: Bool
     var begun: Timestamp
     var lastUsed: Timestamp
     var dependencies = Dependencies()
@@ -50,8 +52,21 @@ package struct TransactionTable: Sendable {
     var bytes = 0
   }
 
+  /// A transaction that has ended.
+  package struct Ended: Sendable {
+    fileprivate var transaction: Transaction
+
+    /// What its commit depends on.
+    package var dependencies: Dependencies { self.transaction.dependencies }
+    package var isReadOnly: Bool { self.transaction.isReadOnly }
+    /// What the store has kept for it.
+    package var heldMoment: Int64? { self.transaction.isHeld ? self.transaction.moment : nil }
+  }
+
   /// Beside a key's own bytes.
   private static let dependencyBytes = 128
+  /// Ended transactions that are kept in the order before they are looked for.
+  private static let endedInOrder = 1_024
   /// Between two searches for idle transactions.
   private static let searchInterval = Duration.seconds(1)
 
@@ -75,11 +90,12 @@ package struct TransactionTable: Sendable {
 
   package var count: Int { self.transactions.count }
 
-  /// - Parameter moment: The store's version that all reads are to see: only where nothing is
-  ///   written.
+  /// - Parameters:
+  ///   - moment: The store's version that all reads are to see: only where nothing is written.
+  ///   - isHeld: Whether the store keeps that for this transaction, to be released when it ends.
   package mutating func begun(
     in project: Name, _ database: Name, isReadOnly: Bool, reading moment: Int64? = nil,
-    at now: Timestamp
+    isHeld: Bool = false, at now: Timestamp
   ) throws(GatewayError) -> ID {
     self.forgetOld(at: now)
     if self.transactions.count >= self.policy.maximumTransactions {
@@ -94,8 +110,11 @@ package struct TransactionTable: Sendable {
     }
     let id = ID(bytes: bytes, project: project, database: database)
     self.transactions[id] = Transaction(
-      isReadOnly: isReadOnly, moment: moment, begun: now, lastUsed: now)
+      isReadOnly: isReadOnly, moment: moment, isHeld: isHeld, begun: now, lastUsed: now)
     self.order.append(id)
+    if self.order.count > 2 * self.transactions.count + Self.endedInOrder {
+      self.order.removeAll { self.transactions[$0] == nil }
+    }
     return id
   }
 
@@ -157,14 +176,19 @@ package struct TransactionTable: Sendable {
   }
 
   /// A transaction ends, by commit or rollback.
-  ///
-  /// - Returns: What its commit depends on.
-  package mutating func ended(
-    _ id: ID, at now: Timestamp
-  ) throws(GatewayError) -> (dependencies: Dependencies, isReadOnly: Bool, moment: Int64?) {
+  package mutating func ended(_ id: ID, at now: Timestamp) throws(GatewayError) -> Ended {
     let transaction = try self.current(id, at: now)
     self.remove(id)
-    return (transaction.dependencies, transaction.isReadOnly, transaction.moment)
+    return Ended(transaction: transaction)
+  }
+
+  /// Its commit was not tried: it goes on as if it had not ended, if it wrote.
+  package mutating func putBack(_ id: ID, _ ended: Ended, at now: Timestamp) {
+    guard !ended.isReadOnly, self.transactions[id] == nil else { return }
+    self.transactions[id] = ended.transaction
+    self.transactions[id]?.lastUsed = now
+    self.bytes += ended.transaction.bytes
+    self.order.append(id)
   }
 
   private mutating func current(
@@ -186,7 +210,8 @@ package struct TransactionTable: Sendable {
   }
 
   private mutating func forget(_ id: ID) {
-    if let moment = self.remove(id)?.moment { self.forgottenMoments.append(moment) }
+    guard let transaction = self.remove(id), transaction.isHeld else { return }
+    if let moment = transaction.moment { self.forgottenMoments.append(moment) }
   }
 
   /// Forgets transactions that are too old, and tells the moments that those read at since the last

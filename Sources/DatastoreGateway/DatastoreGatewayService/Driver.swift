@@ -61,10 +61,11 @@ final class Driver: Sendable {
     do throws(GatewayError) {
       return try self.transactions.withLock { (table) throws(GatewayError) in
         try table.begun(
-          in: scope.project, scope.database, isReadOnly: true, reading: moment, at: now)
+          in: scope.project, scope.database, isReadOnly: true, reading: moment,
+          isHeld: time == nil, at: now)
       }
     } catch {
-      self.store.release(moment)
+      if time == nil { self.store.release(moment) }
       throw error
     }
   }
@@ -81,15 +82,20 @@ final class Driver: Sendable {
     return time.microseconds
   }
 
-  func end(
-    _ id: TransactionTable.ID
-  ) throws(GatewayError) -> (dependencies: TransactionTable.Dependencies, isReadOnly: Bool) {
+  @discardableResult
+  func end(_ id: TransactionTable.ID) throws(GatewayError) -> TransactionTable.Ended {
     let now = self.clock()
     let ended = try self.transactions.withLock { (table) throws(GatewayError) in
       try table.ended(id, at: now)
     }
-    if let moment = ended.moment { self.store.release(moment) }
-    return (ended.dependencies, ended.isReadOnly)
+    if let moment = ended.heldMoment { self.store.release(moment) }
+    return ended
+  }
+
+  /// A commit was refused before anything was tried: its transaction can be committed again.
+  func putBack(_ id: TransactionTable.ID, _ ended: TransactionTable.Ended) {
+    let now = self.clock()
+    self.transactions.withLock { $0.putBack(id, ended, at: now) }
   }
 
   /// What a read sees.

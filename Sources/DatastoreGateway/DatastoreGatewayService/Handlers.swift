@@ -73,10 +73,11 @@ struct Handlers: ServedStore {
         if request.keys.count == 1 || seen.insert(key).inserted { keys.append(key) }
       }
       let mask = try self.mask(request.propertyMask)
-      let point = try await self.point(request.readOptions, in: scope)
-      let (answer, readTime) = try await self.driver.lookup(keys, at: point.point)
+      let ((answer, readTime), begun) = try await self.reading(request.readOptions, in: scope) {
+        try await self.driver.lookup(keys, at: $0)
+      }
       var response = DatastoreV1.LookupResponse(
-        transaction: point.begun?.bytes ?? [], readTime: EntityCodec.proto(readTime))
+        transaction: begun?.bytes ?? [], readTime: EntityCodec.proto(readTime))
       for (key, stored) in zip(keys, answer.entities) {
         if let stored {
           response.found.append(try Mapping.result(stored, mask: mask))
@@ -94,8 +95,25 @@ struct Handlers: ServedStore {
     return try PropertyMask(proto, policy: self.driver.policy)
   }
 
+  /// Reads as the options say.
+  ///
+  /// - Returns: And the transaction that was begun if the read asks for one. When the read fails, nobody learns
+  ///   of that: it ends then.
+  func reading<Answer>(
+    _ options: DatastoreV1.ReadOptions?, in scope: EntityCodec.Scope,
+    _ body: (Driver.Point) async throws -> Answer
+  ) async throws -> (answer: Answer, begun: TransactionTable.ID?) {
+    let (point, begun) = try await self.point(options, in: scope)
+    do {
+      return (try await body(point), begun)
+    } catch {
+      if let begun { _ = try? self.driver.end(begun) }
+      throw error
+    }
+  }
+
   /// What a read sees, and the transaction that was begun if the read asks for one.
-  func point(
+  private func point(
     _ options: DatastoreV1.ReadOptions?, in scope: EntityCodec.Scope
   ) async throws -> (point: Driver.Point, begun: TransactionTable.ID?) {
     switch options?.consistencyType {
@@ -169,7 +187,7 @@ struct Handlers: ServedStore {
     try await self.metrics.counted("Rollback") {
       let scope = try self.scope(request.projectID, request.databaseID)
       if request.transaction.isEmpty { throw GatewayError.invalid("transaction required") }
-      _ = try self.driver.end(self.transaction(request.transaction, in: scope))
+      try self.driver.end(self.transaction(request.transaction, in: scope))
       return DatastoreV1.RollbackResponse()
     }
   }
@@ -192,24 +210,34 @@ struct Handlers: ServedStore {
         changes.append(
           try Mapping.change(mutation, in: scope, policy: self.driver.policy))
       }
-      let dependencies = try self.dependencies(of: request, in: scope, changes)
+      let transaction = try self.ended(by: request, in: scope, changes)
+      // What a read-only one read was true when it was read; nothing depends on it any more.
+      let dependencies =
+        transaction.flatMap { $0.ended.isReadOnly ? nil : $0.ended.dependencies }
+        ?? TransactionTable.Dependencies()
       if changes.isEmpty && dependencies.isEmpty { return DatastoreV1.CommitResponse() }
-      let (answer, allocated) = try await self.driver.commit(changes, dependencies: dependencies)
+      let (answer, allocated): (CommitAnswer, [Int: Key])
+      do {
+        (answer, allocated) = try await self.driver.commit(changes, dependencies: dependencies)
+      } catch {
+        if let transaction, Mapping.isUntried(error) {
+          self.driver.putBack(transaction.id, transaction.ended)
+        }
+        throw error
+      }
       self.metrics.mutations.increment(by: Int64(changes.count))
       return Mapping.proto(answer, allocated: allocated)
     }
   }
 
   /// Ends the commit's transaction, if it has one.
-  ///
-  /// - Returns: What must not have changed.
-  private func dependencies(
-    of request: DatastoreV1.CommitRequest, in scope: EntityCodec.Scope, _ changes: [Mapping.Change]
-  ) throws(GatewayError) -> TransactionTable.Dependencies {
+  private func ended(
+    by request: DatastoreV1.CommitRequest, in scope: EntityCodec.Scope, _ changes: [Mapping.Change]
+  ) throws(GatewayError) -> (id: TransactionTable.ID, ended: TransactionTable.Ended)? {
     switch (request.mode, request.transactionSelector) {
     case (.unrecognized(let number), _): throw .invalid("commit mode \(number) is unknown")
     case (.nonTransactional, nil):
-      if changes.count == 1 { return TransactionTable.Dependencies() }
+      if changes.count == 1 { return nil }
       var seen: Set<Key> = []
       seen.reserveCapacity(changes.count)
       for change in changes where change.key.isComplete && !seen.insert(change.key).inserted {
@@ -217,25 +245,22 @@ struct Handlers: ServedStore {
           "A non-transactional commit may not contain multiple mutations affecting the same "
             + "entity. (\(change.key))")
       }
-      return TransactionTable.Dependencies()
+      return nil
     case (.nonTransactional, _):
       throw .invalid("A non-transactional commit must not name a transaction.")
     case (.unspecified, nil), (.transactional, nil):
       throw .invalid("transactional commit requires a transaction")
     case (.unspecified, .transaction(let bytes)), (.transactional, .transaction(let bytes)):
-      let ended = try self.driver.end(self.transaction(bytes, in: scope))
-      if ended.isReadOnly {
-        try self.refuseChanges(changes)
-        // What it read was true when it was read; nothing depends on it any more.
-        return TransactionTable.Dependencies()
-      }
-      return ended.dependencies
+      let id = try self.transaction(bytes, in: scope)
+      let ended = try self.driver.end(id)
+      if ended.isReadOnly { try self.refuseChanges(changes) }
+      return (id, ended)
     case (.unspecified, .singleUseTransaction(let options)),
       (.transactional, .singleUseTransaction(let options)):
       if case .readOnly = options.mode {
         throw .invalid("single_use_transaction in a commit request must be READ_WRITE.")
       }
-      return TransactionTable.Dependencies()
+      return nil
     }
   }
 

@@ -71,6 +71,25 @@ enum Mapping {
     }
   }
 
+  /// Whether a commit that was refused so was not tried: the same one may come again, in its transaction too.
+  static func isUntried(_ error: any Error) -> Bool {
+    switch error {
+    case let error as GatewayError:
+      switch error {
+      case .overloaded, .draining: return true
+      case .invalid, .unsupported, .alreadyExists, .notFound, .conflict, .contention,
+        .unknownTransaction, .past:
+        return false
+      }
+    case let error as StoreFailure:
+      switch error.kind {
+      case .full, .readOnly, .locked, .unreachable, .tooManyConnections: return true
+      case .corrupt, .outcomeUnknown, .inputOutput, .refused, .other: return false
+      }
+    default: return false
+    }
+  }
+
   // MARK: - Commit
 
   /// A change of a commit before ids are allocated.
@@ -136,16 +155,28 @@ enum Mapping {
       operation: operation, key: key, content: content, base: base, resolution: resolution,
       transforms: [])
     if let mask = mutation.propertyMask { change.mask = try PropertyMask(mask, policy: policy) }
-    for transform in mutation.propertyTransforms {
-      let transform = try PropertyTransform(transform, policy: policy)
-      for other in change.transforms
+    change.transforms = try Self.transforms(mutation.propertyTransforms, policy: policy)
+    return change
+  }
+
+  private static func transforms(
+    _ protos: [DatastoreV1.PropertyTransform], policy: Policy
+  ) throws(GatewayError) -> [PropertyTransform] {
+    if protos.count > policy.maximumTransforms {
+      throw .invalid(
+        "\(protos.count) transforms of one entity, more than \(policy.maximumTransforms).")
+    }
+    var transforms: [PropertyTransform] = []
+    for proto in protos {
+      let transform = try PropertyTransform(proto, policy: policy)
+      for other in transforms
       where other.path.contains(transform.path) || transform.path.contains(other.path) {
         throw .invalid(
           "Cannot transform property \(other.path) and its nested property at the same time.")
       }
-      change.transforms.append(transform)
+      transforms.append(transform)
     }
-    return change
+    return transforms
   }
 
   private static func key(

@@ -4,7 +4,23 @@ import RPC
 
 /// Properties that a caller names, to read or to write only these.
 struct PropertyMask: Sendable {
+  /// Paths by their first names.
+  private struct Tree: Sendable {
+    /// A path ends here.
+    var isWhole = false
+    var below: [Name: Tree] = [:]
+
+    mutating func insert(_ path: ArraySlice<Name>) {
+      guard let name = path.first else {
+        self.isWhole = true
+        return
+      }
+      self.below[name, default: Tree()].insert(path.dropFirst())
+    }
+  }
+
   let paths: [PropertyPath]
+  private var tree = Tree()
 
   init(_ proto: DatastoreV1.PropertyMask, policy: Policy) throws(GatewayError) {
     var paths: [PropertyPath] = []
@@ -13,6 +29,7 @@ struct PropertyMask: Sendable {
       if !path.isKey { paths.append(path) }
     }
     self.paths = paths
+    for path in paths { self.tree.insert(path.names[...]) }
   }
 
   // MARK: - Reading
@@ -20,19 +37,17 @@ struct PropertyMask: Sendable {
   /// The entity with nothing but what is named; of an array nothing inside can be.
   func selected(_ entity: DatastoreV1.Entity) -> DatastoreV1.Entity {
     var selected = entity
-    selected.properties = Self.selected(entity.properties, self.paths.map { $0.names[...] })
+    selected.properties = Self.selected(entity.properties, self.tree)
     return selected
   }
 
   private static func selected(
-    _ properties: [String: DatastoreV1.Value], _ paths: [ArraySlice<Name>]
+    _ properties: [String: DatastoreV1.Value], _ tree: Tree
   ) -> [String: DatastoreV1.Value] {
     var selected: [String: DatastoreV1.Value] = [:]
     for (text, value) in properties {
-      let name = Name(text)
-      let below = paths.filter { $0.first == name }.map { $0.dropFirst() }
-      if below.isEmpty { continue }
-      if below.contains(where: \.isEmpty) {
+      guard let below = tree.below[Name(text)] else { continue }
+      if below.isWhole {
         selected[text] = value
         continue
       }

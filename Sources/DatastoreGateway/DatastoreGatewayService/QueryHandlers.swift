@@ -37,10 +37,11 @@ extension Handlers {
         response.explainMetrics = try await self.explained(query)
         return response
       }
-      let point = try await self.point(request.readOptions, in: scope)
       let clock = ContinuousClock()
       let begin = clock.now
-      let (answer, readTime) = try await self.driver.run(query, at: point.point)
+      let ((answer, readTime), begun) = try await self.reading(request.readOptions, in: scope) {
+        try await self.driver.run(query, at: $0)
+      }
       if request.explainOptions != nil {
         response.explainMetrics = DatastoreV1.ExplainMetrics(
           planSummary: ResultMapping.summary(answer.plan, of: query),
@@ -51,7 +52,7 @@ extension Handlers {
       response.batch = try ResultMapping.proto(
         answer, to: query, partition: partition, mask: mask,
         readTime: readTime)
-      response.transaction = point.begun?.bytes ?? []
+      response.transaction = begun?.bytes ?? []
       return response
     }
   }
@@ -83,10 +84,11 @@ extension Handlers {
         response.explainMetrics = try await self.explained(aggregation.query)
         return response
       }
-      let point = try await self.point(request.readOptions, in: scope)
       let clock = ContinuousClock()
       let begin = clock.now
-      let (answer, readTime) = try await self.driver.run(aggregation, at: point.point)
+      let ((answer, readTime), begun) = try await self.reading(request.readOptions, in: scope) {
+        try await self.driver.run(aggregation, at: $0)
+      }
       if request.explainOptions != nil {
         response.explainMetrics = DatastoreV1.ExplainMetrics(
           planSummary: ResultMapping.summary(answer.plan, of: aggregation.query),
@@ -95,7 +97,7 @@ extension Handlers {
             scanned: answer.scanned, loaded: answer.loaded, duration: clock.now - begin))
       }
       response.batch = ResultMapping.proto(answer, to: aggregation, readTime: readTime)
-      response.transaction = point.begun?.bytes ?? []
+      response.transaction = begun?.bytes ?? []
       return response
     }
   }

@@ -38,14 +38,14 @@ final class SharedLookups<Reader: LookupReader>: Sendable {
     }
   }
 
-  /// Does what waits until nothing waits.
+  /// Does a batch of what waits, and goes behind other reads that wait for the thread, until nothing waits.
   private func wake() {
     self.readers.submit {
+      guard let batch = self.queue.withLock({ $0.batchTaken() }) else { return }
       self.readers.withReader { reader in
-        while let batch = self.queue.withLock({ $0.batchTaken() }) {
-          reader.lookup(batch.map(\.addresses)) { batch[$0].continuation.resume(with: $1) }
-        }
+        reader.lookup(batch.map(\.addresses)) { batch[$0].continuation.resume(with: $1) }
       }
+      self.wake()
     }
   }
 }

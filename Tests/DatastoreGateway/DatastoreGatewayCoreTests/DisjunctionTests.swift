@@ -115,7 +115,8 @@ private let tagged = [
     let resolved = try ResolvedQuery(asked, policy: policy)
     let batch = QueryRun(resolved, on: MemoryIndexes(many), policy: policy).batch()
     #expect(batch.results.count == 5)
-    #expect(batch.scanned < 20)
+    // With those that are looked up among a term's rows in vain: three of four.
+    #expect(batch.scanned < 3 * 4 * 3)
   }
 
   @Test func anEmbeddedEntitysPropertiesAreFound() throws {

@@ -175,6 +175,32 @@ private func limits(
     #expect(throws: GatewayError.unknownTransaction) { try table.ended(id, at: self.begin) }
   }
 
+  @Test func oneWhoseCommitWasNotTriedGoesOn() throws {
+    var table = self.table()
+    let id = try table.begun(isReadOnly: false, at: self.begin)
+    try table.read([(key(1).address, 5)], in: id, at: self.begin)
+    let ended = try table.ended(id, at: self.begin)
+    table.putBack(id, ended, at: self.begin)
+    let again = try table.ended(id, at: self.begin)
+    #expect(again.dependencies == ended.dependencies)
+    // It is as old as it was.
+    table.putBack(id, again, at: self.begin + .seconds(200))
+    #expect(throws: GatewayError.unknownTransaction) {
+      try table.ended(id, at: self.begin + .seconds(271))
+    }
+  }
+
+  /// A time that a caller names is nobody's to give back.
+  @Test func onlyWhatIsHeldIsReleased() throws {
+    var table = self.table()
+    let held = try table.begun(isReadOnly: true, reading: 7, isHeld: true, at: self.begin)
+    let named = try table.begun(isReadOnly: true, reading: 7, at: self.begin)
+    #expect(try table.ended(named, at: self.begin).heldMoment == nil)
+    #expect(try table.ended(held, at: self.begin).heldMoment == 7)
+    _ = try table.begun(isReadOnly: true, reading: 8, at: self.begin)
+    #expect(table.momentsForgotten(at: self.begin + .seconds(100)) == [])
+  }
+
   @Test func anIdleTransactionIsForgotten() throws {
     var table = self.table()
     let id = try table.begun(isReadOnly: false, at: self.begin)
@@ -209,8 +235,8 @@ private func limits(
   @Test func idleOnesMakeRoomBehindOneThatIsUsed() throws {
     var table = self.table { $0.maximumTransactions = 3 }
     let used = try table.begun(isReadOnly: false, at: self.begin)
-    _ = try table.begun(isReadOnly: true, reading: 7, at: self.begin)
-    _ = try table.begun(isReadOnly: true, reading: 8, at: self.begin)
+    _ = try table.begun(isReadOnly: true, reading: 7, isHeld: true, at: self.begin)
+    _ = try table.begun(isReadOnly: true, reading: 8, isHeld: true, at: self.begin)
     for second in [30, 59] { _ = try table.used(used, at: self.begin + .seconds(second)) }
     #expect(throws: GatewayError.self) {
       try table.begun(isReadOnly: false, at: self.begin + .seconds(59))
@@ -274,8 +300,9 @@ private func limits(
 
 extension TransactionTable {
   fileprivate mutating func begun(
-    isReadOnly: Bool, reading moment: Int64? = nil, at now: Timestamp
+    isReadOnly: Bool, reading moment: Int64? = nil, isHeld: Bool = false, at now: Timestamp
   ) throws(GatewayError) -> ID {
-    try self.begun(in: Name("p"), Name(""), isReadOnly: isReadOnly, reading: moment, at: now)
+    try self.begun(
+      in: Name("p"), Name(""), isReadOnly: isReadOnly, reading: moment, isHeld: isHeld, at: now)
   }
 }

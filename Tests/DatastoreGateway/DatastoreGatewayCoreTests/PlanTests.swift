@@ -3,7 +3,7 @@ import Domain
 import Testing
 
 private func plan(
-  _ query: Query, rows: [Name: Int] = [:], policy: Policy = Policy()
+  _ query: Query, rows: [Name: Int] = [:], below ancestor: Int = 0, policy: Policy = Policy()
 ) throws -> Plan {
   let resolved = try ResolvedQuery(query, policy: policy)
   guard let term = resolved.terms.first else {
@@ -13,6 +13,7 @@ private func plan(
     switch counted {
     case .equality(let equality): min(rows[equality.property] ?? 0, limit)
     case .range(let range): min(rows[range.property] ?? 0, limit)
+    case .paths: min(ancestor, limit)
     }
   }
 }
@@ -77,6 +78,17 @@ private func plan(
       return
     }
     #expect(plan.sorting == .all)
+  }
+
+  /// Not all that the order's index has, of which few rows may be the ancestor's.
+  @Test func fewChildrenOfAnAncestorAreReadAndSorted() throws {
+    let few = try plan(query([], [Order("c")], ancestor: key(7)), below: 20)
+    #expect(few == Plan(source: .kind, isReversed: false, sorting: .all, needsEntity: true))
+    let inRange = try plan(
+      query([self.aboveC], ancestor: key(7)), rows: ["c": 1_000_000], below: 20)
+    #expect(inRange.source == .kind && inRange.sorting == .all)
+    let many = try plan(query([], [Order("c")], ancestor: key(7)), below: 1_000_000)
+    #expect(many.source == .order("c", probing: []))
   }
 
   @Test func furtherOrdersAreSortedWithinTheFirst() throws {

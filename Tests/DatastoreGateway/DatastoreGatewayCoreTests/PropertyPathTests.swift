@@ -27,4 +27,17 @@ import Testing
       try PropertyPath(String(repeating: "a", count: 1_501), policy: Policy())
     }
   }
+
+  /// What is deeper than any entity can be is refused before anything goes down there.
+  @Test func aPathHasALimit() throws {
+    let names = Array(repeating: "a", count: Policy().maximumNesting + 1)
+    #expect(try PropertyPath(names.joined(separator: "."), policy: Policy()).names.count == 21)
+    #expect(throws: GatewayError.self) {
+      try PropertyPath((names + ["a"]).joined(separator: "."), policy: Policy())
+    }
+    #expect(throws: GatewayError.self) {
+      try PropertyPath(
+        Array(repeating: "a", count: 100_000).joined(separator: "."), policy: Policy())
+    }
+  }
 }

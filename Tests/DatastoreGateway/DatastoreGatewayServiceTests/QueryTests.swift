@@ -307,6 +307,32 @@ private func indexed(_ value: Value) -> DatastoreV1.Value {
       ]
       let few = try await self.stats(gateway, byKey)
       #expect(few.results == 5 && few.scanned == 5 && few.loaded == 5)
+      // Each row of the order is looked up among the equality's: what that costs is told.
+      var probed = DatastoreV1.Query(kind: kind("K"))
+      probed.filter = Proto.filter("m", .equal, .integer(0))
+      probed.order = [
+        DatastoreV1.PropertyOrder(
+          property: DatastoreV1.PropertyReference(name: "n"), direction: .descending)
+      ]
+      probed.limit = GoogleProtobuf.Int32Value(value: 10)
+      let every = try await self.stats(gateway, probed)
+      #expect(every.results == 10 && every.scanned >= (store == .sqlite ? 20 : 10), "\(every)")
+      // The few that an ancestor has are read, not all that the order has.
+      var child = key("K", 1)
+      child.path.append(DatastoreV1.Key.PathElement(kind: "K", idType: .id(7)))
+      try await gateway.put(entity(child, ["n": integer(-1)]))
+      var family = DatastoreV1.Query(kind: kind("K"))
+      family.filter = DatastoreV1.Filter(
+        filterType: .propertyFilter(
+          DatastoreV1.PropertyFilter(
+            property: DatastoreV1.PropertyReference(name: "__key__"), op: .hasAncestor,
+            value: DatastoreV1.Value(valueType: .keyValue(key("K", 1))))))
+      family.order = [
+        DatastoreV1.PropertyOrder(
+          property: DatastoreV1.PropertyReference(name: "n"), direction: .ascending)
+      ]
+      let children = try await self.stats(gateway, family)
+      #expect(children.results == 2 && children.scanned == 2, "\(children)")
       let anything = try await self.stats(
         gateway,
         DatastoreV1.Query(limit: GoogleProtobuf.Int32Value(value: 3)))

@@ -109,6 +109,27 @@ private let null = Value(valueType: .nullValue(.nullValue))
     return (after["a"], answer.mutationResults[0].transformResults)
   }
 
+  @Test(arguments: StoreKind.all)
+  func whatIsTooMuchIsRefused(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
+      func commit(_ paths: [String]) async -> StatusCode? {
+        await status {
+          _ = try await gateway.commit(
+            DatastoreV1.Mutation(
+              operation: .upsert(entity(key("K", 1))),
+              propertyTransforms: paths.map {
+                DatastoreV1.PropertyTransform(
+                  property: $0, transformType: .setToServerValue(.requestTime))
+              }))
+        }
+      }
+      #expect(await commit((0...500).map { "p\($0)" }) == .invalidArgument)
+      let deep = Array(repeating: "a", count: 50_000).joined(separator: ".")
+      #expect(await commit([deep]) == .invalidArgument)
+      #expect(await commit((0..<500).map { "p\($0)" }) == nil)
+    }
+  }
+
   @Test(arguments: numbers, StoreKind.all)
   func aNumberIsReckonedFromWhatIsStored(example: Case, on store: StoreKind) async throws {
     try await withGateway(on: store) { gateway in

@@ -68,10 +68,10 @@ final class PostgresHolds: Sendable {
       let spare = self.state.withLock { state -> Hold? in
         state.opening -= 1
         let now = ContinuousClock.now
-        if state.entries[moment] != nil {
-          state.entries[moment]?.users += 1
-          state.entries[moment]?.taken = now
-          return hold
+        if let known = state.entries[moment] {
+          // The other one may have been ended by the server: it has not been asked of late.
+          state.entries[moment] = Entry(hold: hold, users: known.users + 1, taken: now)
+          return known.hold
         }
         state.entries[moment] = Entry(hold: hold, users: 1, taken: now)
         return nil

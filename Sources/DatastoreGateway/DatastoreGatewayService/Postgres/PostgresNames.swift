@@ -27,6 +27,9 @@ final class PostgresNames: Sendable {
     self.known.withLock { $0.properties[Property(collection: collection, name: name)] }
   }
 
+  /// Another server may have taken the first one's place, without what was last committed there.
+  func forget() { self.known.withLock { $0 = Known() } }
+
   /// - Parameter collections: As committed transactions left them.
   func learn(_ collections: [CollectionName: Int64], _ properties: [Property: Int64]) {
     if collections.isEmpty && properties.isEmpty { return }

@@ -40,7 +40,7 @@ final class PostgresWriter: BatchWriter {
     self.patience = patience
     self.policy = policy
     self.fact = fact
-    self.session = PostgresSession(address, patience: connectPatience)
+    self.session = PostgresSession(address, patience: connectPatience) { _ in names.forget() }
   }
 
   private var place: String { self.session.address.description }

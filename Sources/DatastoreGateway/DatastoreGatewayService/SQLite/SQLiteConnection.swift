@@ -146,6 +146,15 @@ final class SQLiteConnection {
   var lastInsertedRow: Int64 { sqlite3_last_insert_rowid(self.handle) }
   var isInTransaction: Bool { sqlite3_get_autocommit(self.handle) == 0 }
 
+  /// Whether the last error is that something could not be written to the log: before a commit's last page is
+  /// there.
+  var hasFailedToWrite: Bool {
+    [SQLITE_FULL, Self.failedWrite].contains(sqlite3_extended_errcode(self.handle))
+  }
+
+  /// SQLITE_IOERR_WRITE, a macro that Swift does not see.
+  static let failedWrite = SQLITE_IOERR | 3 << 8
+
   /// The error that the last call on this connection left.
   func failure(during action: String) -> StoreFailure {
     Self.failure(self.handle, path: self.path, during: action)

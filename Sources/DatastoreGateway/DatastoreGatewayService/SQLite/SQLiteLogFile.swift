@@ -148,11 +148,8 @@ private struct SQLiteLogFile {
     _ body: (sqlite3_io_methods, UnsafeMutablePointer<sqlite3_file>) -> Int32
   ) -> Int32 {
     let code = Self.flushed(file, body)
-    return code == SQLITE_FULL ? Self.failedWrite : code
+    return code == SQLITE_FULL ? SQLiteConnection.failedWrite : code
   }
-
-  /// SQLITE_IOERR_WRITE, a macro that Swift does not see.
-  private static let failedWrite = SQLITE_IOERR | 3 << 8
 
   private static func with(
     _ file: UnsafeMutablePointer<sqlite3_file>?, _ body: (inout Self) -> Int32

@@ -92,13 +92,17 @@ final class SQLiteWriter: BatchWriter {
       return outcomes
     } catch {
       var failure = error
+      let hasFailedToWrite = self.connection.hasFailedToWrite
       // Some errors have ended the transaction already.
       if self.connection.isInTransaction { try? self.connection.execute("ROLLBACK") }
       self.names.forget()
       // Versions only grow, given or not: readers may have seen the time.
       self.lastVersion = max(versionBefore, self.lastVersion)
       self.past.undone(after: versionBefore)
-      if isCommitting && failure.kind == .inputOutput {
+      // What fails behind the last page of the log fails when the commit is there.
+      if isCommitting
+        && (failure.kind == .inputOutput || failure.kind == .full && !hasFailedToWrite)
+      {
         self.past.lost(upTo: self.lastVersion)
         failure = StoreFailure(
           .outcomeUnknown, "\(failure); whether the commit will be there is not known")
