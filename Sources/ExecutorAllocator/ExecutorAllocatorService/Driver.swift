@@ -36,6 +36,8 @@ final class Driver: @unchecked Sendable {
   private var machine: StateMachine
   private var streams: [StreamID: Outbound] = [:]
   private var isDraining = false
+  /// Pools of which metrics say how many executors they should have.
+  private var shownPools: Set<PoolName> = []
   /// Inputs that came while another was being handled: a command that fails at once answers before
   /// the effects before it are carried out.
   private var inputs: [Input] = []
@@ -321,7 +323,8 @@ final class Driver: @unchecked Sendable {
         case .success(let page):
           self.handle(.usageFound(page))
           if page.last == nil {
-            self.metrics.show(desired: self.machine.state.desiredExecutors(self.policy))
+            self.metrics.show(
+              desired: self.machine.state.desiredExecutors(self.policy), beside: &self.shownPools)
           }
         case .failure(let error):
           _ = self.failed(error)

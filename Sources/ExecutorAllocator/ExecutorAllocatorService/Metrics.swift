@@ -72,14 +72,22 @@ struct Metrics: Sendable {
   private static let maximumPools = 200
 
   /// How many executors each pool should have. One that is not named any more needs none.
-  func show(desired: [PoolName: Int]) {
-    for (pool, count) in desired.sorted(by: { $0.key < $1.key }).prefix(Self.maximumPools) {
-      self.registry.gauge(
-        "millrace_allocator_desired_executors",
-        help: "Executors that leases and waiting demand need now, of the pool's usual size.",
-        labels: ["pool": pool.rawValue]
-      ).set(count)
+  ///
+  /// - Parameter shown: The pools of which something was shown.
+  func show(desired: [PoolName: Int], beside shown: inout Set<PoolName>) {
+    for pool in shown where desired[pool] == nil { self.desired(pool).set(0) }
+    for (pool, count) in desired.sorted(by: { $0.key < $1.key })
+    where shown.contains(pool) || shown.count < Self.maximumPools {
+      shown.insert(pool)
+      self.desired(pool).set(count)
     }
+  }
+
+  private func desired(_ pool: PoolName) -> Gauge {
+    self.registry.gauge(
+      "millrace_allocator_desired_executors",
+      help: "Executors that leases and waiting demand need now, of the pool's usual size.",
+      labels: ["pool": pool.rawValue])
   }
 
   func record(_ event: Effect.Event) {

@@ -92,7 +92,8 @@ package struct JobMachine: Sendable {
     case (.workspacePrepared(let logBytes), .preparing):
       return self.startNext(from: 0, logBytes: logBytes, at: now)
     case (.workspaceFailed(let why), .preparing):
-      return self.wrapUp(.rejected, message: why)
+      // Its executor's trouble, not the job's: another one may do better.
+      return self.wrapUp(.preempted, message: why)
     case (.stepEnded(let index, let report), .stepping(let running)) where running.index == index:
       return self.stepEnded(running, report, at: now)
     case (.artifactKept(let artifact), .stepping) where self.remainingArtifacts > 0:

@@ -55,7 +55,7 @@ extension Scheduler {
       self.answer(waiter, with: id, existed: true, &effects)
       return
     }
-    if self.isStoreSilent, self.unstored >= Self.maximumUnstoredWhileSilent {
+    if self.isStoreSilent, self.unstored.count >= Self.maximumUnstoredWhileSilent {
       effects.append(.answer(waiter, .unavailable("the store does not answer")))
       return
     }
@@ -68,6 +68,7 @@ extension Scheduler {
     entry.isDirty = true
     entry.afterNext = [.answer(waiter, existed: false)]
     self.insert(entry)
+    self.unstored.insert(id)
     self.joinGroup(id)
     self.change(id, at: now, &effects) { machine, out, _ in
       out.isDirty = true
@@ -77,11 +78,6 @@ extension Scheduler {
 
   /// Submissions that may wait for a store that is silent: those find out whether it is back.
   static var maximumUnstoredWhileSilent: Int { 16 }
-
-  private var unstored: Int {
-    // Only counted while the store is silent.
-    self.builds.values.count { $0.version == nil }
-  }
 
   private mutating func retry(
     _ id: BuildID, _ jobs: [JobID], _ waiter: Waiter, at now: Timestamp,

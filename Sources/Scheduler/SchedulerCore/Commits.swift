@@ -168,7 +168,10 @@ extension Scheduler {
     guard let index = self.builds.index(forKey: id),
       let (record, isFirst, deferred, endsRound) = self.builds.values[index].committed(version)
     else { return }
-    if isFirst { self.tally.submitted += 1 }
+    if isFirst {
+      self.tally.submitted += 1
+      self.unstored.remove(id)
+    }
     if endsRound { self.count(record) }
     self.show(id, &effects)
     self.carryOut(deferred, of: id, at: now, &effects)
@@ -382,8 +385,11 @@ extension Scheduler {
   }
 
   /// Forgets a build with all that was planned for it; runners keep what they run.
+  ///
+  /// - Parameter isDurable: Whether all that became of it is.
   mutating func drop(
-    _ id: BuildID, keepingPlace: Bool = false, at now: Timestamp, _ effects: inout [Effect]
+    _ id: BuildID, keepingPlace: Bool = false, isDurable: Bool = false, at now: Timestamp,
+    _ effects: inout [Effect]
   ) {
     guard let entry = self.builds[id] else { return }
     for (attempt, live) in entry.machine.live.sorted(by: { $0.key < $1.key }) {
@@ -399,9 +405,10 @@ extension Scheduler {
         effects.append(.release(live.machine.lease))
       }
     }
-    self.giveUpSuccessors(of: id, at: now, &effects)
+    if !isDurable { self.giveUpSuccessors(of: id, at: now, &effects) }
     if !keepingPlace { self.leaveGroup(id, at: now, &effects) }
     self.forget(id)
+    if isDurable { self.startSuccessors(of: id, at: now, &effects) }
   }
 
   private mutating func forget(_ id: BuildID) {
@@ -410,6 +417,7 @@ extension Scheduler {
     for ticket in entry.machine.tickets.values { self.queue.remove(ticket) }
     for item in entry.machine.resting { self.timers.set(.work(id, item), to: nil) }
     self.timers.set(.store(id), to: nil)
+    self.unstored.remove(id)
     self.waitingJobs -= Int(entry.waitingJobs)
   }
 }

@@ -123,6 +123,9 @@ struct FairQueue: Sendable {
 
   var isEmpty: Bool { self.count == 0 }
 
+  /// Entries, those too that were taken out of the middle.
+  var kept: Int { self.levels.reduce(0) { $0 + $1.count } }
+
   mutating func insert(_ entry: Entry, share: Double) {
     let index = self.levelIndex(of: entry.priority)
     let before = self.levels[index].head(of: entry.project)
@@ -164,6 +167,7 @@ struct FairQueue: Sendable {
   private mutating func find(
     share: (ProjectID) -> Double
   ) -> (entry: Entry, level: Int)? {
+    if self.removed.count > 2 * self.count + Self.keptRemoved { self.compact(share: share) }
     var index = 0
     while index < self.levels.count {
       if let entry = self.first(at: index, share: share) { return (entry, index) }
@@ -176,6 +180,25 @@ struct FairQueue: Sendable {
     }
     if self.levels.isEmpty { self.removed.removeAll() }
     return nil
+  }
+
+  /// Beside twice as many as wait.
+  private static let keptRemoved = 1_024
+
+  /// Drops all that was taken out of the middle: behind a head that stays for hours it would be kept for hours.
+  private mutating func compact(share: (ProjectID) -> Double) {
+    let removed = self.removed
+    self.removed = []
+    for index in self.levels.indices {
+      self.levels[index].count = 0
+      for (project, entries) in self.levels[index].projects {
+        let left = entries.unordered.filter { !removed.contains($0.ticket) }
+        self.levels[index].count += left.count
+        guard left.count < entries.count else { continue }
+        self.levels[index].projects[project] = Heap(left)
+        self.settle(project, at: index, share: share(project))
+      }
+    }
   }
 
   /// Takes what is due now.

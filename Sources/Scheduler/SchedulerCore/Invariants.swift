@@ -90,6 +90,9 @@ extension Scheduler {
     let held = self.leases.all.reduce(0) { $0 + $1.attempts.count }
     check(held == liveCount, "leases are held that nobody uses")
     check(self.reusable.isEmpty, "leases are neither held nor given back")
+    let unstored = self.builds.filter { $0.value.version == nil }.map(\.key)
+    check(
+      Set(unstored) == self.unstored, "\(self.unstored) are not stored, and \(unstored) are not")
     for attempt in self.handovers.attempts {
       check(self.attempts[attempt] != nil, "\(attempt) waits for a lease and is not followed")
     }

@@ -34,14 +34,15 @@ extension Scheduler {
     }
   }
 
-  /// Something of a build is durable: perhaps it is the end that others wait for.
+  /// Something of a build is durable: perhaps it is the end that others wait for. Of one that is not at hand any more
+  /// everything is.
   mutating func startSuccessors(
     of build: BuildID, at now: Timestamp, _ effects: inout [Effect]
   ) {
     for attempt in self.handovers.attempts(behind: build) {
-      guard self.handovers[attempt]?.isDue ?? false, let id = self.attempts[attempt] else {
-        continue
-      }
+      let isDue = self.handovers[attempt]?.isDue ?? false
+      if self.isLeaseFree(for: attempt) { self.handovers.remove(attempt) }
+      guard isDue, let id = self.attempts[attempt] else { continue }
       self.carryOut(.start(attempt), of: id, at: now, &effects)
     }
   }

@@ -173,6 +173,8 @@ package struct Membership: Sendable {
   /// When the last renewal that held began.
   private var renewedAt: Duration?
   private var leavingSince: Duration?
+  /// A session is being stored, and nobody knows yet whether it is.
+  private var isJoining = false
   /// Something may be under way under our session for a partition that we do not own any more
   /// in what is planned.
   private var needsSuccessor = false
@@ -207,7 +209,9 @@ package struct Membership: Sendable {
     switch self.phase {
     case .gone: return .wait(until: .seconds(Int64.max / 1_000_000))
     case .outside:
-      return now >= self.lookDue ? .join(self.me) : .wait(until: self.lookDue)
+      guard now >= self.lookDue else { return .wait(until: self.lookDue) }
+      self.isJoining = true
+      return .join(self.me)
     case .inside:
       self.giveUpClosing(at: now)
       if let since = self.leavingSince,
@@ -262,6 +266,7 @@ package struct Membership: Sendable {
   // MARK: The session
 
   package mutating func joined(begunAt begin: Duration) {
+    self.isJoining = false
     self.phase = .inside
     self.renewed(begunAt: begin)
     self.lookDue = begin
@@ -269,6 +274,8 @@ package struct Membership: Sendable {
 
   /// Nobody knows whether it is stored; storing it again does no harm, and shows as a change.
   package mutating func joinFailed(at now: Duration) {
+    self.isJoining = false
+    if self.me.isLeaving { self.phase = .gone }
     self.me.beat += 1
     self.lookDue = now + self.policy.lookInterval
   }
@@ -309,13 +316,15 @@ package struct Membership: Sendable {
 
   /// Gives away what it owns, and then goes.
   package mutating func leave(at now: Duration) {
-    guard self.phase == .inside else {
+    guard self.phase == .inside || self.isJoining else {
       self.phase = .gone
       return
     }
     guard !self.me.isLeaving else { return }
     self.me.isLeaving = true
     self.leavingSince = now
+    // What is stored by then is removed again.
+    if self.isJoining { return }
     // The others must know before they are given anything, and before they give anything.
     self.renewalDue = now
     self.lookDue = now

@@ -118,7 +118,7 @@ extension Scheduler {
       entry.isClean, !entry.isLoading, entry.version != nil, entry.commands.isEmpty,
       entry.machine.live.values.allSatisfy({ $0.machine.isWithRunner })
     else { return }
-    self.drop(id, keepingPlace: true, at: now, &effects)
+    self.drop(id, keepingPlace: true, isDurable: true, at: now, &effects)
     effects.append(.moved(id))
   }
 

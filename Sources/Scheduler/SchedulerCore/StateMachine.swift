@@ -32,6 +32,8 @@ package struct Scheduler: Sendable {
   /// Unfinished builds of each concurrency group, in their order.
   var groups: [GroupKey: [BuildID]] = [:]
   var watchers: [BuildID: Int] = [:]
+  /// Builds whose first record is not durable yet.
+  var unstored: Set<BuildID> = []
   /// Jobs that wait, over all builds.
   var waitingJobs = 0
   /// Where the partitions stand that it owns.

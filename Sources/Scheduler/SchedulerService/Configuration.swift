@@ -57,6 +57,7 @@ package struct Configuration: Sendable {
     ]
   }()
 
+  private static let longestLeaseReuse = Duration.seconds(60)
   /// What a project's weight can be.
   private static let weights = 0.01...100.0
 
@@ -99,6 +100,10 @@ package struct Configuration: Sendable {
       throw settings.wrong("queue-timeout", "it must be above 0")
     }
     self.policy.leaseReuse = try settings.duration("lease-reuse")
+    if self.policy.leaseReuse > Self.longestLeaseReuse {
+      throw settings.wrong(
+        "lease-reuse", "it must not be above \(Self.longestLeaseReuse): others wait meanwhile")
+    }
     for part in settings.string("project-weights").split(separator: ",") {
       let words = part.split(separator: "=", omittingEmptySubsequences: false)
       guard words.count == 2, !words[0].isEmpty, let weight = Double(words[1]),

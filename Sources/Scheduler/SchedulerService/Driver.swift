@@ -350,7 +350,12 @@ final class Driver: @unchecked Sendable {
     }
     let records = page.builds
     // What is at hand knows more: steps that began since the last commit, and what is waited for.
-    page.builds = await self.onLoop { records.map { self.core.shown($0.id) ?? $0 } }
+    // Or less, if it is another scheduler's by now.
+    page.builds = await self.onLoop {
+      records.map { stored in
+        self.core.shown(stored.id).map { $0.revision < stored.revision ? stored : $0 } ?? stored
+      }
+    }
     return page
   }
 

@@ -204,9 +204,13 @@ extension RunnerEvent {
 
 extension StreamEnd {
   /// Why a stream to a runner ended.
-  init(_ error: RPCError) {
+  ///
+  /// - Parameter isAttaching: Whether the runner is to have the attempt: then only one thing that it can say speaks of
+  ///   the attempt.
+  init(_ error: RPCError, isAttaching: Bool) {
     switch error.code {
     case .notFound: self = .notFound
+    case _ where isAttaching: self = .unreachable(error.message)
     case .failedPrecondition, .resourceExhausted: self = .refused(error.message)
     case .invalidArgument, .unimplemented: self = .invalid(error.message)
     default: self = .unreachable(error.message)

@@ -18,6 +18,8 @@ final class RunnerLinks: @unchecked Sendable {
   private enum Call: Sendable {
     case run(RunnerV1.JobSpec)
     case attach(after: Int64)
+
+    var isAttaching: Bool { if case .attach = self { true } else { false } }
   }
 
   /// An attempt's newest stream; an older one that still ends is of no interest.
@@ -162,7 +164,7 @@ final class RunnerLinks: @unchecked Sendable {
       }
       return .unreachable("its runner ended the stream before the last event")
     } catch let error as RPCError {
-      return StreamEnd(error)
+      return StreamEnd(error, isAttaching: call.isAttaching)
     } catch {
       return .unreachable("\(error)")
     }

@@ -102,6 +102,7 @@ package struct LeaseTableModel {
   private static let turn = Duration.milliseconds(1_500)
   /// How long the end of a lease, and a process that was taken out, are remembered.
   private static let endedMemory = Duration.seconds(3_600)
+  private static let releasedMemory = Duration.seconds(60)
   private static let goneMemory = Duration.seconds(60)
   private static let warmCandidates = 8
   private static let warmFits = 3
@@ -191,12 +192,11 @@ package struct LeaseTableModel {
     }
   }
 
-  /// What waited at other allocators too long ago, or had its turn and did not take it.
+  /// What waited too long ago, or had its turn and did not take it.
   private mutating func dropWaits(in pool: PoolName, of replica: String, at now: Timestamp) {
     self.waits[pool] = self.waits[pool]?.filter { waiter, wait in
-      waiter.replica == replica
-        || now - wait.tried <= Self.waitMemory && wait.tried <= now
-          && wait.asked.map { now - $0 <= Self.turn } ?? true
+      now - wait.tried <= Self.waitMemory && wait.tried <= now
+        && (waiter.replica == replica || wait.asked.map { now - $0 <= Self.turn } ?? true)
     }
   }
 
@@ -319,7 +319,9 @@ package struct LeaseTableModel {
     if self.requests[entry.request] == id { self.requests[entry.request] = nil }
     let lease = EndedLease(
       id: id, request: entry.request, executor: entry.executor, cause: cause, message: message)
-    self.ended[id] = (lease, now + Self.endedMemory)
+    let memory =
+      cause == .released && self.isOurs(id) ? Self.releasedMemory : Self.endedMemory
+    self.ended[id] = (lease, now + memory)
     return lease
   }
 

@@ -237,3 +237,26 @@ func roomThatNobodyTakesIsNotKeptForEver() {
   _ = bench.submit("p3", project: "p", pipeline(job("a")))
   #expect(bench.grant()?.build == "p3")
 }
+
+/// However much is cancelled behind work that stays for hours.
+@Test func whatWasTakenOutOfTheMiddleIsNotKept() {
+  var queue = FairQueue()
+  let begin = Timestamp(microseconds: 1_764_000_000_000_000)
+  func entry(_ ticket: Ticket, _ project: ProjectID) -> FairQueue.Entry {
+    FairQueue.Entry(
+      work: Work(build: "b", item: .job(Int(ticket))), priority: 0, project: project, age: begin,
+      since: begin, ticket: ticket)
+  }
+  queue.insert(entry(1, "p"), share: 0)
+  queue.insert(entry(2, "q"), share: 1)
+  for ticket in 3...20_000 as ClosedRange<Ticket> {
+    queue.insert(entry(ticket, "p"), share: 0)
+    queue.remove(ticket)
+    if ticket.isMultiple(of: 100) { #expect(queue.first(share: { _ in 0 })?.ticket == 1) }
+  }
+  #expect(queue.count == 2)
+  #expect(queue.kept < 2_000)
+  #expect(queue.popFirst(share: { _ in 0 })?.ticket == 1)
+  #expect(queue.popFirst(share: { _ in 0 })?.ticket == 2)
+  #expect(queue.popFirst(share: { _ in 0 }) == nil)
+}

@@ -160,6 +160,26 @@ func fewPartitionsAreOnTheirWayAtATime() {
   #expect(closed.reduce(0, +) == 32 && closed.allSatisfy { $0 <= 4 })
 }
 
+/// Its session may be stored already: then that is removed.
+@Test
+func whoLeavesWhileItJoinsLeavesNothingBehind() {
+  var membership = Membership(id: "one")
+  let begin = Duration.seconds(1)
+  guard case .join = membership.next(at: begin) else { return #expect(Bool(false)) }
+  membership.leave(at: begin)
+  #expect(!membership.hasLeft)
+  membership.joined(begunAt: begin)
+  #expect(membership.next(at: begin) == .leave("one"))
+  membership.left()
+  #expect(membership.hasLeft)
+
+  var other = Membership(id: "two")
+  _ = other.next(at: begin)
+  other.leave(at: begin)
+  other.joinFailed(at: begin)
+  #expect(other.hasLeft)
+}
+
 @Test
 func whoLeavesAloneGoes() {
   var cluster = Cluster()

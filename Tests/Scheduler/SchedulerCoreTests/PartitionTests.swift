@@ -89,6 +89,26 @@ func anAttemptIsLetGoOfOnceItsRunnerHasIt() {
   #expect(bench.take().attaches == ["b/a/1"])
 }
 
+/// What has a lease from a build that is given away does not lose it: the end that it waited for is durable.
+@Test
+func aLeaseThatHasGoneOnOutlivesAHandOver() {
+  var bench = Bench()
+  _ = bench.submit("b", project: there, pipeline(job("a"), job("z", needs: ["a"])))
+  _ = bench.submit("c", project: here, pipeline(job("a")))
+  _ = bench.grant { $0.project == there }
+  _ = bench.take()
+  bench.holdsWrites = true
+  bench.end("b/a/1", isLeaseReusable: true)
+  bench.feed { $0.partitionsClosing([thereIn], at: $1) }
+  #expect(bench.heldWrites.map(\.0.id) == ["b", "c"])
+  bench.holdsWrites = false
+  bench.release()
+  let effects = bench.take()
+  #expect(bench.scheduler.closedPartitions() == [thereIn])
+  #expect(effects.runs.map(\.attempt) == ["c/a/1"])
+  #expect(effects.releases == [])
+}
+
 @Test
 func theNextOfAGroupIsNotLetGoByAHandOver() {
   var bench = Bench()

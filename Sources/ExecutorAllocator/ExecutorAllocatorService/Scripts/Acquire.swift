@@ -317,9 +317,13 @@ extension Scripts {
     #"""
     -- Each executor finds its new place in the index once, however many of its leases end.
     local executors, shares = {}, {}
+    local nonce = redis.call('GET', key('nonce'))
+    local prefix = nonce and lease_prefix(nonce)
     for i = 3, #ARGV do
       local lease = ARGV[i]
-      local ended, cpu, memory, slots = end_lease(lease, 'released', 'its scheduler gave it back')
+      local is_ours = prefix and string.sub(lease, 1, #prefix) == prefix
+      local ended, cpu, memory, slots = end_lease(lease, 'released', 'its scheduler gave it back',
+        is_ours and RELEASED_MEMORY)
       if ended then
         local id = ended[3]
         local share = shares[id]

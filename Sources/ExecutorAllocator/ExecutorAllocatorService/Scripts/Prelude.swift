@@ -44,6 +44,9 @@ package enum Scripts {
     local SEPARATOR = '\31'
     -- How long the end of a lease is remembered, in seconds: longer than any caller is away.
     local ENDED_MEMORY = 3600
+    -- The same for one of this table that was given back, by whoever used it: there are thousands in a second, and
+    -- an unknown lease of this table is over anyway.
+    local RELEASED_MEMORY = 60
     -- How long a process that was taken out stays out, in seconds: its last calls are on the way.
     local GONE_MEMORY = 60
     -- For how long what finds no room is known after it was tried, in microseconds: longer than until it
@@ -161,7 +164,7 @@ package enum Scripts {
 
     -- Ends a lease, and remembers why. Answers what was ended, and the share that whoever asks has to give
     -- back.
-    local function end_lease(lease, cause, message)
+    local function end_lease(lease, cause, message, memory)
       local l = redis.call('HMGET', key('lease', lease), 'executor', 'request', 'cpu', 'memory',
         'slots')
       local id, request = l[1], l[2]
@@ -172,7 +175,7 @@ package enum Scripts {
       if redis.call('GET', key('request', request)) == lease then
         redis.call('DEL', key('request', request))
       end
-      redis.call('SET', key('ended', lease), cause .. SEPARATOR .. message, 'EX', ENDED_MEMORY)
+      redis.call('SET', key('ended', lease), cause .. SEPARATOR .. message, 'EX', memory or ENDED_MEMORY)
       return {lease, request, id, cause, message}, tonumber(l[3]), tonumber(l[4]), tonumber(l[5])
     end
 
@@ -224,25 +227,23 @@ package enum Scripts {
 
     -- Of what waits in the pool, the part at other allocators: calls `body` with each one's name, kind,
     -- rank, when it was tried, and since when it was waited for (0: it is not). Answers whether the
-    -- allocator itself has some.
+    -- allocator itself has some. What is too old is forgotten, whoever's it is.
     local function each_rival(pool, own, body)
       local has_own = false
       local waits = redis.call('HGETALL', key('waits', pool))
       for i = 1, #waits, 2 do
         local replica, kind = string.match(waits[i], '^([^\31]*)\31(.*)$')
-        if replica == own then
+        local rank, tried, asked = string.match(waits[i + 1], '^(%S+) (%S+) (%S+)$')
+        rank, tried, asked = tonumber(rank), tonumber(tried), tonumber(asked)
+        local is_old = now - tried > WAIT_MEMORY or tried > now
+        -- It had its turn, and did not take it.
+        local is_gone = replica ~= own and asked > 0 and now - asked > TURN
+        if is_old or is_gone then
+          redis.call('HDEL', key('waits', pool), waits[i])
+        elseif replica == own then
           has_own = true
         else
-          local rank, tried, asked = string.match(waits[i + 1], '^(%S+) (%S+) (%S+)$')
-          rank, tried, asked = tonumber(rank), tonumber(tried), tonumber(asked)
-          local is_old = now - tried > WAIT_MEMORY or tried > now
-          -- It had its turn, and did not take it.
-          local is_gone = asked > 0 and now - asked > TURN
-          if is_old or is_gone then
-            redis.call('HDEL', key('waits', pool), waits[i])
-          else
-            body(replica, kind, rank, tried, asked)
-          end
+          body(replica, kind, rank, tried, asked)
         end
       end
       return has_own
