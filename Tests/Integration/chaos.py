@@ -49,6 +49,8 @@ with open(sys.argv[1], "ab", buffering=0) as file:
 """
 # How long what is left may take to end once nothing breaks any more.
 CALM_SECONDS = 180
+# What a scheduler logs of each finding of its audit.
+AUDIT = "what was at hand did not agree with what is recorded"
 # Attempts whose executors were lost, after which a job is given up: the scheduler's policy.
 LOST_LIMIT = 4
 
@@ -174,13 +176,13 @@ class Chaos:
     def cut(self):
         if self.farm.namespace is None:
             return
-        name = self.random.choice(sorted(SERVICES))
-        try:
-            address = self.farm.process(name)["address"]
-        except (AssertionError, OSError, ValueError):
+        victims = [p for p in self.victims() if p["name"].startswith(tuple(SERVICES))]
+        if not victims:
             return
-        self.counts[f"cut off {name}"] += 1
-        self.later(self.cut_for, address.rsplit(":", 1)[1], self.random.uniform(0.5, 8))
+        victim = self.random.choice(victims)
+        self.counts[f"cut off {victim['name']}"] += 1
+        self.later(self.cut_for, victim["address"].rsplit(":", 1)[1],
+                   self.random.uniform(0.5, 8))
 
     def cut_for(self, port, seconds):
         with self.farm.namespace.cut(port):
@@ -295,6 +297,15 @@ def nothing_is_left(farm):
     assert ask(farm, "builds", "--active")["builds"] == []
 
 
+def nothing_was_put_right(farm):
+    """No scheduler found that what it had at hand was not what is recorded."""
+    found = []
+    for path in farm.logs():
+        with contextlib.suppress(OSError), open(path, errors="replace") as file:
+            found += [line.strip() for line in file if AUDIT in line]
+    assert not found, f"the audit found: {found}"
+
+
 def run(seconds, seed, runners=2, interval=0.7, settings=None, databases=(), report=print):
     """Breaks a farm for so long; raises what does not hold."""
     reason = why_no_cuts()
@@ -319,6 +330,7 @@ def run(seconds, seed, runners=2, interval=0.7, settings=None, databases=(), rep
         began = time.monotonic()
         attempts, given_up = account(farm, submitter, effects)
         nothing_is_left(farm)
+        nothing_was_put_right(farm)
         report(f"chaos: seed {seed}, {seconds} s: {len(submitter.builds)} builds answered, "
                f"{submitter.unanswered} submits asked again, {attempts} attempts, "
                f"{given_up} builds given up after lost executors; all has ended "
