@@ -27,50 +27,65 @@ package enum MetadataKind: Hashable, Sendable {
   /// The property that tells of what types a property's values are.
   package static let representation: Name = "property_representation"
 
-  /// All entities of this kind, by key.
-  func entities<Indexes: EntityIndexes>(
-    of partition: PartitionID, on indexes: Indexes
-  ) throws(Indexes.Index.Failure) -> [Entity] {
+  /// Gives the entities of this kind by key, until `body` wants no more.
+  ///
+  /// - Parameter isWanted: Asked of each path before anything is looked for.
+  func forEach<Indexes: EntityIndexes>(
+    of partition: PartitionID, on indexes: Indexes, where isWanted: (PathBytes) -> Bool,
+    _ body: (Entity) -> Bool
+  ) throws(Indexes.Index.Failure) {
     let prefix =
       self == .namespace
       ? CollectionName.databasePrefix(of: partition) : CollectionName.prefix(of: partition)
-    var entities: [Entity] = []
+    var last: Key?
     for collection in try indexes.collections(withPrefix: prefix) {
       guard let (place, kind) = try? collection.parts() else { continue }
-      let index = try indexes.index(of: collection)
-      // A kind of which all entities were deleted is none.
-      var rows = try index.rows(of: .kind, RowRange())
-      guard try rows.next() != nil else { continue }
       switch self {
       case .kind:
-        let element = PathElement(kind: self.kind, identity: .name(kind))
-        entities.append(
-          Entity(key: Key(partition: partition, path: [element]), properties: []))
+        let key = Key(
+          partition: partition, path: [PathElement(kind: self.kind, identity: .name(kind))])
+        guard isWanted(key.pathBytes), try Self.hasEntities(collection, on: indexes) else {
+          continue
+        }
+        guard body(Entity(key: key, properties: [])) else { return }
       case .namespace:
-        let element = PathElement(
-          kind: self.kind,
-          identity: place.namespace.isEmpty ? .id(1) : .name(place.namespace))
-        let key = Key(partition: partition, path: [element])
-        if entities.last?.key != key { entities.append(Entity(key: key, properties: [])) }
+        let identity: PathElement.Identity =
+          place.namespace.isEmpty ? .id(1) : .name(place.namespace)
+        let key = Key(
+          partition: partition, path: [PathElement(kind: self.kind, identity: identity)])
+        guard key != last, isWanted(key.pathBytes),
+          try Self.hasEntities(collection, on: indexes)
+        else { continue }
+        last = key
+        guard body(Entity(key: key, properties: [])) else { return }
       case .property:
+        guard try Self.hasEntities(collection, on: indexes) else { continue }
+        let index = try indexes.index(of: collection)
         for property in try indexes.properties(of: collection) {
+          let key = Key(
+            partition: partition,
+            path: [
+              PathElement(kind: Self.kind.kind, identity: .name(kind)),
+              PathElement(kind: self.kind, identity: .name(property)),
+            ])
+          guard isWanted(key.pathBytes) else { continue }
           let types = try Self.types(of: property, on: index)
           if types.isEmpty { continue }
-          let path = [
-            PathElement(kind: Self.kind.kind, identity: .name(kind)),
-            PathElement(kind: self.kind, identity: .name(property)),
-          ]
           let list = Value.array(types.map { PropertyContent(.string($0)) })
-          entities.append(
-            Entity(
-              key: Key(partition: partition, path: path),
-              properties: [
-                EntityProperty(name: Self.representation, content: PropertyContent(list))
-              ]))
+          let representation = EntityProperty(
+            name: Self.representation, content: PropertyContent(list))
+          guard body(Entity(key: key, properties: [representation])) else { return }
         }
       }
     }
-    return entities
+  }
+
+  /// A kind of which all entities were deleted is none.
+  private static func hasEntities<Indexes: EntityIndexes>(
+    _ collection: CollectionName, on indexes: Indexes
+  ) throws(Indexes.Index.Failure) -> Bool {
+    var rows = try indexes.index(of: collection).rows(of: .kind, RowRange())
+    return try rows.next() != nil
   }
 
   /// The types of the values that an index holds, each found by looking for its first row.

@@ -66,7 +66,7 @@ package struct QueryRun<Indexes: EntityIndexes> {
       return batch
     }
     if case .metadata(let kind, let partition) = self.query.source {
-      try self.fill(&batch, with: kind.entities(of: partition, on: self.indexes))
+      try self.fill(&batch, with: kind, of: partition)
       return batch
     }
     // More cannot be in the batch, one being left to tell whether there are more.
@@ -159,20 +159,32 @@ package struct QueryRun<Indexes: EntityIndexes> {
     }
   }
 
-  /// - Parameter entities: By key.
-  private func fill(_ batch: inout Batch, with entities: [Entity]) {
-    for entity in entities {
-      let path = entity.key.pathBytes
-      guard self.query.terms.contains(where: { $0.paths.contains(path.bytes) }) else { continue }
-      let position = Position(values: [], path: path)
-      guard self.query.isBetweenCursors(position) else { continue }
-      guard self.takes(position, &batch, bytes: 0) else { break }
-      if batch.skippedPosition == position { continue }
+  /// Entities between two looks at whether anybody still waits.
+  private static var entitiesBetweenLooks: Int { 64 }
+
+  private func fill(
+    _ batch: inout Batch, with kind: MetadataKind, of partition: PartitionID
+  ) throws(Index.Failure) {
+    var wasCancelled = false
+    var looks = 0
+    try kind.forEach(of: partition, on: self.indexes) { path in
+      looks += 1
+      if looks % Self.entitiesBetweenLooks == 0, self.isCancelled() { wasCancelled = true }
+      return wasCancelled
+        || self.query.terms.contains { $0.paths.contains(path.bytes) }
+          && self.query.isBetweenCursors(Position(values: [], path: path))
+    } _: { entity in
+      if wasCancelled { return false }
+      batch.scanned += 1
+      let position = Position(values: [], path: entity.key.pathBytes)
+      guard self.takes(position, &batch, bytes: 0) else { return false }
+      if batch.skippedPosition == position { return true }
       batch.results.append(
         Batch.Result(
           position: position, properties: self.query.form == .key ? [] : entity.properties))
+      return true
     }
-    batch.scanned = entities.count
+    if wasCancelled { batch.rest = .notFinished }
     self.end(&batch)
   }
 }

@@ -127,8 +127,10 @@ package struct TransactionTable: Sendable {
     return moment
   }
 
-  /// A transaction has read entities. If one was read before with another version, the first one
-  /// stays: the commit will find the difference.
+  /// A transaction has read entities.
+  ///
+  /// - Throws: `contention` where one was read before with another version: the commit would be refused, and what
+  ///   was read does not fit together.
   package mutating func read(
     _ entities: [(EntityAddress, Int64)], in id: ID, at now: Timestamp
   ) throws(GatewayError) {
@@ -136,7 +138,11 @@ package struct TransactionTable: Sendable {
     self.transactions[id] = nil
     defer { self.transactions[id] = transaction }
     transaction.lastUsed = now
-    for (address, version) in entities where transaction.dependencies.entities[address] == nil {
+    for (address, version) in entities {
+      if let known = transaction.dependencies.entities[address] {
+        if known != version { throw .contention("entity \(address.path.text ?? "?")") }
+        continue
+      }
       transaction.dependencies.entities[address] = version
       let bytes =
         address.collection.bytes.count + address.path.bytes.count + Self.dependencyBytes

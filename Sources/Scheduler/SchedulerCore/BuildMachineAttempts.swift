@@ -214,12 +214,12 @@ extension BuildMachine {
     }
   }
 
-  /// How long a job rests before it waits for an executor again. What went wrong with executors once
-  /// is nobody's fault; twice in a row it takes the farm a moment to learn how it stands.
+  /// How long a job rests before it waits for an executor again. What went wrong once may be nobody's
+  /// fault; from twice in a row on whatever it stands on takes a moment to be better.
   private func rest(of index: Int, after outcome: Outcome, _ policy: Policy) -> Duration {
     let job = self.record.jobs[index]
     let count = job.attempts.dropFirst(job.earlierAttempts).reversed()
-      .prefix { [.preempted, .executorLost].contains($0.outcome) }.count
+      .prefix { $0.outcome != .succeeded }.count
     return count < 2 ? .zero : policy.retryBackoff.delay(after: count - 1)
   }
 

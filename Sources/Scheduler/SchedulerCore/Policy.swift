@@ -42,8 +42,8 @@ package struct Policy: Sendable {
   /// Attempts that did not begin, or were taken off their executor: no fault of the job's.
   package var maximumPreemptedAttempts = 20
 
-  /// Between such attempts, from the second in a row on: a runner's heartbeats tell the allocator
-  /// within a second or two what it has room for.
+  /// Between attempts, from the second in a row on: a runner's heartbeats tell the allocator within a second or two
+  /// what it has room for, and what a job fetches may be there again.
   package var retryBackoff = Backoff(first: .milliseconds(100), limit: .seconds(5))
 
   /// How often an attempt that ran out of memory is followed by one with twice as much, whatever the

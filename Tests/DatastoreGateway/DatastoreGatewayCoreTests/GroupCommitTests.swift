@@ -165,7 +165,17 @@ private func limits(
     var table = self.table()
     let id = try table.begun(isReadOnly: false, at: self.begin)
     try table.read([(key(1).address, 5), (key(2).address, 0)], in: id, at: self.begin)
-    try table.read([(key(1).address, 9)], in: id, at: self.begin)
+    try table.read([(key(1).address, 5)], in: id, at: self.begin)
+    // What was read does not change under its eyes.
+    #expect {
+      try table.read([(key(1).address, 9)], in: id, at: self.begin)
+    } throws: {
+      if case .contention(let what) = $0 as? GatewayError {
+        what.hasPrefix("entity")
+      } else {
+        false
+      }
+    }
     try table.queried(.collection(key(1).collection), version: 6, in: id, at: self.begin)
     try table.queried(.collection(key(1).collection), version: 8, in: id, at: self.begin)
     let ended = try table.ended(id, at: self.begin)
