@@ -57,6 +57,24 @@ extension TestGateway {
 }
 
 @Suite struct ThePast {
+  /// More than a gateway has connections for.
+  @Test(arguments: StoreKind.all) func manyReadOnlyTransactionsEachSeeTheirMoment(
+    on kind: StoreKind
+  ) async throws {
+    try await withGateway(on: kind) { gateway in
+      var transactions: [[UInt8]] = []
+      for number in 0..<40 as Range<Int64> {
+        try await gateway.put(entity(key("K", 1), ["a": integer(number)]))
+        transactions.append(try await gateway.beginReadOnly())
+      }
+      try await gateway.put(entity(key("K", 1), ["a": integer(-1)]))
+      for (number, transaction) in transactions.enumerated() {
+        let seen = try await gateway.value(1, .transaction(transaction))
+        #expect(seen == integer(Int64(number)))
+      }
+    }
+  }
+
   @Test(arguments: StoreKind.all) func aReadSeesWhatWasThereAtItsTime(
     on kind: StoreKind
   ) async throws {
