@@ -22,6 +22,11 @@ final class Driver: @unchecked Sendable {
   static let releaseBatch = 50
   /// Executors in one run of the list script, for the same reason.
   private static let listPage = 100
+  /// What a message may have, whose limit is 4 MiB; and of that, about, an executor and a lease with ids as long as
+  /// they are mostly.
+  private static let listBytes = 1 << 20
+  private static let executorBytes = 512
+  private static let leaseBytes = 256
 
   let policy: Policy
   private let loop: any EventLoop
@@ -225,12 +230,16 @@ final class Driver: @unchecked Sendable {
     }
   }
 
-  func executors(pool: PoolName?, atMost limit: Int) async throws(RPCError)
-    -> [LeaseTable.ExecutorRecord]
-  {
+  /// Executors by name, from behind one on: as many as a message should have, and no more than `limit`.
+  ///
+  /// - Returns: And behind which name there may be more; nil at the end.
+  func executors(
+    pool: PoolName?, behind first: String, atMost limit: Int
+  ) async throws(RPCError) -> (executors: [LeaseTable.ExecutorRecord], next: String?) {
     var executors: [LeaseTable.ExecutorRecord] = []
-    var behind: String? = ""
-    while let name = behind, executors.count < limit {
+    var bytes = 0
+    var behind: String? = first
+    while let name = behind {
       typealias Page = (executors: [LeaseTable.ExecutorRecord], last: String?)
       let result = await withCheckedContinuation {
         (continuation: CheckedContinuation<Result<Page, RPCError>, Never>) in
@@ -239,10 +248,16 @@ final class Driver: @unchecked Sendable {
         }
       }
       let page = try result.get()
-      executors += page.executors
+      for executor in page.executors {
+        if executors.count == limit || bytes >= Self.listBytes {
+          return (executors, executors.last?.executor.rawValue)
+        }
+        executors.append(executor)
+        bytes += Self.executorBytes + executor.leases.count * Self.leaseBytes
+      }
       behind = page.last
     }
-    return Array(executors.prefix(limit))
+    return (executors, nil)
   }
 
   /// A failure of the table, as a caller learns of it.

@@ -9,7 +9,7 @@ struct Handlers: AllocatorV1.AllocatorService {
   /// Leases of one `Release`: all that a scheduler of a large farm may hold.
   private static let maximumReleased = 100_000
   /// Executors of one answer to `ListExecutors`, which is one message of 4 MiB at most.
-  private static let maximumListed = 10_000
+  private static let maximumListed = 1_000
 
   let driver: Driver
 
@@ -89,8 +89,14 @@ struct Handlers: AllocatorV1.AllocatorService {
   ) async throws -> AllocatorV1.ListExecutorsResponse {
     // Empty is every pool here: whoever lists wants to see all there is.
     let pool = request.pool.isEmpty ? nil : PoolName(request.pool)
-    let executors = try await self.driver.executors(pool: pool, atMost: Self.maximumListed)
+    guard 0...Self.maximumListed ~= Int(request.pageSize) else {
+      throw RPCError(
+        .invalidArgument, "page_size is \(request.pageSize), not from 0 to \(Self.maximumListed)")
+    }
+    let (executors, next) = try await self.driver.executors(
+      pool: pool, behind: request.pageToken,
+      atMost: request.pageSize == 0 ? Self.maximumListed : Int(request.pageSize))
     return AllocatorV1.ListExecutorsResponse(
-      executors: executors.map { AllocatorV1.Executor($0) })
+      executors: executors.map { AllocatorV1.Executor($0) }, nextPageToken: next ?? "")
   }
 }

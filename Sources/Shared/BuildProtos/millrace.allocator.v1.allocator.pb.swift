@@ -1078,7 +1078,12 @@ extension AllocatorV1.ReleaseResponse {
 extension AllocatorV1 {
   /// `millrace.allocator.v1.ListExecutorsRequest`.
   public struct ListExecutorsRequest: ProtobufMessage {
+    /// Empty is every pool.
     public var pool: String
+    /// At most so many, from 1 to 1,000; 0 is 1,000. Fewer are no sign of the end.
+    public var pageSize: Int32
+    /// The `next_page_token` of the answer before; empty begins.
+    public var pageToken: String
 
     public var unknownFields: UnknownFields
   }
@@ -1086,13 +1091,15 @@ extension AllocatorV1 {
 
 extension AllocatorV1.ListExecutorsRequest {
   public init() {
-    self.init(pool: "", unknownFields: UnknownFields())
+    self.init(pool: "", pageSize: 0, pageToken: "", unknownFields: UnknownFields())
   }
 
   public init(
-    pool: String = ""
+    pool: String = "",
+    pageSize: Int32 = 0,
+    pageToken: String = ""
   ) {
-    self.init(pool: pool, unknownFields: UnknownFields())
+    self.init(pool: pool, pageSize: pageSize, pageToken: pageToken, unknownFields: UnknownFields())
   }
 }
 
@@ -1107,12 +1114,16 @@ extension AllocatorV1.ListExecutorsRequest {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let pool: String = try source.string(message.pointee.pool, in: "millrace.allocator.v1.ListExecutorsRequest.pool")
+    let pageSize: Int32 = message.pointee.page_size
+    let pageToken: String = try source.string(message.pointee.page_token, in: "millrace.allocator.v1.ListExecutorsRequest.page_token")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.init(pool: pool, unknownFields: unknownFields)
+    self.init(pool: pool, pageSize: pageSize, pageToken: pageToken, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
     message.pointee.pool = arena.string(self.pool)
+    message.pointee.page_size = self.pageSize
+    message.pointee.page_token = arena.string(self.pageToken)
     arena.unknownFields(self.unknownFields, &message.pointee.base)
   }
 }
@@ -1120,7 +1131,10 @@ extension AllocatorV1.ListExecutorsRequest {
 extension AllocatorV1 {
   /// `millrace.allocator.v1.ListExecutorsResponse`.
   public struct ListExecutorsResponse: ProtobufMessage {
+    /// By id.
     public var executors: [AllocatorV1.Executor]
+    /// Empty at the end.
+    public var nextPageToken: String
 
     public var unknownFields: UnknownFields
   }
@@ -1128,13 +1142,14 @@ extension AllocatorV1 {
 
 extension AllocatorV1.ListExecutorsResponse {
   public init() {
-    self.init(executors: [], unknownFields: UnknownFields())
+    self.init(executors: [], nextPageToken: "", unknownFields: UnknownFields())
   }
 
   public init(
-    executors: [AllocatorV1.Executor] = []
+    executors: [AllocatorV1.Executor] = [],
+    nextPageToken: String = ""
   ) {
-    self.init(executors: executors, unknownFields: UnknownFields())
+    self.init(executors: executors, nextPageToken: nextPageToken, unknownFields: UnknownFields())
   }
 }
 
@@ -1149,12 +1164,14 @@ extension AllocatorV1.ListExecutorsResponse {
     copying message: UnsafePointer<CMessage>, _ source: DecodingSource
   ) throws(MessageDecodingError) {
     let executors: [AllocatorV1.Executor] = try source.messages(message.pointee.n_executors, message.pointee.executors)
+    let nextPageToken: String = try source.string(message.pointee.next_page_token, in: "millrace.allocator.v1.ListExecutorsResponse.next_page_token")
     let unknownFields = try source.unknownFields(message.pointee.base)
-    self.init(executors: executors, unknownFields: unknownFields)
+    self.init(executors: executors, nextPageToken: nextPageToken, unknownFields: unknownFields)
   }
 
   public func write(to message: UnsafeMutablePointer<CMessage>, _ arena: Arena) {
     (message.pointee.n_executors, message.pointee.executors) = arena.messages(self.executors)
+    message.pointee.next_page_token = arena.string(self.nextPageToken)
     arena.unknownFields(self.unknownFields, &message.pointee.base)
   }
 }
@@ -1305,27 +1322,28 @@ extension AllocatorV1 {
       bGVhc2VfaWQYASABKAlSB2xlYXNlSWQSHQoKcmVxdWVzdF9pZBgCIAEoCVIJcmVxdWVzdElkEh8KC2V4ZWN1dG9yX2lk\
       GAMgASgJUgpleGVjdXRvcklkEjsKBWNhdXNlGAQgASgOMiUubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkxlYXNlTG9zdENh\
       dXNlUgVjYXVzZRIYCgdtZXNzYWdlGAUgASgJUgdtZXNzYWdlIi0KDlJlbGVhc2VSZXF1ZXN0EhsKCWxlYXNlX2lkcxgB\
-      IAMoCVIIbGVhc2VJZHMiEQoPUmVsZWFzZVJlc3BvbnNlIioKFExpc3RFeGVjdXRvcnNSZXF1ZXN0EhIKBHBvb2wYASAB\
-      KAlSBHBvb2wiVgoVTGlzdEV4ZWN1dG9yc1Jlc3BvbnNlEj0KCWV4ZWN1dG9ycxgBIAMoCzIfLm1pbGxyYWNlLmFsbG9j\
-      YXRvci52MS5FeGVjdXRvclIJZXhlY3V0b3JzIoUDCghFeGVjdXRvchIOCgJpZBgBIAEoCVICaWQSGAoHYWRkcmVzcxgC\
-      IAEoCVIHYWRkcmVzcxISCgRwb29sGAMgASgJUgRwb29sEhYKBmxhYmVscxgEIAMoCVIGbGFiZWxzEjoKBXN0YXRlGAUg\
-      ASgOMiQubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkV4ZWN1dG9yU3RhdGVSBXN0YXRlEjgKCGNhcGFjaXR5GAYgASgLMhwu\
-      bWlsbHJhY2UudHlwZXMudjEuUmVzb3VyY2VzUghjYXBhY2l0eRI0CgZsZWFzZWQYByABKAsyHC5taWxscmFjZS50eXBl\
-      cy52MS5SZXNvdXJjZXNSBmxlYXNlZBI0CgZsZWFzZXMYCCADKAsyHC5taWxscmFjZS5hbGxvY2F0b3IudjEuTGVhc2VS\
-      BmxlYXNlcxJBCg5sYXN0X2hlYXJ0YmVhdBgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSDWxhc3RIZWFy\
-      dGJlYXQqnQEKDkxlYXNlTG9zdENhdXNlEiAKHExFQVNFX0xPU1RfQ0FVU0VfVU5TUEVDSUZJRUQQABIiCh5MRUFTRV9M\
-      T1NUX0NBVVNFX0VYRUNVVE9SX0xPU1QQARIcChhMRUFTRV9MT1NUX0NBVVNFX0VYUElSRUQQAhInCiNMRUFTRV9MT1NU\
-      X0NBVVNFX0VYRUNVVE9SX1JFU1RBUlRFRBADKoIBCg1FeGVjdXRvclN0YXRlEh4KGkVYRUNVVE9SX1NUQVRFX1VOU1BF\
-      Q0lGSUVEEAASGAoURVhFQ1VUT1JfU1RBVEVfUkVBRFkQARIaChZFWEVDVVRPUl9TVEFURV9TVVNQRUNUEAISGwoXRVhF\
-      Q1VUT1JfU1RBVEVfRFJBSU5JTkcQAzL5AwoQQWxsb2NhdG9yU2VydmljZRJeCglIZWFydGJlYXQSJy5taWxscmFjZS5h\
-      bGxvY2F0b3IudjEuSGVhcnRiZWF0UmVxdWVzdBooLm1pbGxyYWNlLmFsbG9jYXRvci52MS5IZWFydGJlYXRSZXNwb25z\
-      ZRJhCgpEZXJlZ2lzdGVyEigubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkRlcmVnaXN0ZXJSZXF1ZXN0GikubWlsbHJhY2Uu\
-      YWxsb2NhdG9yLnYxLkRlcmVnaXN0ZXJSZXNwb25zZRJcCgdBY3F1aXJlEiUubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkFj\
-      cXVpcmVSZXF1ZXN0GiYubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkFjcXVpcmVSZXNwb25zZSgBMAESWAoHUmVsZWFzZRIl\
-      Lm1pbGxyYWNlLmFsbG9jYXRvci52MS5SZWxlYXNlUmVxdWVzdBomLm1pbGxyYWNlLmFsbG9jYXRvci52MS5SZWxlYXNl\
-      UmVzcG9uc2USagoNTGlzdEV4ZWN1dG9ycxIrLm1pbGxyYWNlLmFsbG9jYXRvci52MS5MaXN0RXhlY3V0b3JzUmVxdWVz\
-      dBosLm1pbGxyYWNlLmFsbG9jYXRvci52MS5MaXN0RXhlY3V0b3JzUmVzcG9uc2VCDroCC0FsbG9jYXRvclYxYgZwcm90\
-      bzM=
+      IAMoCVIIbGVhc2VJZHMiEQoPUmVsZWFzZVJlc3BvbnNlImYKFExpc3RFeGVjdXRvcnNSZXF1ZXN0EhIKBHBvb2wYASAB\
+      KAlSBHBvb2wSGwoJcGFnZV9zaXplGAIgASgFUghwYWdlU2l6ZRIdCgpwYWdlX3Rva2VuGAMgASgJUglwYWdlVG9rZW4i\
+      fgoVTGlzdEV4ZWN1dG9yc1Jlc3BvbnNlEj0KCWV4ZWN1dG9ycxgBIAMoCzIfLm1pbGxyYWNlLmFsbG9jYXRvci52MS5F\
+      eGVjdXRvclIJZXhlY3V0b3JzEiYKD25leHRfcGFnZV90b2tlbhgCIAEoCVINbmV4dFBhZ2VUb2tlbiKFAwoIRXhlY3V0\
+      b3ISDgoCaWQYASABKAlSAmlkEhgKB2FkZHJlc3MYAiABKAlSB2FkZHJlc3MSEgoEcG9vbBgDIAEoCVIEcG9vbBIWCgZs\
+      YWJlbHMYBCADKAlSBmxhYmVscxI6CgVzdGF0ZRgFIAEoDjIkLm1pbGxyYWNlLmFsbG9jYXRvci52MS5FeGVjdXRvclN0\
+      YXRlUgVzdGF0ZRI4CghjYXBhY2l0eRgGIAEoCzIcLm1pbGxyYWNlLnR5cGVzLnYxLlJlc291cmNlc1IIY2FwYWNpdHkS\
+      NAoGbGVhc2VkGAcgASgLMhwubWlsbHJhY2UudHlwZXMudjEuUmVzb3VyY2VzUgZsZWFzZWQSNAoGbGVhc2VzGAggAygL\
+      MhwubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkxlYXNlUgZsZWFzZXMSQQoObGFzdF9oZWFydGJlYXQYCSABKAsyGi5nb29n\
+      bGUucHJvdG9idWYuVGltZXN0YW1wUg1sYXN0SGVhcnRiZWF0Kp0BCg5MZWFzZUxvc3RDYXVzZRIgChxMRUFTRV9MT1NU\
+      X0NBVVNFX1VOU1BFQ0lGSUVEEAASIgoeTEVBU0VfTE9TVF9DQVVTRV9FWEVDVVRPUl9MT1NUEAESHAoYTEVBU0VfTE9T\
+      VF9DQVVTRV9FWFBJUkVEEAISJwojTEVBU0VfTE9TVF9DQVVTRV9FWEVDVVRPUl9SRVNUQVJURUQQAyqCAQoNRXhlY3V0\
+      b3JTdGF0ZRIeChpFWEVDVVRPUl9TVEFURV9VTlNQRUNJRklFRBAAEhgKFEVYRUNVVE9SX1NUQVRFX1JFQURZEAESGgoW\
+      RVhFQ1VUT1JfU1RBVEVfU1VTUEVDVBACEhsKF0VYRUNVVE9SX1NUQVRFX0RSQUlOSU5HEAMy+QMKEEFsbG9jYXRvclNl\
+      cnZpY2USXgoJSGVhcnRiZWF0EicubWlsbHJhY2UuYWxsb2NhdG9yLnYxLkhlYXJ0YmVhdFJlcXVlc3QaKC5taWxscmFj\
+      ZS5hbGxvY2F0b3IudjEuSGVhcnRiZWF0UmVzcG9uc2USYQoKRGVyZWdpc3RlchIoLm1pbGxyYWNlLmFsbG9jYXRvci52\
+      MS5EZXJlZ2lzdGVyUmVxdWVzdBopLm1pbGxyYWNlLmFsbG9jYXRvci52MS5EZXJlZ2lzdGVyUmVzcG9uc2USXAoHQWNx\
+      dWlyZRIlLm1pbGxyYWNlLmFsbG9jYXRvci52MS5BY3F1aXJlUmVxdWVzdBomLm1pbGxyYWNlLmFsbG9jYXRvci52MS5B\
+      Y3F1aXJlUmVzcG9uc2UoATABElgKB1JlbGVhc2USJS5taWxscmFjZS5hbGxvY2F0b3IudjEuUmVsZWFzZVJlcXVlc3Qa\
+      Ji5taWxscmFjZS5hbGxvY2F0b3IudjEuUmVsZWFzZVJlc3BvbnNlEmoKDUxpc3RFeGVjdXRvcnMSKy5taWxscmFjZS5h\
+      bGxvY2F0b3IudjEuTGlzdEV4ZWN1dG9yc1JlcXVlc3QaLC5taWxscmFjZS5hbGxvY2F0b3IudjEuTGlzdEV4ZWN1dG9y\
+      c1Jlc3BvbnNlQg66AgtBbGxvY2F0b3JWMWIGcHJvdG8z
       """,
     symbols: [
       "millrace.allocator.v1.Lease",
@@ -1403,8 +1421,11 @@ extension AllocatorV1 {
       "millrace.allocator.v1.ReleaseResponse",
       "millrace.allocator.v1.ListExecutorsRequest",
       "millrace.allocator.v1.ListExecutorsRequest.pool",
+      "millrace.allocator.v1.ListExecutorsRequest.page_size",
+      "millrace.allocator.v1.ListExecutorsRequest.page_token",
       "millrace.allocator.v1.ListExecutorsResponse",
       "millrace.allocator.v1.ListExecutorsResponse.executors",
+      "millrace.allocator.v1.ListExecutorsResponse.next_page_token",
       "millrace.allocator.v1.Executor",
       "millrace.allocator.v1.Executor.id",
       "millrace.allocator.v1.Executor.address",

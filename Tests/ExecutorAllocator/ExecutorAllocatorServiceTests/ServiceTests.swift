@@ -109,6 +109,28 @@ import Testing
     }
   }
 
+  @Test func executorsAreListedInPages() async throws {
+    let redis = try RedisServer()
+    try await RunningAllocator.with(redis) { allocator in
+      try await allocator.ready()
+      for number in 1...5 {
+        _ = try await allocator.client.heartbeat(RunnerStub("e\(number)").request)
+      }
+      var request = AllocatorV1.ListExecutorsRequest(pageSize: 2)
+      var pages: [[String]] = []
+      repeat {
+        let response = try await allocator.client.listExecutors(request)
+        pages.append(response.executors.map(\.id))
+        request.pageToken = response.nextPageToken
+      } while !request.pageToken.isEmpty
+      #expect(pages == [["e1", "e2"], ["e3", "e4"], ["e5"]])
+      let error = await #expect(throws: RPCError.self) {
+        _ = try await allocator.client.listExecutors(.init(pageSize: -1))
+      }
+      #expect(error?.code == .invalidArgument)
+    }
+  }
+
   @Test func aTokenFarAheadIsRefusedAndNamed() async throws {
     let redis = try RedisServer()
     try await RunningAllocator.with(redis) { allocator in

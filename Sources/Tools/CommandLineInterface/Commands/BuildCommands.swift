@@ -146,12 +146,17 @@ struct ExecutorsCommand: AsyncParsableCommand {
 
   func run() async throws {
     let stack = try Connections(self.global)
-    let response = try await Connections.call(stack.allocator) { channel in
-      try await AllocatorV1.AllocatorClient(channel).listExecutors(
-        AllocatorV1.ListExecutorsRequest(pool: self.pool ?? ""),
-        options: CallOptions(timeout: Connections.timeout))
+    let executors = try await Connections.call(stack.allocator) { channel in
+      var executors: [AllocatorV1.Executor] = []
+      var request = AllocatorV1.ListExecutorsRequest(pool: self.pool ?? "")
+      repeat {
+        let response = try await AllocatorV1.AllocatorClient(channel).listExecutors(
+          request, options: CallOptions(timeout: Connections.timeout))
+        executors += response.executors
+        request.pageToken = response.nextPageToken
+      } while !request.pageToken.isEmpty
+      return executors.sorted { $0.id < $1.id }
     }
-    let executors = response.executors.sorted { $0.id < $1.id }
     switch self.global.output {
     case .json:
       Terminal.print(

@@ -1907,7 +1907,7 @@ const ProtobufCMessageDescriptor millrace__allocator__v1__release_response__desc
   (ProtobufCMessageInit) millrace__allocator__v1__release_response__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor millrace__allocator__v1__list_executors_request__field_descriptors[1] =
+static const ProtobufCFieldDescriptor millrace__allocator__v1__list_executors_request__field_descriptors[3] =
 {
   {
     "pool",
@@ -1921,14 +1921,40 @@ static const ProtobufCFieldDescriptor millrace__allocator__v1__list_executors_re
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "page_size",
+    2,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_INT32,
+    0,   /* quantifier_offset */
+    offsetof(Millrace__Allocator__V1__ListExecutorsRequest, page_size),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "page_token",
+    3,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_BYTES,
+    0,   /* quantifier_offset */
+    offsetof(Millrace__Allocator__V1__ListExecutorsRequest, page_token),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned millrace__allocator__v1__list_executors_request__field_indices_by_name[] = {
+  1,   /* field[1] = page_size */
+  2,   /* field[2] = page_token */
   0,   /* field[0] = pool */
 };
 static const ProtobufCIntRange millrace__allocator__v1__list_executors_request__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 1 }
+  { 0, 3 }
 };
 const ProtobufCMessageDescriptor millrace__allocator__v1__list_executors_request__descriptor =
 {
@@ -1938,14 +1964,14 @@ const ProtobufCMessageDescriptor millrace__allocator__v1__list_executors_request
   "Millrace__Allocator__V1__ListExecutorsRequest",
   "millrace.allocator.v1",
   sizeof(Millrace__Allocator__V1__ListExecutorsRequest),
-  1,
+  3,
   millrace__allocator__v1__list_executors_request__field_descriptors,
   millrace__allocator__v1__list_executors_request__field_indices_by_name,
   1,  millrace__allocator__v1__list_executors_request__number_ranges,
   (ProtobufCMessageInit) millrace__allocator__v1__list_executors_request__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor millrace__allocator__v1__list_executors_response__field_descriptors[1] =
+static const ProtobufCFieldDescriptor millrace__allocator__v1__list_executors_response__field_descriptors[2] =
 {
   {
     "executors",
@@ -1959,14 +1985,27 @@ static const ProtobufCFieldDescriptor millrace__allocator__v1__list_executors_re
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "next_page_token",
+    2,
+    PROTOBUF_C_LABEL_NONE,
+    PROTOBUF_C_TYPE_BYTES,
+    0,   /* quantifier_offset */
+    offsetof(Millrace__Allocator__V1__ListExecutorsResponse, next_page_token),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned millrace__allocator__v1__list_executors_response__field_indices_by_name[] = {
   0,   /* field[0] = executors */
+  1,   /* field[1] = next_page_token */
 };
 static const ProtobufCIntRange millrace__allocator__v1__list_executors_response__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 1 }
+  { 0, 2 }
 };
 const ProtobufCMessageDescriptor millrace__allocator__v1__list_executors_response__descriptor =
 {
@@ -1976,7 +2015,7 @@ const ProtobufCMessageDescriptor millrace__allocator__v1__list_executors_respons
   "Millrace__Allocator__V1__ListExecutorsResponse",
   "millrace.allocator.v1",
   sizeof(Millrace__Allocator__V1__ListExecutorsResponse),
-  1,
+  2,
   millrace__allocator__v1__list_executors_response__field_descriptors,
   millrace__allocator__v1__list_executors_response__field_indices_by_name,
   1,  millrace__allocator__v1__list_executors_response__number_ranges,

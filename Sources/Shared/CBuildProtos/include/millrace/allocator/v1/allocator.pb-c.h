@@ -269,10 +269,12 @@ struct  Millrace__Allocator__V1__ListExecutorsRequest
 {
   ProtobufCMessage base;
   ProtobufCBinaryData pool;
+  int32_t page_size;
+  ProtobufCBinaryData page_token;
 };
 #define MILLRACE__ALLOCATOR__V1__LIST_EXECUTORS_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&millrace__allocator__v1__list_executors_request__descriptor) \
-    , {0,NULL} }
+    , {0,NULL}, 0, {0,NULL} }
 
 
 struct  Millrace__Allocator__V1__ListExecutorsResponse
@@ -280,10 +282,11 @@ struct  Millrace__Allocator__V1__ListExecutorsResponse
   ProtobufCMessage base;
   size_t n_executors;
   Millrace__Allocator__V1__Executor **executors;
+  ProtobufCBinaryData next_page_token;
 };
 #define MILLRACE__ALLOCATOR__V1__LIST_EXECUTORS_RESPONSE__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&millrace__allocator__v1__list_executors_response__descriptor) \
-    , 0,NULL }
+    , 0,NULL, {0,NULL} }
 
 
 struct  Millrace__Allocator__V1__Executor
