@@ -191,6 +191,7 @@ extension Scheduler {
   /// Counts an end: once for each, when the record that first says so is committed.
   private mutating func count(_ record: BuildRecord) {
     guard let outcome = record.outcome else { return }
+    self.durations.note(record)
     self.tally.finished[outcome, default: 0] += 1
     for job in record.jobs {
       for attempt in job.attempts.dropFirst(job.earlierAttempts) {

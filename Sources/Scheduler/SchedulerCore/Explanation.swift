@@ -43,8 +43,10 @@ extension Scheduler {
   ) -> Explanation? {
     guard let entry = self.builds[build], let record = self.shown(build) else { return nil }
     let positions = self.queue.positions(of: entry.machine.tickets.values)
+    var recent: [JobID: Duration] = [:]
+    for job in record.jobs { recent[job.id] = self.durations[record.project, job.id] }
     return Explanation(
-      record, history: history, isHeldBack: entry.machine.isHeldBack, at: now
+      record, history: history, recent: recent, isHeldBack: entry.machine.isHeldBack, at: now
     ) { index in
       entry.machine.tickets[.job(index)].flatMap { positions[$0] }
     }
@@ -53,13 +55,14 @@ extension Scheduler {
 
 extension Explanation {
   /// - Parameters:
+  ///   - recent: What jobs took last, for those that the history does not tell of.
   ///   - isHeldBack: Another build of its group goes first.
   ///   - position: Where the job of an index stands.
   package init(
-    _ record: BuildRecord, history: [BuildRecord], isHeldBack: Bool = false, at now: Timestamp,
-    position: (Int) -> QueuePosition? = { _ in nil }
+    _ record: BuildRecord, history: [BuildRecord], recent: [JobID: Duration] = [:],
+    isHeldBack: Bool = false, at now: Timestamp, position: (Int) -> QueuePosition? = { _ in nil }
   ) {
-    let typical = Self.typicalDurations(in: history)
+    let typical = Self.typicalDurations(in: history).merging(recent) { typical, _ in typical }
     var jobs: [Job] = []
     // When each job ends, from now; nil: nobody can tell.
     var ends: [Duration?] = []
@@ -117,5 +120,33 @@ extension Explanation {
       durations[job.id, default: []].append(finishedAt - attempt.startedAt)
     }
     return durations.mapValues { $0.sorted()[$0.count / 2] }
+  }
+}
+
+/// What jobs took last. Where a project's queue is long its newest builds, which the store gives first, have all not
+/// begun.
+struct RecentDurations: Sendable {
+  private struct Key: Hashable, Sendable {
+    let project: ProjectID
+    let job: JobID
+  }
+
+  /// With more, all are forgotten.
+  private static let most = 10_000
+
+  private var durations: [Key: Duration] = [:]
+
+  subscript(_ project: ProjectID, _ job: JobID) -> Duration? {
+    self.durations[Key(project: project, job: job)]
+  }
+
+  mutating func note(_ record: BuildRecord) {
+    if self.durations.count + record.jobs.count > Self.most { self.durations = [:] }
+    for job in record.jobs {
+      guard let attempt = job.attempts.last, attempt.outcome == .succeeded,
+        let finishedAt = attempt.finishedAt
+      else { continue }
+      self.durations[Key(project: record.project, job: job.id)] = finishedAt - attempt.startedAt
+    }
   }
 }

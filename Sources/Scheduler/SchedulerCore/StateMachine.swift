@@ -47,6 +47,7 @@ package struct Scheduler: Sendable {
   package var isStoreSilent: Bool { self.storeSilence != nil }
   package internal(set) var tally = Tally()
   var audit = AuditCursor()
+  var durations = RecentDurations()
   /// Pipelines of records that were read, so that builds of the same share one.
   private var pipelines: Set<Pipeline> = []
   private static let maximumPipelines = 4_096

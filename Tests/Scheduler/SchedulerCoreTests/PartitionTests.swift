@@ -225,6 +225,8 @@ func anEstimateIsMadeOfEarlierBuilds() throws {
   let explanation = try explained("new", history)
   #expect(explanation.remaining == .seconds(26))
   #expect(explanation.jobs.map(\.typicalDuration) == [.seconds(10), .seconds(20)])
+  // Where the newest builds of the project have not begun, what ended last tells.
+  #expect(try explained("new", [bench.record("new")]) == explanation)
 }
 
 @Test
