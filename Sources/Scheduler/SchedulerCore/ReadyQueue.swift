@@ -12,14 +12,14 @@ struct ReadyQueue: Sendable {
   private let policy: Policy
   /// Makes this process' demands differ from those of every other.
   private let owner: String
-  private var lines: [Shape: Line] = [:]
+  private(set) var lines: [Shape: Line] = [:]
   private var shapes: [DemandID: Shape] = [:]
   private var places: [Ticket: Place] = [:]
   /// In which lines a project has work, and how much.
   private var presence: [ProjectID: [Shape: Presence]] = [:]
   /// What each project holds.
   private var usage: [ProjectID: Resources] = [:]
-  private var limits: Limits
+  private(set) var limits: Limits
   /// Everything that waits, and some that no longer does.
   private var arrivals: Heap<Arrival> = []
   /// Shapes of which no executor took work though limits kept room for it, and since when: what none can
@@ -33,7 +33,7 @@ struct ReadyQueue: Sendable {
   /// Demands that one line may have open: fewer where there are many lines.
   private var window: Int
   /// Lines that have fewer demands than they want, for there are as many as may be.
-  private var short: OrderedSet<Shape> = []
+  private(set) var short: OrderedSet<Shape> = []
 
   init(policy: Policy, owner: String) {
     self.policy = policy
@@ -275,7 +275,7 @@ struct ReadyQueue: Sendable {
     self.lines[shape]?.setRoom(of: project, to: room)
   }
 
-  private func room(of project: ProjectID, _ shape: Shape) -> Int {
+  func room(of project: ProjectID, _ shape: Shape) -> Int {
     let count = self.presence[project]?[shape]?.count ?? 0
     return count == 0 ? 0 : self.limits.room(of: project, shape, atMost: count)
   }
@@ -489,7 +489,7 @@ struct ReadyQueue: Sendable {
   }
 
   /// How many demands are to be open for a line.
-  private func wanted(_ line: Line, _ shape: Shape) -> Int {
+  func wanted(_ line: Line, _ shape: Shape) -> Int {
     let most = min(line.waiting.count, self.window)
     guard most > 0, shape.isForJobs, !self.limits.areNone else { return most }
     let inPool = self.limits.room(in: shape, atMost: most)
@@ -569,7 +569,7 @@ struct ReadyQueue: Sendable {
     return effects
   }
 
-  // MARK: For invariants and metrics
+  // MARK: What waits longest
 
   /// Since when the work waits that waits longest.
   mutating func oldestWait() -> Timestamp? {
@@ -593,20 +593,4 @@ struct ReadyQueue: Sendable {
       self.arrivals.removeMin()
     }
   }
-
-  /// Lines of whose projects more, or fewer, jobs may begin than is known of them.
-  var linesInDoubt: [Shape] {
-    guard self.limits.haveProjects else { return [] }
-    return self.lines.filter { shape, line in
-      guard shape.isForJobs else { return false }
-      return line.room != line.waiting.projects.reduce(0) { $0 + self.room(of: $1, shape) }
-    }.keys.sorted()
-  }
-
-  var lineCounts: [(shape: Shape, wanted: Int, open: Int)] {
-    self.lines.sorted { $0.key < $1.key }.filter { !self.short.contains($0.key) }
-      .map { shape, line in (shape, self.wanted(line, shape), line.open.count) }
-  }
-
-  func running(of project: ProjectID) -> Running { self.limits.running(of: project) }
 }

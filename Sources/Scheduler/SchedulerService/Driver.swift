@@ -352,9 +352,7 @@ final class Driver: @unchecked Sendable {
     // What is at hand knows more: steps that began since the last commit, and what is waited for.
     // Or less, if it is another scheduler's by now.
     page.builds = await self.onLoop {
-      records.map { stored in
-        self.core.shown(stored.id).map { $0.revision < stored.revision ? stored : $0 } ?? stored
-      }
+      records.map { [self.core.shown($0.id) ?? $0, $0].max { $0.revision < $1.revision } ?? $0 }
     }
     return page
   }

@@ -319,8 +319,7 @@ package struct LeaseTableModel {
     if self.requests[entry.request] == id { self.requests[entry.request] = nil }
     let lease = EndedLease(
       id: id, request: entry.request, executor: entry.executor, cause: cause, message: message)
-    let memory =
-      cause == .released && self.isOurs(id) ? Self.releasedMemory : Self.endedMemory
+    let memory = cause == .released && self.isOurs(id) ? Self.releasedMemory : Self.endedMemory
     self.ended[id] = (lease, now + memory)
     return lease
   }
