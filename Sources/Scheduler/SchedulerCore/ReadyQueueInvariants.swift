@@ -1,4 +1,5 @@
 import Domain
+import OrderedCollections
 
 /// For invariants and metrics.
 extension ReadyQueue {
