@@ -17,6 +17,7 @@ package struct AggregationResult: Sendable {
 package struct AggregationRun<Indexes: EntityIndexes> {
   private let aggregation: ResolvedAggregation
   package let plan: QueryPlan
+  private let policy: Policy
   private let indexes: Indexes
   private let isCancelled: () -> Bool
 
@@ -30,6 +31,7 @@ package struct AggregationRun<Indexes: EntityIndexes> {
     self.aggregation = aggregation
     self.indexes = indexes
     self.isCancelled = isCancelled
+    self.policy = policy
     self.plan = try QueryPlan(aggregation.query, on: indexes, policy: policy)
   }
 
@@ -47,7 +49,7 @@ package struct AggregationRun<Indexes: EntityIndexes> {
     var skipped = 0
     while result.results < wanted {
       var results = try MergedResults(
-        query, self.plan.parts, on: self.indexes, wanted: Self.sortedResults,
+        query, self.plan.parts, on: self.indexes, policy: self.policy, wanted: Self.sortedResults,
         isOrdered: isOrdered, isCancelled: self.isCancelled)
       var last: Position?
       while result.results < wanted, let (candidate, stream) = try results.next() {

@@ -22,8 +22,8 @@ struct MergedResults<Indexes: EntityIndexes> {
   private var passed = 0
 
   init(
-    _ query: ResolvedQuery, _ parts: [QueryPlan.Part], on indexes: Indexes, wanted: Int,
-    isOrdered: Bool = true, isCancelled: @escaping () -> Bool
+    _ query: ResolvedQuery, _ parts: [QueryPlan.Part], on indexes: Indexes, policy: Policy,
+    wanted: Int, isOrdered: Bool = true, isCancelled: @escaping () -> Bool
   ) throws(Index.Failure) {
     self.query = query
     self.progress = QueryProgress(isCancelled: isCancelled)
@@ -33,7 +33,8 @@ struct MergedResults<Indexes: EntityIndexes> {
     for part in parts where part.plan.source != .nothing {
       var stream = try TermResults(
         TermPlace(query: query, term: part.term, plan: part.plan),
-        on: indexes.index(of: part.collection), wanted: wanted, isOrdered: isOrdered,
+        on: indexes.index(of: part.collection), policy: policy, wanted: wanted,
+        isOrdered: isOrdered,
         progress: self.progress)
       self.heads.append(try stream.next())
       self.wasCut = self.wasCut || stream.wasCut && self.heads[self.heads.count - 1] == nil

@@ -74,7 +74,7 @@ package struct QueryRun<Indexes: EntityIndexes> {
       min(self.query.offset, self.policy.maximumBatchResults)
       + min(self.query.limit ?? .max, self.policy.maximumBatchResults) + 1
     var results = try MergedResults(
-      self.query, self.plan.parts, on: self.indexes, wanted: wanted,
+      self.query, self.plan.parts, on: self.indexes, policy: self.policy, wanted: wanted,
       isCancelled: self.isCancelled)
     let partitionBytes = self.partitionBytes
     var bytes = 0

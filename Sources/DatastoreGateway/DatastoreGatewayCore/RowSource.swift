@@ -7,12 +7,14 @@ enum RowSource<Index: EntityIndex> {
   /// what lacks the equalities.
   case scans(Index.Rows, Name, [RowRange], [Conjunction.Equality], Index)
   case joined(EqualityJoin<Index>)
-  indirect case probed(RowSource, Index, [Conjunction.Equality])
+  /// - Parameter left: How many rows may yet be looked up in vain.
+  indirect case probed(RowSource, Index, [Conjunction.Equality], left: Int)
 
-  /// - Parameter beyond: A value of the scanned order's property that is passed already, with all that
-  ///   come before it.
+  /// - Parameters:
+  ///   - beyond: A value of the scanned order's property that is passed already, with all that come before it.
+  ///   - probesInVain: How many rows may be looked up in vain among a term's equalities.
   init(
-    _ place: TermPlace, on index: Index, beyond: [UInt8]? = nil
+    _ place: TermPlace, on index: Index, beyond: [UInt8]? = nil, probesInVain: Int = .max
   ) throws(Index.Failure) {
     switch place.plan.source {
     case .nothing: self = .done
@@ -50,7 +52,9 @@ enum RowSource<Index: EntityIndex> {
       let filtered = Index.filtersScans ? probed : []
       let rows = try Self.rows(of: property, first, having: filtered, on: index)
       self = ranges.isEmpty ? .scan(rows) : .scans(rows, property, ranges, filtered, index)
-      if !probed.isEmpty && !Index.filtersScans { self = .probed(self, index, probed) }
+      if !probed.isEmpty && !Index.filtersScans {
+        self = .probed(self, index, probed, left: probesInVain)
+      }
     case .range(let property):
       // Sorted afterwards: cursors are kept to then.
       var ranges = (place.term.values(of: property)?.parts ?? []).map { RowRange($0) }
@@ -91,7 +95,7 @@ enum RowSource<Index: EntityIndex> {
   }
 
   /// - Parameter progress: Told of each row that is looked at.
-  /// - Returns: The next row; nil at the end, or where the query is to end.
+  /// - Returns: The next row; nil at the end, where the query is to end, or where too much was looked up in vain.
   mutating func next(_ progress: QueryProgress) throws(Index.Failure) -> IndexRow? {
     switch self {
     case .done: return nil
@@ -109,11 +113,12 @@ enum RowSource<Index: EntityIndex> {
         guard let range = ranges.popLast() else { return nil }
         rows = try Self.rows(of: property, range, having: filtered, on: index)
       }
-    case .probed(var source, let index, let probed):
-      defer { self = .probed(source, index, probed) }
-      search: while let row = try source.next(progress) {
+    case .probed(var source, let index, let probed, var left):
+      defer { self = .probed(source, index, probed, left: left) }
+      search: while left > 0, let row = try source.next(progress) {
         for equality in probed
         where try index.row(of: equality.property, value: equality.value, at: row.path) == nil {
+          left -= 1
           continue search
         }
         return row
@@ -123,6 +128,17 @@ enum RowSource<Index: EntityIndex> {
       defer { self = .joined(join) }
       return try join.next(progress)
     }
+  }
+}
+
+extension RowSource {
+  /// Whether too much was looked up in vain.
+  var hasProbedInVain: Bool { if case .probed(_, _, _, left: 0) = self { true } else { false } }
+
+  /// Goes on, however much is looked up in vain.
+  mutating func probeOn() {
+    guard case .probed(let source, let index, let probed, _) = self else { return }
+    self = .probed(source, index, probed, left: .max)
   }
 }
 

@@ -34,12 +34,13 @@ final class QueryProgress {
 struct TermResults<Index: EntityIndex> {
   typealias Candidate = DatastoreGatewayCore.Candidate<Index.Stored>
 
-  private let place: TermPlace
+  private var place: TermPlace
   private let index: Index
+  private let policy: Policy
   private let progress: QueryProgress
   /// No more than this can go into a batch, one being left to tell whether there are more.
   private let wanted: Int
-  private let sorting: Plan.Sorting
+  private var sorting: Plan.Sorting
   private var rows: RowSource<Index>
   /// Further results of the row that was read last; the next one last.
   private var ofRow: [Candidate] = []
@@ -47,20 +48,29 @@ struct TermResults<Index: EntityIndex> {
   private var sorted: [Candidate] = []
   /// The first of the next group, already read.
   private var pending: Candidate?
+  /// The last one that was given.
+  private var last: Position?
+  /// The rest is to be found by the equalities: see ``turn()``.
+  private var isToTurn = false
+  /// The last one that was given before that.
+  private var givenBefore: Position?
   /// Whether what follows is unknown: sorting kept only the first of many, or the call was
   /// cancelled.
   private(set) var wasCut = false
 
   /// - Parameter isOrdered: Whether the order of results matters; else it is the source's.
   init(
-    _ place: TermPlace, on index: Index, wanted: Int, isOrdered: Bool, progress: QueryProgress
+    _ place: TermPlace, on index: Index, policy: Policy, wanted: Int, isOrdered: Bool,
+    progress: QueryProgress
   ) throws(Index.Failure) {
+    self.policy = policy
     self.place = place
     self.index = index
     self.wanted = wanted
     self.sorting = isOrdered ? place.plan.sorting : .none
     self.progress = progress
-    self.rows = try RowSource(place, on: index)
+    self.rows = try RowSource(
+      place, on: index, probesInVain: isOrdered ? policy.probesInVain : .max)
   }
 
   func load(_ row: IndexRow) throws(Index.Failure) -> Index.Stored {
@@ -77,10 +87,21 @@ struct TermResults<Index: EntityIndex> {
   /// Goes on behind all results that have this value of the first order.
   mutating func leap(beyond value: [UInt8]) throws(Index.Failure) {
     self.ofRow.removeAll()
-    self.rows = try RowSource(self.place, on: self.index, beyond: value)
+    self.rows = try RowSource(
+      self.place, on: self.index, beyond: value, probesInVain: self.policy.probesInVain)
   }
 
   mutating func next() throws(Index.Failure) -> Candidate? {
+    var candidate = try self.nextInOrder()
+    if self.isToTurn {
+      try self.turn()
+      candidate = try self.nextInOrder()
+    }
+    if let candidate { self.last = candidate.position }
+    return candidate
+  }
+
+  private mutating func nextInOrder() throws(Index.Failure) -> Candidate? {
     switch self.sorting {
     case .none: return try self.nextMatching()
     case .withinFirstValue, .all:
@@ -91,14 +112,50 @@ struct TermResults<Index: EntityIndex> {
     }
   }
 
+  /// Reads the equalities' rows and sorts them, instead of looking up those of the order: little of what comes first
+  /// in the order has the equalities' values.
+  private mutating func turn() throws(Index.Failure) {
+    self.isToTurn = false
+    self.givenBefore = self.last
+    self.place.plan = Plan(
+      source: .equalities(self.place.term.equalities), isReversed: false, sorting: .all,
+      needsEntity: true)
+    self.sorting = .all
+    self.ofRow = []
+    self.sorted = []
+    self.pending = nil
+    self.wasCut = false
+    self.rows = try RowSource(self.place, on: self.index)
+  }
+
+  private func isWorthTurning() throws(Index.Failure) -> Bool {
+    let most = self.policy.sortedAfterProbing
+    for equality in self.place.term.equalities
+    where try self.index.count(equality, upTo: most + 1) <= most {
+      return true
+    }
+    return false
+  }
+
   /// The next one between the cursors, as the source gives it.
   private mutating func nextMatching() throws(Index.Failure) -> Candidate? {
     while true {
       while let candidate = self.ofRow.popLast() {
-        if self.place.query.isBetweenCursors(candidate.position) { return candidate }
+        guard self.place.query.isBetweenCursors(candidate.position) else { continue }
+        if let given = self.givenBefore, !self.place.query.precedes(given, candidate.position) {
+          continue
+        }
+        return candidate
       }
       guard let row = try self.rows.next(self.progress) else {
-        if self.progress.wasCancelled { self.wasCut = true }
+        if self.progress.wasCancelled {
+          self.wasCut = true
+        } else if self.rows.hasProbedInVain {
+          self.isToTurn = try self.isWorthTurning()
+          if self.isToTurn { return nil }
+          self.rows.probeOn()
+          continue
+        }
         return nil
       }
       self.ofRow = try self.candidates(row)
@@ -128,6 +185,7 @@ struct TermResults<Index: EntityIndex> {
         self.wasCut = true
       }
     }
+    if self.isToTurn { return }
     self.keepFirst(self.wasCut ? self.wanted : .max, of: &group)
     group.reverse()
     self.sorted = group

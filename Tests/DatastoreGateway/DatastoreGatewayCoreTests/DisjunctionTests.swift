@@ -106,6 +106,22 @@ private let tagged = [
     #expect(batch.scanned == 5)
   }
 
+  /// As where a queue's oldest entries are all done.
+  @Test func whatAnOrderHasLastIsFoundByItsEquality() throws {
+    let many = (1...5_000).map { number in
+      entity(key(number), [("done", .boolean(number <= 4_900)), ("t", .integer(number))])
+    }
+    var asked = query(filter("done", .equal, .boolean(false)), [Order("t")])
+    asked.limit = 5
+    var policy = Policy()
+    policy.sortedInMemoryRows = 10
+    policy.probesInVain = 200
+    let resolved = try ResolvedQuery(asked, policy: policy)
+    let batch = QueryRun(resolved, on: MemoryIndexes(many), policy: policy).batch()
+    #expect(batch.results.map(\.position.path) == (4_901...4_905).map { key($0).pathBytes })
+    #expect(batch.scanned == 300)
+  }
+
   @Test func aLimitedChoiceReadsLittleOfEachTerm() throws {
     let many = (1...2_000).map { entity(key($0), [("a", .integer($0 % 4)), ("b", .integer($0))]) }
     var asked = query(isIn("a", 0, 1, 2), [Order("b")])

@@ -32,6 +32,8 @@ private func query(_ world: inout RandomEntities) -> Query {
       // Small bounds, so that batches end in the middle and all plans come about.
       policy.maximumBatchResults = Int.random(in: 1...6, using: &world.random)
       policy.sortedInMemoryRows = [0, 3, 1_000].randomElement(using: &world.random)!
+      policy.probesInVain = [1, 3, 4_000].randomElement(using: &world.random)!
+      policy.sortedAfterProbing = [2, 50_000].randomElement(using: &world.random)!
       let expected = expected(query, on: entities)
       #expect(try found(query, on: entities, policy: policy) == expected, "\(query)")
 
