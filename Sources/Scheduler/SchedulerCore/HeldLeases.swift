@@ -75,7 +75,6 @@ struct LeaseHandovers: Sendable {
   private var handovers: [AttemptID: Handover] = [:]
   private var successors: [BuildID: [AttemptID]] = [:]
 
-  var isEmpty: Bool { self.handovers.isEmpty && self.successors.isEmpty }
   var attempts: some Sequence<AttemptID> { self.handovers.keys }
 
   /// Where an attempt has its lease from; nil: nothing holds it up.
