@@ -172,18 +172,20 @@ def test_an_emptied_table_is_whole_again_and_no_share_was_leased_twice(
             feeder.join()
     fed = [build for feeder in feeders for build in feeder.builds]
     assert all(word(build, "outcome") == "OUTCOME_SUCCEEDED" for build in fed), fed
-    # What ran on one executor ran one after the other, each under a newer token.
+    # What ran on one executor ran one after the other, each under a newer token, or under the lease that the one
+    # before had had.
     runs = {}
     for attempt in (attempt for build in fed for attempt in build.jobs[0].attempts):
         for step in attempt.steps:
             runs.setdefault(attempt.executor_id, []).append((
                 step.started_at.ToNanoseconds(), step.finished_at.ToNanoseconds(),
-                attempt.fencing_token))
+                attempt.fencing_token, attempt.lease_id))
     assert len(runs) == 2
     for on_one in runs.values():
         on_one.sort()
-        for (_, end, token), (begin, _, newer) in zip(on_one, on_one[1:]):
-            assert end <= begin and token < newer, on_one
+        for (_, end, token, lease), (begin, _, newer, next_lease) in zip(on_one, on_one[1:]):
+            assert end <= begin, on_one
+            assert (token, lease) == (newer, next_lease) or token < newer, on_one
     # Nobody took what was held for gone.
     assert [outcomes(scheduler.build(build)) for build in kept] == [[["unspecified"]]] * 4
     for build in kept:
