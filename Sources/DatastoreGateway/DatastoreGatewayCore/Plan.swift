@@ -70,8 +70,11 @@ extension Plan {
         of: term, besides: first.property, limit: policy.sortedInMemoryRows, rowCount)
       {
         self.init(source: .range(range), isReversed: false, sorting: .all, needsEntity: true)
-      } else if try Self.isSmall(term.paths.hull, limit: policy.sortedInMemoryRows, rowCount) {
-        // The children of one ancestor, most of the time.
+      } else if try Self.isSmall(term.paths.hull, limit: policy.sortedInMemoryRows, rowCount),
+        try rowCount(.range(term.range(of: first.property)), policy.sortedInMemoryRows + 1)
+          > policy.sortedInMemoryRows
+      {
+        // The children of one ancestor, most of the time, where the order has much more than these.
         self.init(source: .kind, isReversed: false, sorting: .all, needsEntity: true)
       } else {
         let isWhole = orders.count == 1 && query.isKeyDescending == first.isDescending
@@ -122,6 +125,13 @@ extension Plan {
       if try rowCount(.range(range), limit + 1) <= limit { return range.property }
     }
     return nil
+  }
+}
+
+extension Conjunction {
+  /// What is left of a property's values.
+  fileprivate func range(of property: Name) -> Range {
+    Range(property: property, values: self.values(of: property) ?? ByteRanges())
   }
 }
 

@@ -82,13 +82,17 @@ private func plan(
 
   /// Not all that the order's index has, of which few rows may be the ancestor's.
   @Test func fewChildrenOfAnAncestorAreReadAndSorted() throws {
-    let few = try plan(query([], [Order("c")], ancestor: key(7)), below: 20)
+    let few = try plan(
+      query([], [Order("c")], ancestor: key(7)), rows: ["c": 1_000_000], below: 20)
     #expect(few == Plan(source: .kind, isReversed: false, sorting: .all, needsEntity: true))
     let inRange = try plan(
       query([self.aboveC], ancestor: key(7)), rows: ["c": 1_000_000], below: 20)
     #expect(inRange.source == .kind && inRange.sorting == .all)
     let many = try plan(query([], [Order("c")], ancestor: key(7)), below: 1_000_000)
     #expect(many.source == .order("c", probing: []))
+    // The order's own index, as Google's servers tell it, where that has no more.
+    let small = try plan(query([], [Order("c")], ancestor: key(7)), rows: ["c": 20], below: 20)
+    #expect(small.source == .order("c", probing: []))
   }
 
   @Test func furtherOrdersAreSortedWithinTheFirst() throws {
