@@ -114,17 +114,13 @@ extension EntityIndex {
     _ equality: Conjunction.Equality, upTo limit: Int
   ) throws(Failure) -> Int {
     var rows = try self.rows(of: .property(equality.property), RowRange(equality))
-    var count = 0
-    while count < limit, try rows.next() != nil { count += 1 }
-    return count
+    return try rows.count(upTo: limit)
   }
 
   /// How many entities have paths in a range, counted up to the limit only.
   func count(_ paths: ByteRange, upTo limit: Int) throws(Failure) -> Int {
     var rows = try self.rows(of: .kind, RowRange(ofKind: paths))
-    var count = 0
-    while count < limit, try rows.next() != nil { count += 1 }
-    return count
+    return try rows.count(upTo: limit)
   }
 
   /// How many rows a range has, counted up to the limit only.
@@ -132,7 +128,7 @@ extension EntityIndex {
     var count = 0
     for part in range.values.parts {
       var rows = try self.rows(of: .property(range.property), RowRange(part))
-      while count < limit, try rows.next() != nil { count += 1 }
+      count += try rows.count(upTo: limit - count)
     }
     return count
   }
@@ -142,6 +138,15 @@ extension EntityIndex {
 package protocol IndexRows {
   associatedtype Failure: Error
   mutating func next() throws(Failure) -> IndexRow?
+}
+
+extension IndexRows {
+  /// How many rows follow, counted up to the limit only.
+  mutating func count(upTo limit: Int) throws(Failure) -> Int {
+    var count = 0
+    while count < limit, try self.next() != nil { count += 1 }
+    return count
+  }
 }
 
 /// What a query asks of a stored entity.

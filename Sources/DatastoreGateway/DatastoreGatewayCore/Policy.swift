@@ -42,10 +42,9 @@ package struct Policy: Sendable, Hashable {
   /// millisecond.
   package var sortedInMemoryRows = 1_000
   /// Rows of the order's index that are looked up in vain before it is doubted that the equality and the order have
-  /// nothing to do with each other: some ten milliseconds.
+  /// nothing to do with each other.
   package var probesInVain = 4_000
-  /// Then an equality with no more rows is read and sorted: some tenths of a second, where all that the order has
-  /// would take longer.
+  /// Then an equality with no more rows is read and sorted.
   package var sortedAfterProbing = 50_000
 
   /// A transaction that did nothing for this long is forgotten.
