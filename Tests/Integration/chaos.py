@@ -6,6 +6,7 @@ nothing else on the machine notices.
 
 import collections
 import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -15,6 +16,7 @@ import threading
 import time
 
 from farm import SERVICES, Farm, eventually, is_alive
+from replicas import replicated
 
 # Two legs and a job behind them. Each step tells the sink what it does, as what: so its effects are
 # known from outside, whatever the farm's records say.
@@ -120,6 +122,8 @@ class Chaos:
         self.random = random.Random(seed)
         # Servers that the farm does not start again by itself.
         self.databases = list(databases)
+        # Beside the farm's own processes.
+        self.replicas = []
         self.counts = collections.Counter()
         self.hurt = []
         self.stopping = threading.Event()
@@ -135,7 +139,9 @@ class Chaos:
 
     def victims(self):
         try:
-            return [p for p in self.farm.processes() if is_alive(p["pid"])]
+            own = self.farm.processes()
+            processes = own + [replica.described() for replica in self.replicas]
+            return [p for p in processes if is_alive(p["pid"])]
         except (OSError, ValueError):
             return []
 
@@ -206,6 +212,8 @@ class Submitter(threading.Thread):
         self.farm, self.interval = farm, interval
         self.folder = farm.project(pipeline, name="chaos")
         self.stopping = threading.Event()
+        # Asked in turns, for any of them answers.
+        self.schedulers = itertools.cycle([farm.process("scheduler")["address"]])
         # What was answered, by its key.
         self.builds = {}
         self.unanswered = 0
@@ -220,7 +228,8 @@ class Submitter(threading.Thread):
     def submit(self, key):
         while True:
             try:
-                result = self.farm.cli("submit", self.folder, "--idempotency-key", key, timeout=20)
+                result = self.farm.cli("submit", self.folder, "--idempotency-key", key,
+                                       "--scheduler", next(self.schedulers), timeout=20)
             except subprocess.TimeoutExpired:
                 result = None
             if result and result.code == 0:
@@ -306,8 +315,12 @@ def nothing_was_put_right(farm):
     assert not found, f"the audit found: {found}"
 
 
-def run(seconds, seed, runners=2, interval=0.7, settings=None, databases=(), report=print):
-    """Breaks a farm for so long; raises what does not hold."""
+def run(seconds, seed, runners=2, interval=0.7, settings=None, databases=(), replicas=False,
+        report=print):
+    """Breaks a farm for so long; raises what does not hold.
+
+    With replicas there are two schedulers, two allocators, and two gateways over one database.
+    """
     reason = why_no_cuts()
     with contextlib.ExitStack() as stack:
         namespace = stack.enter_context(Namespace()) if reason is None else None
@@ -320,6 +333,10 @@ def run(seconds, seed, runners=2, interval=0.7, settings=None, databases=(), rep
         submitter = Submitter(
             farm, PIPELINE.replace("TELL", TELL.replace("PORT", port)), interval)
         chaos = Chaos(farm, seed, databases)
+        if replicas:
+            chaos.replicas = stack.enter_context(replicated(farm, with_gateway=bool(databases)))
+            submitter.schedulers = itertools.cycle(
+                [farm.process("scheduler")["address"], chaos.replicas[-1].address])
         submitter.start()
         try:
             chaos.run(seconds)

@@ -10,7 +10,7 @@ import chaos
 import postgres
 import pytest
 
-SECONDS = float(os.environ.get("MILLRACE_CHAOS_SECONDS", 60))
+SECONDS = float(os.environ.get("MILLRACE_CHAOS_SECONDS", 45))
 SEED = int(os.environ.get("MILLRACE_CHAOS_SEED", 0)) or random.randrange(1, 1 << 31)
 
 
@@ -32,3 +32,10 @@ def test_nothing_is_lost_over_postgresql(capfd):
     with postgres.Postgres() as database:
         chaos.run(SECONDS, SEED, settings={"MILLRACE_STORE": database.url}, databases=[database],
                   report=lambda text: report(text, capfd))
+
+
+@pytest.mark.skipif(postgres.programs() is None, reason=postgres.WHY_NOT)
+def test_nothing_is_lost_by_replicas(capfd):
+    with postgres.Postgres() as database:
+        chaos.run(SECONDS, SEED, settings={"MILLRACE_STORE": database.url}, databases=[database],
+                  replicas=True, report=lambda text: report(text, capfd))

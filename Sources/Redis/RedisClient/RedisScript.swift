@@ -8,4 +8,7 @@ package struct RedisScript: Hashable, Sendable {
     self.name = name
     self.source = source
   }
+
+  /// A source is thousands of bytes, looked up with each call, and scripts have names of their own.
+  package func hash(into hasher: inout Hasher) { hasher.combine(self.name) }
 }

@@ -158,6 +158,41 @@ import Testing
     }
   }
 
+  @Test func ofWarmExecutorsWithRoomTheTightestIsChosen() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("cold"))
+      for (id, cpu, slots) in [("one", 8_000, 1), ("wide", 64_000, 8), ("tight", 32_000, 8)] {
+        let capacity = Resources(cpuMillis: Int64(cpu), memory: .gibibytes(64), slots: Int32(slots))
+        try await farm.heartbeat(.test(ExecutorID(id), capacity: capacity, warm: ["lua"]))
+      }
+      #expect(try await farm.acquire("a", project: "lua")?.executor == "one")
+      // Which has CPU and memory left, and no slot.
+      #expect(try await farm.acquire("b", project: "lua")?.executor == "tight")
+      let large = Shape(resources: Resources(cpuMillis: 40_000, memory: .gibibytes(1), slots: 1))
+      #expect(try await farm.acquire("c", shape: large, project: "lua")?.executor == "wide")
+    }
+  }
+
+  @Test func aRequestThatIsTwiceInOneCallHasOneLease() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("e1"))
+      let demand = Demand(request: "a", project: "lua", shape: .small)
+      let leases = try await farm.acquire([demand, demand])
+      #expect(leases[0] != nil && leases[0] == leases[1])
+      #expect(try await farm.executors().first?.leases.count == 1)
+    }
+  }
+
+  /// An allocator of an earlier version keeps when an executor was heard in one place only.
+  @Test func executorsOfAnEarlierVersionsTableAreAlive() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("e1"))
+      _ = try await farm.client.send(RedisCommand("HDEL", "millrace:executor:e1", "heard"))
+      _ = try await farm.client.send(RedisCommand("DEL", "millrace:room:default"))
+      #expect(try await farm.acquire("a")?.executor == "e1")
+    }
+  }
+
   @Test func aProjectIsForgottenWithItsCache() async throws {
     try await Farm.with { farm in
       let large = Resources(cpuMillis: 64_000, memory: .gibibytes(64), slots: 8)
@@ -312,6 +347,9 @@ import Testing
       let whole = try await farm.executors()
       #expect(whole.allSatisfy { $0.leases.isEmpty && $0.capacity == capacities[$0.executor] })
       #expect(try await farm.client.send(RedisCommand("ZCARD", "millrace:due")) == .integer(0))
+      let withRoom = try await farm.client.send(
+        RedisCommand("ZCARD", "millrace:room:\(PoolName.standard.rawValue)"))
+      #expect(withRoom == .integer(15))
     }
   }
 

@@ -14,12 +14,17 @@ extension Scripts {
     local suspect_after, grant_expiry = tonumber(ARGV[2]), tonumber(ARGV[3])
     local floor, pool = tonumber(ARGV[4]), ARGV[5]
     local reservation_expiry = tonumber(ARGV[6])
-    local nonce = redis.call('GET', key('nonce'))
+    -- The nonce, the token, and what each request has already: the answer to an earlier call may have
+    -- been lost.
+    local facts = {key('nonce'), key('token')}
+    for i = 9, #ARGV, 10 do facts[#facts + 1] = key('request', ARGV[i]) end
+    facts = redis.call('MGET', unpack(facts))
+    local nonce = facts[1]
     if not nonce then
       nonce = ARGV[7]
       redis.call('SET', key('nonce'), nonce)
     end
-    local token = math.max(tonumber(redis.call('GET', key('token')) or '0'), floor)
+    local token = math.max(tonumber(facts[2] or '0'), floor)
 
     -- How many executors that hold caches of the project are looked at, and how many with room are
     -- compared: a preference, not worth more of everybody's time.
@@ -55,26 +60,26 @@ extension Scripts {
       return not avoid[id] and (id ~= reserved or d.kind == reserved_for)
     end
 
-    -- Whether the executor has the room, exactly; the index knows memory in mebibytes only, and
-    -- not that an executor has fallen silent since.
-    local function has_room(id, d)
-      local e = redis.call('HMGET', key('executor', id), 'free_cpu', 'free_memory', 'free_slots',
-        'bucket')
-      if not e[1] or e[4] == '' then return false end
-      if tonumber(e[1]) < d.cpu or tonumber(e[2]) < d.memory or tonumber(e[3]) < d.slots then
-        return false
+    -- The executor's place if it has the room, exactly; the index knows memory in mebibytes only, and
+    -- not that an executor has fallen silent since. Else nil, and whether it has.
+    local function with_room(id, d)
+      local e = place_of(id)
+      if not e[1] or e[8] == '' then return nil end
+      if tonumber(e[3]) < d.cpu or tonumber(e[4]) < d.memory or tonumber(e[5]) < d.slots then
+        return nil
       end
-      local heard = tonumber(redis.call('ZSCORE', key('executors'), id) or '0')
-      if now - heard > suspect_after then
+      -- An older allocator tells the sorted set alone.
+      if now - tonumber(e[10] or '0') > suspect_after
+        and now - tonumber(redis.call('ZSCORE', key('executors'), id) or '0') > suspect_after then
         suspect(id)
-        return false, true
+        return nil, true
       end
-      return true, false, tonumber(e[1]) * 16777216 + mebibytes(tonumber(e[2]))
+      return e
     end
 
-    -- The tightest executor: least free CPU that fits, then least free memory.
+    -- The tightest executor and its place: least free CPU that fits, then least free memory.
     local function find(d, avoid)
-      local best, best_score
+      local best, best_score, best_place
       for _, class in ipairs(matching_classes(d.labels)) do
         for _, bucket in ipairs(redis.call('SMEMBERS', key('buckets', pool, class))) do
           if tonumber(bucket) >= d.bucket then
@@ -85,6 +90,9 @@ extension Scripts {
             while not over do
               local page = redis.call('ZRANGEBYSCORE', members, whole(from), '+inf',
                 'WITHSCORES', 'LIMIT', behind, count)
+              if #page == 0 and behind == 0 and redis.call('EXISTS', members) == 0 then
+                redis.call('SREM', key('buckets', pool, class), bucket)
+              end
               over = #page < 2 * count
               count = PAGE
               for i = 1, #page, 2 do
@@ -101,10 +109,10 @@ extension Scripts {
                 end
                 local removed = false
                 if allowed(id, d, avoid) then
-                  local fits, fell_silent = has_room(id, d)
+                  local place, fell_silent = with_room(id, d)
                   removed = fell_silent
-                  if fits then
-                    best, best_score, over = id, score, true
+                  if place then
+                    best, best_score, best_place, over = id, score, place, true
                     break
                   end
                 end
@@ -115,43 +123,47 @@ extension Scripts {
           end
         end
       end
-      return best
+      return best, best_place
     end
 
-    local function labels_match(id, joined)
+    local function labels_match(labels, joined)
       if joined == '' then return true end
-      local labels = redis.call('HGET', key('executor', id), 'labels')
       for _, class in ipairs(matching_classes(joined)) do
         if class == labels then return true end
       end
       return false
     end
 
-    -- Of the executors that hold caches of the project, the tightest.
+    -- Of the executors that hold caches of the project, the tightest, and its place.
     local function find_warm(d, avoid)
-      local best, best_score
-      local count = 0
       local warm = redis.call('ZREVRANGE', key('warm', pool, d.project), 0, WARM_CANDIDATES - 1)
-      for _, id in ipairs(warm) do
-        if allowed(id, d, avoid) then
-          local fits, _, score = has_room(id, d)
-          if fits and labels_match(id, d.labels) then
+      if #warm == 0 then return nil end
+      local best, best_score, best_place
+      local count = 0
+      -- Most have no room, and are told from the others in one look.
+      local scores = redis.call('ZMSCORE', key('room', pool), unpack(warm))
+      for i, id in ipairs(warm) do
+        local score = tonumber(scores[i] or '-1')
+        if score >= d.cpu * 16777216 and score % 16777216 >= d.mib
+          and not (best and score >= best_score) and allowed(id, d, avoid) then
+          local place = with_room(id, d)
+          if place and labels_match(place[2], d.labels) then
             count = count + 1
-            if not best or score < best_score then best, best_score = id, score end
+            best, best_score, best_place = id, score, place
             if count == WARM_FITS then break end
           end
         end
       end
-      return best
+      return best, best_place
     end
 
     -- Whether the executor could meet the demand once it is free.
     local function could_hold(id, d, avoid)
       local e = redis.call('HMGET', key('executor', id), 'pool', 'draining', 'suspect', 'cpu',
-        'memory', 'slots')
+        'memory', 'slots', 'labels')
       return e[1] == pool and e[2] == '0' and e[3] == '0' and not avoid[id]
         and tonumber(e[4]) >= d.cpu and tonumber(e[5]) >= d.memory and tonumber(e[6]) >= d.slots
-        and labels_match(id, d.labels)
+        and labels_match(e[7], d.labels)
     end
 
     -- Of the executors that could hold the demand, one that has most room already. Only the first
@@ -217,21 +229,20 @@ extension Scripts {
       return all <= 0
     end
 
-    local function lease_reply(lease, id, token, d, expires)
-      return {lease, id, redis.call('HGET', key('executor', id), 'address'), whole(token),
-        whole(d.cpu), whole(d.memory), whole(d.slots), whole(expires)}
+    local function lease_reply(lease, id, address, token, d, expires)
+      return {lease, id, address, whole(token), whole(d.cpu), whole(d.memory), whole(d.slots),
+        whole(expires)}
     end
 
-    -- The lease that the request already has: the answer to an earlier call may have been lost.
-    local function existing(d)
-      local lease = redis.call('GET', key('request', d.request))
-      if not lease then return nil end
+    -- The lease that a request already has, if it still holds.
+    local function existing(lease)
       local l = redis.call('HMGET', key('lease', lease), 'executor', 'token', 'cpu', 'memory',
         'slots')
       if not l[1] then return nil end
       local expires = now + grant_expiry
       redis.call('ZADD', key('due'), 'XX', whole(expires), lease)
-      return lease_reply(lease, l[1], tonumber(l[2]),
+      local address = redis.call('HGET', key('executor', l[1]), 'address')
+      return lease_reply(lease, l[1], address, tonumber(l[2]),
         {cpu = tonumber(l[3]), memory = tonumber(l[4]), slots = tonumber(l[5])}, expires)
     end
 
@@ -264,7 +275,7 @@ extension Scripts {
       waited = true
     end
 
-    local replies, full, all_have_room = {}, {}, true
+    local replies, full, given, all_have_room = {}, {}, {}, true
     for i = 9, #ARGV, 10 do
       local d = {request = ARGV[i], project = ARGV[i + 1], shape = ARGV[i + 2],
         cpu = tonumber(ARGV[i + 3]), memory = tonumber(ARGV[i + 4]),
@@ -272,28 +283,31 @@ extension Scripts {
       d.mib = mebibytes(d.memory)
       d.bucket = bucket_of(d.mib)
       d.kind = table.concat({d.cpu, d.memory, d.slots, d.labels}, '|')
-      local reply = existing(d)
+      local has = given[d.request] or facts[3 + (i - 9) / 10]
+      local reply = has and existing(has)
       if not reply and not full[d.shape] then
         local avoid, avoids = {}, false
         for _, id in ipairs(split(ARGV[i + 7])) do avoid[id], avoids = true, true end
-        local id = find(d, avoid)
+        local id, place = find(d, avoid)
         if not id and avoids and only_avoided_match(d, avoid) then
           avoid = {}
-          id = find(d, avoid)
+          id, place = find(d, avoid)
         end
         local is_behind = id and comes_behind(d)
         if id and not is_behind then
-          id = find_warm(d, avoid) or id
+          local warm, its_place = find_warm(d, avoid)
+          if warm then id, place = warm, its_place end
           token = math.max(token + 1, now)
           local lease, expires = lease_prefix(nonce) .. whole(token), now + grant_expiry
           begin_lease(id, lease, d.request, d.project, token, d.cpu, d.memory, d.slots)
           redis.call('SET', key('request', d.request), lease)
           redis.call('ZADD', key('due'), whole(expires), lease)
           redis.call('SET', key('token'), whole(token))
-          reindex(id, -d.cpu, -d.memory, -d.slots)
+          reindex(id, -d.cpu, -d.memory, -d.slots, place)
+          given[d.request] = lease
           end_reservation(d)
           if waited then redis.call('HDEL', key('waits', pool), replica .. SEPARATOR .. d.kind) end
-          reply = lease_reply(lease, id, token, d, expires)
+          reply = lease_reply(lease, id, place[9], token, d, expires)
         else
           if ARGV[i + 8] == '1' and not is_behind then reserve(d, avoid) end
           -- What avoids executors may wait where others would find room.
@@ -342,13 +356,10 @@ extension Scripts {
     end
     local pools, known = {}, {}
     for _, id in ipairs(executors) do
-      local pool = redis.call('HGET', key('executor', id), 'pool')
-      if pool then
-        reindex(id, unpack(shares[id]))
-        if not known[pool] then
-          known[pool] = true
-          pools[#pools + 1] = pool
-        end
+      local pool = reindex(id, unpack(shares[id]))
+      if pool and not known[pool] then
+        known[pool] = true
+        pools[#pools + 1] = pool
       end
     end
     for _, pool in ipairs(pools) do

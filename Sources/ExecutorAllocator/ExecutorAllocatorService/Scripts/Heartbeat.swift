@@ -86,7 +86,8 @@ extension Scripts {
       changed, room = true, 1
     end
     redis.call('ZADD', key('executors'), whole(now), id)
-    redis.call('HSET', executor, 'used_cpu', ARGV[15], 'used_memory', ARGV[16])
+    redis.call('HSET', executor, 'used_cpu', ARGV[15], 'used_memory', ARGV[16],
+      'heard', whole(now))
 
     if e[10] ~= warm then
       local before, after = {}, {}
@@ -107,7 +108,7 @@ extension Scripts {
     -- runner's word is all that is left of it. Any other unknown one is over.
     local prefix = nonce and lease_prefix(nonce)
     local function is_ours(lease) return prefix and string.sub(lease, 1, #prefix) == prefix end
-    local stop, reported, largest, known = {}, {}, math.max(counter, newest), 0
+    local stop, reported, largest, known, confirmed = {}, {}, math.max(counter, newest), 0, {}
     -- The share of those that are brought back.
     local taken_cpu, taken_memory, taken_slots = 0, 0, 0
     for i = 18, #ARGV, 7 do
@@ -118,7 +119,7 @@ extension Scripts {
         local owner = redis.call('HGET', key('lease', lease), 'executor')
         if owner == id then
           known = known + 1
-          redis.call('ZREM', key('due'), lease)
+          confirmed[#confirmed + 1] = lease
         elseif owner or redis.call('EXISTS', key('ended', lease)) == 1
           or (is_ours(lease) and token <= counter) then
           stop[#stop + 1] = lease
@@ -132,6 +133,9 @@ extension Scripts {
           changed = true
         end
       end
+    end
+    for i = 1, #confirmed, 1000 do
+      redis.call('ZREM', key('due'), unpack(confirmed, i, math.min(i + 999, #confirmed)))
     end
     if largest > counter then
       -- Given out by a table before this one, perhaps by another clock: new tokens are larger. Should

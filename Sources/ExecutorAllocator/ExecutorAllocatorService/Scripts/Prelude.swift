@@ -21,8 +21,9 @@ import RedisClient
 /// | `groups:P` | hash: kinds of executors in P, and how many of each |
 /// | `departed:P` | sorted set: kinds that left, by when |
 /// | `classes:P` | hash: sets of labels in P, and how many executors have them |
-/// | `buckets:P:C` | set: which of the next hold anything, for label set C (or `*`, all) |
+/// | `buckets:P:C` | set: which of the next may hold anything, for label set C (or `*`, all) |
 /// | `free:P:B:C` | sorted set: executors of C with room, by free CPU, then free memory |
+/// | `room:P` | sorted set: all executors of P with room, by the same |
 /// | `warm:P:J` | sorted set: executors that hold caches of project J, by since when |
 /// | `reserved:P` | hash: the executor of P that is kept free, for what, and until when |
 /// | `waits:P` | hash: what finds no room in P, by allocator and kind: its best rank, when it was last tried, and since when others have waited for it |
@@ -64,8 +65,12 @@ package enum Scripts {
       if not d then return 'millrace:' .. a .. ':' .. b .. ':' .. c end
       return 'millrace:' .. a .. ':' .. b .. ':' .. c .. ':' .. d
     end
-    -- Lua's own conversion would write large numbers as 1.7e+15. And -0 plus 0 is 0: Redis takes no "-0".
-    local function whole(number) return string.format('%.0f', number + 0) end
+    -- Lua's own conversion would write large numbers as 1.7e+15. What fits is written as an integer, which is
+    -- quicker, and knows no "-0", which Redis does not take.
+    local function whole(number)
+      if number < 9e15 and number > -9e15 then return string.format('%d', number) end
+      return string.format('%.0f', number)
+    end
 
     local function split(text)
       local parts = {}
@@ -86,23 +91,26 @@ package enum Scripts {
       return exponent
     end
 
+    -- Buckets that hold nothing any more are found by whoever looks into them.
     local function index_remove(id, pool, labels, bucket)
-      for _, class in ipairs({'*', labels}) do
-        local members = key('free', pool, bucket, class)
-        redis.call('ZREM', members, id)
-        if redis.call('EXISTS', members) == 0 then
-          redis.call('SREM', key('buckets', pool, class), bucket)
-        end
-      end
+      redis.call('ZREM', key('free', pool, bucket, '*'), id)
+      redis.call('ZREM', key('free', pool, bucket, labels), id)
+    end
+
+    -- What the index and those who look for room know of an executor.
+    local function place_of(id)
+      return redis.call('HMGET', key('executor', id), 'pool', 'labels', 'free_cpu', 'free_memory',
+        'free_slots', 'draining', 'suspect', 'bucket', 'address', 'heard')
     end
 
     -- Gives the executor room (takes it, where it is less than 0), and puts it where its free share
-    -- belongs in the index, or takes it out.
-    local function reindex(id, more_cpu, more_memory, more_slots)
+    -- belongs in the index, or takes it out. Answers its pool; nil if it is not known. `e` is its
+    -- place, if that was just looked up.
+    local function reindex(id, more_cpu, more_memory, more_slots, e)
       local executor = key('executor', id)
-      local e = redis.call('HMGET', executor, 'pool', 'labels', 'free_cpu', 'free_memory',
-        'free_slots', 'draining', 'suspect', 'bucket')
+      e = e or place_of(id)
       local pool, labels, old = e[1], e[2], e[8]
+      if not pool then return nil end
       local cpu, memory, slots = tonumber(e[3]), tonumber(e[4]), tonumber(e[5])
       if more_cpu then
         cpu, memory, slots = cpu + more_cpu, memory + more_memory, slots + more_slots
@@ -114,10 +122,15 @@ package enum Scripts {
       if old ~= '' and old ~= bucket then index_remove(id, pool, labels, old) end
       if bucket ~= '' then
         local score = whole(cpu * 16777216 + mebibytes(memory))
-        for _, class in ipairs({'*', labels}) do
-          redis.call('ZADD', key('free', pool, bucket, class), score, id)
-          if old ~= bucket then redis.call('SADD', key('buckets', pool, class), bucket) end
+        redis.call('ZADD', key('room', pool), score, id)
+        redis.call('ZADD', key('free', pool, bucket, '*'), score, id)
+        redis.call('ZADD', key('free', pool, bucket, labels), score, id)
+        if old ~= bucket then
+          redis.call('SADD', key('buckets', pool, '*'), bucket)
+          redis.call('SADD', key('buckets', pool, labels), bucket)
         end
+      elseif old ~= '' then
+        redis.call('ZREM', key('room', pool), id)
       end
       if more_cpu then
         redis.call('HSET', executor, 'free_cpu', whole(cpu), 'free_memory', whole(memory),
@@ -125,6 +138,7 @@ package enum Scripts {
       elseif old ~= bucket then
         redis.call('HSET', executor, 'bucket', bucket)
       end
+      return pool
     end
 
     -- Counts executors of one kind; `state` is r(eady), s(uspect) or d(raining).
@@ -198,15 +212,19 @@ package enum Scripts {
       local name, pool = kind_of(id)
       if name then
         local e = redis.call('HMGET', executor, 'labels', 'bucket', 'warm')
-        if e[2] ~= '' then index_remove(id, pool, e[1], e[2]) end
+        if e[2] ~= '' then
+          index_remove(id, pool, e[1], e[2])
+          redis.call('ZREM', key('room', pool), id)
+        end
         count_kind(pool, name, -1)
         redis.call('ZADD', key('departed', pool), whole(now), 'r' .. string.sub(name, 2))
         redis.call('ZREMRANGEBYRANK', key('departed', pool), 0, -1 - DEPARTED_KINDS)
         if redis.call('HINCRBY', key('classes', pool), e[1], -1) == 0 then
           redis.call('HDEL', key('classes', pool), e[1])
+          redis.call('DEL', key('buckets', pool, e[1]))
         end
         if redis.call('HINCRBY', key('pool', pool), 'count', -1) == 0 then
-          redis.call('DEL', key('pool', pool))
+          redis.call('DEL', key('pool', pool), key('buckets', pool, '*'))
         end
         for _, project in ipairs(split(e[3] or '')) do
           redis.call('ZREM', key('warm', pool, project), id)

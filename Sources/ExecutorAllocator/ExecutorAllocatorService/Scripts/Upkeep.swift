@@ -26,6 +26,7 @@ extension Scripts {
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', executors, '(' .. whole(now + lost_after), '+inf',
       'LIMIT', 0, MOST_SUSPECTS)) do
       redis.call('ZADD', executors, whole(now), id)
+      redis.call('HSET', key('executor', id), 'heard', whole(now))
     end
     for _, lease in ipairs(redis.call('ZRANGEBYSCORE', key('due'),
       '(' .. whole(now + 2 * grant_expiry), '+inf', 'LIMIT', 0, MOST_LEASES)) do
@@ -56,9 +57,7 @@ extension Scripts {
         'executor ' .. tostring(id) .. ' does not hold its job')
       if done then
         ended[#ended + 1] = done
-        local pool = redis.call('HGET', key('executor', id), 'pool')
-        if pool then reindex(id, cpu, memory, slots) end
-        room(pool)
+        room(reindex(id, cpu, memory, slots))
       else
         redis.call('ZREM', key('due'), lease)
       end
