@@ -121,15 +121,26 @@ def test_slow_queries_are_logged_with_their_plan(store):
 
 # ---- Stores that ail
 
-def test_a_disk_that_takes_no_writes_is_told_at_the_start(small_disk):  # noqa: F811
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_disk_that_takes_no_writes_is_told_at_the_start_and_read(
+    small_disk, is_killed  # noqa: F811
+):
     data = small_disk / "data"
     with datastores.Gateway(data=data) as gateway, Datastore(gateway.address) as datastore:
         put(datastore, "Row", "a", 1)
+        if is_killed:
+            gateway.kill()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     try:
-        done = run_gateway(data)
-        assert done.returncode == 1
-        assert "read-only" in done.stderr.lower(), done.stderr
+        with datastores.Gateway(data=data) as gateway, Datastore(gateway.address) as datastore:
+            told = log_lines(gateway, "the store refuses writes; it can be read")
+            assert len(told) == 1 and "readonly database" in json.dumps(told), told
+            assert datastore.names("Row", ["a"]) == {"a": 1}
+            assert len(query(datastore, "Row").entity_results) == 1
+            with pytest.raises(grpc.RpcError) as refused:
+                put(datastore, "Row", "b", 2)
+            assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+            assert "start the gateway again" in refused.value.details()
     finally:
         subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     with datastores.Gateway(data=data) as gateway, Datastore(gateway.address) as datastore:

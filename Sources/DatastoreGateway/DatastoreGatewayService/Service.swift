@@ -69,6 +69,8 @@ package final class DatastoreGateway: ServiceProgram {
         clock: clock), metrics: metrics)
   }
 
+  /// What is stored can be read all the same.
+  package static var startsReadOnly: Bool { true }
   package static var maximumRequestBytes: Int? { Policy().maximumRequestBytes }
 
   package var services: [any RPCService] { [self.store] }

@@ -67,7 +67,9 @@ struct RunningService<Program: ServiceProgram>: Sendable {
       labels: ["service": Program.name, "version": ServiceRuntime.version]
     ).set(1)
     let data = self.values.string("data")
-    if Program.ownsDataDirectory { try DataDirectory.claim(data) }
+    if Program.ownsDataDirectory {
+      try DataDirectory.claim(data, mayBeReadOnly: Program.startsReadOnly)
+    }
 
     // Its own thread: a scrape never waits for calls, nor calls for a scrape.
     let adminGroup = MultiThreadedEventLoopGroup(numberOfThreads: 1)

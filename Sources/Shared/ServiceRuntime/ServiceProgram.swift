@@ -25,6 +25,8 @@ package protocol ServiceProgram: Sendable {
   /// Whether it alone may use its data directory. The runtime then makes the directory and locks it,
   /// so that a second process on the same data ends with one clear line.
   static var ownsDataDirectory: Bool { get }
+  /// Whether it can do some of its work while its data directory's file system takes no writes.
+  static var startsReadOnly: Bool { get }
   /// The largest request that it takes; `nil`: the library's default, 4 MiB.
   static var maximumRequestBytes: Int? { get }
 
@@ -47,6 +49,7 @@ extension ServiceProgram {
   package static var maximumRequestBytes: Int? { nil }
   package static var defaultDrainGrace: String { "10s" }
   package static var ownsDataDirectory: Bool { true }
+  package static var startsReadOnly: Bool { false }
   package func drain() async {}
   package func readiness() async -> Readiness { .ready }
   /// Nothing to do in the background: waits until it is cancelled.

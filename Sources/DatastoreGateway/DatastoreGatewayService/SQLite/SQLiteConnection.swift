@@ -33,13 +33,17 @@ final class SQLiteConnection {
   init(path: String, mode: Mode, lockPatience: Duration) throws(StoreFailure) {
     _ = Self.isConfigured
     var handle: OpaquePointer?
-    let access: Int32 =
-      switch mode {
-      case .readWrite, .durableWrites: SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE
-      case .readOnly: SQLITE_OPEN_READONLY
+    var name = path
+    var access = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE
+    if mode == .readOnly {
+      access = SQLITE_OPEN_READONLY
+      if Self.isImmutable(path) {
+        name = Self.immutableName(path)
+        access |= SQLITE_OPEN_URI
       }
+    }
     let files = mode == .durableWrites && SQLiteLogFiles.isRegistered ? SQLiteLogFiles.name : nil
-    let code = sqlite3_open_v2(path, &handle, access | SQLITE_OPEN_NOMUTEX, files)
+    let code = sqlite3_open_v2(name, &handle, access | SQLITE_OPEN_NOMUTEX, files)
     guard let handle else {
       throw StoreFailure(.other, "\(path): SQLite could not be opened: out of memory")
     }
@@ -55,6 +59,32 @@ final class SQLiteConnection {
     guard mode == .durableWrites else { return }
     SQLiteLogFiles.forgetWhatIsUndone(on: handle)
     try self.execute("PRAGMA synchronous = FULL")
+  }
+
+  /// Whether SQLite has to be told that nobody writes to a file: to read one it would make its log and the
+  /// log's index, which this file system does not let it (https://sqlite.org/wal.html#readonly). One with a
+  /// log but without its index cannot be read there.
+  private static func isImmutable(_ path: String) -> Bool {
+    var system = statvfs()
+    guard statvfs(path, &system) == 0, system.f_flag & UInt(ST_RDONLY) != 0,
+      access("\(path)-shm", F_OK) != 0
+    else { return false }
+    var log = stat()
+    return stat("\(path)-wal", &log) != 0 || log.st_size == 0
+  }
+
+  /// https://sqlite.org/uri.html
+  private static func immutableName(_ path: String) -> String {
+    let plain = Set("/-._~".utf8)
+    let escaped = path.utf8.map { byte in
+      let character = Unicode.Scalar(byte)
+      let isPlain =
+        character.isASCII && character.properties.isAlphabetic
+        || (0x30...0x39).contains(byte) || plain.contains(byte)
+      return isPlain
+        ? String(character) : "%" + String(byte >> 4, radix: 16) + String(byte & 15, radix: 16)
+    }
+    return "file:\(escaped.joined())?immutable=1"
   }
 
   deinit {

@@ -26,7 +26,14 @@ final class SQLiteReader: LookupReader {
     try self.connection.execute(text: "PRAGMA cache_size = -\(Self.cacheKibibytes)")
     try self.connection.execute("PRAGMA temp_store = MEMORY")
     // Opens the file in fact: what is wrong with it is told now.
-    _ = try self.connection.integer("SELECT value FROM facts WHERE name = 'last_version'")
+    _ = try self.lastVersion
+  }
+
+  /// The greatest version that was given; in a transaction, that of its moment.
+  var lastVersion: Int64 {
+    get throws(StoreFailure) {
+      try self.connection.integer("SELECT value FROM facts WHERE name = 'last_version'")
+    }
   }
 
   /// Runs `body` on the store as it is at one moment.
@@ -36,9 +43,7 @@ final class SQLiteReader: LookupReader {
     try self.connection.execute("BEGIN")
     defer { try? self.connection.execute("COMMIT") }
     // The first read fixes the moment.
-    let version = try self.connection.integer(
-      "SELECT value FROM facts WHERE name = 'last_version'")
-    return try body(version)
+    return try body(try self.lastVersion)
   }
 
   func lookup(_ addresses: [EntityAddress]) throws -> LookupAnswer {

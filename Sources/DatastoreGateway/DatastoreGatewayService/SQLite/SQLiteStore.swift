@@ -47,8 +47,8 @@ package final class SQLiteStore: GroupWrittenStore {
 
   /// Opens the file, or makes it.
   ///
-  /// - Throws: `StoreFailure` with one clear line. A full disk is no error here: what is stored can
-  ///   be read, and ``trouble`` tells it.
+  /// - Throws: `StoreFailure` with one clear line. A disk that is full or takes no writes is no error
+  ///   here: what is stored can be read, and ``trouble`` tells it.
   package init(
     _ configuration: Configuration, metrics: Metrics, logger: Logger,
     clock: @escaping @Sendable () -> Timestamp = { .now }
@@ -59,22 +59,49 @@ package final class SQLiteStore: GroupWrittenStore {
     let cache = SQLiteCache(maximumBytes: configuration.cacheBytes, file: configuration.path)
     self.cache = cache
     self.maximumAnswerBytes = configuration.policy.maximumBatchBytes
-    let writer = try SQLiteWriter(configuration, past: past, cache: cache, clock: clock)
-    var trouble: StoreFailure?
-    do throws(StoreFailure) {
-      _ = try writer.write([.probe])
-    } catch  where error.kind == .full {
-      trouble = error
-    }
+    let (writer, trouble) = try Self.writer(configuration, past: past, cache: cache, clock: clock)
     self.writer = GroupWriter(
       writer, limits: configuration.limits, trouble: trouble, metrics: metrics, logger: logger)
     var readers: [SQLiteReader] = []
     for _ in 0..<configuration.readers {
       readers.append(try SQLiteReader(configuration, past: past, cache: cache))
     }
+    if writer is RefusingWriter, let reader = readers.first {
+      try SQLiteSchema.expect(reader.connection)
+      past.opened(at: try reader.lastVersion)
+    }
     self.readers = ReaderPool(readers, limit: configuration.limits.queuedReads)
     self.lookups = SharedLookups(
       self.readers, threads: configuration.readers, batchCount: Self.sharedLookups)
+  }
+
+  /// What writes, and what is known to ail the file.
+  private static func writer(
+    _ configuration: Configuration, past: SQLitePast, cache: SQLiteCache,
+    clock: @escaping @Sendable () -> Timestamp
+  ) throws(StoreFailure) -> (any BatchWriter, StoreFailure?) {
+    do throws(StoreFailure) {
+      let writer = try SQLiteWriter(configuration, past: past, cache: cache, clock: clock)
+      do throws(StoreFailure) {
+        _ = try writer.write([.probe])
+        return (writer, nil)
+      } catch  where error.kind == .full {
+        return (writer, error)
+      }
+    } catch  where error.kind == .readOnly {
+      let failure = StoreFailure(
+        .readOnly, "\(error); when that can be written again, start the gateway again")
+      return (RefusingWriter(failure), failure)
+    }
+  }
+
+  /// Of a file that cannot be written.
+  private final class RefusingWriter: BatchWriter {
+    private let failure: StoreFailure
+
+    init(_ failure: StoreFailure) { self.failure = failure }
+
+    func write(_ batch: [WriterWork]) throws(StoreFailure) -> [WriterOutcome] { throw self.failure }
   }
 
   package var pastBytes: Int { self.past.bytes }

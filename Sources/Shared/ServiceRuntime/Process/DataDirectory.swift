@@ -11,14 +11,22 @@ package enum DataDirectory {
   ///
   /// The kernel gives the lock back when the process ends, however it ends; the descriptor is not
   /// inherited by children.
-  package static func claim(_ path: String) throws(Failure) {
+  ///
+  /// - Parameter mayBeReadOnly: Whether a directory on a file system that takes no writes will do. It is
+  ///   locked too, if it ever was: it may become writable.
+  package static func claim(_ path: String, mayBeReadOnly: Bool = false) throws(Failure) {
     do {
       try SystemFile.makeDirectory(path)
     } catch {
       throw Failure(description: "the data directory \(path) cannot be made: \(error)")
     }
     let lockPath = path + "/.lock"
-    let descriptor = open(lockPath, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+    var descriptor = open(lockPath, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+    let isReadOnly = descriptor < 0 && errno == EROFS && mayBeReadOnly
+    if isReadOnly {
+      descriptor = open(lockPath, O_RDONLY | O_CLOEXEC)
+      if descriptor < 0 && errno == ENOENT { return }
+    }
     guard descriptor >= 0 else {
       throw Failure(description: "the data directory \(path) cannot be used: \(SystemError.last)")
     }
@@ -30,6 +38,7 @@ package enum DataDirectory {
           "the data directory \(path) is used by process \(holder.isEmpty ? "?" : holder)"
       )
     }
+    if isReadOnly { return }
     let text = "\(getpid())"
     ftruncate(descriptor, 0)
     _ = text.withCString { write(descriptor, $0, strlen($0)) }
