@@ -1,9 +1,10 @@
+import DequeModule
 import Domain
 
 /// What entities were before their last changes, as far back as memory is given for it: so that a
 /// store which keeps only what is can be read as it was.
 ///
-/// The writer calls ``replaced(at:_:until:)`` for each entity that a commit changes or removes,
+/// The writer calls ``replaced(at:version:content:until:)`` for each entity that a commit changes or removes,
 /// before readers can see the commit, and ``undone(after:)`` if the commit fails. Readers ask with
 /// the moment that they read at, and with the store's version that their own view has: what a
 /// later commit replaced is still there in that view.
@@ -35,7 +36,7 @@ package struct PastTable: Sendable {
   private let maximumBytes: Int
   private let maximumAge: Duration
   /// Of each entity in order of time.
-  private var pasts: [CollectionName: [PathBytes: [Past]]] = [:]
+  private var pasts: [CollectionName: [PathBytes: Deque<Past>]] = [:]
   /// In order of time; what lies before `head` is gone.
   private var places: [Place] = []
   private var head = 0
@@ -79,7 +80,7 @@ package struct PastTable: Sendable {
   }
 
   private mutating func remove(
-    at address: EntityAddress, _ body: (inout [Past]) -> Void
+    at address: EntityAddress, _ body: (inout Deque<Past>) -> Void
   ) {
     guard var pasts = self.pasts[address.collection]?[address.path] else { return }
     self.pasts[address.collection]?[address.path] = nil
@@ -131,7 +132,15 @@ package struct PastTable: Sendable {
     return found
   }
 
-  private static func past(in pasts: [Past], moment: Int64, visible: Int64) -> Past? {
-    pasts.first { $0.version.version <= moment && moment < $0.until && $0.until <= visible }
+  private static func past(in pasts: Deque<Past>, moment: Int64, visible: Int64) -> Past? {
+    // The first that was replaced after the moment.
+    var (place, end) = (0, pasts.count)
+    while place < end {
+      let middle = (place + end) / 2
+      if pasts[middle].until <= moment { place = middle + 1 } else { end = middle }
+    }
+    guard place < pasts.count else { return nil }
+    let past = pasts[place]
+    return past.version.version <= moment && past.until <= visible ? past : nil
   }
 }

@@ -55,6 +55,9 @@ package struct Policy: Sendable, Hashable {
   package var maximumTransactions = 10_000
   /// What one transaction may read.
   package var maximumTransactionReads = 100_000
+  /// Queries without a kind that one may run, in different namespaces: at its commit each is compared with all kinds
+  /// that have changed.
+  package var maximumTransactionPrefixes = 100
   /// What the keys that all of them have read may take in memory.
   package var maximumTransactionBytes = 64 << 20
 

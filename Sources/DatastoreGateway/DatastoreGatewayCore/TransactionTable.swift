@@ -144,19 +144,36 @@ package struct TransactionTable: Sendable {
         continue
       }
       transaction.dependencies.entities[address] = version
-      let bytes =
-        address.collection.bytes.count + address.path.bytes.count + Self.dependencyBytes
-      transaction.bytes += bytes
-      self.bytes += bytes
+      self.count(address.collection.bytes.count + address.path.bytes.count, &transaction)
     }
-    if self.bytes > self.policy.maximumTransactionBytes {
+    try self.checkBounds(transaction)
+  }
+
+  /// A transaction depends on something whose name has so many bytes.
+  private mutating func count(_ nameBytes: Int, _ transaction: inout Transaction) {
+    transaction.bytes += nameBytes + Self.dependencyBytes
+    self.bytes += nameBytes + Self.dependencyBytes
+  }
+
+  private func checkBounds(_ transaction: Transaction) throws(GatewayError) {
+    let (policy, dependencies) = (self.policy, transaction.dependencies)
+    if self.bytes > policy.maximumTransactionBytes {
       throw .overloaded(
-        what: "reads of transactions",
-        limit: "\(self.policy.maximumTransactionBytes >> 20) MiB of keys", retryDelay: .seconds(1))
+        what: "reads of transactions", limit: "\(policy.maximumTransactionBytes >> 20) MiB of keys",
+        retryDelay: .seconds(1))
     }
-    if transaction.dependencies.entities.count > self.policy.maximumTransactionReads {
+    if dependencies.entities.count > policy.maximumTransactionReads {
       throw .invalid(
-        "The transaction has read more than \(self.policy.maximumTransactionReads) entities.")
+        "The transaction has read more than \(policy.maximumTransactionReads) entities.")
+    }
+    if dependencies.collections.count > policy.maximumTransactionReads {
+      throw .invalid(
+        "The transaction has queried more than \(policy.maximumTransactionReads) kinds.")
+    }
+    if dependencies.prefixes.count > policy.maximumTransactionPrefixes {
+      throw .invalid(
+        "The transaction has queried more than \(policy.maximumTransactionPrefixes) times without "
+          + "a kind, in different namespaces or databases.")
     }
   }
 
@@ -172,13 +189,16 @@ package struct TransactionTable: Sendable {
     case .collection(let collection):
       if transaction.dependencies.collections[collection] == nil {
         transaction.dependencies.collections[collection] = version
+        self.count(collection.bytes.count, &transaction)
       }
     case .prefix([]): break
     case .prefix(let prefix):
       if transaction.dependencies.prefixes[prefix] == nil {
         transaction.dependencies.prefixes[prefix] = version
+        self.count(prefix.count, &transaction)
       }
     }
+    try self.checkBounds(transaction)
   }
 
   /// A transaction ends, by commit or rollback.

@@ -30,13 +30,21 @@ enum WriterOutcome: Sendable {
   case failed(StoreFailure)
 }
 
+/// What became of a batch.
+struct WrittenBatch: Sendable {
+  /// Of each piece of work, in their order.
+  var outcomes: [WriterOutcome]
+  /// Whether the store took a write: refused commits alone need none.
+  var hasWritten: Bool
+}
+
 /// What writes to a store. One thread at a time has it, which it may block.
 protocol BatchWriter: AnyObject {
   /// Does all of a batch's work in one transaction. When this returns, all of it is durable.
   ///
   /// - Throws: What ails the store; then nothing of the batch was done, unless the failure says that
   ///   this is not known.
-  func write(_ batch: [WriterWork]) throws(StoreFailure) -> [WriterOutcome]
+  func write(_ batch: [WriterWork]) throws(StoreFailure) -> WrittenBatch
 }
 
 /// Bounds of what waits for a store.
@@ -244,9 +252,9 @@ package final class GroupWriter: Sendable {
   /// Writes a batch and answers everybody in it.
   private func write(_ batch: [Waiting]) {
     do throws(StoreFailure) {
-      let outcomes = try self.writer.connection.write(batch.map(\.work))
-      self.writesWork()
-      for (waiting, outcome) in zip(batch, outcomes) {
+      let written = try self.writer.connection.write(batch.map(\.work))
+      if written.hasWritten { self.writesWork() }
+      for (waiting, outcome) in zip(batch, written.outcomes) {
         waiting.continuation.resume(returning: outcome)
       }
     } catch {

@@ -287,6 +287,31 @@ private func limits(
     }
   }
 
+  @Test func queriesAreBounded() throws {
+    var table = self.table { policy in
+      policy.maximumTransactionBytes = 10_000
+      policy.maximumTransactionPrefixes = 2
+    }
+    let first = try table.begun(isReadOnly: false, at: self.begin)
+    for number in [1, 2, 2, 1] as [UInt8] {
+      try table.queried(.prefix([number]), version: 1, in: first, at: self.begin)
+    }
+    #expect(throws: GatewayError.self) {
+      try table.queried(.prefix([3]), version: 1, in: first, at: self.begin)
+    }
+    let second = try table.begun(isReadOnly: false, at: self.begin)
+    #expect(throws: GatewayError.self) {
+      for number in 1...100 {
+        let collection = CollectionName(bytes: Array("\(number)".utf8))
+        try table.queried(.collection(collection), version: 1, in: second, at: self.begin)
+      }
+    }
+    // What it held is free when it has ended.
+    _ = try table.ended(second, at: self.begin)
+    let third = try table.begun(isReadOnly: false, at: self.begin)
+    try table.read([(key(1).address, 1)], in: third, at: self.begin)
+  }
+
   @Test func anotherProcessTransactionIsUnknown() throws {
     var one = self.table()
     var other = TransactionTable(policy: Policy(), instance: 43)

@@ -268,6 +268,9 @@ private func withFolder(_ body: (TestFolder) async throws -> Void) async throws 
       #expect(answered.count > 10)
       let found = try await store.lookup(answered.prefix(20).map { try address($0) })
       #expect(found.entities.allSatisfy { $0 != nil })
+      // What is stored already needs no write, and says nothing of the disk.
+      _ = try await store.commit(put(entity(key("K", 1), ["b": blob(20_000, 1)])))
+      #expect(store.trouble?.kind == .full)
       // Small ones still fit, though a large one beside them does not.
       try await withThrowingTaskGroup(of: Bool.self) { group in
         for id in 1_000...1_005 as ClosedRange<Int64> {

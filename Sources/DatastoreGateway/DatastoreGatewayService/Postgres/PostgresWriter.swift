@@ -53,7 +53,7 @@ final class PostgresWriter: BatchWriter {
 
   // MARK: - Batches
 
-  func write(_ batch: [WriterWork]) throws(StoreFailure) -> [WriterOutcome] {
+  func write(_ batch: [WriterWork]) throws(StoreFailure) -> WrittenBatch {
     var mayRetry = true
     while true {
       let attempt = Attempt()
@@ -68,7 +68,7 @@ final class PostgresWriter: BatchWriter {
             throw StoreFailure(
               .outcomeUnknown, "\(error); whether the commit will be there is not known")
           }
-          if isThere { return attempt.outcomes }
+          if isThere { return WrittenBatch(outcomes: attempt.outcomes, hasWritten: true) }
           guard mayRetry else { throw error }
         } else {
           guard mayRetry, attempt.wasConnected else { throw error }
@@ -89,7 +89,7 @@ final class PostgresWriter: BatchWriter {
 
   private func write(
     _ work: [WriterWork], _ attempt: Attempt
-  ) throws(StoreFailure) -> [WriterOutcome] {
+  ) throws(StoreFailure) -> WrittenBatch {
     attempt.wasConnected = self.session.isConnected
     let connection = try self.session.connection()
     let wanted = PostgresBatchReads(work)
@@ -102,7 +102,7 @@ final class PostgresWriter: BatchWriter {
     guard batch.hasWrites else {
       _ = try connection.run(PostgresQuery("ROLLBACK"))
       self.names.learn(ids, [:])
-      return outcomes
+      return WrittenBatch(outcomes: outcomes, hasWritten: false)
     }
     var writes = PostgresBatchWrites(
       batch, ids: ids, names: self.names, keepsPast: self.past.isKept)
@@ -120,7 +120,7 @@ final class PostgresWriter: BatchWriter {
     self.names.learn(writes.collections, writes.properties)
     let (count, bytes) = batch.replaced
     if self.past.replaced(count, contentBytes: bytes) { self.pastIsDue() }
-    return outcomes
+    return WrittenBatch(outcomes: outcomes, hasWritten: true)
   }
 
   /// Whether the batch with this version was committed; `nil` if that cannot be found out now.

@@ -101,7 +101,7 @@ package final class SQLiteStore: GroupWrittenStore {
 
     init(_ failure: StoreFailure) { self.failure = failure }
 
-    func write(_ batch: [WriterWork]) throws(StoreFailure) -> [WriterOutcome] { throw self.failure }
+    func write(_ batch: [WriterWork]) throws(StoreFailure) -> WrittenBatch { throw self.failure }
   }
 
   package var pastBytes: Int { self.past.bytes }

@@ -67,7 +67,7 @@ final class SQLiteWriter: BatchWriter {
     past.opened(at: self.lastVersion)
   }
 
-  func write(_ batch: [WriterWork]) throws(StoreFailure) -> [WriterOutcome] {
+  func write(_ batch: [WriterWork]) throws(StoreFailure) -> WrittenBatch {
     self.keepLogShort()
     let versionBefore = self.lastVersion
     try self.connection.execute("BEGIN IMMEDIATE")
@@ -89,7 +89,7 @@ final class SQLiteWriter: BatchWriter {
       } else {
         try self.connection.execute("ROLLBACK")
       }
-      return outcomes
+      return WrittenBatch(outcomes: outcomes, hasWritten: hasWrites)
     } catch {
       var failure = error
       let hasFailedToWrite = self.connection.hasFailedToWrite
