@@ -24,6 +24,8 @@ package struct AuditFinding: Hashable, Sendable {
 struct AuditCursor: Sendable {
   /// Builds that are left of this round.
   var builds: [BuildID] = []
+  /// Which of what waits is looked at next in this round; nil: all was.
+  var place: Int?
   /// When the next round may begin.
   var nextRound: Timestamp?
   /// When the ranks of demands are looked at next.
@@ -44,13 +46,14 @@ extension Scheduler {
       self.queue.claimsDue(at: now)
       effects += self.queue.ranksDue()
     }
-    if self.audit.builds.isEmpty {
+    if self.audit.builds.isEmpty && self.audit.place == nil {
       guard self.audit.nextRound.map({ now >= $0 }) ?? true else { return effects }
       self.audit.nextRound = now + self.policy.auditInterval
       self.audit.builds = Array(self.builds.keys)
-      self.auditQueue()
+      self.audit.place = 0
       self.auditLeases(&effects)
     }
+    self.auditQueue()
     for id in self.audit.builds.suffix(self.policy.auditSlice).sorted() {
       guard let entry = self.builds[id], self.partitions[entry.partition] == .serving,
         entry.isClean, !entry.isLoading, entry.version != nil
@@ -132,10 +135,17 @@ extension Scheduler {
   }
 
   private mutating func auditQueue() {
-    var known: Set<Ticket> = []
-    for entry in self.builds.values { known.formUnion(entry.machine.tickets.values) }
-    for ticket in self.queue.tickets where !known.contains(ticket) {
-      self.found(.ticket, "place \(ticket) in the queue is no work's")
+    guard let place = self.audit.place else { return }
+    guard let slice = self.queue.waiting(from: place, atMost: self.policy.auditSlice) else {
+      self.audit.place = nil
+      return
+    }
+    self.audit.place = place + self.policy.auditSlice
+    for (ticket, work) in slice {
+      let known = self.builds.index(forKey: work.build)
+        .map { self.builds.values[$0].machine.tickets[work.item] }
+      if known == ticket { continue }
+      self.found(.ticket, "place \(ticket) in the queue is not known to build \(work.build)")
       self.queue.remove(ticket)
     }
   }

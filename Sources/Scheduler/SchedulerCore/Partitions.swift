@@ -41,6 +41,7 @@ extension Scheduler {
       self.change(turn.id, at: now, &effects) { $0.resume(at: now, $2, &$1) }
     }
     self.supersedeEarlier(of: records, at: now, &effects)
+    if !self.partitions.values.contains(.loading) { self.forgetPipelines() }
     effects += self.queue.changes()
     return effects
   }

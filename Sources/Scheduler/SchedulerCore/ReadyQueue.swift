@@ -50,6 +50,16 @@ struct ReadyQueue: Sendable {
   /// All that is taken in, in no order.
   var tickets: some Sequence<Ticket> { self.places.keys }
 
+  /// What shape the work at a place has; nil if there is none.
+  func shape(at ticket: Ticket) -> Shape? { self.places[ticket]?.shape }
+
+  /// Some of what waits, with its work: from the `first`th on, in an order that hardly changes; nothing beyond its end.
+  func waiting(from first: Int, atMost count: Int) -> [(ticket: Ticket, work: Work)]? {
+    let arrivals = self.arrivals.unordered.dropFirst(first).prefix(count)
+    if arrivals.isEmpty { return nil }
+    return arrivals.lazy.filter { self.places[$0.ticket] != nil }.map { ($0.ticket, $0.work) }
+  }
+
   var openDemands: Int { self.shapes.count }
 
   // MARK: What waits
@@ -220,19 +230,20 @@ struct ReadyQueue: Sendable {
     return entry
   }
 
-  /// No executor could ever meet a demand: all work of its shape is taken out and answered.
-  mutating func unsatisfiable(_ demand: DemandID) -> [Work] {
-    guard let shape = self.shapes[demand] else { return [] }
-    var works: [Work] = []
-    while let entry = self.lines[shape]?.waiting.popFirst(share: { _ in 0 }) {
-      _ = self.forget(entry.ticket)
-      works.append(entry.work)
-    }
-    // This one the allocator has forgotten; the others are withdrawn.
-    self.shapes[demand] = nil
+  /// No executor could ever meet a demand, and the allocator has forgotten it. Answers its shape.
+  mutating func unsatisfiable(_ demand: DemandID) -> Shape? {
+    guard let shape = self.shapes.removeValue(forKey: demand) else { return nil }
     self.lines[shape]?.open.removeValue(forKey: demand)
     self.touched.append(shape)
-    return works
+    return shape
+  }
+
+  /// Takes out work of a shape, whoever's turn it is.
+  mutating func takeAny(of shape: Shape) -> Work? {
+    guard let entry = self.lines[shape]?.waiting.popFirst(share: { _ in 0 }) else { return nil }
+    _ = self.forget(entry.ticket)
+    self.touched.append(shape)
+    return entry.work
   }
 
   mutating func took(_ charge: BuildOutput.Charge, project: ProjectID) {

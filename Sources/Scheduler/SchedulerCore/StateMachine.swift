@@ -1,4 +1,5 @@
 import Domain
+import OrderedCollections
 
 /// The scheduler: every build that is not done with, the queue of what waits, and who holds what.
 ///
@@ -34,6 +35,8 @@ package struct Scheduler: Sendable {
   var watchers: [BuildID: Int] = [:]
   /// Builds whose first record is not durable yet.
   var unstored: Set<BuildID> = []
+  /// What no executor could ever meet, and why: its work is failed some at a time.
+  var hopeless: OrderedDictionary<Shape, String> = [:]
   /// Jobs that wait, over all builds.
   var waitingJobs = 0
   /// Where the partitions stand that it owns.
@@ -101,6 +104,9 @@ package struct Scheduler: Sendable {
     return self.pipelines.insert(pipeline).memberAfterInsert
   }
 
+  /// Builds that are read one at a time are of no use to each other.
+  mutating func forgetPipelines() { self.pipelines = [] }
+
   // MARK: Callers
 
   package mutating func submitted(
@@ -165,6 +171,7 @@ package struct Scheduler: Sendable {
     if !self.leases.attempts(under: grant.lease).isEmpty { return [] }
     var effects: [Effect] = []
     if let (entry, shape) = self.queue.granted(grant.demand, at: now) {
+      if !self.hopeless.isEmpty { self.hopeless[shape] = nil }
       let origin = HeldLeases.Origin(grant: grant, shape: shape, since: now)
       self.give(origin, to: entry, at: now, &effects)
     } else {
@@ -198,14 +205,29 @@ package struct Scheduler: Sendable {
   package mutating func unsatisfiable(
     _ demand: DemandID, reason: String, at now: Timestamp
   ) -> [Effect] {
+    guard let shape = self.queue.unsatisfiable(demand) else { return [] }
+    self.hopeless[shape] = reason
     var effects: [Effect] = []
-    for work in self.queue.unsatisfiable(demand) {
+    self.failHopeless(at: now, &effects)
+    effects += self.queue.changes()
+    return effects
+  }
+
+  /// Work that is failed at a time: each piece is a record to be written, and all else waits meanwhile.
+  private static let failedAtOnce = 256
+
+  private mutating func failHopeless(at now: Timestamp, _ effects: inout [Effect]) {
+    var left = Self.failedAtOnce
+    while left > 0, let (shape, reason) = self.hopeless.elements.first {
+      guard let work = self.queue.takeAny(of: shape) else {
+        self.hopeless[shape] = nil
+        continue
+      }
+      left -= 1
       self.change(work.build, at: now, &effects) {
         $0.unsatisfiable(work.item, reason, at: now, $2, &$1)
       }
     }
-    effects += self.queue.changes()
-    return effects
   }
 
   package mutating func waiting(
@@ -214,12 +236,13 @@ package struct Scheduler: Sendable {
     guard let shape = self.queue.waiting(demand, reason: reason) else { return [] }
     var effects: [Effect] = []
     // Only those that somebody looks at.
-    for build in self.watchers.keys.sorted() {
-      guard let machine = self.builds[build]?.machine,
-        machine.tickets.all.contains(where: {
-          machine.shape(of: $0.item, self.policy) == shape
-        })
-      else { continue }
+    let watched = self.watchers.keys.filter { build in
+      guard let index = self.builds.index(forKey: build) else { return false }
+      return self.builds.values[index].machine.tickets.all.contains {
+        self.queue.shape(at: $0.ticket) == shape
+      }
+    }
+    for build in watched.sorted() {
       self.builds[build]?.isProgress = true
       self.settle(build, at: now, &effects)
     }
@@ -274,6 +297,7 @@ package struct Scheduler: Sendable {
 
   /// When ``timePassed(at:)`` is due; nil: nothing waits for time.
   package mutating func nextWake() -> Timestamp? {
+    if !self.hopeless.isEmpty { return Timestamp(microseconds: 0) }
     let tooLong = self.queue.oldestWait().map { $0 + self.policy.queueTimeout }
     guard let next = self.timers.next() else { return tooLong }
     return tooLong.map { min($0, next) } ?? next
@@ -300,6 +324,7 @@ package struct Scheduler: Sendable {
       }
       self.queue.remove(ticket)
     }
+    self.failHopeless(at: now, &effects)
     effects += self.queue.changes()
     return effects
   }
@@ -310,8 +335,15 @@ package struct Scheduler: Sendable {
   /// at hand.
   package func shown(_ build: BuildID) -> BuildRecord? {
     guard let entry = self.builds[build], var record = entry.shown else { return nil }
+    // Of each plan, whether it has legs that are not over.
+    var isOpen: [Bool] = []
+    if record.jobs.contains(where: { $0.state == .blocked }) {
+      isOpen = entry.machine.graph.legs.map { legs in
+        legs.contains { record.jobs[$0].state != .finished }
+      }
+    }
     for index in record.jobs.indices {
-      record.jobs[index].waitingFor = self.waitingFor(index, of: record, entry)
+      record.jobs[index].waitingFor = self.waitingFor(index, of: record, entry, isOpen)
     }
     return record
   }
@@ -321,7 +353,9 @@ package struct Scheduler: Sendable {
     self.builds[build]?.machine.record.project
   }
 
-  private func waitingFor(_ index: Int, of record: BuildRecord, _ entry: BuildEntry) -> String {
+  private func waitingFor(
+    _ index: Int, of record: BuildRecord, _ entry: BuildEntry, _ isOpen: [Bool]
+  ) -> String {
     let job = record.jobs[index]
     switch job.state {
     case .running, .finished: return ""
@@ -337,11 +371,8 @@ package struct Scheduler: Sendable {
         return "concurrency group \(record.group)"
           + (first.map { $0 == record.id ? "" : ": build \($0) goes first" } ?? "")
       }
-      let needs = record.pipeline.jobs[job.leg.plan].needs.filter { key in
-        record.jobs.contains {
-          $0.state != .finished && record.pipeline.jobs[$0.leg.plan].key == key
-        }
-      }
+      let needs = entry.machine.graph.needs[job.leg.plan].filter { isOpen[$0] }
+        .map { record.pipeline.jobs[$0].key }
       if !needs.isEmpty { return "jobs \(needs.joined(separator: ", "))" }
       return record.pipeline.jobs[job.leg.plan].maximumParallel
         .map { "its turn: \($0) legs run at a time" } ?? ""

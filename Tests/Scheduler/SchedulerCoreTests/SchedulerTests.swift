@@ -214,6 +214,27 @@ func aJobThatNoExecutorCouldEverRunFailsAtOnceWithTheReason() {
 }
 
 @Test
+func manyJobsThatNoExecutorCouldEverRunFailSomeAtATime() {
+  var bench = Bench()
+  let impossible = pipeline(job("a", labels: ["gpu"]))
+  for number in 0..<300 { _ = bench.submit(BuildID("b\(number)"), impossible) }
+  let demands = bench.take().demands
+  bench.feed { $0.unsatisfiable(demands[0].id, reason: "0 of 2 executors match", at: $1) }
+  #expect(bench.scheduler.takeTally().finished == [.rejected: 256])
+  #expect(bench.scheduler.nextWake().map { $0 <= bench.now } ?? false)
+  var given = bench
+  bench.feed { $0.timePassed(at: $1) }
+  #expect(bench.scheduler.takeTally().finished == [.rejected: 44])
+  // An executor comes meanwhile: what is left is not without hope.
+  let grant = Grant(
+    lease: "l", demand: demands[1].id, executor: "e", address: "e:1", token: FencingToken(1))
+  given.feed { $0.granted(grant, at: $1) }
+  given.feed { $0.timePassed(at: $1) }
+  #expect(given.scheduler.takeTally().finished == [:] && given.scheduler.queueDepth == 43)
+  #expect(given.scheduler.nextWake().map { $0 > given.now } ?? true)
+}
+
+@Test
 func whyAJobWaitsIsShownToWhoWatches() {
   var bench = Bench()
   _ = bench.submit("b", pipeline(job("a"), job("c", needs: ["a"])))
