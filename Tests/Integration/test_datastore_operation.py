@@ -270,6 +270,31 @@ def test_a_store_is_dumped_and_loaded(store, tmp_path):
     assert command("check", *place).returncode == 0
 
 
+def test_what_is_no_file_is_written_and_read_as_it_is(tmp_path):
+    with datastores.Gateway(data=tmp_path / "old") as gateway, Datastore(gateway.address) as datastore:
+        put(datastore, "Row", "a", 1)
+    pipe, copy = tmp_path / "pipe", tmp_path / "copy"
+    os.mkfifo(pipe)
+    with open(copy, "wb") as out:
+        reader = subprocess.Popen(["cat", str(pipe)], stdout=out)
+        done = command("dump", "--data", tmp_path / "old", "--file", pipe)
+        assert done.returncode == 0, done.stderr
+        assert reader.wait(LIMIT) == 0
+    assert pipe.is_fifo() and sorted(os.listdir(tmp_path)) == ["copy", "old", "pipe"]
+    # Both its ends: what is written is there before somebody reads.
+    ends = os.open(pipe, os.O_RDWR)
+    try:
+        writer = subprocess.Popen(["sh", "-c", f"cat {copy} > {pipe}"])
+        assert writer.wait(LIMIT) == 0
+        loading = subprocess.Popen(
+            [program("millrace-datastore-gateway"), "load", "--data", str(tmp_path / "new"), "--file",
+             str(pipe)], stderr=subprocess.PIPE, text=True)
+        eventually(lambda: (tmp_path / "new" / "datastore.sqlite").exists(), LIMIT, "it is loaded")
+    finally:
+        os.close(ends)
+    assert "1 entities" in loading.communicate(timeout=LIMIT)[1] and loading.returncode == 0
+
+
 def test_a_dump_that_is_cut_off_loads_nothing(tmp_path):
     dump = tmp_path / "dump"
     with datastores.Gateway(data=tmp_path / "old") as gateway:

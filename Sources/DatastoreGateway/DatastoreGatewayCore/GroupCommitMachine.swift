@@ -64,8 +64,13 @@ package struct GroupCommitMachine<Element: Sendable>: ~Copyable {
   package var isIdle: Bool { self.state == .idle }
 
   /// A caller wants something committed.
-  package mutating func commitQueued(_ element: Element, bytes: Int) -> Effect {
-    if self.isDraining { return .refuse(.draining) }
+  ///
+  /// - Parameter isForRead: Whether it changes nothing, and only a read waits for it: reads go on while commits are
+  ///   drained.
+  package mutating func commitQueued(
+    _ element: Element, bytes: Int, isForRead: Bool = false
+  ) -> Effect {
+    if self.isDraining && !isForRead { return .refuse(.draining) }
     if self.queuedCommits >= self.limits.queuedCommits {
       return .refuse(
         .overloaded(

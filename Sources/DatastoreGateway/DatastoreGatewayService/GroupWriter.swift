@@ -14,6 +14,8 @@ enum WriterWork: Sendable {
   case probe
   /// Gives no version up to this one any more.
   case settle(Int64)
+
+  var isForRead: Bool { if case .settle = self { true } else { false } }
 }
 
 /// What became of it.
@@ -223,7 +225,9 @@ package final class GroupWriter: Sendable {
   private func write(_ work: WriterWork, bytes: Int) async throws -> WriterOutcome {
     try await withCheckedThrowingContinuation { continuation in
       let waiting = Waiting(work: work, continuation: continuation)
-      let effect = self.change { $0.machine.commitQueued(waiting, bytes: bytes) }
+      let effect = self.change {
+        $0.machine.commitQueued(waiting, bytes: bytes, isForRead: work.isForRead)
+      }
       switch effect {
       case .none: break
       case .wakeWriter: self.wake()
@@ -292,6 +296,8 @@ package final class GroupWriter: Sendable {
 /// A store whose writes go through a ``GroupWriter``.
 package protocol GroupWrittenStore: EntityStore {
   var writer: GroupWriter { get }
+  /// Whether other gateways write to the same: what this one cannot write, another may.
+  var isShared: Bool { get }
 }
 
 extension GroupWrittenStore {
@@ -330,9 +336,7 @@ extension GroupWrittenStore {
     } catch is UnsettledMoment {
       do {
         try await self.writer.settle(moment)
-      } catch GatewayError.draining {
-        // Reads go on; no commit that comes later is taken.
-      } catch is StoreFailure {
+      } catch let failure as StoreFailure where !self.isShared || failure.kind == .full {
         // Nothing can be written now.
       }
       return try await body(true)

@@ -50,15 +50,22 @@ final class ReaderPool<Reader>: Sendable {
   }
 
   /// As ``onThread(_:)``, for what reads as long as it takes: a query, an aggregation.
+  ///
+  /// - Parameter body: With what tells whether nobody waits any more.
   func scanOnThread<Answer: Sendable>(
-    _ body: @escaping @Sendable () throws -> Answer
+    _ body: @escaping @Sendable (_ isCancelled: @escaping () -> Bool) throws -> Answer
   ) async throws -> Answer {
-    try await self.admitted {
-      await withCheckedContinuation { turn in
-        if let turn = self.scans.withLock({ $0.began(turn) }) { turn.resume() }
+    let isCancelled = Flag()
+    return try await withTaskCancellationHandler {
+      try await self.admitted {
+        await withCheckedContinuation { turn in
+          if let turn = self.scans.withLock({ $0.began(turn) }) { turn.resume() }
+        }
+        defer { self.scans.withLock { $0.ended() }?.resume() }
+        return try await self.threads.runIfActive { try body { isCancelled.isSet } }
       }
-      defer { self.scans.withLock { $0.ended() }?.resume() }
-      return try await self.threads.runIfActive(body)
+    } onCancel: {
+      isCancelled.set()
     }
   }
 
@@ -85,17 +92,12 @@ final class ReaderPool<Reader>: Sendable {
     try await self.onThread { try self.withReader(body) }
   }
 
-  /// - Parameter body: With what tells whether anybody still waits.
+  /// - Parameter body: With what tells whether nobody waits any more.
   func scan<Answer: Sendable>(
     _ body: @escaping @Sendable (Reader, @escaping () -> Bool) throws -> Answer
   ) async throws -> Answer {
-    let isCancelled = Flag()
-    return try await withTaskCancellationHandler {
-      try await self.scanOnThread {
-        try self.withReader { reader in try body(reader) { isCancelled.isSet } }
-      }
-    } onCancel: {
-      isCancelled.set()
+    try await self.scanOnThread { isCancelled in
+      try self.withReader { try body($0, isCancelled) }
     }
   }
 

@@ -69,6 +69,7 @@ package final class DatastoreGateway: ServiceProgram {
         clock: clock), metrics: metrics)
   }
 
+  package static var callsEnd: Bool { true }
   /// What is stored can be read all the same.
   package static var startsReadOnly: Bool { true }
   package static var maximumRequestBytes: Int? { Policy().maximumRequestBytes }

@@ -158,10 +158,12 @@ struct RunningService<Program: ServiceProgram>: Sendable {
     defer { lastResort.cancel() }
     // GOAWAY goes out now; calls that are open may go on while the service drains.
     let goingAway = Task { await server.shutdown(grace: grace + Self.lastCallsGrace) }
+    let deadline = ContinuousClock.now + grace
     if await !bounded(by: grace, { await program.drain() }) {
       self.logger.warning("draining took longer than \(grace), what runs is cut off")
     }
-    await server.shutdown(grace: Self.lastCallsGrace)
+    let left = Program.callsEnd ? ContinuousClock.now.duration(to: deadline) : .zero
+    await server.shutdown(grace: max(left, Self.lastCallsGrace))
     await goingAway.value
   }
 }

@@ -27,6 +27,8 @@ package protocol ServiceProgram: Sendable {
   static var ownsDataDirectory: Bool { get }
   /// Whether it can do some of its work while its data directory's file system takes no writes.
   static var startsReadOnly: Bool { get }
+  /// Whether each of its calls comes to an end by itself: then a shutdown waits for them as long as draining may take.
+  static var callsEnd: Bool { get }
   /// The largest request that it takes; `nil`: the library's default, 4 MiB.
   static var maximumRequestBytes: Int? { get }
 
@@ -50,6 +52,7 @@ extension ServiceProgram {
   package static var defaultDrainGrace: String { "10s" }
   package static var ownsDataDirectory: Bool { true }
   package static var startsReadOnly: Bool { false }
+  package static var callsEnd: Bool { false }
   package func drain() async {}
   package func readiness() async -> Readiness { .ready }
   /// Nothing to do in the background: waits until it is cancelled.

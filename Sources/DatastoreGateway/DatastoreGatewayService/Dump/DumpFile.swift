@@ -7,9 +7,11 @@ struct DumpFailure: Error, Hashable, CustomStringConvertible {
 
 /// Writes a dump to a file or to standard output.
 ///
-/// A file gets its name when the dump is complete and on the disk; until then it is `NAME.part`.
+/// A file gets its name when the dump is complete and on the disk; until then it is `NAME.part`. What is there and no
+/// file, a pipe or a device, is written as it is.
 final class DumpWriter {
   private let path: String?
+  private let isFile: Bool
   private let descriptor: Int32
   private var buffer: [UInt8] = DumpRecord.magic
   private(set) var counts = DumpRecord.Counts()
@@ -21,11 +23,15 @@ final class DumpWriter {
   init(to path: String, _ header: DumpRecord.Header) throws(DumpFailure) {
     if path == "-" {
       self.path = nil
+      self.isFile = false
       self.descriptor = STDOUT_FILENO
     } else {
       self.path = path
-      self.descriptor = open(path + ".part", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
-      if self.descriptor < 0 { throw .system("\(path).part cannot be written") }
+      self.isFile = isFileOrNothing(path)
+      let name = self.isFile ? path + ".part" : path
+      let creation = self.isFile ? O_CREAT | O_TRUNC : 0
+      self.descriptor = open(name, O_WRONLY | creation | O_CLOEXEC, 0o600)
+      if self.descriptor < 0 { throw .system("\(name) cannot be written") }
     }
     try self.write(.header(header))
   }
@@ -62,10 +68,21 @@ final class DumpWriter {
   func end() throws(DumpFailure) {
     try self.write(.end(self.counts))
     try self.flush()
-    guard let path = self.path else { return }
+    guard let path = self.path, self.isFile else { return }
     guard fsync(self.descriptor) == 0 else { throw .system("\(path).part cannot be written") }
     guard rename(path + ".part", path) == 0 else { throw .system("\(path) cannot be written") }
+    let end = path.lastIndex(of: "/").map { path.index(after: $0) } ?? path.startIndex
+    let folder = open(end == path.startIndex ? "." : String(path[..<end]), O_RDONLY | O_CLOEXEC)
+    guard folder >= 0 else { throw .system("the folder of \(path) cannot be read") }
+    defer { close(folder) }
+    guard fsync(folder) == 0 else { throw .system("the folder of \(path) cannot be written") }
   }
+}
+
+/// Whether there is a file of that name, or nothing.
+func isFileOrNothing(_ path: String) -> Bool {
+  var status = stat()
+  return stat(path, &status) != 0 || status.st_mode & S_IFMT == S_IFREG
 }
 
 /// Reads a dump from a file or from standard input, record by record, and refuses what is none.

@@ -38,6 +38,9 @@ enum DumpRecord: Hashable, Sendable {
     case entity, reservation, end
   }
 
+  /// Of the counter of ids: see ``IDSequence``.
+  private static let endOfIDs: Int64 = 1 << 52
+
   /// What of a stream cannot be.
   struct Mistake: Error, Hashable, CustomStringConvertible {
     var description: String
@@ -86,7 +89,13 @@ enum DumpRecord: Hashable, Sendable {
         throw Mistake(
           description: "the dump has form \(form); this gateway knows forms up to \(Self.form)")
       }
-      self = .header(Header(version: try number(1), nextID: try number(2)))
+      let nextID = try number(2)
+      guard (0...Self.endOfIDs).contains(nextID) else {
+        throw Mistake(
+          description: "its counter of ids is at \(nextID), which is not from 0 to \(Self.endOfIDs)"
+        )
+      }
+      self = .header(Header(version: try number(1), nextID: nextID))
     case .entity: self = .entity(version: try number(0), content: Array(payload.dropFirst(9)))
     case .reservation: self = .reservation(Array(payload.dropFirst()))
     case .end: self = .end(Counts(entities: try number(0), reservations: try number(1)))

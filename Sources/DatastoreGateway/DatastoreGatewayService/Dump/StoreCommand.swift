@@ -123,7 +123,7 @@ package enum StoreCommand: String, CaseIterable, Sendable {
   ) async throws {
     let path = values.string("file")
     var progress = DumpProgress(print)
-    if path != "-" {
+    if path != "-", isFileOrNothing(path) {
       // A file that is damaged or cut off is refused before anything of it is loaded.
       let reader = try DumpReader(from: path)
       while try reader.next() != nil {}

@@ -6,6 +6,17 @@ package struct PostgresAddress: Sendable, Hashable, CustomStringConvertible {
   let text: String
   /// Without the password.
   package let description: String
+  /// For each of its hosts, in their order, what tells libpq to go there alone: libpq tries one behind the other
+  /// too, but leaves it to its caller to give up on one that does not answer.
+  let hosts: [[Parameter]]
+  /// How long one host may take to let us in (`connect_timeout`); nil: not said.
+  let connectTimeout: Duration?
+
+  /// A parameter of a connection, as libpq calls it.
+  struct Parameter: Sendable, Hashable {
+    var keyword: String
+    var value: String
+  }
 
   /// Whether a text means a PostgreSQL database at all.
   package static func isOne(_ text: String) -> Bool {
@@ -16,10 +27,12 @@ package struct PostgresAddress: Sendable, Hashable, CustomStringConvertible {
     self.text = text
     var message: UnsafeMutablePointer<CChar>?
     guard let options = PQconninfoParse(text, &message) else {
-      let why = message.map { String(cString: $0) } ?? "out of memory"
+      // Its message quotes what it does not understand, a password perhaps.
       PQfreemem(message)
       throw StoreFailure(
-        .other, "the store's address is none of a PostgreSQL database: \(singleLine(why))")
+        .other,
+        "the store's address is none of a PostgreSQL database: libpq does not understand it (special "
+          + "characters, a password's too, are to be percent-encoded)")
     }
     defer { PQconninfoFree(options) }
     var values: [String: String] = [:]
@@ -31,10 +44,38 @@ package struct PostgresAddress: Sendable, Hashable, CustomStringConvertible {
       option += 1
     }
     let host = values["host"] ?? values["hostaddr"] ?? "localhost"
+    let ports = values["port"]?.split(separator: ",") ?? []
+    guard !host.contains("@"), ports.allSatisfy({ UInt16($0) != nil }) else {
+      // Parts of a password, perhaps.
+      throw StoreFailure(
+        .other,
+        "the store's address is none of a PostgreSQL database: its host has an \"@\" or its port is no "
+          + "number (special characters of a user's name or a password are to be percent-encoded)")
+    }
+    self.hosts = Self.hosts(values)
+    self.connectTimeout = values["connect_timeout"].flatMap { Int($0) }
+      .flatMap { $0 > 0 ? .seconds($0) : nil }
     var description = "PostgreSQL at \(host)"
     if let port = values["port"] { description += ":\(port)" }
     if let database = values["dbname"] { description += ", database \(database)" }
     self.description = description
+  }
+
+  private static func hosts(_ values: [String: String]) -> [[Parameter]] {
+    let lists = ["host", "hostaddr", "port"].compactMap { keyword -> (String, [String])? in
+      guard let value = values[keyword] else { return nil }
+      let parts = value.split(separator: ",", omittingEmptySubsequences: false)
+      return (keyword, parts.map { String($0) })
+    }
+    let count = lists.map(\.1.count).max() ?? 1
+    guard count > 1 else { return [[]] }
+    return (0..<count).map { number in
+      // One port is every host's.
+      lists.compactMap { keyword, parts in
+        let part = parts.count == 1 ? parts[0] : number < parts.count ? parts[number] : ""
+        return Parameter(keyword: keyword, value: part)
+      }
+    }
   }
 }
 

@@ -11,7 +11,13 @@ final class PostgresConnection {
   private let handle: OpaquePointer
   /// The names of the statements that are prepared, by their texts.
   private var prepared: [String: String] = [:]
+  /// Statements of which the server keeps what it prepared: each may take a megabyte of it.
+  private static let maximumPrepared = 128
+  /// Longer ones are seldom asked twice, and take most.
+  private static let maximumPreparedBytes = 4_096
   private(set) var isLost = false
+  /// Statements that were ever prepared, for their names.
+  private var statementCount = 0
 
   /// What every session of ours needs: plans that follow an index whatever the statistics say, and
   /// an answer that means that the commit is on the disk.
@@ -22,9 +28,15 @@ final class PostgresConnection {
     "SET enable_hashjoin = off", "SET enable_mergejoin = off",
     "SET plan_cache_mode = force_generic_plan", "SET jit = off",
     "SET statement_timeout = 0",
-    // A gateway that hangs in the middle of a commit must not hold up the others.
-    "SET idle_in_transaction_session_timeout = '5s'",
+    // Batches see what was committed before they had the lock.
+    "SET default_transaction_isolation = 'read committed'",
+    "SET default_transaction_deferrable = off",
+    // A gateway that hangs in the middle of a commit must not hold up the others for ever. It decides in the middle:
+    // of the largest commits, for seconds.
+    "SET idle_in_transaction_session_timeout = '25s'",
     "SET lock_timeout = '30s'",
+    // Since version 17.
+    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'",
     """
     SELECT set_config('synchronous_commit', 'on', false)
       WHERE current_setting('synchronous_commit') IN ('off', 'local')
@@ -34,13 +46,36 @@ final class PostgresConnection {
   /// Version 12; older ones are out of support.
   private static let oldestServer: Int32 = 120_000
 
-  /// - Parameter patience: How long the server may take to answer.
-  init(_ address: PostgresAddress, patience: Duration) throws(StoreFailure) {
+  /// How long one of several hosts may take, where the address does not say.
+  private static let hostPatience = Duration.seconds(2)
+
+  /// Connects to the first of the address' hosts that can be reached and is as the address wants it
+  /// (`target_session_attrs`).
+  ///
+  /// - Parameter patience: How long a server may take to answer.
+  convenience init(_ address: PostgresAddress, patience: Duration) throws(StoreFailure) {
+    let isOne = address.hosts.count == 1
+    let most = address.connectTimeout ?? (isOne ? patience : Self.hostPatience)
+    for host in address.hosts.dropLast() {
+      do throws(StoreFailure) {
+        try self.init(address, host, patience: min(patience, most))
+        return
+      } catch  where error.kind == .unreachable {
+        // The next one, then.
+      }
+    }
+    try self.init(address, address.hosts[address.hosts.count - 1], patience: min(patience, most))
+  }
+
+  private init(
+    _ address: PostgresAddress, _ host: [PostgresAddress.Parameter], patience: Duration
+  ) throws(StoreFailure) {
     self.address = address
-    let words = [
-      ("dbname", address.text), ("client_encoding", "UTF8"),
-      ("fallback_application_name", "millrace-datastore-gateway"),
-    ]
+    let words =
+      [
+        ("dbname", address.text), ("client_encoding", "UTF8"),
+        ("fallback_application_name", "millrace-datastore-gateway"),
+      ] + host.map { ($0.keyword, $0.value) }
     var keywords: [UnsafePointer<CChar>?] = words.map { UnsafePointer(strdup($0.0)) }
     var values: [UnsafePointer<CChar>?] = words.map { UnsafePointer(strdup($0.1)) }
     keywords.append(nil)
@@ -119,6 +154,13 @@ final class PostgresConnection {
   ) throws(StoreFailure) -> [PostgresRows] {
     guard !self.isLost else { throw self.lost("the connection was lost") }
     var exchange = Exchange(answers: [])
+    if self.prepared.count > Self.maximumPrepared,
+      PQtransactionStatus(self.handle) != PQTRANS_INERROR
+    {
+      self.prepared = [:]
+      try self.sendUnprepared(PostgresQuery("DEALLOCATE ALL"))
+      exchange.answers.append(.nothing)
+    }
     for query in queries { try self.send(query, &exchange) }
     guard PQpipelineSync(self.handle) == 1 else { throw self.lost(Self.message(self.handle)) }
     let deadline = ContinuousClock.now + patience
@@ -159,6 +201,7 @@ final class PostgresConnection {
     enum Answer {
       case prepared(text: String, name: String)
       case rows(text: String)
+      case nothing
     }
 
     var answers: [Answer]
@@ -171,11 +214,17 @@ final class PostgresConnection {
   }
 
   private func send(_ query: PostgresQuery, _ exchange: inout Exchange) throws(StoreFailure) {
+    if query.text.utf8.count > Self.maximumPreparedBytes {
+      try self.sendUnprepared(query)
+      exchange.answers.append(.rows(text: query.text))
+      return
+    }
     let name: String
     if let known = self.prepared[query.text] ?? exchange.newNames[query.text] {
       name = known
     } else {
-      name = "s\(self.prepared.count + exchange.newNames.count)"
+      self.statementCount += 1
+      name = "s\(self.statementCount)"
       let types = query.parameters.map(\.type)
       guard PQsendPrepare(self.handle, name, query.text, Int32(types.count), types) == 1 else {
         throw self.lost(Self.message(self.handle))
@@ -183,6 +232,26 @@ final class PostgresConnection {
       exchange.newNames[query.text] = name
       exchange.answers.append(.prepared(text: query.text, name: name))
     }
+    try self.withParameters(of: query) { values, lengths, formats in
+      PQsendQueryPrepared(self.handle, name, Int32(lengths.count), values, lengths, formats, 1)
+    }
+    exchange.answers.append(.rows(text: query.text))
+  }
+
+  private func sendUnprepared(_ query: PostgresQuery) throws(StoreFailure) {
+    let types = query.parameters.map(\.type)
+    try self.withParameters(of: query) { values, lengths, formats in
+      PQsendQueryParams(
+        self.handle, query.text, Int32(lengths.count), types, values, lengths, formats, 1)
+    }
+  }
+
+  /// - Parameter send: With the values, their lengths and their formats, as libpq takes them. Answers 1 if it was
+  ///   sent.
+  private func withParameters(
+    of query: PostgresQuery,
+    _ send: (_ values: [UnsafePointer<CChar>?], _ lengths: [Int32], _ formats: [Int32]) -> Int32
+  ) throws(StoreFailure) {
     var buffer: [UInt8] = []
     var offsets: [Int] = []
     for parameter in query.parameters {
@@ -199,11 +268,9 @@ final class PostgresConnection {
       let values = offsets.map { offset in
         bytes.baseAddress.map { ($0 + offset).assumingMemoryBound(to: CChar.self) }
       }
-      return PQsendQueryPrepared(
-        self.handle, name, Int32(values.count), values, lengths, formats, 1)
+      return send(values, lengths, formats)
     }
     guard isSent == 1 else { throw self.lost(Self.message(self.handle)) }
-    exchange.answers.append(.rows(text: query.text))
   }
 
   /// Takes the answers that have arrived.
@@ -235,6 +302,7 @@ final class PostgresConnection {
         case .prepared(let text, let name):
           self.prepared[text] = name
           PQclear(result)
+        case .nothing: PQclear(result)
         case .rows: exchange.rows.append(PostgresRows(result))
         }
       case PGRES_PIPELINE_ABORTED:
@@ -257,6 +325,7 @@ final class PostgresConnection {
     var action = "running a statement"
     if exchange.next < exchange.answers.count {
       switch exchange.answers[exchange.next] {
+      case .nothing: break
       case .prepared(let text, _), .rows(let text): action = "running \"\(singleLine(text))\""
       }
     }

@@ -1,22 +1,47 @@
 import DatastoreGatewayCore
+import DequeModule
 import Synchronization
 
 /// Moments that read-only transactions read: each is a transaction of the database, on a connection
 /// of its own, that stays open as long as somebody needs it. Nothing was written between callers who
 /// come at the same version, so they share one.
 final class PostgresHolds: Sendable {
-  /// A connection that holds a moment; `@unchecked`: under the lock of its own.
-  final class Hold: @unchecked Sendable {
-    private let lock = Mutex<Void>(())
-    private let reader: PostgresReader
-
-    fileprivate init(_ reader: PostgresReader) {
-      self.reader = reader
+  /// A connection that holds a moment; one read at a time has it, and others wait for their turns without a thread.
+  final class Hold: Sendable {
+    private struct Turns {
+      var isTaken = false
+      var waiting: Deque<CheckedContinuation<Void, Never>> = []
     }
 
-    /// On a thread that may wait.
-    func withReader<Answer>(_ body: (PostgresReader) throws -> Answer) throws -> Answer {
-      try self.lock.withLock { _ in try body(self.reader) }
+    private let turns = Mutex(Turns())
+    /// For who is known to be alone with it.
+    fileprivate let reader: Held<PostgresReader>
+
+    fileprivate init(_ reader: PostgresReader) {
+      self.reader = Held(connection: reader)
+    }
+
+    /// - Parameter body: Has the connection to itself.
+    func inTurn<Answer>(
+      _ body: (Held<PostgresReader>) async throws -> Answer
+    ) async rethrows -> Answer {
+      await withCheckedContinuation { turn in
+        let begins = self.turns.withLock { turns in
+          defer { turns.isTaken = true }
+          if turns.isTaken { turns.waiting.append(turn) }
+          return !turns.isTaken
+        }
+        if begins { turn.resume() }
+      }
+      defer {
+        let next = self.turns.withLock { turns in
+          let next = turns.waiting.popFirst()
+          if next == nil { turns.isTaken = false }
+          return next
+        }
+        next?.resume()
+      }
+      return try await body(self.reader)
     }
   }
 
@@ -49,7 +74,9 @@ final class PostgresHolds: Sendable {
   }
 
   /// On a thread that may wait.
-  func hold() throws -> Int64 {
+  ///
+  /// - Returns: The moment, and a connection that is not needed any more, to be given back.
+  func hold() throws -> (moment: Int64, spare: Hold?) {
     let hold = try self.state.withLock { state in
       let now = ContinuousClock.now
       for (moment, entry) in state.entries where now - entry.taken > self.life {
@@ -64,7 +91,7 @@ final class PostgresHolds: Sendable {
       return state.idle.popLast() ?? Hold(self.makeReader())
     }
     do {
-      let moment = try hold.withReader { try $0.hold() }
+      let moment = try hold.reader.connection.hold()
       let spare = self.state.withLock { state -> Hold? in
         state.opening -= 1
         let now = ContinuousClock.now
@@ -76,8 +103,7 @@ final class PostgresHolds: Sendable {
         state.entries[moment] = Entry(hold: hold, users: 1, taken: now)
         return nil
       }
-      if let spare { try self.giveBack(spare) }
-      return moment
+      return (moment, spare)
     } catch {
       self.state.withLock { $0.opening -= 1 }
       throw error
@@ -86,7 +112,7 @@ final class PostgresHolds: Sendable {
 
   func find(_ moment: Int64) -> Hold? { self.state.withLock { $0.entries[moment]?.hold } }
 
-  /// - Returns: The connection that nobody needs any more; to be given back on a thread that may wait.
+  /// - Returns: The connection that nobody needs any more; to be given back.
   func released(_ moment: Int64) -> Hold? {
     self.state.withLock { state in
       guard var entry = state.entries[moment] else { return nil }
@@ -96,8 +122,11 @@ final class PostgresHolds: Sendable {
     }
   }
 
-  func giveBack(_ hold: Hold) throws {
-    try hold.withReader { $0.release() }
+  /// - Parameter onThread: Runs what may wait.
+  func giveBack(
+    _ hold: Hold, onThread: (@escaping @Sendable () -> Void) async throws -> Void
+  ) async throws {
+    try await hold.inTurn { reader in try await onThread { reader.connection.release() } }
     self.state.withLock { $0.idle.append(hold) }
   }
 }

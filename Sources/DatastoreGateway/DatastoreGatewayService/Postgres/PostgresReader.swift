@@ -57,6 +57,9 @@ final class PostgresReader {
     }
   }
 
+  /// Whether it holds this moment; else what is read now is of another.
+  func holds(_ moment: Int64) -> Bool { self.isHolding && self.version == moment }
+
   func release() {
     self.isHolding = false
     self.session.rollBack()
@@ -76,7 +79,7 @@ final class PostgresReader {
     ]
     let rows = try connection.run(begin + queries)
     self.isBeginDue = false
-    self.version = rows[1].integer(0, 0)
+    self.version = try rows[1].onlyInteger("the greatest version", in: self.place)
     return Array(rows.dropFirst(2))
   }
 

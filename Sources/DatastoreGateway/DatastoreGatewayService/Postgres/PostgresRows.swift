@@ -31,6 +31,14 @@ final class PostgresRows {
     return Int64(bigEndian: raw.loadUnaligned(as: Int64.self))
   }
 
+  /// What the only row says.
+  ///
+  /// - Parameter what: For the message, if there is none.
+  func onlyInteger(_ what: String, in place: String) throws(StoreFailure) -> Int64 {
+    guard self.count == 1 else { throw StoreFailure(.corrupt, "\(place): \(what) is missing") }
+    return self.integer(0, 0)
+  }
+
   func flag(_ row: Int, _ column: Int) -> Bool { self.raw(row, column).first == 1 }
 
   func bytes(_ row: Int, _ column: Int) -> [UInt8] { Array(self.raw(row, column)) }

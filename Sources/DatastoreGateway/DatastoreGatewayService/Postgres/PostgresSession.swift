@@ -33,6 +33,14 @@ final class PostgresSession {
   /// Ends a transaction that is open; a lost connection has none.
   func rollBack() { self.current?.rollBack() }
 
+  /// Gives a connection up that cannot write: the next one may find another server, or the same with other settings.
+  func abandon(_ failure: StoreFailure) {
+    self.current = nil
+    self.lastFailure = failure
+    self.nextAttempt = self.clock.now + self.pause
+    self.pause = min(self.pause * 2, Self.longestPause)
+  }
+
   func connection() throws(StoreFailure) -> PostgresConnection {
     if let current = self.current {
       if !current.isLost { return current }

@@ -5,8 +5,8 @@ final class PostgresSnapshot: StoreSnapshot {
   private let connection: PostgresConnection
   let version: Int64
 
-  /// Rows that come in one go.
-  private static let pageRows = 1_000
+  /// Rows that come in one go: each may have a megabyte.
+  private static let pageRows = 100
 
   /// - Throws: The database cannot be reached or read, or is no store.
   init(_ address: PostgresAddress) throws(StoreFailure) {
@@ -22,7 +22,7 @@ final class PostgresSnapshot: StoreSnapshot {
       PostgresQuery("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
       PostgresQuery("SELECT value FROM facts WHERE name = 'last_version'"),
     ])
-    self.version = rows[4].integer(0, 0)
+    self.version = try rows[4].onlyInteger("the greatest version", in: address.description)
   }
 
   var place: String { self.connection.address.description }
@@ -30,10 +30,7 @@ final class PostgresSnapshot: StoreSnapshot {
   func nextID() throws(StoreFailure) -> Int64 {
     let rows = try self.connection.run(
       PostgresQuery("SELECT value FROM facts WHERE name = 'next_id'"))
-    guard rows.count == 1 else {
-      throw StoreFailure(.corrupt, "\(self.place): the counter of ids is missing")
-    }
-    return rows.integer(0, 0)
+    return try rows.onlyInteger("the counter of ids", in: self.place)
   }
 
   /// PostgreSQL's own checks (`pg_amcheck`, checksums of pages) are the server's.

@@ -32,6 +32,7 @@ package final class PostgresStore: GroupWrittenStore {
   }
 
   package let writer: GroupWriter
+  package var isShared: Bool { true }
   private let readers: ReaderPool<PostgresReader>
   private let holds: PostgresHolds
   private let past: PostgresPast
@@ -105,7 +106,9 @@ package final class PostgresStore: GroupWrittenStore {
 
   package func hold() async throws -> Int64 {
     do {
-      return try await self.readers.onThread { try self.holds.hold() }
+      let (moment, spare) = try await self.readers.onThread { try self.holds.hold() }
+      if let spare { self.giveBack(spare) }
+      return moment
     } catch GatewayError.overloaded where self.past.isKept {
       // Then it reads what is kept of the past, as one does that names a time.
       return try await self.lookup([]).version
@@ -113,16 +116,33 @@ package final class PostgresStore: GroupWrittenStore {
   }
 
   package func release(_ moment: Int64) {
-    guard let hold = self.holds.released(moment) else { return }
-    self.readers.submit { try? self.holds.giveBack(hold) }
+    if let hold = self.holds.released(moment) { self.giveBack(hold) }
+  }
+
+  private func giveBack(_ hold: PostgresHolds.Hold) {
+    // A connection that cannot be given back is closed.
+    Task { try? await self.holds.giveBack(hold) { try await self.readers.onThread($0) } }
+  }
+
+  /// What reads at a moment that is held.
+  private static func reader(
+    _ held: Held<PostgresReader>, at moment: Int64
+  ) throws(StoreFailure) -> PostgresReader {
+    let reader = held.connection
+    guard reader.holds(moment) else {
+      throw StoreFailure(.unreachable, "\(reader.place): what a transaction reads is held no more")
+    }
+    return reader
   }
 
   package func lookup(
     _ addresses: [EntityAddress], at moment: Int64
   ) async throws -> LookupAnswer {
     if let hold = self.holds.find(moment) {
-      return try await self.readers.onThread {
-        try hold.withReader { try $0.lookup([addresses])[0] }
+      return try await hold.inTurn { held in
+        try await self.readers.onThread {
+          try Self.reader(held, at: moment).lookup([addresses])[0]
+        }
       }
     }
     return try await self.settled(moment) { isSettled in
@@ -132,8 +152,10 @@ package final class PostgresStore: GroupWrittenStore {
 
   package func run(_ query: ResolvedQuery, at moment: Int64) async throws -> QueryAnswer {
     if let hold = self.holds.find(moment) {
-      return try await self.readers.scanOnThread {
-        try hold.withReader { try $0.run(query, isCancelled: { false }) }
+      return try await hold.inTurn { held in
+        try await self.readers.scanOnThread { isCancelled in
+          try Self.reader(held, at: moment).run(query, isCancelled: isCancelled)
+        }
       }
     }
     return try await self.settled(moment) { isSettled in
@@ -147,8 +169,10 @@ package final class PostgresStore: GroupWrittenStore {
     _ aggregation: ResolvedAggregation, at moment: Int64
   ) async throws -> AggregationAnswer {
     if let hold = self.holds.find(moment) {
-      return try await self.readers.scanOnThread {
-        try hold.withReader { try $0.run(aggregation, isCancelled: { false }) }
+      return try await hold.inTurn { held in
+        try await self.readers.scanOnThread { isCancelled in
+          try Self.reader(held, at: moment).run(aggregation, isCancelled: isCancelled)
+        }
       }
     }
     return try await self.settled(moment) { isSettled in

@@ -62,6 +62,7 @@ final class PostgresWriter: BatchWriter {
       } catch {
         let isLost = !self.session.isConnected
         self.session.rollBack()
+        if error.kind == .readOnly, !isLost { self.session.abandon(error) }
         if !isLost { throw error }
         if let version = attempt.committing {
           guard let isThere = self.isCommitted(version) else {

@@ -39,6 +39,7 @@ package final class SQLiteStore: GroupWrittenStore {
   private static let sharedLookups = 32
 
   package let writer: GroupWriter
+  package var isShared: Bool { false }
   private let readers: ReaderPool<SQLiteReader>
   private let past: SQLitePast
   private let cache: SQLiteCache
