@@ -79,7 +79,8 @@ struct BuildMachine: Sendable {
             lease: attempt.lease, executor: attempt.executor, address: attempt.address,
             token: attempt.token,
             resources: machine.resources(of: index, policy, before: attempt.id),
-            deadline: attempt.startedAt + machine.limit(of: index, policy) + policy.timeoutGrace,
+            // From now: when it began was told by another's clock, and the runner knows its time best.
+            deadline: now + machine.limit(of: index, policy) + policy.timeoutGrace,
             stoppingSince: isStopping ? now : nil))
         let resources = machine.resources(of: index, policy, before: attempt.id)
         out.now.append(

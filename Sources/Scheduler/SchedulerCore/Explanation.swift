@@ -3,7 +3,7 @@ import Domain
 /// Where work stands among all that waits for executors of the same kind.
 package struct QueuePosition: Hashable, Sendable {
   /// As far as is counted, in all of a build's lines: beyond it nobody cares for the number.
-  static let furthest = 10_000
+  static let furthest = 1_000
 
   /// From 1; the furthest that was counted for what stands behind it.
   package var place: Int
@@ -38,11 +38,11 @@ package struct Explanation: Hashable, Sendable {
 
 extension Scheduler {
   /// Explains a build at hand, by what its project's earlier builds took; nil if it is not at hand.
-  package func explained(
+  package mutating func explained(
     _ build: BuildID, history: [BuildRecord], at now: Timestamp
   ) -> Explanation? {
     guard let entry = self.builds[build], let record = self.shown(build) else { return nil }
-    let positions = self.queue.positions(of: entry.machine.tickets.values)
+    let positions = self.queue.positions(of: entry.machine.tickets.values, at: now)
     var recent: [JobID: Duration] = [:]
     for job in record.jobs { recent[job.id] = self.durations[record.project, job.id] }
     return Explanation(

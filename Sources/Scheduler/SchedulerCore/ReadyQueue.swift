@@ -25,6 +25,8 @@ struct ReadyQueue: Sendable {
   /// Shapes of which no executor took work though limits kept room for it, and since when: what none can
   /// take must hold up nothing. Until one is granted, or some time later.
   private var unplaced: [Shape: Timestamp] = [:]
+  /// The orders of long lines that somebody has asked for of late.
+  private var orders: [Shape: Order] = [:]
   private var nextDemand: UInt64 = 0
   private var nextTicket: Ticket = 0
   private var round: UInt64 = 0
@@ -120,31 +122,30 @@ struct ReadyQueue: Sendable {
   /// adds to its project's share. Nothing of those that do not wait.
   ///
   /// Short lines first, until so many places were looked at as are told of one line: it takes time that
-  /// nothing else gets.
-  func positions(of tickets: some Sequence<Ticket>) -> [Ticket: QueuePosition] {
+  /// nothing else gets. However many ask, a long line is looked at once in a while.
+  mutating func positions(
+    of tickets: some Sequence<Ticket>, at now: Timestamp
+  ) -> [Ticket: QueuePosition] {
     var wanted: [Shape: Set<Ticket>] = [:]
     for ticket in tickets {
       if let shape = self.places[ticket]?.shape { wanted[shape, default: []].insert(ticket) }
     }
+    self.orders = self.orders.filter { now >= $0.value.at && now - $0.value.at < Order.life }
     var positions: [Ticket: QueuePosition] = [:]
     var left = QueuePosition.furthest
     let lines = wanted.keys.compactMap { shape in self.lines[shape].map { (shape, $0) } }
     for (shape, line) in lines.sorted(by: { $0.1.waiting.count < $1.1.waiting.count }) {
       let count = line.waiting.count
-      var (waiting, usage, place) = (line.waiting, self.usage, 0)
-      var sought = wanted[shape] ?? []
-      while left > 0, !sought.isEmpty,
-        let next = waiting.popFirst(share: { Self.share(of: $0, usage, self.policy) })
-      {
-        (place, left) = (place + 1, left - 1)
-        if sought.remove(next.ticket) != nil {
-          positions[next.ticket] = QueuePosition(
-            place: place, count: count, since: next.since, pace: line.pace)
+      let order =
+        self.orders[shape]
+        ?? Order(of: line, in: self.usage, atMost: left, at: now) {
+          Self.share(of: $0, $1, self.policy)
         }
-        usage[next.project, default: .none] += shape.resources
-      }
-      for ticket in sought {
-        positions[ticket] = QueuePosition(place: place, count: count, since: nil, pace: line.pace)
+      left -= order.places.count
+      if count > Order.shortLine { self.orders[shape] = order }
+      for ticket in wanted[shape] ?? [] {
+        let (place, since) = order.places[ticket] ?? (order.places.count, nil)
+        positions[ticket] = QueuePosition(place: place, count: count, since: since, pace: line.pace)
       }
     }
     return positions

@@ -36,6 +36,33 @@ extension ReadyQueue {
     var round: UInt64
   }
 
+  /// The first of a line, as they stood at a moment.
+  struct Order: Sendable {
+    /// How long it is told.
+    static let life = Duration.seconds(1)
+    /// A line of no more than so many is looked at each time.
+    static let shortLine = 100
+
+    let at: Timestamp
+    /// From 1, and since when it waits.
+    var places: [Ticket: (place: Int, since: Timestamp?)] = [:]
+
+    /// - Parameters:
+    ///   - usage: What each project holds; each piece of work that goes before adds to it.
+    ///   - share: A project's, by what all hold.
+    init(
+      of line: Line, in usage: [ProjectID: Resources], atMost limit: Int, at moment: Timestamp,
+      share: (ProjectID, [ProjectID: Resources]) -> Double
+    ) {
+      self.at = moment
+      var (waiting, usage) = (line.waiting, usage)
+      while self.places.count < limit, let next = waiting.popFirst(share: { share($0, usage) }) {
+        self.places[next.ticket] = (self.places.count + 1, next.since)
+        usage[next.project, default: .none] += line.shape.resources
+      }
+    }
+  }
+
   struct Line: Sendable {
     var waiting = FairQueue()
     let shape: Shape
