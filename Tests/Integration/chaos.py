@@ -49,12 +49,16 @@ with open(sys.argv[1], "ab", buffering=0) as file:
     while True:
         file.write(sink.recv(4096))
 """
+# Attempts that a runner may have at a time, and lose together, with room to spare.
+SLOTS = 16
 # How long what is left may take to end once nothing breaks any more.
 CALM_SECONDS = 180
 # What a scheduler logs of each finding of its audit.
 AUDIT = "what was at hand did not agree with what is recorded"
 # Attempts whose executors were lost, after which a job is given up: the scheduler's policy.
 LOST_LIMIT = 4
+# How jobs end whose build has failed before they began, or while they ran.
+UNBEGUN = ("skipped", "cancelled")
 
 
 def why_no_cuts():
@@ -274,13 +278,18 @@ def account(farm, submitter, effects):
         again = farm.cli("submit", submitter.folder, "--idempotency-key", key, code=0).out.strip()
         assert again == build == submitter.builds[key], f"{key} was {build}, and is {again}"
         given_up += ended["outcome"] != "succeeded"
+        is_lost = any(
+            [a["outcome"] for a in job["attempts"]].count("executor_lost") == LOST_LIMIT
+            for job in ended["jobs"])
         for job in ended["jobs"]:
             outcomes = [attempt["outcome"] for attempt in job["attempts"]]
             if ended["outcome"] == "succeeded":
                 assert outcomes.count("succeeded") == 1, (build, job)
             elif job["outcome"] != "succeeded":
-                # Nothing here fails by itself.
-                assert outcomes.count("executor_lost") == LOST_LIMIT or not outcomes, (build, job)
+                # Nothing here fails by itself, and nothing is refused: there is room for each.
+                assert is_lost and (
+                    outcomes.count("executor_lost") == LOST_LIMIT or job["outcome"] in UNBEGUN
+                ), (build, job)
             for attempt in job["attempts"]:
                 attempts += 1
                 name = f"{build}/{job['id']}/{attempt['number']}"
@@ -346,6 +355,8 @@ def run(seconds, seed, runners=2, interval=0.7, settings=None, databases=(), rep
             submitter.join()
         began = time.monotonic()
         attempts, given_up = account(farm, submitter, effects)
+        hurt = sum(count for what, count in chaos.counts.items() if "plugin-runner" in what)
+        assert given_up * LOST_LIMIT <= hurt * SLOTS, f"{given_up} builds of {hurt} hurt runners"
         nothing_is_left(farm)
         nothing_was_put_right(farm)
         report(f"chaos: seed {seed}, {seconds} s: {len(submitter.builds)} builds answered, "

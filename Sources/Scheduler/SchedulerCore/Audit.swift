@@ -56,7 +56,7 @@ extension Scheduler {
     self.auditQueue()
     for id in self.audit.builds.suffix(self.policy.auditSlice).sorted() {
       guard let entry = self.builds[id], self.partitions[entry.partition] == .serving,
-        entry.isClean, !entry.isLoading, entry.version != nil
+        entry.isClean, !entry.isLoading, !entry.isToResume, entry.version != nil
       else { continue }
       if let cause = self.difference(in: entry) {
         self.found(.plan, "build \(id): \(cause)")

@@ -45,6 +45,8 @@ struct BuildEntry: Sendable {
   var countedRound: Int32?
   /// Its write met another's record, which is being read.
   var isLoading = false
+  /// It was read with its partition, and what it waits for is not planned yet.
+  var isToResume = false
 
   init(machine: BuildMachine, version: Int64?) {
     self._machine = Boxed(wrappedValue: machine)

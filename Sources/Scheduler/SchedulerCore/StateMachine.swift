@@ -43,6 +43,7 @@ package struct Scheduler: Sendable {
   var partitions: [Partition: PartitionStage] = [:]
   /// Builds at hand of partitions whose records are being read.
   var loadingBuilds: [Partition: [BuildID]] = [:]
+  var resuming = Resuming()
   /// Builds at hand of each partition.
   var partitionBuilds = Array(repeating: 0, count: Partition.count)
   /// Why the store did not answer the last time it was asked; nil if it did.
@@ -297,7 +298,7 @@ package struct Scheduler: Sendable {
 
   /// When ``timePassed(at:)`` is due; nil: nothing waits for time.
   package mutating func nextWake() -> Timestamp? {
-    if !self.hopeless.isEmpty { return Timestamp(microseconds: 0) }
+    if !self.hopeless.isEmpty || !self.resuming.isOver { return Timestamp(microseconds: 0) }
     let tooLong = self.queue.oldestWait().map { $0 + self.policy.queueTimeout }
     guard let next = self.timers.next() else { return tooLong }
     return tooLong.map { min($0, next) } ?? next
@@ -324,6 +325,7 @@ package struct Scheduler: Sendable {
       }
       self.queue.remove(ticket)
     }
+    self.resumeSome(at: now, &effects)
     self.failHopeless(at: now, &effects)
     effects += self.queue.changes()
     return effects

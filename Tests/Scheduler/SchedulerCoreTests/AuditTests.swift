@@ -119,3 +119,29 @@ func aBuildThatIsHeldBackForNobodyIsFoundAndPutRight() {
   #expect(bench.scheduler.builds["b"]?.machine.isHeldBack == false)
   #expect(bench.grant() != nil)
 }
+
+/// Else its session would end meanwhile, and the next owner's too.
+@Test
+func whatWasReadGoesOnSomeAtATime() {
+  var bench = Bench()
+  bench.checksInvariants = false
+  let legs = (1...250).map(String.init)
+  for number in 0..<20 {
+    _ = bench.submit(BuildID("b\(number)"), pipeline(job("a", legs: legs)))
+  }
+  bench.restart()
+  #expect(bench.scheduler.queueDepth == 2_000)
+  // What does not wait yet is nothing wrong, and what is cancelled before it goes on is over.
+  bench.audit()
+  #expect(bench.found == [])
+  bench.feed { $0.cancelled("b19", reason: "", from: Waiter(9_999), at: $1) }
+  #expect(bench.scheduler.nextWake().map { $0 <= bench.now } ?? false)
+  bench.feed { $0.timePassed(at: $1) }
+  #expect(bench.scheduler.queueDepth == 4_000)
+  while bench.scheduler.nextWake().map({ $0 <= bench.now }) ?? false {
+    bench.feed { $0.timePassed(at: $1) }
+  }
+  #expect(bench.scheduler.queueDepth == 4_750)
+  bench.audit()
+  #expect(bench.found == [])
+}
