@@ -484,6 +484,18 @@ import Testing
     }
   }
 
+  /// The service refuses such a label; one that an older allocator took must not end the pool with it.
+  @Test func anExecutorWhoseLabelIsTheNameOfAllLeavesAlone() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("e1"))
+      try await farm.heartbeat(.test("star", labels: ["*"]))
+      _ = try await result { farm.table.deregister("star", incarnation: "1", then: $0) }
+      for request in ["a", "b", "c", "d"] {
+        #expect(try await farm.acquire(request)?.executor == "e1")
+      }
+    }
+  }
+
   @Test func allKeysHaveTheProjectsPrefixAndAnEmptyFarmKeepsNoExecutors() async throws {
     try await Farm.with { farm in
       try await farm.sweep()

@@ -221,7 +221,8 @@ package enum Scripts {
         redis.call('ZREMRANGEBYRANK', key('departed', pool), 0, -1 - DEPARTED_KINDS)
         if redis.call('HINCRBY', key('classes', pool), e[1], -1) == 0 then
           redis.call('HDEL', key('classes', pool), e[1])
-          redis.call('DEL', key('buckets', pool, e[1]))
+          -- An older allocator lets an executor have a label that is the name of the index of all.
+          if e[1] ~= '*' then redis.call('DEL', key('buckets', pool, e[1])) end
         end
         if redis.call('HINCRBY', key('pool', pool), 'count', -1) == 0 then
           redis.call('DEL', key('pool', pool), key('buckets', pool, '*'))
