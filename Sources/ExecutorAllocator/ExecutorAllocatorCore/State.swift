@@ -17,6 +17,9 @@ package struct State: Sendable {
   package var dueTurns = 0
   /// Numbers watches in the order in which they came.
   package var lastWatch: UInt64 = 0
+  /// What looks at pools have shown, for when the table forgets it. It stays when nothing waits in a pool any
+  /// more; what is too old is dropped at the next look at any.
+  package var sightings: [PoolName: Sightings] = [:]
   package var table = Table.lost(reason: "not connected yet")
   /// The largest fencing token seen, so that tokens grow even if the table and its clock forget.
   package var highestToken = FencingToken(0)
@@ -113,6 +116,26 @@ package struct State: Sendable {
     package var lastSurvey: Timestamp?
     /// A shape found no room that has not been explained yet.
     package var wantsSurvey = false
+  }
+
+  /// The kinds of executors that looks at one pool have shown. A table that was emptied does not know that
+  /// an executor left it a short while ago: the allocator still does.
+  package struct Sightings: Hashable, Sendable {
+    package struct Kind: Hashable, Sendable {
+      package var labels: [String]
+      package var capacity: Resources
+    }
+
+    package struct Sighting: Hashable, Sendable {
+      /// When it was last seen alive; of one that was gone at the first look, when that was.
+      package var time: Timestamp
+      /// Since when the pool had had executors, as the last look that showed it said: while that stays, the
+      /// table knows itself what has left it.
+      package var liveSince: Timestamp?
+    }
+
+    package var kinds: [Kind: Sighting] = [:]
+    package var lastLook: Timestamp
   }
 
   package struct Tried: Hashable, Sendable {

@@ -17,7 +17,7 @@ package struct StateMachine: Sendable {
   package let policy: Policy
   var effects: [Effect] = []
   /// When the input came that is being handled.
-  private var now = Timestamp(microseconds: 0)
+  private(set) var now = Timestamp(microseconds: 0)
   /// Surveys for shapes that have just found no room are at least this far apart.
   private static let promptSurveyInterval = Duration.milliseconds(100)
 
