@@ -61,9 +61,14 @@ extension Scripts {
     end
 
     -- The executor's place if it has the room, exactly; the index knows memory in mebibytes only, and
-    -- not that an executor has fallen silent since. Else nil, and whether it has.
-    local function with_room(id, d)
+    -- not that an executor has fallen silent since. Else nil, and whether it is gone from the index: it has,
+    -- or of where it was found (`members`, of `bucket`) it knows nothing, having been lost meanwhile.
+    local function with_room(id, d, members, bucket)
       local e = place_of(id)
+      if members and (e[1] ~= pool or e[8] ~= bucket) then
+        redis.call('ZREM', members, id)
+        return nil, true
+      end
       if not e[1] or e[8] == '' then return nil end
       if tonumber(e[3]) < d.cpu or tonumber(e[4]) < d.memory or tonumber(e[5]) < d.slots then
         return nil
@@ -109,8 +114,8 @@ extension Scripts {
                 end
                 local removed = false
                 if allowed(id, d, avoid) then
-                  local place, fell_silent = with_room(id, d)
-                  removed = fell_silent
+                  local place, is_gone = with_room(id, d, members, bucket)
+                  removed = is_gone
                   if place then
                     best, best_score, best_place, over = id, score, place, true
                     break

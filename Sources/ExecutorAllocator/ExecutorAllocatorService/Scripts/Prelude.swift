@@ -3,6 +3,9 @@ import RedisClient
 /// The changes of the table in Redis, each one script: Redis runs nothing else meanwhile, so
 /// several allocators may work on one table.
 ///
+/// What of it is derived (the index and the counts) comes right again when a part of it is lost: a heartbeat
+/// writes its executor's entries anew once in a while, and a sweep compares the counts.
+///
 /// What is kept (all keys begin with `millrace:`; times are microseconds since 1970):
 ///
 /// | key | holds |
@@ -17,6 +20,7 @@ import RedisClient
 /// | `ended:L` | why lease L is over, for an hour |
 /// | `gone:E` | the process of E that was taken out, for a minute |
 /// | `replaced:E` | the process of E that another one replaced, for a minute since it was last heard |
+/// | `pools` | set: pools that have executors |
 /// | `pool:P` | hash: since when P has executors, and how many |
 /// | `groups:P` | hash: kinds of executors in P, and how many of each |
 /// | `departed:P` | sorted set: kinds that left, by when |
@@ -33,6 +37,7 @@ import RedisClient
 /// | `token` | the largest fencing token given out or seen |
 /// | `nonce` | part of the name of each lease that this table has given out, and of no other's |
 /// | `swept`, `grace` | when silent executors were last looked for; until when they are excused |
+/// | `counted` | when it was last seen to that the counts are right |
 package enum Scripts {
   /// Begins every script: `now`, the keys, and what several of them do.
   static let prelude = #"""
@@ -105,8 +110,8 @@ package enum Scripts {
 
     -- Gives the executor room (takes it, where it is less than 0), and puts it where its free share
     -- belongs in the index, or takes it out. Answers its pool; nil if it is not known. `e` is its
-    -- place, if that was just looked up.
-    local function reindex(id, more_cpu, more_memory, more_slots, e)
+    -- place, if that was just looked up; with `anew` nothing is taken to be in the index already.
+    local function reindex(id, more_cpu, more_memory, more_slots, e, anew)
       local executor = key('executor', id)
       e = e or place_of(id)
       local pool, labels, old = e[1], e[2], e[8]
@@ -125,7 +130,7 @@ package enum Scripts {
         redis.call('ZADD', key('room', pool), score, id)
         redis.call('ZADD', key('free', pool, bucket, '*'), score, id)
         redis.call('ZADD', key('free', pool, bucket, labels), score, id)
-        if old ~= bucket then
+        if old ~= bucket or anew then
           redis.call('SADD', key('buckets', pool, '*'), bucket)
           redis.call('SADD', key('buckets', pool, labels), bucket)
         end
@@ -226,6 +231,7 @@ package enum Scripts {
         end
         if redis.call('HINCRBY', key('pool', pool), 'count', -1) == 0 then
           redis.call('DEL', key('pool', pool), key('buckets', pool, '*'))
+          redis.call('SREM', key('pools'), pool)
         end
         for _, project in ipairs(split(e[3] or '')) do
           redis.call('ZREM', key('warm', pool, project), id)
