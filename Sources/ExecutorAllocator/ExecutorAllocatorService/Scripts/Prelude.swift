@@ -30,7 +30,8 @@ import RedisClient
 /// | `room:P` | sorted set: all executors of P with room, by the same |
 /// | `warm:P:J` | sorted set: executors that hold caches of project J, by since when |
 /// | `reserved:P` | hash: the executor of P that is kept free, for what, and until when |
-/// | `waits:P` | hash: what finds no room in P, by allocator and kind: its best rank, when it was last tried, and since when others have waited for it |
+/// | `waiters:P` | sorted set: allocators at which something waits for room in P, by when it was last tried |
+/// | `waits:P:A` | hash: what finds no room in P at A, by kind: its best rank, when it was last tried, and since when others have waited for it |
 /// | `woken:A` | list: pools in which there may be room for what waits at allocator A |
 /// | `allocators` | sorted set: allocators by when they last told what waits at them |
 /// | `demand:A` | hash: for each pool what waits at allocator A: CPU, memory and slots |
@@ -250,28 +251,32 @@ package enum Scripts {
       redis.call('EXPIRE', list, 10)
     end
 
-    -- Of what waits in the pool, the part at other allocators: calls `body` with each one's name, kind,
-    -- rank, when it was tried, and since when it was waited for (0: it is not). Answers whether the
-    -- allocator itself has some. What is too old is forgotten, whoever's it is.
-    local function each_rival(pool, own, body)
-      local has_own = false
-      local waits = redis.call('HGETALL', key('waits', pool))
-      for i = 1, #waits, 2 do
-        local replica, kind = string.match(waits[i], '^([^\31]*)\31(.*)$')
-        local rank, tried, asked = string.match(waits[i + 1], '^(%S+) (%S+) (%S+)$')
-        rank, tried, asked = tonumber(rank), tonumber(tried), tonumber(asked)
-        local is_old = now - tried > WAIT_MEMORY or tried > now
-        -- It had its turn, and did not take it.
-        local is_gone = replica ~= own and asked > 0 and now - asked > TURN
-        if is_old or is_gone then
-          redis.call('HDEL', key('waits', pool), waits[i])
+    -- The other allocators at which something waits for room in the pool, and whether something does at
+    -- `own`. Those that have not tried for long are forgotten, and those that did in times to come, by a clock
+    -- that has gone back since.
+    local function rivals_in(pool, own)
+      local rivals, has_own = {}, false
+      local waiters = redis.call('ZRANGE', key('waiters', pool), 0, -1, 'WITHSCORES')
+      for i = 1, #waiters, 2 do
+        local replica, tried = waiters[i], tonumber(waiters[i + 1])
+        if now - tried > WAIT_MEMORY or tried > now then
+          redis.call('ZREM', key('waiters', pool), replica)
         elseif replica == own then
           has_own = true
         else
-          body(replica, kind, rank, tried, asked)
+          rivals[#rivals + 1] = replica
         end
       end
-      return has_own
+      return rivals, has_own
+    end
+
+    -- The rank of what waits, when it was tried, and since when it was waited for (0: it is not); nil if that
+    -- is too old, or in times to come.
+    local function wait_of(text)
+      local rank, tried, asked = string.match(text, '^(%S+) (%S+) (%S+)$')
+      rank, tried, asked = tonumber(rank), tonumber(tried), tonumber(asked)
+      if now - tried > WAIT_MEMORY or tried > now then return nil end
+      return rank, tried, asked
     end
 
     -- Whether executors are excused for their silence. A time further ahead than it can have been set
