@@ -40,8 +40,7 @@ extension StateMachine {
     self.dropIfIdle(name)
   }
 
-  /// Kinds of executors that are remembered for a pool, as many as the table remembers that left: more only
-  /// executors are that are all different.
+  /// Kinds of executors that are remembered for a pool: as many as the table remembers of those that left.
   private static let sightedKinds = 1_000
 
   /// Notes what a look at a pool shows. Answers it with the kinds that earlier looks showed, and that the

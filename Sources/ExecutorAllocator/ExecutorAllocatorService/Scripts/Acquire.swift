@@ -318,8 +318,8 @@ extension Scripts {
         redis.call('EXPIRE', own_waits, 60)
         redis.call('ZADD', key('waiters', pool), whole(now), replica)
         redis.call('EXPIRE', key('waiters', pool), 60)
-        -- What is too old is as good as gone. That it takes no room either, twice as many as came are looked
-        -- at, wherever they are: so no more than half of all are too old, or about.
+        -- What is too old counts as gone. So that it takes no room either, twice as many as were written are
+        -- looked at, wherever they are: then about half of all are too old at most.
         local some = redis.call('HRANDFIELD', own_waits, #fields, 'WITHVALUES')
         for i = 1, #some, 2 do
           if not wait_of(some[i + 1]) then redis.call('HDEL', own_waits, some[i]) end

@@ -19,7 +19,7 @@ extension Scripts {
     local executor = key('executor', id)
     local newest = tonumber(ARGV[17])
     -- How often the executor's entries in the index are written anew, in microseconds: should Redis have lost
-    -- a part of it, heartbeats bring that back, at the price of a command or so in three heartbeats.
+    -- a part of it, heartbeats bring that back, at the price of six commands each time.
     local INDEX_INTERVAL = 20000000
 
     local facts = redis.call('MGET', key('token'), key('nonce'), key('gone', id))

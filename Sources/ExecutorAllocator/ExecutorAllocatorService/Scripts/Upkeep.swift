@@ -33,6 +33,8 @@ extension Scripts {
           end
           if rest ~= 0 then return false end
         end
+        -- An older allocator does not take it out.
+        if count == 0 then redis.call('SREM', key('pools'), pool) end
         sum = sum + count
       end
       return sum == all
