@@ -55,11 +55,29 @@ extension State {
           return "a queue of pool \(name) counts \(queue.count) demands and has \(waiting)"
         }
         if queue.count == 0 && pool.trying == nil { return "pool \(name) keeps an empty queue" }
+        if let reason = Self.misplaced(shape, queue, in: pool) {
+          return "a shape of pool \(name), at \(String(describing: queue.listed)), \(reason)"
+        }
       }
       if pool.queues.isEmpty && pool.trying == nil && !pool.isSurveying {
         return "pool \(name) is kept for nothing"
       }
     }
     return nil
+  }
+
+  /// What is wrong with where a shape stands in its line, or nil.
+  private static func misplaced(_ shape: Shape, _ queue: Queue, in pool: Pool) -> String? {
+    if queue.isBlocked {
+      if queue.listed != nil { return "is blocked and stands in line" }
+      return pool.blocked.contains(shape) ? nil : "is blocked for ever"
+    }
+    guard queue.count > 0, let first = queue.places.min else { return nil }
+    guard let listed = queue.listed else { return "stands in no line" }
+    let line = queue.isTriedAgain ? pool.lines.again : pool.lines.fresh
+    if !line.unordered.contains(where: { $0.place == listed && $0.shape == shape }) {
+      return "does not stand where it should"
+    }
+    return first < listed ? "stands behind its first demand, at \(first)" : nil
   }
 }

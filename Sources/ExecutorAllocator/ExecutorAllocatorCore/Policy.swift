@@ -188,7 +188,10 @@ package struct Policy: Hashable, Sendable {
       ?? Self.first(labels) { label in
         if let mistake = Self.mistake(inName: label, of: "a label") { return mistake }
         let (bytes, limit) = (label.utf8.count, ExecutorLabel.maximumBytes)
-        return bytes > limit ? "label \"\(label)\" has \(bytes) bytes, more than \(limit)" : nil
+        if bytes > limit { return "label \"\(label)\" has \(bytes) bytes, more than \(limit)" }
+        // No pipeline could ask for it; and "*" is what the table calls all executors by.
+        return ExecutorLabel.isLabel(label)
+          ? nil : "label \"\(label)\" holds something other than letters, digits and -_.=/:"
       }
   }
 

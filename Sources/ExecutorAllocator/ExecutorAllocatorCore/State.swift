@@ -17,6 +17,9 @@ package struct State: Sendable {
   package var dueTurns = 0
   /// Numbers watches in the order in which they came.
   package var lastWatch: UInt64 = 0
+  /// What looks at pools have shown, for when the table forgets it. It stays when nothing waits in a pool any
+  /// more; what is too old is dropped at the next look at any.
+  package var sightings: [PoolName: Sightings] = [:]
   package var table = Table.lost(reason: "not connected yet")
   /// The largest fencing token seen, so that tokens grow even if the table and its clock forget.
   package var highestToken = FencingToken(0)
@@ -104,15 +107,41 @@ package struct State: Sendable {
     package var trying: [Tried]?
     /// Of that batch, what was withdrawn since: a lease for it goes back.
     package var withdrawn: Set<AttemptID> = []
-    /// Room was made while a batch was with the table: "no room" may be out of date. All are tried
-    /// again, after those that were not tried yet: else the first in line, for which there is no
-    /// room, would take every turn in a pool where room is made all the time.
+    /// The shapes whose first demand may be tried.
+    package var lines = Lines()
+    /// Those that are blocked, in the order in which they became so; also some that are gone.
+    package var blocked: [Shape] = []
+    /// Room was made, or time has passed, since those that are tried again were last let into their line: "no
+    /// room" may be out of date. Those are through first: else the first in line, for which there is no room,
+    /// would take every turn in a pool where room is made all the time.
     package var isWoken = false
+    /// The last batch was of fresh shapes while others were to be tried again: now it is their turn.
+    package var isAgainNext = false
     package var batch = 0
     package var isSurveying = false
     package var lastSurvey: Timestamp?
     /// A shape found no room that has not been explained yet.
     package var wantsSurvey = false
+  }
+
+  /// The kinds of executors that looks at one pool have shown. A table that was emptied does not know that
+  /// an executor left it a short while ago: the allocator still does.
+  package struct Sightings: Hashable, Sendable {
+    package struct Kind: Hashable, Sendable {
+      package var labels: [String]
+      package var capacity: Resources
+    }
+
+    package struct Sighting: Hashable, Sendable {
+      /// When it was last seen alive; of one that was gone at the first look, when that was.
+      package var time: Timestamp
+      /// Since when the pool had had executors, as the last look that showed it said: while that stays, the
+      /// table knows itself what has left it.
+      package var liveSince: Timestamp?
+    }
+
+    package var kinds: [Kind: Sighting] = [:]
+    package var lastLook: Timestamp
   }
 
   package struct Tried: Hashable, Sendable {
@@ -128,12 +157,33 @@ package struct State: Sendable {
     package var count = 0
     /// There was no room for this shape, and nothing has changed since.
     package var isBlocked = false
+    /// There was no room for it once since the queue came about: it is not fresh any more.
+    package var isTriedAgain = false
+    /// Where the shape stands in its line: at its first place, or at one before it whose demand is gone since.
+    /// Nil: it stands in none.
+    package var listed: Place?
     /// Since when each try has found no room, whatever has changed since.
     package var unmetSince: Timestamp?
     package var isUnmet: Bool { self.unmetSince != nil }
     /// The last look at the pool said that it can never be met.
     package var wasImpossible = false
     package var reason: String?
+  }
+
+  /// Shapes in the order of their first places: those that are fresh, and those that are tried again. Also
+  /// holds places of before; what counts is where a queue says that it is listed.
+  package struct Lines: Sendable {
+    package var fresh = Heap<Head>()
+    package var again = Heap<Head>()
+  }
+
+  /// A shape in its line.
+  package struct Head: Comparable, Sendable {
+    package var place: Place
+    package var shape: Shape
+
+    package static func == (left: Self, right: Self) -> Bool { left.place == right.place }
+    package static func < (left: Self, right: Self) -> Bool { left.place < right.place }
   }
 
   /// Where a demand stands in its queue.
@@ -150,5 +200,53 @@ package struct State: Sendable {
     package static func < (left: Self, right: Self) -> Bool {
       (left.rank, left.arrival, left.moves) < (right.rank, right.arrival, right.moves)
     }
+  }
+}
+
+extension State.Queue {
+  /// Gives the shape of this queue its place in its line, unless it has that, or is blocked.
+  mutating func lineUp(_ shape: Shape, in lines: inout State.Lines) {
+    guard !self.isBlocked, let first = self.places.min, self.listed.map({ first < $0 }) ?? true
+    else { return }
+    self.listed = first
+    let head = State.Head(place: first, shape: shape)
+    if self.isTriedAgain { lines.again.insert(head) } else { lines.fresh.insert(head) }
+  }
+}
+
+extension State.Pool {
+  /// There was no room for a shape.
+  mutating func block(_ shape: Shape) {
+    guard let index = self.queues.index(forKey: shape), !self.queues.values[index].isBlocked
+    else { return }
+    self.queues.values[index].isBlocked = true
+    self.queues.values[index].isTriedAgain = true
+    self.queues.values[index].listed = nil
+    self.blocked.append(shape)
+  }
+
+  /// All that are blocked may be tried again.
+  mutating func unblock() {
+    for shape in self.blocked {
+      guard let index = self.queues.index(forKey: shape), self.queues.values[index].isBlocked
+      else { continue }
+      self.queues.values[index].isBlocked = false
+      self.queues.values[index].lineUp(shape, in: &self.lines)
+    }
+    self.blocked.removeAll(keepingCapacity: true)
+    self.isWoken = false
+  }
+
+  /// Lines that are mostly places of before drop them. So does what comes up in ``StateMachine``; but while
+  /// nothing is tried, nothing does.
+  mutating func dropOutdated() {
+    guard self.lines.fresh.count + self.lines.again.count > 2 * self.queues.count + 64 else { return }
+    var (fresh, again): ([State.Head], [State.Head]) = ([], [])
+    for (shape, queue) in self.queues {
+      guard let place = queue.listed else { continue }
+      let head = State.Head(place: place, shape: shape)
+      if queue.isTriedAgain { again.append(head) } else { fresh.append(head) }
+    }
+    self.lines = State.Lines(fresh: Heap(fresh), again: Heap(again))
   }
 }

@@ -9,15 +9,21 @@ import HeapModule
 ///
 /// A demand goes waiting -> trying -> granted, or back to waiting when there was no room; then its
 /// whole shape is *blocked* until there is a sign of room (a release, an executor, a lost lease) or
-/// the retry interval is over. Of all demands that are not blocked the smallest rank goes first.
-/// Each pool has one batch with the table at a time, so a later, smaller rank is never overtaken by
-/// more than one batch.
+/// the retry interval is over. Then all shapes that are blocked are tried again, in one round; what wakes
+/// the pool meanwhile begins the next round, when this one is through.
+///
+/// A shape is *fresh* as long as none of its queue was in vain. There may be thousands of shapes to be
+/// tried again, in vain mostly, and who comes new must not wait for all of them: fresh shapes go first. But
+/// those to be tried again must not wait for ever either, however many come new: a batch of fresh shapes that
+/// went before them is followed by one of theirs. Within each, the smallest rank goes first. Each pool has one
+/// batch with the table at a time, so among its like a later, smaller rank is never overtaken by more than
+/// one batch, and waits for no more than one of the others before each.
 package struct StateMachine: Sendable {
   package internal(set) var state = State()
   package let policy: Policy
   var effects: [Effect] = []
   /// When the input came that is being handled.
-  private var now = Timestamp(microseconds: 0)
+  private(set) var now = Timestamp(microseconds: 0)
   /// Surveys for shapes that have just found no room are at least this far apart.
   private static let promptSurveyInterval = Duration.milliseconds(100)
 
@@ -160,7 +166,9 @@ package struct StateMachine: Sendable {
     if queue.places.count > 2 * queue.count + 64 {
       queue.places = Heap(queue.places.unordered.filter { self.counts($0) })
     }
+    queue.lineUp(demand.shape, in: &self.state.pools[demand.shape.pool, default: State.Pool()].lines)
     self.state.pools[demand.shape.pool, default: State.Pool()].queues[demand.shape] = queue
+    self.state.pools[demand.shape.pool]?.dropOutdated()
   }
 
   func counts(_ place: State.Place) -> Bool {
@@ -205,11 +213,7 @@ package struct StateMachine: Sendable {
     self.state.pools[name] = nil
     defer { self.state.pools[name] = pool }
 
-    var batch = self.nextBatch(&pool)
-    if batch.isEmpty, pool.isWoken {
-      Self.unblock(&pool)
-      batch = self.nextBatch(&pool)
-    }
+    let batch = self.nextBatch(&pool)
     guard !batch.isEmpty else { return }
     pool.trying = batch
     let demands = batch.map { one in
@@ -221,38 +225,53 @@ package struct StateMachine: Sendable {
     self.effects.append(.acquire(name, demands, above: self.state.highestToken))
   }
 
-  /// Those that are due, out of their queues.
+  /// Those that are due, out of their queues: all fresh, or all tried again.
   private mutating func nextBatch(_ pool: inout State.Pool) -> [State.Tried] {
-    var heads = Heap<Head>()
-    for index in pool.queues.indices where !pool.queues.values[index].isBlocked {
-      self.dropStale(&pool.queues.values[index])
-      if let place = pool.queues.values[index].places.min {
-        heads.insert(Head(place: place, shape: pool.queues.keys[index]))
-      }
+    let hasFresh = self.first(of: &pool, isAgain: false) != nil
+    var hasAgain = self.first(of: &pool, isAgain: true) != nil
+    if pool.isWoken, !hasAgain, pool.isAgainNext || !hasFresh {
+      pool.unblock()
+      hasAgain = self.first(of: &pool, isAgain: true) != nil
     }
+    let isAgain = hasAgain && (pool.isAgainNext || !hasFresh)
+    pool.isAgainNext = !isAgain && (hasAgain || pool.isWoken)
+
     pool.batch = max(pool.batch, self.policy.smallestBatch)
     var batch: [State.Tried] = []
-    while batch.count < pool.batch, let head = heads.popMin() {
-      guard var queue = pool.queues.removeValue(forKey: head.shape) else { continue }
-      _ = queue.places.popMin()
-      queue.count -= 1
+    while batch.count < pool.batch, let head = self.first(of: &pool, isAgain: isAgain),
+      let index = pool.queues.index(forKey: head.shape)
+    {
+      _ = pool.queues.values[index].places.popMin()
+      // An empty queue stays while its demand is tried: it knows the reason that was told.
+      pool.queues.values[index].count -= 1
       self.state.demands[head.place.request]?.phase = .trying
       if let demand = self.state.demands[head.place.request]?.demand {
         batch.append(State.Tried(demand: demand, arrival: head.place.arrival))
       }
-      self.dropStale(&queue)
-      if let next = queue.places.min { heads.insert(Head(place: next, shape: head.shape)) }
-      // An empty queue stays while its demand is tried: it knows the reason that was told.
-      pool.queues[head.shape] = queue
+      _ = isAgain ? pool.lines.again.popMin() : pool.lines.fresh.popMin()
+      pool.queues.values[index].listed = nil
+      pool.queues.values[index].lineUp(head.shape, in: &pool.lines)
     }
     return batch
   }
 
-  private struct Head: Comparable {
-    var place: State.Place
-    var shape: Shape
-    static func == (left: Self, right: Self) -> Bool { left.place == right.place }
-    static func < (left: Self, right: Self) -> Bool { left.place < right.place }
+  /// The first shape in one of a pool's lines, at the place of a demand that waits.
+  private func first(of pool: inout State.Pool, isAgain: Bool) -> State.Head? {
+    while let head = (isAgain ? pool.lines.again.min : pool.lines.fresh.min) {
+      if let index = pool.queues.index(forKey: head.shape),
+        pool.queues.values[index].isTriedAgain == isAgain,
+        pool.queues.values[index].listed == head.place
+      {
+        self.dropStale(&pool.queues.values[index])
+        if pool.queues.values[index].places.min == head.place { return head }
+        // That demand is gone: the shape stands where its next one does.
+        pool.queues.values[index].listed = nil
+        pool.queues.values[index].lineUp(head.shape, in: &pool.lines)
+      }
+      // Behind that place, so this is still the first.
+      _ = isAgain ? pool.lines.again.popMin() : pool.lines.fresh.popMin()
+    }
+    return nil
   }
 
   private func dropStale(_ queue: inout State.Queue) {
@@ -268,7 +287,8 @@ package struct StateMachine: Sendable {
     let batch = self.state.pools[name]?.batch ?? 0
     let withdrawn = self.endTry(name)
     var unwanted: [LeaseID] = []
-    let hasStarving = self.hasStarving(name)
+    // Nobody asks where nothing is granted, and there may be thousands of shapes.
+    let hasStarving = leases.contains { $0 != nil } && self.hasStarving(name)
     for (one, lease) in zip(tried, leases) {
       guard var lease else {
         self.putBack(one)
@@ -337,15 +357,16 @@ package struct StateMachine: Sendable {
 
   /// Back into the queue, if it is still the demand that was tried.
   private mutating func putBack(_ tried: State.Tried) {
-    let request = tried.demand.request
+    let (request, shape) = (tried.demand.request, tried.demand.shape)
+    self.state.pools[shape.pool]?.block(shape)
     if var open = self.state.demands[request], open.arrival == tried.arrival {
       open.phase = .waiting
       self.state.demands[request] = open
       self.enqueue(open)
+      // Its queue may have been gone, and this be a new one.
+      self.state.pools[shape.pool]?.block(shape)
     }
-    let shape = tried.demand.shape
     guard let queue = self.state.pools[shape.pool]?.queues[shape] else { return }
-    self.state.pools[shape.pool]?.queues[shape]?.isBlocked = true
     if !queue.isUnmet {
       self.state.pools[shape.pool]?.queues[shape]?.unmetSince = self.now
       if queue.reason == nil { self.state.pools[shape.pool]?.wantsSurvey = true }
@@ -367,11 +388,6 @@ package struct StateMachine: Sendable {
       self.state.pools[name]?.isWoken = true
       self.tryNext(name)
     }
-  }
-
-  private static func unblock(_ pool: inout State.Pool) {
-    for index in pool.queues.indices { pool.queues.values[index].isBlocked = false }
-    pool.isWoken = false
   }
 
   // MARK: Leases that schedulers count on

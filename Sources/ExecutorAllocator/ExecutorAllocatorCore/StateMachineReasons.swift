@@ -15,6 +15,7 @@ extension StateMachine {
 
   mutating func surveyed(_ name: PoolName, _ survey: PoolSurvey) {
     self.state.pools[name]?.isSurveying = false
+    let survey = self.remembering(survey, of: name)
     for shape in self.shapes(of: name, where: \.isUnmet) {
       switch survey.verdict(on: shape, policy: self.policy) {
       case .waits(let reason):
@@ -37,6 +38,31 @@ extension StateMachine {
       }
     }
     self.dropIfIdle(name)
+  }
+
+  /// Kinds of executors that are remembered for a pool: as many as the table remembers of those that left.
+  private static let sightedKinds = 1_000
+
+  /// Notes what a look at a pool shows. Answers it with the kinds that earlier looks showed, and that the
+  /// table would count as gone not long ago, had it not begun anew since.
+  private mutating func remembering(_ survey: PoolSurvey, of name: PoolName) -> PoolSurvey {
+    let (now, memory) = (self.now, self.policy.departedMemory)
+    self.state.sightings = self.state.sightings.filter { now - $0.value.lastLook < memory }
+    var kinds = (self.state.sightings[name]?.kinds ?? [:]).filter { now - $0.value.time < memory }
+    // What there is comes before what there was.
+    for (group, isLive) in survey.groups.map({ ($0, true) }) + survey.departed.map({ ($0, false) }) {
+      let kind = State.Sightings.Kind(labels: group.labels, capacity: group.capacity)
+      guard kinds[kind] != nil || kinds.count < Self.sightedKinds else { continue }
+      let time = isLive ? now : kinds[kind]?.time ?? now
+      kinds[kind] = State.Sightings.Sighting(time: time, liveSince: survey.liveSince)
+    }
+    self.state.sightings[name] = kinds.isEmpty ? nil : State.Sightings(kinds: kinds, lastLook: now)
+    var survey = survey
+    for (kind, sighting) in kinds where sighting.liveSince != survey.liveSince {
+      survey.departed.append(
+        PoolSurvey.Group(labels: kind.labels, capacity: kind.capacity, count: 1))
+    }
+    return survey
   }
 
   /// Tells the first demands of a shape why they wait, unless they know.

@@ -340,6 +340,126 @@ import Testing
     #expect(again == [["g1", "g2", "g3", "g4"]])
   }
 
+  /// Shapes that are all different, by a number.
+  private static func kind(_ number: Int) -> Shape {
+    Shape(resources: Resources(cpuMillis: Int64(number + 1), memory: ByteCount(1)))
+  }
+
+  /// With demands of so many shapes that found no room, of the ranks 0 on; a round of them is due.
+  private static func crowded(_ count: Int) -> Allocator {
+    var allocator = Allocator()
+    allocator.pass(.milliseconds(1))
+    for number in 0..<count {
+      let batches = allocator.demand("k\(number)", rank: Int64(number), shape: Self.kind(number)).batches
+      #expect(batches == [["k\(number)"]])
+      allocator.handle(.acquired(.standard, [nil]))
+    }
+    return allocator
+  }
+
+  @Test func whoComesNewDoesNotWaitForThoseThatAreTriedAgain() {
+    var allocator = Self.crowded(20)
+    let none = [Lease?](repeating: nil, count: 4)
+    #expect(allocator.pass(.seconds(1)).batches == [["k0", "k1", "k2", "k3"]])
+    // They come during the round, with larger ranks than all of it.
+    allocator.demand("new", rank: 99, shape: Self.kind(100))
+    allocator.demand("newer", rank: 98, shape: Self.kind(101))
+    // Of a shape that is known to find no room.
+    allocator.demand("old", rank: 97, shape: Self.kind(0))
+    #expect(allocator.handle(.acquired(.standard, none)).batches == [["newer", "new"]])
+    // The round goes on where it was, even if it is woken.
+    allocator.handle(.released([], pools: [.standard]))
+    var round = allocator.handle(.acquired(.standard, [nil, nil])).batches
+    for first in stride(from: 4, to: 20, by: 4) {
+      #expect(round == [(first..<first + 4).map { "k\($0)" }])
+      round = allocator.handle(.acquired(.standard, none)).batches
+    }
+    // The next round is by rank again, and those that were new are part of it.
+    #expect(round == [["k0", "k1", "k2", "k3"]])
+    allocator.demand("first", rank: -1, shape: Self.kind(100))
+    allocator.handle(.released([], pools: [.standard]))
+    #expect(allocator.handle(.acquired(.standard, none)).batches == [["first", "k4", "k5", "k6"]])
+  }
+
+  /// However many come new, and find room: every second batch is of those that do not.
+  @Test func thoseThatAreTriedAgainDoNotStarve() {
+    var allocator = Self.crowded(3)
+    var number = 1_000
+    func newcomers() {
+      for _ in 0..<20 {
+        number += 1
+        allocator.demand("n\(number)", rank: -1, shape: Self.kind(number))
+      }
+    }
+    #expect(allocator.pass(.seconds(1)).batches == [["k0", "k1", "k2"]])
+    newcomers()
+    allocator.handle(.released([], pools: [.standard]))
+    var batches = allocator.handle(.acquired(.standard, [nil, nil, nil])).batches
+    var turns: [Bool] = []
+    for _ in 0..<12 {
+      let isAgain = batches[0][0].hasPrefix("k")
+      turns.append(isAgain)
+      newcomers()
+      allocator.handle(.released([], pools: [.standard]))
+      let leases: [Lease?] = batches[0].map { isAgain ? nil : allocator.lease($0) }
+      batches = allocator.handle(.acquired(.standard, leases)).batches
+    }
+    #expect(turns == (0..<12).map { $0 % 2 == 1 })
+    // As soon as there is room for the first of them, it has it.
+    while !batches[0][0].hasPrefix("k") {
+      batches = allocator.handle(.acquired(.standard, batches[0].map { allocator.lease($0) })).batches
+    }
+    #expect(batches == [["k0", "k1", "k2"]])
+    let lease = allocator.lease("k0")
+    #expect(allocator.handle(.acquired(.standard, [lease, nil, nil])).sent == [.granted(lease)])
+  }
+
+  /// The effort of a round goes with the number of shapes, not with its square: that would take minutes.
+  @Test(.timeLimit(.minutes(1))) func manyShapesAreTriedInOneRoundEachOnce() {
+    let count = 20_000
+    var machine = Allocator().machine
+    let now = Allocator().now
+    var batches: [[String]] = []
+    for number in 0..<count {
+      let demand = Demand.test("\(number)", rank: Int64(count - number), shape: Self.kind(number))
+      batches += machine.handle(.demanded(Allocator.one, demand), at: now).batches
+    }
+    for round in 0..<2 {
+      var tried: [String] = []
+      while let batch = batches.first {
+        tried += batch
+        batches = machine.handle(.acquired(.standard, batch.map { _ in nil }), at: now).batches
+      }
+      // The very first one left alone, before the others came.
+      let numbers = Array((0..<count).reversed())
+      let expected = round == 0 ? [0] + numbers.dropLast() : numbers
+      #expect(tried == expected.map { "\($0)" })
+      batches = machine.handle(.released([], pools: [.standard]), at: now).batches
+    }
+  }
+
+  /// A shape stands where its first demand does that is still there.
+  @Test func aShapeWhoseFirstDemandGoesStandsWhereItsNextOneDoes() {
+    var allocator = Allocator()
+    allocator.demand("first")
+    allocator.demand("a1", rank: 1, shape: Self.kind(1))
+    allocator.demand("a5", rank: 5, shape: Self.kind(1))
+    allocator.demand("b2", rank: 2, shape: Self.kind(2))
+    allocator.demand("b9", rank: 9, shape: Self.kind(2))
+    allocator.demand("c3", rank: 3, shape: Self.kind(3))
+    allocator.handle(.withdrew(Allocator.one, "a1"))
+    allocator.demand("b2", rank: 8, shape: Self.kind(2))
+    allocator.demand("c3", rank: 7, shape: Self.kind(3))
+    allocator.demand("c3", rank: 4, shape: Self.kind(3))
+    #expect(allocator.handle(.acquired(.standard, [nil])).batches == [["c3", "a5", "b2", "b9"]])
+    // The same when they are tried again.
+    allocator.handle(.acquired(.standard, [nil, nil, nil, nil]))
+    allocator.handle(.withdrew(Allocator.one, "c3"))
+    allocator.demand("b9", rank: -1, shape: Self.kind(2))
+    #expect(
+      allocator.handle(.released([], pools: [.standard])).batches == [["b9", "first", "a5", "b2"]])
+  }
+
   @Test func aDemandThatStarvesHasAnExecutorKeptFree() {
     var allocator = Allocator()
     allocator.pass(.milliseconds(1))

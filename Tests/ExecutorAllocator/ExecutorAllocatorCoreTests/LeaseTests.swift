@@ -339,4 +339,17 @@ import Testing
       capacity: .machine)
     #expect(Policy().mistake(in: labels)?.contains("129 bytes, more than 128") == true)
   }
+
+  /// In the table it would be the name of all executors.
+  @Test(arguments: ["*", "a b", "c++", "größe", "linux,gpu"])
+  func aLabelThatNoPipelineCanAskForIsRefused(label: String) {
+    let heartbeat = Heartbeat(
+      executor: "e", incarnation: "i", address: "a", labels: ["gpu", label], capacity: .machine)
+    let reason = "label \"\(label)\" holds something other than letters, digits and -_.=/:"
+    #expect(Policy().mistake(in: heartbeat) == reason)
+    let demand = Demand.test("a", shape: Shape(labels: [label], resources: .small))
+    #expect(Policy().mistake(in: demand) == reason)
+    let good = Demand.test("a", shape: Shape(labels: ["os=linux", "a.b-c_d/e:9"], resources: .small))
+    #expect(Policy().mistake(in: good) == nil)
+  }
 }

@@ -133,6 +133,19 @@ import Testing
   }
 }
 
+extension Allocator {
+  /// What is said last after a look at a pool of machines without a GPU, but for `gpus` of them, which has had
+  /// executors since `since`.
+  fileprivate mutating func look(
+    since: Timestamp, gpus: Int = 0, departed: [PoolSurvey.Group] = []
+  ) -> Effect.Event? {
+    var groups = [VerdictTests.group(2)]
+    if gpus > 0 { groups.append(VerdictTests.group(gpus, labels: ["gpu"])) }
+    let survey = PoolSurvey(time: self.now, liveSince: since, groups: groups, departed: departed)
+    return self.handle(.surveyed(.standard, survey)).sent.last
+  }
+}
+
 @Suite struct SurveyTests {
   static func survey(
     _ allocator: Allocator, _ groups: [PoolSurvey.Group], live: Duration = .seconds(60)
@@ -153,6 +166,76 @@ import Testing
           Allocator.one, .unsatisfiable("a", reason: "needs label gpu: 0 of 2 executors match"))
       ])
     #expect(allocator.state.demands.isEmpty && allocator.state.pools.isEmpty)
+  }
+
+  static let wasHere = Effect.Event.waiting(
+    "a",
+    reason: "needs label gpu: 0 of 2 executors match; one that did was here until a short while ago")
+  static let hasNone = Effect.Event.unsatisfiable(
+    "a", reason: "needs label gpu: 0 of 2 executors match")
+
+  /// Redis was emptied, and with it who left the pool a short while ago.
+  @Test func anExecutorThatWasSeenMayComeBackToAnEmptiedTable() {
+    var allocator = Allocator()
+    let since = allocator.now - .seconds(3_600)
+    allocator.demand("a", shape: .gpu)
+    allocator.handle(.acquired(.standard, [nil]))
+    #expect(
+      allocator.look(since: since, gpus: 1)
+        == .waiting("a", reason: "1 executor matches, and is full"))
+    // Its demand goes and comes again: what was seen stays.
+    allocator.handle(.withdrew(Allocator.one, "a"))
+    #expect(allocator.state.pools.isEmpty)
+    allocator.demand("a", shape: .gpu)
+    allocator.handle(.acquired(.standard, [nil]))
+    allocator.now = allocator.now + .seconds(300)
+    let emptied = allocator.now - .seconds(200)
+    #expect(allocator.look(since: emptied) == Self.wasHere)
+    allocator.now = allocator.now + .milliseconds(299_999)
+    // Of the same reason nothing more is said.
+    #expect(allocator.look(since: emptied) == nil)
+    allocator.now = allocator.now + .milliseconds(1)
+    #expect(allocator.look(since: emptied) == Self.hasNone)
+  }
+
+  /// That it had left before is known too, and for no longer because it was looked at.
+  @Test func whatWasGoneBeforeTheTableWasEmptiedIsRemembered() {
+    var allocator = Allocator()
+    let since = allocator.now - .seconds(3_600)
+    allocator.demand("a", shape: .gpu)
+    allocator.handle(.acquired(.standard, [nil]))
+    let gone = [VerdictTests.group(1, labels: ["gpu"])]
+    #expect(allocator.look(since: since, departed: gone) == Self.wasHere)
+    allocator.now = allocator.now + .seconds(400)
+    #expect(allocator.look(since: since, departed: gone) == nil)
+    let emptied = allocator.now
+    allocator.now = allocator.now + .milliseconds(199_999)
+    #expect(allocator.look(since: emptied) == nil)
+    allocator.now = allocator.now + .milliseconds(1)
+    #expect(allocator.look(since: emptied) == Self.hasNone)
+    #expect(allocator.state.sightings[.standard]?.kinds.count == 1)
+  }
+
+  /// While it knows the pool without a break, the table knows itself who left.
+  @Test func aTableThatForgotNothingIsBelieved() {
+    var allocator = Allocator()
+    let since = allocator.now - .seconds(3_600)
+    allocator.demand("a", shape: .gpu)
+    allocator.handle(.acquired(.standard, [nil]))
+    _ = allocator.look(since: since, gpus: 1)
+    // It has another capacity now, say.
+    allocator.now = allocator.now + .seconds(1)
+    #expect(allocator.look(since: since) == Self.hasNone)
+    // Pools that are looked at no more are forgotten, with the next look at any.
+    allocator.now = allocator.now + .seconds(700)
+    let other = Shape(pool: "arm", labels: ["gpu"], resources: .small)
+    allocator.demand("b", shape: other)
+    allocator.handle(.acquired("arm", [nil]))
+    allocator.handle(
+      .surveyed(
+        "arm",
+        PoolSurvey(time: allocator.now, liveSince: since, groups: [VerdictTests.group(1)])))
+    #expect(Array(allocator.state.sightings.keys) == ["arm"])
   }
 
   @Test func allDemandsOfTheShapeFailInTheirOrder() {

@@ -442,6 +442,80 @@ import Testing
     }
   }
 
+  /// How often each command was called since the counts were reset.
+  private static func calls(_ farm: Farm) async throws -> [String: Int] {
+    let stats = try await farm.client.send(RedisCommand("INFO", "commandstats")).text ?? ""
+    var calls: [String: Int] = [:]
+    for line in stats.split(separator: "\r\n") where line.hasPrefix("cmdstat_") {
+      // cmdstat_get:calls=3,usec=5,...
+      let parts = line.dropFirst("cmdstat_".count).split { ":,".contains($0) }
+      guard parts.count > 1, parts[1].hasPrefix("calls=") else { continue }
+      calls[String(parts[0])] = Int(parts[1].dropFirst("calls=".count))
+    }
+    return calls
+  }
+
+  @Test func thousandsOfKindsThatWaitAreNotLookedThroughForEachDemand() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("e1"))
+      func kinds(_ numbers: Range<Int64>, rank: Int64) -> [Demand] {
+        numbers.map { number in
+          let needs = Resources(cpuMillis: 5_000 + number, memory: .gibibytes(1))
+          return Demand(
+            request: AttemptID("k\(number)"), project: "lua", shape: Shape(resources: needs), rank: rank)
+        }
+      }
+      /// The commands of four demands that find no room, and of a lease that comes and goes.
+      func cost(_ name: String) async throws -> [String: Int] {
+        _ = try await farm.client.send(RedisCommand("CONFIG", "RESETSTAT"))
+        #expect(try await farm.acquire(kinds(0..<4, rank: 1), by: "a") == [nil, nil, nil, nil])
+        let small = Demand(request: AttemptID(name), project: "lua", shape: .small)
+        let lease = try #require(try await farm.acquire([small], by: "a")[0])
+        try await farm.release(lease)
+        return try await Self.calls(farm)
+      }
+      for replica in ["a", "b"] {
+        _ = try await farm.acquire(kinds(0..<4, rank: 0), by: replica)
+      }
+      let before = try await cost("before")
+      for replica in ["a", "b"] {
+        for first in stride(from: Int64(4), to: 2_004, by: 16) {
+          _ = try await farm.acquire(kinds(first..<first + 16, rank: 0), by: replica)
+        }
+      }
+      let after = try await cost("after")
+      // Not one that goes through all of them, and as many as without them.
+      #expect(before["hgetall"] == nil && after["hgetall"] == nil)
+      let (few, many) = (before.values.reduce(0, +), after.values.reduce(0, +))
+      #expect(few > 0 && many <= few + 8, "\(before) became \(after)")
+    }
+  }
+
+  /// Else what once waited would be kept as long as anything does.
+  @Test func whatWaitsNoMoreIsForgottenWhileOthersWait() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("e1"))
+      for number in Int64(0)..<2_000 {
+        farm.clock.pass(.milliseconds(50))
+        let needs = Resources(cpuMillis: 5_000 + number, memory: .gibibytes(1))
+        let demand = Demand(
+          request: AttemptID("\(number)"), project: "lua", shape: Shape(resources: needs))
+        #expect(try await farm.acquire([demand], by: "a") == [nil])
+      }
+      // A hundred were tried within the last five seconds.
+      let count = try await farm.client.send(RedisCommand("HLEN", "millrace:waits:default:a"))
+      guard case .integer(let kept) = count else { throw Unexpected(description: "\(count)") }
+      #expect((100...600).contains(kept))
+      // The last one of all takes the allocator from those that others tell of room.
+      farm.clock.pass(.seconds(6))
+      let waiters = RedisCommand("ZCARD", "millrace:waiters:default")
+      #expect(try await farm.client.send(waiters) == .integer(1))
+      try await farm.heartbeat(.test("e1"))
+      #expect(try await farm.acquire("small") != nil)
+      #expect(try await farm.client.send(waiters) == .integer(0))
+    }
+  }
+
   @Test func largeFarmsAreNotScanned() async throws {
     try await Farm.with { farm in
       // 2,000 executors that are full, and one with room: the choice must not look at all of them.

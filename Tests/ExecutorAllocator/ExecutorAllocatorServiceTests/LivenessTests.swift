@@ -484,6 +484,54 @@ import Testing
     }
   }
 
+  /// The service refuses such a label; one that an older allocator took must not end the pool with it.
+  @Test func anExecutorWhoseLabelIsTheNameOfAllLeavesAlone() async throws {
+    try await Farm.with { farm in
+      try await farm.heartbeat(.test("e1"))
+      try await farm.heartbeat(.test("star", labels: ["*"]))
+      _ = try await result { farm.table.deregister("star", incarnation: "1", then: $0) }
+      for request in ["a", "b", "c", "d"] {
+        #expect(try await farm.acquire(request)?.executor == "e1")
+      }
+    }
+  }
+
+  /// As a Redis does that has too little memory, and throws away what it likes.
+  @Test(arguments: [
+    ["buckets:default:*"], ["buckets:default:gpu"], ["free:default:13:*"], ["free:default:13:gpu"],
+    ["room:default"], ["names"], ["executors"], ["classes:default"], ["groups:default"], ["pool:default"],
+    ["pools"], ["executor:e1"], ["executor:e1", "held:e1"],
+    ["buckets:default:*", "buckets:default:gpu", "free:default:13:*", "classes:default", "groups:default"],
+  ])
+  func aPartOfTheTableThatIsLostComesBackWithHeartbeats(keys: [String]) async throws {
+    try await Farm.with { farm in
+      try await farm.sweep()
+      _ = try await farm.attend(
+        .seconds(5), heartbeats: [.test("e1", labels: ["gpu"]), .test("e2", labels: ["gpu"]), .test("e3")])
+      let most = Resources(cpuMillis: 3_000, memory: .gibibytes(1))
+      let gpu = Shape(labels: ["gpu"], resources: most)
+      let lease = try #require(try await farm.acquire("a", shape: gpu))
+      #expect(lease.executor == "e1")
+      let heartbeats: [Heartbeat] = [
+        .test("e1", labels: ["gpu"], holding: [lease]), .test("e2", labels: ["gpu"]), .test("e3"),
+      ]
+      #expect(try await farm.attend(.seconds(5), heartbeats: heartbeats).isEmpty)
+      let before = try await farm.survey()
+      for key in keys { _ = try await farm.client.send(RedisCommand("DEL", "millrace:\(key)")) }
+      #expect(try await farm.attend(.seconds(31), heartbeats: heartbeats).isEmpty)
+      // All is as it was, and e1 has no room for another.
+      #expect(Set(try await farm.survey().groups) == Set(before.groups))
+      #expect(try await farm.executors().map(\.leases.count) == [1, 0, 0])
+      #expect(try await farm.acquire("b", shape: gpu)?.executor == "e2")
+      #expect(try await farm.acquire("c", shape: gpu) == nil)
+      #expect(try await farm.acquire("d", shape: Shape(resources: most))?.executor == "e3")
+      #expect(try await farm.acquire("e", shape: Shape(resources: most)) == nil)
+      // The counts are right too: nobody takes the index of those that stay along.
+      _ = try await result { farm.table.deregister("e1", incarnation: "1", then: $0) }
+      #expect(try await farm.acquire("f", shape: Shape(labels: ["gpu"], resources: .small)) != nil)
+    }
+  }
+
   @Test func allKeysHaveTheProjectsPrefixAndAnEmptyFarmKeepsNoExecutors() async throws {
     try await Farm.with { farm in
       try await farm.sweep()
@@ -493,7 +541,7 @@ import Testing
       let keys = try await farm.client.send(RedisCommand("KEYS", "*")).elements ?? []
       let names = Set(keys.compactMap(\.text).map { $0.split(separator: ":").prefix(2).last ?? "" })
       #expect(keys.allSatisfy { $0.text?.hasPrefix("millrace:") == true })
-      #expect(names.isSubset(of: ["nonce", "token", "swept", "grace", "departed", "ended"]))
+      #expect(names.isSubset(of: ["nonce", "token", "swept", "grace", "counted", "departed", "ended"]))
     }
   }
 }

@@ -61,9 +61,14 @@ extension Scripts {
     end
 
     -- The executor's place if it has the room, exactly; the index knows memory in mebibytes only, and
-    -- not that an executor has fallen silent since. Else nil, and whether it has.
-    local function with_room(id, d)
+    -- not that an executor has fallen silent since. Else nil, and whether it is gone from the index: it has,
+    -- or of where it was found (`members`, of `bucket`) it knows nothing, having been lost meanwhile.
+    local function with_room(id, d, members, bucket)
       local e = place_of(id)
+      if members and (e[1] ~= pool or e[8] ~= bucket) then
+        redis.call('ZREM', members, id)
+        return nil, true
+      end
       if not e[1] or e[8] == '' then return nil end
       if tonumber(e[3]) < d.cpu or tonumber(e[4]) < d.memory or tonumber(e[5]) < d.slots then
         return nil
@@ -109,8 +114,8 @@ extension Scripts {
                 end
                 local removed = false
                 if allowed(id, d, avoid) then
-                  local place, fell_silent = with_room(id, d)
-                  removed = fell_silent
+                  local place, is_gone = with_room(id, d, members, bucket)
+                  removed = is_gone
                   if place then
                     best, best_score, best_place, over = id, score, place, true
                     break
@@ -246,33 +251,82 @@ extension Scripts {
         {cpu = tonumber(l[3]), memory = tonumber(l[4]), slots = tonumber(l[5])}, expires)
     end
 
-    -- By kind, the best that waits at another allocator.
-    local replica, best, rivals = ARGV[8], {}, {}
-    local waited = each_rival(pool, replica, function(who, kind, rank, tried, asked)
-      rivals[who] = true
-      local b = best[kind]
-      if not b or rank < b.rank or (rank == b.rank and who < b.replica) then
-        best[kind] = {replica = who, rank = rank, tried = tried, asked = asked}
+    -- What demands that wait for each other's room have in common.
+    local function kind_at(i)
+      return table.concat({ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], ARGV[i + 6]}, '|')
+    end
+
+    -- By kind, the best that waits at another allocator. Thousands of kinds may wait there, and here: only
+    -- those of the batch are looked at.
+    local replica, best = ARGV[8], {}
+    local own_waits = key('waits', pool, replica)
+    local rivals, waited = rivals_in(pool, replica)
+    if #rivals > 0 then
+      local kinds, is_known = {}, {}
+      for i = 9, #ARGV, 10 do
+        local kind = kind_at(i)
+        if not is_known[kind] then kinds[#kinds + 1] = kind end
+        is_known[kind] = true
       end
-    end)
+      for _, who in ipairs(rivals) do
+        local waits = key('waits', pool, who)
+        for place, text in ipairs(redis.call('HMGET', waits, unpack(kinds))) do
+          if text then
+            local kind = kinds[place]
+            local rank, tried, asked = wait_of(text)
+            local b = best[kind]
+            -- Too old, or it had its turn, and did not take it.
+            if not rank or (asked > 0 and now - asked > TURN) then
+              redis.call('HDEL', waits, kind)
+            elseif not b or rank < b.rank or (rank == b.rank and who < b.replica) then
+              best[kind] = {replica = who, rank = rank, tried = tried, asked = asked}
+            end
+          end
+        end
+      end
+    end
 
     -- Whether the room is another's; then that one is told, and has a while to take it.
     local function comes_behind(d)
       local b = best[d.kind]
       if not b or b.rank >= d.rank then return false end
       if b.asked == 0 then
-        redis.call('HSET', key('waits', pool), b.replica .. SEPARATOR .. d.kind,
+        redis.call('HSET', key('waits', pool, b.replica), d.kind,
           table.concat({whole(b.rank), whole(b.tried), whole(now)}, ' '))
       end
       wake(b.replica, pool)
       return true
     end
 
-    local function waits(d)
-      redis.call('HSET', key('waits', pool), replica .. SEPARATOR .. d.kind,
-        table.concat({whole(d.rank), whole(now), '0'}, ' '))
-      redis.call('EXPIRE', key('waits', pool), 60)
-      waited = true
+    -- What of the batch waits from now on, by kind; and whether something waits no more.
+    local waiting, has_ended = {}, false
+    local function waits(d) waiting[d.kind] = table.concat({whole(d.rank), whole(now), '0'}, ' ') end
+    local function waits_no_more(d)
+      waiting[d.kind] = nil
+      if waited and redis.call('HDEL', own_waits, d.kind) == 1 then has_ended = true end
+    end
+
+    -- Writes that down.
+    local function note_waits()
+      local fields = {}
+      for kind, text in pairs(waiting) do
+        fields[#fields + 1] = kind
+        fields[#fields + 1] = text
+      end
+      if #fields > 0 then
+        redis.call('HSET', own_waits, unpack(fields))
+        redis.call('EXPIRE', own_waits, 60)
+        redis.call('ZADD', key('waiters', pool), whole(now), replica)
+        redis.call('EXPIRE', key('waiters', pool), 60)
+        -- What is too old counts as gone. So that it takes no room either, twice as many as were written are
+        -- looked at, wherever they are: then about half of all are too old at most.
+        local some = redis.call('HRANDFIELD', own_waits, #fields, 'WITHVALUES')
+        for i = 1, #some, 2 do
+          if not wait_of(some[i + 1]) then redis.call('HDEL', own_waits, some[i]) end
+        end
+      elseif has_ended and redis.call('EXISTS', own_waits) == 0 then
+        redis.call('ZREM', key('waiters', pool), replica)
+      end
     end
 
     local replies, full, given, all_have_room = {}, {}, {}, true
@@ -282,7 +336,7 @@ extension Scripts {
         slots = tonumber(ARGV[i + 5]), labels = ARGV[i + 6], rank = tonumber(ARGV[i + 9])}
       d.mib = mebibytes(d.memory)
       d.bucket = bucket_of(d.mib)
-      d.kind = table.concat({d.cpu, d.memory, d.slots, d.labels}, '|')
+      d.kind = kind_at(i)
       local has = given[d.request] or facts[3 + (i - 9) / 10]
       local reply = has and existing(has)
       if not reply and not full[d.shape] then
@@ -306,7 +360,7 @@ extension Scripts {
           reindex(id, -d.cpu, -d.memory, -d.slots, place)
           given[d.request] = lease
           end_reservation(d)
-          if waited then redis.call('HDEL', key('waits', pool), replica .. SEPARATOR .. d.kind) end
+          waits_no_more(d)
           reply = lease_reply(lease, id, place[9], token, d, expires)
         else
           if ARGV[i + 8] == '1' and not is_behind then reserve(d, avoid) end
@@ -317,9 +371,10 @@ extension Scripts {
       end
       replies[#replies + 1] = reply or 0
     end
+    note_waits()
     -- There may be room for those who waited for these.
     if all_have_room then
-      for who in pairs(rivals) do wake(who, pool) end
+      for _, who in ipairs(rivals) do wake(who, pool) end
     end
     return replies
     """#)
@@ -363,11 +418,7 @@ extension Scripts {
       end
     end
     for _, pool in ipairs(pools) do
-      local told = {}
-      each_rival(pool, ARGV[2], function(who)
-        if not told[who] then wake(who, pool) end
-        told[who] = true
-      end)
+      for _, who in ipairs((rivals_in(pool, ARGV[2]))) do wake(who, pool) end
     end
     return pools
     """#)

@@ -18,6 +18,9 @@ extension Scripts {
     local cpu, memory, slots = ARGV[10], ARGV[11], ARGV[12]
     local executor = key('executor', id)
     local newest = tonumber(ARGV[17])
+    -- How often the executor's entries in the index are written anew, in microseconds: should Redis have lost
+    -- a part of it, heartbeats bring that back, at the price of six commands each time.
+    local INDEX_INTERVAL = 20000000
 
     local facts = redis.call('MGET', key('token'), key('nonce'), key('gone', id))
     local counter, nonce, gone = tonumber(facts[1] or '0'), facts[2], facts[3]
@@ -34,7 +37,7 @@ extension Scripts {
 
     local ended, room = {}, 0
     local e = redis.call('HMGET', executor, 'incarnation', 'address', 'pool', 'labels', 'cpu',
-      'memory', 'slots', 'draining', 'suspect', 'warm')
+      'memory', 'slots', 'draining', 'suspect', 'warm', 'indexed')
     if e[1] and e[1] ~= incarnation then
       local silent = now - tonumber(redis.call('ZSCORE', key('executors'), id) or '0')
       -- At the same address the old process cannot be alive: the new one listens there. Unless it is
@@ -61,8 +64,10 @@ extension Scripts {
       e = {}
     end
 
-    local changed = false
-    if not e[1] then
+    local changed, is_new = false, not e[1]
+    -- The share of leases that it does not know to be taken yet.
+    local taken_cpu, taken_memory, taken_slots = 0, 0, 0
+    if is_new then
       redis.call('HSET', executor, 'pool', pool, 'labels', labels, 'free_cpu', cpu,
         'free_memory', memory, 'free_slots', slots, 'draining', draining, 'suspect', '0',
         'bucket', '', 'warm', '', 'cpu', cpu, 'memory', memory, 'slots', slots,
@@ -71,7 +76,18 @@ extension Scripts {
       redis.call('HINCRBY', key('classes', pool), labels, 1)
       redis.call('HINCRBY', key('pool', pool), 'count', 1)
       redis.call('HSETNX', key('pool', pool), 'since', whole(now))
+      redis.call('SADD', key('pools'), pool)
       redis.call('ZADD', key('names'), 0, id)
+      -- What it was is lost, perhaps, and what is leased of it is not.
+      for _, lease in ipairs(redis.call('SMEMBERS', key('held', id))) do
+        local l = redis.call('HMGET', key('lease', lease), 'cpu', 'memory', 'slots')
+        if l[1] then
+          taken_cpu, taken_memory = taken_cpu + tonumber(l[1]), taken_memory + tonumber(l[2])
+          taken_slots = taken_slots + tonumber(l[3])
+        else
+          redis.call('SREM', key('held', id), lease)
+        end
+      end
       e = {incarnation, address, pool, labels, cpu, memory, slots, draining, '0', ''}
       changed, room = true, 1
     elseif e[5] ~= cpu or e[6] ~= memory or e[7] ~= slots or e[8] ~= draining or e[9] == '1'
@@ -86,8 +102,11 @@ extension Scripts {
       changed, room = true, 1
     end
     redis.call('ZADD', key('executors'), whole(now), id)
+    local indexed = tonumber(e[11] or '0')
+    local is_due = now - indexed >= INDEX_INTERVAL or indexed > now
+    if is_due then indexed = now end
     redis.call('HSET', executor, 'used_cpu', ARGV[15], 'used_memory', ARGV[16],
-      'heard', whole(now))
+      'heard', whole(now), 'indexed', whole(indexed))
 
     if e[10] ~= warm then
       local before, after = {}, {}
@@ -109,8 +128,6 @@ extension Scripts {
     local prefix = nonce and lease_prefix(nonce)
     local function is_ours(lease) return prefix and string.sub(lease, 1, #prefix) == prefix end
     local stop, reported, largest, known, confirmed = {}, {}, math.max(counter, newest), 0, {}
-    -- The share of those that are brought back.
-    local taken_cpu, taken_memory, taken_slots = 0, 0, 0
     for i = 18, #ARGV, 7 do
       local lease, request, token = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
       if not reported[lease] then
@@ -120,6 +137,10 @@ extension Scripts {
         if owner == id then
           known = known + 1
           confirmed[#confirmed + 1] = lease
+          if is_new and redis.call('SADD', key('held', id), lease) == 1 then
+            taken_cpu, taken_memory = taken_cpu + tonumber(ARGV[i + 3]), taken_memory + tonumber(ARGV[i + 4])
+            taken_slots = taken_slots + tonumber(ARGV[i + 5])
+          end
         elseif owner or redis.call('EXISTS', key('ended', lease)) == 1
           or (is_ours(lease) and token <= counter) then
           stop[#stop + 1] = lease
@@ -154,7 +175,11 @@ extension Scripts {
       end
     end
 
-    if changed then reindex(id, -taken_cpu, -taken_memory, -taken_slots) end
+    if changed then
+      reindex(id, -taken_cpu, -taken_memory, -taken_slots, nil, is_due)
+    elseif is_due then
+      reindex(id, nil, nil, nil, nil, true)
+    end
     return {'recorded', room, stop, ended}
     """#)
 

@@ -3,6 +3,9 @@ import RedisClient
 /// The changes of the table in Redis, each one script: Redis runs nothing else meanwhile, so
 /// several allocators may work on one table.
 ///
+/// What of it is derived (the index and the counts) comes right again when a part of it is lost: a heartbeat
+/// writes its executor's entries anew once in a while, and a sweep compares the counts.
+///
 /// What is kept (all keys begin with `millrace:`; times are microseconds since 1970):
 ///
 /// | key | holds |
@@ -17,6 +20,7 @@ import RedisClient
 /// | `ended:L` | why lease L is over, for an hour |
 /// | `gone:E` | the process of E that was taken out, for a minute |
 /// | `replaced:E` | the process of E that another one replaced, for a minute since it was last heard |
+/// | `pools` | set: pools that have executors |
 /// | `pool:P` | hash: since when P has executors, and how many |
 /// | `groups:P` | hash: kinds of executors in P, and how many of each |
 /// | `departed:P` | sorted set: kinds that left, by when |
@@ -26,13 +30,15 @@ import RedisClient
 /// | `room:P` | sorted set: all executors of P with room, by the same |
 /// | `warm:P:J` | sorted set: executors that hold caches of project J, by since when |
 /// | `reserved:P` | hash: the executor of P that is kept free, for what, and until when |
-/// | `waits:P` | hash: what finds no room in P, by allocator and kind: its best rank, when it was last tried, and since when others have waited for it |
+/// | `waiters:P` | sorted set: allocators at which something waits for room in P, by when it was last tried |
+/// | `waits:P:A` | hash: what finds no room in P at A, by kind: its best rank, when it was last tried, and since when others have waited for it |
 /// | `woken:A` | list: pools in which there may be room for what waits at allocator A |
 /// | `allocators` | sorted set: allocators by when they last told what waits at them |
 /// | `demand:A` | hash: for each pool what waits at allocator A: CPU, memory and slots |
 /// | `token` | the largest fencing token given out or seen |
 /// | `nonce` | part of the name of each lease that this table has given out, and of no other's |
 /// | `swept`, `grace` | when silent executors were last looked for; until when they are excused |
+/// | `counted` | when it was last seen to that the counts are right |
 package enum Scripts {
   /// Begins every script: `now`, the keys, and what several of them do.
   static let prelude = #"""
@@ -105,8 +111,8 @@ package enum Scripts {
 
     -- Gives the executor room (takes it, where it is less than 0), and puts it where its free share
     -- belongs in the index, or takes it out. Answers its pool; nil if it is not known. `e` is its
-    -- place, if that was just looked up.
-    local function reindex(id, more_cpu, more_memory, more_slots, e)
+    -- place, if that was just looked up; with `anew` nothing is taken to be in the index already.
+    local function reindex(id, more_cpu, more_memory, more_slots, e, anew)
       local executor = key('executor', id)
       e = e or place_of(id)
       local pool, labels, old = e[1], e[2], e[8]
@@ -125,7 +131,7 @@ package enum Scripts {
         redis.call('ZADD', key('room', pool), score, id)
         redis.call('ZADD', key('free', pool, bucket, '*'), score, id)
         redis.call('ZADD', key('free', pool, bucket, labels), score, id)
-        if old ~= bucket then
+        if old ~= bucket or anew then
           redis.call('SADD', key('buckets', pool, '*'), bucket)
           redis.call('SADD', key('buckets', pool, labels), bucket)
         end
@@ -221,10 +227,12 @@ package enum Scripts {
         redis.call('ZREMRANGEBYRANK', key('departed', pool), 0, -1 - DEPARTED_KINDS)
         if redis.call('HINCRBY', key('classes', pool), e[1], -1) == 0 then
           redis.call('HDEL', key('classes', pool), e[1])
-          redis.call('DEL', key('buckets', pool, e[1]))
+          -- An older allocator lets an executor have a label that is the name of the index of all.
+          if e[1] ~= '*' then redis.call('DEL', key('buckets', pool, e[1])) end
         end
         if redis.call('HINCRBY', key('pool', pool), 'count', -1) == 0 then
           redis.call('DEL', key('pool', pool), key('buckets', pool, '*'))
+          redis.call('SREM', key('pools'), pool)
         end
         for _, project in ipairs(split(e[3] or '')) do
           redis.call('ZREM', key('warm', pool, project), id)
@@ -243,28 +251,32 @@ package enum Scripts {
       redis.call('EXPIRE', list, 10)
     end
 
-    -- Of what waits in the pool, the part at other allocators: calls `body` with each one's name, kind,
-    -- rank, when it was tried, and since when it was waited for (0: it is not). Answers whether the
-    -- allocator itself has some. What is too old is forgotten, whoever's it is.
-    local function each_rival(pool, own, body)
-      local has_own = false
-      local waits = redis.call('HGETALL', key('waits', pool))
-      for i = 1, #waits, 2 do
-        local replica, kind = string.match(waits[i], '^([^\31]*)\31(.*)$')
-        local rank, tried, asked = string.match(waits[i + 1], '^(%S+) (%S+) (%S+)$')
-        rank, tried, asked = tonumber(rank), tonumber(tried), tonumber(asked)
-        local is_old = now - tried > WAIT_MEMORY or tried > now
-        -- It had its turn, and did not take it.
-        local is_gone = replica ~= own and asked > 0 and now - asked > TURN
-        if is_old or is_gone then
-          redis.call('HDEL', key('waits', pool), waits[i])
+    -- The other allocators at which something waits for room in the pool, and whether something does at
+    -- `own`. Those that have not tried for long are forgotten, and those that did in times to come, by a clock
+    -- that has gone back since.
+    local function rivals_in(pool, own)
+      local rivals, has_own = {}, false
+      local waiters = redis.call('ZRANGE', key('waiters', pool), 0, -1, 'WITHSCORES')
+      for i = 1, #waiters, 2 do
+        local replica, tried = waiters[i], tonumber(waiters[i + 1])
+        if now - tried > WAIT_MEMORY or tried > now then
+          redis.call('ZREM', key('waiters', pool), replica)
         elseif replica == own then
           has_own = true
         else
-          body(replica, kind, rank, tried, asked)
+          rivals[#rivals + 1] = replica
         end
       end
-      return has_own
+      return rivals, has_own
+    end
+
+    -- The rank of what waits, when it was tried, and since when it was waited for (0: it is not); nil if that
+    -- is too old, or in times to come.
+    local function wait_of(text)
+      local rank, tried, asked = string.match(text, '^(%S+) (%S+) (%S+)$')
+      rank, tried, asked = tonumber(rank), tonumber(tried), tonumber(asked)
+      if now - tried > WAIT_MEMORY or tried > now then return nil end
+      return rank, tried, asked
     end
 
     -- Whether executors are excused for their silence. A time further ahead than it can have been set

@@ -1,8 +1,8 @@
 import RedisClient
 
 extension Scripts {
-  /// Looks for silent executors and overdue leases. Arguments: now, lost after, suspect after, gap,
-  /// grant expiry.
+  /// Looks for silent executors and overdue leases, and once in a while whether the counts are right.
+  /// Arguments: now, lost after, suspect after, gap, grant expiry.
   /// Answers `{ended leases, pools with room, number of executors, 1 if nobody had swept}`.
   package static let sweep = script(
     "sweep",
@@ -11,11 +11,88 @@ extension Scripts {
     local grant_expiry = tonumber(ARGV[5])
     -- What one run does at most: some milliseconds' work; the rest is for the next run.
     local MOST_SUSPECTS, MOST_EXECUTORS, MOST_LEASES = 1000, 100, 500
+    -- How often the counts are compared, in microseconds.
+    local COUNT_INTERVAL = 10000000
     local late = unattended(tonumber(ARGV[4]))
     redis.call('SET', key('swept'), whole(now))
     if late then redis.call('SET', key('grace'), whole(now + lost_after)) end
 
     local executors = key('executors')
+    -- Whether the counts of executors, each of which is kept by itself, come to the same.
+    local function counts_agree()
+      local all = redis.call('ZCARD', executors)
+      if redis.call('ZCARD', key('names')) ~= all then return false end
+      local sum = 0
+      for _, pool in ipairs(redis.call('SMEMBERS', key('pools'))) do
+        local count = tonumber(redis.call('HGET', key('pool', pool), 'count') or '0')
+        for _, kinds in ipairs({'groups', 'classes'}) do
+          local rest = count
+          for _, number in ipairs(redis.call('HVALS', key(kinds, pool))) do
+            if tonumber(number) <= 0 then return false end
+            rest = rest - tonumber(number)
+          end
+          if rest ~= 0 then return false end
+        end
+        -- An older allocator does not take it out.
+        if count == 0 then redis.call('SREM', key('pools'), pool) end
+        sum = sum + count
+      end
+      return sum == all
+    end
+
+    -- Part of the table was lost: all executors are counted anew, in one go, which takes some 5 µs for each.
+    local function count_again()
+      local pools = {}
+      local function count(id)
+        local name, pool = kind_of(id)
+        if not name then
+          redis.call('ZREM', key('names'), id)
+          return
+        end
+        local labels = string.match(name, '^.|%d+|%d+|%d+|(.*)$')
+        local p = pools[pool] or {count = 0, groups = {}, classes = {}}
+        pools[pool] = p
+        p.count = p.count + 1
+        p.groups[name] = (p.groups[name] or 0) + 1
+        p.classes[labels] = (p.classes[labels] or 0) + 1
+      end
+      local has_name, is_heard = {}, {}
+      local heard_ids, ids = redis.call('ZRANGE', executors, 0, -1), redis.call('ZRANGE', key('names'), 0, -1)
+      for _, id in ipairs(heard_ids) do is_heard[id] = true end
+      for _, id in ipairs(ids) do
+        has_name[id] = true
+        count(id)
+        if not is_heard[id] then
+          -- Should it report no more, it has to be missed.
+          local heard = redis.call('HGET', key('executor', id), 'heard')
+          if heard then redis.call('ZADD', executors, heard, id) end
+        end
+      end
+      for _, id in ipairs(heard_ids) do
+        if not has_name[id] then
+          redis.call('ZADD', key('names'), 0, id)
+          count(id)
+        end
+      end
+      for _, pool in ipairs(redis.call('SMEMBERS', key('pools'))) do
+        if not pools[pool] then
+          redis.call('DEL', key('pool', pool), key('groups', pool), key('classes', pool))
+          redis.call('SREM', key('pools'), pool)
+        end
+      end
+      for pool, p in pairs(pools) do
+        redis.call('SADD', key('pools'), pool)
+        redis.call('HSET', key('pool', pool), 'count', whole(p.count))
+        redis.call('HSETNX', key('pool', pool), 'since', whole(now))
+        for _, kinds in ipairs({'groups', 'classes'}) do
+          redis.call('DEL', key(kinds, pool))
+          for name, number in pairs(p[kinds]) do
+            redis.call('HSET', key(kinds, pool), name, whole(number))
+          end
+        end
+      end
+    end
+
     local silent = redis.call('ZRANGEBYSCORE', executors, '-inf',
       '(' .. whole(now - suspect_after), 'LIMIT', 0, MOST_SUSPECTS)
     for _, id in ipairs(silent) do suspect(id) end
@@ -31,6 +108,11 @@ extension Scripts {
     for _, lease in ipairs(redis.call('ZRANGEBYSCORE', key('due'),
       '(' .. whole(now + 2 * grant_expiry), '+inf', 'LIMIT', 0, MOST_LEASES)) do
       redis.call('ZADD', key('due'), whole(now + grant_expiry), lease)
+    end
+    local counted = tonumber(redis.call('GET', key('counted')) or '0')
+    if now - counted >= COUNT_INTERVAL or counted > now then
+      redis.call('SET', key('counted'), whole(now))
+      if not counts_agree() then count_again() end
     end
     if has_grace(lost_after) then return reply() end
 
