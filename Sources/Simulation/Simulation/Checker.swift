@@ -27,10 +27,13 @@ final class Checker {
   private let order: OrderChecker
   private let groups: GroupChecker
   private let policy: SchedulerCore.Policy
+  /// How many schedulers share a pool's limit.
+  private let schedulers: Int
 
-  init(_ timeline: Timeline, policy: SchedulerCore.Policy) {
+  init(_ timeline: Timeline, policy: SchedulerCore.Policy, schedulers: Int) {
     self.timeline = timeline
     self.policy = policy
+    self.schedulers = schedulers
     let order = OrderChecker(timeline)
     self.order = order
     self.groups = GroupChecker(timeline, isCalm: { order.isCalm })
@@ -259,6 +262,8 @@ final class Checker {
     }
     self.running[spec.attempt] = runner.name
     if self.isCalm { self.checkLimit(of: record.project) }
+    // Of several schedulers the one that takes partitions over begins what its part allows, beside what runs.
+    if self.isCalm || self.schedulers == 1 { self.checkPoolLimits() }
     _ = runner.mourn { _ in self.released(spec.attempt) }
   }
 
@@ -266,21 +271,46 @@ final class Checker {
   /// still run somewhere.
   private func checkLimit(of project: ProjectID) {
     guard let limit = self.policy.standardProjectLimit else { return }
-    var (jobs, resources) = (0, Resources.none)
-    for record in self.stored.values.map(\.record) where record.project == project {
-      for job in record.jobs {
-        for attempt in job.attempts where attempt.outcome == nil && self.running[attempt.id] != nil
-        {
-          jobs += 1
-          resources += job.leg.resources
-        }
-      }
-    }
+    let (jobs, resources, _) = self.used { record, _ in record.project == project }
     if jobs > limit.jobs ?? .max || resources.cpuMillis > limit.cpuMillis ?? .max
       || resources.memory > limit.memory ?? ByteCount(.max)
     {
       self.fail("\(project) runs \(jobs) jobs with \(resources), beyond its limit of \(limit)")
     }
+  }
+
+  /// The same of pools. Each scheduler has a part of the limit, and runs one job however small that is.
+  private func checkPoolLimits() {
+    for (pool, limit) in self.policy.poolLimits {
+      let (jobs, resources, largest) = self.used { record, leg in
+        let name = record.pipeline.jobs[leg.plan].pool
+        return (name.isEmpty ? PoolName.standard.rawValue : name) == pool
+      }
+      let (more, moreCPU) = (self.schedulers, Int64(self.schedulers) * largest.cpuMillis)
+      if jobs > limit.jobs.map({ Int($0) + more }) ?? .max
+        || resources.cpuMillis > limit.cpuMillis.map({ $0 + moreCPU }) ?? .max
+      {
+        self.fail("pool \(pool) runs \(jobs) jobs with \(resources), beyond its limit of \(limit)")
+      }
+    }
+  }
+
+  /// What runs of some jobs: how many, what they hold together, and the most that one holds.
+  private func used(
+    by isMeant: (BuildRecord, Pipeline.Leg) -> Bool
+  ) -> (jobs: Int, resources: Resources, largest: Resources) {
+    var (jobs, resources, largest) = (0, Resources.none, Resources.none)
+    for record in self.stored.values.map(\.record) {
+      for job in record.jobs where isMeant(record, job.leg) {
+        for attempt in job.attempts where attempt.outcome == nil && self.running[attempt.id] != nil
+        {
+          jobs += 1
+          resources += job.leg.resources
+          largest.cpuMillis = max(largest.cpuMillis, job.leg.resources.cpuMillis)
+        }
+      }
+    }
+    return (jobs, resources, largest)
   }
 
   func released(_ attempt: AttemptID) { self.running[attempt] = nil }

@@ -39,7 +39,8 @@ package final class World {
   package init(_ plan: Plan, workload: some Workload) {
     let timeline = Timeline(seed: plan.seed)
     let network = Network(timeline)
-    let checker = Checker(timeline, policy: plan.schedulerPolicy)
+    let checker = Checker(
+      timeline, policy: plan.schedulerPolicy, schedulers: plan.schedulers)
     let surroundings = Surroundings(timeline: timeline, network: network, checker: checker)
     let redis = Redis(policy: plan.allocatorPolicy, bugs: plan.bugs, in: surroundings)
     let store = Store(bugs: plan.bugs, in: surroundings)
