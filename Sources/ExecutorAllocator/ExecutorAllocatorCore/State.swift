@@ -240,7 +240,9 @@ extension State.Pool {
   /// Lines that are mostly places of before drop them. So does what comes up in ``StateMachine``; but while
   /// nothing is tried, nothing does.
   mutating func dropOutdated() {
-    guard self.lines.fresh.count + self.lines.again.count > 2 * self.queues.count + 64 else { return }
+    guard self.lines.fresh.count + self.lines.again.count > 2 * self.queues.count + 64 else {
+      return
+    }
     var (fresh, again): ([State.Head], [State.Head]) = ([], [])
     for (shape, queue) in self.queues {
       guard let place = queue.listed else { continue }

@@ -166,7 +166,8 @@ package struct StateMachine: Sendable {
     if queue.places.count > 2 * queue.count + 64 {
       queue.places = Heap(queue.places.unordered.filter { self.counts($0) })
     }
-    queue.lineUp(demand.shape, in: &self.state.pools[demand.shape.pool, default: State.Pool()].lines)
+    queue.lineUp(
+      demand.shape, in: &self.state.pools[demand.shape.pool, default: State.Pool()].lines)
     self.state.pools[demand.shape.pool, default: State.Pool()].queues[demand.shape] = queue
     self.state.pools[demand.shape.pool]?.dropOutdated()
   }

@@ -50,7 +50,8 @@ extension StateMachine {
     self.state.sightings = self.state.sightings.filter { now - $0.value.lastLook < memory }
     var kinds = (self.state.sightings[name]?.kinds ?? [:]).filter { now - $0.value.time < memory }
     // What there is comes before what there was.
-    for (group, isLive) in survey.groups.map({ ($0, true) }) + survey.departed.map({ ($0, false) }) {
+    for (group, isLive) in survey.groups.map({ ($0, true) }) + survey.departed.map({ ($0, false) })
+    {
       let kind = State.Sightings.Kind(labels: group.labels, capacity: group.capacity)
       guard kinds[kind] != nil || kinds.count < Self.sightedKinds else { continue }
       let time = isLive ? now : kinds[kind]?.time ?? now

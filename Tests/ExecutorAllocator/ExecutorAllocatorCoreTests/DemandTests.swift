@@ -350,7 +350,8 @@ import Testing
     var allocator = Allocator()
     allocator.pass(.milliseconds(1))
     for number in 0..<count {
-      let batches = allocator.demand("k\(number)", rank: Int64(number), shape: Self.kind(number)).batches
+      let batches = allocator.demand("k\(number)", rank: Int64(number), shape: Self.kind(number))
+        .batches
       #expect(batches == [["k\(number)"]])
       allocator.handle(.acquired(.standard, [nil]))
     }
@@ -407,7 +408,8 @@ import Testing
     #expect(turns == (0..<12).map { $0 % 2 == 1 })
     // As soon as there is room for the first of them, it has it.
     while !batches[0][0].hasPrefix("k") {
-      batches = allocator.handle(.acquired(.standard, batches[0].map { allocator.lease($0) })).batches
+      batches =
+        allocator.handle(.acquired(.standard, batches[0].map { allocator.lease($0) })).batches
     }
     #expect(batches == [["k0", "k1", "k2"]])
     let lease = allocator.lease("k0")

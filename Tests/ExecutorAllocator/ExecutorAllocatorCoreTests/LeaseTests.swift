@@ -349,7 +349,8 @@ import Testing
     #expect(Policy().mistake(in: heartbeat) == reason)
     let demand = Demand.test("a", shape: Shape(labels: [label], resources: .small))
     #expect(Policy().mistake(in: demand) == reason)
-    let good = Demand.test("a", shape: Shape(labels: ["os=linux", "a.b-c_d/e:9"], resources: .small))
+    let good = Demand.test(
+      "a", shape: Shape(labels: ["os=linux", "a.b-c_d/e:9"], resources: .small))
     #expect(Policy().mistake(in: good) == nil)
   }
 }

@@ -170,7 +170,8 @@ extension Allocator {
 
   static let wasHere = Effect.Event.waiting(
     "a",
-    reason: "needs label gpu: 0 of 2 executors match; one that did was here until a short while ago")
+    reason: "needs label gpu: 0 of 2 executors match; one that did was here until a short while ago"
+  )
   static let hasNone = Effect.Event.unsatisfiable(
     "a", reason: "needs label gpu: 0 of 2 executors match")
 

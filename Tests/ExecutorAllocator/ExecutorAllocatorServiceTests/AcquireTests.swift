@@ -462,7 +462,8 @@ import Testing
         numbers.map { number in
           let needs = Resources(cpuMillis: 5_000 + number, memory: .gibibytes(1))
           return Demand(
-            request: AttemptID("k\(number)"), project: "lua", shape: Shape(resources: needs), rank: rank)
+            request: AttemptID("k\(number)"), project: "lua", shape: Shape(resources: needs),
+            rank: rank)
         }
       }
       /// The commands of four demands that find no room, and of a lease that comes and goes.

@@ -499,15 +499,20 @@ import Testing
   /// As a Redis does that has too little memory, and throws away what it likes.
   @Test(arguments: [
     ["buckets:default:*"], ["buckets:default:gpu"], ["free:default:13:*"], ["free:default:13:gpu"],
-    ["room:default"], ["names"], ["executors"], ["classes:default"], ["groups:default"], ["pool:default"],
+    ["room:default"], ["names"], ["executors"], ["classes:default"], ["groups:default"],
+    ["pool:default"],
     ["pools"], ["executor:e1"], ["executor:e1", "held:e1"],
-    ["buckets:default:*", "buckets:default:gpu", "free:default:13:*", "classes:default", "groups:default"],
+    [
+      "buckets:default:*", "buckets:default:gpu", "free:default:13:*", "classes:default",
+      "groups:default",
+    ],
   ])
   func aPartOfTheTableThatIsLostComesBackWithHeartbeats(keys: [String]) async throws {
     try await Farm.with { farm in
       try await farm.sweep()
       _ = try await farm.attend(
-        .seconds(5), heartbeats: [.test("e1", labels: ["gpu"]), .test("e2", labels: ["gpu"]), .test("e3")])
+        .seconds(5),
+        heartbeats: [.test("e1", labels: ["gpu"]), .test("e2", labels: ["gpu"]), .test("e3")])
       let most = Resources(cpuMillis: 3_000, memory: .gibibytes(1))
       let gpu = Shape(labels: ["gpu"], resources: most)
       let lease = try #require(try await farm.acquire("a", shape: gpu))
@@ -541,7 +546,8 @@ import Testing
       let keys = try await farm.client.send(RedisCommand("KEYS", "*")).elements ?? []
       let names = Set(keys.compactMap(\.text).map { $0.split(separator: ":").prefix(2).last ?? "" })
       #expect(keys.allSatisfy { $0.text?.hasPrefix("millrace:") == true })
-      #expect(names.isSubset(of: ["nonce", "token", "swept", "grace", "counted", "departed", "ended"]))
+      #expect(
+        names.isSubset(of: ["nonce", "token", "swept", "grace", "counted", "departed", "ended"]))
     }
   }
 }
