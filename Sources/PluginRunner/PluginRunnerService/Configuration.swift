@@ -92,6 +92,12 @@ struct Configuration: Sendable {
       id.isEmpty ? "\(hostName())-\(fingerprint(self.dataDirectory).prefix(6))" : id
     let systems = ["linux", Self.architecture]
     self.labels = systems + settings.strings("labels").filter { !systems.contains($0) }
+    for label in self.labels where !ExecutorLabel.isLabel(label) {
+      throw settings.wrong(
+        "labels",
+        "\"\(label)\" has something other than letters, digits and -_.=/:, or more than "
+          + "\(ExecutorLabel.maximumBytes) bytes: no job can ask for it")
+    }
 
     let processors = max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
     let cpu = settings.string("cpu")
