@@ -26,6 +26,9 @@ struct BoxedOptional<Value: Sendable>: Sendable {
     self.storage = wrappedValue.map { Storage($0) }
   }
 
+  /// Whether there is one, without a copy of it.
+  var isThere: Bool { self.storage != nil }
+
   var wrappedValue: Value? {
     get { self.storage?.value }
     set { self.storage = newValue.map { Storage($0) } }

@@ -22,8 +22,10 @@ struct BuildEntry: Sendable {
       self._committed = BoxedOptional(wrappedValue: nil)
     }
 
+    var isWriting: Bool { self._inFlight.isThere }
+
     var isNothing: Bool {
-      self.inFlight == nil && self.committed == nil && self.failures == 0
+      !self._inFlight.isThere && !self._committed.isThere && self.failures == 0
         && self.afterThis.isEmpty && self.afterNext.isEmpty && self.commands.isEmpty
     }
   }
@@ -96,7 +98,7 @@ struct BuildEntry: Sendable {
     set { self.changePending { $0.commands = newValue } }
   }
 
-  var isWriting: Bool { self.pending?.wrappedValue.inFlight != nil }
+  var isWriting: Bool { self.pending?.wrappedValue.isWriting ?? false }
 
   var isClean: Bool { !self.isDirty && !self.isWriting }
 
@@ -168,7 +170,7 @@ struct BuildEntry: Sendable {
     case write(BuildRecord, base: Int64?)
     case show
     case forget
-    case letGo
+    case idle
   }
 
   mutating func settle(owner: String) -> Due {
@@ -199,7 +201,7 @@ struct BuildEntry: Sendable {
       return .write(self.machine.record, base: self.version)
     }
     let isDone = !self.machine.record.isActive && self.machine.live.isEmpty && self.version != nil
-    return isDone ? .forget : .letGo
+    return isDone ? .forget : .idle
   }
 
   /// The write that was under way is durable. Nil if there was none.

@@ -21,7 +21,7 @@ extension Scheduler {
       if !deferred.isEmpty { self.carryOut(deferred, of: id, at: now, &effects) }
     }
     for step in out.now { self.carryOut(step, of: id, at: now, &effects) }
-    for attempt in out.touched { self.setTimer(attempt) }
+    for attempt in out.touched { self.setTimer(attempt, of: id) }
     self.settle(id, at: now, &effects)
   }
 
@@ -29,8 +29,8 @@ extension Scheduler {
     self.waitingJobs += self.builds.values[index].recountWaiting()
   }
 
-  private mutating func setTimer(_ attempt: AttemptID) {
-    let index = self.attempts[attempt].flatMap { self.builds.index(forKey: $0) }
+  private mutating func setTimer(_ attempt: AttemptID, of id: BuildID) {
+    let index = self.builds.index(forKey: id)
     let wake = index.flatMap { self.builds.values[$0].wake(of: attempt, self.policy) }
     self.timers.set(.attempt(attempt), to: wake)
   }
@@ -62,8 +62,9 @@ extension Scheduler {
         self.builds.values[index].machine.tickets[item] = nil
         self.queue.remove(ticket)
       }
-      self.builds.values[index].machine.resting.remove(item)
-      self.timers.set(.work(id, item), to: nil)
+      if self.builds.values[index].machine.resting.remove(item) != nil {
+        self.timers.set(.work(id, item), to: nil)
+      }
     case .took(let attempt, let lease, let charge):
       self.attempts[attempt] = id
       self.leases.took(lease, attempt)
@@ -124,7 +125,9 @@ extension Scheduler {
     case .write(let record, let base): effects.append(.write(record, base: base))
     case .show: self.show(id, &effects)
     case .forget: self.forget(id)
-    case .letGo: self.letGoIfClosing(id, at: now, &effects)
+    case .idle:
+      guard self.partitions[self.builds.values[index].partition] == .closing else { return }
+      self.letGo(id, at: now, &effects)
     }
   }
 
@@ -137,7 +140,9 @@ extension Scheduler {
     _ id: BuildID, _ result: WriteResult, at now: Timestamp
   ) -> [Effect] {
     // A build that was dropped meanwhile, or a write that was asked twice: late news.
-    guard self.builds[id]?.inFlight != nil else { return [] }
+    guard let index = self.builds.index(forKey: id), self.builds.values[index].isWriting else {
+      return []
+    }
     var effects: [Effect] = []
     switch result {
     case .committed(let version):
@@ -372,7 +377,7 @@ extension Scheduler {
     self.insert(entry)
     if let index = self.builds.index(forKey: id) { self.recountWaiting(index) }
     for step in out.now { self.carryOut(step, of: id, at: now, &effects) }
-    for attempt in out.touched { self.setTimer(attempt) }
+    for attempt in out.touched { self.setTimer(attempt, of: id) }
     // An allocator that is connected must tell of the end of its leases from now on.
     for attempt in machine.live.keys.sorted() { effects += self.hold(attempt) }
   }

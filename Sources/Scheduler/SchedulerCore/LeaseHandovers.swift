@@ -27,6 +27,7 @@ struct LeaseHandovers: Sendable {
   mutating func becameDue(_ attempt: AttemptID) { self.handovers[attempt]?.isDue = true }
 
   mutating func remove(_ attempt: AttemptID) {
+    if self.handovers.isEmpty { return }
     guard let handover = self.handovers.removeValue(forKey: attempt) else { return }
     self.successors[handover.build]?.removeAll { $0 == attempt }
     if self.successors[handover.build]?.isEmpty ?? false { self.successors[handover.build] = nil }

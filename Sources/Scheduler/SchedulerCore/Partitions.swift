@@ -146,9 +146,9 @@ extension Scheduler {
   }
 
   /// Lets go of a build of a partition that is being closed, if nothing of it is under way.
-  mutating func letGoIfClosing(_ id: BuildID, at now: Timestamp, _ effects: inout [Effect]) {
-    guard let entry = self.builds[id], self.partitions[entry.partition] == .closing,
-      entry.isClean, !entry.isLoading, entry.version != nil, entry.commands.isEmpty,
+  mutating func letGo(_ id: BuildID, at now: Timestamp, _ effects: inout [Effect]) {
+    guard let entry = self.builds[id], entry.isClean, !entry.isLoading, entry.version != nil,
+      entry.commands.isEmpty,
       entry.machine.live.values.allSatisfy({ $0.machine.isWithRunner })
     else { return }
     self.drop(id, keepingPlace: true, isDurable: true, at: now, &effects)

@@ -14,14 +14,14 @@ struct ReadyQueue: Sendable {
   private let owner: String
   private(set) var lines: [Shape: Line] = [:]
   private var shapes: [DemandID: Shape] = [:]
-  private var places: [Ticket: Place] = [:]
+  var places: [Ticket: Place] = [:]
   /// In which lines a project has work, and how much.
   private var presence: [ProjectID: [Shape: Presence]] = [:]
   /// What each project holds.
   private var usage: [ProjectID: Resources] = [:]
   private(set) var limits: Limits
   /// Everything that waits, and some that no longer does.
-  private var arrivals: Heap<Arrival> = []
+  var arrivals: Heap<Arrival> = []
   /// Shapes of which no executor took work though limits kept room for it, and since when: what none can
   /// take must hold up nothing. Until one is granted, or some time later.
   private var unplaced: [Shape: Timestamp] = [:]
@@ -55,13 +55,6 @@ struct ReadyQueue: Sendable {
   /// What shape the work at a place has; nil if there is none.
   func shape(at ticket: Ticket) -> Shape? { self.places[ticket]?.shape }
 
-  /// Some of what waits, with its work: from the `first`th on, in an order that hardly changes; nothing beyond its end.
-  func waiting(from first: Int, atMost count: Int) -> [(ticket: Ticket, work: Work)]? {
-    let arrivals = self.arrivals.unordered.dropFirst(first).prefix(count)
-    if arrivals.isEmpty { return nil }
-    return arrivals.lazy.filter { self.places[$0.ticket] != nil }.map { ($0.ticket, $0.work) }
-  }
-
   var openDemands: Int { self.shapes.count }
 
   // MARK: What waits
@@ -76,9 +69,7 @@ struct ReadyQueue: Sendable {
       ticket: self.nextTicket)
     self.arrivals.insert(Arrival(ticket: self.nextTicket, since: since, work: work))
     let turn = self.turn(of: project, for: shape)
-    var line = self.lines.removeValue(forKey: shape) ?? Line(shape: shape)
-    line.waiting.insert(entry, share: turn)
-    self.lines[shape] = line
+    self.lines[shape, default: Line(shape: shape)].waiting.insert(entry, share: turn)
     var presence =
       self.presence[project]?[shape] ?? Presence(place: Place(shape, project))
     presence.count += 1
@@ -189,7 +180,7 @@ struct ReadyQueue: Sendable {
     guard let shape = self.shapes.removeValue(forKey: demand) else { return nil }
     self.lines[shape]?.open.removeValue(forKey: demand)
     self.lines[shape]?.granted(at: now)
-    self.unplaced[shape] = nil
+    if !self.unplaced.isEmpty { self.unplaced[shape] = nil }
     self.touched.append(shape)
     // A limit may have been reached since it was asked for.
     guard self.limits.room(in: shape, atMost: 1) > 0 else { return nil }
@@ -209,7 +200,7 @@ struct ReadyQueue: Sendable {
       if (head.rank, head.entry) < (first.rank, first.entry) { return nil }
     }
     self.lines[shape]?.granted(at: now)
-    self.unplaced[shape] = nil
+    if !self.unplaced.isEmpty { self.unplaced[shape] = nil }
     self.touched.append(shape)
     return self.popFirst(shape)
   }
@@ -463,12 +454,13 @@ struct ReadyQueue: Sendable {
   }
 
   private mutating func settle(_ shape: Shape, _ effects: inout [Effect]) {
-    guard var line = self.lines[shape] else {
+    guard let place = self.lines.index(forKey: shape) else {
       self.short.remove(shape)
       return
     }
     // Out of the dictionary while it changes: no copy of its queues.
-    self.lines[shape] = nil
+    var line = Line(shape: shape)
+    swap(&line, &self.lines.values[place])
     let wanted = self.wanted(line, shape)
     while line.open.count > wanted {
       // The newest is the least urgent.
@@ -497,7 +489,11 @@ struct ReadyQueue: Sendable {
     } else {
       self.short.remove(shape)
     }
-    if !line.waiting.isEmpty || !line.open.isEmpty { self.lines[shape] = line }
+    if line.waiting.isEmpty && line.open.isEmpty {
+      self.lines.remove(at: place)
+    } else {
+      swap(&line, &self.lines.values[place])
+    }
   }
 
   /// How many demands are to be open for a line.
@@ -579,30 +575,5 @@ struct ReadyQueue: Sendable {
       self.lines[shape] = line
     }
     return effects
-  }
-
-  // MARK: What waits longest
-
-  /// Since when the work waits that waits longest.
-  mutating func oldestWait() -> Timestamp? {
-    self.dropArrivals()
-    return self.arrivals.min?.since
-  }
-
-  /// The work that waits longest, with why it waits, if it came before then.
-  mutating func oldest(
-    before time: Timestamp
-  ) -> (ticket: Ticket, work: Work, reason: String)? {
-    self.dropArrivals()
-    guard let first = self.arrivals.min, first.since <= time,
-      let place = self.places[first.ticket]
-    else { return nil }
-    return (first.ticket, first.work, self.reason(for: place.shape, of: place.project))
-  }
-
-  private mutating func dropArrivals() {
-    while let first = self.arrivals.min, self.places[first.ticket] == nil {
-      self.arrivals.removeMin()
-    }
   }
 }

@@ -207,7 +207,10 @@ extension Character {
 extension String {
   /// Whether `other` stands somewhere in it. (The standard library's own takes a pattern engine.)
   func contains(substring other: String) -> Bool {
-    if other.isEmpty { return true }
+    guard let first = other.utf8.first else { return true }
+    // Most texts do not even hold that.
+    let mayHold = self.utf8.withContiguousStorageIfAvailable { $0.contains(first) } ?? true
+    if !mayHold { return false }
     let (text, wanted) = (Array(self.utf8), Array(other.utf8))
     guard wanted.count <= text.count else { return false }
     return (0...(text.count - wanted.count)).contains { start in
