@@ -5,7 +5,7 @@ import Domain
 ///
 ///     idle --commitQueued--> busy (effect: wake the writer)
 ///     busy --batchTaken--> busy, a batch under way
-///     busy --batchEnded--> busy, and the next batch is taken; or idle, if nothing waits
+///     busy --batchTaken--> idle, if nothing waits
 ///
 /// The writer, once woken, calls ``batchTaken()`` until that gives `nil`, and ``batchEnded(after:)``
 /// after each batch, whether it was written or not. Elements are whatever the caller queues.

@@ -7,7 +7,7 @@ package enum Input: Hashable, Sendable {
   case streamClosed(StreamID)
   case demanded(StreamID, Demand)
   case withdrew(StreamID, AttemptID)
-  /// A scheduler names a lease that it counts on from before this stream.
+  /// A scheduler names a lease that it counts on, from before this stream mostly.
   case claimed(StreamID, HeldByScheduler)
   /// Leases were given back, and these pools have room now.
   case released([LeaseID], pools: [PoolName])

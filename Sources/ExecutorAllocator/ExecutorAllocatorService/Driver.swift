@@ -114,7 +114,7 @@ final class Driver: @unchecked Sendable {
 
   // MARK: Streams
 
-  /// A scheduler has come. Fails while the service drains.
+  /// A scheduler has come. While the service drains its stream has ended.
   func open() -> (StreamID, Outbound) {
     let id = StreamID(self.nextStream.wrappingAdd(1, ordering: .relaxed).oldValue)
     let outbound = Outbound(bound: Outbound.maximumEvents)

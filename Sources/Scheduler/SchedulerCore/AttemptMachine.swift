@@ -114,7 +114,7 @@ struct AttemptMachine: Sendable {
   /// Whether its runner has it, as far as was heard, or it is to stop: another owner finds it there.
   var isWithRunner: Bool { self.isRecorded && (self.isTaken || self.isStopping) }
 
-  /// When it wants ``timePassed(at:policy:)``; nil: only news can move it.
+  /// When it wants to be told that time has passed; nil: only news can move it.
   func wake(_ policy: Policy) -> Timestamp? {
     switch self.state {
     case .over, .recording: nil
@@ -254,8 +254,7 @@ struct AttemptMachine: Sendable {
     return true
   }
 
-  /// A stopped attempt that is silent is asked again from time to time by way of its stream; see
-  /// ``streamEnded(_:at:_:)``.
+  /// Nothing more is to come of it.
   private mutating func over(_ step: Step) -> Step {
     self.state = .over
     return step

@@ -1,7 +1,7 @@
 import Domain
 import OrderedCollections
 
-/// For invariants and metrics.
+/// For invariants.
 extension ReadyQueue {
   /// Lines of whose projects more, or fewer, jobs may begin than is known of them.
   var linesInDoubt: [Shape] {
@@ -16,6 +16,4 @@ extension ReadyQueue {
     self.lines.sorted { $0.key < $1.key }.filter { !self.short.contains($0.key) }
       .map { shape, line in (shape, self.wanted(line, shape), line.open.count) }
   }
-
-  func running(of project: ProjectID) -> Running { self.limits.running(of: project) }
 }
