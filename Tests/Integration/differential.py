@@ -3,18 +3,15 @@
 import uuid
 
 import datastores
-import grpc
 import pytest
-from answers import entity_of, path_of, value_of
-from google.cloud.datastore_v1.services.datastore.transports.grpc import DatastoreGrpcTransport
+from answers import path_of
+from api import Api
 from google.cloud.datastore_v1.types import datastore, query
 from random_gql import Writer
-from random_queries import Queries
-from random_requests import PROJECT
+from random_transactions import Transactions, changed_key
+from steps import Steps, conditional_commit
 
-TIMEOUT_SECONDS = 60
 COMMITS = 10
-NOT_FINISHED = query.QueryResultBatch.MoreResultsType.NOT_FINISHED
 
 # What one of Google's two servers does otherwise than the other, or not at all: it is not asked of
 # it. The gateway does what works on either.
@@ -27,10 +24,15 @@ DIFFERENCES = {
         "several inequalities": "it has one property with inequalities in a query",
         "other orders than the inequality's": "that property must come first",
         "aggregations": "it has none",
+        "transactions that only read": "it aborts them",
+        "update times": "it has none",
         "orders beside one key": "it finds that entity though it lacks the property",
         "orders behind the key's": "it takes no notice of them, or fails within",
         "pages": "behind a cursor in several orders it passes over some results",
         "ties of descending values": "it has them by ascending key, Firestore by descending key",
+        "cursors over inequalities": "it fails within where an array has an element beyond",
+        "reversed cursors of projections":
+            "what stands behind the key it does not reverse: it has some results again, others never",
         "orders of several distinct properties":
             "it takes them by the alphabet where none is given, Firestore as they are named",
     },
@@ -40,95 +42,28 @@ DIFFERENCES = {
         "pages of projections": "it refuses its own cursor where the key is ordered by",
         "arrays": "it finds an entity once for each element that matches, and an empty one nowhere",
         "exclusions beside others": "it refuses them in a query, and not in an aggregation",
+        "transactions that a read begins": "their commit waits in vain for their own lock",
+        "transactions that only read": "it refuses to commit them",
+        "rollbacks of what has ended": "it has nothing against them",
+        "inserts and updates behind others":
+            "an entity that an earlier mutation has made or deleted makes them invalid",
+        "conflicts of transactions": "a write waits for many seconds while a transaction has read it",
+        "conflicts that do not fail": "it writes all the same, which the documentation denies",
+        "versions of what is missing": "it tells of no conflict where another entity was expected",
         "metadata": "it refuses queries of kinds, and finds no properties",
+        "cursors behind an offset": "it gives none",
+        "cursors of distinct results by key": "it fails within where keys are descending",
     },
 }
 
 # What the gateway alone answers otherwise, until it is mended: asked of no server.
 TO_BE_MENDED = {
+    "reversed cursors of distinct results": "a cursor stands behind a result, not behind a value",
+    "rollbacks of what failed": "a transaction whose commit failed can be rolled back",
+    "versions to come": "a base version above the stored one is no conflict, but refused",
+    "inserts by time": "an insert with an update time is refused",
     "types of properties": "property_representation is in another order",
 }
-
-
-class Api:
-    """One server's calls, with the status of those that fail."""
-
-    def __init__(self, name, address):
-        self.name = name
-        self.transport = DatastoreGrpcTransport(channel=grpc.insecure_channel(address))
-        # Of the last call that failed.
-        self.details = ""
-
-    def call(self, method, request):
-        try:
-            return "OK", getattr(self.transport, method)(request, timeout=TIMEOUT_SECONDS)
-        except grpc.RpcError as error:
-            self.details = error.details()
-            return error.code().name, None
-
-    def commit(self, request):
-        code, answer = self.call("commit", request)
-        if answer is None:
-            return code
-        return code, [
-            (result.conflict_detected, [value_of(value) for value in result.transform_results])
-            for result in answer.mutation_results
-        ]
-
-    def lookup(self, keys):
-        code, answer = self.call("lookup", datastore.LookupRequest(project_id=PROJECT, keys=keys))
-        if answer is None:
-            return code
-        return code, sorted((entity_of(result) for result in answer.found), key=str)
-
-    def query(self, request):
-        """All results, as clients get them: batch by batch, each behind the cursor of the last."""
-        request = datastore.RunQueryRequest(request)
-        asked = request.query
-        found = []
-        while True:
-            code, answer = self.call("run_query", request)
-            if answer is None:
-                return code
-            batch = answer.batch
-            found += [entity_of(result) for result in batch.entity_results]
-            if batch.more_results != NOT_FINISHED:
-                return code, found
-            asked.start_cursor = batch.end_cursor
-            asked.offset -= batch.skipped_results
-            if "limit" in asked:
-                asked.limit -= len(batch.entity_results)
-
-    def texts(self, request):
-        """Results of a query in GQL, and what the server took it to mean."""
-        code, answer = self.call("run_query", request)
-        if answer is None:
-            return code
-        meant = query.Query.pb(answer.query).SerializeToString(deterministic=True)
-        return code, [entity_of(result) for result in answer.batch.entity_results], meant
-
-    def pages(self, request, size):
-        """The same, in pages of the caller's."""
-        request = datastore.RunQueryRequest(request)
-        found = []
-        for _ in range(60):
-            request.query.limit = size
-            code, answer = self.call("run_query", request)
-            if answer is None:
-                return code
-            page = [entity_of(result) for result in answer.batch.entity_results]
-            found += page
-            if len(page) < size:
-                break
-            request.query.start_cursor = answer.batch.end_cursor
-        return "OK", found
-
-    def aggregate(self, request):
-        code, answer = self.call("run_aggregation_query", request)
-        if answer is None:
-            return code
-        numbers = answer.batch.aggregation_results[0].aggregate_properties
-        return code, sorted((name, value_of(value)) for name, value in numbers.items())
 
 
 def apart(answer, other):
@@ -149,7 +84,7 @@ class Comparison:
         self.gateways = [
             Api(f"the gateway over {store}", address) for store, address in gateways.items()
         ]
-        self.requests = Queries(seed, f"d-{uuid.uuid4().hex}", self.may)
+        self.requests = Transactions(seed, f"d-{uuid.uuid4().hex}", self.may)
         # Of all entities that were ever written or deleted.
         self.keys = {}
 
@@ -178,9 +113,7 @@ class Comparison:
 
     def remember(self, mutations):
         for mutation in mutations:
-            operation = datastore.Mutation.pb(mutation).WhichOneof("operation")
-            changed = getattr(mutation, operation)
-            key = changed if operation == "delete" else changed.key
+            key = changed_key(mutation)
             self.keys[path_of(key)] = key
 
     def change(self):
@@ -206,3 +139,41 @@ class Comparison:
         found = self.same(written, lambda api: api.texts(text))
         if found != "OK" and found[0] == "OK":
             self.same(written, lambda api: api.query(request) if api is not self.emulator else found[:2])
+
+    def between_cursors(self, asked):
+        """What a query finds from behind one of its results on, or up to another."""
+        requests = self.requests
+        if not requests.has_cursors(asked):
+            return
+        whole = query.Query(asked)
+        whole.limit, whole.offset = None, 0
+        whole = requests.run(whole)
+        found = self.same(asked, lambda api: api.query(whole))
+        if found == "INVALID_ARGUMENT":
+            return
+        begin, end = (requests.random.randint(0, len(found[1])) for _ in range(2))
+        part = requests.run(asked)
+        note = f"between {begin} and {end}"
+        self.same(asked, lambda api: api.between(part, whole, begin, end), note)
+        if self.may("cursors behind an offset"):
+            self.same(asked, lambda api: api.behind_skipped(part), "behind the offset")
+        if asked.order and requests.has_reversed_cursors(asked):
+            for order in part.query.order:
+                order.direction = 3 - order.direction
+            self.same(part, lambda api: api.between(part, whole, begin, end), note + " reversed")
+
+    def transaction(self):
+        steps = self.requests.transaction()
+        self.same(steps, lambda api: Steps(api).take(steps))
+        for name, about in steps:
+            if name.startswith("when"):
+                name, about = about
+            if name == "commit":
+                self.remember(about)
+
+    def conditional(self):
+        keys = list(self.keys.values())
+        present = self.same(keys, lambda api: api.lookup(keys))[1]
+        mutation, base = self.requests.conditional([self.keys[path] for path, _ in present])
+        self.remember([mutation])
+        self.same(mutation, lambda api: conditional_commit(api, mutation, base), f"of {base}")

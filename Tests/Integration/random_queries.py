@@ -204,6 +204,27 @@ class Queries(Requests):
 
     # Requests
 
+    def has_cursors(self, asked):
+        """Whether a server takes the cursors that it gives."""
+        names = [order.property.name for order in asked.order]
+        unequal = inequalities(asked.filter)
+        if len(names) > 1 and not self.may("pages"):
+            return False
+        if unequal and not self.may("cursors over inequalities"):
+            return False
+        if asked.distinct_on and "__key__" in names and (
+            not self.may("cursors of distinct results by key")
+        ):
+            return False
+        by_key = "__key__" in names + unequal
+        return not by_key or not asked.projection or self.may("pages of projections")
+
+    def has_reversed_cursors(self, asked):
+        """Whether a server takes them where all orders are turned."""
+        if asked.distinct_on and not self.may("reversed cursors of distinct results"):
+            return False
+        return not asked.projection or self.may("reversed cursors of projections")
+
     def run(self, asked):
         """The call that asks for a query's results."""
         return datastore.RunQueryRequest(

@@ -17,6 +17,7 @@ SEEDS = [int(os.environ["MILLRACE_SEED"])] if "MILLRACE_SEED" in os.environ else
 ROUNDS = 3
 QUERIES = 40
 AGGREGATIONS = 15
+TRANSACTIONS = 25
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +93,29 @@ def test_texts(comparison):
         comparison.text(asked)
 
 
+def test_cursors(comparison):
+    comparison.change()
+    for _ in range(QUERIES):
+        comparison.between_cursors(comparison.requests.query())
+
+
 def test_metadata(comparison):
     if not comparison.may("metadata"):
         pytest.skip(f"{comparison.emulator.name} has none")
     comparison.change()
     for _ in range(QUERIES):
         comparison.query(comparison.requests.metadata())
+
+
+def test_transactions(comparison):
+    comparison.change()
+    for _ in range(TRANSACTIONS):
+        comparison.transaction()
+    comparison.look()
+
+
+def test_conditions_of_commits(comparison):
+    comparison.change()
+    for _ in range(TRANSACTIONS):
+        comparison.conditional()
+    comparison.look()

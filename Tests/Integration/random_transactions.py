@@ -1,0 +1,111 @@
+"""Random transactions, and mutations that depend on what is stored, from a seed."""
+
+from google.cloud.datastore_v1.types import datastore, entity
+from random_queries import Queries
+from random_requests import PROJECT, Mutation
+
+Mode = datastore.CommitRequest.Mode
+Strategy = Mutation.ConflictResolutionStrategy
+
+
+class Transactions(Queries):
+    """Makes whole transactions, step by step; each step is a name and what it is about.
+
+    Their outcome is certain: what others write meanwhile was read before, and what they have not
+    written is not in the way.
+    """
+
+    def transaction(self):
+        steps, read = [], []
+        for _ in range(self.random.randrange(4)):
+            if self.chance(1, 3):
+                steps.append(("query", self.run(self.query_of_ancestor())))
+            else:
+                keys = [self.key() for _ in range(self.random.randint(1, 2))]
+                read += keys
+                steps.append(("lookup", keys))
+        steps.insert(0, ("begin", self.beginning(bool(steps))))
+        if self.chance(1, 3):
+            steps.append(("write", self.foreign_write(read)))
+        steps.append(self.end())
+        if self.chance(1, 3):
+            steps.append(("when it has ended", self.random.choice([
+                ("lookup", [self.key()]), ("commit", self.commit().mutations),
+                *([("rollback", None)] if self.may("rollbacks of what has ended") else []),
+            ])))
+        if self.chance(1, 3) and self.may("rollbacks of what failed"):
+            steps.append(("when it has failed", ("rollback", None)))
+        return steps
+
+    def beginning(self, reads):
+        """How it begins: for writing, for reading, or with its first read."""
+        ways = ["read_write"] * 3
+        if reads and self.may("transactions that a read begins"):
+            ways.append("later")
+        if self.may("transactions that only read"):
+            ways.append("read_only")
+        return self.random.choice(ways)
+
+    def end(self):
+        if self.chance(1, 4):
+            return ("rollback", None)
+        mutations = list(self.commit().mutations)
+        if self.chance(1, 4):
+            mutations.append(self.mutation_behind(mutations))
+        if self.chance(1, 8):
+            mutations = []
+        return ("commit", mutations)
+
+    def mutation_behind(self, others):
+        """A further one of an entity that is changed already."""
+        key = changed_key(self.random.choice(others))
+        while True:
+            mutation = self.mutation(key)
+            if mutation.delete or mutation.upsert or self.may("inserts and updates behind others"):
+                return mutation
+
+    def query_of_ancestor(self):
+        asked = self.query()
+        asked.filter = self.ancestor()
+        asked.order, asked.distinct_on, asked.projection = [], [], []
+        return asked
+
+    def foreign_write(self, read):
+        """A write beside a transaction, of what it has read or has nothing to do with."""
+        path = [{"kind": "Separate", "id": self.random.randint(1, 3)}]
+        key = entity.Key(partition_id=self.partition(), path=path)
+        if read and self.chance(1, 2) and self.may("conflicts of transactions"):
+            key = self.random.choice(read)
+        return datastore.CommitRequest(
+            project_id=PROJECT, mode=Mode.NON_TRANSACTIONAL,
+            mutations=[Mutation(upsert=self.entity(key))],
+        )
+
+    # What depends on a version
+
+    def conditional(self, present):
+        """A mutation, and what of the entity's version it is built on: it holds for that alone."""
+        key = self.key()
+        if not self.may("versions of what is missing") and present:
+            key = self.random.choice(present)
+        operation = self.random.choice(["insert", "update", "upsert", "upsert", "delete"])
+        changed = key if operation == "delete" else self.entity(key)
+        strategies = [Strategy.FAIL]
+        if self.may("conflicts that do not fail"):
+            strategies += [Strategy.STRATEGY_UNSPECIFIED, Strategy.SERVER_VALUE]
+        mutation = Mutation(**{operation: changed})
+        mutation.conflict_resolution_strategy = self.random.choice(strategies)
+        bases = ["current", "current", "old"]
+        if operation != "insert" or self.may("versions of what is missing"):
+            bases.append("none")
+        if self.may("versions to come"):
+            bases.append("future")
+        if self.may("update times") and (operation != "insert" or self.may("inserts by time")):
+            bases += ["current time", "old time"]
+        return mutation, self.random.choice(bases)
+
+
+def changed_key(mutation):
+    operation = datastore.Mutation.pb(mutation).WhichOneof("operation")
+    changed = getattr(mutation, operation)
+    return changed if operation == "delete" else changed.key
