@@ -9,7 +9,8 @@ import os
 import datastores
 import postgres
 import pytest
-from differential import DIFFERENCES, Comparison
+from differential import Comparison
+from emulator_differences import DIFFERENCES
 from google.cloud.datastore_v1.types import datastore
 from random_requests import PROJECT
 
@@ -118,4 +119,10 @@ def test_conditions_of_commits(comparison):
     comparison.change()
     for _ in range(TRANSACTIONS):
         comparison.conditional()
+    comparison.look()
+
+
+def test_mistakes(comparison):
+    comparison.change()
+    comparison.mistakes()
     comparison.look()
