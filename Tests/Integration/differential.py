@@ -54,6 +54,9 @@ class Comparison:
         return wanted
 
     def gateways_answer(self, wanted, asked, call, note=""):
+        # The emulator failed within, which tells nothing.
+        if wanted == "UNKNOWN":
+            return
         for gateway in self.gateways:
             gateway.details = ""
             got = call(gateway)
@@ -107,7 +110,7 @@ class Comparison:
         whole.limit, whole.offset = None, 0
         whole = requests.run(whole)
         found = self.same(asked, lambda api: api.query(whole))
-        if found == "INVALID_ARGUMENT":
+        if isinstance(found, str):
             return
         begin, end = (requests.random.randint(0, len(found[1])) for _ in range(2))
         part = requests.run(asked)
@@ -138,12 +141,5 @@ class Comparison:
 
     def mistakes(self):
         for name, (method, request) in self.requests.mistakes().items():
-            if not self.may_be_wrong(name):
-                continue
-            self.emulator.details = ""
-            wanted = self.emulator.call(method, request)[0]
-            # It fails within, which tells nothing.
-            if wanted != "UNKNOWN":
-                self.gateways_answer(
-                    wanted, request, lambda api: api.call(method, request)[0], name  # noqa: B023
-                )
+            if self.may_be_wrong(name):
+                self.same(request, lambda api: api.call(method, request)[0], name)  # noqa: B023

@@ -126,7 +126,7 @@ class Queries(Requests):
         if unequal and not self.may("other orders than the inequality's"):
             names = [name for name in names if name in unequal] or unequal[:1]
         made.distinct_on = [{"name": name} for name in names]
-        if self.chance(2, 3):
+        if self.chance(2, 3) or not self.may_find_distinct_entities():
             others = [name for name in PROPERTIES if name not in names and self.chance(1, 3)]
             made.projection = [{"property": {"name": name}} for name in names + others]
         orders = [order for order in made.order if order.property.name not in names]
@@ -134,6 +134,13 @@ class Queries(Requests):
                  for name in names]
         without = self.may("orders of several distinct properties") or len(names) == 1
         made.order = first + orders if orders or not without or self.chance(2, 3) else []
+
+    def may_find_distinct_entities(self):
+        """Where arrays are asked for these are not the same everywhere."""
+        return not self.may("arrays") or (
+            self.may("distinct entities of arrays")
+            and self.may("distinct entities of several values")
+        )
 
     def add_limits(self, made):
         if self.chance(1, 3):
@@ -207,16 +214,9 @@ class Queries(Requests):
     def has_cursors(self, asked):
         """Whether a server takes the cursors that it gives."""
         names = [order.property.name for order in asked.order]
-        unequal = inequalities(asked.filter)
         if len(names) > 1 and not self.may("pages"):
             return False
-        if unequal and not self.may("cursors over inequalities"):
-            return False
-        if asked.distinct_on and "__key__" in names and (
-            not self.may("cursors of distinct results by key")
-        ):
-            return False
-        by_key = "__key__" in names + unequal
+        by_key = "__key__" in names + inequalities(asked.filter)
         return not by_key or not asked.projection or self.may("pages of projections")
 
     def has_reversed_cursors(self, asked):

@@ -1,5 +1,6 @@
 """Random transactions, and mutations that depend on what is stored, from a seed."""
 
+from answers import path_of
 from google.cloud.datastore_v1.types import datastore, entity
 from random_queries import Queries
 from random_requests import PROJECT, Mutation
@@ -21,13 +22,17 @@ class Transactions(Queries):
             if self.chance(1, 3):
                 steps.append(("query", self.run(self.query_of_ancestor())))
             else:
-                keys = [self.key() for _ in range(self.random.randint(1, 2))]
+                keys = self.keys()
                 read += keys
                 steps.append(("lookup", keys))
         steps.insert(0, ("begin", self.beginning(bool(steps))))
+        end = self.end()
         if self.chance(1, 3):
-            steps.append(("write", self.foreign_write(read)))
-        steps.append(self.end())
+            conflicts = read and self.chance(1, 2) and self.may("conflicts of transactions")
+            key = self.random.choice(read) if conflicts else self.separate_key()
+            steps.append(("write", self.foreign_write(key)))
+            end = self.certain_end() if conflicts else end
+        steps.append(end)
         if self.chance(1, 3):
             steps.append(("when it has ended", self.random.choice([
                 ("lookup", [self.key()]), ("commit", self.commit().mutations),
@@ -36,6 +41,11 @@ class Transactions(Queries):
         if self.chance(1, 3) and self.may("rollbacks of what failed"):
             steps.append(("when it has failed", ("rollback", None)))
         return steps
+
+    def keys(self):
+        keys = [self.key() for _ in range(self.random.randint(1, 2))]
+        same = len({path_of(key) for key in keys}) < len(keys)
+        return keys[:1] if same and not self.may("the same key twice") else keys
 
     def beginning(self, reads):
         """How it begins: for writing, for reading, or with its first read."""
@@ -70,16 +80,21 @@ class Transactions(Queries):
         asked.order, asked.distinct_on, asked.projection = [], [], []
         return asked
 
-    def foreign_write(self, read):
-        """A write beside a transaction, of what it has read or has nothing to do with."""
-        path = [{"kind": "Separate", "id": self.random.randint(1, 3)}]
-        key = entity.Key(partition_id=self.partition(), path=path)
-        if read and self.chance(1, 2) and self.may("conflicts of transactions"):
-            key = self.random.choice(read)
+    def foreign_write(self, key):
+        """A write beside a transaction."""
         return datastore.CommitRequest(
             project_id=PROJECT, mode=Mode.NON_TRANSACTIONAL,
             mutations=[Mutation(upsert=self.entity(key))],
         )
+
+    def separate_key(self):
+        """Of what no transaction has to do with."""
+        path = [{"kind": "Separate", "id": self.random.randint(1, 3)}]
+        return entity.Key(partition_id=self.partition(), path=path)
+
+    def certain_end(self):
+        """One that nothing but a conflict is in the way of."""
+        return ("commit", [Mutation(upsert=self.entity(self.key()))])
 
     # What depends on a version
 

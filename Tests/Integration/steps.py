@@ -28,6 +28,9 @@ class Steps:
                     continue
                 name, about = about
             answers.append((name, getattr(self, name)(about)))
+        # A commit that failed may have left locks.
+        if self.id:
+            self.rollback(None)
         return "OK", answers
 
     def begin(self, way):
