@@ -9,6 +9,7 @@ from emulator_differences import BEYOND_THEM, DIFFERENCES, TO_BE_MENDED
 from google.cloud.datastore_v1.types import datastore, query
 from random_gql import Writer
 from random_mistakes import Mistakes
+from random_requests import PROJECT
 from random_transactions import changed_key
 from steps import Steps, conditional_commit
 
@@ -29,11 +30,13 @@ class Comparison:
     def __init__(self, seed, emulator, gateways):
         self.seed = seed
         self.differences = {**DIFFERENCES[type(emulator)], **BEYOND_THEM, **TO_BE_MENDED}
-        self.emulator = Api(emulator.name, emulator.address)
-        self.gateways = [
-            Api(f"the gateway over {store}", address) for store, address in gateways.items()
-        ]
         self.requests = Mistakes(seed, f"d-{uuid.uuid4().hex}", self.may)
+        database = self.requests.database
+        self.emulator = Api(emulator.name, emulator.address, database)
+        self.gateways = [
+            Api(f"the gateway over {store}", address, database)
+            for store, address in gateways.items()
+        ]
         # Of all entities that were ever written or deleted.
         self.keys = {}
 
@@ -101,6 +104,15 @@ class Comparison:
         if found[0] == "OK":
             self.gateways_answer(found[:2], written, lambda api: api.query(request))
 
+    def aggregation(self, asked):
+        request = datastore.RunAggregationQueryRequest(
+            project_id=PROJECT, partition_id=self.requests.partition(), aggregation_query=asked,
+        )
+        found = self.same(asked, lambda api: api.aggregate(request))
+        text = datastore.RunAggregationQueryRequest(request)
+        text.gql_query = Writer(self.requests).aggregated(asked)
+        self.same(text.gql_query, lambda api: api.aggregate(text), f"in the place of {found}")
+
     def between_cursors(self, asked):
         """What a query finds from behind one of its results on, or up to another."""
         requests = self.requests
@@ -116,6 +128,11 @@ class Comparison:
         part = requests.run(asked)
         note = f"between {begin} and {end}"
         self.same(asked, lambda api: api.between(part, whole, begin, end), note)
+        if end or self.may("empty cursors in texts"):
+            text = datastore.RunQueryRequest(part)
+            asked.start_cursor, asked.end_cursor = b"begin", b"end"
+            text.gql_query = Writer(requests).written(asked)
+            self.same(text.gql_query, lambda api: api.between(text, whole, begin, end), note)
         if self.may("cursors behind an offset"):
             self.same(asked, lambda api: api.behind_skipped(part), "behind the offset")
         if asked.order and requests.has_reversed_cursors(asked):

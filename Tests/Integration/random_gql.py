@@ -17,7 +17,7 @@ MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "=", "!=": "!="}
 
 
 class Writer:
-    """Writes one query as a text with its bindings."""
+    """Writes one query as a text with its bindings; any cursors are bound as `begin` and `end`."""
 
     def __init__(self, requests):
         self.requests = requests
@@ -25,10 +25,33 @@ class Writer:
         self.positional = []
 
     def written(self, asked):
-        text = " ".join(part for part in [
+        return self.bound(self.text(asked))
+
+    def aggregated(self, asked):
+        """The same of an aggregation."""
+        nested = asked.nested_query
+        numbers = ", ".join(
+            f"{self.operation(part)} {self.word('AS')} {part.alias}" for part in asked.aggregations
+        )
+        short = not nested.order and not nested.offset and "limit" not in nested
+        if short and self.chance(1, 2):
+            return self.bound(" ".join([f"SELECT {numbers}", *self.source(nested)]))
+        return self.bound(f"{self.word('AGGREGATE')} {numbers} OVER ({self.text(nested)})")
+
+    def operation(self, part):
+        if "sum" in part:
+            return f"SUM({self.name(part.sum.property.name)})"
+        if "avg" in part:
+            return f"AVG({self.name(part.avg.property.name)})"
+        return f"COUNT_UP_TO({part.count.up_to})" if "up_to" in part.count else "COUNT(*)"
+
+    def text(self, asked):
+        return " ".join([
             f"SELECT {self.selection(asked)}", *self.source(asked), *self.orders(asked),
             *self.limits(asked),
         ])
+
+    def bound(self, text):
         return query.GqlQuery(
             query_string=text, allow_literals=True, named_bindings=self.named,
             positional_bindings=self.positional,
@@ -74,10 +97,19 @@ class Writer:
             yield f"ORDER BY {', '.join(orders)}"
 
     def limits(self, asked):
+        limits, offsets = [], []
         if "limit" in asked:
-            yield f"LIMIT {self.value(entity.Value(integer_value=asked.limit))}"
+            limits.append(self.value(entity.Value(integer_value=asked.limit)))
+        if asked.end_cursor:
+            limits.append("@end")
+        if asked.start_cursor:
+            offsets.append("@begin")
         if asked.offset:
-            yield f"OFFSET {self.value(entity.Value(integer_value=asked.offset))}"
+            offsets.append(self.value(entity.Value(integer_value=asked.offset)))
+        if limits:
+            yield "LIMIT " + (f"FIRST({', '.join(limits)})" if len(limits) > 1 else limits[0])
+        if offsets:
+            yield f"OFFSET {' + '.join(offsets)}"
 
     # Conditions
 
@@ -85,7 +117,10 @@ class Writer:
         composite = condition.composite_filter
         if composite.filters:
             word = self.word("AND" if composite.op == Composite.AND else "OR")
-            return f" {word} ".join(self.condition(part) for part in composite.filters)
+            return f" {word} ".join(
+                f"({self.condition(part)})" if part.composite_filter.filters
+                else self.condition(part) for part in composite.filters
+            )
         only = condition.property_filter
         text = self.comparison(only)
         return f"({text})" if self.chance(1, 6) else text
@@ -94,7 +129,7 @@ class Writer:
         name, sign, value = self.name(only.property.name), COMPARISONS[only.op], only.value
         if sign == "=" and "null_value" in value and self.chance(1, 2):
             return f"{name} IS NULL"
-        if sign == "=" and self.chance(1, 4) and self.requests.may("CONTAINS"):
+        if sign == "=" and self.chance(1, 4):
             return f"{name} CONTAINS {self.value(value)}"
         if sign in MIRRORED and self.chance(1, 4):
             return f"{self.value(value)} {MIRRORED[sign]} {name}"

@@ -66,7 +66,10 @@ class Mistakes(Transactions):
         return "run_query", self.run(made)
 
     def key_of(self, *path, **partition):
-        partition = {"project_id": PROJECT, "namespace_id": self.namespace, **partition}
+        partition = {
+            "project_id": PROJECT, "database_id": self.database, "namespace_id": self.namespace,
+            **partition,
+        }
         return entity.Key(partition_id=partition, path=path)
 
     def reserved(self):
@@ -98,6 +101,8 @@ class Mistakes(Transactions):
             "a key of 101 elements": self.key_of(*[good] * 101),
             "a key of many bytes": self.key_of(*[{"kind": "Kind", "name": "x" * 1400}] * 5),
             "a key of another project": self.key_of(good, project_id="another"),
+            "a key of another database": self.key_of(good, database_id="third"),
+            "a key of a bad database": self.key_of(good, database_id="a b"),
             "a key of another namespace": self.key_of(good, namespace_id=self.namespace + "-"),
             "a key of a bad namespace": self.key_of(
                 good, namespace_id=self.random.choice(["a b", "é", "a/b"])),

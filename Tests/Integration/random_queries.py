@@ -1,7 +1,7 @@
 """Random queries of Google's Datastore API, from a seed."""
 
 from google.cloud.datastore_v1.types import datastore, entity, query
-from random_requests import ELEMENTS, PROJECT, PROPERTIES, Requests
+from random_requests import ELEMENTS, PROJECT, PROPERTIES, Mutation, Requests
 
 # Of values that are structures.
 NESTED = ("a.x", "b.y")
@@ -73,7 +73,18 @@ class Queries(Requests):
             )
             if len(filters) - len(others) > 1 or is_choice:
                 filters = others
+        if self.chance(1, 8) and self.may("OR"):
+            filters = [*[part for part in filters if not is_exclusion(part)], self.either()]
+            composite = Composite.AND
         return together(composite, filters)
+
+    def either(self):
+        """A choice of filters that are each for equality, some of them together."""
+        def same():
+            return self.filter(self.random.choice(PROPERTIES), Operator.EQUAL, self.scalar())
+
+        both = together(Composite.AND, [same(), same()])
+        return together(Composite.OR, [both, same()])
 
     # Queries
 
@@ -132,7 +143,8 @@ class Queries(Requests):
         orders = [order for order in made.order if order.property.name not in names]
         first = [{"property": {"name": name}, "direction": self.random.randint(1, 2)}
                  for name in names]
-        without = self.may("orders of several distinct properties") or len(names) == 1
+        several = len(names) > 1 or len(made.projection) > 1
+        without = self.may("orders of several distinct properties") or not several
         made.order = first + orders if orders or not without or self.chance(2, 3) else []
 
     def may_find_distinct_entities(self):
@@ -168,16 +180,18 @@ class Queries(Requests):
 
     def metadata(self):
         """A query for what a server knows of its own entities."""
-        kind = self.random.choice(["__kind__", "__property__", "__property__"])
+        kind = self.random.choice(["__kind__", "__namespace__", "__property__", "__property__"])
         made = query.Query(kind=[{"name": kind}])
-        filters = []
-        for operator in (Operator.GREATER_THAN_OR_EQUAL, Operator.LESS_THAN):
-            if self.chance(1, 4):
-                key = self.metadata_key(kind)
-                filters.append(self.filter("__key__", operator, entity.Value(key_value=key)))
+        filters = [
+            self.filter("__key__", operator, entity.Value(key_value=self.metadata_key(kind)))
+            for operator in (Operator.GREATER_THAN_OR_EQUAL, Operator.LESS_THAN)
+            if self.chance(1, 4)
+        ]
         if kind == "__property__" and self.chance(1, 3):
             key = entity.Value(key_value=self.metadata_key("__kind__"))
             filters.append(self.filter("__key__", Operator.HAS_ANCESTOR, key))
+        if kind == "__namespace__":
+            filters = list(self.own_namespaces())
         condition = together(Composite.AND, filters)
         if condition:
             made.filter = condition
@@ -187,6 +201,32 @@ class Queries(Requests):
             made.order = [{"property": {"name": "__key__"}, "direction": 1}]
         self.add_limits(made)
         return made
+
+    def own_namespaces(self):
+        """Filters that leave out those of other tests."""
+        for operator, name in [
+            (Operator.GREATER_THAN_OR_EQUAL, self.namespace),
+            (Operator.LESS_THAN, self.namespace + self.random.choice([".", "0", "a"])),
+        ]:
+            path = [entity.Key.PathElement(kind="__namespace__", name=name)]
+            key = entity.Key(partition_id=self.partition(), path=path)
+            yield self.filter("__key__", operator, entity.Value(key_value=key))
+
+    def elsewhere(self):
+        """A commit to namespaces of the test's own, behind the one of all else."""
+        keys = [
+            entity.Key(
+                partition_id={
+                    "project_id": PROJECT, "database_id": self.database,
+                    "namespace_id": self.namespace + end,
+                },
+                path=[{"kind": "Kind", "id": 1}],
+            ) for end in ("-", "-a", "0")
+        ]
+        return datastore.CommitRequest(
+            project_id=PROJECT, mode=datastore.CommitRequest.Mode.NON_TRANSACTIONAL,
+            mutations=[Mutation(upsert=self.entity(key)) for key in keys],
+        )
 
     def metadata_key(self, kind):
         path = [entity.Key.PathElement(kind="__kind__", name=self.random.choice("KLO") + "ind")]
@@ -211,12 +251,23 @@ class Queries(Requests):
 
     # Requests
 
+    def run(self, asked):
+        """The call that asks for a query's results."""
+        return datastore.RunQueryRequest(
+            project_id=PROJECT, partition_id=self.partition(), query=asked
+        )
+
+    # Cursors
+
     def has_cursors(self, asked):
         """Whether a server takes the cursors that it gives."""
         names = [order.property.name for order in asked.order]
         if len(names) > 1 and not self.may("pages"):
             return False
-        by_key = "__key__" in names + inequalities(asked.filter)
+        unequal = inequalities(asked.filter)
+        if unequal and not self.may("cursors over inequalities"):
+            return False
+        by_key = "__key__" in names + unequal
         return not by_key or not asked.projection or self.may("pages of projections")
 
     def has_reversed_cursors(self, asked):
@@ -225,11 +276,6 @@ class Queries(Requests):
             return False
         return not asked.projection or self.may("reversed cursors of projections")
 
-    def run(self, asked):
-        """The call that asks for a query's results."""
-        return datastore.RunQueryRequest(
-            project_id=PROJECT, partition_id=self.partition(), query=asked
-        )
 
 
 def together(composite, filters):

@@ -25,6 +25,7 @@ class Requests:
         self.random = random.Random(seed)
         self.namespace = namespace
         self.may = may
+        self.database = self.random.choice(["", "", "another"])
 
     def chance(self, wins, of):
         return self.random.randrange(of) < wins
@@ -32,7 +33,9 @@ class Requests:
     # Keys and values
 
     def partition(self):
-        return entity.PartitionId(project_id=PROJECT, namespace_id=self.namespace)
+        return entity.PartitionId(
+            project_id=PROJECT, database_id=self.database, namespace_id=self.namespace
+        )
 
     def key(self, kind=None):
         path = []

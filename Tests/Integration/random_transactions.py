@@ -25,9 +25,10 @@ class Transactions(Queries):
                 keys = self.keys()
                 read += keys
                 steps.append(("lookup", keys))
-        steps.insert(0, ("begin", self.beginning(bool(steps))))
-        end = self.end()
-        if self.chance(1, 3):
+        way = self.beginning(bool(steps))
+        steps.insert(0, ("begin", way))
+        end = self.end_of_reading() if way == "read_only" else self.end()
+        if self.chance(1, 3) and way != "read_only":
             conflicts = read and self.chance(1, 2) and self.may("conflicts of transactions")
             key = self.random.choice(read) if conflicts else self.separate_key()
             steps.append(("write", self.foreign_write(key)))
@@ -49,11 +50,9 @@ class Transactions(Queries):
 
     def beginning(self, reads):
         """How it begins: for writing, for reading, or with its first read."""
-        ways = ["read_write"] * 3
+        ways = ["read_write"] * 3 + ["read_only"]
         if reads and self.may("transactions that a read begins"):
             ways.append("later")
-        if self.may("transactions that only read"):
-            ways.append("read_only")
         return self.random.choice(ways)
 
     def end(self):
@@ -65,6 +64,11 @@ class Transactions(Queries):
         if self.chance(1, 8):
             mutations = []
         return ("commit", mutations)
+
+    def end_of_reading(self):
+        if self.chance(1, 4) or not self.may("commits of transactions that only read"):
+            return ("rollback", None)
+        return ("commit", [] if self.chance(2, 3) else [Mutation(delete=self.key())])
 
     def mutation_behind(self, others):
         """A further one of an entity that is changed already."""
