@@ -117,9 +117,9 @@ class Mistakes(Transactions):
             "a long string": {"a": text},
             "a long blob": {"a": blob},
             "a long string in an array": {"a": {"array_value": {"values": [text]}}},
-            "a long string in a structure": {"a": self.structure(text)},
+            "a long string in a structure": {"a": self.holding(text)},
             "a long string without an index": {"a": {**text, **hidden}},
-            "a long string in a structure without an index": {"a": {**self.structure(text), **hidden}},
+            "a long string in a structure without an index": {"a": {**self.holding(text), **hidden}},
             "an array in an array": {"a": {"array_value": {"values": [{"array_value": {}}]}}},
             "an array without an index": {
                 "a": {"array_value": {"values": [{"integer_value": 1}]}, **hidden}},
@@ -144,13 +144,13 @@ class Mistakes(Transactions):
             "nearly too deep structures": {"a": self.deep(19)},
         }
 
-    def structure(self, value):
+    def holding(self, value):
         return {"entity_value": {"properties": {"x": value}}}
 
     def deep(self, levels):
         value = {"integer_value": 1}
         for _ in range(levels):
-            value = self.structure(value)
+            value = self.holding(value)
         return value
 
     def bad_mutations(self):
@@ -224,7 +224,7 @@ class Mistakes(Transactions):
             "a reserved property": self.filter("__a__", Operator.EQUAL, integer),
             "no value": self.filter("a", Operator.EQUAL, entity.Value()),
             "an array": self.filter("a", self.random.choice([Operator.EQUAL, unequal]), array(1)),
-            "a structure": self.filter("a", Operator.EQUAL, entity.Value(self.structure(integer))),
+            "a structure": self.filter("a", Operator.EQUAL, entity.Value(self.holding(integer))),
             "a long string": self.filter("a", unequal, entity.Value(string_value=self.long())),
             "a key that is none": self.filter("__key__", Operator.EQUAL, integer),
             "an ancestor that is none": self.filter("__key__", Operator.HAS_ANCESTOR, integer),

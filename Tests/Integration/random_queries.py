@@ -4,7 +4,7 @@ from google.cloud.datastore_v1.types import datastore, entity, query
 from random_requests import ELEMENTS, PROJECT, PROPERTIES, Mutation, Requests
 
 # Of values that are structures.
-NESTED = ("a.x", "b.y")
+NESTED = ("a.x", "b.y", "c.y.z")
 
 Aggregation = query.AggregationQuery.Aggregation
 Composite = query.CompositeFilter.Operator

@@ -15,6 +15,11 @@ ELEMENTS = "elements"
 # What an indexed string or blob may be long.
 LONGEST = 1500
 
+EXTREME_IDS = [
+    {"id": -1}, {"id": -2**63}, {"id": 2**63 - 1}, {"name": "a\0b"}, {"name": "\uffff"},
+    {"name": "\U0001f40e"}, {"name": "x" * LONGEST}, {"name": "X"}, {"name": "x'`\"\\"},
+]
+
 Mutation = datastore.Mutation
 
 
@@ -42,7 +47,9 @@ class Requests:
         if self.chance(1, 4):
             path.append(entity.Key.PathElement(kind="Parent", id=self.random.randint(1, 2)))
         last = entity.Key.PathElement(kind=kind or self.random.choice(KINDS))
-        if self.chance(1, 3):
+        if self.chance(1, 12) and self.may("extreme keys"):
+            last = entity.Key.PathElement(kind=last.kind, **self.random.choice(EXTREME_IDS))
+        elif self.chance(1, 3):
             last.name = self.random.choice(["x", "y", "ü", "1"])
         else:
             last.id = self.random.randint(1, 8)
@@ -104,16 +111,24 @@ class Requests:
         dice = self.random.randrange(10)
         if dice == 0:
             value = self.scalar()
+            if self.chance(1, 6):
+                value = entity.Value(string_value="ü" * LONGEST)
             value.exclude_from_indexes = True
             return value
         if dice in (1, 2) and self.may("arrays"):
-            return entity.Value(
-                array_value={"values": self.elements()}
-            )
+            elements = self.elements()
+            if self.chance(1, 6):
+                elements.append(self.structure())
+            return entity.Value(array_value={"values": elements})
         if dice == 3:
-            inner = entity.Entity(properties={"x": self.scalar(), "y": self.scalar()})
-            return entity.Value(entity_value=inner)
+            return self.structure()
         return self.scalar()
+
+    def structure(self):
+        inner = entity.Entity(properties={"x": self.scalar(), "y": self.scalar()})
+        if self.chance(1, 6):
+            inner.properties["y"] = entity.Value(entity_value={"properties": {"z": self.scalar()}})
+        return entity.Value(entity_value=inner)
 
     def entity(self, key):
         names = [name for name in PROPERTIES if self.chance(4, 5)]
