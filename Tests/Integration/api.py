@@ -5,6 +5,7 @@ from answers import entity_of, path_of, value_of
 from google.cloud.datastore_v1.services.datastore.transports.grpc import DatastoreGrpcTransport
 from google.cloud.datastore_v1.types import datastore, query
 from random_requests import PROJECT
+from random_transactions import changed_key
 
 TIMEOUT_SECONDS = 60
 NOT_FINISHED = query.QueryResultBatch.MoreResultsType.NOT_FINISHED
@@ -19,6 +20,8 @@ class Api:
         self.transport = DatastoreGrpcTransport(channel=grpc.insecure_channel(address))
         # Of the last call that failed.
         self.details = ""
+        # Of every entity that was written, as its last commit told it.
+        self.versions = {}
 
     def call(self, method, request):
         request.database_id = self.database
@@ -35,13 +38,35 @@ class Api:
         return code, [
             (result.conflict_detected, [value_of(value) for value in result.transform_results])
             for result in answer.mutation_results
-        ]
+        ], self.changed(request, answer)
+
+    def changed(self, request, answer):
+        """The entities that got another version: a mutation that changes nothing gives none.
+
+        Of what was deleted it is not told: Firestore's emulator has no version for what was not
+        there.
+        """
+        before = dict(self.versions)
+        changed = set()
+        for mutation, result in zip(request.mutations, answer.mutation_results):
+            entity = named(changed_key(mutation))
+            self.versions[entity] = result.version
+            changed.discard(entity)
+            if "delete" not in mutation and result.version != before.get(entity):
+                changed.add(entity)
+        return changed
 
     def lookup(self, keys):
         code, answer = self.call("lookup", datastore.LookupRequest(project_id=PROJECT, keys=keys))
         if answer is None:
             return code
-        return code, sorted((entity_of(result) for result in answer.found), key=str)
+        return code, sorted(
+            ((*entity_of(result), self.is_last(result)) for result in answer.found), key=str
+        )
+
+    def is_last(self, result):
+        """Whether an entity has the version that its last commit told."""
+        return self.versions.get(named(result.entity.key)) == result.version
 
     def query(self, request):
         """All results, as clients get them: batch by batch, each behind the cursor of the last."""
@@ -121,3 +146,8 @@ class Api:
             return code
         numbers = answer.batch.aggregation_results[0].aggregate_properties
         return code, sorted((name, value_of(value)) for name, value in numbers.items())
+
+
+def named(key):
+    """A key's place among a database's."""
+    return key.partition_id.namespace_id, path_of(key)

@@ -15,6 +15,7 @@ DIFFERENCES = {
         "aggregations": "it has none",
         "distinct entities of several values":
             "it has each once, by the least of its values, whichever was meant",
+        "names beyond the first plane": "it orders keys by names in UTF-16, Firestore in UTF-8",
         "the same key twice": "a lookup has the entity twice",
         "update times": "it has none",
         "orders beside one key": "it finds that entity though it lacks the property",
@@ -32,7 +33,7 @@ DIFFERENCES = {
         "cursors over inequalities":
             "it fails within, or passes over some, where an array has an element beyond",
         "reversed cursors of projections":
-            "what stands behind the key it does not reverse: it has some results again, others never",
+            "what stands behind the key it does not reverse: some results come again, others never",
         "orders of several distinct properties":
             "it takes them by the alphabet where none is given, Firestore as they are named",
     },
@@ -47,7 +48,7 @@ DIFFERENCES = {
         "rollbacks of what has ended": "it has nothing against them",
         "inserts and updates behind others":
             "an entity that an earlier mutation has made or deleted makes them invalid",
-        "conflicts of transactions": "a write waits for many seconds while a transaction has read it",
+        "conflicts of transactions": "what a transaction has read is locked for many seconds",
         "conflicts that do not fail": "it writes all the same, which the documentation denies",
         "versions of what is missing": "it tells of no conflict where another entity was expected",
         "metadata": "it refuses queries of kinds, and finds no properties",
@@ -66,7 +67,7 @@ DIFFERENCES = {
 # What neither of them does, or knows of, and Google's documentation has otherwise.
 BEYOND_THEM = {
     "a key of many bytes": "6 KiB at most, which neither keeps to",
-    "delete of a key with a reserved kind": "reserved keys are not to be written; they delete nothing",
+    "delete of a key with a reserved kind": "such keys are not to be written; they delete nothing",
     "delete of a key with a reserved parent": "so too",
     "reservation of a key with a reserved kind": "so too",
     "reservation of a key with a reserved parent": "so too",
@@ -80,12 +81,14 @@ TO_BE_MENDED = {
     "distinct entities of arrays":
         "a value counts though the entity that stands for it stands for another already",
     "empty cursors in texts": "LIMIT FIRST of a number and an empty one is refused",
+    "commits that are refused":
+        "a transaction outlives a commit that is INVALID_ARGUMENT, also for what a property is",
     "rollbacks of what failed": "a transaction whose commit failed can be rolled back",
     "versions to come": "a base version above the stored one is no conflict, but refused",
     "inserts by time": "an insert with an update time is refused",
     "a key with a name of underscores": "four of them are reserved",
     "an empty array without an index": "it is taken",
-    "a long kind": "queries take one beyond 1,500 bytes",
+    "query with a long kind": "queries take one beyond 1,500 bytes",
     "a mean of a reserved name": "it is taken",
     "types of properties": "property_representation is in another order",
 }

@@ -89,9 +89,9 @@ class Writer:
         orders = []
         for order in asked.order:
             name = self.name(order.property.name)
-            direction = " DESC" if order.direction == query.PropertyOrder.Direction.DESCENDING else (
-                self.requests.random.choice(["", " ASC"])
-            )
+            direction = " DESC"
+            if order.direction == query.PropertyOrder.Direction.ASCENDING:
+                direction = self.requests.random.choice(["", " ASC"])
             orders.append(name + self.word(direction))
         if orders:
             yield f"ORDER BY {', '.join(orders)}"

@@ -26,8 +26,7 @@ class Mistakes(Transactions):
             value = entity.Value(key_value=key)
             made[f"value of {name}"] = self.commit_of(self.upsert({"a": value}))
             made[f"filter by {name}"] = self.asked(
-                filter=self.filter("__key__", self.random.choice([Operator.EQUAL, Operator.LESS_THAN]),
-                                   value))
+                filter=self.filter("__key__", self.comparison(), value))
             made[f"ancestor of {name}"] = self.asked(
                 filter=self.filter("__key__", Operator.HAS_ANCESTOR, value))
             made[f"allocation for {name}"] = "allocate_ids", datastore.AllocateIdsRequest(
@@ -64,6 +63,9 @@ class Mistakes(Transactions):
     def asked(self, **changes):
         made = query.Query({"kind": [{"name": "Kind"}], **changes})
         return "run_query", self.run(made)
+
+    def comparison(self):
+        return self.random.choice([Operator.EQUAL, Operator.LESS_THAN])
 
     def key_of(self, *path, **partition):
         partition = {
@@ -119,7 +121,8 @@ class Mistakes(Transactions):
             "a long string in an array": {"a": {"array_value": {"values": [text]}}},
             "a long string in a structure": {"a": self.holding(text)},
             "a long string without an index": {"a": {**text, **hidden}},
-            "a long string in a structure without an index": {"a": {**self.holding(text), **hidden}},
+            "a long string in a structure without an index": {
+                "a": {**self.holding(text), **hidden}},
             "an array in an array": {"a": {"array_value": {"values": [{"array_value": {}}]}}},
             "an array without an index": {
                 "a": {"array_value": {"values": [{"integer_value": 1}]}, **hidden}},
@@ -179,7 +182,9 @@ class Mistakes(Transactions):
         }
 
     def bad_queries(self):
-        by = lambda *names: [{"property": {"name": name}} for name in names]  # noqa: E731
+        def by(*names):
+            return [{"property": {"name": name}} for name in names]
+
         equal = self.filter("a", Operator.EQUAL, self.scalar())
         return {
             "a negative limit": {"limit": -self.random.randint(1, 9)},
@@ -214,7 +219,8 @@ class Mistakes(Transactions):
         integer = entity.Value(integer_value=1)
 
         def array(count):
-            return entity.Value(array_value={"values": [{"integer_value": n} for n in range(count)]})
+            values = [{"integer_value": n} for n in range(count)]
+            return entity.Value(array_value={"values": values})
 
         unequal = self.random.choice([Operator.LESS_THAN, Operator.GREATER_THAN_OR_EQUAL])
         return {

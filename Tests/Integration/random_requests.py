@@ -15,9 +15,11 @@ ELEMENTS = "elements"
 # What an indexed string or blob may be long.
 LONGEST = 1500
 
+# Its order among others is another in UTF-16.
+HORSE = "\U0001f40e"
 EXTREME_IDS = [
     {"id": -1}, {"id": -2**63}, {"id": 2**63 - 1}, {"name": "a\0b"}, {"name": "\uffff"},
-    {"name": "\U0001f40e"}, {"name": "x" * LONGEST}, {"name": "X"}, {"name": "x'`\"\\"},
+    {"name": "x" * LONGEST}, {"name": "X"}, {"name": "x'`\"\\"},
 ]
 
 Mutation = datastore.Mutation
@@ -47,14 +49,18 @@ class Requests:
         if self.chance(1, 4):
             path.append(entity.Key.PathElement(kind="Parent", id=self.random.randint(1, 2)))
         last = entity.Key.PathElement(kind=kind or self.random.choice(KINDS))
-        if self.chance(1, 12) and self.may("extreme keys"):
-            last = entity.Key.PathElement(kind=last.kind, **self.random.choice(EXTREME_IDS))
+        if self.chance(1, 12):
+            last = entity.Key.PathElement(kind=last.kind, **self.extreme_id())
         elif self.chance(1, 3):
             last.name = self.random.choice(["x", "y", "ü", "1"])
         else:
             last.id = self.random.randint(1, 8)
         path.append(last)
         return entity.Key(partition_id=self.partition(), path=path)
+
+    def extreme_id(self):
+        beyond = [{"name": HORSE}] if self.may("names beyond the first plane") else []
+        return self.random.choice(EXTREME_IDS + beyond)
 
     def scalar(self):
         def timestamp():
@@ -75,7 +81,7 @@ class Requests:
         ]
         if self.chance(1, 2):
             return entity.Value(integer_value=self.random.randint(-2, 4))
-        if self.chance(1, 12) and self.may("extreme values"):
+        if self.chance(1, 12):
             return self.extreme()
         return self.random.choice(kinds)()
 
@@ -87,7 +93,7 @@ class Requests:
             {"double_value": -0.0}, {"double_value": 5e-324},
             {"string_value": "x" * LONGEST}, {"string_value": "x" * (LONGEST - 1)},
             {"string_value": "ü" * (LONGEST // 2)}, {"string_value": "\0"},
-            {"string_value": "\uffff"}, {"string_value": "\U0001f40e"},
+            {"string_value": "\uffff"}, {"string_value": HORSE},
             {"blob_value": b"\xff" * LONGEST}, {"blob_value": bytes(LONGEST)},
             {"geo_point_value": {"latitude": 90, "longitude": -180}},
             {"geo_point_value": {"latitude": -90, "longitude": 180}},

@@ -33,6 +33,8 @@ class Transactions(Queries):
             key = self.random.choice(read) if conflicts else self.separate_key()
             steps.append(("write", self.foreign_write(key)))
             end = self.certain_end() if conflicts else end
+        if self.chance(1, 4) and way != "later" and self.may("commits that are refused"):
+            steps.append(("commit", [self.refused()]))
         steps.append(end)
         if self.chance(1, 3):
             steps.append(("when it has ended", self.random.choice([
@@ -64,6 +66,15 @@ class Transactions(Queries):
         if self.chance(1, 8):
             mutations = []
         return ("commit", mutations)
+
+    def refused(self):
+        """A mutation that no server takes; its transaction goes on."""
+        reserved, long = {"__a__": {"integer_value": 1}}, {"a": {"string_value": "x" * 1501}}
+        properties = self.random.choice([reserved, long])
+        key = self.key()
+        return self.random.choice([
+            Mutation(), Mutation(upsert=entity.Entity(key=key, properties=properties)),
+        ])
 
     def end_of_reading(self):
         if self.chance(1, 4) or not self.may("commits of transactions that only read"):
@@ -105,7 +116,7 @@ class Transactions(Queries):
     def conditional(self, present):
         """A mutation, and what of the entity's version it is built on: it holds for that alone."""
         key = self.key()
-        if not self.may("versions of what is missing") and present:
+        if not self.may("versions of what is missing"):
             key = self.random.choice(present)
         operation = self.random.choice(["insert", "update", "upsert", "upsert", "delete"])
         changed = key if operation == "delete" else self.entity(key)
@@ -125,6 +136,9 @@ class Transactions(Queries):
 
 
 def changed_key(mutation):
+    """The key of the entity that a mutation is about; nothing if it is about none."""
     operation = datastore.Mutation.pb(mutation).WhichOneof("operation")
+    if operation is None:
+        return None
     changed = getattr(mutation, operation)
     return changed if operation == "delete" else changed.key

@@ -22,9 +22,11 @@ class Steps:
 
     def take(self, steps):
         answers = []
+        ended = None
         for name, about in steps:
             if name.startswith("when"):
-                if (code_of(answers[-1]) == "OK") != (name == "when it has ended"):
+                ended = ended or code_of(answers[-1])
+                if (ended == "OK") != (name == "when it has ended"):
                     continue
                 name, about = about
             answers.append((name, getattr(self, name)(about)))

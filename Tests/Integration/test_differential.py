@@ -12,7 +12,7 @@ import pytest
 from differential import Comparison
 from emulator_differences import DIFFERENCES
 
-SEEDS = [int(os.environ["MILLRACE_SEED"])] if "MILLRACE_SEED" in os.environ else range(4)
+SEEDS = [int(os.environ["MILLRACE_SEED"])] if "MILLRACE_SEED" in os.environ else range(3)
 ROUNDS = 3
 QUERIES = 40
 AGGREGATIONS = 15
