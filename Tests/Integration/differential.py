@@ -4,14 +4,14 @@ import uuid
 
 import pytest
 from answers import path_of
-from api import Api
+from datastore_api import Api
 from emulator_differences import BEYOND_THEM, DIFFERENCES, TO_BE_MENDED
 from google.cloud.datastore_v1.types import datastore, query
 from random_gql import Writer
 from random_mistakes import Mistakes
 from random_requests import PROJECT
 from random_transactions import changed_key
-from steps import Steps, conditional_commit
+from transaction_steps import Steps, conditional_commit
 
 COMMITS = 10
 
@@ -103,6 +103,11 @@ class Comparison:
         found = self.same(written, lambda api: api.texts(text))
         if found[0] == "OK":
             self.gateways_answer(found[:2], written, lambda api: api.query(request))
+
+    def phrase(self, text):
+        request = self.requests.run(None)
+        request.gql_query = query.GqlQuery(query_string=text, allow_literals=True)
+        self.same(text, lambda api: api.texts(request))
 
     def aggregation(self, asked):
         request = datastore.RunAggregationQueryRequest(

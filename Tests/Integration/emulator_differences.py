@@ -51,6 +51,7 @@ DIFFERENCES = {
         "conflicts of transactions": "what a transaction has read is locked for many seconds",
         "conflicts that do not fail": "it writes all the same, which the documentation denies",
         "versions of what is missing": "it tells of no conflict where another entity was expected",
+        "SELECT a": "it takes projections of any kind",
         "metadata": "it refuses queries of kinds, and finds no properties",
         "cursors behind an offset": "it gives none",
         "insert of a key with a reserved kind": "it writes to them",
@@ -75,6 +76,36 @@ BEYOND_THEM = {
     "GROUP BY beside DISTINCT": "they have no GROUP BY in GQL",
 }
 
+# What they take for words of GQL, and the gateway for names.
+WORDS = (
+    "AGGREGATE ALL ANCESTOR AVG BETWEEN COUNT COUNT_UP_TO DESCENDANT HAVING JOIN LIKE ON OVER "
+    "PARENT SUM"
+).split()
+
+WHERE = "SELECT * FROM Kind WHERE"
+
+# Texts that they refuse and the gateway takes, but for those that are told of.
+TEXTS_TO_BE_MENDED = {
+    **{f"SELECT * FROM {word}": "a word of GQL is no name" for word in WORDS},
+    f"{WHERE} b = KEY(PROJECT('x'), Kind, 1)":
+        "the namespace is the default one where the project is given, and not the query's",
+    f"{WHERE} a . b=1": "spaces may be around the point; the gateway refuses them",
+    f"{WHERE} ARRAY(1) IN a": "it means a IN ARRAY(1), which the gateway refuses",
+    f"{WHERE} b = - 1": "a sign belongs to its number",
+    f"{WHERE} b = 'a\\qb'": "an escape that there is not",
+    f"{WHERE} b = '\\u0041'": "so too",
+    f"{WHERE} b = '\n'": "a string ends on its line",
+    f"{WHERE} b = BLOB('eA==')": "no padding",
+    f"{WHERE} b = BLOB('+/')": "base64 is that of URLs",
+    f"{WHERE} b = DATETIME('2013-09-29 09:30:20Z')": "a T stands between date and time",
+    f"{WHERE} b = DATETIME('2013-09-29T09:30:60Z')": "no leap second",
+    f"{WHERE} b = DATETIME('2013-09-29T09:30:20.123456789Z')": "microseconds at most",
+    f"{WHERE} b = DATETIME('2013-09-29T09:30:20-00:00')": "that is Z",
+    "SELECT * FROM Kind LIMIT 1 OFFSET 1 + 1": "a number is added to a cursor alone",
+    "SELECT DISTINCT ON (a,a) * FROM Kind": "a property may be named once",
+    "SELECT * FROM Kind GROUP BY a": "there is no GROUP BY",
+}
+
 # What the gateway alone answers otherwise, until it is mended: asked of no server.
 TO_BE_MENDED = {
     "reversed cursors of distinct results": "a cursor stands behind a result, not behind a value",
@@ -91,4 +122,7 @@ TO_BE_MENDED = {
     "query with a long kind": "queries take one beyond 1,500 bytes",
     "a mean of a reserved name": "it is taken",
     "types of properties": "property_representation is in another order",
+    "distinct values twice": "a property may be named once",
+    "a binding of a bad name": "letters, digits and underscores alone are a name",
+    **TEXTS_TO_BE_MENDED,
 }

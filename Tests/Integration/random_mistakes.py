@@ -200,6 +200,7 @@ class Mistakes(Transactions):
             "distinct values of what is equal": {"distinct_on": [{"name": "a"}], "filter": equal},
             "distinct values that come later": {
                 "distinct_on": [{"name": "a"}], "order": by("b", "a")},
+            "distinct values twice": {"distinct_on": [{"name": "a"}, {"name": "a"}]},
             "distinct keys": {"distinct_on": [{"name": "__key__"}]},
             "distinct values without a name": {"distinct_on": [{"name": ""}]},
             "an order without a name": {"order": by("")},
@@ -308,6 +309,9 @@ class Mistakes(Transactions):
             query_string="SELECT * FROM Kind", positional_bindings=[one])
         made["an unused name"] = query.GqlQuery(
             query_string="SELECT * FROM Kind", named_bindings={"x": one})
+        made["a binding of a bad name"] = query.GqlQuery(
+            query_string="SELECT * FROM Kind",
+            named_bindings={self.random.choice(["x y", "1", "x-y"]): one})
         made["a literal"] = query.GqlQuery(query_string="SELECT * FROM Kind WHERE a = 1")
         made["a reserved binding"] = query.GqlQuery(
             query_string="SELECT * FROM Kind WHERE a = @__x__", named_bindings={"__x__": one})
