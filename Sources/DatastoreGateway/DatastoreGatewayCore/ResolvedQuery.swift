@@ -98,6 +98,9 @@ package struct ResolvedQuery: Sendable {
     if Set(query.projection).count < query.projection.count {
       throw .invalid("Cannot project a property multiple times.")
     }
+    if Set(query.distinctOn).count < query.distinctOn.count {
+      throw .invalid("Cannot group by a property multiple times.")
+    }
     if query.distinctOn.contains(Query.keyProperty) {
       throw .invalid("Group by is not supported for the property: __key__")
     }
@@ -144,8 +147,7 @@ package struct ResolvedQuery: Sendable {
     func isOrdered(_ property: Name) -> Bool {
       self.orders.contains { $0.property == property } || isFixed(property)
     }
-    var distinct: [Name] = []
-    for name in query.distinctOn where !distinct.contains(name) { distinct.append(name) }
+    let distinct = query.distinctOn
     for name in distinct where hasEquality(name) {
       throw .invalid("Cannot use group by on a property with an equality filter.")
     }
