@@ -64,7 +64,7 @@ package struct ResolvedQuery: Sendable {
     self.source = Self.source(query)
     self.offset = query.offset
     self.limit = query.limit
-    try self.setForm(query)
+    try self.setForm(query, longestName: policy.maximumNameBytes)
     let resolver = ConditionResolver(source: self.source, query: query, validation: validation)
     var terms: [Conjunction] = []
     for atoms in try DisjunctiveForm(query.condition, policy: policy).terms {
@@ -89,8 +89,13 @@ package struct ResolvedQuery: Sendable {
     return .kind(CollectionName(partition: query.partition, kind: kind))
   }
 
-  private mutating func setForm(_ query: Query) throws(GatewayError) {
-    if let kind = query.kind, kind.isEmpty { throw .invalid("The kind is the empty string.") }
+  private mutating func setForm(_ query: Query, longestName: Int) throws(GatewayError) {
+    if let kind = query.kind {
+      if kind.isEmpty { throw .invalid("The kind is the empty string.") }
+      if kind.byteCount > longestName {
+        throw .invalid("The kind is \(kind.byteCount) bytes, longer than \(longestName) bytes.")
+      }
+    }
     for name in query.projection + query.distinctOn + query.orders.map(\.property)
     where name.isEmpty {
       throw .invalid("The property.name is the empty string.")
