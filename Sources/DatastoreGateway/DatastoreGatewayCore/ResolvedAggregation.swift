@@ -75,6 +75,7 @@ package struct ResolvedAggregation: Sendable {
       if property == Query.keyProperty {
         throw .invalid("Aggregations are not supported for the property: __key__")
       }
+      if property.isReserved { throw .invalid("The property.name \"\(property)\" is reserved.") }
       if self.query.form == .key {
         throw .invalid(
           "Aggregation over non-key properties is not supported for base query that only returns "
