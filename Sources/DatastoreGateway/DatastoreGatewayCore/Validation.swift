@@ -111,7 +111,8 @@ package struct Validation: Sendable {
         throw .invalid(
           "The key path element name is longer than \(self.policy.maximumNameBytes) bytes.")
       }
-      if name.isReserved && !allowsReserved {
+      // Four underscores have nothing between them: as a name, Google's servers take them.
+      if name.isReserved && name != "____" && !allowsReserved {
         throw .invalid("The key path element name \"\(name)\" is reserved.")
       }
     }
