@@ -150,7 +150,7 @@ package struct Validation: Sendable {
   ) throws(GatewayError) {
     switch content.value {
     case .array(let elements):
-      if !content.isIndexed && !elements.isEmpty {
+      if !content.isIndexed {
         throw .invalid("Exclude from indexes cannot be set on a list value")
       }
       for element in elements {
