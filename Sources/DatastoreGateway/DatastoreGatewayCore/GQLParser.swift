@@ -29,10 +29,16 @@ package struct GQLParser {
     _ text: String, allowsLiterals: Bool, bindings: GQLBindings, partition: PartitionID,
     policy: Policy
   ) throws(GatewayError) -> Statement {
+    let count = text.utf8.count
+    if count > policy.maximumGQLBytes {
+      throw .invalid(
+        "The GQL text is \(count) bytes, longer than \(policy.maximumGQLBytes) bytes.")
+    }
     var parser = try Self(
       text,
       values: GQLValues(
-        bindings: bindings, allowsLiterals: allowsLiterals, partition: partition),
+        bindings: bindings, allowsLiterals: allowsLiterals, partition: partition,
+        longestArray: max(policy.maximumInValues, policy.maximumNotInValues)),
       policy: policy)
     try bindings.check()
     let statement = try parser.statement()

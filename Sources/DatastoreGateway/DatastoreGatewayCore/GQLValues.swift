@@ -34,12 +34,17 @@ struct GQLValues {
   private let allowsLiterals: Bool
   /// Where keys are that do not say.
   let partition: PartitionID
+  /// Values that an array in the text may have: no operator takes more.
+  private let longestArray: Int
   private var usedPositions: Set<Int> = []
 
-  init(bindings: GQLBindings, allowsLiterals: Bool, partition: PartitionID) {
+  init(
+    bindings: GQLBindings, allowsLiterals: Bool, partition: PartitionID, longestArray: Int
+  ) {
     self.bindings = bindings
     self.allowsLiterals = allowsLiterals
     self.partition = partition
+    self.longestArray = longestArray
   }
 
   /// A name that nothing uses may stand in several texts' bindings; a position may not.
@@ -151,6 +156,11 @@ struct GQLValues {
         repeat {
           if tokens.isFunction(["ARRAY"]) {
             throw tokens.error(expected: "a value that is no array, for arrays hold none")
+          }
+          if elements.count == self.longestArray {
+            throw .invalid(
+              "The array at line \(function.line), column \(function.column) has more than "
+                + "\(self.longestArray) values.")
           }
           elements.append(PropertyContent(try self.value(&tokens)))
         } while tokens.takesSymbol(",")

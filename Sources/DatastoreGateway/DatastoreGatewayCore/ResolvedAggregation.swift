@@ -16,12 +16,7 @@ package struct ResolvedAggregation: Sendable {
     case .metadata, .nothing:
       throw .invalid("Aggregation queries on reserved kinds are not supported.")
     }
-    if self.aggregations.isEmpty { throw .invalid("Aggregations can not be empty.") }
-    if self.aggregations.count > policy.maximumAggregations {
-      throw .invalid(
-        "The maximum number of aggregations allowed in an aggregation query is "
-          + "\(policy.maximumAggregations). Received: \(self.aggregations.count)")
-    }
+    try Validation(policy: policy).check(aggregations: self.aggregations.count)
     var aliases: Set<Name> = []
     var unnamed = 0
     for number in self.aggregations.indices {

@@ -53,13 +53,9 @@ package struct ResolvedQuery: Sendable {
     try validation.check(query.partition, allowsReserved: true)
     if query.offset < 0 { throw .invalid("Offset must be non-negative.") }
     if let limit = query.limit, limit < 0 { throw .invalid("Limit must be non-negative.") }
-    for (what, count) in [
-      ("orders", query.orders.count), ("projected properties", query.projection.count),
-      ("distinct on properties", query.distinctOn.count),
-    ] where count > policy.maximumIndexProperties {
-      throw .invalid(
-        "The query has \(count) \(what), more than \(policy.maximumIndexProperties).")
-    }
+    try validation.check(
+      orders: query.orders.count, projected: query.projection.count,
+      distinct: query.distinctOn.count)
     self.maximumPlaces = policy.maximumIndexEntries
     self.source = Self.source(query)
     self.offset = query.offset

@@ -201,6 +201,26 @@ package struct Validation: Sendable {
     }
   }
 
+  /// How many properties a query has for what an index is needed for.
+  package func check(orders: Int, projected: Int, distinct: Int) throws(GatewayError) {
+    let limit = self.policy.maximumIndexProperties
+    for (what, count) in [
+      ("orders", orders), ("projected properties", projected), ("distinct on properties", distinct),
+    ] where count > limit {
+      throw .invalid("The query has \(count) \(what), more than \(limit).")
+    }
+  }
+
+  /// How many numbers are made of a query's results.
+  package func check(aggregations count: Int) throws(GatewayError) {
+    if count == 0 { throw .invalid("Aggregations can not be empty.") }
+    if count > self.policy.maximumAggregations {
+      throw .invalid(
+        "The maximum number of aggregations allowed in an aggregation query is "
+          + "\(self.policy.maximumAggregations). Received: \(count)")
+    }
+  }
+
   /// The value of a query's filter.
   package func check(
     filterValue value: Value, of property: Name

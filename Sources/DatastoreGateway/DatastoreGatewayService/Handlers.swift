@@ -204,6 +204,7 @@ struct Handlers: ServedStore {
           "Commit of \(request.mutations.count) mutations, more than "
             + "\(self.driver.policy.maximumMutations).")
       }
+      try self.checkMasks(of: request.mutations)
       var changes: [Mapping.Change] = []
       changes.reserveCapacity(request.mutations.count)
       for mutation in request.mutations {
@@ -227,6 +228,14 @@ struct Handlers: ServedStore {
       }
       self.metrics.mutations.increment(by: Int64(changes.count))
       return Mapping.proto(answer, allocated: allocated)
+    }
+  }
+
+  private func checkMasks(of mutations: [DatastoreV1.Mutation]) throws(GatewayError) {
+    let limit = self.driver.policy.maximumCommitMaskPaths
+    let count = mutations.reduce(0) { $0 + ($1.propertyMask?.paths.count ?? 0) }
+    if count > limit {
+      throw .invalid("The property masks of the commit have \(count) paths, more than \(limit).")
     }
   }
 

@@ -170,13 +170,15 @@ enum Mapping {
     }
     var transforms: [PropertyTransform] = []
     for proto in protos {
-      let transform = try PropertyTransform(proto, policy: policy)
-      for other in transforms
-      where other.path.contains(transform.path) || transform.path.contains(other.path) {
+      transforms.append(try PropertyTransform(proto, policy: policy))
+    }
+    let paths = Set(transforms.map(\.path.names))
+    for transform in transforms {
+      let names = transform.path.names
+      for count in 1..<names.count where paths.contains(Array(names.prefix(count))) {
         throw .invalid(
-          "Cannot transform property \(other.path) and its nested property at the same time.")
+          "Cannot transform the property around \(transform.path) and that at the same time.")
       }
-      transforms.append(transform)
     }
     return transforms
   }
