@@ -198,7 +198,13 @@ struct GQLValues {
       tokens.skip()
       try tokens.expectSymbol("(")
       let name = Name(try Self.text(&tokens))
-      if scope == "PROJECT" { key.partition.project = name } else { key.partition.namespace = name }
+      if scope == "PROJECT" {
+        // The query's namespace is another project's, so Google's servers have it; not its database.
+        key.partition.project = name
+        key.partition.namespace = ""
+      } else {
+        key.partition.namespace = name
+      }
       try tokens.expectSymbol(")")
       try tokens.expectSymbol(",")
     }
