@@ -199,7 +199,9 @@ package struct GQLParser {
       try self.values.checkLiteral(token)
       return .filter(Query.Filter(property, .equal, .null))
     }
-    if self.tokens.takes("IN") { return .isIn(property, try self.list()) }
+    if self.tokens.takes("IN") {
+      return Self.isIn(property, try self.values.value(&self.tokens))
+    }
     if self.tokens.takes("NOT") {
       try self.tokens.expect("IN")
       return .isNotIn(property, try self.list())
@@ -219,9 +221,7 @@ package struct GQLParser {
   private mutating func reversedComparison() throws(GatewayError) -> Query.Condition {
     let token = self.tokens.current
     let value = try self.values.value(&self.tokens)
-    if self.tokens.takes("IN") {
-      return .filter(Query.Filter(try self.tokens.name(), .equal, value))
-    }
+    if self.tokens.takes("IN") { return Self.isIn(try self.tokens.name(), value) }
     if self.tokens.takes("HAS") {
       try self.tokens.expect("DESCENDANT")
       guard try self.tokens.name() == Query.keyProperty else {
@@ -242,6 +242,14 @@ package struct GQLParser {
       case .notEqual: .notEqual
       }
     return .filter(Query.Filter(try self.tokens.name(), comparison, value))
+  }
+
+  /// On either side of IN: an array has the property's value in it, any other value is in the property.
+  private static func isIn(_ property: Name, _ value: Value) -> Query.Condition {
+    guard case .array(let elements) = value else {
+      return .filter(Query.Filter(property, .equal, value))
+    }
+    return .isIn(property, elements.map(\.value))
   }
 
   private mutating func list() throws(GatewayError) -> [Value] {
