@@ -3,7 +3,7 @@ struct GQLToken: Hashable, Sendable {
   enum Content: Hashable, Sendable {
     /// A name or a keyword, as it was written; names may have points in them.
     case word(String)
-    /// A name between backquotes: never a keyword.
+    /// A name of which some part stands between backquotes: never a keyword.
     case quotedName(String)
     case string(String)
     case integer(Int64)
@@ -62,7 +62,7 @@ struct GQLLexer {
   }
 
   private mutating func next() throws(GatewayError) -> GQLToken {
-    while let scalar = self.current, Self.isWhitespace(scalar) { self.advance() }
+    self.skipWhitespace()
     let (begin, line, column) = (self.index, self.line, self.column)
     let content = try self.content()
     return GQLToken(
@@ -71,8 +71,7 @@ struct GQLLexer {
 
   private mutating func content() throws(GatewayError) -> GQLToken.Content {
     guard let scalar = self.current else { return .end }
-    if Self.beginsName(scalar) { return .word(self.name()) }
-    if scalar == "`" { return .quotedName(try self.quoted(by: scalar)) }
+    if Self.beginsPath(scalar) { return try self.path() }
     if scalar == "'" || scalar == "\"" { return .string(try self.quoted(by: scalar)) }
     if scalar == "@" {
       self.advance()
@@ -123,12 +122,46 @@ struct GQLLexer {
     }
   }
 
+  private static func beginsPath(_ scalar: Unicode.Scalar) -> Bool {
+    scalar == "`" || self.beginsName(scalar)
+  }
+
+  /// Names with points between them, around which white space may be.
+  private mutating func path() throws(GatewayError) -> GQLToken.Content {
+    var path = ""
+    var isQuoted = false
+    while true {
+      if self.current == "`" {
+        path += try self.quoted(by: "`")
+        isQuoted = true
+      } else {
+        path += self.name()
+      }
+      guard self.takesPoint() else { return isQuoted ? .quotedName(path) : .word(path) }
+      path += "."
+    }
+  }
+
+  /// Passes a point if a further name stands behind it.
+  private mutating func takesPoint() -> Bool {
+    let (index, line, column) = (self.index, self.line, self.column)
+    self.skipWhitespace()
+    if self.current == "." {
+      self.advance()
+      self.skipWhitespace()
+      if let scalar = self.current, Self.beginsPath(scalar) { return true }
+    }
+    (self.index, self.line, self.column) = (index, line, column)
+    return false
+  }
+
+  private mutating func skipWhitespace() {
+    while let scalar = self.current, Self.isWhitespace(scalar) { self.advance() }
+  }
+
   private mutating func name() -> String {
     let begin = self.index
-    while let scalar = self.current,
-      Self.beginsName(scalar) || Self.isDigit(scalar)
-        || scalar == "." && self.index > begin && (self.following.map(Self.beginsName) ?? false)
-    {
+    while let scalar = self.current, Self.beginsName(scalar) || Self.isDigit(scalar) {
       self.advance()
     }
     return String(self.scalars[begin..<self.index])
