@@ -104,17 +104,16 @@ struct GQLLexer {
     }
   }
 
-  // Unicode's properties are dear to ask for, and most of a query is ASCII.
-
   private static func isWhitespace(_ scalar: Unicode.Scalar) -> Bool {
     switch scalar {
-    case " ", "\t"..."\r": true
-    default: !scalar.isASCII && scalar.properties.isWhitespace
+    case " ", "\t", "\n", "\r": true
+    default: false
     }
   }
 
   private static func isDigit(_ scalar: Unicode.Scalar) -> Bool { ("0"..."9").contains(scalar) }
 
+  // Unicode's properties are dear to ask for, and most of a query is ASCII.
   private static func beginsName(_ scalar: Unicode.Scalar) -> Bool {
     switch scalar {
     case "a"..."z", "A"..."Z", "_", "$": true
