@@ -19,6 +19,11 @@ struct GQLToken: Hashable, Sendable {
   var text: String
   var line: Int
   var column: Int
+
+  /// Whether it is the next character behind a symbol.
+  func isNext(to symbol: GQLToken) -> Bool {
+    self.line == symbol.line && self.column == symbol.column + 1
+  }
 }
 
 /// Takes a GQL text apart.
@@ -31,6 +36,13 @@ struct GQLLexer {
   private init(_ text: String) {
     self.scalars = text.unicodeScalars
     self.index = text.startIndex
+  }
+
+  /// Whether a text is one name, as it stands behind "@".
+  static func isName(_ text: String) -> Bool {
+    guard let first = text.unicodeScalars.first else { return false }
+    return self.beginsName(first)
+      && text.unicodeScalars.allSatisfy { self.beginsName($0) || self.isDigit($0) }
   }
 
   /// All words of a text, the end last.
@@ -166,7 +178,7 @@ struct GQLLexer {
     return String(self.scalars[begin..<self.index])
   }
 
-  /// A text between quotes; a quote in it is doubled, or behind a backslash.
+  /// A text between quotes, on one line; a quote in it is doubled, or behind a backslash.
   private mutating func quoted(by quote: Unicode.Scalar) throws(GatewayError) -> String {
     let (line, column) = (self.line, self.column)
     var text = ""
@@ -179,18 +191,23 @@ struct GQLLexer {
         text.unicodeScalars.append(quote)
       } else if scalar == "\\" {
         guard let escaped = self.current else { break }
+        guard let meaning = Self.meaning(ofEscaped: escaped) else {
+          throw self.error("\"\\\(escaped)\" stands for nothing")
+        }
         self.advance()
-        text.unicodeScalars.append(Self.meaning(ofEscaped: escaped))
+        text += meaning
+      } else if scalar == "\n" {
+        break
       } else {
         text.unicodeScalars.append(scalar)
       }
     }
     throw .invalid(
-      "Lexical error at line \(self.line), column \(self.column): the text ends inside the quotes "
+      "Lexical error at line \(self.line), column \(self.column): the line ends inside the quotes "
         + "that begin at line \(line), column \(column).")
   }
 
-  private static func meaning(ofEscaped scalar: Unicode.Scalar) -> Unicode.Scalar {
+  private static func meaning(ofEscaped scalar: Unicode.Scalar) -> String? {
     switch scalar {
     case "n": "\n"
     case "r": "\r"
@@ -198,7 +215,10 @@ struct GQLLexer {
     case "0": "\0"
     case "b": "\u{8}"
     case "Z": "\u{1A}"
-    default: scalar
+    case "'", "\"", "`", "\\": String(scalar)
+    // As in patterns of SQL, where they stand for themselves so.
+    case "%", "_": "\\\(scalar)"
+    default: nil
     }
   }
 

@@ -23,7 +23,9 @@ package struct GQLBindings: Sendable {
       if name.isReserved {
         throw .invalid("The GQL query parameter name \"\(name)\" is reserved.")
       }
-      if name.isEmpty { throw .invalid("The GQL query parameter name is the empty string.") }
+      if !GQLLexer.isName(name.text) {
+        throw .invalid("\"\(name)\" is no name of a GQL query parameter.")
+      }
     }
   }
 }
@@ -107,6 +109,7 @@ struct GQLValues {
     case .double(let number): return .double(number)
     case .symbol(let sign):
       let number = tokens.current
+      guard number.isNext(to: token) else { throw tokens.error(expected: "a number", at: token) }
       tokens.skip()
       switch number.content {
       // The least number has no positive; wrapping gives it back as it is.
