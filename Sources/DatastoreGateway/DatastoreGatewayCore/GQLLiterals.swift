@@ -30,6 +30,9 @@ enum Base64 {
 
 /// Times as RFC 3339 writes them, with a T and without leap seconds.
 enum DateTimeText {
+  /// The years 1 to 9999 in Greenwich.
+  private static let seconds: ClosedRange<Int64> = -62_135_596_800...253_402_300_799
+
   static func timestamp(_ text: String) -> Timestamp? {
     var rest = Array(text.utf8)[...]
     guard let year = self.number(4, &rest), self.take("-", &rest),
@@ -48,6 +51,7 @@ enum DateTimeText {
     guard let offset = self.offset(&rest), rest.isEmpty else { return nil }
     let seconds =
       self.days(before: year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second - offset
+    guard self.seconds.contains(seconds) else { return nil }
     return Timestamp(microseconds: seconds * 1_000_000 + microseconds)
   }
 
