@@ -7,11 +7,11 @@ NUMBERS = [
 ]
 STRINGS = [
     r"'a\nb'", r"'a\'b'", "'a''b'", '"a""b"', r"'a\\b'", r"'a\qb'", r"'\u0041'", r"'\t'", r"'\`'",
-    "'\n'", "''", "r'x'",
+    r"'\%'", r"'\_'", "'\n'", "'\r'", "''", "r'x'",
 ]
 BLOBS = [
     "BLOB('')", "BLOB('eA==')", "BLOB('eA')", "BLOB('-_')", "BLOB('+/')", "BLOB('e')",
-    "BLOB(' eA')", "blob('eA')",
+    "BLOB('eA=')", "BLOB('eAA=')", "BLOB(' eA')", "blob('eA')",
 ]
 TIMES = [f"DATETIME('{time}')" for time in [
     "2013-09-29T09:30:20.00002-08:00", "2013-09-29T09:30:20Z", "2013-09-29T09:30:20",
@@ -19,7 +19,8 @@ TIMES = [f"DATETIME('{time}')" for time in [
     "2013-09-29T09:30:60Z", "2013-09-29T24:00:00Z", "0000-01-01T00:00:00Z",
     "2013-9-29T09:30:20Z", "2013-09-29T09:30:20,5Z", "2013-09-29T09:30:20.Z",
     "2013-02-29T09:30:20Z", "2013-09-29T09:30:20.123456789Z", "2013-09-29T09:30:20-00:00",
-    "2013-09-29T09:30:20+24:00",
+    "2013-09-29T09:30:20+24:00", "2013-09-29T09:30:20+00:00", "2013-09-29T09:30:20+18:00",
+    "2013-09-29t09:30:20z",
 ]]
 KEYS = [
     "KEY(Kind, 1)", "KEY(Kind,'a')", "KEY(Kind, 1, Other, 'x')", "KEY(`Kind`, 1)",
@@ -31,7 +32,8 @@ KEYS = [
 CONDITIONS = [
     "a == 1", "a <> 1", "a IS NOT NULL", "NOT a = 1", "((a = 1))", "a = 1 AND (c = 1 AND b = 1)",
     "1 = 1", "1 = a", "NULL IS a", "1 CONTAINS a", "1 IN a", "a = ARRAY(1)", "`a`=1", "`a``b`=1",
-    "``=1", "a.b=1", "a . b=1", "a.=1", ".a=1", "é=1", "1a=1", "a=1AND b=1",
+    "``=1", "a.b=1", "a . b=1", "`a`.b=1", "a.`b`=1", "`a` . `b`=1", "a.FROM=1",
+    "a IN 1", "a.=1", ".a=1", "é=1", "1a=1", "a=1AND b=1",
     "__key__ HAS DESCENDANT KEY(Kind,1)", "KEY(Kind,1) HAS ANCESTOR __key__",
     "a HAS DESCENDANT KEY(Kind,1)", "a = 1 # c", "a = 1 /* c */", "1 < a AND 2 > a",
 ]
@@ -39,9 +41,11 @@ QUERIES = [
     "SELECT *, a FROM Kind", "SELECT a, * FROM Kind", "SELECT a, a FROM Kind",
     "SELECT (a) FROM Kind", "SELECT * FROM Kind ORDER BY a ASC, c DESC",
     "SELECT * FROM Kind OFFSET 2 LIMIT 1", "SELECT * FROM Kind LIMIT 1 LIMIT 2",
-    "SELECT * FROM Kind LIMIT 1.0", "SELECT * FROM Kind LIMIT +1", "SELECT * FROM Kind OFFSET +1",
+    "SELECT * FROM Kind LIMIT 1.0", "SELECT * FROM Kind LIMIT +1",
+    "SELECT * FROM Kind LIMIT + 1", "SELECT * FROM Kind OFFSET +1",
     "SELECT * FROM Kind LIMIT 1 OFFSET 1 + 1", "SELECT * FROM Kind LIMIT FIRST(1)",
-    "SELECT*FROM Kind", "  SELECT * FROM Kind  ", "SELECT\t*\r\nFROM Kind", "SELECT a",
+    "SELECT*FROM Kind", "SELECT\u00a0* FROM Kind", "SELECT\f* FROM Kind", "SELECT * FROM K.x",
+    "  SELECT * FROM Kind  ", "SELECT\t*\r\nFROM Kind", "SELECT a",
     "SELECT * WHERE a = 1", "SELECT * ORDER BY __key__", "SELECT * FROM Kind AS k",
     "SELECT DISTINCT a,a FROM Kind", "SELECT DISTINCT ON (a,a) * FROM Kind",
     "SELECT DISTINCT ON () * FROM Kind", "SELECT DISTINCT ON a * FROM Kind",

@@ -149,10 +149,7 @@ class Queries(Requests):
 
     def may_find_distinct_entities(self):
         """Where arrays are asked for these are not the same everywhere."""
-        return not self.may("arrays") or (
-            self.may("distinct entities of arrays")
-            and self.may("distinct entities of several values")
-        )
+        return not self.may("arrays") or self.may("distinct entities of several values")
 
     def add_limits(self, made):
         if self.chance(1, 3):
@@ -195,7 +192,7 @@ class Queries(Requests):
         condition = together(Composite.AND, filters)
         if condition:
             made.filter = condition
-        if self.chance(1, 2) or not self.may("types of properties"):
+        if self.chance(1, 2):
             made.projection = [{"property": {"name": "__key__"}}]
         if self.chance(1, 3):
             made.order = [{"property": {"name": "__key__"}, "direction": 1}]
@@ -272,8 +269,6 @@ class Queries(Requests):
 
     def has_reversed_cursors(self, asked):
         """Whether a server takes them where all orders are turned."""
-        if asked.distinct_on and not self.may("reversed cursors of distinct results"):
-            return False
         return not asked.projection or self.may("reversed cursors of projections")
 
 

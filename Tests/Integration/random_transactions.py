@@ -33,7 +33,7 @@ class Transactions(Queries):
             key = self.random.choice(read) if conflicts else self.separate_key()
             steps.append(("write", self.foreign_write(key)))
             end = self.certain_end() if conflicts else end
-        if self.chance(1, 4) and way != "later" and self.may("commits that are refused"):
+        if self.chance(1, 4) and way != "later":
             steps.append(("commit", [self.refused()]))
         steps.append(end)
         if self.chance(1, 3):
@@ -41,7 +41,7 @@ class Transactions(Queries):
                 ("lookup", [self.key()]), ("commit", self.commit().mutations),
                 *([("rollback", None)] if self.may("rollbacks of what has ended") else []),
             ])))
-        if self.chance(1, 3) and self.may("rollbacks of what failed"):
+        if self.chance(1, 3):
             steps.append(("when it has failed", ("rollback", None)))
         return steps
 
@@ -125,13 +125,11 @@ class Transactions(Queries):
             strategies += [Strategy.STRATEGY_UNSPECIFIED, Strategy.SERVER_VALUE]
         mutation = Mutation(**{operation: changed})
         mutation.conflict_resolution_strategy = self.random.choice(strategies)
-        bases = ["current", "current", "old"]
+        bases = ["current", "current", "old", "future"]
         if operation != "insert" or self.may("versions of what is missing"):
             bases.append("none")
-        if self.may("versions to come"):
-            bases.append("future")
-        if self.may("update times") and (operation != "insert" or self.may("inserts by time")):
-            bases += ["current time", "old time"]
+        if self.may("update times"):
+            bases += ["current time", "old time", "future time"]
         return mutation, self.random.choice(bases)
 
 
