@@ -1,18 +1,28 @@
-"""Random requests of Google's Datastore API, from a seed, and answers in a form that can be compared."""
+"""Random values and commits of Google's Datastore API, from a seed."""
 
+import math
 import random
-import struct
 
-from google.cloud.datastore_v1.types import datastore, entity, query
+from answers import path_of
+from google.cloud.datastore_v1.types import datastore, entity
 from google.protobuf import timestamp_pb2
 
 PROJECT = "differential"
 KINDS = ("Kind", "Other")
 PROPERTIES = ("a", "b", "c")
+# It holds arrays alone, and is only compared for equality.
+ELEMENTS = "elements"
+# What an indexed string or blob may be long.
+LONGEST = 1500
 
-Aggregation = query.AggregationQuery.Aggregation
+# Its order among others is another in UTF-16.
+HORSE = "\U0001f40e"
+EXTREME_IDS = [
+    {"id": -1}, {"id": -2**63}, {"id": 2**63 - 1}, {"name": "a\0b"}, {"name": "\uffff"},
+    {"name": "x" * LONGEST}, {"name": "X"}, {"name": "x'`\"\\"},
+]
+
 Mutation = datastore.Mutation
-Operator = query.PropertyFilter.Operator
 
 
 class Requests:
@@ -22,6 +32,7 @@ class Requests:
         self.random = random.Random(seed)
         self.namespace = namespace
         self.may = may
+        self.database = self.random.choice(["", "", "another"])
 
     def chance(self, wins, of):
         return self.random.randrange(of) < wins
@@ -29,19 +40,27 @@ class Requests:
     # Keys and values
 
     def partition(self):
-        return entity.PartitionId(project_id=PROJECT, namespace_id=self.namespace)
+        return entity.PartitionId(
+            project_id=PROJECT, database_id=self.database, namespace_id=self.namespace
+        )
 
     def key(self, kind=None):
         path = []
         if self.chance(1, 4):
             path.append(entity.Key.PathElement(kind="Parent", id=self.random.randint(1, 2)))
         last = entity.Key.PathElement(kind=kind or self.random.choice(KINDS))
-        if self.chance(1, 3):
+        if self.chance(1, 12):
+            last = entity.Key.PathElement(kind=last.kind, **self.extreme_id())
+        elif self.chance(1, 3):
             last.name = self.random.choice(["x", "y", "ü", "1"])
         else:
             last.id = self.random.randint(1, 8)
         path.append(last)
         return entity.Key(partition_id=self.partition(), path=path)
+
+    def extreme_id(self):
+        beyond = [{"name": HORSE}] if self.may("names beyond the first plane") else []
+        return self.random.choice(EXTREME_IDS + beyond)
 
     def scalar(self):
         def timestamp():
@@ -62,7 +81,34 @@ class Requests:
         ]
         if self.chance(1, 2):
             return entity.Value(integer_value=self.random.randint(-2, 4))
+        if self.chance(1, 12):
+            return self.extreme()
         return self.random.choice(kinds)()
+
+    def extreme(self):
+        """A value at the end of what its type may be."""
+        extremes = [
+            {"integer_value": -2**63}, {"integer_value": 2**63 - 1}, {"integer_value": 2**53 + 1},
+            {"double_value": -math.inf}, {"double_value": math.inf}, {"double_value": math.nan},
+            {"double_value": -0.0}, {"double_value": 5e-324},
+            {"string_value": "x" * LONGEST}, {"string_value": "x" * (LONGEST - 1)},
+            {"string_value": "ü" * (LONGEST // 2)}, {"string_value": "\0"},
+            {"string_value": "\uffff"}, {"string_value": HORSE},
+            {"blob_value": b"\xff" * LONGEST}, {"blob_value": bytes(LONGEST)},
+            {"geo_point_value": {"latitude": 90, "longitude": -180}},
+            {"geo_point_value": {"latitude": -90, "longitude": 180}},
+            {"timestamp_value": timestamp_pb2.Timestamp(seconds=-62135596800)},
+            {"timestamp_value": timestamp_pb2.Timestamp(seconds=253402300799, nanos=999999000)},
+            {"timestamp_value": timestamp_pb2.Timestamp(seconds=-1, nanos=1000)},
+        ]
+        return entity.Value(**self.random.choice(extremes))
+
+    def element(self):
+        """A value that an array may be asked for."""
+        value = self.scalar()
+        while "null_value" in value and not self.may("arrays"):
+            value = self.scalar()
+        return value
 
     def elements(self):
         return [self.scalar() for _ in range(self.random.randrange(4))]
@@ -71,20 +117,31 @@ class Requests:
         dice = self.random.randrange(10)
         if dice == 0:
             value = self.scalar()
+            if self.chance(1, 6):
+                value = entity.Value(string_value="ü" * LONGEST)
             value.exclude_from_indexes = True
             return value
         if dice in (1, 2) and self.may("arrays"):
-            return entity.Value(
-                array_value={"values": self.elements()}
-            )
+            elements = self.elements()
+            if self.chance(1, 6):
+                elements.append(self.structure())
+            return entity.Value(array_value={"values": elements})
         if dice == 3:
-            inner = entity.Entity(properties={"x": self.scalar(), "y": self.scalar()})
-            return entity.Value(entity_value=inner)
+            return self.structure()
         return self.scalar()
+
+    def structure(self):
+        inner = entity.Entity(properties={"x": self.scalar(), "y": self.scalar()})
+        if self.chance(1, 6):
+            inner.properties["y"] = entity.Value(entity_value={"properties": {"z": self.scalar()}})
+        return entity.Value(entity_value=inner)
 
     def entity(self, key):
         names = [name for name in PROPERTIES if self.chance(4, 5)]
-        return entity.Entity(key=key, properties={name: self.value() for name in names})
+        properties = {name: self.value() for name in names}
+        if self.chance(1, 3):
+            properties[ELEMENTS] = entity.Value(array_value={"values": self.elements()})
+        return entity.Entity(key=key, properties=properties)
 
     # Commits
 
@@ -110,11 +167,12 @@ class Requests:
         ])
         elements = entity.ArrayValue(values=self.elements())
         choices = [("increment", number), ("maximum", number), ("minimum", number)]
-        if self.may("arrays"):
-            choices.append(("append_missing_elements", elements))
-            choices.append(("remove_all_from_array", elements))
+        choices.append(("append_missing_elements", elements))
+        choices.append(("remove_all_from_array", elements))
         name, operand = self.random.choice(choices)
         path = self.random.choice(["a", "b", "d", "a.x"])
+        if operand is elements and (self.chance(1, 2) or not self.may("arrays")):
+            path = ELEMENTS
         return datastore.PropertyTransform(property=path, **{name: operand})
 
     def commit(self):
@@ -128,167 +186,3 @@ class Requests:
             single_use_transaction=datastore.TransactionOptions(read_write={}),
             mutations=list(mutations.values()),
         )
-
-    # Queries
-
-    def filter_of_property(self):
-        name = self.random.choice(PROPERTIES)
-        operators = [Operator.EQUAL] * 3 + [
-            Operator.LESS_THAN, Operator.LESS_THAN_OR_EQUAL, Operator.GREATER_THAN,
-            Operator.GREATER_THAN_OR_EQUAL,
-        ]
-        if self.may("IN, NOT_IN and !="):
-            operators += [Operator.IN, Operator.NOT_IN, Operator.NOT_EQUAL]
-        operator = self.random.choice(operators)
-        value = self.scalar()
-        if operator in (Operator.IN, Operator.NOT_IN):
-            value = entity.Value(
-                array_value={"values": [self.scalar() for _ in range(self.random.randint(1, 3))]}
-            )
-        return query.Filter(property_filter={"property": {"name": name}, "op": operator,
-                                             "value": value})
-
-    def filter_of_key(self):
-        operator = self.random.choice([
-            Operator.EQUAL, Operator.LESS_THAN, Operator.GREATER_THAN_OR_EQUAL,
-        ])
-        value = entity.Value(key_value=self.key("Kind"))
-        return query.Filter(property_filter={"property": {"name": "__key__"}, "op": operator,
-                                             "value": value})
-
-    def ancestor(self):
-        path = [entity.Key.PathElement(kind="Parent", id=self.random.randint(1, 2))]
-        key = entity.Key(partition_id=self.partition(), path=path)
-        return query.Filter(property_filter={
-            "property": {"name": "__key__"}, "op": Operator.HAS_ANCESTOR,
-            "value": entity.Value(key_value=key),
-        })
-
-    def condition(self):
-        filters = [self.filter_of_property() for _ in range(self.random.randrange(3))]
-        if not self.may("several inequalities"):
-            filters = filters[:1]
-        if self.chance(1, 6) and (
-            not filters or self.may("several inequalities")
-        ):
-            filters.append(self.filter_of_key())
-        composite = query.CompositeFilter.Operator.AND
-        if len(filters) > 1 and self.chance(1, 3) and self.may("OR"):
-            composite = query.CompositeFilter.Operator.OR
-        elif self.chance(1, 6):
-            filters.append(self.ancestor())
-        if not self.may("exclusions beside others"):
-            others = [part for part in filters if not is_exclusion(part)]
-            is_choice = composite == query.CompositeFilter.Operator.OR or any(
-                part.property_filter.op == Operator.IN for part in filters
-            )
-            if len(filters) - len(others) > 1 or is_choice:
-                filters = others
-        if not filters:
-            return None
-        if len(filters) == 1:
-            return filters[0]
-        return query.Filter(composite_filter={"op": composite, "filters": filters})
-
-    def query(self):
-        made = query.Query(kind=[{"name": "Kind"}])
-        condition = self.condition()
-        if condition:
-            made.filter = condition
-        names = self.random.sample(PROPERTIES + ("__key__",), self.random.randrange(3))
-        unequal = inequalities(condition)
-        if unequal and not self.may("other orders than the inequality's"):
-            names = unequal[: len(names)]
-        if "__key__" in names and not self.may("orders behind the key's"):
-            names = names[: names.index("__key__") + 1]
-        if unequal and not self.may("the key's order over inequalities"):
-            names = [name for name in names if name != "__key__"]
-        if condition and one_key(condition) and not self.may("orders beside one key"):
-            names = []
-        for name in names:
-            made.order.append({"property": {"name": name}, "direction": self.random.randint(1, 2)})
-        if not self.may("ties of descending values") and "__key__" not in names and names:
-            made.order.append({"property": {"name": "__key__"}, "direction": 1})
-        dice = self.random.randrange(8)
-        if dice == 0:
-            made.projection = [{"property": {"name": "__key__"}}]
-        elif dice == 1:
-            names = self.random.sample(PROPERTIES, self.random.randint(1, 2))
-            made.projection = [{"property": {"name": name}} for name in names]
-        if self.chance(1, 3):
-            made.limit = self.random.randint(0, 6)
-        if self.chance(1, 4):
-            made.offset = self.random.randint(0, 4)
-        return made
-
-    def aggregation(self):
-        made = []
-        for number in range(self.random.randint(1, 3)):
-            name, operand = self.random.choice([
-                ("count", {}), ("count", {"up_to": self.random.randint(1, 5)}),
-                ("sum", {"property": {"name": "a"}}), ("avg", {"property": {"name": "a"}}),
-                ("sum", {"property": {"name": "b"}}),
-            ])
-            made.append(Aggregation(alias=f"n{number}", **{name: operand}))
-        nested = self.query()
-        nested.projection = []
-        return query.AggregationQuery(nested_query=nested, aggregations=made)
-
-
-def inequalities(condition):
-    """The properties that a condition compares otherwise than for equality."""
-    if not condition:
-        return []
-    if condition.composite_filter.filters:
-        return [name for part in condition.composite_filter.filters for name in inequalities(part)]
-    same = (Operator.EQUAL, Operator.HAS_ANCESTOR, Operator.IN)
-    only = condition.property_filter
-    return [] if only.op in same else [only.property.name]
-
-
-def is_exclusion(condition):
-    return condition.property_filter.op in (Operator.NOT_IN, Operator.NOT_EQUAL)
-
-
-def one_key(condition):
-    """Whether a condition asks for an entity by its key."""
-    if condition.composite_filter.filters:
-        return any(one_key(part) for part in condition.composite_filter.filters)
-    only = condition.property_filter
-    return only.property.name == "__key__" and only.op == Operator.EQUAL
-
-
-# Answers
-
-
-def path_of(key):
-    return tuple(
-        (part.kind, part.name if entity.Key.PathElement.pb(part).WhichOneof("id_type") == "name"
-         else part.id) for part in key.path
-    )
-
-
-def value_of(value):
-    """Type and content, equal exactly if the values are."""
-    pb = entity.Value.pb(value)
-    kind = pb.WhichOneof("value_type")
-    flags = ("unindexed",) if pb.exclude_from_indexes else ()
-    if kind == "array_value":
-        return (kind, tuple(value_of(element) for element in value.array_value.values))
-    if kind == "entity_value":
-        return (kind, properties_of(value.entity_value)) + flags
-    if kind == "key_value":
-        return (kind, path_of(value.key_value)) + flags
-    if kind == "double_value":
-        # Zero has a sign, and NaN is itself.
-        return (kind, struct.pack(">d", pb.double_value)) + flags
-    content = getattr(pb, kind)
-    return (kind, content if isinstance(content, (int, bool, str, bytes)) else str(content)) + flags
-
-
-def properties_of(stored):
-    return tuple(sorted((name, value_of(value)) for name, value in stored.properties.items()))
-
-
-def entity_of(result):
-    return path_of(result.entity.key), properties_of(result.entity)

@@ -3,138 +3,36 @@
 A seed makes all requests of a test; with MILLRACE_SEED=n that one alone is run.
 """
 
+import contextlib
 import os
-import uuid
 
 import datastores
-import grpc
+import postgres
 import pytest
-from google.cloud.datastore_v1.services.datastore.transports.grpc import DatastoreGrpcTransport
-from google.cloud.datastore_v1.types import datastore, query
-from random_requests import PROJECT, Requests, entity_of, path_of, value_of
+from differential import Comparison
+from emulator_differences import BEYOND_THEM, DIFFERENCES
+from gql_phrases import PHRASES
 
-SEEDS = [int(os.environ["MILLRACE_SEED"])] if "MILLRACE_SEED" in os.environ else range(5)
-ROUNDS = 4
-COMMITS = 10
+SEEDS = [int(os.environ["MILLRACE_SEED"])] if "MILLRACE_SEED" in os.environ else range(3)
+ROUNDS = 3
 QUERIES = 40
 AGGREGATIONS = 15
-TIMEOUT_SECONDS = 60
-
-# What one of Google's two servers does otherwise than the other, or not at all: it is not asked of
-# it. The gateway does what works on either.
-DIFFERENCES = {
-    datastores.DatastoreEmulator: {
-        "property masks": "it takes what is stored for empty",
-        "property transforms": "it takes no notice of them",
-        "OR": "it has AND alone",
-        "IN, NOT_IN and !=": "it has none of them",
-        "several inequalities": "it has one property with inequalities in a query",
-        "other orders than the inequality's": "that property must come first",
-        "aggregations": "it has none",
-        "orders beside one key": "it finds that entity though it lacks the property",
-        "orders behind the key's": "it takes no notice of them, or fails within",
-        "pages": "behind a cursor in several orders it passes over some results",
-        "ties of descending values": "it has them by ascending key, Firestore by descending key",
-    },
-    datastores.FirestoreEmulator: {
-        "orders behind the key's": "it finds entities of several values several times",
-        "the key's order over inequalities": "so too",
-        "pages of projections": "it refuses its own cursor where the key is ordered by",
-        "arrays": "it finds an entity once for each element that matches, and an empty one nowhere",
-        "exclusions beside others": "it refuses them in a query, and not in an aggregation",
-    },
-}
-
-
-class Api:
-    """One server's calls, with the status of those that fail."""
-
-    def __init__(self, address):
-        self.transport = DatastoreGrpcTransport(channel=grpc.insecure_channel(address))
-        # Of the last call that failed.
-        self.details = ""
-
-    def call(self, method, request):
-        try:
-            return "OK", getattr(self.transport, method)(request, timeout=TIMEOUT_SECONDS)
-        except grpc.RpcError as error:
-            self.details = error.details()
-            return error.code().name, None
-
-    def commit(self, request):
-        code, answer = self.call("commit", request)
-        if answer is None:
-            return code
-        return code, [
-            (result.conflict_detected, [value_of(value) for value in result.transform_results])
-            for result in answer.mutation_results
-        ]
-
-    def lookup(self, keys):
-        code, answer = self.call("lookup", datastore.LookupRequest(project_id=PROJECT, keys=keys))
-        if answer is None:
-            return code
-        return code, sorted((entity_of(result) for result in answer.found), key=str)
-
-    def query(self, request, asked):
-        """All results, as clients get them: batch by batch, each behind the cursor of the last."""
-        asked = query.Query(asked)
-        found = []
-        while True:
-            code, answer = self.call("run_query", datastore.RunQueryRequest(
-                project_id=PROJECT, partition_id=request.partition(), query=asked,
-            ))
-            if answer is None:
-                return code
-            batch = answer.batch
-            found += [entity_of(result) for result in batch.entity_results]
-            if batch.more_results != query.QueryResultBatch.MoreResultsType.NOT_FINISHED:
-                return code, found
-            asked.start_cursor = batch.end_cursor
-            asked.offset -= batch.skipped_results
-            if "limit" in asked:
-                asked.limit -= len(batch.entity_results)
-
-    def pages(self, request, asked, size):
-        """The same, in pages of the caller's."""
-        asked = query.Query(asked)
-        found = []
-        for _ in range(60):
-            asked.limit = size
-            code, answer = self.call("run_query", datastore.RunQueryRequest(
-                project_id=PROJECT, partition_id=request.partition(), query=asked,
-            ))
-            if answer is None:
-                return code
-            page = [entity_of(result) for result in answer.batch.entity_results]
-            found += page
-            if len(page) < size:
-                break
-            asked.start_cursor = answer.batch.end_cursor
-        return "OK", found
-
-    def aggregate(self, request, asked):
-        code, answer = self.call("run_aggregation_query", datastore.RunAggregationQueryRequest(
-            project_id=PROJECT, partition_id=request.partition(), aggregation_query=asked,
-        ))
-        if answer is None:
-            return code
-        numbers = answer.batch.aggregation_results[0].aggregate_properties
-        return code, sorted((name, value_of(value)) for name, value in numbers.items())
-
-
-def apart(answer, other):
-    """What of an answer the other one has not, or has elsewhere."""
-    if answer[0] != other[0] or isinstance(answer, str):
-        return answer
-    lines = [str(item) for item in answer[1] if item not in other[1]]
-    return "\n".join(lines) or f"the same in another order: {[item[0] for item in answer[1]]}"
+TRANSACTIONS = 25
 
 
 @pytest.fixture(scope="module")
-def gateway_address():
-    with datastores.Gateway() as gateway:
-        yield gateway.address
+def gateways():
+    """The address of one over each store."""
+    with contextlib.ExitStack() as stack:
+        stores = {"SQLite": "sqlite"}
+        if postgres.programs() is None:
+            print(f"not over PostgreSQL: {postgres.WHY_NOT}")
+        else:
+            stores["PostgreSQL"] = stack.enter_context(postgres.Postgres()).url
+        yield {
+            name: stack.enter_context(datastores.Gateway(store)).address
+            for name, store in stores.items()
+        }
 
 
 @pytest.fixture(scope="module", params=list(DIFFERENCES), ids=lambda kind: kind.__name__)
@@ -145,47 +43,93 @@ def emulator(request):
     with request.param() as server:
         for what, why in DIFFERENCES[request.param].items():
             print(f"{server.name} is not asked for {what}: {why}")
-        server.differences = DIFFERENCES[request.param]
+        for what, why in BEYOND_THEM.items():
+            print(f"nobody is asked for {what}: {why}")
         yield server
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_same_is_answered(gateway_address, emulator, seed):
-    requests = Requests(
-        seed, f"d-{uuid.uuid4().hex}", lambda what: what not in emulator.differences
-    )
-    ours, theirs = Api(gateway_address), Api(emulator.address)
+@pytest.fixture(params=SEEDS)
+def comparison(request, gateways, emulator):
+    return Comparison(request.param, emulator, gateways)
 
-    def same(asked, call, note=""):
-        ours.details = theirs.details = ""
-        got, wanted = call(ours), call(theirs)
-        if got != wanted:
-            pytest.fail(
-                f"MILLRACE_SEED={seed} {note}\n{' '.join(str(asked).split())}\n"
-                f"--- the gateway: {ours.details}\n{apart(got, wanted)}\n"
-                f"--- {emulator.name}: {theirs.details}\n{apart(wanted, got)}", pytrace=False,
-            )
 
-    keys = {}
+def test_entities_and_queries(comparison):
+    requests = comparison.requests
     for _ in range(ROUNDS):
-        for _ in range(COMMITS):
-            commit = requests.commit()
-            same(commit, lambda api: api.commit(commit))
-            for mutation in commit.mutations:
-                operation = datastore.Mutation.pb(mutation).WhichOneof("operation")
-                changed = getattr(mutation, operation)
-                key = changed if operation == "delete" else changed.key
-                keys[path_of(key)] = key
-        same(list(keys), lambda api: api.lookup(list(keys.values())))
+        comparison.change()
         for _ in range(QUERIES):
             asked = requests.query()
-            same(asked, lambda api: api.query(requests, asked))
+            comparison.query(asked)
             whole = "limit" not in asked and not asked.offset
-            if whole and requests.chance(1, 4) and requests.may("pages") and (
-                not asked.projection or requests.may("pages of projections")
+            if whole and requests.chance(1, 4) and comparison.may("pages") and (
+                not asked.projection or comparison.may("pages of projections")
             ):
                 size = requests.random.randint(1, 5)
-                same(asked, lambda api: api.pages(requests, asked, size), f"in pages of {size}")
-        for _ in range(AGGREGATIONS if requests.may("aggregations") else 0):
-            numbers = requests.aggregation()
-            same(numbers, lambda api: api.aggregate(requests, numbers))
+                request = requests.run(asked)
+                comparison.same(asked, lambda api: api.pages(request, size), f"in pages of {size}")
+
+
+def test_aggregations(comparison):
+    if not comparison.may("aggregations"):
+        pytest.skip(f"{comparison.emulator.name} has none")
+    for _ in range(ROUNDS):
+        comparison.change()
+        for _ in range(AGGREGATIONS):
+            comparison.aggregation(comparison.requests.aggregation())
+
+
+def test_queries_of_all_kinds(comparison):
+    comparison.change()
+    for _ in range(QUERIES):
+        comparison.query(comparison.requests.kindless())
+
+
+def test_texts(comparison):
+    requests = comparison.requests
+    comparison.change()
+    for _ in range(QUERIES):
+        asked = requests.kindless() if requests.chance(1, 10) else requests.query()
+        comparison.text(asked)
+
+
+def test_phrases(gateways, emulator):
+    comparison = Comparison(0, emulator, gateways)
+    comparison.change()
+    for text in filter(comparison.may, PHRASES):
+        comparison.phrase(text)
+
+
+def test_cursors(comparison):
+    comparison.change()
+    for _ in range(QUERIES):
+        comparison.between_cursors(comparison.requests.query())
+
+
+def test_metadata(comparison):
+    if not comparison.may("metadata"):
+        pytest.skip(f"{comparison.emulator.name} has none")
+    comparison.change()
+    commit = comparison.requests.elsewhere()
+    comparison.same(commit, lambda api: api.commit(commit))
+    for _ in range(QUERIES):
+        comparison.query(comparison.requests.metadata())
+
+
+def test_transactions(comparison):
+    comparison.change()
+    for _ in range(TRANSACTIONS):
+        comparison.transaction()
+    comparison.look()
+
+
+def test_conditions_of_commits(comparison):
+    comparison.change()
+    for _ in range(TRANSACTIONS):
+        comparison.conditional()
+    comparison.look()
+
+
+def test_mistakes(comparison):
+    comparison.change()
+    comparison.mistakes()
+    comparison.look()

@@ -42,6 +42,8 @@ package struct Mutation: Sendable {
     switch (self.operation, self.base) {
     case (.insert, .version(let version)) where version > 0:
       throw .invalid("Cannot insert an entity with a base version greater than zero: \(self.key)")
+    case (.insert, .updateTime):
+      throw .invalid("Cannot insert an entity with an update time: \(self.key)")
     case (.update, .version(0)):
       throw .invalid("Cannot update an entity with a base version set to zero: \(self.key)")
     case (_, .version(let version)) where version < 0:
@@ -174,6 +176,11 @@ package struct CommitMachine: Sendable {
     default: break
     }
     if let required = Self.mismatch(mutation.base, entity.current) {
+      if let stored = entity.current?.version, required > stored {
+        return .invalid(
+          "Invalid base version, it is greater than the stored version: \(required) of "
+            + "\(mutation.key), which has \(stored)")
+      }
       if mutation.resolution == .fail {
         return .conflict(
           mutation.key, stored: entity.current?.version ?? 0, required: required)

@@ -43,7 +43,8 @@ extension ResolvedQuery {
   }
 
   /// What a cursor means that a caller sent; `nil` for an empty one. One of the reversed order is as
-  /// good: it stands between the same two results.
+  /// good: it stands between the same two results. Where results are distinct each stands for all
+  /// that have its values, and which one it is depends on the direction.
   func bound(of cursor: [UInt8]) throws(GatewayError) -> Bound? {
     if cursor.isEmpty { return nil }
     guard cursor.count > 5, [Self.behindVersion, Self.inFrontVersion].contains(cursor[0]) else {
@@ -67,9 +68,24 @@ extension ResolvedQuery {
       let path = parts.popLast(),
       !path.isEmpty
     else { throw .invalid("The cursor is damaged.") }
+    let position = Position(values: parts, path: PathBytes(bytes: path))
+    let isInFront = (cursor[0] == Self.inFrontVersion) != isReversed
     return Bound(
-      position: Position(values: parts, path: PathBytes(bytes: path)),
-      isInFront: (cursor[0] == Self.inFrontVersion) != isReversed)
+      position: isReversed && self.distinctCount > 0
+        ? self.edge(of: position, isInFront: isInFront) : position,
+      isInFront: isInFront)
+  }
+
+  /// What stands in front of all results that have a position's distinct values, or behind them.
+  private func edge(of position: Position, isInFront: Bool) -> Position {
+    // No value's bytes and no path's begin so.
+    func extreme(isDescending: Bool) -> [UInt8] { [isInFront == isDescending ? 0xFF : 0x00] }
+    var edge = position
+    for number in self.distinctCount..<position.values.count {
+      edge.values[number] = extreme(isDescending: self.orders[number].isDescending)
+    }
+    edge.path = PathBytes(bytes: extreme(isDescending: self.isKeyDescending))
+    return edge
   }
 
   /// Of the source and the orders (FNV-1a): positions of one order mean nothing in another.

@@ -1,21 +1,19 @@
 import Domain
 
-/// Base64, of either alphabet, with or without padding.
+/// Base64 of the alphabet for URLs, without padding.
 enum Base64 {
   static func decoded(_ text: String) -> [UInt8]? {
     var bytes: [UInt8] = []
     var bits: UInt32 = 0
     var count = 0
-    var rest = text.utf8[...]
-    while rest.last == UInt8(ascii: "=") { rest.removeLast() }
-    for byte in rest {
+    for byte in text.utf8 {
       let value: UInt8
       switch byte {
       case UInt8(ascii: "A")...UInt8(ascii: "Z"): value = byte - UInt8(ascii: "A")
       case UInt8(ascii: "a")...UInt8(ascii: "z"): value = byte - UInt8(ascii: "a") + 26
       case UInt8(ascii: "0")...UInt8(ascii: "9"): value = byte - UInt8(ascii: "0") + 52
-      case UInt8(ascii: "+"), UInt8(ascii: "-"): value = 62
-      case UInt8(ascii: "/"), UInt8(ascii: "_"): value = 63
+      case UInt8(ascii: "-"): value = 62
+      case UInt8(ascii: "_"): value = 63
       default: return nil
       }
       bits = bits << 6 | UInt32(value)
@@ -26,21 +24,24 @@ enum Base64 {
       }
     }
     // One letter alone is less than a byte.
-    return rest.count % 4 == 1 ? nil : bytes
+    return text.utf8.count % 4 == 1 ? nil : bytes
   }
 }
 
-/// Times as RFC 3339 writes them.
+/// Times as RFC 3339 writes them, with a T and without leap seconds.
 enum DateTimeText {
+  /// The years 1 to 9999 in Greenwich.
+  private static let seconds: ClosedRange<Int64> = -62_135_596_800...253_402_300_799
+
   static func timestamp(_ text: String) -> Timestamp? {
     var rest = Array(text.utf8)[...]
     guard let year = self.number(4, &rest), self.take("-", &rest),
       let month = self.number(2, &rest), (1...12).contains(month), self.take("-", &rest),
       let day = self.number(2, &rest), (1...self.days(in: month, of: year)).contains(day),
-      self.take("T", &rest) || self.take("t", &rest) || self.take(" ", &rest),
+      self.take("T", &rest) || self.take("t", &rest),
       let hour = self.number(2, &rest), hour < 24, self.take(":", &rest),
       let minute = self.number(2, &rest), minute < 60, self.take(":", &rest),
-      let second = self.number(2, &rest), second <= 60, year > 0
+      let second = self.number(2, &rest), second < 60, year > 0
     else { return nil }
     var microseconds: Int64 = 0
     if self.take(".", &rest) {
@@ -50,6 +51,7 @@ enum DateTimeText {
     guard let offset = self.offset(&rest), rest.isEmpty else { return nil }
     let seconds =
       self.days(before: year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second - offset
+    guard self.seconds.contains(seconds) else { return nil }
     return Timestamp(microseconds: seconds * 1_000_000 + microseconds)
   }
 
@@ -97,6 +99,8 @@ enum DateTimeText {
       self.take(":", &rest), let minutes = self.number(2, &rest), minutes < 60
     else { return nil }
     let offset = hours * 3_600 + minutes * 60
+    // That means that nobody knows where (section 4.3), and so not when.
+    if isWest && offset == 0 { return nil }
     return isWest ? -offset : offset
   }
 

@@ -29,10 +29,16 @@ package struct GQLParser {
     _ text: String, allowsLiterals: Bool, bindings: GQLBindings, partition: PartitionID,
     policy: Policy
   ) throws(GatewayError) -> Statement {
+    let count = text.utf8.count
+    if count > policy.maximumGQLBytes {
+      throw .invalid(
+        "The GQL text is \(count) bytes, longer than \(policy.maximumGQLBytes) bytes.")
+    }
     var parser = try Self(
       text,
       values: GQLValues(
-        bindings: bindings, allowsLiterals: allowsLiterals, partition: partition),
+        bindings: bindings, allowsLiterals: allowsLiterals, partition: partition,
+        longestArray: max(policy.maximumInValues, policy.maximumNotInValues)),
       policy: policy)
     try bindings.check()
     let statement = try parser.statement()
@@ -121,38 +127,54 @@ package struct GQLParser {
 
   /// A number, or FIRST of a number and a cursor.
   private mutating func addLimit(to query: inout Query) throws(GatewayError) {
-    guard self.tokens.isFunction(["FIRST"]) else { return try self.addBound("LIMIT", to: &query) }
+    guard self.tokens.isFunction(["FIRST"]) else {
+      try self.addBound("LIMIT", to: &query)
+      return
+    }
     self.tokens.skip()
     try self.tokens.expectSymbol("(")
-    let place = self.tokens.current
-    try self.addBound("LIMIT", to: &query)
+    let first = try self.addBound("LIMIT", to: &query)
     try self.tokens.expectSymbol(",")
-    let other = self.tokens.current
-    try self.addBound("LIMIT", to: &query)
-    if query.limit == nil || query.end.isEmpty {
-      throw self.tokens.error(
-        expected: "a number and a cursor", at: query.limit == nil ? place : other)
+    let place = self.tokens.current
+    if try self.addBound("LIMIT", to: &query) == first {
+      throw self.tokens.error(expected: "a number and a cursor", at: place)
     }
     try self.tokens.expectSymbol(")")
   }
 
   /// A cursor, a number, or a cursor plus a number.
   private mutating func addOffset(to query: inout Query) throws(GatewayError) {
-    repeat { try self.addBound("OFFSET", to: &query) } while self.tokens.takesSymbol("+")
+    guard try self.addBound("OFFSET", to: &query) == .cursor, self.tokens.takesSymbol("+") else {
+      return
+    }
+    let place = self.tokens.current
+    if try self.addBound("OFFSET", to: &query) == .cursor {
+      throw self.tokens.error(expected: "a number", at: place)
+    }
   }
 
-  private mutating func addBound(_ clause: String, to query: inout Query) throws(GatewayError) {
+  /// What bounds results.
+  private enum Bound {
+    case cursor, number
+  }
+
+  @discardableResult
+  private mutating func addBound(
+    _ clause: String, to query: inout Query
+  ) throws(GatewayError) -> Bound {
     let token = self.tokens.current
     switch try self.values.bound(&self.tokens) {
     case .cursor(let cursor):
       if clause == "LIMIT" { query.end = cursor } else { query.start = cursor }
+      return .cursor
     case .value(.integer(let number)):
       guard number >= 0, let small = Int32(exactly: number) else {
         throw .invalid(
           "The \(clause.lowercased()) \(number) at line \(token.line), column \(token.column) is "
             + (number < 0 ? "< 0." : "> \(Int32.max)."))
       }
-      if clause == "LIMIT" { query.limit = Int(small) } else { query.offset += Int(small) }
+      if clause == "LIMIT" { query.limit = Int(small) } else { query.offset = Int(small) }
+      return .number
     case .value: throw self.tokens.error(expected: "a number or a cursor", at: token)
     }
   }
@@ -193,7 +215,9 @@ package struct GQLParser {
       try self.values.checkLiteral(token)
       return .filter(Query.Filter(property, .equal, .null))
     }
-    if self.tokens.takes("IN") { return .isIn(property, try self.list()) }
+    if self.tokens.takes("IN") {
+      return Self.isIn(property, try self.values.value(&self.tokens))
+    }
     if self.tokens.takes("NOT") {
       try self.tokens.expect("IN")
       return .isNotIn(property, try self.list())
@@ -213,9 +237,7 @@ package struct GQLParser {
   private mutating func reversedComparison() throws(GatewayError) -> Query.Condition {
     let token = self.tokens.current
     let value = try self.values.value(&self.tokens)
-    if self.tokens.takes("IN") {
-      return .filter(Query.Filter(try self.tokens.name(), .equal, value))
-    }
+    if self.tokens.takes("IN") { return Self.isIn(try self.tokens.name(), value) }
     if self.tokens.takes("HAS") {
       try self.tokens.expect("DESCENDANT")
       guard try self.tokens.name() == Query.keyProperty else {
@@ -236,6 +258,14 @@ package struct GQLParser {
       case .notEqual: .notEqual
       }
     return .filter(Query.Filter(try self.tokens.name(), comparison, value))
+  }
+
+  /// On either side of IN: an array has the property's value in it, any other value is in the property.
+  private static func isIn(_ property: Name, _ value: Value) -> Query.Condition {
+    guard case .array(let elements) = value else {
+      return .filter(Query.Filter(property, .equal, value))
+    }
+    return .isIn(property, elements.map(\.value))
   }
 
   private mutating func list() throws(GatewayError) -> [Value] {

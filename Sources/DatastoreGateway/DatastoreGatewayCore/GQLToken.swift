@@ -3,7 +3,7 @@ struct GQLToken: Hashable, Sendable {
   enum Content: Hashable, Sendable {
     /// A name or a keyword, as it was written; names may have points in them.
     case word(String)
-    /// A name between backquotes: never a keyword.
+    /// A name of which some part stands between backquotes: never a keyword.
     case quotedName(String)
     case string(String)
     case integer(Int64)
@@ -19,6 +19,11 @@ struct GQLToken: Hashable, Sendable {
   var text: String
   var line: Int
   var column: Int
+
+  /// Whether it is the next character behind a symbol.
+  func isNext(to symbol: GQLToken) -> Bool {
+    self.line == symbol.line && self.column == symbol.column + 1
+  }
 }
 
 /// Takes a GQL text apart.
@@ -31,6 +36,13 @@ struct GQLLexer {
   private init(_ text: String) {
     self.scalars = text.unicodeScalars
     self.index = text.startIndex
+  }
+
+  /// Whether a text is one name, as it stands behind "@".
+  static func isName(_ text: String) -> Bool {
+    guard let first = text.unicodeScalars.first else { return false }
+    return self.beginsName(first)
+      && text.unicodeScalars.allSatisfy { self.beginsName($0) || self.isDigit($0) }
   }
 
   /// All words of a text, the end last.
@@ -62,7 +74,7 @@ struct GQLLexer {
   }
 
   private mutating func next() throws(GatewayError) -> GQLToken {
-    while let scalar = self.current, Self.isWhitespace(scalar) { self.advance() }
+    self.skipWhitespace()
     let (begin, line, column) = (self.index, self.line, self.column)
     let content = try self.content()
     return GQLToken(
@@ -71,8 +83,7 @@ struct GQLLexer {
 
   private mutating func content() throws(GatewayError) -> GQLToken.Content {
     guard let scalar = self.current else { return .end }
-    if Self.beginsName(scalar) { return .word(self.name()) }
-    if scalar == "`" { return .quotedName(try self.quoted(by: scalar)) }
+    if Self.beginsPath(scalar) { return try self.path() }
     if scalar == "'" || scalar == "\"" { return .string(try self.quoted(by: scalar)) }
     if scalar == "@" {
       self.advance()
@@ -105,17 +116,16 @@ struct GQLLexer {
     }
   }
 
-  // Unicode's properties are dear to ask for, and most of a query is ASCII.
-
   private static func isWhitespace(_ scalar: Unicode.Scalar) -> Bool {
     switch scalar {
-    case " ", "\t"..."\r": true
-    default: !scalar.isASCII && scalar.properties.isWhitespace
+    case " ", "\t", "\n", "\r": true
+    default: false
     }
   }
 
   private static func isDigit(_ scalar: Unicode.Scalar) -> Bool { ("0"..."9").contains(scalar) }
 
+  // Unicode's properties are dear to ask for, and most of a query is ASCII.
   private static func beginsName(_ scalar: Unicode.Scalar) -> Bool {
     switch scalar {
     case "a"..."z", "A"..."Z", "_", "$": true
@@ -123,18 +133,52 @@ struct GQLLexer {
     }
   }
 
+  private static func beginsPath(_ scalar: Unicode.Scalar) -> Bool {
+    scalar == "`" || self.beginsName(scalar)
+  }
+
+  /// Names with points between them, around which white space may be.
+  private mutating func path() throws(GatewayError) -> GQLToken.Content {
+    var path = ""
+    var isQuoted = false
+    while true {
+      if self.current == "`" {
+        path += try self.quoted(by: "`")
+        isQuoted = true
+      } else {
+        path += self.name()
+      }
+      guard self.takesPoint() else { return isQuoted ? .quotedName(path) : .word(path) }
+      path += "."
+    }
+  }
+
+  /// Passes a point if a further name stands behind it.
+  private mutating func takesPoint() -> Bool {
+    let (index, line, column) = (self.index, self.line, self.column)
+    self.skipWhitespace()
+    if self.current == "." {
+      self.advance()
+      self.skipWhitespace()
+      if let scalar = self.current, Self.beginsPath(scalar) { return true }
+    }
+    (self.index, self.line, self.column) = (index, line, column)
+    return false
+  }
+
+  private mutating func skipWhitespace() {
+    while let scalar = self.current, Self.isWhitespace(scalar) { self.advance() }
+  }
+
   private mutating func name() -> String {
     let begin = self.index
-    while let scalar = self.current,
-      Self.beginsName(scalar) || Self.isDigit(scalar)
-        || scalar == "." && self.index > begin && (self.following.map(Self.beginsName) ?? false)
-    {
+    while let scalar = self.current, Self.beginsName(scalar) || Self.isDigit(scalar) {
       self.advance()
     }
     return String(self.scalars[begin..<self.index])
   }
 
-  /// A text between quotes; a quote in it is doubled, or behind a backslash.
+  /// A text between quotes, on one line; a quote in it is doubled, or behind a backslash.
   private mutating func quoted(by quote: Unicode.Scalar) throws(GatewayError) -> String {
     let (line, column) = (self.line, self.column)
     var text = ""
@@ -147,18 +191,23 @@ struct GQLLexer {
         text.unicodeScalars.append(quote)
       } else if scalar == "\\" {
         guard let escaped = self.current else { break }
+        guard let meaning = Self.meaning(ofEscaped: escaped) else {
+          throw self.error("\"\\\(escaped)\" stands for nothing")
+        }
         self.advance()
-        text.unicodeScalars.append(Self.meaning(ofEscaped: escaped))
+        text += meaning
+      } else if scalar == "\n" {
+        break
       } else {
         text.unicodeScalars.append(scalar)
       }
     }
     throw .invalid(
-      "Lexical error at line \(self.line), column \(self.column): the text ends inside the quotes "
+      "Lexical error at line \(self.line), column \(self.column): the line ends inside the quotes "
         + "that begin at line \(line), column \(column).")
   }
 
-  private static func meaning(ofEscaped scalar: Unicode.Scalar) -> Unicode.Scalar {
+  private static func meaning(ofEscaped scalar: Unicode.Scalar) -> String? {
     switch scalar {
     case "n": "\n"
     case "r": "\r"
@@ -166,7 +215,10 @@ struct GQLLexer {
     case "0": "\0"
     case "b": "\u{8}"
     case "Z": "\u{1A}"
-    default: scalar
+    case "'", "\"", "`", "\\": String(scalar)
+    // As in patterns of SQL, where they stand for themselves so.
+    case "%", "_": "\\\(scalar)"
+    default: nil
     }
   }
 

@@ -23,7 +23,9 @@ package struct GQLBindings: Sendable {
       if name.isReserved {
         throw .invalid("The GQL query parameter name \"\(name)\" is reserved.")
       }
-      if name.isEmpty { throw .invalid("The GQL query parameter name is the empty string.") }
+      if !GQLLexer.isName(name.text) {
+        throw .invalid("\"\(name)\" is no name of a GQL query parameter.")
+      }
     }
   }
 }
@@ -34,12 +36,17 @@ struct GQLValues {
   private let allowsLiterals: Bool
   /// Where keys are that do not say.
   let partition: PartitionID
+  /// Values that an array in the text may have: no operator takes more.
+  private let longestArray: Int
   private var usedPositions: Set<Int> = []
 
-  init(bindings: GQLBindings, allowsLiterals: Bool, partition: PartitionID) {
+  init(
+    bindings: GQLBindings, allowsLiterals: Bool, partition: PartitionID, longestArray: Int
+  ) {
     self.bindings = bindings
     self.allowsLiterals = allowsLiterals
     self.partition = partition
+    self.longestArray = longestArray
   }
 
   /// A name that nothing uses may stand in several texts' bindings; a position may not.
@@ -102,6 +109,7 @@ struct GQLValues {
     case .double(let number): return .double(number)
     case .symbol(let sign):
       let number = tokens.current
+      guard number.isNext(to: token) else { throw tokens.error(expected: "a number", at: token) }
       tokens.skip()
       switch number.content {
       // The least number has no positive; wrapping gives it back as it is.
@@ -152,6 +160,11 @@ struct GQLValues {
           if tokens.isFunction(["ARRAY"]) {
             throw tokens.error(expected: "a value that is no array, for arrays hold none")
           }
+          if elements.count == self.longestArray {
+            throw .invalid(
+              "The array at line \(function.line), column \(function.column) has more than "
+                + "\(self.longestArray) values.")
+          }
           elements.append(PropertyContent(try self.value(&tokens)))
         } while tokens.takesSymbol(",")
       }
@@ -188,7 +201,13 @@ struct GQLValues {
       tokens.skip()
       try tokens.expectSymbol("(")
       let name = Name(try Self.text(&tokens))
-      if scope == "PROJECT" { key.partition.project = name } else { key.partition.namespace = name }
+      if scope == "PROJECT" {
+        // The query's namespace is another project's, so Google's servers have it; not its database.
+        key.partition.project = name
+        key.partition.namespace = ""
+      } else {
+        key.partition.namespace = name
+      }
       try tokens.expectSymbol(")")
       try tokens.expectSymbol(",")
     }

@@ -23,7 +23,11 @@ package enum GatewayError: Error, Hashable, Sendable {
 }
 
 extension GatewayError: CustomStringConvertible {
-  package var description: String {
+  /// For callers. What they sent is quoted in it, and may be of megabytes: the middle of a long
+  /// message is left out.
+  package var description: String { self.message.withoutMiddle }
+
+  private var message: String {
     switch self {
     case .invalid(let reason): reason
     case .unsupported(let what): "\(what) is not supported"
@@ -41,6 +45,18 @@ extension GatewayError: CustomStringConvertible {
         + "\(retryDelay.milliseconds) ms"
     case .draining: "the datastore-gateway is shutting down"
     }
+  }
+}
+
+extension String {
+  /// Of a longer text only so much is left: its beginning tells what is wrong, its end mostly where.
+  private static let (beginning, end) = (300, 200)
+
+  fileprivate var withoutMiddle: String {
+    if self.utf8.count <= Self.beginning + Self.end { return self }
+    let scalars = self.unicodeScalars
+    if scalars.count <= Self.beginning + Self.end { return self }
+    return String(scalars.prefix(Self.beginning)) + "…" + String(scalars.suffix(Self.end))
   }
 }
 

@@ -88,7 +88,8 @@ package enum MetadataKind: Hashable, Sendable {
     return try rows.next() != nil
   }
 
-  /// The types of the values that an index holds, each found by looking for its first row.
+  /// The types of the values that an index holds, by the alphabet; each is found by looking for its
+  /// first row.
   private static func types<Index: EntityIndex>(
     of property: Name, on index: Index
   ) throws(Index.Failure) -> [String] {
@@ -101,7 +102,7 @@ package enum MetadataKind: Hashable, Sendable {
           upper: .value([orderClass.rawValue + 1], isIncluded: false)))
       if try rows.next() != nil { types.append(orderClass.representation) }
     }
-    return types
+    return types.sorted()
   }
 }
 

@@ -144,8 +144,8 @@ extension ResolvedQuery {
   /// Whether an index row of a term does not tell whether and where its entity is a result.
   fileprivate func needsEntity(_ term: Conjunction) -> Bool {
     let open = self.openOrders(of: term)
-    // Where one property is projected and scanned each row is a result, at its own value.
-    if case .projection = self.form, self.terms.count > 1 || !self.trailing.isEmpty { return true }
+    // Where one property is projected, or distinct, and scanned each row is a result, at its own value.
+    if self.hasManyPlaces && (self.terms.count > 1 || !self.trailing.isEmpty) { return true }
     // A range of the scanned property bounds the scan.
     if open.count > 1 || term.ranges.contains(where: { $0.property != open.first?.property }) {
       return true

@@ -17,6 +17,8 @@ package struct Policy: Sendable, Hashable {
   package var maximumTransforms = 500
   package var maximumIndexEntries = 20_000
   package var maximumFilters = 100
+  /// ANDs and ORs beside them, each with others in it.
+  package var maximumComposites = 1_000
   package var maximumDisjunctions = 30
   package var maximumInValues = 30
   package var maximumNotInValues = 10
@@ -26,6 +28,13 @@ package struct Policy: Sendable, Hashable {
   package var maximumIndexProperties = 100
   /// Parentheses in a GQL text and composite filters in one another.
   package var maximumConditionDepth = 100
+  /// A GQL text; it is read before anything else is known of the query.
+  package var maximumGQLBytes = 256 << 10
+  /// Values and cursors that are bound to one.
+  package var maximumGQLBindings = 10_000
+  /// Paths of one property mask, and of all masks of a commit.
+  package var maximumMaskPaths = 10_000
+  package var maximumCommitMaskPaths = 100_000
   /// A `project` is part of every key; Datastore's own ids are below 100.
   package var maximumProjectBytes = 100
   package var maximumNamespaceBytes = 100

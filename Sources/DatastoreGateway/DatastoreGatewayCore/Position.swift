@@ -44,10 +44,18 @@ extension ResolvedQuery {
   /// The properties whose values make a position.
   var positionProperties: [Name] { self.orders.map(\.property) + self.trailing }
 
-  private var isProjection: Bool { if case .projection = self.form { true } else { false } }
+  /// Whether an entity may stand at several places: at each value of what is projected, or of what
+  /// results are distinct by.
+  var hasManyPlaces: Bool {
+    if case .projection = self.form { true } else { self.distinctCount > 0 }
+  }
 
-  /// The places of an entity among the results: none if it is no result, one unless properties are
-  /// projected.
+  /// Whether an entity stands at each of its values of one of the ``positionProperties``.
+  private func isAtEachValue(of number: Int) -> Bool {
+    if case .projection = self.form { true } else { number < self.distinctCount }
+  }
+
+  /// The places of an entity among the results: none if it is no result, one unless it may have many.
   ///
   /// - Parameter entries: All of the entity's, as ``Entity/indexEntries`` gives them.
   /// - Throws: ``TooManyPlaces``.
@@ -65,7 +73,7 @@ extension ResolvedQuery {
     if positions.count > 1 {
       positions.sort { self.precedes($0, $1) }
       // It stands at the first one of those that the terms give it.
-      if !self.isProjection { positions.removeLast(positions.count - 1) }
+      if !self.hasManyPlaces { positions.removeLast(positions.count - 1) }
     }
     return positions
   }
@@ -92,7 +100,7 @@ extension ResolvedQuery {
     for (number, property) in self.positionProperties.enumerated() {
       let values = term.orderValues(of: property, entries)
       let isDescending = number < self.orders.count && self.orders[number].isDescending
-      if self.isProjection {
+      if self.isAtEachValue(of: number) {
         if combinations.count * values.count > self.maximumPlaces {
           throw TooManyPlaces(path: path, limit: self.maximumPlaces)
         }
@@ -100,7 +108,7 @@ extension ResolvedQuery {
       } else {
         // Entries of a property are sorted: an entity stands at its first value in the order.
         guard let value = isDescending ? values.last : values.first else { return [] }
-        combinations[0].append(value)
+        for index in combinations.indices { combinations[index].append(value) }
       }
     }
     let positions = combinations.map { Position(values: $0, path: path) }

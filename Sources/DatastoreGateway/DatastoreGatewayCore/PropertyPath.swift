@@ -32,11 +32,6 @@ package struct PropertyPath: Hashable, Sendable {
   /// `__key__`: names no property, but may stand in a mask.
   package var isKey: Bool { self.names == [Query.keyProperty] }
 
-  /// Whether the other one names something inside of what this one names.
-  package func contains(_ other: PropertyPath) -> Bool {
-    self.names.count < other.names.count && other.names.starts(with: self.names)
-  }
-
   private static func names(_ text: [Unicode.Scalar]) -> [Name]? {
     var names: [Name] = []
     var rest = text[...]

@@ -16,12 +16,7 @@ package struct ResolvedAggregation: Sendable {
     case .metadata, .nothing:
       throw .invalid("Aggregation queries on reserved kinds are not supported.")
     }
-    if self.aggregations.isEmpty { throw .invalid("Aggregations can not be empty.") }
-    if self.aggregations.count > policy.maximumAggregations {
-      throw .invalid(
-        "The maximum number of aggregations allowed in an aggregation query is "
-          + "\(policy.maximumAggregations). Received: \(self.aggregations.count)")
-    }
+    try Validation(policy: policy).check(aggregations: self.aggregations.count)
     var aliases: Set<Name> = []
     var unnamed = 0
     for number in self.aggregations.indices {
@@ -75,6 +70,7 @@ package struct ResolvedAggregation: Sendable {
       if property == Query.keyProperty {
         throw .invalid("Aggregations are not supported for the property: __key__")
       }
+      if property.isReserved { throw .invalid("The property.name \"\(property)\" is reserved.") }
       if self.query.form == .key {
         throw .invalid(
           "Aggregation over non-key properties is not supported for base query that only returns "

@@ -53,18 +53,14 @@ package struct ResolvedQuery: Sendable {
     try validation.check(query.partition, allowsReserved: true)
     if query.offset < 0 { throw .invalid("Offset must be non-negative.") }
     if let limit = query.limit, limit < 0 { throw .invalid("Limit must be non-negative.") }
-    for (what, count) in [
-      ("orders", query.orders.count), ("projected properties", query.projection.count),
-      ("distinct on properties", query.distinctOn.count),
-    ] where count > policy.maximumIndexProperties {
-      throw .invalid(
-        "The query has \(count) \(what), more than \(policy.maximumIndexProperties).")
-    }
+    try validation.check(
+      orders: query.orders.count, projected: query.projection.count,
+      distinct: query.distinctOn.count)
     self.maximumPlaces = policy.maximumIndexEntries
     self.source = Self.source(query)
     self.offset = query.offset
     self.limit = query.limit
-    try self.setForm(query)
+    try self.setForm(query, longestName: policy.maximumNameBytes)
     let resolver = ConditionResolver(source: self.source, query: query, validation: validation)
     var terms: [Conjunction] = []
     for atoms in try DisjunctiveForm(query.condition, policy: policy).terms {
@@ -89,14 +85,22 @@ package struct ResolvedQuery: Sendable {
     return .kind(CollectionName(partition: query.partition, kind: kind))
   }
 
-  private mutating func setForm(_ query: Query) throws(GatewayError) {
-    if let kind = query.kind, kind.isEmpty { throw .invalid("The kind is the empty string.") }
+  private mutating func setForm(_ query: Query, longestName: Int) throws(GatewayError) {
+    if let kind = query.kind {
+      if kind.isEmpty { throw .invalid("The kind is the empty string.") }
+      if kind.byteCount > longestName {
+        throw .invalid("The kind is \(kind.byteCount) bytes, longer than \(longestName) bytes.")
+      }
+    }
     for name in query.projection + query.distinctOn + query.orders.map(\.property)
     where name.isEmpty {
       throw .invalid("The property.name is the empty string.")
     }
     if Set(query.projection).count < query.projection.count {
       throw .invalid("Cannot project a property multiple times.")
+    }
+    if Set(query.distinctOn).count < query.distinctOn.count {
+      throw .invalid("Cannot group by a property multiple times.")
     }
     if query.distinctOn.contains(Query.keyProperty) {
       throw .invalid("Group by is not supported for the property: __key__")
@@ -144,8 +148,7 @@ package struct ResolvedQuery: Sendable {
     func isOrdered(_ property: Name) -> Bool {
       self.orders.contains { $0.property == property } || isFixed(property)
     }
-    var distinct: [Name] = []
-    for name in query.distinctOn where !distinct.contains(name) { distinct.append(name) }
+    let distinct = query.distinctOn
     for name in distinct where hasEquality(name) {
       throw .invalid("Cannot use group by on a property with an equality filter.")
     }

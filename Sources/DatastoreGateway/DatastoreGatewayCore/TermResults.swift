@@ -201,9 +201,7 @@ struct TermResults<Index: EntityIndex> {
     let (query, term, plan) = (self.place.query, self.place.term, self.place.plan)
     guard term.paths.contains(row.path.bytes) else { return [] }
     let number = self.place.orderNumber
-    // An entity of several values stands at the first of them, a projection of it at each.
-    let isAtOneValue = if case .projection = query.form { false } else { true }
-    if plan.needsEntity || (row.isRepeated && isAtOneValue && !query.orders.isEmpty) {
+    if plan.needsEntity || (row.isRepeated && !query.hasManyPlaces && !query.orders.isEmpty) {
       let stored = try self.load(row)
       let entries = try stored.entity().indexEntries
       var positions: [Position]

@@ -5,7 +5,9 @@ import Domain
 /// costs nobody anything.
 ///
 ///     begun --read/queried--> begun --ended--> gone, with what it depends on
-///                                  \-- idle or alive too long --> gone
+///                                |               \-- commit refused, put back --> begun, or over
+///                                \-- idle or alive too long --> gone
+///     over --rolledBack--> gone
 package struct TransactionTable: Sendable {
   /// What a caller holds, and where it was given: elsewhere it means nothing.
   package struct ID: Hashable, Sendable {
@@ -47,6 +49,8 @@ package struct TransactionTable: Sendable {
     var isHeld: Bool
     var begun: Timestamp
     var lastUsed: Timestamp
+    /// Whether its commit met what others had changed: a rollback is all that it can have.
+    var isOver = false
     var dependencies = Dependencies()
     /// What its dependencies hold in memory, about.
     var bytes = 0
@@ -77,6 +81,8 @@ package struct TransactionTable: Sendable {
   private var transactions: [ID: Transaction] = [:]
   /// In the order of their beginnings; ended ones go when they come to the front.
   private var order: [ID] = []
+  /// Those whose commits were refused, in the order of that: few of them are heard of again.
+  private var refused: [ID] = []
   /// Of all transactions' dependencies.
   private var bytes = 0
   private var nextSearch = Timestamp(microseconds: 0)
@@ -98,6 +104,7 @@ package struct TransactionTable: Sendable {
     isHeld: Bool = false, at now: Timestamp
   ) throws(GatewayError) -> ID {
     self.forgetOld(at: now)
+    self.makeRoom()
     if self.transactions.count >= self.policy.maximumTransactions {
       throw .overloaded(
         what: "transactions", limit: "\(self.policy.maximumTransactions) open ones",
@@ -112,10 +119,15 @@ package struct TransactionTable: Sendable {
     self.transactions[id] = Transaction(
       isReadOnly: isReadOnly, moment: moment, isHeld: isHeld, begun: now, lastUsed: now)
     self.order.append(id)
-    if self.order.count > 2 * self.transactions.count + Self.endedInOrder {
-      self.order.removeAll { self.transactions[$0] == nil }
-    }
+    Self.trim(&self.order, to: self.transactions)
     return id
+  }
+
+  /// Leaves each one that there is once, when a list is much longer than it need be.
+  private static func trim(_ list: inout [ID], to transactions: [ID: Transaction]) {
+    guard list.count > 2 * transactions.count + Self.endedInOrder else { return }
+    var seen: Set<ID> = []
+    list.removeAll { transactions[$0] == nil || !seen.insert($0).inserted }
   }
 
   /// A transaction is about to read.
@@ -146,6 +158,7 @@ package struct TransactionTable: Sendable {
       transaction.dependencies.entities[address] = version
       self.count(address.collection.bytes.count + address.path.bytes.count, &transaction)
     }
+    self.makeRoom()
     try self.checkBounds(transaction)
   }
 
@@ -198,29 +211,72 @@ package struct TransactionTable: Sendable {
         self.count(prefix.count, &transaction)
       }
     }
+    self.makeRoom()
     try self.checkBounds(transaction)
   }
 
-  /// A transaction ends, by commit or rollback.
+  /// A commit that writes is about to end a transaction.
+  package mutating func checkWritable(_ id: ID, at now: Timestamp) throws(GatewayError) {
+    if try self.current(id, at: now).isReadOnly {
+      throw .invalid("Cannot modify entities in a read-only transaction.")
+    }
+  }
+
+  /// A transaction ends by its commit.
   package mutating func ended(_ id: ID, at now: Timestamp) throws(GatewayError) -> Ended {
     let transaction = try self.current(id, at: now)
     self.remove(id)
     return Ended(transaction: transaction)
   }
 
-  /// Its commit was not tried: it goes on as if it had not ended, if it wrote.
-  package mutating func putBack(_ id: ID, _ ended: Ended, at now: Timestamp) {
+  /// A transaction ends without one, or when that was refused.
+  package mutating func rolledBack(_ id: ID, at now: Timestamp) throws(GatewayError) -> Ended {
+    let transaction = try self.current(id, orOver: true, at: now)
+    self.remove(id)
+    return Ended(transaction: transaction)
+  }
+
+  /// The commit of one that writes was refused: it goes on as if it had not ended.
+  ///
+  /// - Parameter isOver: Whether it can only be rolled back.
+  package mutating func putBack(
+    _ id: ID, _ ended: Ended, isOver: Bool = false, at now: Timestamp
+  ) {
     guard !ended.isReadOnly, self.transactions[id] == nil else { return }
-    self.transactions[id] = ended.transaction
-    self.transactions[id]?.lastUsed = now
-    self.bytes += ended.transaction.bytes
+    var transaction = ended.transaction
+    transaction.lastUsed = now
+    if isOver {
+      transaction.isOver = true
+      transaction.dependencies = Dependencies()
+      transaction.bytes = 0
+    }
+    self.transactions[id] = transaction
+    self.bytes += transaction.bytes
     self.order.append(id)
+    self.refused.append(id)
+    Self.trim(&self.order, to: self.transactions)
+    Self.trim(&self.refused, to: self.transactions)
+  }
+
+  /// Forgets refused ones while there is no room for others, the first of them first.
+  private mutating func makeRoom() {
+    var passed = 0
+    while passed < self.refused.count,
+      self.transactions.count >= self.policy.maximumTransactions
+        || self.bytes > self.policy.maximumTransactionBytes
+    {
+      self.forget(self.refused[passed])
+      passed += 1
+    }
+    self.refused.removeFirst(passed)
   }
 
   private mutating func current(
-    _ id: ID, at now: Timestamp
+    _ id: ID, orOver: Bool = false, at now: Timestamp
   ) throws(GatewayError) -> Transaction {
-    guard let transaction = self.transactions[id] else { throw .unknownTransaction }
+    guard let transaction = self.transactions[id], orOver || !transaction.isOver else {
+      throw .unknownTransaction
+    }
     if self.isOld(transaction, at: now) {
       self.forget(id)
       throw .unknownTransaction

@@ -111,7 +111,8 @@ package struct Validation: Sendable {
         throw .invalid(
           "The key path element name is longer than \(self.policy.maximumNameBytes) bytes.")
       }
-      if name.isReserved && !allowsReserved {
+      // Four underscores have nothing between them: as a name, Google's servers take them.
+      if name.isReserved && name != "____" && !allowsReserved {
         throw .invalid("The key path element name \"\(name)\" is reserved.")
       }
     }
@@ -149,7 +150,7 @@ package struct Validation: Sendable {
   ) throws(GatewayError) {
     switch content.value {
     case .array(let elements):
-      if !content.isIndexed && !elements.isEmpty {
+      if !content.isIndexed {
         throw .invalid("Exclude from indexes cannot be set on a list value")
       }
       for element in elements {
@@ -197,6 +198,26 @@ package struct Validation: Sendable {
       throw .invalid(
         "The entity \(key) has \(count) index entries, more than "
           + "\(self.policy.maximumIndexEntries).")
+    }
+  }
+
+  /// How many properties a query has for what an index is needed for.
+  package func check(orders: Int, projected: Int, distinct: Int) throws(GatewayError) {
+    let limit = self.policy.maximumIndexProperties
+    for (what, count) in [
+      ("orders", orders), ("projected properties", projected), ("distinct on properties", distinct),
+    ] where count > limit {
+      throw .invalid("The query has \(count) \(what), more than \(limit).")
+    }
+  }
+
+  /// How many numbers are made of a query's results.
+  package func check(aggregations count: Int) throws(GatewayError) {
+    if count == 0 { throw .invalid("Aggregations can not be empty.") }
+    if count > self.policy.maximumAggregations {
+      throw .invalid(
+        "The maximum number of aggregations allowed in an aggregation query is "
+          + "\(self.policy.maximumAggregations). Received: \(count)")
     }
   }
 

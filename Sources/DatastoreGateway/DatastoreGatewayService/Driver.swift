@@ -82,20 +82,33 @@ final class Driver: Sendable {
     return time.microseconds
   }
 
-  @discardableResult
-  func end(_ id: TransactionTable.ID) throws(GatewayError) -> TransactionTable.Ended {
+  /// Ends a transaction for its commit.
+  ///
+  /// - Parameter writes: Whether the commit changes anything: then it is not ended if it may not.
+  func end(
+    _ id: TransactionTable.ID, writes: Bool
+  ) throws(GatewayError) -> TransactionTable.Ended {
     let now = self.clock()
     let ended = try self.transactions.withLock { (table) throws(GatewayError) in
-      try table.ended(id, at: now)
+      if writes { try table.checkWritable(id, at: now) }
+      return try table.ended(id, at: now)
     }
     if let moment = ended.heldMoment { self.store.release(moment) }
     return ended
   }
 
-  /// A commit was refused before anything was tried: its transaction can be committed again.
-  func putBack(_ id: TransactionTable.ID, _ ended: TransactionTable.Ended) {
+  func rollBack(_ id: TransactionTable.ID) throws(GatewayError) {
     let now = self.clock()
-    self.transactions.withLock { $0.putBack(id, ended, at: now) }
+    let ended = try self.transactions.withLock { (table) throws(GatewayError) in
+      try table.rolledBack(id, at: now)
+    }
+    if let moment = ended.heldMoment { self.store.release(moment) }
+  }
+
+  /// A commit was refused: its transaction can be committed again, or if it is over rolled back.
+  func putBack(_ id: TransactionTable.ID, _ ended: TransactionTable.Ended, isOver: Bool) {
+    let now = self.clock()
+    self.transactions.withLock { $0.putBack(id, ended, isOver: isOver, at: now) }
   }
 
   /// What a read sees.

@@ -107,7 +107,7 @@ struct Handlers: ServedStore {
     do {
       return (try await body(point), begun)
     } catch {
-      if let begun { _ = try? self.driver.end(begun) }
+      if let begun { try? self.driver.rollBack(begun) }
       throw error
     }
   }
@@ -187,7 +187,7 @@ struct Handlers: ServedStore {
     try await self.metrics.counted("Rollback") {
       let scope = try self.scope(request.projectID, request.databaseID)
       if request.transaction.isEmpty { throw GatewayError.invalid("transaction required") }
-      try self.driver.end(self.transaction(request.transaction, in: scope))
+      try self.driver.rollBack(self.transaction(request.transaction, in: scope))
       return DatastoreV1.RollbackResponse()
     }
   }
@@ -204,6 +204,7 @@ struct Handlers: ServedStore {
           "Commit of \(request.mutations.count) mutations, more than "
             + "\(self.driver.policy.maximumMutations).")
       }
+      try self.checkMasks(of: request.mutations)
       var changes: [Mapping.Change] = []
       changes.reserveCapacity(request.mutations.count)
       for mutation in request.mutations {
@@ -220,13 +221,21 @@ struct Handlers: ServedStore {
       do {
         (answer, allocated) = try await self.driver.commit(changes, dependencies: dependencies)
       } catch {
-        if let transaction, Mapping.isUntried(error) {
-          self.driver.putBack(transaction.id, transaction.ended)
+        if let transaction, let isOver = Mapping.isTransactionOver(after: error) {
+          self.driver.putBack(transaction.id, transaction.ended, isOver: isOver)
         }
         throw error
       }
       self.metrics.mutations.increment(by: Int64(changes.count))
       return Mapping.proto(answer, allocated: allocated)
+    }
+  }
+
+  private func checkMasks(of mutations: [DatastoreV1.Mutation]) throws(GatewayError) {
+    let limit = self.driver.policy.maximumCommitMaskPaths
+    let count = mutations.reduce(0) { $0 + ($1.propertyMask?.paths.count ?? 0) }
+    if count > limit {
+      throw .invalid("The property masks of the commit have \(count) paths, more than \(limit).")
     }
   }
 
@@ -252,9 +261,7 @@ struct Handlers: ServedStore {
       throw .invalid("transactional commit requires a transaction")
     case (.unspecified, .transaction(let bytes)), (.transactional, .transaction(let bytes)):
       let id = try self.transaction(bytes, in: scope)
-      let ended = try self.driver.end(id)
-      if ended.isReadOnly { try self.refuseChanges(changes) }
-      return (id, ended)
+      return (id, try self.driver.end(id, writes: !changes.isEmpty))
     case (.unspecified, .singleUseTransaction(let options)),
       (.transactional, .singleUseTransaction(let options)):
       if case .readOnly = options.mode {
@@ -262,10 +269,6 @@ struct Handlers: ServedStore {
       }
       return nil
     }
-  }
-
-  private func refuseChanges(_ changes: [Mapping.Change]) throws(GatewayError) {
-    if !changes.isEmpty { throw .invalid("Cannot modify entities in a read-only transaction.") }
   }
 
   // MARK: - Ids

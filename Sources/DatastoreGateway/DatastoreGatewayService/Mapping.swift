@@ -71,22 +71,24 @@ enum Mapping {
     }
   }
 
-  /// Whether a commit that was refused so was not tried: the same one may come again, in its transaction too.
-  static func isUntried(_ error: any Error) -> Bool {
+  /// Whether a transaction can only be rolled back after a commit that failed so, or goes on; `nil`
+  /// where nothing is left of it, for something may have been written.
+  static func isTransactionOver(after error: any Error) -> Bool? {
     switch error {
     case let error as GatewayError:
       switch error {
-      case .overloaded, .draining: return true
-      case .invalid, .unsupported, .alreadyExists, .notFound, .conflict, .contention,
-        .unknownTransaction, .past:
+      case .invalid, .unsupported, .alreadyExists, .notFound, .conflict, .overloaded, .draining:
         return false
+      case .contention: return true
+      case .unknownTransaction, .past: return nil
       }
     case let error as StoreFailure:
       switch error.kind {
-      case .full, .readOnly, .locked, .unreachable, .tooManyConnections: return true
-      case .corrupt, .outcomeUnknown, .inputOutput, .refused, .other: return false
+      case .full, .readOnly, .locked, .unreachable, .tooManyConnections: return false
+      case .corrupt, .outcomeUnknown, .inputOutput, .refused, .other: return nil
       }
-    default: return false
+    case is AllocatedIDTaken: return false
+    default: return nil
     }
   }
 
@@ -168,13 +170,15 @@ enum Mapping {
     }
     var transforms: [PropertyTransform] = []
     for proto in protos {
-      let transform = try PropertyTransform(proto, policy: policy)
-      for other in transforms
-      where other.path.contains(transform.path) || transform.path.contains(other.path) {
+      transforms.append(try PropertyTransform(proto, policy: policy))
+    }
+    let paths = Set(transforms.map(\.path.names))
+    for transform in transforms {
+      let names = transform.path.names
+      for count in 1..<names.count where paths.contains(Array(names.prefix(count))) {
         throw .invalid(
-          "Cannot transform property \(other.path) and its nested property at the same time.")
+          "Cannot transform the property around \(transform.path) and that at the same time.")
       }
-      transforms.append(transform)
     }
     return transforms
   }

@@ -23,6 +23,10 @@ struct PropertyMask: Sendable {
   private var tree = Tree()
 
   init(_ proto: DatastoreV1.PropertyMask, policy: Policy) throws(GatewayError) {
+    if proto.paths.count > policy.maximumMaskPaths {
+      throw .invalid(
+        "The property_mask has \(proto.paths.count) paths, more than \(policy.maximumMaskPaths).")
+    }
     var paths: [PropertyPath] = []
     for text in proto.paths {
       let path = try PropertyPath(text, policy: policy)

@@ -13,11 +13,16 @@ enum QueryMapping {
       throw .invalid("At most one kind is allowed. The query has \(proto.kind.count).")
     }
     if proto.findNearest != nil { throw .unsupported("find_nearest") }
+    try Validation(policy: policy).check(
+      orders: proto.order.count, projected: proto.projection.count,
+      distinct: proto.distinctOn.count)
     var query = Query(partition: partition, kind: proto.kind.first.map { Name($0.name) })
     query.projection = proto.projection.map { Name($0.property?.name ?? "") }
     query.distinctOn = proto.distinctOn.map { Name($0.name) }
     if let filter = proto.filter {
-      query.condition = try self.condition(filter, partition, depth: policy.maximumConditionDepth)
+      var filters = 0
+      query.condition = try self.condition(
+        filter, partition, depth: policy.maximumConditionDepth, count: &filters, policy)
     }
     for order in proto.order {
       let isDescending: Bool
@@ -36,16 +41,23 @@ enum QueryMapping {
     return query
   }
 
+  /// - Parameter count: Of all filters so far, composite ones among them.
   private static func condition(
-    _ filter: DatastoreV1.Filter, _ partition: PartitionID, depth: Int
+    _ filter: DatastoreV1.Filter, _ partition: PartitionID, depth: Int, count: inout Int,
+    _ policy: Policy
   ) throws(GatewayError) -> Query.Condition {
     if depth == 0 { throw .invalid("Filters are nested too deep.") }
+    count += 1
+    if count > policy.maximumFilters + policy.maximumComposites {
+      throw .invalid("The query has more than \(policy.maximumFilters) filters.")
+    }
     switch filter.filterType {
     case nil: throw .invalid("A filter has neither a composite nor a property filter.")
     case .compositeFilter(let composite):
       var parts: [Query.Condition] = []
       for filter in composite.filters {
-        parts.append(try self.condition(filter, partition, depth: depth - 1))
+        parts.append(
+          try self.condition(filter, partition, depth: depth - 1, count: &count, policy))
       }
       switch composite.op {
       case .and: return .all(parts)
@@ -105,6 +117,7 @@ enum QueryMapping {
     guard let nested = proto.nestedQuery else {
       throw .invalid("The aggregation query has no nested query.")
     }
+    try Validation(policy: policy).check(aggregations: proto.aggregations.count)
     var aggregations: [AggregationQuery.Aggregation] = []
     for aggregation in proto.aggregations {
       let operation: AggregationQuery.Operation
@@ -127,6 +140,11 @@ enum QueryMapping {
   static func statement(
     _ gql: DatastoreV1.GqlQuery, partition: PartitionID, policy: Policy
   ) throws(GatewayError) -> GQLParser.Statement {
+    let count = gql.namedBindings.count + gql.positionalBindings.count
+    if count > policy.maximumGQLBindings {
+      throw .invalid(
+        "The GQL query has \(count) parameters, more than \(policy.maximumGQLBindings).")
+    }
     var bindings = GQLBindings()
     for (name, parameter) in gql.namedBindings {
       bindings.named[Name(name)] = try self.binding(parameter, of: "@\(name)", partition)

@@ -140,7 +140,9 @@ package struct ReferenceQuery {
     {
       var places = self.terms.flatMap { self.places(of: entity, in: $0) }
       places.sort { self.precedes($0, $1) }
-      if self.projected.isEmpty { places = Array(places.prefix(1)) }
+      if self.projected.isEmpty && self.query.distinctOn.isEmpty {
+        places = Array(places.prefix(1))
+      }
       for place in places {
         let isSame = found.last.map {
           $0.entity.key == entity.key && !self.precedes($0.place, place)
@@ -171,8 +173,8 @@ package struct ReferenceQuery {
     return results
   }
 
-  /// Where a term puts an entity: at one value of each order, or at every combination of values if
-  /// properties are projected.
+  /// Where a term puts an entity: at one value of each order, or at each of those that are projected
+  /// or distinct.
   private func places(of entity: Entity, in term: Term) -> [Place] {
     if !Self.matches(entity, term) { return [] }
     var combinations: [[Value]] = [[]]
@@ -183,7 +185,7 @@ package struct ReferenceQuery {
       }
       if let fixed = term.fixedValue(of: order.property) { values = [fixed] }
       values.sort { ReferenceOrder.compare($0, $1) < 0 }
-      if self.projected.isEmpty {
+      if self.projected.isEmpty && !self.query.distinctOn.contains(order.property) {
         values = order.isDescending ? values.suffix(1) : Array(values.prefix(1))
       }
       combinations = combinations.flatMap { combination in values.map { combination + [$0] } }

@@ -136,6 +136,7 @@ private func values(
     (query(), [.init(.count(upTo: -1))]),
     (query(), [.init(.sum(""))]),
     (query(), [.init(.sum("__key__"))]),
+    (query(), [.init(.average("__a__"))]),
     (query(), [.init(.count(upTo: nil), alias: "x"), .init(.sum("a"), alias: "x")]),
     (query(), [.init(.count(upTo: nil), alias: "property_1"), .init(.sum("a"))]),
     (query(), [.init(.count(upTo: nil), alias: "__x__")]),

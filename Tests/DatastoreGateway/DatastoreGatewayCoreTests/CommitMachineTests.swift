@@ -68,7 +68,7 @@ private struct World {
       mutation: Mutation(.update, key(1), base: .version(6)), isStored: true,
       expected: (7, true, false)),
     Case(
-      mutation: Mutation(.delete, key(1), base: .version(8)), isStored: true,
+      mutation: Mutation(.delete, key(1), base: .version(6)), isStored: true,
       expected: (7, true, false)),
     Case(
       mutation: Mutation(.upsert, key(1), base: .version(5)), isStored: false,
@@ -103,6 +103,28 @@ private struct World {
     #expect(result.version == expected.0)
     #expect(result.conflictDetected == expected.1)
     #expect(world.machine.writes.isEmpty == !expected.2)
+  }
+
+  @Test(
+    arguments: [.update, .upsert, .delete] as [Mutation.Operation],
+    [.version(8), .updateTime(Timestamp(microseconds: 8))] as [Mutation.Base])
+  func aVersionToComeIsAMistake(operation: Mutation.Operation, base: Mutation.Base) {
+    for resolution in [.keepStored, .fail] as [Mutation.Resolution] {
+      var world = World(stored: [key(1): old])
+      let error = world.add(Mutation(operation, key(1), base: base, resolution: resolution))
+      guard case .invalid(let message) = error else {
+        Issue.record("\(String(describing: error))")
+        continue
+      }
+      #expect(message.contains("greater than the stored version"))
+    }
+  }
+
+  @Test func anInsertHasNoTime() {
+    let time = Timestamp(microseconds: 7)
+    #expect(throws: GatewayError.self) {
+      try Mutation(.insert, key(1), base: .updateTime(time)).check()
+    }
   }
 
   @Test func anUpdateKeepsTheTimeOfCreation() {

@@ -194,6 +194,34 @@ private let tagged = [
     #expect(ids(try run(behindKeys, on: tagged)) == [9, 8, 7, 5, 5, 3, 3, 2, 1, 1])
   }
 
+  private static let lists = [[1, 3], [0], [0, 5], [1], [3], [3, 4]].enumerated().map {
+    entity(
+      key(Int64($0.offset + 1)),
+      [("a", array(of: $0.element.map(Int64.init))), ("b", .integer(Int64($0.offset)))])
+  }
+
+  private static func array(of numbers: [Int64]) -> Value {
+    .array(numbers.map { PropertyContent(.integer($0)) })
+  }
+
+  // What the emulator of Firestore in datastore mode answered to the same.
+  @Test(arguments: [
+    (query(projecting: [], distinctOn: ["a"]), [2, 1, 1, 6, 3]),
+    (query(projecting: ["a"], distinctOn: ["a"]), [2, 1, 1, 6, 3]),
+    (query(projecting: ["__key__"], distinctOn: ["a"]), [2, 1, 1, 6, 3]),
+  ])
+  func everyValueOfArraysIsAGroup(query: Query, expected: [Int64]) throws {
+    for rows in [0, 1_000] {
+      for size in 1...3 {
+        var policy = Policy()
+        policy.sortedInMemoryRows = rows
+        policy.maximumBatchResults = size
+        #expect(ids(try run(query, on: Self.lists, policy: policy)) == expected)
+      }
+    }
+    #expect(ids(ReferenceQuery.keys(of: query, in: Self.lists)) == expected)
+  }
+
   @Test func aDistinctQueryGoesOnBehindItsGroup() throws {
     let many = (1...90).map { entity(key($0), [("a", .integer($0 / 30)), ("b", .integer($0))]) }
     var policy = Policy()

@@ -48,6 +48,8 @@ private let entities = [
     ("SELECT * FROM K WHERE a = NULL", [6]),
     ("SELECT * FROM K WHERE 1 < b", [3, 4, 5, 6]),
     ("SELECT * FROM K WHERE 1 IN a", [1, 4]),
+    ("SELECT * FROM K WHERE a IN 1", [1, 4]),
+    ("SELECT * FROM K WHERE ARRAY(1) IN a", [1, 4]),
     ("SELECT * FROM K WHERE b = 1 OR b = 3", [1, 2, 5, 6]),
     ("SELECT * FROM K WHERE (b = 1 OR b = 3) AND a = 1", [1]),
     ("SELECT * FROM K WHERE b=1 or b=3 and a = 1", [1, 2]),
@@ -57,7 +59,8 @@ private let entities = [
     ("SELECT * WHERE __key__ > KEY(K, 5)", [6]),
     ("SELECT * FROM K LIMIT 2", [1, 2]),
     ("SELECT * FROM K LIMIT 2 OFFSET 1", [2, 3]),
-    ("SELECT * FROM K OFFSET 3 + 1", [5, 6]),
+    ("SELECT * FROM K OFFSET +4", [5, 6]),
+    ("SELECT\t*\r\nFROM K LIMIT +1", [1]),
     ("SELECT * FROM `K` WHERE `b` = 1", [1, 2]),
     ("SELECT * FROM K WHERE a = 'x'", [3]),
     ("SELECT * FROM K WHERE a = \"x\"", [3]),
@@ -81,7 +84,21 @@ private let entities = [
     ("SELECT * FROM K WHERE a = 1 GARBAGE", "\"GARBAGE\" at line 1, column 29"),
     ("SELECT * FROM K WHERE a = 1 AND", "\"<EOF>\" at line 1, column 32"),
     ("SELECT * FROM K WHERE a IN (1,2)", "\"(\" at line 1, column 28"),
-    ("SELECT * FROM K WHERE a IN 1", "\"1\" at line 1, column 28"),
+    ("SELECT * FROM K WHERE a NOT IN 1", "\"1\" at line 1, column 32"),
+    ("SELECT\u{A0}* FROM K", "line 1, column 7: encountered"),
+    ("SELECT * FROM K WHERE a = - 1", "\"-\" at line 1, column 27"),
+    ("SELECT * FROM K OFFSET 3 + 1", "\"+\" at line 1, column 26"),
+    ("SELECT * FROM K WHERE a = 'b\\q'", "line 1, column 30: \"\\q\" stands for nothing"),
+    ("SELECT * FROM K WHERE a = 'b\n'", "begin at line 1, column 27"),
+    ("SELECT * FROM K WHERE `a\nb` = 1", "begin at line 1, column 23"),
+    ("SELECT * FROM K WHERE a = BLOB('eA==')", "line 1, column 32"),
+    ("SELECT * FROM K WHERE a = BLOB('+/')", "line 1, column 32"),
+    ("SELECT * FROM K WHERE a = DATETIME('2013-09-29 09:30:20Z')", "line 1, column 36"),
+    ("SELECT * FROM K WHERE a = DATETIME('2013-09-29T09:30:60Z')", "line 1, column 36"),
+    ("SELECT * FROM K WHERE a = DATETIME('2013-09-29T09:30:20-00:00')", "line 1, column 36"),
+    ("SELECT * FROM K WHERE a = DATETIME('9999-12-31T23:59:59-00:01')", "line 1, column 36"),
+    ("SELECT * FROM K WHERE a..b = 1", "line 1, column 24: encountered \".\""),
+    ("SELECT * FROM K WHERE a = @x.y", "line 1, column 29: encountered \".\""),
     ("SELECT * FROM K WHERE __key__ = KEY('K', 1)", "\"'K'\" at line 1, column 37"),
     ("SELECT * FROM K WHERE a = KEY(K, KEY(K, 1))", "\"KEY\" at line 1, column 34"),
     ("SELECT * FROM K WHERE a = ARRAY(ARRAY(1))", "\"ARRAY\" at line 1, column 33"),
@@ -160,6 +177,13 @@ private let entities = [
       "SELECT * FROM K WHERE b = @1", GQLBindings(positional: [.cursor([1])]),
       "a value, not a cursor"
     ),
+    ("SELECT * FROM K", GQLBindings(named: ["x y": .value(.null)]), "\"x y\" is no name"),
+    ("SELECT * FROM K", GQLBindings(named: ["1": .value(.null)]), "\"1\" is no name"),
+    ("SELECT * FROM K", GQLBindings(named: ["": .value(.null)]), "\"\" is no name"),
+    (
+      "SELECT * FROM K OFFSET @1 + @2", GQLBindings(positional: [.cursor([1]), .cursor([2])]),
+      "\"@2\" at line 1, column 29. Was expecting a number"
+    ),
   ])
   func bindingsAreChecked(text: String, bindings: GQLBindings, expected: String) {
     do throws(GatewayError) {
@@ -212,6 +236,58 @@ private let entities = [
     #expect(throws: GatewayError.self) { try statement("SELECT * FROM K WHERE a = \(keys)") }
   }
 
+  @Test func anEmptyCursorIsACursor() throws {
+    let bindings = GQLBindings(named: ["end": .cursor([])])
+    for text in ["FIRST(2, @end)", "FIRST(@end, 2)"] {
+      let query = try parsed("SELECT * FROM K LIMIT \(text)", bindings)
+      #expect(query.limit == 2)
+      #expect(query.end == [])
+    }
+  }
+
+  @Test(arguments: ["a.b", "a . b", "`a`.b", "a .\n`b`", "`a`.`b`", "`a.b`"])
+  func aNameHasPoints(text: String) throws {
+    #expect(try parsed("SELECT * FROM K ORDER BY \(text) DESC").orders[0].property == "a.b")
+    guard case .filter(let filter)? = try parsed("SELECT * FROM K WHERE \(text)=1").condition
+    else {
+      Issue.record("\(text) is no property")
+      return
+    }
+    #expect(filter.property == "a.b")
+  }
+
+  @Test func aKeyOfAnotherProjectIsNotInTheNamespaceOfTheQuery() throws {
+    let query = try GQLParser.statement(
+      "SELECT * FROM K WHERE a = KEY(PROJECT('x'), K, 1)", allowsLiterals: true,
+      bindings: GQLBindings(), partition: PartitionID(project: "p", database: "d", namespace: "n"),
+      policy: Policy())
+    guard case .query(let query) = query, case .filter(let filter)? = query.condition,
+      case .key(let found) = filter.value
+    else {
+      Issue.record("\(query)")
+      return
+    }
+    #expect(
+      found == Key(partition: PartitionID(project: "x", database: "d"), path: key(1).path))
+  }
+
+  @Test func longTextsAndListsAreNotRead() {
+    let long = "SELECT * FROM K WHERE " + String(repeating: "a = 1 AND ", count: 26_213)
+    func message(_ text: String) -> String {
+      do throws(GatewayError) {
+        _ = try statement(text)
+        return "it was taken"
+      } catch {
+        return "\(error)"
+      }
+    }
+    #expect(message(long) == "The GQL text is 262152 bytes, longer than 262144 bytes.")
+    let values = (1...31).map(String.init).joined(separator: ",")
+    #expect(
+      message("SELECT * FROM K WHERE a IN ARRAY(\(values)")
+        == "The array at line 1, column 28 has more than 30 values.")
+  }
+
   @Test func timesAndNumbersAreExact() throws {
     func value(_ text: String) throws -> Value? {
       guard case .filter(let filter)? = try parsed("SELECT * FROM K WHERE a = \(text)").condition
@@ -226,7 +302,8 @@ private let entities = [
         == Value.timestamp(Timestamp(microseconds: -62_135_596_800_000_000)).orderedBytes)
     #expect(
       try value("-9223372036854775808")?.orderedBytes == Value.integer(.min).orderedBytes)
-    #expect(try value("BLOB('_-8=')")?.orderedBytes == Value.blob([0xFF, 0xEF]).orderedBytes)
+    #expect(try value("BLOB('_-8')")?.orderedBytes == Value.blob([0xFF, 0xEF]).orderedBytes)
     #expect(try value("'it\\'s'")?.orderedBytes == Value.string("it's").orderedBytes)
+    #expect(try value("'100\\%\\n'")?.orderedBytes == Value.string("100\\%\n").orderedBytes)
   }
 }

@@ -185,7 +185,7 @@ private func limits(
     #expect(throws: GatewayError.unknownTransaction) { try table.ended(id, at: self.begin) }
   }
 
-  @Test func oneWhoseCommitWasNotTriedGoesOn() throws {
+  @Test func oneWhoseCommitWasRefusedGoesOn() throws {
     var table = self.table()
     let id = try table.begun(isReadOnly: false, at: self.begin)
     try table.read([(key(1).address, 5)], in: id, at: self.begin)
@@ -198,6 +198,65 @@ private func limits(
     #expect(throws: GatewayError.unknownTransaction) {
       try table.ended(id, at: self.begin + .seconds(271))
     }
+  }
+
+  @Test func oneThatIsOverCanBeRolledBackOnce() throws {
+    var table = self.table()
+    let id = try table.begun(isReadOnly: false, at: self.begin)
+    try table.read([(key(1).address, 5)], in: id, at: self.begin)
+    let ended = try table.ended(id, at: self.begin)
+    table.putBack(id, ended, isOver: true, at: self.begin)
+    #expect(throws: GatewayError.unknownTransaction) { try table.used(id, at: self.begin) }
+    #expect(throws: GatewayError.unknownTransaction) { try table.ended(id, at: self.begin) }
+    #expect(try table.rolledBack(id, at: self.begin).dependencies.isEmpty)
+    #expect(throws: GatewayError.unknownTransaction) { try table.rolledBack(id, at: self.begin) }
+  }
+
+  @Test func oneMayBeRefusedOften() throws {
+    var table = self.table { $0.maximumTransactions = 2 }
+    let id = try table.begun(isReadOnly: false, at: self.begin)
+    try table.read([(key(1).address, 5)], in: id, at: self.begin)
+    for _ in 0..<3_000 {
+      table.putBack(id, try table.ended(id, at: self.begin), at: self.begin)
+    }
+    let other = try table.begun(isReadOnly: false, at: self.begin + .seconds(200))
+    #expect(table.count == 1)
+    #expect(throws: GatewayError.unknownTransaction) {
+      try table.ended(id, at: self.begin + .seconds(200))
+    }
+    _ = try table.ended(other, at: self.begin + .seconds(200))
+  }
+
+  @Test func refusedOnesMakeRoom() throws {
+    var table = self.table { policy in
+      policy.maximumTransactions = 3
+      policy.maximumTransactionBytes = 800
+    }
+    func refused() throws -> TransactionTable.ID {
+      let id = try table.begun(isReadOnly: false, at: self.begin)
+      try table.read([(key(1).address, 5), (key(2).address, 5)], in: id, at: self.begin)
+      table.putBack(id, try table.ended(id, at: self.begin), at: self.begin)
+      return id
+    }
+    let kept = try table.begun(isReadOnly: false, at: self.begin)
+    let first = try refused()
+    let second = try refused()
+    // For another one, that which was refused first; for what that reads, the next.
+    let other = try table.begun(isReadOnly: false, at: self.begin)
+    #expect(throws: GatewayError.unknownTransaction) { try table.used(first, at: self.begin) }
+    _ = try table.used(second, at: self.begin)
+    try table.read((3...6).map { (key($0).address, 5) }, in: other, at: self.begin)
+    #expect(throws: GatewayError.unknownTransaction) { try table.used(second, at: self.begin) }
+    _ = try table.used(kept, at: self.begin)
+    #expect(table.count == 2)
+  }
+
+  @Test func oneThatOnlyReadsDoesNotEndForACommitThatWrites() throws {
+    var table = self.table()
+    let id = try table.begun(isReadOnly: true, reading: 7, at: self.begin)
+    #expect(throws: GatewayError.self) { try table.checkWritable(id, at: self.begin) }
+    #expect(try table.used(id, at: self.begin) == 7)
+    try table.checkWritable(table.begun(isReadOnly: false, at: self.begin), at: self.begin)
   }
 
   /// A time that a caller names is nobody's to give back.

@@ -65,7 +65,7 @@ private func texts(_ query: Query) throws -> [String] {
       return "\(names.joined(separator: ".")) \(told.joined(separator: " "))"
     }
     #expect(
-      found == ["B.y DOUBLE", "B.z INT64", "C.x NULL INT64 STRING", "D.g POINT"])
+      found == ["B.y DOUBLE", "B.z INT64", "C.x INT64 NULL STRING", "D.g POINT"])
   }
 
   @Test func aReservedKindIsEmpty() throws {

@@ -12,6 +12,9 @@ import Testing
 
   static let cases: [Case] = [
     Case(what: "no kind's name", query: Query(partition: partition, kind: "")),
+    Case(
+      what: "a long kind",
+      query: Query(partition: partition, kind: Name(String(repeating: "x", count: 1_501)))),
     Case(what: "no project", query: Query(partition: PartitionID(project: ""), kind: "K")),
     Case(what: "offset", query: Query(partition: partition, kind: "K", offset: -1)),
     Case(what: "limit", query: Query(partition: partition, kind: "K", limit: -1)),
@@ -71,6 +74,7 @@ import Testing
     Case(
       what: "distinct equality",
       query: query(projecting: [], distinctOn: ["a"], .filter(Filter("a", .equal, .null)))),
+    Case(what: "distinct twice", query: query(projecting: [], distinctOn: ["a", "a"])),
     Case(what: "distinct key", query: query(projecting: [], distinctOn: ["__key__"])),
     Case(
       what: "distinct behind another order",

@@ -110,6 +110,36 @@ private func query(_ world: inout RandomEntities) -> Query {
     }
   }
 
+  /// Of a group another result comes first then, and the cursor has the same groups on its sides.
+  @Test(arguments: 0..<100)
+  func cursorsOfGroupsTurnRoundWithTheOrder(seed: UInt64) throws {
+    var world = RandomEntities(seed: seed)
+    let entities = entities(&world, upTo: 60)
+    for _ in 0..<20 {
+      var query = query(&world)
+      if query.distinctOn.isEmpty { continue }
+      if query.orders.isEmpty { query.orders = query.distinctOn.map { Query.Order($0) } }
+      var back = query
+      back.orders = query.orders.map { Query.Order($0.property, isDescending: !$0.isDescending) }
+      query.limit = Int.random(in: 1...6, using: &world.random)
+      guard let resolved = try? ResolvedQuery(query, policy: Policy()), resolved.trailing.isEmpty
+      else { continue }
+      let batch = QueryRun(resolved, on: MemoryIndexes(entities), policy: Policy()).batch()
+      guard let last = batch.results.last?.position else { continue }
+      let all = expected(back, on: entities)
+      var policy = Policy()
+      policy.maximumBatchResults = Int.random(in: 1...6, using: &world.random)
+      policy.sortedInMemoryRows = [0, 3, 1_000].randomElement(using: &world.random)!
+      back.start = resolved.cursor(after: last)
+      #expect(
+        try found(back, on: entities, policy: policy) == all.suffix(batch.results.count), "\(back)")
+      (back.start, back.end) = ([], back.start)
+      #expect(
+        try found(back, on: entities, policy: policy) == all.dropLast(batch.results.count),
+        "\(back)")
+    }
+  }
+
   @Test(arguments: 0..<100)
   func thePastIsFoundAsItWas(seed: UInt64) throws {
     var world = RandomEntities(seed: seed)

@@ -41,6 +41,8 @@ private func text(_ count: Int) -> String { String(repeating: "x", count: count)
     Case("reserved kind", key(("__k__", .id(1)))),
     Case("empty name", key(("K", .name("")))),
     Case("reserved name", key(("K", .name("__n__")))),
+    Case("name of underscores", key(("K", .name("____"))), isValid: true),
+    Case("name of more underscores", key(("K", .name("_____")))),
     Case("long kind", key((Name(text(1_500)), .id(1))), isValid: true),
     Case("longer kind", key((Name(text(1_501)), .id(1)))),
     Case("long name", key(("K", .name(Name(text(1_500))))), isValid: true),
@@ -132,6 +134,13 @@ private func text(_ count: Int) -> String { String(repeating: "x", count: count)
           EntityProperty(
             name: "a", content: PropertyContent(array(.integer(1)), isIndexed: false))
         ])),
+    Case(
+      "unindexed empty array",
+      Entity(
+        key: key(1),
+        properties: [
+          EntityProperty(name: "a", content: PropertyContent(array(), isIndexed: false))
+        ])),
     Case("latitude", key(1), [("a", .geoPoint(latitude: 90.1, longitude: 0))]),
     Case("longitude", key(1), [("a", .geoPoint(latitude: 0, longitude: -180.1))]),
     Case("NaN as latitude", key(1), [("a", .geoPoint(latitude: .nan, longitude: 0))]),
@@ -166,6 +175,16 @@ private func text(_ count: Int) -> String { String(repeating: "x", count: count)
     #expect(throws: GatewayError.self) { try validation.check(entity, encodedBytes: 1_048_573) }
     try validation.check(indexEntries: 20_000, of: key(1))
     #expect(throws: GatewayError.self) { try validation.check(indexEntries: 20_001, of: key(1)) }
+  }
+
+  @Test func aMessageLosesItsMiddle() {
+    let digits = String(repeating: "5", count: 5 << 20)
+    let told = "\(GatewayError.invalid("Encountered \"\(digits)\" at line 1, column 7."))"
+    #expect(told.hasPrefix("Encountered \"555"))
+    #expect(told.hasSuffix("555\" at line 1, column 7."))
+    #expect(told.unicodeScalars.count == 501)
+    let long = String(repeating: "é", count: 500)
+    #expect("\(GatewayError.invalid(long))" == long)
   }
 
   @Test func someKeysMustBeCompleteAndSomeMustNot() throws {

@@ -517,6 +517,55 @@ import Testing
         _ = try await gateway.commit([.of(.upsert(entity(key("K", 1))))], in: other)
       }
       #expect(code == .invalidArgument)
+      _ = try await gateway.get(key("K", 1), in: other)
+      try await gateway.rollBack(other)
+    }
+  }
+
+  @Test(
+    arguments: [
+      (.update(entity(key("K", 9))), 0, .notFound),
+      (.insert(entity(key("K", 1))), 0, .alreadyExists),
+      (.upsert(entity(key("K", 1))), 1, .failedPrecondition),
+      (.upsert(entity(key("K", 1))), .max, .invalidArgument),
+      (.upsert(entity(key("K", 1), ["__a__": integer(1)])), 0, .invalidArgument),
+    ] as [(DatastoreV1.Mutation.Operation, Int64, StatusCode)], StoreKind.all)
+  func aTransactionOutlivesACommitThatIsRefused(
+    refused: (operation: DatastoreV1.Mutation.Operation, base: Int64, code: StatusCode),
+    on store: StoreKind
+  ) async throws {
+    try await withGateway(on: store) { gateway in
+      try await gateway.put(entity(key("K", 1), ["a": integer(1)]))
+      var mutation = DatastoreV1.Mutation(operation: refused.operation)
+      if refused.base > 0 {
+        mutation.conflictDetectionStrategy = .baseVersion(refused.base)
+        mutation.conflictResolutionStrategy = .fail
+      }
+      for isRolledBack in [false, true] {
+        let transaction = try await gateway.begin()
+        let code = await status { try await gateway.commit([mutation], in: transaction) }
+        #expect(code == refused.code)
+        _ = try await gateway.get(key("K", 1), in: transaction)
+        if isRolledBack {
+          try await gateway.rollBack(transaction)
+        } else {
+          try await gateway.commit([.of(.upsert(entity(key("L", 1))))], in: transaction)
+        }
+      }
+    }
+  }
+
+  @Test(arguments: StoreKind.all)
+  func aTransactionWithConflictsCanOnlyBeRolledBack(on store: StoreKind) async throws {
+    try await withGateway(on: store) { gateway in
+      let transaction = try await gateway.begin()
+      _ = try await gateway.get(key("K", 1), in: transaction)
+      try await gateway.put(entity(key("K", 1)))
+      #expect(await status { _ = try await gateway.commit([], in: transaction) } == .aborted)
+      #expect(
+        await status { _ = try await gateway.commit([], in: transaction) } == .invalidArgument)
+      try await gateway.rollBack(transaction)
+      #expect(await status { try await gateway.rollBack(transaction) } == .invalidArgument)
     }
   }
 
@@ -525,8 +574,7 @@ import Testing
     let clock = TestClock()
     try await withGateway(on: store, clock: clock) { gateway in
       let transaction = try await gateway.begin()
-      _ = try await gateway.client.rollback(
-        DatastoreV1.RollbackRequest(projectID: project, transaction: transaction))
+      try await gateway.rollBack(transaction)
       #expect(
         await status { _ = try await gateway.get(key("K", 1), in: transaction) }
           == .invalidArgument)

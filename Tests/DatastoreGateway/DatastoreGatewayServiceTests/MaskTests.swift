@@ -178,6 +178,26 @@ private let stored = [
     }
   }
 
+  @Test func pathsAreCountedBeforeTheyAreRead() async throws {
+    try await withGateway { policy in
+      policy.policy.maximumMaskPaths = 3
+      policy.policy.maximumCommitMaskPaths = 5
+    } _: { gateway in
+      func commit(_ counts: Int...) async -> StatusCode? {
+        await status {
+          try await gateway.commit(
+            counts.enumerated().map { number, count in
+              DatastoreV1.Mutation(
+                operation: .upsert(entity(key("K", Int64(number + 1)))),
+                propertyMask: mask((0..<count).map { "p\($0)" }))
+            }, in: try await gateway.begin())
+        }
+      }
+      let codes = [await commit(3, 2), await commit(4), await commit(3, 3)]
+      #expect(codes == [nil, .invalidArgument, .invalidArgument])
+    }
+  }
+
   @Test(arguments: StoreKind.all)
   func aProjectionHasNoMask(on store: StoreKind) async throws {
     try await withGateway(on: store) { gateway in

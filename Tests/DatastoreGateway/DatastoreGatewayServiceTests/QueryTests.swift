@@ -136,7 +136,7 @@ private func indexed(_ value: Value) -> DatastoreV1.Value {
       }
       #expect(
         try await found() == [
-          "K.a": types("INT64", "DOUBLE"), "K.b": types("NULL", "STRING"), "L.c": types("INT64"),
+          "K.a": types("DOUBLE", "INT64"), "K.b": types("NULL", "STRING"), "L.c": types("INT64"),
         ])
       query.filter = Proto.filter(
         .hasAncestor(

@@ -202,6 +202,11 @@ extension TestGateway {
     ).transaction
   }
 
+  func rollBack(_ transaction: [UInt8]) async throws {
+    _ = try await self.client.rollback(
+      DatastoreV1.RollbackRequest(projectID: project, transaction: transaction))
+  }
+
   func query(
     _ query: DatastoreV1.Query, in transaction: [UInt8]? = nil, namespace: String = ""
   ) async throws -> DatastoreV1.QueryResultBatch {
