@@ -221,7 +221,9 @@ final class BuildStore: @unchecked Sendable {
         result.conflictDetected ? .conflict : .committed(version: result.version)
       }
     } catch let error as RPCError where error.code == .invalidArgument {
-      guard batch.count > 1 else { return [.refused(error.message)] }
+      guard batch.count > 1 else {
+        return [error.meansOlderStore ? .conflict : .refused(error.message)]
+      }
       // One of them is to blame, and the others must not suffer for it.
       var results: [WriteResult] = []
       for write in batch { results += await self.results(of: [write], as: session) }
@@ -401,5 +403,13 @@ final class BuildStore: @unchecked Sendable {
     } catch {
       return .unreadable("\(error)")
     }
+  }
+}
+
+extension RPCError {
+  /// Whether a write was refused because what is stored has a smaller version than it builds on, as in a store that
+  /// was put back to an earlier state: Google's Datastore and our gateway say so in these words.
+  var meansOlderStore: Bool {
+    self.code == .invalidArgument && self.message.contains("greater than the stored version")
   }
 }

@@ -117,6 +117,7 @@ struct ReplicaStore: Sendable {
       switch error.code {
       case .notFound: return .fenced
       case .failedPrecondition, .aborted, .alreadyExists: return .conflict
+      case .invalidArgument where error.meansOlderStore: return .conflict
       default: return .unknown(error.message)
       }
     } catch {

@@ -331,6 +331,11 @@ extension ReplicaStore {
         return
       }
       #expect(stored == StoredBuild(record: changed, version: next))
+      // As in a store that was put back to an earlier state.
+      guard case .conflict = await write(changed, next + 1_000_000) else {
+        Issue.record("a write on a version to come is no conflict")
+        return
+      }
     }
   }
 
