@@ -43,12 +43,16 @@ package struct Shape: Hashable, Sendable {
 
 /// A wish for a share of an executor.
 package struct Demand: Hashable, Sendable {
-  /// The attempt it is for.
+  /// Its name among the scheduler's, who chooses what gets the lease.
   package var request: AttemptID
   package var project: ProjectID
   package var shape: Shape
   /// Smaller is served first; equal ones in the order they came.
   package var rank: Int64
+
+  /// A rank's upper half: the priority, which nothing goes before.
+  package static func urgency(of rank: Int64) -> Int64 { rank >> 32 }
+
   /// It has found no room for so long that an executor is kept free for it, until it has room.
   package var reserves: Bool
 

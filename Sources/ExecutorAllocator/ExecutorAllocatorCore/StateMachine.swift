@@ -13,9 +13,10 @@ import HeapModule
 /// the pool meanwhile begins the next round, when this one is through.
 ///
 /// A shape is *fresh* as long as none of its queue was in vain. There may be thousands of shapes to be
-/// tried again, in vain mostly, and who comes new must not wait for all of them: fresh shapes go first. But
-/// those to be tried again must not wait for ever either, however many come new: a batch of fresh shapes that
-/// went before them is followed by one of theirs. Within each, the smallest rank goes first. Each pool has one
+/// tried again, in vain mostly, and who comes new must not wait for all of them: of one priority
+/// (``Demand/urgency``) fresh shapes go first. But those to be tried again must not wait for ever either, however many
+/// come new: a batch of fresh shapes that went before them is followed by one of theirs. Within each, the smallest rank
+/// goes first. Each pool has one
 /// batch with the table at a time, so among its like a later, smaller rank is never overtaken by more than
 /// one batch, and waits for no more than one of the others before each.
 package struct StateMachine: Sendable {
@@ -228,18 +229,21 @@ package struct StateMachine: Sendable {
 
   /// Those that are due, out of their queues: all fresh, or all tried again.
   private mutating func nextBatch(_ pool: inout State.Pool) -> [State.Tried] {
-    let hasFresh = self.first(of: &pool, isAgain: false) != nil
-    var hasAgain = self.first(of: &pool, isAgain: true) != nil
-    if pool.isWoken, !hasAgain, pool.isAgainNext || !hasFresh {
+    let fresh = self.first(of: &pool, isAgain: false)
+    var again = self.first(of: &pool, isAgain: true)
+    if pool.isWoken, again == nil {
       pool.unblock()
-      hasAgain = self.first(of: &pool, isAgain: true) != nil
+      again = self.first(of: &pool, isAgain: true)
     }
-    let isAgain = hasAgain && (pool.isAgainNext || !hasFresh)
-    pool.isAgainNext = !isAgain && (hasAgain || pool.isWoken)
+    let urgency = again.map { Demand.urgency(of: $0.place.rank) } ?? .max
+    let isMoreUrgent = fresh.map { urgency < Demand.urgency(of: $0.place.rank) } ?? true
+    let isAgain = again != nil && (pool.isAgainNext || isMoreUrgent)
+    pool.isAgainNext = !isAgain && again != nil
 
     pool.batch = max(pool.batch, self.policy.smallestBatch)
     var batch: [State.Tried] = []
     while batch.count < pool.batch, let head = self.first(of: &pool, isAgain: isAgain),
+      isAgain || Demand.urgency(of: head.place.rank) <= urgency,
       let index = pool.queues.index(forKey: head.shape)
     {
       _ = pool.queues.values[index].places.popMin()

@@ -664,7 +664,7 @@ extension AllocatorV1.Hold {
 extension AllocatorV1 {
   /// A wish for a share of an executor.
   public struct Demand: ProtobufMessage {
-    /// The attempt it is for. The same id again replaces the demand.
+    /// Names the demand among the caller's. The same id again replaces the demand.
     public var requestID: String
     public var project: String
     /// Empty is `default`.
@@ -672,7 +672,8 @@ extension AllocatorV1 {
     /// All of them must be among the executor's labels.
     public var labels: [String]
     public var resources: TypesV1.Resources?
-    /// Smaller is served first; equal ones in the order they came.
+    /// Smaller is served first; equal ones in the order they came. The upper 32 bits are the priority: of one
+    /// priority, kinds that were never tried in vain go before those that were.
     public var rank: Int64
     /// Executors not to use, because an attempt was lost there. Used all the same where no other
     /// executor matches.

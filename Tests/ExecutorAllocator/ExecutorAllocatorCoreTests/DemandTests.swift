@@ -382,6 +382,26 @@ import Testing
     #expect(allocator.handle(.acquired(.standard, none)).batches == [["first", "k4", "k5", "k6"]])
   }
 
+  @Test func whoComesNewDoesNotGoBeforeWhatIsMoreUrgent() {
+    var allocator = Allocator()
+    allocator.pass(.milliseconds(1))
+    allocator.demand("urgent", rank: -5 << 32, shape: Self.kind(0))
+    allocator.handle(.acquired(.standard, [nil]))
+    allocator.demand("busy", rank: 7, shape: Self.kind(1))
+    for number in 2...6 {
+      let rank = number == 2 ? -6 << 32 : Int64(number)
+      allocator.demand("new\(number)", rank: rank, shape: Self.kind(number))
+    }
+    // Room is made while others come: what is of a lower priority waits until it is known to be of no use.
+    allocator.handle(.released([], pools: [.standard]))
+    #expect(allocator.handle(.acquired(.standard, [nil])).batches == [["new2"]])
+    #expect(allocator.handle(.acquired(.standard, [nil])).batches == [["urgent", "busy"]])
+    #expect(
+      allocator.handle(.acquired(.standard, [nil, nil])).batches == [
+        ["new3", "new4", "new5", "new6"]
+      ])
+  }
+
   /// However many come new, and find room: every second batch is of those that do not.
   @Test func thoseThatAreTriedAgainDoNotStarve() {
     var allocator = Self.crowded(3)
