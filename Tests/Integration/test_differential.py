@@ -71,7 +71,7 @@ def test_entities_and_queries(comparison):
 
 def test_aggregations(comparison):
     if not comparison.may("aggregations"):
-        pytest.skip(f"{comparison.emulator.name} has none")
+        pytest.skip(f"{comparison.emulator.name} has no aggregations")
     for _ in range(ROUNDS):
         comparison.change()
         for _ in range(AGGREGATIONS):
@@ -107,7 +107,7 @@ def test_cursors(comparison):
 
 def test_metadata(comparison):
     if not comparison.may("metadata"):
-        pytest.skip(f"{comparison.emulator.name} has none")
+        pytest.skip(f"{comparison.emulator.name} has no metadata queries")
     comparison.change()
     commit = comparison.requests.elsewhere()
     comparison.same(commit, lambda api: api.commit(commit))
