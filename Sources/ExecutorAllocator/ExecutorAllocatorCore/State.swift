@@ -117,6 +117,9 @@ package struct State: Sendable {
     package var isWoken = false
     /// The last batch was of fresh shapes while others were to be tried again: now it is their turn.
     package var isAgainNext = false
+    /// The last batch was of shapes that are tried again and more urgent than a fresh one that waited: that has its turn
+    /// before their next round.
+    package var isFreshNext = false
     package var batch = 0
     package var isSurveying = false
     package var lastSurvey: Timestamp?

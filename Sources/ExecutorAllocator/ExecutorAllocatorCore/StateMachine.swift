@@ -15,8 +15,8 @@ import HeapModule
 /// A shape is *fresh* as long as none of its queue was in vain. There may be thousands of shapes to be
 /// tried again, in vain mostly, and who comes new must not wait for all of them: of one priority
 /// (``Demand/urgency``) fresh shapes go first. But those to be tried again must not wait for ever either, however many
-/// come new: a batch of fresh shapes that went before them is followed by one of theirs. Within each, the smallest rank
-/// goes first. Each pool has one
+/// come new: a batch of fresh shapes that went before them is followed by one of theirs. And between two rounds of those
+/// that are more urgent one batch of fresh shapes is tried. Within each, the smallest rank goes first. Each pool has one
 /// batch with the table at a time, so among its like a later, smaller rank is never overtaken by more than
 /// one batch, and waits for no more than one of the others before each.
 package struct StateMachine: Sendable {
@@ -231,13 +231,15 @@ package struct StateMachine: Sendable {
   private mutating func nextBatch(_ pool: inout State.Pool) -> [State.Tried] {
     let fresh = self.first(of: &pool, isAgain: false)
     var again = self.first(of: &pool, isAgain: true)
-    if pool.isWoken, again == nil {
+    // Between two rounds what is new has its turn, however urgent those are that are tried again in vain.
+    if pool.isWoken, again == nil, fresh == nil || !pool.isFreshNext {
       pool.unblock()
       again = self.first(of: &pool, isAgain: true)
     }
     let urgency = again.map { Demand.urgency(of: $0.place.rank) } ?? .max
     let isMoreUrgent = fresh.map { urgency < Demand.urgency(of: $0.place.rank) } ?? true
     let isAgain = again != nil && (pool.isAgainNext || isMoreUrgent)
+    pool.isFreshNext = isAgain && fresh != nil && !pool.isAgainNext
     pool.isAgainNext = !isAgain && again != nil
 
     pool.batch = max(pool.batch, self.policy.smallestBatch)

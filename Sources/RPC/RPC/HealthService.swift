@@ -21,6 +21,8 @@ public final class HealthService: HealthV1.HealthService {
     /// How many of the watches each connection has.
     var watchesByConnection: [ObjectIdentifier: Int] = [:]
     var nextWatch = 0
+    /// Whether no watch goes on any more.
+    var isEnding = false
   }
 
   private let state = Mutex(State())
@@ -60,6 +62,15 @@ public final class HealthService: HealthV1.HealthService {
     }
   }
 
+  /// Ends all watches behind what they were told last, and those that come: the server shuts down, and would wait for
+  /// them.
+  public func endWatches() {
+    self.state.withLock { state in
+      state.isEnding = true
+      for watch in state.watches.values { watch.continuation.finish() }
+    }
+  }
+
   /// Answers with a service's status now. `notFound`: none was ever set for it.
   public func check(
     _ request: HealthV1.HealthCheckRequest, context: ServerContext
@@ -79,7 +90,7 @@ public final class HealthService: HealthV1.HealthService {
       statuses: statuses.mapValues { HealthV1.HealthCheckResponse(status: $0) })
   }
 
-  /// Answers with a service's status now and whenever it changes, until the client leaves; one that
+  /// Answers with a service's status now and whenever it changes, until the client leaves or ``endWatches()``; one that
   /// none was ever set for is `serviceUnknown`. `resourceExhausted`: as many as may be are open.
   public func watch(
     _ request: HealthV1.HealthCheckRequest,
@@ -116,6 +127,7 @@ public final class HealthService: HealthV1.HealthService {
       state.watches[state.nextWatch] = Watch(
         service: service, continuation: continuation)
       continuation.yield(state.statuses[service] ?? .serviceUnknown)
+      if state.isEnding { continuation.finish() }
       return state.nextWatch
     }
     return (id, stream)

@@ -34,27 +34,23 @@ extension Scheduler {
     let read = Set(loaded.flatMap { self.loadingBuilds.removeValue(forKey: $0) ?? [] })
     let turns = read.compactMap { self.builds[$0]?.turn }.sorted()
     let grouped = turns.filter(\.hasGroup)
-    self.resuming.grouped += grouped.compactMap { self.builds[$0.id]?.machine.record }
+    let records = grouped.compactMap { self.builds[$0.id]?.machine.record }
     for place in 0...2 {
       for turn in grouped where turn.place == place { self.joinGroup(turn.id) }
     }
-    for turn in turns {
+    // Of groups all at once: before anything of an earlier one begins, a newer one may take its place.
+    for turn in grouped {
+      self.change(turn.id, at: now, &effects) { $0.resume(at: now, $2, &$1) }
+    }
+    self.supersedeEarlier(of: records, at: now, &effects)
+    for turn in turns where !turn.hasGroup {
       self.builds[turn.id]?.isToResume = true
-      self.resuming.builds.append(turn.id)
+      self.resuming.append(turn.id)
     }
     self.resumeSome(at: now, &effects)
     if !self.partitions.values.contains(.loading) { self.forgetPipelines() }
     effects += self.queue.changes()
     return effects
-  }
-
-  /// Builds that were read and have not gone on yet.
-  struct Resuming: Sendable {
-    var builds: Deque<BuildID> = []
-    /// Those of concurrency groups: when all go on, newer ones take the place of earlier ones.
-    var grouped: [BuildRecord] = []
-
-    var isOver: Bool { self.builds.isEmpty && self.grouped.isEmpty }
   }
 
   /// Jobs whose builds go on at a time, about: all else waits meanwhile, the session with the store too.
@@ -63,7 +59,7 @@ extension Scheduler {
   /// Lets some of the builds that were read go on.
   mutating func resumeSome(at now: Timestamp, _ effects: inout [Effect]) {
     var left = Self.resumedJobs
-    while left > 0, let id = self.resuming.builds.popFirst() {
+    while left > 0, let id = self.resuming.popFirst() {
       // Perhaps it was given away, and read again: then it is there once more.
       guard let index = self.builds.index(forKey: id), self.builds.values[index].isToResume,
         self.partitions[self.builds.values[index].partition] == .serving
@@ -72,10 +68,6 @@ extension Scheduler {
       left -= self.builds.values[index].machine.record.jobs.count
       self.change(id, at: now, &effects) { $0.resume(at: now, $2, &$1) }
     }
-    guard self.resuming.builds.isEmpty, !self.resuming.grouped.isEmpty else { return }
-    let grouped = self.resuming.grouped
-    self.resuming.grouped = []
-    self.supersedeEarlier(of: grouped, at: now, &effects)
   }
 
   // MARK: Giving away

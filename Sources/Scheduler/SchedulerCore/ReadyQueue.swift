@@ -133,7 +133,9 @@ struct ReadyQueue: Sendable {
           Self.share(of: $0, $1, self.policy)
         }
       left -= order.places.count
-      if count > Order.shortLine { self.orders[shape] = order }
+      // One that other lines have cut short says nothing to others.
+      let isWhole = order.places.count >= min(count, QueuePosition.furthest)
+      if count > Order.shortLine, isWhole { self.orders[shape] = order }
       for ticket in wanted[shape] ?? [] {
         let (place, since) = order.places[ticket] ?? (order.places.count, nil)
         positions[ticket] = QueuePosition(place: place, count: count, since: since, pace: line.pace)

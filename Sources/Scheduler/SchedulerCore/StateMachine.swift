@@ -1,3 +1,4 @@
+import DequeModule
 import Domain
 import OrderedCollections
 
@@ -43,7 +44,8 @@ package struct Scheduler: Sendable {
   var partitions: [Partition: PartitionStage] = [:]
   /// Builds at hand of partitions whose records are being read.
   var loadingBuilds: [Partition: [BuildID]] = [:]
-  var resuming = Resuming()
+  /// Builds that were read and have not gone on yet.
+  var resuming: Deque<BuildID> = []
   /// Builds at hand of each partition.
   var partitionBuilds = Array(repeating: 0, count: Partition.count)
   /// Why the store did not answer the last time it was asked; nil if it did.
@@ -298,7 +300,7 @@ package struct Scheduler: Sendable {
 
   /// When ``timePassed(at:)`` is due; nil: nothing waits for time.
   package mutating func nextWake() -> Timestamp? {
-    if !self.hopeless.isEmpty || !self.resuming.isOver { return Timestamp(microseconds: 0) }
+    if !self.hopeless.isEmpty || !self.resuming.isEmpty { return Timestamp(microseconds: 0) }
     let tooLong = self.queue.oldestWait().map { $0 + self.policy.queueTimeout }
     guard let next = self.timers.next() else { return tooLong }
     return tooLong.map { min($0, next) } ?? next

@@ -138,6 +138,7 @@ struct RunningService<Program: ServiceProgram>: Sendable {
     }
     self.state.isDraining.store(true, ordering: .relaxed)
     self.health.setAll(.notServing)
+    self.health.endWatches()
     await self.drain(program, server: server)
     background.cancel()
     _ = await bounded(by: Self.cancellationLimit) { await background.value }

@@ -267,6 +267,24 @@ let needsServer = ConditionTrait.enabled(
     }
   }
 
+  @Test func eachHostHasItsPort() throws {
+    func places(_ text: String) throws -> [[String]] {
+      try PostgresAddress(text).hosts.map { $0.map { "\($0.keyword)=\($0.value)" } }
+    }
+    #expect(try places("postgresql://u@h1,h2/db") == [["host=h1"], ["host=h2"]])
+    #expect(try places("postgresql://u@h1:1,h2/db") == [["host=h1", "port=1"], ["host=h2"]])
+    #expect(
+      try places("postgresql://u@/db?host=h1,h2&port=7") == [
+        ["host=h1", "port=7"], ["host=h2", "port=7"],
+      ])
+    #expect(try places("postgresql://u@/db") == [[]])
+    let named = try PostgresAddress("postgresql://u:p%40@h1,h2/db?connect_timeout=3")
+    #expect(named.connectTimeout == .seconds(3))
+    #expect(
+      Set(named.parameters.map { "\($0.keyword)=\($0.value)" })
+        .isSuperset(of: ["user=u", "password=p@", "dbname=db"]))
+  }
+
   @Test func statementsOfManyFormsAreNotKeptForEver() async throws {
     try await withDatabase { database in
       _ = try database.open()

@@ -402,6 +402,26 @@ import Testing
       ])
   }
 
+  /// However often room is made that is of no use to what is more urgent.
+  @Test func whatIsMoreUrgentAndFindsNoRoomDoesNotKeepWhatIsNewFromItsTurn() {
+    var allocator = Allocator()
+    allocator.pass(.milliseconds(1))
+    for number in 0..<6 {
+      allocator.demand("u\(number)", rank: -5 << 32, shape: Self.kind(number))
+      allocator.handle(.acquired(.standard, [nil]))
+    }
+    var batches = allocator.handle(.released([], pools: [.standard])).batches
+    #expect(batches == [["u0", "u1", "u2", "u3"]])
+    allocator.demand("new", shape: Self.kind(100))
+    var tried: [String] = []
+    for _ in 0..<3 {
+      allocator.handle(.released([], pools: [.standard]))
+      batches = allocator.handle(.acquired(.standard, batches[0].map { _ in nil })).batches
+      tried += batches[0]
+    }
+    #expect(tried.prefix(3) == ["u4", "u5", "new"])
+  }
+
   /// However many come new, and find room: every second batch is of those that do not.
   @Test func thoseThatAreTriedAgainDoNotStarve() {
     var allocator = Self.crowded(3)

@@ -24,6 +24,25 @@ import Testing
     }
   }
 
+  @Test func watchesEndBehindWhatTheyWereTold() async throws {
+    let service = HealthService()
+    try await withInMemoryServer([service]) { channel in
+      let client = HealthV1.HealthClient(channel)
+      let watch = try await client.watch(HealthV1.HealthCheckRequest())
+      var statuses = watch.makeAsyncIterator()
+      #expect(try await statuses.next()?.status == .serving)
+      service.setAll(.notServing)
+      service.endWatches()
+      #expect(try await statuses.next()?.status == .notServing)
+      #expect(try await statuses.next() == nil)
+      // One that comes now is told how it is, and ends too.
+      let late = try await client.watch(HealthV1.HealthCheckRequest())
+      var last = late.makeAsyncIterator()
+      #expect(try await last.next()?.status == .notServing)
+      #expect(try await last.next() == nil)
+    }
+  }
+
   @Test func noConnectionTakesAllWatches() async throws {
     let service = HealthService(maximumWatches: 3, maximumWatchesPerConnection: 2)
     let server = RPCServer(services: [service])

@@ -6,6 +6,8 @@ package struct PostgresAddress: Sendable, Hashable, CustomStringConvertible {
   let text: String
   /// Without the password.
   package let description: String
+  /// All that it says but where the hosts are.
+  let parameters: [Parameter]
   /// For each of its hosts, in their order, what tells libpq to go there alone: libpq tries one behind the other
   /// too, but leaves it to its caller to give up on one that does not answer.
   let hosts: [[Parameter]]
@@ -53,6 +55,8 @@ package struct PostgresAddress: Sendable, Hashable, CustomStringConvertible {
           + "number (special characters of a user's name or a password are to be percent-encoded)")
     }
     self.hosts = Self.hosts(values)
+    self.parameters = values.filter { !Self.places.contains($0.key) }
+      .map { Parameter(keyword: $0.key, value: $0.value) }
     self.connectTimeout = values["connect_timeout"].flatMap { Int($0) }
       .flatMap { $0 > 0 ? .seconds($0) : nil }
     var description = "PostgreSQL at \(host)"
@@ -61,19 +65,19 @@ package struct PostgresAddress: Sendable, Hashable, CustomStringConvertible {
     self.description = description
   }
 
+  private static let places = ["host", "hostaddr", "port"]
+
   private static func hosts(_ values: [String: String]) -> [[Parameter]] {
-    let lists = ["host", "hostaddr", "port"].compactMap { keyword -> (String, [String])? in
-      guard let value = values[keyword] else { return nil }
-      let parts = value.split(separator: ",", omittingEmptySubsequences: false)
-      return (keyword, parts.map { String($0) })
+    let lists = Self.places.map { keyword in
+      let parts = values[keyword]?.split(separator: ",", omittingEmptySubsequences: false) ?? []
+      return (keyword: keyword, parts: parts.map { String($0) })
     }
-    let count = lists.map(\.1.count).max() ?? 1
-    guard count > 1 else { return [[]] }
-    return (0..<count).map { number in
-      // One port is every host's.
+    let count = lists.map(\.parts.count).max() ?? 0
+    return (0..<max(1, count)).map { number in
+      // One port is every host's. What is empty is as if it were not there.
       lists.compactMap { keyword, parts in
         let part = parts.count == 1 ? parts[0] : number < parts.count ? parts[number] : ""
-        return Parameter(keyword: keyword, value: part)
+        return part.isEmpty ? nil : Parameter(keyword: keyword, value: part)
       }
     }
   }

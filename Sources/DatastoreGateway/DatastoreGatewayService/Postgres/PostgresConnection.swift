@@ -71,17 +71,18 @@ final class PostgresConnection {
     _ address: PostgresAddress, _ host: [PostgresAddress.Parameter], patience: Duration
   ) throws(StoreFailure) {
     self.address = address
-    let words =
-      [
-        ("dbname", address.text), ("client_encoding", "UTF8"),
-        ("fallback_application_name", "millrace-datastore-gateway"),
-      ] + host.map { ($0.keyword, $0.value) }
-    var keywords: [UnsafePointer<CChar>?] = words.map { UnsafePointer(strdup($0.0)) }
-    var values: [UnsafePointer<CChar>?] = words.map { UnsafePointer(strdup($0.1)) }
+    let own = [
+      PostgresAddress.Parameter(keyword: "client_encoding", value: "UTF8"),
+      PostgresAddress.Parameter(
+        keyword: "fallback_application_name", value: "millrace-datastore-gateway"),
+    ]
+    let words = address.parameters + host + own
+    var keywords: [UnsafePointer<CChar>?] = words.map { UnsafePointer(strdup($0.keyword)) }
+    var values: [UnsafePointer<CChar>?] = words.map { UnsafePointer(strdup($0.value)) }
     keywords.append(nil)
     values.append(nil)
     defer { for word in keywords + values { free(UnsafeMutablePointer(mutating: word)) } }
-    guard let handle = PQconnectStartParams(keywords, values, 1) else {
+    guard let handle = PQconnectStartParams(keywords, values, 0) else {
       throw StoreFailure(.other, "\(address): out of memory")
     }
     self.handle = handle
