@@ -50,8 +50,8 @@ package struct Demand: Hashable, Sendable {
   /// Smaller is served first; equal ones in the order they came.
   package var rank: Int64
 
-  /// A rank's upper half: the priority, which nothing goes before.
-  package static func urgency(of rank: Int64) -> Int64 { rank >> 32 }
+  /// A rank's upper half, which stands for the priority: nothing of a larger one goes before a smaller one.
+  package static func precedence(of rank: Int64) -> Int64 { rank >> 32 }
 
   /// It has found no room for so long that an executor is kept free for it, until it has room.
   package var reserves: Bool

@@ -14,7 +14,7 @@ import HeapModule
 ///
 /// A shape is *fresh* as long as none of its queue was in vain. There may be thousands of shapes to be
 /// tried again, in vain mostly, and who comes new must not wait for all of them: of one priority
-/// (``Demand/urgency``) fresh shapes go first. But those to be tried again must not wait for ever either, however many
+/// (``Demand/precedence(of:)``) fresh shapes go first. But those to be tried again must not wait for ever either, however many
 /// come new: a batch of fresh shapes that went before them is followed by one of theirs. And between two rounds of those
 /// that are more urgent one batch of fresh shapes is tried. Within each, the smallest rank goes first. Each pool has one
 /// batch with the table at a time, so among its like a later, smaller rank is never overtaken by more than
@@ -236,8 +236,8 @@ package struct StateMachine: Sendable {
       pool.unblock()
       again = self.first(of: &pool, isAgain: true)
     }
-    let urgency = again.map { Demand.urgency(of: $0.place.rank) } ?? .max
-    let isMoreUrgent = fresh.map { urgency < Demand.urgency(of: $0.place.rank) } ?? true
+    let precedence = again.map { Demand.precedence(of: $0.place.rank) } ?? .max
+    let isMoreUrgent = fresh.map { precedence < Demand.precedence(of: $0.place.rank) } ?? true
     let isAgain = again != nil && (pool.isAgainNext || isMoreUrgent)
     pool.isFreshNext = isAgain && fresh != nil && !pool.isAgainNext
     pool.isAgainNext = !isAgain && again != nil
@@ -245,7 +245,7 @@ package struct StateMachine: Sendable {
     pool.batch = max(pool.batch, self.policy.smallestBatch)
     var batch: [State.Tried] = []
     while batch.count < pool.batch, let head = self.first(of: &pool, isAgain: isAgain),
-      isAgain || Demand.urgency(of: head.place.rank) <= urgency,
+      isAgain || Demand.precedence(of: head.place.rank) <= precedence,
       let index = pool.queues.index(forKey: head.shape)
     {
       _ = pool.queues.values[index].places.popMin()

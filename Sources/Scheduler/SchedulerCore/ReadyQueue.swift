@@ -49,9 +49,6 @@ struct ReadyQueue: Sendable {
 
   func contains(_ ticket: Ticket) -> Bool { self.places[ticket] != nil }
 
-  /// All that is taken in, in no order.
-  var tickets: some Sequence<Ticket> { self.places.keys }
-
   /// What shape the work at a place has; nil if there is none.
   func shape(at ticket: Ticket) -> Shape? { self.places[ticket]?.shape }
 

@@ -1,8 +1,11 @@
 import Domain
 import OrderedCollections
 
-/// For invariants.
+/// For invariants and tests.
 extension ReadyQueue {
+  /// All that is taken in, in no order.
+  var tickets: some Sequence<Ticket> { self.places.keys }
+
   /// Lines of whose projects more, or fewer, jobs may begin than is known of them.
   var linesInDoubt: [Shape] {
     guard self.limits.haveProjects else { return [] }

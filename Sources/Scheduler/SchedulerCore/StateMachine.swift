@@ -37,7 +37,7 @@ package struct Scheduler: Sendable {
   /// Builds whose first record is not durable yet.
   var unstored: Set<BuildID> = []
   /// What no executor could ever meet, and why: its work is failed some at a time.
-  var hopeless: OrderedDictionary<Shape, String> = [:]
+  var unsatisfiableShapes: OrderedDictionary<Shape, String> = [:]
   /// Jobs that wait, over all builds.
   var waitingJobs = 0
   /// Where the partitions stand that it owns.
@@ -174,7 +174,7 @@ package struct Scheduler: Sendable {
     if !self.leases.attempts(under: grant.lease).isEmpty { return [] }
     var effects: [Effect] = []
     if let (entry, shape) = self.queue.granted(grant.demand, at: now) {
-      if !self.hopeless.isEmpty { self.hopeless[shape] = nil }
+      if !self.unsatisfiableShapes.isEmpty { self.unsatisfiableShapes[shape] = nil }
       let origin = HeldLeases.Origin(grant: grant, shape: shape, since: now)
       self.give(origin, to: entry, at: now, &effects)
     } else {
@@ -209,9 +209,9 @@ package struct Scheduler: Sendable {
     _ demand: DemandID, reason: String, at now: Timestamp
   ) -> [Effect] {
     guard let shape = self.queue.unsatisfiable(demand) else { return [] }
-    self.hopeless[shape] = reason
+    self.unsatisfiableShapes[shape] = reason
     var effects: [Effect] = []
-    self.failHopeless(at: now, &effects)
+    self.failUnsatisfiable(at: now, &effects)
     effects += self.queue.changes()
     return effects
   }
@@ -219,11 +219,11 @@ package struct Scheduler: Sendable {
   /// Work that is failed at a time: each piece is a record to be written, and all else waits meanwhile.
   private static let failedAtOnce = 256
 
-  private mutating func failHopeless(at now: Timestamp, _ effects: inout [Effect]) {
+  private mutating func failUnsatisfiable(at now: Timestamp, _ effects: inout [Effect]) {
     var left = Self.failedAtOnce
-    while left > 0, let (shape, reason) = self.hopeless.elements.first {
+    while left > 0, let (shape, reason) = self.unsatisfiableShapes.elements.first {
       guard let work = self.queue.takeAny(of: shape) else {
-        self.hopeless[shape] = nil
+        self.unsatisfiableShapes[shape] = nil
         continue
       }
       left -= 1
@@ -300,7 +300,9 @@ package struct Scheduler: Sendable {
 
   /// When ``timePassed(at:)`` is due; nil: nothing waits for time.
   package mutating func nextWake() -> Timestamp? {
-    if !self.hopeless.isEmpty || !self.resuming.isEmpty { return Timestamp(microseconds: 0) }
+    if !self.unsatisfiableShapes.isEmpty || !self.resuming.isEmpty {
+      return Timestamp(microseconds: 0)
+    }
     let tooLong = self.queue.oldestWait().map { $0 + self.policy.queueTimeout }
     guard let next = self.timers.next() else { return tooLong }
     return tooLong.map { min($0, next) } ?? next
@@ -328,7 +330,7 @@ package struct Scheduler: Sendable {
       self.queue.remove(ticket)
     }
     self.resumeSome(at: now, &effects)
-    self.failHopeless(at: now, &effects)
+    self.failUnsatisfiable(at: now, &effects)
     effects += self.queue.changes()
     return effects
   }

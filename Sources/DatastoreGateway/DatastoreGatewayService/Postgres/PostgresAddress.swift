@@ -2,8 +2,6 @@ import CPostgres
 
 /// Where a database is, and how messages name it.
 package struct PostgresAddress: Sendable, Hashable, CustomStringConvertible {
-  /// `postgresql://USER:PASSWORD@HOST:PORT/DATABASE?...` as libpq reads it.
-  let text: String
   /// Without the password.
   package let description: String
   /// All that it says but where the hosts are.
@@ -25,8 +23,8 @@ package struct PostgresAddress: Sendable, Hashable, CustomStringConvertible {
     text.hasPrefix("postgresql://") || text.hasPrefix("postgres://")
   }
 
+  /// - Parameter text: `postgresql://USER:PASSWORD@HOST:PORT/DATABASE?...` as libpq reads it.
   package init(_ text: String) throws(StoreFailure) {
-    self.text = text
     var message: UnsafeMutablePointer<CChar>?
     guard let options = PQconninfoParse(text, &message) else {
       // Its message quotes what it does not understand, a password perhaps.
@@ -56,7 +54,7 @@ package struct PostgresAddress: Sendable, Hashable, CustomStringConvertible {
     }
     self.hosts = Self.hosts(values)
     self.parameters = values.filter { !Self.places.contains($0.key) }
-      .map { Parameter(keyword: $0.key, value: $0.value) }
+      .map { Parameter(keyword: $0.key, value: $0.value) }.sorted { $0.keyword < $1.keyword }
     self.connectTimeout = values["connect_timeout"].flatMap { Int($0) }
       .flatMap { $0 > 0 ? .seconds($0) : nil }
     var description = "PostgreSQL at \(host)"
